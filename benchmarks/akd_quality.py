@@ -39,7 +39,12 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "fashion": (
         None,
         [
-            *("data.name=FashionMNIST", "data.download=true", "data.limit.train=5000", "data.limit.validation=2000"),
+            *(
+                "data.name=FashionMNIST",
+                "data.download=true",
+                "data.limit.train=5000",
+                "data.limit.validation=2000",
+            ),
             *("teacher.network.name=cnn", "teacher.network.width=32"),
             *("teacher.training.epochs=30", "teacher.training.learning_rate=0.2"),
             *("student.name=cnn", "student.width=8", "training.epochs=20"),
@@ -52,7 +57,9 @@ POINTS = 60  # of a curve in one line of the results
 
 def variants(temperature: float) -> dict[str, Choice]:
     """Return the compared methods, KD first: the first one to train fills the cache of its seed."""
-    chosen: dict[str, dict[str, Any]] = {name: {"name": "kd", "alpha": alpha} for name, alpha in FIXED.items()}
+    chosen: dict[str, dict[str, Any]] = {
+        name: {"name": "kd", "alpha": alpha} for name, alpha in FIXED.items()
+    }
     chosen[REFERENCE] = {"name": "cross_entropy"}
     chosen |= {name: {"name": "akd", **settings} for name, settings in ADAPTIVE.items()}
     for choice in chosen.values():
@@ -88,14 +95,18 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 def means(values: NDArray[np.float32]) -> list[float]:
     """Return means over neighbouring values, at most `POINTS` of them."""
-    return [float(f"{chunk.mean():.4g}") for chunk in np.array_split(values, min(POINTS, len(values)))]
+    return [
+        float(f"{chunk.mean():.4g}") for chunk in np.array_split(values, min(POINTS, len(values)))
+    ]
 
 
 def read_options() -> Namespace:
     """Parse the command line."""
     known = list(variants(4.0))
     parser = paired.arguments(__doc__, PRESETS, known)
-    parser.add_argument("--figure", type=Path, help="PNG: where alpha goes that the loss itself trains")
+    parser.add_argument(
+        "--figure", type=Path, help="PNG: where alpha goes that the loss itself trains"
+    )
     return paired.read(parser, known)
 
 

@@ -18,8 +18,18 @@ REFERENCE = "cross entropy"
 FIXED = {f"alpha = {alpha:g}": alpha for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)}
 USUAL = "alpha = 0.9"
 RAW = {  # by row name
-    "raw clamped": {"alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_min": 0.1, "alpha_max": 0.9},
-    "raw unclamped": {"alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_min": 0.0, "alpha_max": 1.0},
+    "raw clamped": {
+        "alpha_schedule": "learnable",
+        "alpha_learnable": "raw",
+        "alpha_min": 0.1,
+        "alpha_max": 0.9,
+    },
+    "raw unclamped": {
+        "alpha_schedule": "learnable",
+        "alpha_learnable": "raw",
+        "alpha_min": 0.0,
+        "alpha_max": 1.0,
+    },
 }
 ADAPTIVE: dict[str, dict[str, Any]] = {
     **RAW,
@@ -88,17 +98,30 @@ def markdown(trials: list[Trial]) -> str:
     """Return the table and its legend."""
     table = Table(trials)
     best = best_fixed(table)
-    rivals = [name for name in dict.fromkeys((best, USUAL)) if name is not None and name in table.rows]
+    rivals = [
+        name for name in dict.fromkeys((best, USUAL)) if name is not None and name in table.rows
+    ]
     order = [name for name in (REFERENCE, *FIXED, *ADAPTIVE) if name in table.rows]
     cells = {rival: table.gains(rival, order, set(ADAPTIVE), tested) for rival in rivals}
-    titles = ["", "test %", *(f"− {rival}{' (best fixed)' * (rival == best)}" for rival in rivals), "validation %", "NLL", "ECE"]
+    titles = [
+        "",
+        "test %",
+        *(f"− {rival}{' (best fixed)' * (rival == best)}" for rival in rivals),
+        "validation %",
+        "NLL",
+        "ECE",
+    ]
     titles += ["std over seeds", "moves per epoch", "last alpha"]
     rows = [[name, *row(table, name, [cells[rival][name] for rival in rivals])] for name in order]
     legend = (
-        f"Over {table.counted()}; ± is the standard error, differences are paired over seeds and in points. p: paired t-test, "
-        f"Holm over the {sum(name in ADAPTIVE for name in order)} alphas that adapt, for each rival apart. The best fixed alpha is "
-        "chosen by validation accuracy. std over seeds: of the test accuracy, in points; moves per epoch: mean |change| of the "
-        "validation accuracy over the last half of the epochs, in points. last alpha: mean over seeds [least, most]."
+        f"Over {table.counted()}; ± is the standard error, differences are paired over seeds "
+        f"and in points. p: paired t-test, "
+        f"Holm over the {sum(name in ADAPTIVE for name in order)} alphas that adapt, for each "
+        f"rival apart. The best fixed alpha is "
+        "chosen by validation accuracy. std over seeds: of the test accuracy, in points; moves "
+        "per epoch: mean |change| of the "
+        "validation accuracy over the last half of the epochs, in points. last alpha: mean "
+        "over seeds [least, most]."
     )
     return f"{lines(titles, rows)}\n\n{legend}"
 
@@ -107,10 +130,20 @@ def row(table: Table[Trial], name: str, gains: list[str]) -> list[str]:
     """Return the cells of a variant's row, without its name."""
     accuracy = 100 * table.values(name, tested)
     moves = 100 * table.values(name, lambda trial: trial.movement)
-    cells = [plus_minus(accuracy.mean(), error(accuracy)), *gains, table.cell(name, lambda trial: 100 * validated(trial))]
-    cells += [table.cell(name, lambda trial: trial.nll, 4), table.cell(name, lambda trial: trial.ece, 4)]
+    cells = [
+        plus_minus(accuracy.mean(), error(accuracy)),
+        *gains,
+        table.cell(name, lambda trial: 100 * validated(trial)),
+    ]
+    cells += [
+        table.cell(name, lambda trial: trial.nll, 4),
+        table.cell(name, lambda trial: trial.ece, 4),
+    ]
     spread = accuracy.std(ddof=1) if len(accuracy) > 1 else math.nan
-    cells += ["-" if math.isnan(spread) else f"{spread:.2f}", plus_minus(moves.mean(), error(moves))]
+    cells += [
+        "-" if math.isnan(spread) else f"{spread:.2f}",
+        plus_minus(moves.mean(), error(moves)),
+    ]
     alphas = [trial.alpha for trial in table.rows[name].values() if trial.alpha is not None]
     if name in FIXED or not alphas:
         return [*cells, f"{alphas[0]:g}" if alphas else "-"]
@@ -128,11 +161,25 @@ def collapse(trials: list[Trial], file: Path) -> None:
         curves = [trial.curve for trial in trials if trial.variant == name]
         for number, curve in enumerate(curves):
             label = name if number == 0 else None
-            left.plot(curve["epoch"], curve["alpha"], color=colour, linewidth=0.9, alpha=0.7, label=label)
+            left.plot(
+                curve["epoch"], curve["alpha"], color=colour, linewidth=0.9, alpha=0.7, label=label
+            )
             for key, (term, ink) in terms.items():
-                axes.plot(curve["epoch"], curve[key], color=ink, linewidth=0.7, alpha=0.7, label=None if number else term)
+                axes.plot(
+                    curve["epoch"],
+                    curve[key],
+                    color=ink,
+                    linewidth=0.7,
+                    alpha=0.7,
+                    label=None if number else term,
+                )
         axes.set(title=f"{name}: the two terms", xlabel="epoch", yscale="log")
         axes.legend(frameon=False)
-    left.set(title="alpha trained by the loss", xlabel="epoch", ylabel="weight of the teacher", ylim=(-0.03, 1.03))
+    left.set(
+        title="alpha trained by the loss",
+        xlabel="epoch",
+        ylabel="weight of the teacher",
+        ylim=(-0.03, 1.03),
+    )
     left.legend(frameon=False)
     figure.savefig(file)

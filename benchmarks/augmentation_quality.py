@@ -36,11 +36,22 @@ POLICIES = ("none", "crop", "crop_flip")
 FEW = [  # few images and many epochs, so that the student overfits without augmentation
     *("data.limit.train=1000", "data.limit.validation=200", "data.limit.test=5000"),
     *("student.name=cnn", "student.width=16", "training.epochs=60", "training.learning_rate=0.1"),
-    *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.epochs=60", "teacher.training.learning_rate=0.1"),
+    *(
+        "teacher.network.name=cnn",
+        "teacher.network.width=32",
+        "teacher.training.epochs=60",
+        "teacher.training.learning_rate=0.1",
+    ),
 ]
-RESNETS = [  # the pair of configs/fashion_mnist.yaml, on as many images and epochs as two cores allow
+# the pair of configs/fashion_mnist.yaml, on as many images and epochs as two cores allow
+RESNETS = [
     *("data.limit.train=3000", "data.limit.validation=500", "data.limit.test=5000"),
-    *("student.name=resnet8", "training.epochs=20", "training.batch_size=64", "training.learning_rate=0.1"),
+    *(
+        "student.name=resnet8",
+        "training.epochs=20",
+        "training.batch_size=64",
+        "training.learning_rate=0.1",
+    ),
     *("teacher.network.name=resnet20", "teacher.training.epochs=20"),
     *("teacher.training.batch_size=64", "teacher.training.learning_rate=0.1"),
 ]
@@ -83,7 +94,11 @@ def variant(method: str, policy: str) -> str:
 
 def variants(temperature: float) -> dict[str, Choice]:
     """Return every method under every policy."""
-    return {variant(name, policy): choice for policy in POLICIES for name, choice in methods(temperature).items()}
+    return {
+        variant(name, policy): choice
+        for policy in POLICIES
+        for name, choice in methods(temperature).items()
+    }
 
 
 def trained(plain: dict[str, Any]) -> Trial:
@@ -108,7 +123,9 @@ def markdown(kept: list[Trial]) -> str:
     over plain training.
     """
     table, names = Table(kept), list(methods(4.0))
-    present = [policy for policy in POLICIES if any(variant(name, policy) in table.rows for name in names)]
+    present = [
+        policy for policy in POLICIES if any(variant(name, policy) in table.rows for name in names)
+    ]
     gains: dict[str, str] = {}
     for name in names:
         rows = [variant(name, policy) for policy in present if variant(name, policy) in table.rows]
@@ -119,7 +136,8 @@ def markdown(kept: list[Trial]) -> str:
         *(title for name in names for title in (f"{name} %", f"− {present[0]}")),
         "KD − plain",
     ]
-    return f"{lines(titles, [_row(table, policy, names, gains) for policy in present])}\n\nOver {table.counted()}."
+    rows = [_row(table, policy, names, gains) for policy in present]
+    return f"{lines(titles, rows)}\n\nOver {table.counted()}."
 
 
 def _row(table: Table[Trial], policy: str, names: list[str], gains: dict[str, str]) -> list[str]:
@@ -127,7 +145,11 @@ def _row(table: Table[Trial], policy: str, names: list[str], gains: dict[str, st
     known = [cell for cell in cells if cell in table.rows]
     row = [policy, f"{100 * float(table.values(known[0], lambda trial: trial.teacher)[0]):.2f}"]
     for cell in cells:
-        row += [table.cell(cell, lambda trial: 100 * trial.accuracy), gains[cell]] if cell in table.rows else ["-", "-"]
+        row += (
+            [table.cell(cell, lambda trial: 100 * trial.accuracy), gains[cell]]
+            if cell in table.rows
+            else ["-", "-"]
+        )
     both = len(known) == len(cells)
     return [*row, table.gains(cells[0], cells, set(cells), _accuracy)[cells[1]] if both else "-"]
 
@@ -140,8 +162,14 @@ def main() -> None:
     """Fit the teachers, run all trials, and print the table."""
     known = list(variants(4.0))
     options = paired.read(paired.arguments(__doc__, PRESETS, known), known)
-    changes = {variant(name, policy): Change(sets=(f"data.augmentation={policy}",)) for policy in POLICIES for name in methods(4.0)}
-    _, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial, changes)
+    changes = {
+        variant(name, policy): Change(sets=(f"data.augmentation={policy}",))
+        for policy in POLICIES
+        for name in methods(4.0)
+    }
+    _, kept = paired.compared(
+        options, PRESETS, variants(options.temperature), trained, Trial, changes
+    )
     print(markdown(kept))
 
 

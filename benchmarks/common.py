@@ -35,7 +35,9 @@ class Result:
     unit: str
 
 
-def compared(case: str, ours: float, theirs: float, unit: str, more_is_better: bool = False) -> Result:
+def compared(
+    case: str, ours: float, theirs: float, unit: str, more_is_better: bool = False
+) -> Result:
     """Return a result with the ratio of both sides.
 
     Args:
@@ -46,7 +48,9 @@ def compared(case: str, ours: float, theirs: float, unit: str, more_is_better: b
         more_is_better: Whether larger values are better.
     """
     above, below = (ours, theirs) if more_is_better else (theirs, ours)
-    return Result(Path(sys.argv[0]).stem, case, ours, theirs, above / below if below else None, unit)
+    return Result(
+        Path(sys.argv[0]).stem, case, ours, theirs, above / below if below else None, unit
+    )
 
 
 def noted(case: str, ours: float, unit: str, theirs: float | None = None) -> Result:
@@ -194,7 +198,9 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     begun = prepare_run(store, configuration, kind, local=False)
     sweep, watch = Sweep.create(store.sweep("ours"), begun.configuration, kind), Watch()
     run_sweep(sweep, store, begun.data, begun.asked, watch)
-    assert sweep.state == "finished" and all(trial.state == "complete" for trial in sweep.trials.values()), sweep.state
+    assert sweep.state == "finished" and all(
+        trial.state == "complete" for trial in sweep.trials.values()
+    ), sweep.state
     return watch.reports
 
 
@@ -207,7 +213,12 @@ class Side:
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def epoch(self) -> list[float]:
@@ -218,7 +229,9 @@ class Side:
         for line in self.process.stdout:
             if line.startswith("epoch "):
                 return [float(word) for word in line.split()[1:]]
-        raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+        raise SystemExit(
+            f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}"
+        )  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close the child's standard input, and wait for its end."""
@@ -240,10 +253,22 @@ def command_line(command: str, store: Path, settings: list[str], *more: str) -> 
     empty = store.parent / "empty.yaml"
     empty.touch()
     pairs = [part for setting in settings for part in ("--set", setting)]
-    return [sys.executable, "run.py", command, "--config", str(empty), "--store", str(store), *more, *pairs]
+    return [
+        sys.executable,
+        "run.py",
+        command,
+        "--config",
+        str(empty),
+        "--store",
+        str(store),
+        *more,
+        *pairs,
+    ]
 
 
-def run(command: list[str], look: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1) -> None:
+def run(
+    command: list[str], look: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1
+) -> None:
     """Run a command until it and all its descendants have ended.
 
     Orphans become children of this process; Ray's daemons would otherwise leave the process tree.
@@ -260,16 +285,23 @@ def run(command: list[str], look: Callable[[list[Any]], None] = lambda _: None, 
     import psutil
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) is refused: processes can be counted on Linux alone")
+        raise OSError(
+            ctypes.get_errno(),
+            "prctl(PR_SET_CHILD_SUBREAPER) is refused: processes can be counted on Linux alone",
+        )
     with tempfile.TemporaryFile() as printed:
-        child = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed)
+        child = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed
+        )
         while descendants := psutil.Process().children(recursive=True):
             look(descendants)
             time.sleep(every_s)
             _reap(child)
         printed.seek(0)
         if child.returncode:
-            raise SystemExit(f"{printed.read().decode()}{' '.join(command)} ended with {child.returncode}")
+            raise SystemExit(
+                f"{printed.read().decode()}{' '.join(command)} ended with {child.returncode}"
+            )
 
 
 def _reap(child: "subprocess.Popen[bytes]") -> None:

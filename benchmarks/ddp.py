@@ -36,8 +36,19 @@ NICENESS = 15
 def settings(folder: Path, options: Namespace) -> list[str]:
     """Return the configuration of both sides."""
     data = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip"]
-    training = [f"training.epochs={options.epochs}", f"training.batch_size={options.batch_size}", f"student.name={options.student}"]
-    return [*data, *training, "teacher=null", "method.name=cross_entropy", f"resources.workers={WORKERS}", "resources.groups=1"]
+    training = [
+        f"training.epochs={options.epochs}",
+        f"training.batch_size={options.batch_size}",
+        f"student.name={options.student}",
+    ]
+    return [
+        *data,
+        *training,
+        "teacher=null",
+        "method.name=cross_entropy",
+        f"resources.workers={WORKERS}",
+        "resources.groups=1",
+    ]
 
 
 def ours(folder: Path, options: Namespace) -> None:
@@ -67,7 +78,10 @@ def theirs(folder: Path, options: Namespace) -> None:
         folder=folder / "theirs",
         data=prepare(configuration.data, folder, configuration.data.seed),
     )
-    train(specification, TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])))
+    train(
+        specification,
+        TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])),
+    )
     if rank == 0:
         tell(metrics)
     torch.distributed.barrier()  # a rank that leaves during gloo's communication may abort
@@ -84,12 +98,25 @@ def measure(side: str, folder: Path, options: Namespace) -> list[float]:
     start = [sys.executable]
     if side == "theirs":
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORKERS)]
-    command = [*start, __file__, "--side", side, "--folder", str(folder), "--student", options.student]
+    command = [
+        *start,
+        __file__,
+        "--side",
+        side,
+        "--folder",
+        str(folder),
+        "--student",
+        options.student,
+    ]
     for name in ("images", "batch_size", "epochs"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seconds: list[float] = json.loads(next(line for line in output.splitlines() if line.startswith("epochs "))[len("epochs ") :])
+    output = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    seconds: list[float] = json.loads(
+        next(line for line in output.splitlines() if line.startswith("epochs "))[len("epochs ") :]
+    )
     return seconds[options.warm_up :]
 
 
@@ -115,7 +142,17 @@ def main() -> None:
                 make_images(Path(name) / "data.npz", options.images, CLASSES, held_out=100)
                 seconds += measure(side, Path(name), options)
     case = f"{options.student}, {WORKERS} workers"
-    show([compared(case, statistics.median(sides["ours"]), statistics.median(sides["theirs"]), "s/epoch")], options.json)
+    show(
+        [
+            compared(
+                case,
+                statistics.median(sides["ours"]),
+                statistics.median(sides["theirs"]),
+                "s/epoch",
+            )
+        ],
+        options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -37,8 +37,16 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         [
             *("data.name=FashionMNIST", "data.download=true"),
             *("data.limit.train=5000", "data.limit.validation=1000", "data.limit.test=5000"),
-            *("teacher.network.name=resnet20", "teacher.training.epochs=20", "teacher.training.learning_rate=0.1"),
-            *("student.name=resnet8", "peers.b.network.name=separable_cnn", "peers.b.network.width=8"),
+            *(
+                "teacher.network.name=resnet20",
+                "teacher.training.epochs=20",
+                "teacher.training.learning_rate=0.1",
+            ),
+            *(
+                "student.name=resnet8",
+                "peers.b.network.name=separable_cnn",
+                "peers.b.network.width=8",
+            ),
             *("training.epochs=8", "training.batch_size=32"),
         ],
     ),
@@ -48,8 +56,13 @@ ONE_PROCESS = ["resources.workers=1", "resources.peer_placement=colocated"]
 
 def variants(temperature: float) -> dict[str, Choice]:
     """Return the compared methods: the references, then KD and its additions."""
-    chosen: dict[str, dict[str, Any]] = {name: {"name": method} for name, method in REFERENCES.items()}
-    chosen |= {name: {"name": "dual_student", "temperature": temperature, **settings} for name, settings in DUAL.items()}
+    chosen: dict[str, dict[str, Any]] = {
+        name: {"name": method} for name, method in REFERENCES.items()
+    }
+    chosen |= {
+        name: {"name": "dual_student", "temperature": temperature, **settings}
+        for name, settings in DUAL.items()
+    }
     return {name: Choice.model_validate(choice) for name, choice in chosen.items()}
 
 
@@ -59,13 +72,21 @@ def trained(plain: dict[str, Any]) -> Trial:
     every, seconds = paired.epochs_of(spec)
     last = every[-1]
     names = {f"test/last/{name}": name for name in ("accuracy", "nll", "ece")}
-    names |= {"validation/accuracy": "validation", "train/uncertainty": "uncertainty", "train/weight": "weight"}
+    names |= {
+        "validation/accuracy": "validation",
+        "train/uncertainty": "uncertainty",
+        "train/weight": "weight",
+    }
     return Trial(
         variant=spec.name,
         seed=spec.configuration.seed,
         seconds=seconds,
         students={
-            letter: {kept: last[f"{letter}/{name}"] for name, kept in names.items() if f"{letter}/{name}" in last}
+            letter: {
+                kept: last[f"{letter}/{name}"]
+                for name, kept in names.items()
+                if f"{letter}/{name}" in last
+            }
             for letter in spec.configuration.students
         },
         agreement=last["pair/agreement"],
@@ -83,7 +104,10 @@ def main() -> None:
     options = read_options()
     options.set += ONE_PROCESS
     shared, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
-    networks = {letter: paired.said(student.network) for letter, student in shared.configuration.students.items()}
+    networks = {
+        letter: paired.said(student.network)
+        for letter, student in shared.configuration.students.items()
+    }
     print(markdown(kept, networks))
 
 

@@ -45,7 +45,9 @@ class Trial(paired_report.Trial):
     @property
     def outcome(self) -> str:
         """Return the test accuracies of the students as text."""
-        return ", ".join(f"{letter} {scores['accuracy']:.4f}" for letter, scores in self.students.items())
+        return ", ".join(
+            f"{letter} {scores['accuracy']:.4f}" for letter, scores in self.students.items()
+        )
 
 
 def markdown(trials: list[Trial], networks: dict[str, str]) -> str:
@@ -57,13 +59,21 @@ def markdown(trials: list[Trial], networks: dict[str, str]) -> str:
     """
     table = Table(trials)
     order = [name for name in (*REFERENCES, *DUAL) if name in table.rows]
-    parts = [f"Student {letter}, {network}:\n\n{of_student(table, letter, order)}" for letter, network in networks.items()]
+    parts = [
+        f"Student {letter}, {network}:\n\n{of_student(table, letter, order)}"
+        for letter, network in networks.items()
+    ]
     legend = (
-        f"Over {table.counted()}; ± is the standard error, differences are paired over seeds and in points of test accuracy with "
-        f"the last weights. p: paired t-test, Holm over all rows but {BASE}, for each student apart. {BASE} is "
-        f"{weighted(ALONE)}, each student alone; + w weighs the teacher's term of a sample by w = 1 - H(p)/log K, reversed by "
-        f"H(p)/log K, mean 1: divided by its mean over the batch; + peer is {weighted(HEARD)}, with a warm-up of "
-        f"{100 * HEARD['peer_warmup']:g} % of the epochs; + both: + peer with w. H/log K and w are means over the last epoch's "
+        f"Over {table.counted()}; ± is the standard error, differences are paired over seeds "
+        f"and in points of test accuracy with "
+        f"the last weights. p: paired t-test, Holm over all rows but {BASE}, for each student "
+        f"apart. {BASE} is "
+        f"{weighted(ALONE)}, each student alone; + w weighs the teacher's term of a sample by "
+        f"w = 1 - H(p)/log K, reversed by "
+        f"H(p)/log K, mean 1: divided by its mean over the batch; + peer is {weighted(HEARD)}, "
+        f"with a warm-up of "
+        f"{100 * HEARD['peer_warmup']:g} % of the epochs; + both: + peer with w. H/log K and w "
+        f"are means over the last epoch's "
         "training samples. agree: validation samples of which both students say the same class."
     )
     return "\n\n".join([*parts, legend])
@@ -88,7 +98,11 @@ def of_student(table: Table[Trial], letter: str, order: list[str]) -> str:
         has = all(name in trial.students[letter] for trial in table.rows[variant].values())
         return f"{table.values(variant, score(name)).mean():.3f}" if has else "-"
 
-    gains = table.gains(BASE, order, set(order) - {BASE}, score("accuracy")) if BASE in table.rows else dict.fromkeys(order, "-")
+    gains = (
+        table.gains(BASE, order, set(order) - {BASE}, score("accuracy"))
+        if BASE in table.rows
+        else dict.fromkeys(order, "-")
+    )
     titles = ["", "test %", f"− {BASE}", "validation %", "NLL", "ECE", "agree %", "H/log K", "w"]
     rows = [
         [

@@ -41,15 +41,30 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         None,
         [
             *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none"),
-            *("data.limit.train=5000", "data.limit.validation=500", "training.epochs=20", "training.learning_rate=0.1"),
-            *("student.name=mlp", "student.width=64", "teacher.network.name=cnn", "teacher.network.width=16"),
+            *(
+                "data.limit.train=5000",
+                "data.limit.validation=500",
+                "training.epochs=20",
+                "training.learning_rate=0.1",
+            ),
+            *(
+                "student.name=mlp",
+                "student.width=64",
+                "teacher.network.name=cnn",
+                "teacher.network.width=16",
+            ),
             *("teacher.training.epochs=15", "teacher.training.learning_rate=0.1"),
         ],
     ),
 }
 # alpha and T; the last two pairs are from a pilot on digits
 SOFT = {"offline": (0.5, 4.0), "online": (0.3, 1.0), "teacher_free": (0.1, 1.0)}
-TWO_STUDENTS = ["peers.b.network.name=mlp", "peers.b.network.width=64", "resources.workers=1", "resources.peer_placement=colocated"]
+TWO_STUDENTS = [
+    "peers.b.network.name=mlp",
+    "peers.b.network.width=64",
+    "resources.workers=1",
+    "resources.peer_placement=colocated",
+]
 
 
 def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:
@@ -60,9 +75,15 @@ def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:
         alpha: Weight of IC-KD's soft targets, for variants without their own.
         temperature: Temperature of IC-KD, for variants without their own.
     """
-    common = {"cross_entropy": {}, "tf_kd": {}, "ic_kd": {"alpha": alpha, "temperature": temperature}}
+    common = {
+        "cross_entropy": {},
+        "tf_kd": {},
+        "ic_kd": {"alpha": alpha, "temperature": temperature},
+    }
     return {
-        name: Choice.model_validate({"name": variant.method, **common[variant.method], **variant.settings})
+        name: Choice.model_validate(
+            {"name": variant.method, **common[variant.method], **variant.settings}
+        )
         for name, variant in STUDIES[study].items()
     }
 
@@ -91,7 +112,9 @@ def read_options() -> Namespace:
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument(
-        "--alpha", type=float, help="weight of the soft targets of IC-KD; default: 0.5, 0.3 (online), 0.1 (teacher_free)"
+        "--alpha",
+        type=float,
+        help="weight of the soft targets of IC-KD; default: 0.5, 0.3 (online), 0.1 (teacher_free)",
     )
     parser.set_defaults(temperature=None)
     options = paired.read(parser, names)
@@ -107,7 +130,9 @@ def main() -> None:
     options = read_options()
     options.set += TWO_STUDENTS if options.study == "online" else []
     methods = variants(options.study, options.alpha, options.temperature)
-    _, kept = paired.compared(options, PRESETS, methods, trained, Trial, settings={"alpha": options.alpha})
+    _, kept = paired.compared(
+        options, PRESETS, methods, trained, Trial, settings={"alpha": options.alpha}
+    )
     print(markdown(kept, options.study))
 
 

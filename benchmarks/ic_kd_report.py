@@ -25,18 +25,28 @@ class Variant(NamedTuple):
 
 def paradigm(name: str, base: str, terms: Mapping[str, Mapping[str, float]]) -> dict[str, Variant]:
     """Return the base of a paradigm and IC-KD's additions to it."""
-    return {row: Variant("ic_kd", {"paradigm": name, **settings}) for row, settings in ({base: NEITHER} | dict(terms)).items()}
+    return {
+        row: Variant("ic_kd", {"paradigm": name, **settings})
+        for row, settings in ({base: NEITHER} | dict(terms)).items()
+    }
 
 
 # without self-distillation
 FREE = {"+ PICD": {"picd": 1.0, "nicd": 0.0}, "+ both": {"picd": 1.0, "nicd": 0.2}}
 STUDIES: dict[str, dict[str, Variant]] = {
     "offline": paradigm("offline", "KD", dict(zip(ADDED, (PICD, NICD, BOTH), strict=True))),
-    "online": paradigm("online", "mutual learning", dict(zip(ADDED, (PICD, NICD, BOTH), strict=True))),
+    "online": paradigm(
+        "online", "mutual learning", dict(zip(ADDED, (PICD, NICD, BOTH), strict=True))
+    ),
     "teacher_free": {
         "cross entropy": Variant("cross_entropy"),
-        **{row: Variant("ic_kd", {"paradigm": "teacher_free", **settings}) for row, settings in FREE.items()},
-        "+ NICD": Variant("ic_kd", {"paradigm": "teacher_free", "picd": 0.0, "nicd": 0.2, "alpha": 0.0}),
+        **{
+            row: Variant("ic_kd", {"paradigm": "teacher_free", **settings})
+            for row, settings in FREE.items()
+        },
+        "+ NICD": Variant(
+            "ic_kd", {"paradigm": "teacher_free", "picd": 0.0, "nicd": 0.2, "alpha": 0.0}
+        ),
         "self-distillation": Variant("ic_kd", {"paradigm": "teacher_free", **NEITHER}),
         "label smoothing": Variant("cross_entropy", {"label_smoothing": 0.1}),
         "Tf-KD": Variant("tf_kd"),
@@ -78,7 +88,9 @@ def markdown(trials: list[Trial], study: str) -> str:
     order = [name for name in known if name in table.rows]
     tested = {name for name in order if name in ADDED}
     rivals = [name for name in (base, "label smoothing", "Tf-KD") if name in table.rows]
-    gains = {rival: table.gains(rival, order, tested, lambda trial: trial.accuracy) for rival in rivals}
+    gains = {
+        rival: table.gains(rival, order, tested, lambda trial: trial.accuracy) for rival in rivals
+    }
 
     def score(name: str, factor: float = 1.0) -> Callable[[Trial], float]:
         return lambda trial: factor * float(getattr(trial, name))
@@ -102,9 +114,12 @@ def markdown(trials: list[Trial], study: str) -> str:
         for name in order
     ]
     legend = (
-        f"Over {table.counted()}; ± is the standard error. Accuracies are those of the last weights, differences are paired over "
-        f"seeds and in points. p: paired t-test, Holm over the {len(tested)} rows that add something to the first, for each rival "
-        "apart. positives right: retrieved positives that the bank gives their label; entropies in nats at T, of what the bank "
+        f"Over {table.counted()}; ± is the standard error. Accuracies are those of the last "
+        f"weights, differences are paired over "
+        f"seeds and in points. p: paired t-test, Holm over the {len(tested)} rows that add "
+        f"something to the first, for each rival "
+        "apart. positives right: retrieved positives that the bank gives their label; "
+        "entropies in nats at T, of what the bank "
         "says of the samples and of the targets made of their positives."
     )
     return f"{lines(titles, rows)}\n\n{legend}"

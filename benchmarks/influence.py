@@ -67,11 +67,18 @@ def drawn(samples: int, classes: int, device: str) -> Data:
     def part(size: int) -> Part:
         labels = torch.randint(classes, (size,))
         features = torch.randn(size, FEATURES).mul_(spread).add_(centres[labels]).relu_()
-        logits = (features @ centres.T).sub_(0.4 * features.sum(1, keepdim=True)).mul_(0.05).add_(torch.randn(size, classes))
+        logits = (
+            (features @ centres.T)
+            .sub_(0.4 * features.sum(1, keepdim=True))
+            .mul_(0.05)
+            .add_(torch.randn(size, classes))
+        )
         return Part(logits.to(device), features.div_(8).to(device), labels.to(device))
 
     training = part(samples)
-    taught = training.logits.add(torch.randn(samples, classes).to(device)).div_(TEMPERATURE).softmax(1)
+    taught = (
+        training.logits.add(torch.randn(samples, classes).to(device)).div_(TEMPERATURE).softmax(1)
+    )
     return Data(training, part(HELD_OUT), taught)
 
 
@@ -103,7 +110,9 @@ def theirs(data: Data) -> tuple[Tensor, int]:
     def loss(layer: Tensor, features: Tensor, at: Tensor, label: Tensor, taught: Tensor) -> Tensor:
         z = logits(layer, features, at)
         soft = -(taught * (z / TEMPERATURE).log_softmax(-1)).sum(-1)
-        return (1 - SOFT) * functional.cross_entropy(z, label, reduction="none") + SOFT * TEMPERATURE**2 * soft
+        return (1 - SOFT) * functional.cross_entropy(
+            z, label, reduction="none"
+        ) + SOFT * TEMPERATURE**2 * soft
 
     inputs = (training.features, training.logits, training.labels, data.taught)
     (slope,) = torch.autograd.grad(loss(layer, *inputs).mean(), layer, create_graph=True)
@@ -112,10 +121,14 @@ def theirs(data: Data) -> tuple[Tensor, int]:
         (bent,) = torch.autograd.grad(slope, layer, vector.view_as(layer), retain_graph=True)
         return bent.flatten() + DAMPING * vector
 
-    outside = functional.cross_entropy(logits(layer, held_out.features, held_out.logits), held_out.labels)
+    outside = functional.cross_entropy(
+        logits(layer, held_out.features, held_out.logits), held_out.labels
+    )
     wanted = torch.autograd.grad(outside, layer)[0].flatten()
     direction, iterations = solved(product, wanted)
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0, 0))(layer.detach(), *inputs)
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0, 0))(
+        layer.detach(), *inputs
+    )
     return -(gradients.flatten(1) @ direction), iterations
 
 
@@ -143,7 +156,16 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
         seconds.append(now(options.device) - start)
         grown, whole = memory.grown(), memory.whole()
     torch.save(phi.cpu(), options.scores)
-    print(json.dumps({"seconds": statistics.median(seconds), "iterations": iterations, "grown": grown, "whole": whole}))
+    print(
+        json.dumps(
+            {
+                "seconds": statistics.median(seconds),
+                "iterations": iterations,
+                "grown": grown,
+                "whole": whole,
+            }
+        )
+    )
 
 
 class Memory:
@@ -167,7 +189,11 @@ class Memory:
 
     @staticmethod
     def _status(key: str) -> int:
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+        (line,) = (
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith(key)
+        )
         return int(line.split()[1]) * 1024
 
 
@@ -178,10 +204,30 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def measured(name: str, samples: int, classes: int, scores: Path, options: Namespace) -> dict[str, Any]:
+def measured(
+    name: str, samples: int, classes: int, scores: Path, options: Namespace
+) -> dict[str, Any]:
     """Run a side in a process of its own, and return its costs."""
-    command = [sys.executable, "-W", "ignore", __file__, "--side", name, "--samples", str(samples), "--classes", str(classes)]
-    command += ["--rounds", str(options.rounds), "--device", options.device, "--scores", str(scores)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        __file__,
+        "--side",
+        name,
+        "--samples",
+        str(samples),
+        "--classes",
+        str(classes),
+    ]
+    command += [
+        "--rounds",
+        str(options.rounds),
+        "--device",
+        options.device,
+        "--scores",
+        str(scores),
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 
@@ -198,19 +244,32 @@ def last_layer(options: Namespace) -> Iterator[Result]:
                 if gradients > options.theirs_limit_gib * GIB:
                     case += f" (theirs: {gradients / GIB:.1f} GiB of gradients)"
                 else:
-                    rival = measured("theirs", samples, classes, Path(folder) / "theirs.pt", options)
-                    agree(*(torch.load(Path(folder) / f"{name}.pt", weights_only=True) for name in ("ours", "theirs")))
+                    rival = measured(
+                        "theirs", samples, classes, Path(folder) / "theirs.pt", options
+                    )
+                    agree(
+                        *(
+                            torch.load(Path(folder) / f"{name}.pt", weights_only=True)
+                            for name in ("ours", "theirs")
+                        )
+                    )
             seconds[samples] = mine["seconds"]
             yield from rows(case, mine, rival)
         fewest, most = min(seconds), max(seconds)
         if fewest < most:
             growth = seconds[most] / seconds[fewest]
-            yield noted(f"{classes} classes, {most / fewest:g} x the samples", growth, "x the seconds")
+            yield noted(
+                f"{classes} classes, {most / fewest:g} x the samples", growth, "x the seconds"
+            )
 
 
 def rows(case: str, mine: dict[str, Any], rival: dict[str, Any] | None) -> Iterator[Result]:
     """Yield the lines of one size."""
-    for key, divisor, unit in (("seconds", 1, "s"), ("grown", MIB, "MiB more"), ("whole", MIB, "MiB in all")):
+    for key, divisor, unit in (
+        ("seconds", 1, "s"),
+        ("grown", MIB, "MiB more"),
+        ("whole", MIB, "MiB in all"),
+    ):
         if rival:
             yield compared(case, mine[key] / divisor, rival[key] / divisor, unit)
         else:
@@ -234,7 +293,12 @@ def read_options() -> Namespace:
         return [int(word) for word in text.split(",")]
 
     parser = arguments(__doc__)
-    parser.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument(
+        "--cases",
+        type=lambda text: text.split(","),
+        default=list(CASES),
+        help=f"of {', '.join(CASES)}",
+    )
     parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
     parser.add_argument("--classes", type=numbers, default=[10, 100])
     parser.add_argument("--rounds", type=int, default=3)

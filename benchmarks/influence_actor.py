@@ -51,11 +51,32 @@ def side(name: str, folder: Path, options: Namespace) -> None:
         "data.augmentation=none",
         f"student.name={options.student}",
     ]
-    settings += ["teacher.network.name=cnn", "teacher.network.width=8", "teacher.training.epochs=1", "teacher.mode=cached"]
-    settings += [f"training.epochs={options.epochs}", "resources.groups=1", *SIDES[name], *(WEIGHED if name != "kd" else ())]
+    settings += [
+        "teacher.network.name=cnn",
+        "teacher.network.width=8",
+        "teacher.training.epochs=1",
+        "teacher.mode=cached",
+    ]
+    settings += [
+        f"training.epochs={options.epochs}",
+        "resources.groups=1",
+        *SIDES[name],
+        *(WEIGHED if name != "kd" else ()),
+    ]
     reports = conducted(folder / name, settings, "train")
-    measured = [report.metrics for report in reports if report.epoch >= FIRST and report.epoch < options.epochs]
-    taken = [(each["seconds/epoch"], each.get("seconds/influence", 0.0), each.get("influence/seconds", 0.0)) for each in measured]
+    measured = [
+        report.metrics
+        for report in reports
+        if report.epoch >= FIRST and report.epoch < options.epochs
+    ]
+    taken = [
+        (
+            each["seconds/epoch"],
+            each.get("seconds/influence", 0.0),
+            each.get("influence/seconds", 0.0),
+        )
+        for each in measured
+    ]
     Path(options.answer).write_text(json.dumps(taken))
 
 
@@ -67,9 +88,27 @@ def measured(name: str, folder: Path, options: Namespace) -> list[list[float]]:
             computation.
     """
     answer = folder / f"{name}.json"
-    command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--answer", str(answer)]
-    command += ["--student", options.student, "--images", str(options.images), "--epochs", str(options.epochs)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        name,
+        "--folder",
+        str(folder),
+        "--answer",
+        str(answer),
+    ]
+    command += [
+        "--student",
+        options.student,
+        "--images",
+        str(options.images),
+        "--epochs",
+        str(options.epochs),
+    ]
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.DEVNULL
+    )
     found: list[list[float]] = json.loads(answer.read_text())
     return found
 
@@ -90,7 +129,10 @@ def main() -> None:
         parser.add_argument(hidden, help=SUPPRESS)
     options = parser.parse_args()
     if options.epochs <= FIRST:
-        parser.error(f"--epochs {options.epochs} is not allowed: give {FIRST + 1} or more, the first two and the last do not count")
+        parser.error(
+            f"--epochs {options.epochs} is not allowed: give {FIRST + 1} or more, the first "
+            f"two and the last do not count"
+        )
     if options.side:
         side(options.side, Path(options.folder), options)
         return
@@ -107,13 +149,18 @@ def lost(options: Namespace) -> list[Result]:
             folder.mkdir()
             for each, found in epochs.items():
                 found += measured(each, folder, options)
-    actor, inline, plain = ([statistics.median(column) for column in zip(*found, strict=True)] for found in epochs.values())
+    actor, inline, plain = (
+        [statistics.median(column) for column in zip(*found, strict=True)]
+        for found in epochs.values()
+    )
     where = f"{options.student}, {options.images} images"
     return [
         compared(f"epoch, {where}", actor[0], inline[0], "s"),
         noted("epoch of KD", plain[0], "s"),
         noted("epoch longer than KD's", longer(actor, plain), "%", longer(inline, plain)),
-        compared("waiting", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"),
+        compared(
+            "waiting", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"
+        ),
         noted("finding the weights once", actor[2], "s", inline[2]),
     ]
 

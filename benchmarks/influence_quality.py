@@ -38,16 +38,35 @@ from orchestrator.config.schema import Choice
 from orchestrator.config.trial import TrialSpec
 
 FASHION = [
-    *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none", "data.limit.train=5000"),
+    *(
+        "data.name=FashionMNIST",
+        "data.download=true",
+        "data.augmentation=none",
+        "data.limit.train=5000",
+    ),
     *("student.name=mlp", "student.width=64", "training.epochs=20"),
 ]
 NOISY = [
-    *("data.limit.validation=500", "training.learning_rate=0.1", "teacher.network.name=cnn", "teacher.network.width=16"),
+    *(
+        "data.limit.validation=500",
+        "training.learning_rate=0.1",
+        "teacher.network.name=cnn",
+        "teacher.network.width=16",
+    ),
     *("teacher.training.epochs=15", "teacher.training.learning_rate=0.1"),
 ]
 FEW = [  # a teacher that is better than a student of the labels alone; a cnn is not
-    *("data.limit.validation=200", "data.labelled=400", "training.learning_rate=0.02", "teacher.network.name=mlp"),
-    *("teacher.network.width=512", "teacher.training.epochs=100", "teacher.training.learning_rate=0.05"),
+    *(
+        "data.limit.validation=200",
+        "data.labelled=400",
+        "training.learning_rate=0.02",
+        "teacher.network.name=mlp",
+    ),
+    *(
+        "teacher.network.width=512",
+        "teacher.training.epochs=100",
+        "teacher.training.learning_rate=0.05",
+    ),
 ]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", ["training.epochs=60"]),
@@ -66,7 +85,9 @@ def variants(study: Study, kd: dict[str, Any], weighing: dict[str, Any]) -> dict
     """
     common = {"cross_entropy": {}, "kd": kd, "kd_aif": kd | weighing}
     return {
-        name: Choice.model_validate({"name": variant.method, **common[variant.method], **variant.settings})
+        name: Choice.model_validate(
+            {"name": variant.method, **common[variant.method], **variant.settings}
+        )
         for name, variant in study.variants.items()
     }
 
@@ -78,7 +99,11 @@ def trained(plain: dict[str, Any]) -> Trial:
     last = every[-1]
     influence: dict[str, float] = {}
     for metrics in every:  # only epochs with new weights have these metrics
-        influence |= {key.removeprefix("influence/"): value for key, value in metrics.items() if key.startswith("influence/")}
+        influence |= {
+            key.removeprefix("influence/"): value
+            for key, value in metrics.items()
+            if key.startswith("influence/")
+        }
     return Trial(
         variant=spec.name,
         seed=spec.configuration.seed,
@@ -96,8 +121,15 @@ def read_options() -> tuple[Namespace, Study]:
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study.variants))
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--alpha", type=float, default=0.5, help="weight of the teacher where all have labels")
-    parser.add_argument("--weighing", type=json.loads, default={}, help="JSON: settings of kd_aif for all that weigh samples")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="weight of the teacher where all have labels"
+    )
+    parser.add_argument(
+        "--weighing",
+        type=json.loads,
+        default={},
+        help="JSON: settings of kd_aif for all that weigh samples",
+    )
     options = paired.read(parser, names)
     study = STUDIES[options.study]
     options.variants = [name for name in options.variants if name in study.variants]
@@ -107,7 +139,9 @@ def read_options() -> tuple[Namespace, Study]:
 def main() -> None:
     """Fit the teachers, run all trials, and print the table."""
     options, study = read_options()
-    methods = variants(study, {"alpha": options.alpha, "temperature": options.temperature}, options.weighing)
+    methods = variants(
+        study, {"alpha": options.alpha, "temperature": options.temperature}, options.weighing
+    )
     changes = {name: variant.change for name, variant in study.variants.items()}
     settings = {"alpha": options.alpha, "weighing": options.weighing}
     _, kept = paired.compared(options, PRESETS, methods, trained, Trial, changes, settings)

@@ -157,15 +157,23 @@ def markdown(trials: list[Trial], study: Study) -> str:
         accuracies, cells = compared(table, study, order)
         titles = ["", *accuracies, *titles[1:]]
         legend += (
-            " Accuracies are those of the last weights, differences are paired over seeds and in points. p: paired t-test, Holm "
-            f"over the {len(set(study.tested) & set(order))} rows that are tested, for each rival apart. better: seeds in which "
-            "the row's test accuracy is above its rival's. with V: teacher and student are trained on the validation labels too."
+            " Accuracies are those of the last weights, differences are paired over seeds and "
+            "in points. p: paired t-test, Holm "
+            f"over the {len(set(study.tested) & set(order))} rows that are tested, for each "
+            f"rival apart. better: seeds in which "
+            "the row's test accuracy is above its rival's. with V: teacher and student are "
+            "trained on the validation labels too."
         )
-    rows = [[name, *cells.get(name, []), *(tracked(table, name, key) for key in study.columns)] for name in order]
+    rows = [
+        [name, *cells.get(name, []), *(tracked(table, name, key) for key in study.columns)]
+        for name in order
+    ]
     return f"{lines(titles, rows)}\n\n{legend}"
 
 
-def compared(table: Table[Trial], study: Study, order: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+def compared(
+    table: Table[Trial], study: Study, order: list[str]
+) -> tuple[list[str], dict[str, list[str]]]:
     """Return titles and cells of the students' metrics, with paired differences from each rival."""
     rivals = [name for name in study.rivals if name in table.rows]
     gains = {rival: table.gains(rival, order, set(study.tested), tested) for rival in rivals}
@@ -188,7 +196,11 @@ def better(table: Table[Trial], name: str, rival: str) -> str:
     """Return the number of common seeds in which a variant is above its rival, as text."""
     mine, theirs = table.rows[name], table.rows[rival]
     seeds = set(mine) & set(theirs)
-    return "-" if name == rival else f"{sum(mine[seed].accuracy > theirs[seed].accuracy for seed in seeds)} of {len(seeds)}"
+    return (
+        "-"
+        if name == rival
+        else f"{sum(mine[seed].accuracy > theirs[seed].accuracy for seed in seeds)} of {len(seeds)}"
+    )
 
 
 def tracked(table: Table[Trial], name: str, key: str) -> str:

@@ -22,7 +22,16 @@ from typing import Any
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import Result, arguments, command_line, compared, make_images, noted, run, show
+from benchmarks.common import (
+    Result,
+    arguments,
+    command_line,
+    compared,
+    make_images,
+    noted,
+    run,
+    show,
+)
 
 CLASSES = 10
 MIB = 2**20
@@ -50,7 +59,13 @@ class Peaks:
             try:
                 if any(WORKER in part for part in process.cmdline()):
                     maps = [place for place in process.memory_maps() if place.path.endswith(MAPPED)]
-                    workers.append((process.memory_full_info(), sum(m.pss for m in maps), sum(m.rss for m in maps)))
+                    workers.append(
+                        (
+                            process.memory_full_info(),
+                            sum(m.pss for m in maps),
+                            sum(m.rss for m in maps),
+                        )
+                    )
             except psutil.Error:  # ended, or a zombie
                 continue
         self.pss = max(self.pss, sum(memory.pss for memory, _, _ in workers))
@@ -62,8 +77,18 @@ class Peaks:
 def peaks(folder: Path, file: Path, groups: int, options: Namespace) -> Peaks:
     """Return the peaks of a sweep with the given number of groups."""
     found, store = Peaks(), folder / f"store-{groups}"
-    settings = ["data.name=npz", f"data.path={file}", "teacher=null", "method.name=cross_entropy", "student.name=mlp"]
-    settings += ["search.scheduler=none", f"search.trials={2 * groups}", f"training.epochs={options.epochs}"]
+    settings = [
+        "data.name=npz",
+        f"data.path={file}",
+        "teacher=null",
+        "method.name=cross_entropy",
+        "student.name=mlp",
+    ]
+    settings += [
+        "search.scheduler=none",
+        f"search.trials={2 * groups}",
+        f"training.epochs={options.epochs}",
+    ]
     settings += ["training.batch_size=500", f"resources.groups={groups}"]
     print(f"sweep: groups={groups}", file=sys.stderr)
     run(command_line("sweep", store, settings, "--name", "memory"), found.look, every_s=0.5)
@@ -73,7 +98,11 @@ def peaks(folder: Path, file: Path, groups: int, options: Namespace) -> Peaks:
 
 def copy_bytes(file: Path) -> int:
     """Return the growth in bytes of a separate process that loads the training images."""
-    return int(subprocess.run([sys.executable, "-c", COPY, str(file)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", COPY, str(file)], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    )
 
 
 def measure(folder: Path, options: Namespace) -> Iterator[Result]:
@@ -86,7 +115,12 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
         yield noted(f"groups={groups}: peak PSS of the workers", seen.pss / MIB, "MiB")
         yield noted(f"groups={groups}: peak USS of a worker", seen.private / MIB, "MiB")
         yield noted(f"groups={groups}: data mapped by a worker", seen.data_mapped / MIB, "MiB")
-        yield noted(f"groups={groups}: data held by the machine", seen.data_pss / MIB, "MiB", theirs=groups * copy)
+        yield noted(
+            f"groups={groups}: data held by the machine",
+            seen.data_pss / MIB,
+            "MiB",
+            theirs=groups * copy,
+        )
     added, data = (two.pss - one.pss) / MIB, (two.data_pss - one.data_pss) / MIB
     yield compared("second group adds: data", data, copy, "MiB")
     yield compared("second group adds: all", added, added - data + copy, "MiB")

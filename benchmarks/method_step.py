@@ -81,10 +81,27 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "uncertainty": ("akd", "alpha_schedule=learnable", "alpha_learnable=uncertainty"),
     "entropy": ("akd", "alpha_schedule=learnable", "alpha_learnable=entropy"),
     "bayes": ("akd", "alpha_schedule=learnable", "alpha_learnable=bayes"),
-    "bilevel every 10": ("akd", "alpha_schedule=learnable", "alpha_learnable=bilevel", "alpha_every=10"),
-    "bilevel every 1": ("akd", "alpha_schedule=learnable", "alpha_learnable=bilevel", "alpha_every=1"),
+    "bilevel every 10": (
+        "akd",
+        "alpha_schedule=learnable",
+        "alpha_learnable=bilevel",
+        "alpha_every=10",
+    ),
+    "bilevel every 1": (
+        "akd",
+        "alpha_schedule=learnable",
+        "alpha_learnable=bilevel",
+        "alpha_every=1",
+    ),
     "cam": ("akd", "alpha_gap=ratio", "cam=true", "cam_width=32", "cam_heads=4"),
-    "cam joint": ("akd", "alpha_gap=ratio", "cam=true", "cam_width=32", "cam_heads=4", "cam_grad=joint"),
+    "cam joint": (
+        "akd",
+        "alpha_gap=ratio",
+        "cam=true",
+        "cam_width=32",
+        "cam_heads=4",
+        "cam_grad=joint",
+    ),
     "ic_kd": ("ic_kd", "positives=8", "negatives=32"),
 }
 
@@ -107,7 +124,9 @@ class Side(threading.Thread):
     def run(self) -> None:
         """Train until a stop is requested; put each epoch's result, or an error, into `told`."""
         self.go.get()
-        context = TrialContext(report=self._report, asked_to_stop=lambda: self.ends, heartbeat=self._mark)
+        context = TrialContext(
+            report=self._report, asked_to_stop=lambda: self.ends, heartbeat=self._mark
+        )
         try:
             train(self.spec, context)
             self.told.put(None)
@@ -136,7 +155,9 @@ class Side(threading.Thread):
 
         The marks are one heartbeat per step, then those of the evaluation.
         """
-        assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), "a measured epoch asked the teacher"
+        assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), (
+            "a measured epoch asked the teacher"
+        )
         self.told.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
         self.go.get()
         self.marks = []
@@ -144,7 +165,12 @@ class Side(threading.Thread):
 
 def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSpec:
     """Return the trial of a variant; the first setting is the method's name."""
-    pairs = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "data.views=1"]
+    pairs = [
+        "data.name=npz",
+        f"data.path={folder / 'data.npz'}",
+        "data.augmentation=crop_flip",
+        "data.views=1",
+    ]
     pairs += [f"student.name={NETWORK}", f"teacher.network.name={NETWORK}", "teacher.mode=cached"]
     pairs += [f"training.epochs={FOR_EVER}", f"training.batch_size={BATCH}"]
     pairs += [f"method.name={settings[0]}", *(f"method.{setting}" for setting in settings[1:])]
@@ -192,12 +218,18 @@ def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
         aim = f", the aim is {AIMS[name, classes]} at most" if (name, classes) in AIMS else ""
         yield noted(f"K = {classes}, {title(name)}: cost factor", variant_s / kd_s, f"x KD{aim}")
     lower, upper = np.quantile(turns["kd"], [0.25, 0.75])
-    yield noted(f"K = {classes}, KD: between the quartiles of its turns", 100 * float(upper - lower) / kd_s, "% of its median")
+    yield noted(
+        f"K = {classes}, KD: between the quartiles of its turns",
+        100 * float(upper - lower) / kd_s,
+        "% of its median",
+    )
 
 
 def title(name: str) -> str:
     """Return a variant's name in the table."""
-    return {"cam": "ratio + CAM", "cam joint": "ratio + CAM joint", "ic_kd": "IC-KD"}.get(name, name)
+    return {"cam": "ratio + CAM", "cam joint": "ratio + CAM joint", "ic_kd": "IC-KD"}.get(
+        name, name
+    )
 
 
 def alone(classes: int, rounds: int) -> Result:
@@ -228,15 +260,28 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
     parser = arguments(__doc__)
-    parser.add_argument("--classes", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100])
-    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument(
+        "--classes", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100]
+    )
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        default=list(VARIANTS),
+        help=f"of {', '.join(VARIANTS)}",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     if unknown := set(options.variants) - set(VARIANTS):
-        parser.error(f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+        parser.error(
+            f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}"
+        )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        results = [result for classes in options.classes for result in measure(Path(name), classes, options)]
+        results = [
+            result
+            for classes in options.classes
+            for result in measure(Path(name), classes, options)
+        ]
     modules = [alone(1000, options.rounds)] if "cam" in options.variants else []
     show([*results, *modules], options.json)
 

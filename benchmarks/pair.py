@@ -34,7 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.common import Result, Side, arguments, compared, make_images, make_teacher, noted, show, tell
+from benchmarks.common import (
+    Result,
+    Side,
+    arguments,
+    compared,
+    make_images,
+    make_teacher,
+    noted,
+    show,
+    tell,
+)
 from orchestrator.core.allocator import ALLOCATOR
 
 if TYPE_CHECKING:
@@ -57,7 +67,13 @@ def pair(folder: Path, options: Namespace) -> None:
     settings = [f"student.name={first}", f"peers.b.network.name={second}", "resources.workers=2"]
     with group(folder, options.rank):
         context = TrialContext(options.rank, 2, report=report, pair=Pair)
-        train(folder, "pair", [*settings, "method.name=dual_student", "method.peer_warmup=0"], options, context)
+        train(
+            folder,
+            "pair",
+            [*settings, "method.name=dual_student", "method.peer_warmup=0"],
+            options,
+            context,
+        )
 
 
 def alone(folder: Path, options: Namespace) -> None:
@@ -68,14 +84,21 @@ def alone(folder: Path, options: Namespace) -> None:
     train(folder, f"alone-{options.rank}", settings, options, TrialContext(report=report))
 
 
-def train(folder: Path, name: str, settings: list[str], options: Namespace, context: "TrialContext") -> None:
+def train(
+    folder: Path, name: str, settings: list[str], options: Namespace, context: "TrialContext"
+) -> None:
     """Train a trial with as many epochs as there are turns."""
     from orchestrator.config.loader import load
     from orchestrator.config.trial import TrialSpec
     from orchestrator.data.prepare import prepare
     from orchestrator.training import _trainer as trainer
 
-    common = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "data.views=1"]
+    common = [
+        "data.name=npz",
+        f"data.path={folder / 'data.npz'}",
+        "data.augmentation=crop_flip",
+        "data.views=1",
+    ]
     common += [f"teacher.network.name={TEACHER}", "teacher.mode=cached"]
     common += [f"training.epochs={1 + options.rounds}", f"training.batch_size={options.batch_size}"]
     configuration = load(None, common + settings)
@@ -95,7 +118,9 @@ def train(folder: Path, name: str, settings: list[str], options: Namespace, cont
 def report(record: "Record") -> None:
     """Report the seconds of an epoch, and wait for the next turn."""
     metrics = record["metrics"]
-    assert record["epoch"] == 1 or not metrics.get("cache/misses"), "a measured epoch asked the teacher"
+    assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
+        "a measured epoch asked the teacher"
+    )
     tell(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
     if not (record.get("done") or sys.stdin.readline()):
         sys.exit()
@@ -121,7 +146,10 @@ def swap(folder: Path, options: Namespace) -> None:
 
     torch.set_num_threads(1)
     with group(folder, options.rank):
-        pair, logits = Pair(TrialContext(options.rank, 2), 2), torch.randn(options.batch_size, CLASSES)
+        pair, logits = (
+            Pair(TrialContext(options.rank, 2), 2),
+            torch.randn(options.batch_size, CLASSES),
+        )
 
         def once() -> None:
             pair.publish(options.rank, logits, in_turn=False)
@@ -145,7 +173,9 @@ def objects(folder: Path, options: Namespace) -> None:
             self.handed.put(reference)
 
         def swap(self, other: Any, times: int) -> float:
-            logits = np.random.default_rng(0).standard_normal((options.batch_size, CLASSES), dtype=np.float32)
+            logits = np.random.default_rng(0).standard_normal(
+                (options.batch_size, CLASSES), dtype=np.float32
+            )
 
             def once() -> None:
                 other.hand.remote([ray.put(logits)])  # inside a list it stays a reference
@@ -156,7 +186,11 @@ def objects(folder: Path, options: Namespace) -> None:
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     actor: Any = ray.remote(num_cpus=1, max_concurrency=2)(Student)
     first, second = actor.remote(), actor.remote()
-    tell(*ray.get([first.swap.remote(second, options.swaps), second.swap.remote(first, options.swaps)]))
+    tell(
+        *ray.get(
+            [first.swap.remote(second, options.swaps), second.swap.remote(first, options.swaps)]
+        )
+    )
     ray.shutdown()
 
 
@@ -172,7 +206,16 @@ def lasting(action: Callable[[], None], times: int) -> float:
 
 def started(side: str, folder: Path, options: Namespace, rank: int = 0) -> Side:
     """Start a process of a side."""
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--rank", str(rank)]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        side,
+        "--folder",
+        str(folder),
+        "--rank",
+        str(rank),
+    ]
     command += ["--students", ",".join(options.students)]
     for name in ("images", "batch_size", "rounds", "swaps"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -193,7 +236,10 @@ def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[
             if turn:
                 together.append(parts)
                 apart.append(seconds)
-                print(f"turn {turn} of {options.rounds}: {sum(parts):.2f} s, {seconds:.2f} s", file=sys.stderr)
+                print(
+                    f"turn {turn} of {options.rounds}: {sum(parts):.2f} s, {seconds:.2f} s",
+                    file=sys.stderr,
+                )
     finally:
         for side in ours + theirs:
             side.close()
@@ -217,18 +263,33 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
     together, apart = in_turns(folder, options)
     steps = options.images // options.batch_size
     epoch_s = statistics.median(map(sum, together))
-    yield compared(f"{' and '.join(options.students)}, {steps} steps", epoch_s, statistics.median(apart), "s/epoch")
+    yield compared(
+        f"{' and '.join(options.students)}, {steps} steps",
+        epoch_s,
+        statistics.median(apart),
+        "s/epoch",
+    )
     waiting = statistics.median(parts[PARTS.index("exchange")] / sum(parts) for parts in together)
     yield noted("exchange, with waiting for the slower one", 100 * waiting, "% of an epoch")
     ours, theirs = swapping(folder / "swap", options)
     yield noted("exchange, the swap alone", 100 * ours * steps / epoch_s, "% of an epoch")
-    yield compared(f"swap of {options.batch_size} x {CLASSES} float32, Ray's object store", 1000 * ours, 1000 * theirs, "ms")
+    yield compared(
+        f"swap of {options.batch_size} x {CLASSES} float32, Ray's object store",
+        1000 * ours,
+        1000 * theirs,
+        "ms",
+    )
 
 
 def main() -> None:
     """Run epochs alternately, then the exchanges, and print the table."""
     parser = arguments(__doc__)
-    parser.add_argument("--students", type=lambda text: text.split(","), default=["resnet20", "resnet20"], metavar="A,B")
+    parser.add_argument(
+        "--students",
+        type=lambda text: text.split(","),
+        default=["resnet20", "resnet20"],
+        metavar="A,B",
+    )
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
@@ -238,7 +299,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, help=SUPPRESS)
     options = parser.parse_args()
     if len(options.students) != 2:
-        parser.error(f"--students {','.join(options.students)} are {len(options.students)}: give two networks, A,B")
+        parser.error(
+            f"--students {','.join(options.students)} are {len(options.students)}: give two "
+            f"networks, A,B"
+        )
     if options.side:
         globals()[options.side](options.folder, options)
         return

@@ -43,7 +43,9 @@ class Change(NamedTuple):
     sets: tuple[str, ...] = ()
 
 
-def arguments(documentation: str | None, presets: Presets, variants: list[str]) -> argparse.ArgumentParser:
+def arguments(
+    documentation: str | None, presets: Presets, variants: list[str]
+) -> argparse.ArgumentParser:
     """Return a parser with the script's first line and the options of all comparisons.
 
     Args:
@@ -54,15 +56,34 @@ def arguments(documentation: str | None, presets: Presets, variants: list[str]) 
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--preset", choices=list(presets), default="digits")
     parser.add_argument("--config", type=Path, help="a configuration instead of a preset")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over both; repeat it")
-    parser.add_argument("--path", type=Path, help="the four files of MNIST or FashionMNIST below a folder, or an .npz file")
-    parser.add_argument("--noise", type=float, help="share of training labels that are flipped, for teacher and students")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="over both; repeat it"
+    )
+    parser.add_argument(
+        "--path",
+        type=Path,
+        help="the four files of MNIST or FashionMNIST below a folder, or an .npz file",
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        help="share of training labels that are flipped, for teacher and students",
+    )
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2, help="processes, each one thread")
-    parser.add_argument("--variants", type=lambda text: text.split(","), default=variants, help=f"of: {', '.join(variants)}")
-    parser.add_argument("--store", type=Path, help="for data, teacher and cache; default: a temporary folder")
-    parser.add_argument("--out", type=Path, help="a line per trial, JSON; what it holds is not trained again")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        default=variants,
+        help=f"of: {', '.join(variants)}",
+    )
+    parser.add_argument(
+        "--store", type=Path, help="for data, teacher and cache; default: a temporary folder"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a line per trial, JSON; what it holds is not trained again"
+    )
     return parser
 
 
@@ -70,11 +91,15 @@ def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
     """Parse the command line, and check that the variants exist."""
     options = parser.parse_args()
     if unknown := set(options.variants) - set(variants):
-        parser.error(f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
+        parser.error(
+            f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(variants)}"
+        )
     return options
 
 
-def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> Configuration:
+def configured(
+    options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
+) -> Configuration:
     """Return the recipe of all trials, or of those with additional settings.
 
     Args:
@@ -86,9 +111,15 @@ def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[s
     file, pairs = (options.config, []) if options.config else presets[options.preset]
     pairs = list(pairs)
     if options.path and options.path.is_file():
-        pairs += ["data.name=npz", f"data.path={options.path.resolve()}", "data.augmentation=crop_flip"]
+        pairs += [
+            "data.name=npz",
+            f"data.path={options.path.resolve()}",
+            "data.augmentation=crop_flip",
+        ]
     elif options.path:
-        names = [pair.removeprefix("data.name=") for pair in pairs if pair.startswith("data.name=")] or ["FashionMNIST"]
+        names = [
+            pair.removeprefix("data.name=") for pair in pairs if pair.startswith("data.name=")
+        ] or ["FashionMNIST"]
         pairs.append(f"data.name={names[-1]}")
         adopt_raw_files(options.path, store.root / "data" / "raw" / names[-1] / "raw")
     if options.noise is not None:
@@ -106,14 +137,21 @@ def adopt_raw_files(folder: Path, target: Path) -> None:
     """
     found = sorted(folder.rglob("*-ubyte.gz")) or sorted(folder.rglob("*-ubyte"))
     if len(found) != 4:
-        raise SystemExit(f"--path {folder} holds {len(found)} files *-ubyte.gz or *-ubyte: give the folder of all four, or an .npz")
+        raise SystemExit(
+            f"--path {folder} holds {len(found)} files *-ubyte.gz or *-ubyte: give the folder "
+            f"of all four, or an .npz"
+        )
     target.mkdir(parents=True, exist_ok=True)
     for file in found:
         packed = file.read_bytes()
-        (target / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(packed) if file.suffix == ".gz" else packed)
+        (target / file.name.removesuffix(".gz")).write_bytes(
+            gzip.decompress(packed) if file.suffix == ".gz" else packed
+        )
 
 
-def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> tuple[TrialSpec, dict[str, Any]]:
+def begin(
+    options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
+) -> tuple[TrialSpec, dict[str, Any]]:
     """Fit or load the teacher; return the common part of all trials and the teacher's card."""
     from orchestrator.cluster.local_backend import LocalDispatcher
     from orchestrator.sweep.preflight.preflight import prepare_run
@@ -121,7 +159,9 @@ def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, .
 
     begun = prepare_run(store, configured(options, presets, store, sets), "train", local=True)
     print("the teacher is being fitted, or found", file=sys.stderr)
-    teacher, card, _ = acquire_teacher(store, begun.configuration, begun.data, LocalDispatcher(), lambda *_: None)
+    teacher, card, _ = acquire_teacher(
+        store, begun.configuration, begun.data, LocalDispatcher(), lambda *_: None
+    )
     knowledge = begun.asked.folder if begun.asked else None
     return TrialSpec(
         name="shared",
@@ -133,14 +173,22 @@ def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, .
     ), card
 
 
-def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0) -> TrialSpec:
+def trial_of(
+    shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0
+) -> TrialSpec:
     """Return a variant with a seed, with the epochs multiplied by `epochs`."""
     training = shared.configuration.training
     milestones = tuple(max(round(epochs * milestone), 1) for milestone in training.milestones)
-    training = training.model_copy(update={"epochs": round(epochs * training.epochs), "milestones": milestones})
-    configuration = shared.configuration.model_copy(update={"seed": seed, "method": method, "training": training})
+    training = training.model_copy(
+        update={"epochs": round(epochs * training.epochs), "milestones": milestones}
+    )
+    configuration = shared.configuration.model_copy(
+        update={"seed": seed, "method": method, "training": training}
+    )
     folder = shared.folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
-    return shared.model_copy(update={"name": name, "configuration": configuration, "folder": folder})
+    return shared.model_copy(
+        update={"name": name, "configuration": configuration, "folder": folder}
+    )
 
 
 def epochs_of(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
@@ -168,7 +216,10 @@ class Results(Generic[Kept]):
         for line in whole.splitlines():
             values = json.loads(line)
             if values.pop("setup") != setup:
-                raise SystemExit(f"--out {file} holds trials of another setup: give another file, or the options of then")
+                raise SystemExit(
+                    f"--out {file} holds trials of another setup: give another file, or the "
+                    f"options of then"
+                )
             self.trials.append(kind(**values))
         if whole != text:
             file.write_text(whole)
@@ -185,7 +236,11 @@ class Results(Generic[Kept]):
 
     def asked(self, options: Namespace) -> list[Kept]:
         """Return the trials that the command line requests."""
-        return [trial for trial in self.trials if trial.variant in options.variants and trial.seed < options.seeds]
+        return [
+            trial
+            for trial in self.trials
+            if trial.variant in options.variants and trial.seed < options.seeds
+        ]
 
 
 def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any]) -> str:
@@ -194,7 +249,13 @@ def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any])
     These are all values but variant and seed, including the common `settings` of the methods.
     """
     plain = shared.configuration.plain()
-    keys = ("data", "teacher", "student", "training", *(("peers",) if shared.configuration.peers else ()))
+    keys = (
+        "data",
+        "teacher",
+        "student",
+        "training",
+        *(("peers",) if shared.configuration.peers else ()),
+    )
     decides = {key: plain[key] for key in keys} | {"temperature": temperature, **settings}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -219,7 +280,12 @@ def missing(
                     yield trial_of(shared[change.sets], name, choice, seed, change.epochs)
 
 
-def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept], jobs: int, results: Results[Kept]) -> None:
+def train_all(
+    specs: list[TrialSpec],
+    trained: Callable[[dict[str, Any]], Kept],
+    jobs: int,
+    results: Results[Kept],
+) -> None:
     """Train each trial in a process of the pool.
 
     The first failure ends the pool; a later run resumes the others.
@@ -232,7 +298,9 @@ def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept],
             for number, future in enumerate(as_completed(futures), 1):
                 trial = future.result()
                 results.add(trial)
-                done = f"{trial.variant}, seed {trial.seed}: {trial.outcome} ({trial.seconds:.1f} s)"
+                done = (
+                    f"{trial.variant}, seed {trial.seed}: {trial.outcome} ({trial.seconds:.1f} s)"
+                )
                 print(f"{number}/{len(specs)} {done}", file=sys.stderr)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -243,12 +311,25 @@ def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
     """Return one line that describes the training."""
     configuration, summary = shared.configuration, read_json(shared.data / "data.json")
     sizes = ", ".join(f"{size:,} {name}" for name, size in summary["sizes"].items())
-    noise = f", {100 * configuration.data.label_noise:g} % of the training labels wrong" if configuration.data.label_noise else ""
-    taught = f"teacher {card['network']['name']} ({100 * card['metrics']['test/last/accuracy']:.2f} % on test)"
+    noise = (
+        f", {100 * configuration.data.label_noise:g} % of the training labels wrong"
+        if configuration.data.label_noise
+        else ""
+    )
+    taught = (
+        f"teacher {card['network']['name']} "
+        f"({100 * card['metrics']['test/last/accuracy']:.2f} % on test)"
+    )
     several = len(configuration.students) > 1
-    students = [f"student {f'{letter} ' * several}{said(each.network)}" for letter, each in configuration.students.items()]
+    students = [
+        f"student {f'{letter} ' * several}{said(each.network)}"
+        for letter, each in configuration.students.items()
+    ]
     epochs = configuration.training.epochs
-    return f"{summary['name']}: {sizes}{noise}; {taught}, {', '.join(students)}, {epochs} epochs, T = {temperature:g}"
+    return (
+        f"{summary['name']}: {sizes}{noise}; {taught}, {', '.join(students)}, {epochs} "
+        f"epochs, T = {temperature:g}"
+    )
 
 
 def said(network: Network) -> str:
@@ -283,9 +364,22 @@ def compared(
     with tempfile.TemporaryDirectory() as name:
         store = Store.open(options.store or Path(name) / "store")
         shared, card = begin(options, presets, store)
-        kinds = {change.sets for variant, change in changes.items() if variant in options.variants} - {()}
-        alike = {(): shared} | {sets: begin(options, presets, store, sets)[0] for sets in sorted(kinds)}
-        results = Results(options.out or Path(name) / "trials.jsonl", setup_of(shared, options.temperature, settings or {}), kind)
-        train_all(list(missing(alike, variants, changes, options, results)), trained, options.jobs, results)
+        kinds = {
+            change.sets for variant, change in changes.items() if variant in options.variants
+        } - {()}
+        alike = {(): shared} | {
+            sets: begin(options, presets, store, sets)[0] for sets in sorted(kinds)
+        }
+        results = Results(
+            options.out or Path(name) / "trials.jsonl",
+            setup_of(shared, options.temperature, settings or {}),
+            kind,
+        )
+        train_all(
+            list(missing(alike, variants, changes, options, results)),
+            trained,
+            options.jobs,
+            results,
+        )
         print(f"{heading(shared, card, options.temperature)}\n")
         return shared, results.asked(options)

@@ -59,10 +59,14 @@ class Table(Generic[Kept]):
     def difference(self, variant: str, other: str, of: Callable[[Kept], float]) -> Difference:
         """Return the difference of a value between two variants, over their common seeds."""
         mine, theirs = self.rows[variant], self.rows[other]
-        each = np.array([of(mine[seed]) - of(theirs[seed]) for seed in sorted(set(mine) & set(theirs))])
+        each = np.array(
+            [of(mine[seed]) - of(theirs[seed]) for seed in sorted(set(mine) & set(theirs))]
+        )
         return Difference(float(each.mean()), error(each), p_value(each))
 
-    def gains(self, rival: str, names: list[str], tested: set[str], of: Callable[[Kept], float]) -> dict[str, str]:
+    def gains(
+        self, rival: str, names: list[str], tested: set[str], of: Callable[[Kept], float]
+    ) -> dict[str, str]:
         """Return the gains of variants over a rival as text, in points.
 
         Args:
@@ -73,8 +77,15 @@ class Table(Generic[Kept]):
         """
         gains = {name: self.difference(name, rival, of) for name in names if name != rival}
         corrected = holm({name: gain.p for name, gain in gains.items() if name in tested})
-        said = {name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True) for name, gain in gains.items()}
-        said |= {name: f"{said[name]} (p = {p:.2g})" for name, p in corrected.items() if not math.isnan(p)}
+        said = {
+            name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True)
+            for name, gain in gains.items()
+        }
+        said |= {
+            name: f"{said[name]} (p = {p:.2g})"
+            for name, p in corrected.items()
+            if not math.isnan(p)
+        }
         return {rival: "0", **said}
 
     def cell(self, variant: str, of: Callable[[Kept], float], digits: int = 2) -> str:
@@ -122,9 +133,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def plus_minus(mean: float, deviation: float, digits: int = 2, sign: bool = False) -> str:
     """Return a mean and its error as text; a single seed has no error."""
-    return f"{mean:{'+' * sign}.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+    return f"{mean:{'+' * sign}.{digits}f}" + (
+        "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
+    )
 
 
 def lines(titles: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows))
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows)
+    )

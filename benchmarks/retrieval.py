@@ -56,7 +56,11 @@ def drawn(samples: int, classes: int, device: str) -> Bank:
     """Draw overlapping classes: features after a ReLU, as those of a network."""
     torch.manual_seed(0)
     labels = torch.randint(classes, (samples,))
-    features = torch.randn(classes, FEATURES)[labels].add_(torch.randn(samples, FEATURES), alpha=SPREAD).relu_()
+    features = (
+        torch.randn(classes, FEATURES)[labels]
+        .add_(torch.randn(samples, FEATURES), alpha=SPREAD)
+        .relu_()
+    )
     return Bank(features.to(device), labels.to(device))
 
 
@@ -64,12 +68,18 @@ def naive(bank: Bank, positives: int, negatives: int, limit_bytes: float) -> tup
     """Return positions (n, P) and (n, N) from all cosines, with as many rows at once as fit."""
     unit = torch.nn.functional.normalize(bank.features, dim=1)
     found = []
-    for rows in torch.split(torch.arange(len(unit), device=unit.device), rows_at_once(len(unit), limit_bytes)):
+    for rows in torch.split(
+        torch.arange(len(unit), device=unit.device), rows_at_once(len(unit), limit_bytes)
+    ):
         cosines = unit[rows] @ unit.T
         alike = bank.labels[rows, None] == bank.labels
         itself = rows[:, None] == torch.arange(len(unit), device=unit.device)
         near = cosines.masked_fill(~alike | itself, -torch.inf).topk(positives, 1).indices
-        far = cosines.masked_fill(alike, -torch.inf).topk(negatives, 1).indices if negatives else near[:, :0]
+        far = (
+            cosines.masked_fill(alike, -torch.inf).topk(negatives, 1).indices
+            if negatives
+            else near[:, :0]
+        )
         found.append((near, far))
     return torch.cat([near for near, _ in found]), torch.cat([far for _, far in found])
 
@@ -96,7 +106,9 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
         targets = class_aggregated(bank.features, logits, bank.labels, 0.1, "prob", 4.0)
         return targets, targets
 
-    compute: Callable[[], tuple[Tensor, Tensor]] = {"ours": ours, "theirs": theirs, "whole": whole}[name]
+    compute: Callable[[], tuple[Tensor, Tensor]] = {"ours": ours, "theirs": theirs, "whole": whole}[
+        name
+    ]
     memory, seconds = Memory(options.device), []
     for _ in range(options.rounds):
         start = now(options.device)
@@ -107,10 +119,30 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
     print(json.dumps({"seconds": statistics.median(seconds), "grown": grown, "whole": in_all}))
 
 
-def measured(name: str, case: str, samples: int, classes: int, found: Path, options: Namespace) -> dict[str, Any]:
+def measured(
+    name: str, case: str, samples: int, classes: int, found: Path, options: Namespace
+) -> dict[str, Any]:
     """Run a side in a process of its own, and return its costs."""
-    command = [sys.executable, "-W", "ignore", __file__, "--side", name, "--cases", case, "--samples", str(samples)]
-    command += ["--classes", str(classes), "--rounds", str(options.rounds), "--device", options.device]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        __file__,
+        "--side",
+        name,
+        "--cases",
+        case,
+        "--samples",
+        str(samples),
+    ]
+    command += [
+        "--classes",
+        str(classes),
+        "--rounds",
+        str(options.rounds),
+        "--device",
+        options.device,
+    ]
     command += ["--theirs-limit-gib", str(options.theirs_limit_gib), "--found", str(found)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
@@ -124,14 +156,25 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
             text, rival = f"{case}, {samples:,} in {classes}", None
             with tempfile.TemporaryDirectory() as folder:
                 files = [Path(folder) / "ours.pt", Path(folder) / "theirs.pt"]
-                mine = measured("whole" if case == "class" else "ours", case, samples, classes, files[0], options)
+                mine = measured(
+                    "whole" if case == "class" else "ours",
+                    case,
+                    samples,
+                    classes,
+                    files[0],
+                    options,
+                )
                 if case != "class":
                     rival = measured("theirs", case, samples, classes, files[1], options)
                     agree(*(torch.load(file, weights_only=True) for file in files))
                     rows = rows_at_once(samples, options.theirs_limit_gib * GIB)
                     text += f" (theirs: {rows:,} rows at once)" if rows < samples else ""
             seconds[samples] = mine["seconds"]
-            for key, divisor, unit in (("seconds", 1, "s"), ("grown", MIB, "MiB more"), ("whole", MIB, "MiB in all")):
+            for key, divisor, unit in (
+                ("seconds", 1, "s"),
+                ("grown", MIB, "MiB more"),
+                ("whole", MIB, "MiB in all"),
+            ):
                 if rival:
                     yield compared(text, mine[key] / divisor, rival[key] / divisor, unit)
                 else:
@@ -139,7 +182,11 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
         fewest, most = min(seconds), max(seconds)
         if fewest < most:
             growth = seconds[most] / seconds[fewest]
-            yield noted(f"{case}, {classes} classes, {most / fewest:g} x the samples", growth, "x the seconds")
+            yield noted(
+                f"{case}, {classes} classes, {most / fewest:g} x the samples",
+                growth,
+                "x the seconds",
+            )
 
 
 def agree(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -159,7 +206,12 @@ def read_options() -> Namespace:
         return [int(word) for word in text.split(",")]
 
     parser = arguments(__doc__)
-    parser.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument(
+        "--cases",
+        type=lambda text: text.split(","),
+        default=list(CASES),
+        help=f"of {', '.join(CASES)}",
+    )
     parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
     parser.add_argument("--classes", type=numbers, default=[10, 100])
     parser.add_argument("--rounds", type=int, default=3)

@@ -37,20 +37,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import ROOT, Result, arguments, compared, noted, show
 
 SETTINGS = [
-    "data.name=digits", "data.limit.train=64", "data.limit.validation=30", "data.limit.test=30", "teacher=null",
-    "method.name=cross_entropy", "student.name=mlp", "student.width=4", "training.epochs=1", "search.scheduler=none",
-]  # fmt: skip
+    "data.name=digits",
+    "data.limit.train=64",
+    "data.limit.validation=30",
+    "data.limit.test=30",
+    "teacher=null",
+    "method.name=cross_entropy",
+    "student.name=mlp",
+    "student.width=4",
+    "training.epochs=1",
+    "search.scheduler=none",
+]
 MEBI = 2**20
 
 
 def measure(options: Namespace, sampler: str, trials: int) -> dict[str, float]:
     """Run one sweep in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--folder", folder, "--trials", str(trials), "--samplers", sampler]
+        command = [
+            sys.executable,
+            __file__,
+            "--folder",
+            folder,
+            "--trials",
+            str(trials),
+            "--samplers",
+            sampler,
+        ]
         command += ["--nodes", str(options.nodes)]
         command += ["--profile", str(options.profile)] if options.profile else []
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+        output = subprocess.run(
+            command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        ).stdout
     found: dict[str, float] = json.loads(output.strip().splitlines()[-1])
     return found
 
@@ -82,7 +101,11 @@ def swept(options: Namespace) -> dict[str, float]:
 
     (trials,), (sampler,) = options.trials, options.samplers
     with cluster(options.nodes) as address, open(options.folder / "printed", "w") as printed:
-        pairs = [f"search.trials={trials}", f"search.sampler={sampler}", f"resources.address={address}"]
+        pairs = [
+            f"search.trials={trials}",
+            f"search.sampler={sampler}",
+            f"resources.address={address}",
+        ]
         store, configuration = Store.open(options.folder / "store"), load(None, [*SETTINGS, *pairs])
         begun = prepare_run(store, configuration, "sweep", local=False)
         sweep = Sweep.create(store.sweep("scale"), begun.configuration, "sweep")
@@ -92,7 +115,10 @@ def swept(options: Namespace) -> dict[str, float]:
         if isinstance(profile, cProfile.Profile):
             options.profile.mkdir(parents=True, exist_ok=True)
             profile.dump_stats(options.profile / f"{sampler}-{trials}.prof")
-    assert sweep.state == "finished" and [trial.state for trial in sweep.trials.values()] == ["complete"] * trials
+    assert (
+        sweep.state == "finished"
+        and [trial.state for trial in sweep.trials.values()] == ["complete"] * trials
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return costs(ends) | {"before": before[0], "after": resident(), "peak": peak}
 
@@ -129,7 +155,9 @@ def resident() -> float:
 def cluster(nodes: int) -> Iterator[str]:
     """Start a cluster of single-CPU nodes on loopback with Ray's token, and yield its address."""
     from ray._private import ray_constants
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.authentication.authentication_token_setup import (
+        maybe_enable_token_auth_if_token_available,
+    )
     from ray.cluster_utils import Cluster
 
     from orchestrator.cluster.connect import OWN_CLUSTER
@@ -155,10 +183,19 @@ def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
         found.append(noted(f"{case}trials per second", 1 / numbers["wall"], "1/s"))
         for name, what in {"wall": "a trial", "cpu": "a trial, CPU of the driver"}.items():
             mine, first = numbers[name], sweeps[smallest][name]
-            found.append(noted(case + what, mine, "s") if trials == smallest else compared(case + what, mine, first, "s"))
+            found.append(
+                noted(case + what, mine, "s")
+                if trials == smallest
+                else compared(case + what, mine, first, "s")
+            )
         if "growth" in numbers:
-            found.append(compared(f"{case}CPU, last tenth / second tenth", numbers["growth"], 1.0, ""))
-        found += [noted(f"{case}memory {name}", numbers[name], "MiB") for name in ("before", "after", "peak")]
+            found.append(
+                compared(f"{case}CPU, last tenth / second tenth", numbers["growth"], 1.0, "")
+            )
+        found += [
+            noted(f"{case}memory {name}", numbers[name], "MiB")
+            for name in ("before", "after", "peak")
+        ]
     return found
 
 
@@ -167,8 +204,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--samplers", nargs="+", choices=["random", "tpe"], default=["random", "tpe"])
-    parser.add_argument("--profile", type=Path, help="keep what cProfile says of each driver's main thread in this folder")
+    parser.add_argument(
+        "--samplers", nargs="+", choices=["random", "tpe"], default=["random", "tpe"]
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        help="keep what cProfile says of each driver's main thread in this folder",
+    )
     parser.add_argument("--folder", type=Path, help=SUPPRESS)
     options = parser.parse_args()
     if options.folder:
@@ -176,7 +219,9 @@ def main() -> None:
         return
     found: list[Any] = []
     for sampler in options.samplers:
-        found += rows(sampler, {trials: measure(options, sampler, trials) for trials in options.trials})
+        found += rows(
+            sampler, {trials: measure(options, sampler, trials) for trials in options.trials}
+        )
     show(found, options.json)
 
 

@@ -32,7 +32,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.common import Result, Side, arguments, compared, make_images, make_teacher, show, tell
+from benchmarks.common import (
+    Result,
+    Side,
+    arguments,
+    compared,
+    make_images,
+    make_teacher,
+    show,
+    tell,
+)
 from orchestrator.core.allocator import ALLOCATOR
 
 CLASSES = 100
@@ -43,8 +52,18 @@ CASES = {
     "compiled": ["teacher.mode=cached", "data.views=1", "training.compile=true"],
 }
 DEFAULTS = {
-    "cpu": {"pair": ["resnet56-resnet20", "resnet32x4-resnet8x4"], "images": 2000, "batch_size": 64, "loader_workers": 0},
-    "cuda": {"pair": ["resnet32x4-resnet8x4", "resnet50-resnet18"], "images": 20_000, "batch_size": 128, "loader_workers": 8},
+    "cpu": {
+        "pair": ["resnet56-resnet20", "resnet32x4-resnet8x4"],
+        "images": 2000,
+        "batch_size": 64,
+        "loader_workers": 0,
+    },
+    "cuda": {
+        "pair": ["resnet32x4-resnet8x4", "resnet50-resnet18"],
+        "images": 20_000,
+        "batch_size": 128,
+        "loader_workers": 8,
+    },
 }
 
 
@@ -112,7 +131,12 @@ def bare_loader(file: Path, options: Namespace) -> Any:
 
 
 def bare_epoch(
-    teacher: Any, student: Any, loader: Any, optimizer: torch.optim.Optimizer, device: torch.device, precision: str
+    teacher: Any,
+    student: Any,
+    loader: Any,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    precision: str,
 ) -> float:
     """Train one epoch, and return the mean loss."""
     total = 0.0
@@ -149,13 +173,18 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
             tell(metrics["seconds/epoch"] - metrics["seconds/evaluation"])
         else:
             tell(now(options.device) - start)
-        assert record["epoch"] == 1 or not metrics.get("cache/misses"), "a measured epoch asked the teacher"
+        assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
+            "a measured epoch asked the teacher"
+        )
         if not sys.stdin.readline():
             sys.exit()
         start = now(options.device)
 
     sys.stdin.readline()
-    train(specification(folder, pair, case, options), TrialContext(device=torch.device(options.device), report=report))
+    train(
+        specification(folder, pair, case, options),
+        TrialContext(device=torch.device(options.device), report=report),
+    )
 
 
 def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any:
@@ -165,8 +194,17 @@ def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any
     from orchestrator.data.prepare import prepare
 
     teacher, student = pair.split("-")
-    settings = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "method.name=kd"]
-    settings += [f"student.name={student}", f"teacher.network.name={teacher}", f"teacher.precision={options.precision}"]
+    settings = [
+        "data.name=npz",
+        f"data.path={folder / 'data.npz'}",
+        "data.augmentation=crop_flip",
+        "method.name=kd",
+    ]
+    settings += [
+        f"student.name={student}",
+        f"teacher.network.name={teacher}",
+        f"teacher.precision={options.precision}",
+    ]
     settings += [f"training.epochs={FOR_EVER}", f"training.batch_size={options.batch_size}"]
     settings += [f"training.precision={options.precision}"]
     configuration = load(None, settings + CASES[case])
@@ -190,7 +228,18 @@ def now(device: str) -> float:
 
 def command(side: str, folder: Path, pair: str, case: str, options: Namespace) -> list[str]:
     """Return the command line that starts a side of a case."""
-    started = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--pair", pair, "--cases", case]
+    started = [
+        sys.executable,
+        __file__,
+        "--side",
+        side,
+        "--folder",
+        str(folder),
+        "--pair",
+        pair,
+        "--cases",
+        case,
+    ]
     for name in ("device", "images", "batch_size", "precision", "loader_workers"):
         started += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return started
@@ -199,12 +248,15 @@ def command(side: str, folder: Path, pair: str, case: str, options: Namespace) -
 def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
     """Yield the results of all cases of a pair, measured alternately."""
     with np.load(folder / "data.npz") as arrays:
-        make_teacher(folder / f"teacher-{pair}", pair.split("-")[0], arrays["train_images"][:256], CLASSES)
+        make_teacher(
+            folder / f"teacher-{pair}", pair.split("-")[0], arrays["train_images"][:256], CLASSES
+        )
     wanted = [("ours", case) for case in options.cases] + [("theirs", "online")]
     wanted += [("theirs", "compiled")] if "compiled" in options.cases else []
     sides = {
         (side, case): Side(
-            command(side, folder, pair, case, options), {"OMP_NUM_THREADS": "1"} | (ALLOCATOR if side == "ours" else {})
+            command(side, folder, pair, case, options),
+            {"OMP_NUM_THREADS": "1"} | (ALLOCATOR if side == "ours" else {}),
         )
         for side, case in wanted
     }
@@ -238,18 +290,27 @@ def read_options() -> Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--pair", action="append", metavar="TEACHER-STUDENT", help="repeat it")
     parser.add_argument(
-        "--cases", type=lambda text: text.split(","), help=f"of {', '.join(CASES)}; compiled only where asked or on cuda"
+        "--cases",
+        type=lambda text: text.split(","),
+        help=f"of {', '.join(CASES)}; compiled only where asked or on cuda",
     )
     parser.add_argument("--images", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="of both sides; default: bfloat16 on cuda")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        help="of both sides; default: bfloat16 on cuda",
+    )
     parser.add_argument("--loader-workers", type=int, help="theirs; default: 0, on cuda 8")
     parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
     parser.add_argument("--folder", type=Path, help=SUPPRESS)
     options = parser.parse_args()
     cuda = options.device == "cuda"
-    usual = {"cases": ["cached", "online"] + ["compiled"] * cuda, "precision": "bfloat16" if cuda else "float32"}
+    usual = {
+        "cases": ["cached", "online"] + ["compiled"] * cuda,
+        "precision": "bfloat16" if cuda else "float32",
+    }
     for name, value in {**DEFAULTS[options.device], **usual}.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -21,22 +21,54 @@ from pathlib import Path
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import CpuSeconds, Result, arguments, command_line, compared, noted, run, show
+from benchmarks.common import (
+    CpuSeconds,
+    Result,
+    arguments,
+    command_line,
+    compared,
+    noted,
+    run,
+    show,
+)
 
 EPOCHS = 6
-OURS = {f"{EPOCHS} views": ["teacher.mode=cached"], "2 views": ["teacher.mode=cached", "data.views=2"]}
+OURS = {
+    f"{EPOCHS} views": ["teacher.mode=cached"],
+    "2 views": ["teacher.mode=cached", "data.views=2"],
+}
 THEIRS = ["teacher.mode=online"]
 
 
 def settings(options: Namespace) -> list[str]:
     """Return the common settings of all sweeps."""
     if options.data:
-        data = ["data.name=npz", f"data.path={options.data.resolve()}", "data.augmentation=crop_flip"]
+        data = [
+            "data.name=npz",
+            f"data.path={options.data.resolve()}",
+            "data.augmentation=crop_flip",
+        ]
     else:
-        data = ["data.name=FashionMNIST", f"data.path={options.fashion_mnist.resolve()}", "data.download=true"]
-    limits = [f"data.limit.train={options.train}", *(f"data.limit.{part}={options.held_out}" for part in ("validation", "test"))]
-    networks = [f"teacher.network.name={options.teacher}", "teacher.training.epochs=1", f"student.name={options.student}"]
-    search = ["search.scheduler=none", "search.sampler=random", f"search.trials={options.trials}", "resources.groups=1"]
+        data = [
+            "data.name=FashionMNIST",
+            f"data.path={options.fashion_mnist.resolve()}",
+            "data.download=true",
+        ]
+    limits = [
+        f"data.limit.train={options.train}",
+        *(f"data.limit.{part}={options.held_out}" for part in ("validation", "test")),
+    ]
+    networks = [
+        f"teacher.network.name={options.teacher}",
+        "teacher.training.epochs=1",
+        f"student.name={options.student}",
+    ]
+    search = [
+        "search.scheduler=none",
+        "search.sampler=random",
+        f"search.trials={options.trials}",
+        "resources.groups=1",
+    ]
     return data + limits + networks + search + ["method.name=kd", f"training.epochs={EPOCHS}"]
 
 
@@ -47,7 +79,9 @@ def cost(base: Path, name: str, pairs: list[str]) -> tuple[float, float]:
     print(f"sweep: {name}", file=sys.stderr)
     counter = CpuSeconds()
     run(command_line("sweep", store, pairs, "--name", "cost", "--seed", "0"), counter.look)
-    knowledge = sum(file.stat().st_size for file in (store / "knowledge").rglob("*") if file.is_file())
+    knowledge = sum(
+        file.stat().st_size for file in (store / "knowledge").rglob("*") if file.is_file()
+    )
     return counter.total(), knowledge / 2**20
 
 
@@ -66,16 +100,28 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
 def main() -> None:
     """Run all sweeps, and print the table."""
     parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays")
-    parser.add_argument("--fashion-mnist", type=Path, metavar="FOLDER", help="torchvision's root, where it is downloaded to")
+    parser.add_argument(
+        "--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays"
+    )
+    parser.add_argument(
+        "--fashion-mnist",
+        type=Path,
+        metavar="FOLDER",
+        help="torchvision's root, where it is downloaded to",
+    )
     parser.add_argument("--teacher", default="resnet56")
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--train", type=int, default=2000, help="images that are trained on")
-    parser.add_argument("--held-out", type=int, default=500, help="images of validation and of test")
+    parser.add_argument(
+        "--held-out", type=int, default=500, help="images of validation and of test"
+    )
     parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args()
     if not options.data and not options.fashion_mnist:
-        print("no data: give --data FILE.npz (train_images, train_labels, test_images, test_labels) or --fashion-mnist FOLDER")
+        print(
+            "no data: give --data FILE.npz (train_images, train_labels, test_images, "
+            "test_labels) or --fashion-mnist FOLDER"
+        )
         return
     with tempfile.TemporaryDirectory() as name:
         results = list(measure(Path(name), options))

@@ -23,12 +23,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, arguments, compared, conducted, show
 
-SETTINGS = ["data.name=digits", "teacher=null", "method.name=cross_entropy", "training.epochs=1", "search.scheduler=none"]
+SETTINGS = [
+    "data.name=digits",
+    "teacher=null",
+    "method.name=cross_entropy",
+    "training.epochs=1",
+    "search.scheduler=none",
+]
 
 
 def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
     """Run a sweep as `run.py sweep` does."""
-    reports = conducted(folder, [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"], "sweep")
+    reports = conducted(
+        folder, [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"], "sweep"
+    )
     assert len(reports) == trials
     return times([report.at for report in reports], started, trials)
 
@@ -49,17 +57,29 @@ def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str,
     reports: list[float] = []
 
     class Notes(tune.Callback):  # type: ignore[misc]
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_complete(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
             reports.append(time.time())
 
-    fixed = {"data": str(data), "folder": str(folder), "configuration": json.dumps(configuration.plain())}
+    fixed = {
+        "data": str(data),
+        "folder": str(folder),
+        "configuration": json.dumps(configuration.plain()),
+    }
     results = tune.Tuner(
         tune.with_resources(stock_trial, {"memory": 50 * 2**20}),
         param_space={**fixed, "learning_rate": tune.loguniform(0.005, 0.5)},
         tune_config=tune.TuneConfig(
-            metric="accuracy", mode="max", num_samples=trials, max_concurrent_trials=at_once, search_alg=OptunaSearch(seed=0)
+            metric="accuracy",
+            mode="max",
+            num_samples=trials,
+            max_concurrent_trials=at_once,
+            search_alg=OptunaSearch(seed=0),
         ),
-        run_config=tune.RunConfig(name="stock", storage_path=str(folder), verbose=0, callbacks=[Notes()]),
+        run_config=tune.RunConfig(
+            name="stock", storage_path=str(folder), verbose=0, callbacks=[Notes()]
+        ),
     ).fit()
     assert not results.errors and len(results) == trials
     ray.shutdown()
@@ -78,7 +98,9 @@ def stock_trial(config: dict[str, Any]) -> None:
         stock_loop,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=1),
-        run_config=RunConfig(name=name, storage_path=config["folder"], callbacks=[TuneReportCallback()]),
+        run_config=RunConfig(
+            name=name, storage_path=config["folder"], callbacks=[TuneReportCallback()]
+        ),
     ).fit()
 
 
@@ -94,9 +116,16 @@ def stock_loop(config: dict[str, Any]) -> None:
     values = json.loads(config["configuration"])
     values["training"]["learning_rate"] = config["learning_rate"]
     folder = Path(config["folder"]) / f"checkpoint-{os.getpid()}"
-    specification = TrialSpec(name="stock", configuration=build(values), folder=folder, data=Path(config["data"]))
+    specification = TrialSpec(
+        name="stock", configuration=build(values), folder=folder, data=Path(config["data"])
+    )
     train(
-        specification, TrialContext(report=lambda record: ray.train.report({"accuracy": record["metrics"]["validation/accuracy"]}))
+        specification,
+        TrialContext(
+            report=lambda record: ray.train.report(
+                {"accuracy": record["metrics"]["validation/accuracy"]}
+            )
+        ),
     )
 
 
@@ -113,9 +142,20 @@ def times(reports: list[float], started: float, trials: int) -> dict[str, float]
 def measure(side: str, trials: int, at_once: int) -> dict[str, float]:
     """Run one side in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--side", side, "--trials", str(trials), "--at-once", str(at_once)]
+        command = [
+            sys.executable,
+            __file__,
+            "--side",
+            side,
+            "--trials",
+            str(trials),
+            "--at-once",
+            str(at_once),
+        ]
         command += ["--folder", folder, "--started", str(time.time())]
-        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        output = subprocess.run(
+            command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
     found: dict[str, float] = json.loads(output.strip().splitlines()[-1])
     return found
 
@@ -130,10 +170,19 @@ def main() -> None:
     parser.add_argument("--started", type=float, help=SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(globals()[options.side](options.folder, options.trials, options.at_once, options.started)))
+        print(
+            json.dumps(
+                globals()[options.side](
+                    options.folder, options.trials, options.at_once, options.started
+                )
+            )
+        )
         return
     sides = {side: measure(side, options.trials, options.at_once) for side in ("theirs", "ours")}
-    show([compared(case, ours, sides["theirs"][case], "s") for case, ours in sides["ours"].items()], options.json)
+    show(
+        [compared(case, ours, sides["theirs"][case], "s") for case, ours in sides["ours"].items()],
+        options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,14 @@ from methods.method import (
     Progress,
     Task,
 )
-from methods.settings import Settings, SettingsError, allowed, allowed_values, setting, shown_default
+from methods.settings import (
+    Settings,
+    SettingsError,
+    allowed,
+    allowed_values,
+    setting,
+    shown_default,
+)
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
 

@@ -116,4 +116,6 @@ def _said(logits: Tensor, how: How, temperature: float) -> Tensor:
 
 def _target(mean: Tensor, how: How, temperature: float) -> Tensor:
     """Return the target logits of an average; the logarithm of a zero probability stays finite."""
-    return mean if how == "logit" else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature
+    return (
+        mean if how == "logit" else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature
+    )

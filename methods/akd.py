@@ -25,21 +25,30 @@ class AKDSettings(AlphaSettings):
     alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
     alpha_max: float = another_default(AlphaSettings, "alpha_max", 0.95)
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
-    cam: bool = setting(False, "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all")
-    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096)
+    cam: bool = setting(
+        False,
+        "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all",
+    )
+    cam_width: int = setting(
+        32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096
+    )
     cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1, high=256)
     cam_rho: float = setting(
         4.0,
-        "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, infinity at the teacher itself (cam)",
+        "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, "
+        "infinity at the teacher itself (cam)",
         low=0,
     )
     cam_grad: str = setting(
         "detached",
-        "detached: the module learns from its own objective alone; joint: from the student's loss too, which it can please by "
+        "detached: the module learns from its own objective alone; joint: from the student's "
+        "loss too, which it can please by "
         "copying the student (cam)",
         choices=("detached", "joint"),
     )
-    cam_learning_rate: float = setting(0.02, "of the module, on the recipe's schedule, without weight decay (cam)", above=0)
+    cam_learning_rate: float = setting(
+        0.02, "of the module, on the recipe's schedule, without weight decay (cam)", above=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +73,10 @@ class AKD(Weighted):
 
     Settings = AKDSettings
     settings: AKDSettings
-    provenance = "the idea of arXiv 2509.05319 (2025), of which the abstract alone was at hand; every formula is a reconstruction"
+    provenance = (
+        "the idea of arXiv 2509.05319 (2025), of which the abstract alone was at "
+        "hand; every formula is a reconstruction"
+    )
 
     def __init__(self, settings: AKDSettings) -> None:
         super().__init__(settings)
@@ -75,7 +87,9 @@ class AKD(Weighted):
         super().prepare(knowledge, task)
         if self.settings.cam:
             chosen = self.settings
-            self.context = ContextAware(task.classes, chosen.cam_width, chosen.cam_heads, chosen.temperature)
+            self.context = ContextAware(
+                task.classes, chosen.cam_width, chosen.cam_heads, chosen.temperature
+            )
 
     def soft(self, batch: Batch) -> Soft:
         """Return T^2 D(p~_T || q_T) with the module's own objective.
@@ -84,35 +98,54 @@ class AKD(Weighted):
         """
         temperature = self.settings.temperature
         if self.context is None:
-            divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
+            divergence = losses.tempered_kl(
+                batch.teacher_logits, batch.student.logits, temperature
+            )  # (B,)
             return self._scaled(divergence)
         (log_p, log_mixed), kind = self._teacher(batch), losses.full_type(batch.student.logits)
         followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
-        divergence = losses.kl_divergence(followed, losses.log_softmax(batch.student.logits.double(), temperature)).to(kind)
-        labelled = batch.labelled * batch.cross_entropy(logits=log_mixed.to(kind))  # both terms are means over all samples
-        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean().to(kind)
+        divergence = losses.kl_divergence(
+            followed, losses.log_softmax(batch.student.logits.double(), temperature)
+        ).to(kind)
+        labelled = batch.labelled * batch.cross_entropy(
+            logits=log_mixed.to(kind)
+        )  # both terms are means over all samples
+        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean().to(
+            kind
+        )
         return self._scaled(divergence, own)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameter groups of alpha and of the module."""
         module = [] if self.context is None else list(self.context.parameters())
-        return super().parameter_groups() + ([ParameterGroup(module, self.settings.cam_learning_rate)] if module else [])
+        return super().parameter_groups() + (
+            [ParameterGroup(module, self.settings.cam_learning_rate)] if module else []
+        )
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions of teacher, student and reweighted teacher at temperature T."""
         says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
-        shown = {name: losses.log_softmax(logits, self.settings.temperature).exp() for name, logits in says.items()}
+        shown = {
+            name: losses.log_softmax(logits, self.settings.temperature).exp()
+            for name, logits in says.items()
+        }
         if self.context is None:
             return shown
         return shown | {"reweighted": self._teacher(batch)[1].exp()}
 
     def class_weights(self, batch: Batch) -> Tensor | None:
         """Return the factor of the module for each class, (B, K), or None without the module."""
-        return None if self.context is None else class_weights(self.context(batch.teacher_logits, batch.student.logits))
+        return (
+            None
+            if self.context is None
+            else class_weights(self.context(batch.teacher_logits, batch.student.logits))
+        )
 
     def _scaled(self, divergence: Tensor, own: Tensor | None = None) -> Soft:
         value = self.settings.temperature**2 * divergence
-        terms = {"distillation": value.detach().mean()} | ({} if own is None else {"cam": own.detach()})
+        terms = {"distillation": value.detach().mean()} | (
+            {} if own is None else {"cam": own.detach()}
+        )
         return Soft(value, divergence, terms, loss=own)
 
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:

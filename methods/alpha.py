@@ -22,39 +22,69 @@ from methods.settings import Settings, SettingsError, setting
 class AlphaSettings(Settings):
     """Hyper-parameters of alpha for all schedules; each one names the schedules that use it."""
 
-    alpha: float = setting(0.9, "weight of the soft term, cross entropy has the rest (constant)", low=0, high=1)
+    alpha: float = setting(
+        0.9, "weight of the soft term, cross entropy has the rest (constant)", low=0, high=1
+    )
     alpha_schedule: str = setting(
         "constant",
-        "what decides alpha: a plan over the epochs (constant, linear, cosine, step), training (learnable), or a formula of the "
+        "what decides alpha: a plan over the epochs (constant, linear, cosine, step), training "
+        "(learnable), or a formula of the "
         "gap between student and teacher (gap)",
         choices=("constant", "linear", "cosine", "step", "learnable", "gap"),
     )
-    alpha_start: float = setting(0.9, "alpha of the first epoch (linear, cosine, step)", low=0, high=1)
-    alpha_end: float = setting(0.1, "alpha at the end of the plan (linear, cosine, step)", low=0, high=1)
+    alpha_start: float = setting(
+        0.9, "alpha of the first epoch (linear, cosine, step)", low=0, high=1
+    )
+    alpha_end: float = setting(
+        0.1, "alpha at the end of the plan (linear, cosine, step)", low=0, high=1
+    )
     alpha_when: float = setting(
-        0.5, "share of the epochs after which alpha_end is reached (linear, cosine) or jumped to (step)", above=0, high=1
+        0.5,
+        "share of the epochs after which alpha_end is reached (linear, cosine) or jumped to (step)",
+        above=0,
+        high=1,
     )
     alpha_learnable: str = setting(
         "raw",
-        "raw: by the gradient of the loss itself, which falls to the smaller term; uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; "
-        "entropy: the loss less tau times alpha's entropy; bayes: CE + beta KD - d/2 log beta; bilevel: by the held-out loss "
+        "raw: by the gradient of the loss itself, which falls to the smaller term; "
+        "uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; "
+        "entropy: the loss less tau times alpha's entropy; bayes: CE + beta KD - d/2 log beta; "
+        "bilevel: by the held-out loss "
         "after a virtual step (learnable)",
         choices=("raw", "uncertainty", "entropy", "bayes", "bilevel"),
     )
-    alpha_learning_rate: float = setting(0.02, "of alpha's own parameters, without schedule or decay (learnable)", above=0)
-    alpha_tau: float = setting(1.0, "weight of alpha's entropy, against losses of mean one (learnable entropy)", above=0)
-    alpha_degrees: float = setting(1.0, "d: degrees of freedom of the soft term (learnable bayes)", above=0)
+    alpha_learning_rate: float = setting(
+        0.02, "of alpha's own parameters, without schedule or decay (learnable)", above=0
+    )
+    alpha_tau: float = setting(
+        1.0, "weight of alpha's entropy, against losses of mean one (learnable entropy)", above=0
+    )
+    alpha_degrees: float = setting(
+        1.0, "d: degrees of freedom of the soft term (learnable bayes)", above=0
+    )
     alpha_every: int = setting(10, "steps between two virtual steps (learnable bilevel)", low=1)
     alpha_gap: str = setting(
         "ratio",
-        "ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: by how much more the teacher believes the label than the student, "
+        "ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: by how much more the teacher "
+        "believes the label than the student, "
         "per sample; acc: by the training accuracies of the last epoch (gap)",
         choices=("ratio", "kl", "label", "acc"),
     )
-    alpha_scale: float = setting(1.0, "divergence in nats at which kl has gone 63 % of its way (gap kl)", above=0)
-    alpha_per_sample: bool = setting(False, "an alpha for every sample rather than for the batch (gap kl; label always)")
-    alpha_slope: float = setting(5.0, "kappa: how steeply alpha follows the difference (gap label, acc)", above=0)
-    alpha_ema: float = setting(0.9, "share of the last step's alpha that stays; 0: none (gap ratio, kl)", low=0, high=0.9999)
+    alpha_scale: float = setting(
+        1.0, "divergence in nats at which kl has gone 63 % of its way (gap kl)", above=0
+    )
+    alpha_per_sample: bool = setting(
+        False, "an alpha for every sample rather than for the batch (gap kl; label always)"
+    )
+    alpha_slope: float = setting(
+        5.0, "kappa: how steeply alpha follows the difference (gap label, acc)", above=0
+    )
+    alpha_ema: float = setting(
+        0.9,
+        "share of the last step's alpha that stays; 0: none (gap ratio, kl)",
+        low=0,
+        high=0.9999,
+    )
     alpha_min: float = setting(0.1, "smallest alpha (learnable, gap)", low=0, high=1)
     alpha_max: float = setting(0.9, "largest alpha (learnable, gap)", low=0, high=1)
 
@@ -62,7 +92,8 @@ class AlphaSettings(Settings):
         super().__post_init__()
         if self.alpha_min >= self.alpha_max:
             raise SettingsError(
-                f"alpha_min = {self.alpha_min} is not below alpha_max = {self.alpha_max}: the clamp needs room, as in 0.1 and 0.9",
+                f"alpha_min = {self.alpha_min} is not below alpha_max = {self.alpha_max}: the "
+                f"clamp needs room, as in 0.1 and 0.9",
                 "alpha_min",
                 value=self.alpha_min,
                 allowed=(0, self.alpha_max),
@@ -155,13 +186,21 @@ class Alpha(nn.Module):
         else:
             loss = (1 - alpha) * terms.hard + alpha * soft
         own = self.own_loss(terms.hard.detach(), soft.detach())
-        tracked = alpha.detach().mean() if isinstance(alpha, Tensor) else soft.detach().new_full((), alpha)
+        tracked = (
+            alpha.detach().mean()
+            if isinstance(alpha, Tensor)
+            else soft.detach().new_full((), alpha)
+        )
         return Weighed(loss, own, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return one group with its own learning rate, or none if alpha has no parameters."""
         mine = list(self.parameters())
-        return [ParameterGroup(mine, self.settings.alpha_learning_rate, scheduled=False)] if mine else []
+        return (
+            [ParameterGroup(mine, self.settings.alpha_learning_rate, scheduled=False)]
+            if mine
+            else []
+        )
 
     @property
     def looks_ahead_every(self) -> int:

@@ -38,46 +38,76 @@ class AppraisalSettings(Settings):
 
     update: str = setting(
         "iterative",
-        "iterative: every few epochs, the student goes on; static: once, halfway, and the student begins anew; teacher_only: the "
-        "weights are the teacher's; both: teacher and student learn with them; ssl: of the unlabelled samples",
+        "iterative: every few epochs, the student goes on; static: once, halfway, and the "
+        "student begins anew; teacher_only: the "
+        "weights are the teacher's; both: teacher and student learn with them; ssl: of the "
+        "unlabelled samples",
         choices=UPDATES,
     )
     weigh_by: str = setting(
         "influence",
-        "influence: on the loss of the validation part; as baselines loss: the sample's own loss, random: influence's weights, "
+        "influence: on the loss of the validation part; as baselines loss: the sample's own "
+        "loss, random: influence's weights, "
         "shuffled, and none: all alike",
         choices=("influence", "loss", "random", "none"),
     )
     estimator: str = setting(
         "last_layer",
-        "of the influence; last_layer: of the classifier, in closed form; of the whole network kfac, cg, lissa, exact (few "
+        "of the influence; last_layer: of the classifier, in closed form; of the whole network "
+        "kfac, cg, lissa, exact (few "
         "parameters), identity (inner products of gradients)",
         choices=tuple(ESTIMATORS),
     )
     damping: float = setting(0.01, "lambda, added to the curvature's diagonal", above=0)
-    weight_map: str = setting("sigmoid", "from influence to weights; hard: 1 where it is not harmful, else 0", choices=tuple(MAPS))
-    sharpness: float = setting(10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0)
+    weight_map: str = setting(
+        "sigmoid",
+        "from influence to weights; hard: 1 where it is not harmful, else 0",
+        choices=tuple(MAPS),
+    )
+    sharpness: float = setting(
+        10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0
+    )
     clip: float = setting(
-        CLIPPED_SHARE, "share of the influences that is cut off at each end before the map; 0: none", low=0, high=0.25
+        CLIPPED_SHARE,
+        "share of the influences that is cut off at each end before the map; 0: none",
+        low=0,
+        high=0.25,
     )
     sign: str = setting(
         "correct",
-        "correct: harmful samples count less; released: more, as in the released code, for comparison",
+        "correct: harmful samples count less; released: more, as in the released code, for "
+        "comparison",
         choices=SIGNS,
     )
-    warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
+    warmup: float = setting(
+        0.25, "share of the epochs after which samples are first weighed", low=0, high=1
+    )
     every: int = setting(2, "R: epochs from one weighing to the next", low=1)
     lag: int = setting(
-        1, "epochs that are trained while weights are computed, fewer if none were left then; 0: the trainer waits", low=0
+        1,
+        "epochs that are trained while weights are computed, fewer if none were left then; 0: "
+        "the trainer waits",
+        low=0,
     )
-    momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
-    clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0, high=10**9)
+    momentum: float = setting(
+        0.5,
+        "share of the weights in force that new ones keep (no meaning for static)",
+        low=0,
+        high=0.99,
+    )
+    clean_samples: int = setting(
+        0,
+        "samples of the validation part by which the others are weighed; 0: all",
+        low=0,
+        high=10**9,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
-                f"lag = {self.lag} is more than every = {self.every}, so weights would be asked for before the last ones came: "
+                f"lag = {self.lag} is more than every = {self.every}, so weights would be "
+                f"asked for before the last ones came: "
                 f"give a lag of at most {self.every}, or raise every",
                 "lag",
                 value=self.lag,
@@ -102,7 +132,9 @@ class Weighable(NamedTuple):
 class Appraisal:
     """`Weighing` of a method that states its objective for a survey by `minimised`."""
 
-    def __init__(self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]) -> None:
+    def __init__(
+        self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]
+    ) -> None:
         self.settings, self.epochs, self.minimised = settings, epochs, minimised
         self.begins_anew_after: int | None = None
         if settings.update == "static":
@@ -112,7 +144,8 @@ class Appraisal:
             self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
         if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = {settings.update!r} trains before it weighs and after it, for which {epochs} epochs leave no room: "
+                f"update = {settings.update!r} trains before it weighs and after it, for which "
+                f"{epochs} epochs leave no room: "
                 "give training.epochs of 2 or more, and a warmup below 1",
                 "update",
                 value=settings.update,
@@ -126,19 +159,31 @@ class Appraisal:
         """
         if self.settings.update == "static":
             return 0 < epoch == self.first
-        return epoch >= self.first and (epoch - self.first) % self.settings.every == 0 and epoch + self.lag < self.epochs
+        return (
+            epoch >= self.first
+            and (epoch - self.first) % self.settings.every == 0
+            and epoch + self.lag < self.epochs
+        )
 
-    def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+    def required_bytes(
+        self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
+    ) -> int:
         """Return the bytes that the survey and the chosen estimator hold at once."""
-        surveyed = 4 * samples * (features + 4 * classes)  # logits and targets of student, teacher and labels
+        surveyed = (
+            4 * samples * (features + 4 * classes)
+        )  # logits and targets of student, teacher and labels
         return surveyed + self._estimator_bytes(samples, classes, features, parameters)
 
-    def _estimator_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+    def _estimator_bytes(
+        self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
+    ) -> int:
         chosen, size = self.settings, sum(tensor.numel() for tensor in parameters.values())
         if chosen.weigh_by in ("loss", "none"):
             return 0
         if chosen.estimator == "kfac":
-            return factor_bytes(parameters) + influence.needed_bytes("identity", samples, classes, features, size)
+            return factor_bytes(parameters) + influence.needed_bytes(
+                "identity", samples, classes, features, size
+            )
         looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
         return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
@@ -159,7 +204,8 @@ class Appraisal:
         noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
         if not counted.any():
             notes.append(
-                "there is nothing to weigh, as the teacher is sure of no sample: lower method.threshold, or train it longer"
+                "there is nothing to weigh, as the teacher is sure of no sample: lower "
+                "method.threshold, or train it longer"
             )
         scores, new = torch.full_like(survey.weights, math.nan), torch.ones_like(survey.weights)
         if chosen.weigh_by != "none" and counted.any():
@@ -168,14 +214,22 @@ class Appraisal:
                 scores -= scores[counted].mean()
             else:
                 solved = self._influence(survey, weighable)
-                scores, tracked, notes = solved.phi, tracked | _tracked(solved), notes + _doubts(solved)
+                scores, tracked, notes = (
+                    solved.phi,
+                    tracked | _tracked(solved),
+                    notes + _doubts(solved),
+                )
             scores = torch.where(counted, scores, math.nan).float()
-            new = sample_weights(scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip)
+            new = sample_weights(
+                scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip
+            )
         if chosen.weigh_by == "random":
             new = _shuffled(new, counted, survey.seed)
         kept = 0.0 if chosen.update == "static" else chosen.momentum
         weights = torch.where(counted, kept * survey.weights + (1 - kept) * new, 1.0)
-        mean = (survey.rates * weights * counted).sum() / (survey.rates * counted).sum().clamp(min=1e-12)
+        mean = (survey.rates * weights * counted).sum() / (survey.rates * counted).sum().clamp(
+            min=1e-12
+        )
         weights = torch.where(counted, weights / mean, 1.0)
         return Weighed(weights.float(), scores, noted, tracked, tuple(notes))
 
@@ -184,7 +238,9 @@ class Appraisal:
         objective, weights, _ = weighable
         problem: influence.Problem
         if chosen.estimator == "last_layer":
-            problem = influence.LastLayer(survey.training, objective, held_out, weights, survey.limit_bytes, survey.alive)
+            problem = influence.LastLayer(
+                survey.training, objective, held_out, weights, survey.limit_bytes, survey.alive
+            )
         else:
             problem = WholeNetwork(survey.network, objective, held_out.labels, weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
@@ -194,8 +250,12 @@ class Appraisal:
         part, most = survey.held_out, self.settings.clean_samples
         if not 0 < most < len(part.labels):
             return part
-        order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(survey.seed))
-        return part._replace(labels=part.labels.index_fill(0, order[most:].to(part.labels.device), -1))
+        order = torch.randperm(
+            len(part.labels), generator=torch.Generator().manual_seed(survey.seed)
+        )
+        return part._replace(
+            labels=part.labels.index_fill(0, order[most:].to(part.labels.device), -1)
+        )
 
 
 def _tracked(solved: influence.Solved) -> dict[str, float]:
@@ -207,14 +267,17 @@ def _doubts(solved: influence.Solved) -> list[str]:
     if solved.residual is None or solved.residual < SOLVED:
         return []
     return [
-        f"the influence was solved up to a relative residual of {solved.residual:.2g} only, after {solved.iterations} iterations: "
+        f"the influence was solved up to a relative residual of {solved.residual:.2g} only, "
+        f"after {solved.iterations} iterations: "
         "raise method.damping, or take another method.estimator"
     ]
 
 
 def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
     """Return the same weights, permuted among the weighted samples."""
-    order = torch.randperm(int(counted.sum()), generator=torch.Generator().manual_seed(seed)).to(weights.device)
+    order = torch.randperm(int(counted.sum()), generator=torch.Generator().manual_seed(seed)).to(
+        weights.device
+    )
     shuffled = weights.clone()
     shuffled[counted] = weights[counted][order]
     return shuffled

@@ -46,10 +46,18 @@ class Bank:
     @torch.no_grad()
     def __init__(self, knowledge: Knowledge, looking: BankQuery) -> None:
         self.knowledge, self.looking = knowledge, looking
-        self.neighbours: Neighbours = knowledge.neighbours(looking.positives or 0, looking.negatives)
+        self.neighbours: Neighbours = knowledge.neighbours(
+            looking.positives or 0, looking.negatives
+        )
         logits = knowledge.logits
         fits = logits.numel() * 4 <= TABLE_BYTES
-        self.targets = None if looking.positives is None else self._whole_class() if looking.positives == 0 else None
+        self.targets = (
+            None
+            if looking.positives is None
+            else self._whole_class()
+            if looking.positives == 0
+            else None
+        )
         if looking.positives and fits:
             self.targets = self._of_positives()
         self.directions = centred(logits) if looking.negatives and fits else None
@@ -64,7 +72,11 @@ class Bank:
 
         A sample without positives has its own logits.
         """
-        return self._of_positives(index) if self.targets is None else self.targets.index_select(0, index)
+        return (
+            self._of_positives(index)
+            if self.targets is None
+            else self.targets.index_select(0, index)
+        )
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the directions (B, N, K) of the samples' negatives and their mask (B, N).
@@ -83,14 +95,18 @@ class Bank:
     def _of_positives(self, rows: Tensor | None = None) -> Tensor:
         chosen = self.looking
         logits, found = self.knowledge.logits, self.neighbours
-        return aggregated(logits, found, chosen.retrieval_temperature, chosen.aggregate, chosen.temperature, rows)
+        return aggregated(
+            logits, found, chosen.retrieval_temperature, chosen.aggregate, chosen.temperature, rows
+        )
 
     def _whole_class(self) -> Tensor:
         chosen, known = self.looking, self.knowledge
         assert known.features is not None, "who retrieves says so by `Needs.bank`"
         features = known.features.to(known.labels.device)
         tau, how = chosen.retrieval_temperature, chosen.aggregate
-        return class_aggregated(features, known.logits, known.labels, tau, how, chosen.temperature, known.members)
+        return class_aggregated(
+            features, known.logits, known.labels, tau, how, chosen.temperature, known.members
+        )
 
     def _numbers(self) -> dict[str, float]:
         """Return quality measures of the bank by name.
@@ -114,4 +130,6 @@ class Bank:
         if not len(labelled):
             return labelled
         count = min(len(labelled), LOOKED_AT)
-        return labelled[torch.linspace(0, len(labelled) - 1, count, device=labelled.device).round().long()]
+        return labelled[
+            torch.linspace(0, len(labelled) - 1, count, device=labelled.device).round().long()
+        ]

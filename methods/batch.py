@@ -98,7 +98,9 @@ class Batch:
         """Return shares (B,) of the student's cross entropy; their mean is `cross_entropy()`."""
         return self._cross_entropies() / _nonzero(self.labelled)
 
-    def _cross_entropies(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
+    def _cross_entropies(
+        self, label_smoothing: float = 0.0, logits: Tensor | None = None
+    ) -> Tensor:
         logits = self.student.logits if logits is None else logits
         return losses.cross_entropies(logits, self.labels, label_smoothing, *(self.mix or ()))
 
@@ -120,7 +122,10 @@ class Batch:
             ValueError: The student has no peers.
         """
         if self.peers is None:
-            raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
+            raise ValueError(
+                "this method needs a peer, and the student is alone: configure `peers`, or "
+                "train with kd"
+            )
         return self.peers().detach()
 
     @property
@@ -131,7 +136,10 @@ class Batch:
             ValueError: The batch has no teacher.
         """
         if self.teacher is None:
-            raise ValueError("this method needs a teacher, and the batch has none: set `teacher`, or train with cross_entropy")
+            raise ValueError(
+                "this method needs a teacher, and the batch has none: set `teacher`, or train "
+                "with cross_entropy"
+            )
         return self.teacher.logits.detach()
 
 

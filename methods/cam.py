@@ -44,9 +44,12 @@ class ContextAware(nn.Module):
         with torch.autocast(teacher_logits.device.type, enabled=False):
             kind = self.classes.dtype
             teacher, student = (
-                (logits.detach().to(kind) / self.temperature).softmax(dim=1) for logits in (teacher_logits, student_logits)
+                (logits.detach().to(kind) / self.temperature).softmax(dim=1)
+                for logits in (teacher_logits, student_logits)
             )
-            tokens = self.lift(torch.stack([teacher, student, teacher - student], dim=2)) + self.classes  # (B, K, width)
+            tokens = (
+                self.lift(torch.stack([teacher, student, teacher - student], dim=2)) + self.classes
+            )  # (B, K, width)
             context = tokens
             if self.induced is not None:
                 asking = self.induced.expand(len(tokens), -1, -1)

@@ -25,7 +25,9 @@ def centred(logits: Tensor) -> Tensor:
 
 
 @in_full_precision
-def info_nce(student: Tensor, positive: Tensor, negatives: Tensor, present: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    student: Tensor, positive: Tensor, negatives: Tensor, present: Tensor, temperature: float
+) -> Tensor:
     """Return -log(e^{s+/t} / (e^{s+/t} + sum_j e^{s_j/t})), (B,), from cosines with c(student).
 
     The value lies between log(1 + N e^{-2/t}) and log(1 + N e^{2/t}).

@@ -11,7 +11,9 @@ from methods.settings import Settings, setting
 class CrossEntropySettings(Settings):
     """Hyper-parameters of training on labels."""
 
-    label_smoothing: float = setting(0.0, "share of the target that is spread evenly over all classes", low=0, high=1)
+    label_smoothing: float = setting(
+        0.0, "share of the target that is spread evenly over all classes", low=0, high=1
+    )
 
 
 class CrossEntropy(Method):

@@ -24,7 +24,10 @@ class DML(Mutual):
     Settings = DMLSettings
     settings: DMLSettings
     needs = Needs(peer=True)
-    provenance = "Zhang, Xiang, Hospedales & Lu, CVPR 2018 (arXiv 1706.00384); T_p and the warm-up are additions, off by default"
+    provenance = (
+        "Zhang, Xiang, Hospedales & Lu, CVPR 2018 (arXiv 1706.00384); T_p and the "
+        "warm-up are additions, off by default"
+    )
 
     def forward(self, batch: Batch) -> Objective:
         """Return the objective of one student; track cross entropy and T_p^2 D (`peer`)."""

@@ -29,21 +29,26 @@ class DualStudentSettings(PeerSettings):
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     certainty: str = setting(
         "certain",
-        "w, by which a sample's teacher term counts: certain: 1 - H/log K; uncertain: the reverse, H/log K; none: 1",
+        "w, by which a sample's teacher term counts: certain: 1 - H/log K; uncertain: the "
+        "reverse, H/log K; none: 1",
         choices=("certain", "uncertain", "none"),
     )
     certainty_temperature: float = temperature_setting(
-        1.0, "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any teacher looks certain"
+        1.0,
+        "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any "
+        "teacher looks certain",
     )
     w_norm: str = setting(
         "none",
-        "mean1: divide w by its mean over the batch of all ranks, so that it chooses samples and leaves the strength of the "
+        "mean1: divide w by its mean over the batch of all ranks, so that it chooses samples "
+        "and leaves the strength of the "
         "teacher's term alone; none: as it is",
         choices=("none", "mean1"),
     )
     peer_weight: str = setting(
         "none",
-        "1-w: a sample's peer term counts by H/log K, whatever `certainty` says: the student leans on its peers where the teacher "
+        "1-w: a sample's peer term counts by H/log K, whatever `certainty` says: the student "
+        "leans on its peers where the teacher "
         "is unsure; none: all alike",
         choices=("none", "1-w"),
     )
@@ -53,7 +58,8 @@ class DualStudentSettings(PeerSettings):
         super().__post_init__()
         if self.lambda_ce == self.lambda_kd == 0:
             raise SettingsError(
-                "lambda_kd = 0.0 is not allowed beside lambda_ce = 0.0: peers that hear neither labels nor teacher have nothing to "
+                "lambda_kd = 0.0 is not allowed beside lambda_ce = 0.0: peers that hear "
+                "neither labels nor teacher have nothing to "
                 "tell one another, so give one of the two a weight",
                 "lambda_kd",
                 value=self.lambda_kd,
@@ -73,8 +79,10 @@ class DualStudent(Mutual):
     settings: DualStudentSettings
     needs = Needs(teacher=True, peer=True)
     provenance = (
-        "the idea of arXiv 2511.18826 (2025), of which the abstract and a third party's summary were at hand: w = 1 - H/log K is "
-        "from the summary, the peers' term is that of DML (arXiv 1706.00384); temperatures, weights and the rest are reconstructed"
+        "the idea of arXiv 2511.18826 (2025), of which the abstract and a third party's "
+        "summary were at hand: w = 1 - H/log K is "
+        "from the summary, the peers' term is that of DML (arXiv 1706.00384); temperatures, "
+        "weights and the rest are reconstructed"
     )
 
     def __init__(self, settings: DualStudentSettings) -> None:
@@ -94,10 +102,14 @@ class DualStudent(Mutual):
         """
         chosen = self.settings
         hard = batch.cross_entropy()
-        uncertainty = losses.normalized_entropy(batch.teacher_logits, chosen.certainty_temperature)  # (B,)
+        uncertainty = losses.normalized_entropy(
+            batch.teacher_logits, chosen.certainty_temperature
+        )  # (B,)
         self.histogram.count(uncertainty)
         weight = self._weights(uncertainty)
-        divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, chosen.temperature)  # (B,)
+        divergence = losses.tempered_kl(
+            batch.teacher_logits, batch.student.logits, chosen.temperature
+        )  # (B,)
         soft = (weight * chosen.temperature**2 * divergence).mean()
         terms = {
             "cross_entropy": hard.detach(),
@@ -106,7 +118,9 @@ class DualStudent(Mutual):
             "weight": weight.mean(),
         }
         alone = chosen.lambda_ce * hard + chosen.lambda_kd * soft
-        return self.joined(batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None)
+        return self.joined(
+            batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None
+        )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the warm-up; return the peers' weight, and the distribution of H/log K.
@@ -114,14 +128,20 @@ class DualStudent(Mutual):
         The distribution is given by the shares (BINS,) of the epoch's samples.
         """
         shares = self.histogram.shares(self._mean)
-        return super().end_epoch(progress) | ({} if shares is None else {"uncertainty_histogram": shares})
+        return super().end_epoch(progress) | (
+            {} if shares is None else {"uncertainty_histogram": shares}
+        )
 
     def _weights(self, uncertainty: Tensor) -> Tensor:
         """Return w, (B,), from H/log K (B,)."""
         if self.settings.certainty == "none":
             return torch.ones_like(uncertainty)
         weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
-        return weight / self._mean(weight.mean()).clamp(min=LEAST) if self.settings.w_norm == "mean1" else weight
+        return (
+            weight / self._mean(weight.mean()).clamp(min=LEAST)
+            if self.settings.w_norm == "mean1"
+            else weight
+        )
 
     def _mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks."""

@@ -56,7 +56,11 @@ class Divergence(Gap):
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, () for the batch or (B,) for samples."""
-        divergence = terms.divergence if self.settings.alpha_per_sample else self.mean(terms.divergence.mean())
+        divergence = (
+            terms.divergence
+            if self.settings.alpha_per_sample
+            else self.mean(terms.divergence.mean())
+        )
         return self._between(-torch.expm1(-divergence / self.settings.alpha_scale))
 
 
@@ -69,10 +73,15 @@ class Label(Gap):
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha per sample, (B,)."""
-        teacher, student = batch.teacher_logits.float().softmax(dim=1), batch.student.logits.float().softmax(dim=1)
+        teacher, student = (
+            batch.teacher_logits.float().softmax(dim=1),
+            batch.student.logits.float().softmax(dim=1),
+        )
         ahead = _at(teacher - student, batch.labels)
         if batch.mix is not None:
-            ahead = batch.mix.share * ahead + (1 - batch.mix.share) * _at(teacher - student, batch.mix.labels)
+            ahead = batch.mix.share * ahead + (1 - batch.mix.share) * _at(
+                teacher - student, batch.mix.labels
+            )
         return self._between((self.settings.alpha_slope * ahead).sigmoid())
 
 
@@ -96,7 +105,10 @@ class Accuracy(Gap):
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return the epoch's alpha, (); count correct predictions for the next epoch."""
         logits = (batch.teacher_logits, batch.student.logits)
-        counts = [batch.labelled * len(batch.labels), *(_right(each.argmax(dim=1), batch) for each in logits)]
+        counts = [
+            batch.labelled * len(batch.labels),
+            *(_right(each.argmax(dim=1), batch) for each in logits),
+        ]
         right = torch.stack([count.float() for count in counts])
         self.right = right if self.right is None else self.right + right
         return self.value
@@ -105,7 +117,9 @@ class Accuracy(Gap):
         """Compute alpha of the next epoch; keep it after a resume, since nothing was counted."""
         if self.right is not None:
             count, teacher, student = self.mean(self.right)
-            self.value.copy_((self.settings.alpha_slope * (teacher - student) / count.clamp(min=1)).sigmoid())
+            self.value.copy_(
+                (self.settings.alpha_slope * (teacher - student) / count.clamp(min=1)).sigmoid()
+            )
             self.right = None
         return {}
 

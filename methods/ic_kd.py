@@ -27,61 +27,94 @@ class ICKDSettings(Settings):
 
     paradigm: str = setting(
         "offline",
-        "who fills the bank: offline: a frozen teacher, once; online: the peers, while they are trained; teacher_free: the student "
+        "who fills the bank: offline: a frozen teacher, once; online: the peers, while they "
+        "are trained; teacher_free: the student "
         "itself",
         choices=("offline", "online", "teacher_free"),
     )
     alpha: float = setting(
         0.9,
-        "weight of the teacher, or of who stands in its place, where less is better (0.1 to 0.5, online and teacher_free); cross "
+        "weight of the teacher, or of who stands in its place, where less is better (0.1 to "
+        "0.5, online and teacher_free); cross "
         "entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
         low=0,
         high=1,
     )
     temperature: float = temperature_setting(4.0, "T: divides the logits of student and target")
     picd: float = setting(
-        0.5, "pi: share of alpha that goes to the target made of positives; the sample's own target has 1 - pi", low=0, high=1
+        0.5,
+        "pi: share of alpha that goes to the target made of positives; the sample's own target "
+        "has 1 - pi",
+        low=0,
+        high=1,
     )
     nicd: float = setting(0.2, "nu: weight of the contrast with the negatives", low=0)
-    positives: int = setting(8, "k_p: most similar samples of the same class that a target is made of; 0: the whole class", low=0)
+    positives: int = setting(
+        8,
+        "k_p: most similar samples of the same class that a target is made of; 0: the whole class",
+        low=0,
+    )
     negatives: int = setting(32, "k_n: most similar samples of other classes", low=1)
     retrieval_temperature: float = setting(
-        0.1, "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, 100 all alike", low=1e-4
+        0.1,
+        "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, "
+        "100 all alike",
+        low=1e-4,
     )
     aggregate: str = setting(
         "logit",
-        "what the positives' mean is taken of: their logits, which is the geometric mean of their distributions, or these",
+        "what the positives' mean is taken of: their logits, which is the geometric mean of "
+        "their distributions, or these",
         choices=("logit", "prob"),
     )
     nicd_loss: str = setting(
-        "info_nce", "contrast: InfoNCE with a positive, or the mean hinge of the negatives alone", choices=("info_nce", "hinge")
+        "info_nce",
+        "contrast: InfoNCE with a positive, or the mean hinge of the negatives alone",
+        choices=("info_nce", "hinge"),
     )
     nicd_pos: str = setting(
         "bank",
-        "positive of InfoNCE: what the bank says of the positives, or what is said of the sample itself",
+        "positive of InfoNCE: what the bank says of the positives, or what is said of the "
+        "sample itself",
         choices=("bank", "own"),
     )
     nicd_temperature: float = temperature_setting(0.5, "tau: divides the cosines of InfoNCE")
     nicd_margin: float = setting(0.0, "cosine from which the hinge counts", low=-1, high=1)
     bank: str = setting(
         "epoch",
-        "what students fill it with: epoch: a pass over the clean view after each epoch; ema: the same by the average of their "
-        "weights; momentum: what they say in training, blended, without a pass (online, teacher_free)",
+        "what students fill it with: epoch: a pass over the clean view after each epoch; ema: "
+        "the same by the average of their "
+        "weights; momentum: what they say in training, blended, without a pass (online, "
+        "teacher_free)",
         choices=("epoch", "ema", "momentum"),
     )
     bank_momentum: float = setting(
-        0.9, "what stays at a blend: of an entry once an epoch (momentum), of the weights once a step (ema)", low=0, high=1
+        0.9,
+        "what stays at a blend: of an entry once an epoch (momentum), of the weights once a "
+        "step (ema)",
+        low=0,
+        high=1,
     )
     queue: int = setting(
-        16_384, "only the samples that were drawn last can be retrieved, so many; 0: all (online, teacher_free)", low=0, high=10**9
+        16_384,
+        "only the samples that were drawn last can be retrieved, so many; 0: all (online, "
+        "teacher_free)",
+        low=0,
+        high=10**9,
     )
-    warmup: float = setting(0.1, "share of the epochs, one at least, before the first bank (online, teacher_free)", low=0, high=1)
+    warmup: float = setting(
+        0.1,
+        "share of the epochs, one at least, before the first bank (online, teacher_free)",
+        low=0,
+        high=1,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
             raise SettingsError(
-                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; give one of the two a weight",
+                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; "
+                "give one of the two a weight",
                 "alpha",
                 value=self.alpha,
                 allowed="above 0",
@@ -104,8 +137,10 @@ class ICKD(Method):
     settings: ICKDSettings
     needs = Needs(teacher=True, bank=True)
     provenance = (
-        "the idea of arXiv 2501.07040 (2025), of which the abstract alone was at hand: a bank, retrieval, the terms PICD and NICD "
-        "in logit space and the three paradigms are from it; every formula and number is a reconstruction"
+        "the idea of arXiv 2501.07040 (2025), of which the abstract alone was at hand: a bank, "
+        "retrieval, the terms PICD and NICD "
+        "in logit space and the three paradigms are from it; every formula and number is a "
+        "reconstruction"
     )
 
     def __init__(self, settings: ICKDSettings) -> None:
@@ -127,7 +162,9 @@ class ICKD(Method):
     def _aims(self) -> bool:
         """Return whether a target from positives has a weight."""
         chosen = self.settings
-        contrasted = chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
+        contrasted = (
+            chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
+        )
         return contrasted or chosen.alpha * chosen.picd > 0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
@@ -141,7 +178,8 @@ class ICKD(Method):
             return
         if knowledge is None:
             raise SettingsError(
-                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or another paradigm",
+                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or "
+                "another paradigm",
                 "paradigm",
                 value="offline",
                 allowed="with a teacher",
@@ -155,12 +193,15 @@ class ICKD(Method):
             SettingsError: No epoch remains that can use the bank.
         """
         chosen = self.settings
-        if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._aims and chosen.nicd == 0):
+        if chosen.paradigm == "offline" or (
+            chosen.paradigm == "online" and not self._aims and chosen.nicd == 0
+        ):
             return None
         first = max(round(chosen.warmup * epochs), 1)
         if first >= epochs:
             raise SettingsError(
-                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower it, or give at least two epochs",
+                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower "
+                f"it, or give at least two epochs",
                 "warmup",
                 value=chosen.warmup,
                 allowed="at least two epochs",
@@ -189,7 +230,10 @@ class ICKD(Method):
             return Objective(hard, terms)
         share = chosen.picd if self.bank else 0.0
         soft = hard.new_zeros(())
-        for name, weight, term in (("distillation", 1 - share, self._own), ("picd", share, self._picd)):
+        for name, weight, term in (
+            ("distillation", 1 - share, self._own),
+            ("picd", share, self._picd),
+        ):
             if weight > 0 and chosen.alpha > 0:
                 value = term(batch).mean()
                 soft = soft + weight * value
@@ -208,7 +252,8 @@ class ICKD(Method):
     def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or "
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the "
+                f"task {shape}: it is of other data or "
                 "of another teacher; fit the teacher on this data",
                 value=tuple(knowledge.logits.shape),
                 allowed=shape,
@@ -229,7 +274,9 @@ class ICKD(Method):
     def _own(self, batch: Batch) -> Tensor:
         """Return the KD term, (B,)."""
         if self.settings.paradigm == "online":
-            apart = torch.stack([self._divergence(peer, batch) for peer in batch.peer_logits])  # (P, B)
+            apart = torch.stack(
+                [self._divergence(peer, batch) for peer in batch.peer_logits]
+            )  # (P, B)
             return apart.mean(dim=0)
         return self._divergence(self._said(batch), batch)
 
@@ -243,7 +290,9 @@ class ICKD(Method):
         if chosen.nicd_loss == "hinge":
             return contrast.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
         positive = bank.target(batch.index) if chosen.nicd_pos == "bank" else self._said(batch)
-        return contrast.info_nce(batch.student.logits, positive, negatives, present, chosen.nicd_temperature)
+        return contrast.info_nce(
+            batch.student.logits, positive, negatives, present, chosen.nicd_temperature
+        )
 
     def _said(self, batch: Batch) -> Tensor:
         """Return the logits (B, K) of the teacher, or of the bank in its place, for the samples."""

@@ -102,7 +102,9 @@ class LastLayer(Problem):
         layer = vector.view(self.training.logits.shape[1], -1)
         total = torch.zeros_like(layer)
         for rows in self._blocks(6 * layer.shape[0]):
-            bent = self.losses.curvature(self.training.logits[rows], self._logits_along(layer, rows), rows)
+            bent = self.losses.curvature(
+                self.training.logits[rows], self._logits_along(layer, rows), rows
+            )
             total += self._outer_sum(bent * self.weights[rows, None], self.training.features[rows])
         return total.flatten() / self.samples
 
@@ -110,7 +112,10 @@ class LastLayer(Problem):
         """Return grad l_i . v of every sample, (n,)."""
         layer = vector.view(self.training.logits.shape[1], -1)
         found = [
-            (self.losses.gradients(self.training.logits[rows], rows) * self._logits_along(layer, rows)).sum(dim=1)
+            (
+                self.losses.gradients(self.training.logits[rows], rows)
+                * self._logits_along(layer, rows)
+            ).sum(dim=1)
             for rows in self._blocks(6 * layer.shape[0])
         ]
         return torch.cat(found)
@@ -121,14 +126,18 @@ class LastLayer(Problem):
         The block of the classes a and b is sum_i w_i (d2l/dz_a dz_b) h~ h~^T / n.
         """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
-        total = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=self.weights.device)
+        total = torch.zeros(
+            classes, width, classes, width, dtype=torch.float64, device=self.weights.device
+        )
         for rows in self._blocks(2 * (classes + 2) * width + 6 * classes):
             logits, inputs = self.training.logits[rows], self._with_one(rows).double()
             for first in range(classes):
                 chosen = torch.zeros_like(logits)
                 chosen[:, first] = self.weights[rows]
                 bent = self.losses.curvature(logits, chosen, rows)[:, first:].double()
-                total[first, :, first:] += (inputs.T @ (bent[:, :, None] * inputs[:, None, :]).flatten(1)).view(width, -1, width)
+                total[first, :, first:] += (
+                    inputs.T @ (bent[:, :, None] * inputs[:, None, :]).flatten(1)
+                ).view(width, -1, width)
         for first in range(classes):
             total[first + 1 :, :, first] = total[first, :, first + 1 :].permute(1, 2, 0)
         return total.view(self.size, self.size).div_(self.samples)
@@ -146,12 +155,23 @@ class LastLayer(Problem):
         83 iterations to 29; with the plain mean of h~ h~^T it takes 36.
         """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
-        bent, inputs = self.weights.new_zeros(classes, classes), self.weights.new_zeros(width, width)
+        bent, inputs = (
+            self.weights.new_zeros(classes, classes),
+            self.weights.new_zeros(width, width),
+        )
         for rows in self._blocks(6 * classes + 3 * width):
-            logits, weights, with_one = self.training.logits[rows], self.weights[rows], self._with_one(rows)
+            logits, weights, with_one = (
+                self.training.logits[rows],
+                self.weights[rows],
+                self._with_one(rows),
+            )
             bent += self.losses.curvature_sum(logits, weights, rows)
-            inputs += with_one.T @ (with_one * (weights * self.losses.curvature_traces(logits, rows))[:, None])
-        inverse = Kronecker(bent / self.samples, inputs / bent.trace().clamp(min=_tiny(bent)), damping)
+            inputs += with_one.T @ (
+                with_one * (weights * self.losses.curvature_traces(logits, rows))[:, None]
+            )
+        inverse = Kronecker(
+            bent / self.samples, inputs / bent.trace().clamp(min=_tiny(bent)), damping
+        )
         return lambda vector: inverse.solve(vector.view(classes, width)).flatten()
 
     def _blocks(self, row_elements: int) -> Iterator[slice]:
@@ -240,7 +260,10 @@ def cg(
         bent = problem.product(search) + damping * search
         slope = search @ bent
         if not slope > 0:
-            raise Diverged(f"the curvature along a direction is {slope.item():.3g}, not positive: choose a damping above {damping}")
+            raise Diverged(
+                f"the curvature along a direction is {slope.item():.3g}, not positive: choose "
+                f"a damping above {damping}"
+            )
         step = height / slope
         direction += step * search
         residual -= step * bent
@@ -248,11 +271,18 @@ def cg(
         before, height = height, residual @ mended
         search = mended + (height / before) * search
         iterations += 1
-    return Solution(direction, iterations, (residual.norm() / gradient.norm().clamp(min=_tiny(gradient))).item())
+    return Solution(
+        direction, iterations, (residual.norm() / gradient.norm().clamp(min=_tiny(gradient))).item()
+    )
 
 
 def lissa(
-    problem: Problem, gradient: Tensor, damping: float, depth: int = 5000, tolerance: float = 1e-5, scale: float | None = None
+    problem: Problem,
+    gradient: Tensor,
+    damping: float,
+    depth: int = 5000,
+    tolerance: float = 1e-5,
+    scale: float | None = None,
 ) -> Solution:
     """Solve by the Neumann series h <- g + h - (H + damping I) h / scale (arXiv 1602.03943).
 
@@ -272,7 +302,8 @@ def lissa(
         residual = (change.norm() / size).item()
         if not residual <= 1.001:
             raise Diverged(
-                f"the series of LiSSA grew at step {iterations + 1}: choose a scale above {scale:.3g}, or a larger damping"
+                f"the series of LiSSA grew at step {iterations + 1}: choose a scale above "
+                f"{scale:.3g}, or a larger damping"
             )
         summed += change
         iterations += 1
@@ -299,7 +330,9 @@ def scores(problem: Problem, estimator: Estimator, damping: float, **options: An
 
     The call of the estimator is `estimator(problem, g_V, damping, **options)`.
     """
-    direction, iterations, residual = estimator(problem, problem.held_out_gradient(), damping, **options)
+    direction, iterations, residual = estimator(
+        problem, problem.held_out_gradient(), damping, **options
+    )
     return Solved(-problem.along(direction), iterations, residual)
 
 
@@ -315,12 +348,16 @@ def self_influence(problem: LastLayer, damping: float) -> Tensor:
     found = []
     for start in range(0, problem.samples, at_once):
         gradients = problem.gradients(slice(start, min(start + at_once, problem.samples))).double()
-        found.append(torch.linalg.solve_triangular(factor, gradients.T, upper=False).square_().sum(dim=0))
+        found.append(
+            torch.linalg.solve_triangular(factor, gradients.T, upper=False).square_().sum(dim=0)
+        )
         del gradients  # otherwise two blocks are held at once
     return torch.cat(found).to(problem.weights)
 
 
-def largest_eigenvalue(problem: Problem, like: Tensor, iterations: int = 50, seed: int = 0) -> float:
+def largest_eigenvalue(
+    problem: Problem, like: Tensor, iterations: int = 50, seed: int = 0
+) -> float:
     """Return a close lower bound on the largest eigenvalue of H, by power iteration.
 
     The start vector (p,) is random, with the type and device of `like`.
@@ -354,7 +391,9 @@ def needed_bytes(estimator: str, samples: int, classes: int, features: int, para
     vectors = 4 * (8 * parameters + 3 * samples)
     more = {
         "exact": 2 * 8 * parameters**2,  # the matrix and its factor
-        "preconditioned": 5 * 8 * ((features + 1) ** 2 + classes**2),  # the factors, and the workspace of eigh
+        "preconditioned": 5
+        * 8
+        * ((features + 1) ** 2 + classes**2),  # the factors, and the workspace of eigh
         "cg": 0,
         "lissa": 0,
         "identity": 0,
@@ -366,7 +405,10 @@ def _cholesky(matrix: Tensor, damping: float) -> Tensor:
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
-        raise Diverged(f"the curvature with damping {damping} is not positive definite: choose a larger damping")
+        raise Diverged(
+            f"the curvature with damping {damping} is not positive definite: choose a larger "
+            f"damping"
+        )
     return factor
 
 

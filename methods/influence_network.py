@@ -21,8 +21,21 @@ class WholeNetwork(Problem):
     indefinite. The survey defines the blocks. No per-sample gradient is ever stored.
     """
 
-    def __init__(self, network: Surveyed, losses: Losses, labels: Tensor, weights: Tensor, hessian: bool = False) -> None:
-        self.network, self.losses, self.labels, self.weights, self.hessian = network, losses, labels, weights, hessian
+    def __init__(
+        self,
+        network: Surveyed,
+        losses: Losses,
+        labels: Tensor,
+        weights: Tensor,
+        hessian: bool = False,
+    ) -> None:
+        self.network, self.losses, self.labels, self.weights, self.hessian = (
+            network,
+            losses,
+            labels,
+            weights,
+            hessian,
+        )
         self.parameters = {name: tensor.detach() for name, tensor in network.parameters.items()}
 
     @property
@@ -38,14 +51,21 @@ class WholeNetwork(Problem):
     def held_out_gradient(self) -> Tensor:
         """Return g_V, (p,), by reverse differentiation in one pass over the held-out part."""
         known, first = (self.labels != -1).sum().clamp(min=1), 0
-        total = self.flat({name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()})
+        total = self.flat(
+            {name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()}
+        )
         for inputs in self.network.held_out():
             labels = self.labels[first : first + len(inputs)]
             first += len(inputs)
 
-            def loss(parameters: Mapping[str, Tensor], inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+            def loss(
+                parameters: Mapping[str, Tensor], inputs: Tensor = inputs, labels: Tensor = labels
+            ) -> Tensor:
                 logits = self.network.logits(parameters, inputs)
-                return functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / known
+                return (
+                    functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+                    / known
+                )
 
             total += self.flat(torch.func.grad(loss)(self.parameters))
         return total
@@ -54,7 +74,9 @@ class WholeNetwork(Problem):
         """Return H v, (p,), by forward and reverse differentiation of every block."""
         direction, total = self.shaped(vector), torch.zeros_like(vector)
         for rows, inputs in self.blocks():
-            total += self.flat((self._hessian if self.hessian else self._gauss_newton)(rows, inputs, direction))
+            total += self.flat(
+                (self._hessian if self.hessian else self._gauss_newton)(rows, inputs, direction)
+            )
         return total / self.samples
 
     def along(self, vector: Tensor) -> Tensor:
@@ -82,31 +104,47 @@ class WholeNetwork(Problem):
     def shaped(self, vector: Tensor) -> dict[str, Tensor]:
         """Return one vector (p,) as tensors by parameter name."""
         pieces = torch.split(vector, [tensor.numel() for tensor in self.parameters.values()])
-        return {name: piece.view_as(tensor) for (name, tensor), piece in zip(self.parameters.items(), pieces, strict=True)}
+        return {
+            name: piece.view_as(tensor)
+            for (name, tensor), piece in zip(self.parameters.items(), pieces, strict=True)
+        }
 
     def _logits_along(self, inputs: Tensor, direction: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits of a block and their derivative along a direction, (B, K) each.
 
         Forward differentiation computes both.
         """
-        return _derived(lambda parameters: self.network.logits(parameters, inputs), self.parameters, direction)
+        return _derived(
+            lambda parameters: self.network.logits(parameters, inputs), self.parameters, direction
+        )
 
-    def _gauss_newton(self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _gauss_newton(
+        self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         _, change = self._logits_along(inputs, direction)
-        reverse: Any = torch.func.vjp(lambda parameters: self.network.logits(parameters, inputs), self.parameters)
+        reverse: Any = torch.func.vjp(
+            lambda parameters: self.network.logits(parameters, inputs), self.parameters
+        )
         logits, backward = reverse
         (found,) = backward(self.losses.curvature(logits, change, rows) * self.weights[rows, None])
         return dict(found)
 
-    def _hessian(self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _hessian(
+        self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         def objective(parameters: Mapping[str, Tensor]) -> Tensor:
-            return (self.weights[rows] * self.losses.values(self.network.logits(parameters, inputs), rows)).sum()
+            return (
+                self.weights[rows]
+                * self.losses.values(self.network.logits(parameters, inputs), rows)
+            ).sum()
 
         _, found = _derived(torch.func.grad(objective), self.parameters, direction)
         return dict(found)
 
 
-def _derived(function: Callable[..., Any], at: Mapping[str, Tensor], along: Mapping[str, Tensor]) -> tuple[Any, Any]:
+def _derived(
+    function: Callable[..., Any], at: Mapping[str, Tensor], along: Mapping[str, Tensor]
+) -> tuple[Any, Any]:
     """Return the value of a function and its derivative along a direction."""
     found: Any = torch.func.jvp(function, (at,), (along,))
     return found[0], found[1]

@@ -25,6 +25,8 @@ class KD(Formed):
     def soft(self, batch: Batch) -> Soft:
         """Return T^2 D; the tracked `distillation` contains T^2."""
         temperature = self.settings.temperature
-        divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
+        divergence = losses.tempered_kl(
+            batch.teacher_logits, batch.student.logits, temperature
+        )  # (B,)
         value = temperature**2 * divergence
         return Soft(value, divergence, {"distillation": value.detach().mean()})

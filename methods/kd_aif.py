@@ -27,23 +27,37 @@ class KDAIFSettings(AppraisalSettings):
     The exception is `update: ssl`.
     """
 
-    alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
+    alpha: float = setting(
+        0.9,
+        "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)",
+        low=0,
+        high=1,
+    )
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     teacher_learning_rate: float = setting(
         0.01,
-        "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)",
+        "of the epoch that the teacher is trained for whenever new weights come (teacher_only, "
+        "both; ssl with feedback)",
         above=0,
     )
-    unlabelled_weight: float = setting(1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0)
+    unlabelled_weight: float = setting(
+        1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0
+    )
     pseudo: str = setting(
         "soft",
-        "ssl: soft: the teacher's softened distribution; hard: its class where it is sure of it, else nothing",
+        "ssl: soft: the teacher's softened distribution; hard: its class where it is sure of "
+        "it, else nothing",
         choices=("soft", "hard"),
     )
-    threshold: float = setting(0.95, "ssl, pseudo = hard: probability from which the teacher is sure", low=0, high=1)
+    threshold: float = setting(
+        0.95, "ssl, pseudo = hard: probability from which the teacher is sure", low=0, high=1
+    )
 
     feedback: float = setting(
-        0.0, "eta: how much the teacher is moved by what its pseudo-labels did to the student's loss on labels; 0: not (ssl)", low=0
+        0.0,
+        "eta: how much the teacher is moved by what its pseudo-labels did to the student's "
+        "loss on labels; 0: not (ssl)",
+        low=0,
     )
 
 
@@ -59,9 +73,12 @@ class KDAIF(Method):
     settings: KDAIFSettings
     needs = Needs(teacher=True, weights=True)
     provenance = (
-        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: recipe and the map `exp` are from the "
-        "code, whose sign up-weights harmful samples and is corrected here (`sign: released` keeps it); estimators, other maps, "
-        "updates and the semi-supervised form are reconstructed, and no number of the paper is claimed"
+        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: "
+        "recipe and the map `exp` are from the "
+        "code, whose sign up-weights harmful samples and is corrected here (`sign: released` "
+        "keeps it); estimators, other maps, "
+        "updates and the semi-supervised form are reconstructed, and no number of the paper is "
+        "claimed"
     )
 
     def weighing(self, epochs: int) -> Appraisal:
@@ -82,8 +99,16 @@ class KDAIF(Method):
         batch.
         """
         assert batch.weights is not None, "the loop brings weights to whoever needs them"
-        weights = torch.ones_like(batch.weights) if self.settings.update == "teacher_only" else batch.weights
-        return self._semi_supervised(batch, weights) if self.settings.update == "ssl" else self._supervised(batch, weights)
+        weights = (
+            torch.ones_like(batch.weights)
+            if self.settings.update == "teacher_only"
+            else batch.weights
+        )
+        return (
+            self._semi_supervised(batch, weights)
+            if self.settings.update == "ssl"
+            else self._supervised(batch, weights)
+        )
 
     @property
     def needs_unlabelled(self) -> bool:
@@ -98,7 +123,9 @@ class KDAIF(Method):
         chosen, (logits, _, labels) = self.settings, survey.training
         assert survey.teacher is not None, "the loop brings a teacher to whoever needs one"
         labelled = labels != -1
-        share = len(labels) / labelled.sum().clamp(min=1)  # turns a mean over all samples into one over the labelled
+        share = len(labels) / labelled.sum().clamp(
+            min=1
+        )  # turns a mean over all samples into one over the labelled
         truth = _one_hot(labels.clamp(min=0), logits)
         soft = losses.log_softmax(survey.teacher, chosen.temperature).exp()
         if chosen.update != "ssl":
@@ -106,7 +133,11 @@ class KDAIF(Method):
                 Term((1 - chosen.alpha) * share * labelled, 1.0, truth),
                 Term(chosen.alpha * survey.rates, chosen.temperature, soft),
             )
-            weights = torch.ones_like(survey.weights) if chosen.update == "teacher_only" else survey.weights
+            weights = (
+                torch.ones_like(survey.weights)
+                if chosen.update == "teacher_only"
+                else survey.weights
+            )
             return Weighable(Losses(terms), weights, torch.ones_like(labelled))
         used, classes = self._used(survey.teacher, labels)
         strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used
@@ -126,13 +157,17 @@ class KDAIF(Method):
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
             return (batch.weights * batch.cross_entropies()).mean()
         used, classes = self._used(batch.teacher_logits, batch.labels)
-        pseudo = batch.mean_over(losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used)
+        pseudo = batch.mean_over(
+            losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used
+        )
         return batch.cross_entropy() + self.settings.feedback * progress * pseudo
 
     def _supervised(self, batch: Batch, weights: Tensor) -> Objective:
         alpha, temperature = self.settings.alpha, self.settings.temperature
         hard = batch.cross_entropies()  # (B,)
-        soft = temperature**2 * losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
+        soft = temperature**2 * losses.tempered_kl(
+            batch.teacher_logits, batch.student.logits, temperature
+        )  # (B,)
         loss = (weights * ((1 - alpha) * hard + alpha * soft)).mean()
         return Objective(loss, self._tracked(hard.mean(), soft.mean(), weights))
 
@@ -140,7 +175,9 @@ class KDAIF(Method):
         chosen, hard, teacher = self.settings, batch.cross_entropy(), batch.teacher_logits
         used, classes = self._used(teacher, batch.labels)
         if chosen.pseudo == "soft":
-            each = chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)  # (B,)
+            each = chosen.temperature**2 * losses.tempered_kl(
+                teacher, batch.student.logits, chosen.temperature
+            )  # (B,)
         else:
             each = losses.cross_entropies(batch.student.logits, classes)
         each, unlabelled = each * used, batch.labels == -1
@@ -154,11 +191,19 @@ class KDAIF(Method):
         """
         sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
         unlabelled = labels == -1
-        return (unlabelled if self.settings.pseudo == "soft" else unlabelled & (sure >= self.settings.threshold)), classes
+        return (
+            unlabelled
+            if self.settings.pseudo == "soft"
+            else unlabelled & (sure >= self.settings.threshold)
+        ), classes
 
     @staticmethod
     def _tracked(hard: Tensor, soft: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": hard.detach(), "distillation": soft.detach(), "weight": weights.mean()}
+        return {
+            "cross_entropy": hard.detach(),
+            "distillation": soft.detach(),
+            "weight": weights.mean(),
+        }
 
 
 def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:

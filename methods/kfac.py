@@ -58,7 +58,9 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
     factors = factors_of(problem, seed)
     wanted, found = problem.shaped(gradient), problem.shaped(torch.zeros_like(gradient))
     for name, layer in factors.items():
-        inverse = Kronecker(layer.outputs / problem.samples, layer.inputs / problem.samples, damping)
+        inverse = Kronecker(
+            layer.outputs / problem.samples, layer.inputs / problem.samples, damping
+        )
         groups, outs = layer.outputs.shape[:2]
         matrix = wanted[name].reshape(groups, outs, -1)
         if layer.bias:
@@ -76,7 +78,9 @@ def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
 
     They take one pass over the training part.
     """
-    parameters = {name: tensor.clone().requires_grad_() for name, tensor in problem.parameters.items()}
+    parameters = {
+        name: tensor.clone().requires_grad_() for name, tensor in problem.parameters.items()
+    }
     names = {id(tensor): name for name, tensor in parameters.items()}
     generator = torch.Generator(problem.weights.device).manual_seed(seed)
     found: dict[str, Factors] = {}
@@ -84,10 +88,15 @@ def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
         with torch.enable_grad(), _Watch(names) as watch:
             logits = problem.network.logits(parameters, inputs)
         if not watch.calls:
-            raise ValueError("kfac found no linear or convolutional layer in this network: choose last_layer or cg")
+            raise ValueError(
+                "kfac found no linear or convolutional layer in this network: choose "
+                "last_layer or cg"
+            )
         drawn = problem.losses.drawn_gradients(logits.detach(), rows, generator)
         drawn *= problem.weights[rows, None].sqrt()
-        slopes = torch.autograd.grad(logits, [output for _, output in watch.calls], drawn, allow_unused=True)
+        slopes = torch.autograd.grad(
+            logits, [output for _, output in watch.calls], drawn, allow_unused=True
+        )
         for (call, _), slope in zip(watch.calls, slopes, strict=True):
             if slope is not None:
                 _add(found, names, call, slope)
@@ -100,7 +109,11 @@ def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
     All matrices and kernels among the parameters have factors. A convolution counts as one group;
     with more groups the factors of its outputs are smaller.
     """
-    sizes = [(len(tensor), tensor[0].numel() + 1) for tensor in parameters.values() if tensor.ndim in (2, 4)]
+    sizes = [
+        (len(tensor), tensor[0].numel() + 1)
+        for tensor in parameters.values()
+        if tensor.ndim in (2, 4)
+    ]
     squares = [rows**2 + columns**2 for rows, columns in sizes]
     return 4 * sum(squares) + 4 * 8 * max(squares, default=0)
 
@@ -108,14 +121,22 @@ def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
 def _add(found: dict[str, Factors], names: Mapping[int, str], call: _Call, slope: Tensor) -> None:
     """Add a block's share to the factors of a layer, a bounded number of samples at a time."""
     name, bias = names[id(call.weight)], names.get(id(call.bias))
-    groups, outs, width = call.groups, len(call.weight) // call.groups, call.weight[0].numel() + (bias is not None)
+    groups, outs, width = (
+        call.groups,
+        len(call.weight) // call.groups,
+        call.weight[0].numel() + (bias is not None),
+    )
     if name not in found:
         like = call.weight.detach()
-        found[name] = Factors(like.new_zeros(groups, width, width), like.new_zeros(groups, outs, outs), bias)
+        found[name] = Factors(
+            like.new_zeros(groups, width, width), like.new_zeros(groups, outs, outs), bias
+        )
     slopes = call.places(slope)
     places = slopes.shape[2]
     at_once = max(1, UNFOLDED_BYTES // (groups * width * places * slope.element_size()))
-    for given, of_outputs in zip(torch.split(call.given.detach(), at_once), torch.split(slopes, at_once), strict=True):
+    for given, of_outputs in zip(
+        torch.split(call.given.detach(), at_once), torch.split(slopes, at_once), strict=True
+    ):
         patches = call.patches(given)
         if bias:
             patches = functional.pad(patches, (0, 0, 0, 1), value=1.0)
@@ -154,9 +175,18 @@ def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
 
 
 def _convolution(
-    given: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    given: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> _Call:
-    kernel, spread = weight.shape[2:], dilation if isinstance(dilation, tuple) else (dilation, dilation)
+    kernel, spread = (
+        weight.shape[2:],
+        dilation if isinstance(dilation, tuple) else (dilation, dilation),
+    )
 
     def patches(inputs: Tensor) -> Tensor:
         around: Any = padding
@@ -164,7 +194,9 @@ def _convolution(
             inputs, around = functional.pad(inputs, _same(kernel, spread)), 0
         elif padding == "valid":
             around = 0
-        unfolded = functional.unfold(inputs, tuple(kernel), dilation=spread, padding=around, stride=stride)
+        unfolded = functional.unfold(
+            inputs, tuple(kernel), dilation=spread, padding=around, stride=stride
+        )
         return unfolded.view(len(unfolded), groups, -1, unfolded.shape[2])
 
     return _Call(weight, bias, given, groups, patches, lambda tensor: tensor.flatten(2))
@@ -176,4 +208,7 @@ def _same(kernel: torch.Size, spread: tuple[int, int]) -> list[int]:
     return [side for whole in reversed(wholes) for side in (whole // 2, whole - whole // 2)]
 
 
-_READERS: dict[Any, Callable[..., _Call]] = {functional.linear: _linear, functional.conv2d: _convolution}
+_READERS: dict[Any, Callable[..., _Call]] = {
+    functional.linear: _linear,
+    functional.conv2d: _convolution,
+}

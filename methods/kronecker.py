@@ -15,7 +15,10 @@ class Kronecker:
     def __init__(self, left: Tensor, right: Tensor, damping: float) -> None:
         left_values, left_vectors = torch.linalg.eigh(left.double())
         right_values, right_vectors = torch.linalg.eigh(right.double())
-        values = left_values.clamp(min=0)[..., :, None] * right_values.clamp(min=0)[..., None, :] + damping
+        values = (
+            left_values.clamp(min=0)[..., :, None] * right_values.clamp(min=0)[..., None, :]
+            + damping
+        )
         self.left: Tensor = left_vectors.to(left.dtype)
         self.right: Tensor = right_vectors.to(right.dtype)
         self.values: Tensor = values.to(left.dtype)

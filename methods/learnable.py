@@ -60,7 +60,9 @@ class Entropy(Raw):
         follow(self.scale, self.mean((hard + soft) / 2), 0.9)
         alpha, scale = self.logit.sigmoid(), self.scale.clamp(min=1e-8)
         entropy = -torch.special.xlogy(alpha, alpha) - torch.special.xlogy(1 - alpha, 1 - alpha)
-        loss: Tensor = ((1 - alpha) * hard + alpha * soft) / scale - self.settings.alpha_tau * entropy
+        loss: Tensor = (
+            (1 - alpha) * hard + alpha * soft
+        ) / scale - self.settings.alpha_tau * entropy
         return loss
 
 
@@ -86,7 +88,9 @@ class Uncertainty(Alpha):
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return the objective of s1 and s2."""
-        return (torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances).sum()
+        return (
+            torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances
+        ).sum()
 
 
 class Bayes(Raw):
@@ -135,7 +139,9 @@ class Bilevel(Raw):
         slope = alpha * (1 - alpha) * held_out_slope(ahead, terms, alpha, self.mean)
         follow(self.square, slope**2, 0.9)
         normalised = slope / self.square.sqrt().clamp(min=1e-12)
-        self.slope.copy_(torch.where(slope.isfinite(), normalised, 0.0))  # a virtual step may diverge where the real one does not
+        self.slope.copy_(
+            torch.where(slope.isfinite(), normalised, 0.0)
+        )  # a virtual step may diverge where the real one does not
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return zero, with the slope as its gradient along a; clear the slope."""
@@ -144,7 +150,9 @@ class Bilevel(Raw):
         return slope * (self.logit - self.logit.detach())
 
 
-def held_out_slope(ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+def held_out_slope(
+    ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Return dL_val(theta') / dalpha, (), after one virtual step of plain SGD.
 
     theta' = theta - rate grad((1 - alpha) CE + alpha soft). By the chain rule the slope is - rate
@@ -161,17 +169,22 @@ def held_out_slope(ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callab
     found = terms(ahead.training(here))
     hard = mean(_gradient(found.hard, here, keep=True))
     soft = mean(_gradient(found.soft.mean(), here))
-    moved = torch.cat([value.detach().flatten() for value in here.values()]) - ahead.learning_rate * (
-        (1 - alpha) * hard + alpha * soft
-    )
+    moved = torch.cat(
+        [value.detach().flatten() for value in here.values()]
+    ) - ahead.learning_rate * ((1 - alpha) * hard + alpha * soft)
     parts = torch.split(moved, [value.numel() for value in here.values()])
-    there = {name: part.view_as(here[name]).requires_grad_() for name, part in zip(here, parts, strict=True)}
+    there = {
+        name: part.view_as(here[name]).requires_grad_()
+        for name, part in zip(here, parts, strict=True)
+    }
     held_out = mean(_gradient(ahead.held_out(there).cross_entropy(), there))
     return -ahead.learning_rate * torch.dot(held_out, soft - hard)
 
 
 def _gradient(loss: Tensor, parameters: Mapping[str, Tensor], keep: bool = False) -> Tensor:
-    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=keep, materialize_grads=True)
+    found = torch.autograd.grad(
+        loss, list(parameters.values()), retain_graph=keep, materialize_grads=True
+    )
     return torch.cat([value.flatten() for value in found])
 
 

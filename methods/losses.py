@@ -26,7 +26,11 @@ def in_full_precision(loss: _Loss) -> _Loss:
     @functools.wraps(loss)
     def run(first: Tensor, *others: Any, **named: Any) -> Tensor:
         with torch.autocast(first.device.type, enabled=False):
-            return loss(_upcast(first), *map(_upcast, others), **{name: _upcast(value) for name, value in named.items()})
+            return loss(
+                _upcast(first),
+                *map(_upcast, others),
+                **{name: _upcast(value) for name, value in named.items()},
+            )
 
     return cast(_Loss, run)
 
@@ -60,12 +64,16 @@ def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
     Hinton's term is T^2 times this (arXiv 1503.02531).
     """
     log_p = (teacher_logits.double() / temperature).log_softmax(dim=1)
-    divergence: Tensor = kl_divergence(log_p, (student_logits.double() / temperature).log_softmax(dim=1))
+    divergence: Tensor = kl_divergence(
+        log_p, (student_logits.double() / temperature).log_softmax(dim=1)
+    )
     return divergence.to(student_logits.dtype)
 
 
 @in_full_precision
-def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+def transformed_teacher_kl(
+    teacher_logits: Tensor, student_logits: Tensor, temperature: float
+) -> Tensor:
     """Return D(p_T || q), (B,), from logits (B, K); only the teacher is softened.
 
     Source: arXiv 2402.11148, equation 2.
@@ -95,7 +103,11 @@ def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 @in_full_precision
 def cross_entropy(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    partners: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of `cross_entropies` over the labelled shares, ().
 
@@ -109,12 +121,18 @@ def cross_entropy(
         share: (B,) weight of a sample's own label.
     """
     counted = labelled_shares(labels, partners, share).sum()
-    return cross_entropies(logits, labels, label_smoothing, partners, share).sum() / (counted + (counted == 0))
+    return cross_entropies(logits, labels, label_smoothing, partners, share).sum() / (
+        counted + (counted == 0)
+    )
 
 
 @in_full_precision
 def cross_entropies(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    partners: Tensor | None = None,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Return H((1 - s) e_y + s / K, q) of each sample, (B,); 0 if the label is -1.
 
@@ -128,13 +146,21 @@ def cross_entropies(
         partners: (B,) labels y'.
         share: (B,) weight of a sample's own label.
     """
-    each = functools.partial(functional.cross_entropy, logits, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
+    each = functools.partial(
+        functional.cross_entropy,
+        logits,
+        ignore_index=-1,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     if partners is None or share is None:
         return each(labels)
     return share * each(labels) + (1 - share) * each(partners)
 
 
-def labelled_shares(labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+def labelled_shares(
+    labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None
+) -> Tensor:
     """Return the labelled share of each sample, (B,) float32: 0 or 1, or between if blended."""
     known = (labels != -1).float()
     if partners is None or share is None:

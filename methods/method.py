@@ -77,7 +77,9 @@ class Knowledge:
         if self.find is not None:
             return self.find(self, positives, negatives)
         assert self.features is not None, "who retrieves says so by `Needs.bank`"
-        return nearest(self.features.to(self.labels.device), self.labels, positives, negatives, self.members)
+        return nearest(
+            self.features.to(self.labels.device), self.labels, positives, negatives, self.members
+        )
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,11 @@ class Method(nn.Module):
     def show(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions (B, K) to show for a few samples, by name of their source."""
         shown = {"student": losses.log_softmax(batch.student.logits).exp()}
-        return shown if batch.teacher is None else {"teacher": losses.log_softmax(batch.teacher_logits).exp()} | shown
+        return (
+            shown
+            if batch.teacher is None
+            else {"teacher": losses.log_softmax(batch.teacher_logits).exp()} | shown
+        )
 
     def class_weights(self, batch: Batch) -> Tensor | None:
         """Return the factor for each of the teacher's classes, (B, K), 1 = unchanged.

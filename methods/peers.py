@@ -19,17 +19,23 @@ class PeerSettings(Settings):
     The defaults are those of deep mutual learning, except for alternating updates.
     """
 
-    lambda_peer: float = setting(1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0)
-    peer_temperature: float = temperature_setting(1.0, "T_p: divides the logits of the students where they are compared")
+    lambda_peer: float = setting(
+        1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0
+    )
+    peer_temperature: float = temperature_setting(
+        1.0, "T_p: divides the logits of the students where they are compared"
+    )
     peer_warmup: float = setting(
         0.0,
-        "share of the epochs over which the weight of the peers' term grows linearly from 0; 0: it is there at once",
+        "share of the epochs over which the weight of the peers' term grows linearly from 0; "
+        "0: it is there at once",
         low=0,
         high=1,
     )
     update: str = setting(
         "simultaneous",
-        "simultaneous: all students step on what the others said before it; alternating: in turn, each on what those before it say "
+        "simultaneous: all students step on what the others said before it; alternating: in "
+        "turn, each on what those before it say "
         "after their step, which costs them a further forward",
         choices=("simultaneous", "alternating"),
     )
@@ -60,7 +66,9 @@ class Mutual(Method):
         """Return whether `update` is alternating and peers are used."""
         return self.settings.update == "alternating" and self.hears
 
-    def joined(self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None) -> Objective:
+    def joined(
+        self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None
+    ) -> Objective:
         """Return the sum of the objective `alone` and the peers' term.
 
         The peers' logits are read last, and not at all while their weight is 0. The objective is
@@ -76,10 +84,14 @@ class Mutual(Method):
             return Objective(alone, {**terms, "peer": alone.detach().new_zeros(())})
         temperature = self.settings.peer_temperature
         student = batch.student.logits
-        apart = torch.stack([losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits])  # (P, B)
+        apart = torch.stack(
+            [losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits]
+        )  # (P, B)
         each = temperature**2 * apart.mean(dim=0)
         counted = each if shares is None else shares * each
-        return Objective(alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()})
+        return Objective(
+            alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()}
+        )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the warm-up; return the weight of the peers' term in the finished epoch."""

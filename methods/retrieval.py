@@ -92,7 +92,11 @@ class ByClass:
 
     @torch.no_grad()
     def nearest(
-        self, positives: int, negatives: int, queries: Tensor | None = None, alive: Callable[[], None] = lambda: None
+        self,
+        positives: int,
+        negatives: int,
+        queries: Tensor | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> Neighbours:
         """Return the exact neighbours in this bank, as the function `nearest` does.
 
@@ -102,16 +106,28 @@ class ByClass:
         queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
         found = []
         for width in (positives, negatives):
-            found.append(torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device))
+            found.append(
+                torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device)
+            )
             found.append(torch.zeros(len(queries), width, device=labels.device))
         for chosen, start, stop in self.blocks(queries, len(self.order) if negatives else None):
             alive()
-            for (places, similarity), ranges in ((found[:2], [(start, stop)]), (found[2:], [(0, start), (stop, len(self.order))])):
+            for (places, similarity), ranges in (
+                (found[:2], [(start, stop)]),
+                (found[2:], [(0, start), (stop, len(self.order))]),
+            ):
                 if places.shape[1]:
-                    _store(chosen, _best(self, queries[chosen], ranges, places.shape[1]), places, similarity)
+                    _store(
+                        chosen,
+                        _best(self, queries[chosen], ranges, places.shape[1]),
+                        places,
+                        similarity,
+                    )
         return Neighbours(found[0], found[2], found[1], found[3])
 
-    def blocks(self, queries: Tensor, columns: int | None = None) -> Iterator[tuple[Tensor, int, int]]:
+    def blocks(
+        self, queries: Tensor, columns: int | None = None
+    ) -> Iterator[tuple[Tensor, int, int]]:
         """Yield blocks of labelled queries (m,) of one class.
 
         Args:
@@ -127,12 +143,16 @@ class ByClass:
         classes, counts = torch.unique_consecutive(labels[asked], return_counts=True)
         starts = torch.searchsorted(sorted_labels, classes).tolist()
         stops = torch.searchsorted(sorted_labels, classes, right=True).tolist()
-        for of_class, start, stop in zip(torch.split(asked, counts.tolist()), starts, stops, strict=True):
+        for of_class, start, stop in zip(
+            torch.split(asked, counts.tolist()), starts, stops, strict=True
+        ):
             wide = stop - start if columns is None else columns
             for chosen in torch.split(of_class, max(LEAST_ROWS, BLOCK_BYTES // (4 * max(1, wide)))):
                 yield chosen, start, stop
 
-    def similarities(self, queries: Tensor, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def similarities(
+        self, queries: Tensor, start: int, stop: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the similarities of queries (R,) to a range of columns, part by part.
 
         Yields:
@@ -151,10 +171,14 @@ class ByClass:
 
     def _units(self, places: Tensor) -> Tensor:
         features = self.features[places].float()
-        return features.div_(torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=1e-12))
+        return features.div_(
+            torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=1e-12)
+        )
 
 
-def _store(chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, similarity: Tensor) -> None:
+def _store(
+    chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, similarity: Tensor
+) -> None:
     if best is None:
         return
     cosines, positions = best
@@ -163,7 +187,9 @@ def _store(chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, s
     similarity[chosen, :width] = torch.where(there, cosines, 0).clamp_(-1, 1)
 
 
-def _best(bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: int) -> tuple[Tensor, Tensor] | None:
+def _best(
+    bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: int
+) -> tuple[Tensor, Tensor] | None:
     """Return similarities (R, k) and positions of the k <= count nearest in all ranges.
 
     The result is None if the ranges are empty.
@@ -215,7 +241,9 @@ def _largest(values: Tensor, count: int) -> Tensor:
         return values.topk(count, 1).indices
     grouped = values[:, : groups * GROUP].view(-1, GROUP, groups)
     best = grouped.amax(1).topk(count, 1, sorted=False).indices
-    columns = (best[:, :, None] + torch.arange(0, groups * GROUP, groups, device=values.device)).flatten(1)
+    columns = (
+        best[:, :, None] + torch.arange(0, groups * GROUP, groups, device=values.device)
+    ).flatten(1)
     tail = torch.arange(groups * GROUP, groups * GROUP + rest, device=values.device)
     columns = torch.cat([columns, tail.expand(len(values), -1)], 1)
     return columns.gather(1, values.gather(1, columns).topk(count, 1).indices)

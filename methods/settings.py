@@ -20,7 +20,13 @@ class SettingsError(ValueError):
     """
 
     def __init__(
-        self, message: str, field: str | None = None, unknown: bool = False, *, value: object = None, allowed: object = None
+        self,
+        message: str,
+        field: str | None = None,
+        unknown: bool = False,
+        *,
+        value: object = None,
+        allowed: object = None,
     ) -> None:
         super().__init__(message)
         self.field = field
@@ -53,14 +59,19 @@ def setting(
         TypeError: The default is of another type.
     """
     if not isinstance(default, bool | int | float | str):
-        raise TypeError(f"the default of a setting is true or false, a number or a text, not {default!r}")
+        raise TypeError(
+            f"the default of a setting is true or false, a number or a text, not {default!r}"
+        )
     if isinstance(default, int | float) and not isinstance(default, bool):
         if above == 0 and isinstance(default, float):
             above, low = None, SMALLEST
         if above is None and low is None:
             low = -LARGEST
         high = LARGEST if high is None else high
-    return field(default=default, metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices})
+    return field(
+        default=default,
+        metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices},
+    )
 
 
 def temperature_setting(default: float, doc: str) -> Any:
@@ -100,7 +111,10 @@ class Settings:
             value = getattr(self, item.name)
             wanted = allowed(item)
             if not _fits(item, value):
-                message = f"{item.name} = {_cut(value)} is not allowed: give {wanted} (default {item.default!r})"
+                message = (
+                    f"{item.name} = {_cut(value)} is not allowed: give {wanted} (default "
+                    f"{item.default!r})"
+                )
                 raise SettingsError(message, item.name, value=value, allowed=allowed_values(item))
 
     @classmethod
@@ -115,7 +129,9 @@ class Settings:
             if key not in known:
                 names = ", ".join(known) or "it has none"
                 message = f"there is no setting {key!r} (settings: {names})"
-                raise SettingsError(message, key, unknown=True, value=values[key], allowed=tuple(known))
+                raise SettingsError(
+                    message, key, unknown=True, value=values[key], allowed=tuple(known)
+                )
         return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
 
 
@@ -148,7 +164,11 @@ def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
 
 def shown_default(item: "dataclasses.Field[Any]") -> str:
     """Return a setting's default for a list of settings; a free text is in quotation marks."""
-    return repr(item.default) if isinstance(item.default, str) and not item.metadata["choices"] else str(item.default)
+    return (
+        repr(item.default)
+        if isinstance(item.default, str) and not item.metadata["choices"]
+        else str(item.default)
+    )
 
 
 def _plain(bound: float) -> str:
@@ -163,7 +183,11 @@ def _cut(value: Any) -> str:
 
 def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if isinstance(item.default, float) and whole and _within(item, value) else value
+    return (
+        float(value)
+        if isinstance(item.default, float) and whole and _within(item, value)
+        else value
+    )
 
 
 def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
@@ -182,4 +206,6 @@ def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
 def _within(item: "dataclasses.Field[Any]", value: Any) -> bool:
     """Return whether a number is within the bounds of a setting; NaN is not."""
     above, low = item.metadata["above"], item.metadata["low"]
-    return bool((value > above if above is not None else value >= low) and value <= item.metadata["high"])
+    return bool(
+        (value > above if above is not None else value >= low) and value <= item.metadata["high"]
+    )

@@ -89,7 +89,9 @@ class Losses:
         """Return the trace of every d2 l_i / dz2, (B,): the sum of weight (1 - |q_T|^2)."""
         total = torch.zeros_like(logits[:, 0])
         for weight, temperature, _ in self.terms:
-            total = total + weight[rows] * (1 - (logits / temperature).softmax(dim=1).square().sum(dim=1))
+            total = total + weight[rows] * (
+                1 - (logits / temperature).softmax(dim=1).square().sum(dim=1)
+            )
         return total
 
     def drawn_gradients(self, logits: Tensor, rows: slice, generator: torch.Generator) -> Tensor:

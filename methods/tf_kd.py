@@ -20,20 +20,33 @@ class TfKDSettings(Settings):
 
     form: str = setting(
         "paper",
-        "paper: T^2 D(p_T || q_T), with teacher and student at T; released: what the released code computes, multiplier / K times "
-        "D(softmax(p / T) || q), in which T divides the teacher's probabilities, the student has no temperature, and the mean is "
+        "paper: T^2 D(p_T || q_T), with teacher and student at T; released: what the released "
+        "code computes, multiplier / K times "
+        "D(softmax(p / T) || q), in which T divides the teacher's probabilities, the student "
+        "has no temperature, and the mean is "
         "over samples and classes",
         choices=("paper", "released"),
     )
-    alpha: float = setting(0.1, "weight of the virtual teacher; cross entropy has 1 - alpha", low=0, high=1)
+    alpha: float = setting(
+        0.1, "weight of the virtual teacher; cross entropy has 1 - alpha", low=0, high=1
+    )
     correct: float = setting(
-        0.99, "a: what the virtual teacher gives to the label; the other classes share the rest", above=0, high=0.9999
+        0.99,
+        "a: what the virtual teacher gives to the label; the other classes share the rest",
+        above=0,
+        high=0.9999,
     )
     temperature: float = temperature_setting(
-        20.0, "T: divides the logits of the virtual teacher and the student (paper), or the teacher's probabilities (released)"
+        20.0,
+        "T: divides the logits of the virtual teacher and the student (paper), or the "
+        "teacher's probabilities (released)",
     )
     multiplier: float = setting(
-        100.0, "factor of the released code's term, 100 in its ResNet-18 of CIFAR-100 (released; else ignored)", above=0, high=1e6
+        100.0,
+        "factor of the released code's term, 100 in its ResNet-18 of CIFAR-100 (released; else "
+        "ignored)",
+        above=0,
+        high=1e6,
     )
 
 
@@ -47,8 +60,10 @@ class TfKD(Method):
     settings: TfKDSettings
     needs = Needs(labels=True)
     provenance = (
-        "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 is ours. The released code computes another term "
-        "than equation 9: it leaves the student untempered, takes softmax(p / T) of the teacher's probabilities p, has no T^2, "
+        "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 is ours. The "
+        "released code computes another term "
+        "than equation 9: it leaves the student untempered, takes softmax(p / T) of the "
+        "teacher's probabilities p, has no T^2, "
         "and averages over B x K elements, times a multiplier (form: released)"
     )
 
@@ -59,16 +74,27 @@ class TfKD(Method):
         the entropy of p.
         """
         classes, hard = batch.student.logits.shape[1], batch.cross_entropy()
-        soft = self._released(batch, classes) if self.settings.form == "released" else self._paper(batch, classes)
+        soft = (
+            self._released(batch, classes)
+            if self.settings.form == "released"
+            else self._paper(batch, classes)
+        )
         loss = (1 - self.settings.alpha) * hard + self.settings.alpha * soft
         return Objective(loss, {"cross_entropy": hard.detach(), "distillation": soft.detach()})
 
     def _paper(self, batch: Batch, classes: int) -> Tensor:
         temperature = self.settings.temperature
-        return _divergence(batch, self._teacher(classes).log() / temperature, temperature, temperature**2)
+        return _divergence(
+            batch, self._teacher(classes).log() / temperature, temperature, temperature**2
+        )
 
     def _released(self, batch: Batch, classes: int) -> Tensor:
-        return _divergence(batch, self._teacher(classes) / self.settings.temperature, 1.0, self.settings.multiplier / classes)
+        return _divergence(
+            batch,
+            self._teacher(classes) / self.settings.temperature,
+            1.0,
+            self.settings.multiplier / classes,
+        )
 
     def _teacher(self, classes: int) -> Tensor:
         """Return p, (K,) float64, of a sample with the first class as its label."""

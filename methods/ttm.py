@@ -31,15 +31,19 @@ class TTMSettings(FormedSettings):
     form: str = other_words(
         FormedSettings,
         "form",
-        "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - alpha; additive: CE + beta D",
+        "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - "
+        "alpha; additive: CE + beta D",
     )
     temperature: float = other_words(
-        FormedSettings, "temperature", "T: divides the logits of the teacher alone, 1/gamma of the paper's tables"
+        FormedSettings,
+        "temperature",
+        "T: divides the logits of the teacher alone, 1/gamma of the paper's tables",
     )
     beta: float = another_default(FormedSettings, "beta", 36.0)
     normalize: bool = setting(
         True,
-        "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; false is the paper's form "
+        "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; "
+        "false is the paper's form "
         "(additive form; else ignored)",
     )
 
@@ -50,7 +54,8 @@ class WTTMSettings(TTMSettings):
 
     mean_power_sum: bool = setting(
         True,
-        "divide each sample's power sum by its mean over the training part, so that alpha and beta weigh as in TTM; "
+        "divide each sample's power sum by its mean over the training part, so that alpha and "
+        "beta weigh as in TTM; "
         "false is equation 23 and the released code",
     )
 
@@ -64,8 +69,15 @@ class TTM(Formed):
 
     def soft(self, batch: Batch) -> Soft:
         """Return D, scaled by T in the convex form; the tracked `distillation` is the mean of D."""
-        divergence = losses.transformed_teacher_kl(batch.teacher_logits, batch.student.logits, self.settings.temperature)  # (B,)
-        return Soft(divergence, divergence, {"distillation": divergence.detach().mean()}, self.settings.temperature)
+        divergence = losses.transformed_teacher_kl(
+            batch.teacher_logits, batch.student.logits, self.settings.temperature
+        )  # (B,)
+        return Soft(
+            divergence,
+            divergence,
+            {"distillation": divergence.detach().mean()},
+            self.settings.temperature,
+        )
 
     def additive(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return CE + beta D, divided by 1 + beta with `normalize`."""
@@ -98,7 +110,8 @@ class WTTM(TTM):
             return
         if knowledge is None:
             message = (
-                "mean_power_sum = True needs the teacher's logits of the training part: set `teacher`, or mean_power_sum = False"
+                "mean_power_sum = True needs the teacher's logits of the training part: "
+                "set `teacher`, or mean_power_sum = False"
             )
             raise SettingsError(message, "mean_power_sum", value=True, allowed=(False,))
         self.log_mean = _log_mean_power_sum(knowledge().logits, self.settings.temperature)
@@ -110,10 +123,14 @@ class WTTM(TTM):
         """
         assert self.log_mean is not None, "prepare comes before the first step"
         plain = super().soft(batch)
-        power_sum = losses.log_power_sum(batch.teacher_logits, self.settings.temperature)  # (B,) log U
+        power_sum = losses.log_power_sum(
+            batch.teacher_logits, self.settings.temperature
+        )  # (B,) log U
         weight = (power_sum - self.log_mean).exp().to(plain.value.dtype)
         tracked = power_sum.exp().mean().to(plain.value.dtype)
-        return plain._replace(value=weight * plain.value, terms={**plain.terms, "power_sum": tracked})
+        return plain._replace(
+            value=weight * plain.value, terms={**plain.terms, "power_sum": tracked}
+        )
 
 
 def _log_mean_power_sum(logits: Tensor, temperature: float) -> float:
@@ -121,5 +138,8 @@ def _log_mean_power_sum(logits: Tensor, temperature: float) -> float:
 
     At T = 0.05 the mean itself may be 1e-57.
     """
-    blocks = [losses.log_power_sum(block, temperature).logsumexp(dim=0) for block in torch.split(logits, _BLOCK)]
+    blocks = [
+        losses.log_power_sum(block, temperature).logsumexp(dim=0)
+        for block in torch.split(logits, _BLOCK)
+    ]
     return float(torch.stack(blocks).logsumexp(dim=0)) - math.log(len(logits))

@@ -105,7 +105,9 @@ class Weighing(Protocol):
     def due(self, epoch: int) -> bool:
         """Return whether weights are due after `epoch` finished epochs."""
 
-    def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+    def required_bytes(
+        self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
+    ) -> int:
         """Return the bytes that `weigh` needs in addition to data and network.
 
         Args:

@@ -10,7 +10,16 @@ from methods.alpha import Alpha, AlphaSettings, Planned, Terms
 from methods.batch import Batch
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
-from methods.method import Knowledge, LookAhead, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.method import (
+    Knowledge,
+    LookAhead,
+    Method,
+    Needs,
+    Objective,
+    ParameterGroup,
+    Progress,
+    Task,
+)
 from methods.settings import SettingsError, setting, temperature_setting
 
 
@@ -101,17 +110,23 @@ class FormedSettings(AlphaSettings):
 
     form: str = setting(
         "convex",
-        "convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, whose gradient grows with beta",
+        "convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, whose gradient grows "
+        "with beta",
         choices=("convex", "additive"),
     )
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
-    beta: float = setting(9.0, "weight of the soft term beside a cross entropy of weight 1 (additive form; else ignored)", low=0)
+    beta: float = setting(
+        9.0,
+        "weight of the soft term beside a cross entropy of weight 1 (additive form; else ignored)",
+        low=0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form == "additive" and self.alpha_schedule != "constant":
             raise SettingsError(
-                f"alpha_schedule = {self.alpha_schedule!r} does not go with form = 'additive', which has no alpha: "
+                f"alpha_schedule = {self.alpha_schedule!r} does not go with form = 'additive', "
+                f"which has no alpha: "
                 "take form = 'convex', or alpha_schedule = 'constant'",
                 "alpha_schedule",
                 value=self.alpha_schedule,
@@ -131,7 +146,9 @@ class Formed(Weighted):
         """Return the objective in the selected form."""
         if self.settings.form == "convex":
             return super().weigh(batch, hard, soft)
-        return Objective(self.additive(hard, soft.value.mean()), {"cross_entropy": hard.detach(), **soft.terms})
+        return Objective(
+            self.additive(hard, soft.value.mean()), {"cross_entropy": hard.detach(), **soft.terms}
+        )
 
     def additive(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return CE + beta soft from both means."""

@@ -25,7 +25,8 @@ LARGEST = 300_000  # bytes
 OPENER = "button[data-component-id*=runnamecellrenderer]"
 CHARTS = "input[placeholder='Search metric charts']"
 CURVES = (
-    "[...document.querySelectorAll('.js-plotly-plot')].filter(chart => chart.querySelector('.scatterlayer path.js-line')).length"
+    "[...document.querySelectorAll('.js-plotly-plot')].filter(chart => "
+    "chart.querySelector('.scatterlayer path.js-line')).length"
 )
 
 
@@ -42,7 +43,10 @@ def main() -> None:
         ran("report", words.name, store=store)
         with Chromium() as browser, serving(store, words.name) as interface:
             keep(report(browser, store / "reports" / f"{words.name}.html"), FOLDER / "report.png")
-            keep(mlflow(without_assistant(browser.page(WIDE)), interface, words.name), FOLDER / "mlflow.png")
+            keep(
+                mlflow(without_assistant(browser.page(WIDE)), interface, words.name),
+                FOLDER / "mlflow.png",
+            )
 
 
 def report(browser: Chromium, file: Path) -> Image.Image:
@@ -65,7 +69,10 @@ def mlflow(page: Page, interface: Interface, name: str) -> Image.Image:
     page.wait(f'document.querySelector("{CHARTS}")')
     page.ask(f'document.querySelector("{CHARTS}").focus()')
     page.call("Input.insertText", text="^validation/(accuracy|nll)$")
-    page.ask("document.head.append(Object.assign(document.createElement('style'), {textContent: '.modebar { display: none }'}))")
+    page.ask(
+        "document.head.append(Object.assign(document.createElement('style'), {textContent: "
+        "'.modebar { display: none }'}))"
+    )
     page.wait(f"{CURVES} >= 2")
     return seen(page)
 

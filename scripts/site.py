@@ -1,4 +1,6 @@
-"""Build the navigation of the site, unlink files outside docs/, and title the fenced blocks that name a file."""
+"""Build the navigation of the site, unlink files outside docs/, and title the fenced blocks that
+name a file.
+"""
 
 import logging
 import re

@@ -2,21 +2,39 @@
 
 from typing import Any
 
-from search_spaces.space import LEARNING_RATE, SCHEDULES, Trial, suggest_alpha, suggest_recipe, suggest_temperature
+from search_spaces.space import (
+    LEARNING_RATE,
+    SCHEDULES,
+    Trial,
+    suggest_alpha,
+    suggest_recipe,
+    suggest_temperature,
+)
 
 _SHARED = {"temperature": 4.0, "cam": False, "training.learning_rate": LEARNING_RATE}
 _RATIO = {"alpha_schedule": "gap", "alpha_gap": "ratio", "alpha_ema": 0.9}
 _CAM = {"cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0}
 
-# The method's default, KD with a fixed alpha as its baseline, and the forms of "adaptive" to compare
+# The method's default, KD with a fixed alpha as its baseline, and the forms of "adaptive" to
+# compare
 # methods with.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_RATIO},
     {**_SHARED, "alpha_schedule": "constant", "alpha": 0.9},
     {**_SHARED, **_RATIO, **_CAM},
-    {**_SHARED, "alpha_schedule": "learnable", "alpha_learnable": "uncertainty", "alpha_learning_rate": 0.02},
+    {
+        **_SHARED,
+        "alpha_schedule": "learnable",
+        "alpha_learnable": "uncertainty",
+        "alpha_learning_rate": 0.02,
+    },
     {**_SHARED, "alpha_schedule": "gap", "alpha_gap": "label", "alpha_slope": 5.0},
-    {**_SHARED, "alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_learning_rate": 0.02},
+    {
+        **_SHARED,
+        "alpha_schedule": "learnable",
+        "alpha_learnable": "raw",
+        "alpha_learning_rate": 0.02,
+    },
 )
 
 

@@ -4,10 +4,19 @@ from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_peers, suggest_recipe
 
-# The published objective with alternating updates; and the same with simultaneous updates, which cost
+# The published objective with alternating updates; and the same with simultaneous updates, which
+# cost
 # no additional forward pass.
-_PUBLISHED = {"lambda_peer": 1.0, "peer_temperature": 1.0, "peer_warmup": 0.0, "training.learning_rate": LEARNING_RATE}
-POINTS: tuple[dict[str, Any], ...] = ({**_PUBLISHED, "update": "alternating"}, {**_PUBLISHED, "update": "simultaneous"})
+_PUBLISHED = {
+    "lambda_peer": 1.0,
+    "peer_temperature": 1.0,
+    "peer_warmup": 0.0,
+    "training.learning_rate": LEARNING_RATE,
+}
+POINTS: tuple[dict[str, Any], ...] = (
+    {**_PUBLISHED, "update": "alternating"},
+    {**_PUBLISHED, "update": "simultaneous"},
+)
 
 
 def space(trial: Trial) -> None:

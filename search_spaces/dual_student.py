@@ -2,15 +2,30 @@
 
 from typing import Any
 
-from search_spaces.space import LEARNING_RATE, Trial, suggest_peers, suggest_recipe, suggest_temperature
+from search_spaces.space import (
+    LEARNING_RATE,
+    Trial,
+    suggest_peers,
+    suggest_recipe,
+    suggest_temperature,
+)
 
-_PEERS = {"peer_weight": "none", "peer_temperature": 1.0, "peer_warmup": 0.2, "update": "simultaneous"}
+_PEERS = {
+    "peer_weight": "none",
+    "peer_temperature": 1.0,
+    "peer_warmup": 0.2,
+    "update": "simultaneous",
+}
 _SHARED = {"temperature": 4.0, "lambda_ce": 0.3, **_PEERS, "training.learning_rate": LEARNING_RATE}
-_BOTH, _TEACHER_ALONE = {"lambda_kd": 0.5, "lambda_peer": 0.2}, {"lambda_kd": 0.7, "lambda_peer": 0.0}
+_BOTH, _TEACHER_ALONE = (
+    {"lambda_kd": 0.5, "lambda_peer": 0.2},
+    {"lambda_kd": 0.7, "lambda_peer": 0.0},
+)
 _CERTAIN = {"certainty": "certain", "certainty_temperature": 1.0, "w_norm": "none"}
 
 # The ablation of both parts: both, peers alone, certainty alone, plain KD. Then certainty that only
-# selects samples (in the first point it also weakens the teacher's term), and its published reverse.
+# selects samples (in the first point it also weakens the teacher's term), and its published
+# reverse.
 # The weights sum to one.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_BOTH, **_CERTAIN},

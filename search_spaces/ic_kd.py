@@ -14,12 +14,22 @@ _COMMON: dict[str, Any] = {
     "nicd_temperature": 0.5,
     "training.learning_rate": LEARNING_RATE,
 }
-# Both terms, and a little of either. Without a teacher its substitute knows no more than the student,
+# Both terms, and a little of either. Without a teacher its substitute knows no more than the
+# student,
 # so it has less weight.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_COMMON, "paradigm": "offline", "picd": 0.5, "nicd": 0.2},
     {**_COMMON, "paradigm": "offline", "picd": 0.25, "nicd": 0.05},
-    {**_COMMON, "paradigm": "online", "alpha": 0.3, "temperature": 1.0, "picd": 0.5, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
+    {
+        **_COMMON,
+        "paradigm": "online",
+        "alpha": 0.3,
+        "temperature": 1.0,
+        "picd": 0.5,
+        "nicd": 0.2,
+        "bank": "epoch",
+        "warmup": 0.1,
+    },
     {
         **_COMMON,
         "paradigm": "teacher_free",

@@ -12,10 +12,14 @@ SCHEDULES = ("constant", "linear", "cosine", "step", "learnable", "gap")  # sche
 class Trial(Protocol):
     """Source of values: Optuna's trial, or any object that fixes or replays values by name."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """Return a number in [low, high]."""
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         """Return a whole number in [low, high]."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -88,7 +92,9 @@ def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
     if family == "constant":
         trial.suggest_float("alpha", 0.1, 0.99)
     elif family == "learnable":
-        form = trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
+        form = trial.suggest_categorical(
+            "alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel")
+        )
         trial.suggest_float("alpha_learning_rate", 0.005, 0.05, log=True)
         if form == "entropy":
             trial.suggest_float("alpha_tau", 0.2, 5.0, log=True)
@@ -100,7 +106,9 @@ def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
         formula = trial.suggest_categorical("alpha_gap", ("ratio", "kl", "label", "acc"))
         if formula == "kl":
             trial.suggest_float("alpha_scale", 0.05, 5.0, log=True)
-        if formula == "ratio" or (formula == "kl" and not trial.suggest_categorical("alpha_per_sample", (False, True))):
+        if formula == "ratio" or (
+            formula == "kl" and not trial.suggest_categorical("alpha_per_sample", (False, True))
+        ):
             trial.suggest_categorical("alpha_ema", (0.0, 0.9))
         elif formula != "kl":
             trial.suggest_float("alpha_slope", 2.0, 10.0, log=True)

@@ -4,9 +4,16 @@ from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe
 
-# The paper's form. The released code has another objective, for a sweep that fixes `form: released`.
+# The paper's form. The released code has another objective, for a sweep that fixes `form:
+# released`.
 POINTS: tuple[dict[str, Any], ...] = (
-    {"form": "paper", "alpha": 0.1, "correct": 0.99, "temperature": 20.0, "training.learning_rate": LEARNING_RATE},
+    {
+        "form": "paper",
+        "alpha": 0.1,
+        "correct": 0.99,
+        "temperature": 20.0,
+        "training.learning_rate": LEARNING_RATE,
+    },
 )
 
 

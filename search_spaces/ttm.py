@@ -2,10 +2,17 @@
 
 from typing import Any
 
-from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature, suggest_weight
+from search_spaces.space import (
+    LEARNING_RATE,
+    Trial,
+    suggest_recipe,
+    suggest_temperature,
+    suggest_weight,
+)
 
 # Counterpart of KD's first point, at its temperature, alpha and rate; not a published training. The
-# paper's comparison with KD (arXiv 2402.11148, figure 1) has this alpha as beta = 36 in the additive
+# paper's comparison with KD (arXiv 2402.11148, figure 1) has this alpha as beta = 36 in the
+# additive
 # form. Its gradient is 10 times as large, and a small network without batch normalisation diverges.
 COMPARABLE: dict[str, Any] = {
     "form": "convex",
@@ -14,7 +21,8 @@ COMPARABLE: dict[str, Any] = {
     "alpha": 0.9,
     "training.learning_rate": LEARNING_RATE,
 }
-# Published training of resnet56 -> resnet20 (table 8): CE + beta D with gamma = 0.3, so T = 10/3, and
+# Published training of resnet56 -> resnet20 (table 8): CE + beta D with gamma = 0.3, so T = 10/3,
+# and
 # beta = 7, at the published rate; the decay is that of the recipe.
 PUBLISHED: dict[str, Any] = {
     "form": "additive",

@@ -20,9 +20,21 @@ WIDTH = 4
 
 def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
     """Return a sweep on digits without trials."""
-    configuration = load(None, ["project=tests", "student.name=cnn", f"student.width={WIDTH}", "training.epochs=2", *pairs])
+    configuration = load(
+        None,
+        [
+            "project=tests",
+            "student.name=cnn",
+            f"student.width={WIDTH}",
+            "training.epochs=2",
+            *pairs,
+        ],
+    )
     sweep = Sweep.create(store.sweep(name), configuration, "sweep")
-    write_json(sweep.folder / "data.json", read_summary(prepare(configuration.data, store.root, configuration.data.seed)))
+    write_json(
+        sweep.folder / "data.json",
+        read_summary(prepare(configuration.data, store.root, configuration.data.seed)),
+    )
     return sweep
 
 
@@ -50,7 +62,9 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
 def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
-    tracker = Tracker(store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name))
+    tracker = Tracker(
+        store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name)
+    )
     for trial in trials:
         tracker.trial_started(trial)
         tracker.trial_reported(trial, trial.epochs, trial.metrics)

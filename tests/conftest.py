@@ -79,8 +79,13 @@ def make_teacher(tmp_path: Path) -> MakeTeacher:
         torch.manual_seed(11)
         made = build(network, len(dataset.classes), dataset.shape, settings)
         save_weights(made, folder / WEIGHTS)
-        card = {"weights": network_fingerprint(made.state_dict()), "network": {"name": network, **settings}}
-        write_json(folder / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
+        card = {
+            "weights": network_fingerprint(made.state_dict()),
+            "network": {"name": network, **settings},
+        }
+        write_json(
+            folder / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)}
+        )
         return folder
 
     return make

@@ -5,7 +5,9 @@ import torch
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 
-SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smallest network of each family
+SMALL: dict[
+    str, tuple[tuple[int, int, int], dict[str, int]]
+] = {  # the smallest network of each family
     "mlp": ((1, 8, 8), {"width": 8}),
     "cnn": ((1, 8, 8), {"width": 4}),
     "separable_cnn": ((3, 16, 16), {"width": 4}),

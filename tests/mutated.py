@@ -9,14 +9,46 @@ from pathlib import Path
 from typing import Any
 
 VALUES: tuple[Any, ...] = (
-    None, "text", "\x1b[31m", [], {}, [[]], -1, 0, True, 10**30, 1e308, math.nan, math.inf, -math.inf, 0.5,
-)  # fmt: skip
-WHOLE = ("", "{", "[]", "null", '"text"', "{}", "[" * 5000, '{"a":' * 3000, "\x00" * 64, "1" * 5000, '{"format": 99}')
+    None,
+    "text",
+    "\x1b[31m",
+    [],
+    {},
+    [[]],
+    -1,
+    0,
+    True,
+    10**30,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    0.5,
+)
+WHOLE = (
+    "",
+    "{",
+    "[]",
+    "null",
+    '"text"',
+    "{}",
+    "[" * 5000,
+    '{"a":' * 3000,
+    "\x00" * 64,
+    "1" * 5000,
+    '{"format": 99}',
+)
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the paths of all values within one; of a list only the first two items."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:2])
+        if isinstance(value, list)
+        else ()
+    )
     for name, each in inner:
         yield (*path, name)
         yield from paths(each, (*path, name))
@@ -50,7 +82,10 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, byte
         if draw.random() < 0.6 and isinstance(changed, dict):
             changed.pop("checksum", None)
         name = f"{'.'.join(map(str, path))} {'removed' if remove else repr(new)[:20]}"
-        yield f"{name}{'' if 'checksum' in changed else ', without a checksum'}", json.dumps(changed, indent=1).encode()
+        yield (
+            f"{name}{'' if 'checksum' in changed else ', without a checksum'}",
+            json.dumps(changed, indent=1).encode(),
+        )
 
 
 def destroy(file: Path, how: str) -> None:
@@ -62,7 +97,11 @@ def destroy(file: Path, how: str) -> None:
     elif how == "four GiB":
         os.truncate(file, 2**32)
     else:
-        others = {"half": content[: len(content) // 2], "not UTF-8": b'{"a": "\xff\xfe"}', "a mark": b"\xef\xbb\xbf{}"}
+        others = {
+            "half": content[: len(content) // 2],
+            "not UTF-8": b'{"a": "\xff\xfe"}',
+            "a mark": b"\xef\xbb\xbf{}",
+        }
         file.write_bytes(others[how] if how in others else how.encode())
 
 

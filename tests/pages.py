@@ -1,4 +1,6 @@
-"""Extract the fenced blocks, commands and table options of a Markdown page, for tests that run them."""
+"""Extract the fenced blocks, commands and table options of a Markdown page, for tests that run
+them.
+"""
 
 import re
 import shlex
@@ -30,19 +32,27 @@ def blocks(page: str) -> list[Block]:
 
 def commands(block: Block) -> list[list[str]]:
     """Return the command lines of a block as words; a backslash continues a line."""
-    return [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines() if line.strip()]
+    return [
+        shlex.split(line, comments=True)
+        for line in block.text.replace("\\\n", " ").splitlines()
+        if line.strip()
+    ]
 
 
 def variations(page: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the row label and the options of each table row whose second cell is `--set ...`."""
-    for label, options in re.findall(r"^\| ([^|]+) \| `(--[^`]+)` \|$", (DOCS / page).read_text(), re.MULTILINE):
+    for label, options in re.findall(
+        r"^\| ([^|]+) \| `(--[^`]+)` \|$", (DOCS / page).read_text(), re.MULTILINE
+    ):
         yield label, shlex.split(options)
 
 
 def printed_commands(text: str) -> Iterator[list[str]]:
     """Yield the words after `python run.py` of a page's commands, fenced, indented or inline."""
     text = text.replace("\\\n", " ")
-    for line in re.findall(r"^(?:\s{4}|)python run\.py (.+)$|`python run\.py ([^`\n]+)`", text, re.MULTILINE):
+    for line in re.findall(
+        r"^(?:\s{4}|)python run\.py (.+)$|`python run\.py ([^`\n]+)`", text, re.MULTILINE
+    ):
         yield shlex.split(line[0] or line[1], comments=True)
 
 

@@ -8,12 +8,20 @@ from methods.kd_aif import KDAIF
 from search_spaces import SPACES
 
 
-def metrics_of(a: tuple[float, float], b: tuple[float, float], epoch: float = 2.0) -> dict[str, float]:
+def metrics_of(
+    a: tuple[float, float], b: tuple[float, float], epoch: float = 2.0
+) -> dict[str, float]:
     """Return last-epoch metrics of two students with accuracies (validation, test).
 
     The trial has the students' means.
     """
-    metrics = {"pair/agreement": 0.9, "seconds/epoch": 1.0, "parameters": 300.0, "a/parameters": 100.0, "b/parameters": 200.0}
+    metrics = {
+        "pair/agreement": 0.9,
+        "seconds/epoch": 1.0,
+        "parameters": 300.0,
+        "a/parameters": 100.0,
+        "b/parameters": 200.0,
+    }
     for place, name in enumerate(("validation/accuracy", "test/last/accuracy")):
         metrics |= {f"a/{name}": a[place], f"b/{name}": b[place], name: (a[place] + b[place]) / 2}
     for letter, own in (("a", a), ("b", b)):

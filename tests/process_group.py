@@ -14,14 +14,22 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).parents[1]
-PRELOADED = ["torch.distributed", "torch.nn.parallel", "pytest", "orchestrator.training._trainer", "orchestrator.cluster._pair"]
+PRELOADED = [
+    "torch.distributed",
+    "torch.nn.parallel",
+    "pytest",
+    "orchestrator.training._trainer",
+    "orchestrator.cluster._pair",
+]
 LONGEST_S = 300  # limit in case of a deadlock between the ranks
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
-def on_every_rank(world_size: int, function: Callable[[int, int, *Arguments], Result], *arguments: *Arguments) -> list[Result]:
+def on_every_rank(
+    world_size: int, function: Callable[[int, int, *Arguments], Result], *arguments: *Arguments
+) -> list[Result]:
     """Run `function(rank, world_size, *arguments)` in `world_size` new processes.
 
     The function must be defined at the top level of a module. It returns tensors, plain values, and
@@ -35,7 +43,11 @@ def on_every_rank(world_size: int, function: Callable[[int, int, *Arguments], Re
     with TemporaryDirectory() as name:
         folder = Path(name)
         start_processes(  # type: ignore[no-untyped-call]
-            _rank, (world_size, folder, function, arguments), world_size, daemon=True, start_method="forkserver"
+            _rank,
+            (world_size, folder, function, arguments),
+            world_size,
+            daemon=True,
+            start_method="forkserver",
         )
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
@@ -51,10 +63,18 @@ def _start_server() -> None:
         forkserver.ensure_running()
 
 
-def _rank(rank: int, world_size: int, folder: Path, function: Callable[..., Result], arguments: tuple[object, ...]) -> None:
+def _rank(
+    rank: int,
+    world_size: int,
+    folder: Path,
+    function: Callable[..., Result],
+    arguments: tuple[object, ...],
+) -> None:
     faulthandler.dump_traceback_later(LONGEST_S, exit=True)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size
+    )
     torch.save(function(rank, world_size, *arguments), folder / f"{rank}.pt")
     dist.barrier()  # a rank that leaves during gloo's communication may abort
     dist.destroy_process_group()

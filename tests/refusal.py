@@ -23,6 +23,10 @@ def refused(
         yield caught
     refusal: Any = caught.value
     assert refusal.field == field, f"{refusal.field!r} is named in: {refusal}"
-    assert value is ANY or refusal.value is value or refusal.value == value, f"{refusal.value!r} is the value in: {refusal}"
-    assert allowed is ANY or refusal.allowed == allowed, f"{refusal.allowed!r} is allowed in: {refusal}"
+    assert value is ANY or refusal.value is value or refusal.value == value, (
+        f"{refusal.value!r} is the value in: {refusal}"
+    )
+    assert allowed is ANY or refusal.allowed == allowed, (
+        f"{refusal.allowed!r} is allowed in: {refusal}"
+    )
     assert str(refusal).strip(), "a refusal has a sentence"

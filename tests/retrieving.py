@@ -14,7 +14,9 @@ from search_spaces.space import Space, Trial
 class RetrievingSettings(Settings):
     """Source of the bank, and the number of retrieved samples."""
 
-    paradigm: str = setting("offline", "who fills the bank", choices=("offline", "online", "teacher_free"))
+    paradigm: str = setting(
+        "offline", "who fills the bank", choices=("offline", "online", "teacher_free")
+    )
     positives: int = setting(8, "of the same class", low=0)
     negatives: int = setting(32, "of others", low=0)
     first: int = setting(1, "epochs before the first bank", low=1)
@@ -30,7 +32,11 @@ class Retrieving(Method):
 
     def __init__(self, settings: RetrievingSettings) -> None:
         super().__init__(settings)
-        needs = {"offline": Needs(teacher=True, bank=True), "online": Needs(peer=True), "teacher_free": Needs()}
+        needs = {
+            "offline": Needs(teacher=True, bank=True),
+            "online": Needs(peer=True),
+            "teacher_free": Needs(),
+        }
         self.needs = needs[settings.paradigm]
 
     def banking(self, epochs: int) -> BankSchedule | None:
@@ -38,8 +44,17 @@ class Retrieving(Method):
         if self.needs.bank:
             return None
         if self.settings.first >= epochs:
-            raise SettingsError(f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it", "first")
-        return BankSchedule("peers" if self.needs.peer else "own", "epoch", 0.0, self.settings.queue, self.settings.first)
+            raise SettingsError(
+                f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it",
+                "first",
+            )
+        return BankSchedule(
+            "peers" if self.needs.peer else "own",
+            "epoch",
+            0.0,
+            self.settings.queue,
+            self.settings.first,
+        )
 
     @property
     def retrieves(self) -> tuple[int, int]:

@@ -23,7 +23,11 @@ def sockets(process: psutil.Process) -> dict[str, bool]:
     for each in (process, *process.children(recursive=True)):
         try:
             name = each.name()
-            places = [socket.laddr for socket in each.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
+            places = [
+                socket.laddr
+                for socket in each.net_connections("inet")
+                if socket.status == psutil.CONN_LISTEN
+            ]
         except psutil.Error:  # ended meanwhile
             continue
         for place in places:

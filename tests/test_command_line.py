@@ -71,7 +71,9 @@ def array_file(folder: Path, **changes: Any) -> str:
 )
 @pytest.mark.parametrize("command", ["sweep", "train"])
 def test_bad_settings(command: str, pairs: list[str], code: int, said: str, store: str) -> None:
-    found, output = call(command, "--store", store, *(part for pair in pairs for part in ("--set", pair)))
+    found, output = call(
+        command, "--store", store, *(part for pair in pairs for part in ("--set", pair))
+    )
     assert (found, output.count("\n")) == (code, 1), output
     assert said in output, output
     assert not Path(store, "sweeps").exists()  # nothing was started
@@ -89,7 +91,13 @@ def test_bad_settings(command: str, pairs: list[str], code: int, said: str, stor
 )
 def test_bad_data(changes: dict[str, Any], said: str, store: str, tmp_path: Path) -> None:
     code, output = call(
-        "train", "--store", store, "--set", "data.name=npz", "--set", f"data.path={array_file(tmp_path, **changes)}"
+        "train",
+        "--store",
+        store,
+        "--set",
+        "data.name=npz",
+        "--set",
+        f"data.path={array_file(tmp_path, **changes)}",
     )
     assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
     assert said in output, output
@@ -98,7 +106,9 @@ def test_bad_data(changes: dict[str, Any], said: str, store: str, tmp_path: Path
 def test_truncated_data(store: str, tmp_path: Path) -> None:
     file = Path(array_file(tmp_path))
     file.write_bytes(file.read_bytes()[:2000])
-    code, output = call("sweep", "--store", store, "--set", "data.name=npz", "--set", f"data.path={file}")
+    code, output = call(
+        "sweep", "--store", store, "--set", "data.name=npz", "--set", f"data.path={file}"
+    )
     assert code == BAD_CONFIGURATION and str(file) in output
 
 
@@ -139,7 +149,14 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 def test_a_name_that_exists(store: str) -> None:
-    settings = ["--set", "training.epochs=1", "--set", "teacher=null", "--set", "method.name=cross_entropy"]
+    settings = [
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "teacher=null",
+        "--set",
+        "method.name=cross_entropy",
+    ]
     code, output = call("train", "--local", "--store", store, "--name", "mine", *settings)
     assert code == OK and "test accuracy" in output
     for command in ("train", "sweep"):
@@ -154,18 +171,37 @@ def test_a_name_that_exists(store: str) -> None:
 
 
 def test_a_training_that_diverges(store: str) -> None:
-    code, output = call("train", "--local", "--store", store, "--set", "training.learning_rate=1e12", "--set", "method.name=kd")
+    code, output = call(
+        "train",
+        "--local",
+        "--store",
+        store,
+        "--set",
+        "training.learning_rate=1e12",
+        "--set",
+        "method.name=kd",
+    )
     assert code == NO_USABLE_TRIAL and "the loss is not finite in epoch 1" in output
 
 
 def test_the_plan(store: str) -> None:
-    code, output = call("sweep", "--store", store, "--dry-run", "--set", "resources.groups=1", "--set", "data.augmentation=crop")
+    code, output = call(
+        "sweep",
+        "--store",
+        store,
+        "--dry-run",
+        "--set",
+        "resources.groups=1",
+        "--set",
+        "data.augmentation=crop",
+    )
     assert code == OK
     for said in (
         "train 1222, validation 216, test 359",
         "1 x 1 workers",
         "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
-        "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set others",
+        "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set "
+        "others",
         "asha compares after 4, 12, 16",
         "406 KiB for 16 views and the clean one",
         "to be fitted",
@@ -175,19 +211,32 @@ def test_the_plan(store: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["sweep", "train"])
-def test_the_plan_of_a_method_that_weighs_samples(command: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_of_a_method_that_weighs_samples(
+    command: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weighing_method(monkeypatch)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("orchestrator.sweep.preflight.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(
+        "orchestrator.sweep.preflight.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
+    )
 
     def planned(*pairs: str) -> tuple[int, str]:
         given = ["method.name=weighing", "search.methods=[]", *pairs]
-        return call(command, "--store", store, "--dry-run", *(part for pair in given for part in ("--set", pair)))
+        return call(
+            command,
+            "--store",
+            store,
+            "--dry-run",
+            *(part for pair in given for part in ("--set", pair)),
+        )
 
     code, output = planned()
-    assert code == OK and "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1 fit" in output, (
-        output
-    )
+    assert (
+        code == OK
+        and "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = "
+        "1 fit"
+        in output
+    ), output
     code, output = planned("resources.influence_backend=inline")
     assert code == OK and "floor(2 CPU / 1 per group) = 2 fit" in output, output
     for setting, said in {
@@ -204,7 +253,9 @@ def test_the_teacher_alone(store: str) -> None:
     code, output = call(*arguments)
     assert code == OK and "epoch 2" in output
     code, output = call(*arguments)
-    assert code == OK and "epoch" not in output and "validation/accuracy" in output  # found in the store
+    assert (
+        code == OK and "epoch" not in output and "validation/accuracy" in output
+    )  # found in the store
 
 
 def test_methods_lists_every_setting() -> None:
@@ -213,20 +264,35 @@ def test_methods_lists_every_setting() -> None:
     code, output = call("methods")
     assert code == OK
     for name, method in METHODS.items():
-        assert name in output and all(f"  {setting} = " in output for setting in method.Settings.__dataclass_fields__)
+        assert name in output and all(
+            f"  {setting} = " in output for setting in method.Settings.__dataclass_fields__
+        )
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: runpy.run_path('run.py', run_name='__main__')\n"
-    code += "except SystemExit: pass\nprint(sorted({'torch', 'ray', 'mlflow', 'optuna', 'pydantic', 'numpy'} & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: "
+        "runpy.run_path('run.py', run_name='__main__')\n"
+    )
+    code += (
+        "except SystemExit: pass\nprint(sorted({'torch', 'ray', 'mlflow', 'optuna', "
+        "'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert output.strip().endswith("[]") and "sweep" in output
 
 
 def test_the_readme_names_commands_that_exist() -> None:
-    text = "".join(file.read_text() for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")])
+    text = "".join(
+        file.read_text()
+        for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")]
+    )
     commands = set(re.findall(r"python run\.py ([a-z]+)", text))
-    assert commands and commands <= {command.callback.__name__ for command in run.app.registered_commands if command.callback}
+    assert commands and commands <= {
+        command.callback.__name__ for command in run.app.registered_commands if command.callback
+    }
     assert set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text())) <= set(
         re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     )
@@ -243,10 +309,28 @@ def test_the_pages_link_to_files_that_exist() -> None:
 @pytest.mark.ray
 def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    settings = ["method.name=kd", "search.methods=[]", "training.epochs=60", "search.scheduler=none", "teacher.training.epochs=2"]
-    command = [sys.executable, "run.py", "sweep", "--store", store, "--name", "mine", "--trials", "4"]
+    settings = [
+        "method.name=kd",
+        "search.methods=[]",
+        "training.epochs=60",
+        "search.scheduler=none",
+        "teacher.training.epochs=2",
+    ]
+    command = [
+        sys.executable,
+        "run.py",
+        "sweep",
+        "--store",
+        store,
+        "--name",
+        "mine",
+        "--trials",
+        "4",
+    ]
     command += [part for pair in settings for part in ("--set", pair)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("trial 0 complete"):
@@ -255,7 +339,9 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
                 break
         rest = process.stdout.read()
     assert process.returncode == 130, rest
-    assert len(listening) > 3 and all(listening.values()), "nothing of a cluster of our own is reached from another machine"
+    assert len(listening) > 3 and all(listening.values()), (
+        "nothing of a cluster of our own is reached from another machine"
+    )
     assert not open_to_others(tmp_path / "store"), "what Ray and the workers wrote, too"
     assert f"resume: python run.py sweep --resume mine --store {store}" in rest
     code, output = call("status", "mine", "--store", store, "--json")
@@ -268,7 +354,9 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     assert [trial["number"] for trial in after["trials"]] == [0, 1, 2, 3]
     assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
     histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
-    assert all(len(history) == 60 and None not in history for history in histories), "no epoch is missing"
+    assert all(len(history) == 60 and None not in history for history in histories), (
+        "no epoch is missing"
+    )
     for old in before["trials"]:  # finished and started trials stay the same
         new = after["trials"][old["number"]]
         assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)

@@ -47,16 +47,28 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     give_weights(sweep, best.number)
     checkpoint = sweep.trial_folder(best.number) / "checkpoint"
     shutil.copy(checkpoint / "best.safetensors", checkpoint / "student.safetensors")
-    records: list[dict[str, Any]] = [{"epoch": epoch, "metrics": {"validation/accuracy": value}} for epoch, value in best.known]
-    PROGRESS.write(checkpoint / "progress.json", {"record": records[-1], "records": records, "best_value": 0.9, "best_epoch": 3})
+    records: list[dict[str, Any]] = [
+        {"epoch": epoch, "metrics": {"validation/accuracy": value}} for epoch, value in best.known
+    ]
+    PROGRESS.write(
+        checkpoint / "progress.json",
+        {"record": records[-1], "records": records, "best_value": 0.9, "best_epoch": 3},
+    )
     ENVIRONMENT.write(sweep.folder / ENVIRONMENT_FILE, describe())
     RUN_IDS.write(sweep.folder / RUNS, {"parent": "one", "0": "two"})
-    run_lock.DRIVER.write(sweep.folder / run_lock.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6})
+    run_lock.DRIVER.write(
+        sweep.folder / run_lock.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6}
+    )
     outbox = Outbox(sweep.folder / "outbox.jsonl")
-    outbox.append({"do": "points", "run": "0", "points": {"0": [("a", 0.5, 1, 1)]}, "told": {"epoch": 1}})
+    outbox.append(
+        {"do": "points", "run": "0", "points": {"0": [("a", 0.5, 1, 1)]}, "told": {"epoch": 1}}
+    )
     outbox.close()
     Comparison(
-        sweep.configuration, 3, chosen={"kd": {"trial": 1, "value": 0.5, "settings": {}}}, folder=root / "comparisons/two"
+        sweep.configuration,
+        3,
+        chosen={"kd": {"trial": 1, "value": 0.5, "settings": {}}},
+        folder=root / "comparisons/two",
     ).save()
     return root
 
@@ -100,11 +112,21 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         for command in READ[name]:
             code, output = call(store, *command)
             newer = "99" in what
-            assert code == (2 if newer and name != run_lock.WORD and len(command) > 1 else 0), (what, output)
-            told = changed is None or (b'"checksum"' in changed and json.loads(changed) != json.loads(content))
-            assert not told or newer or name == run_lock.WORD or f"{name} is damaged: " in output, (what, output)
+            assert code == (2 if newer and name != run_lock.WORD and len(command) > 1 else 0), (
+                what,
+                output,
+            )
+            told = changed is None or (
+                b'"checksum"' in changed and json.loads(changed) != json.loads(content)
+            )
+            assert not told or newer or name == run_lock.WORD or f"{name} is damaged: " in output, (
+                what,
+                output,
+            )
         if name == FILE:
-            shutil.copy(file, copy) if file.is_file() and file.stat().st_size < 2**20 else copy.unlink()
+            shutil.copy(
+                file, copy
+            ) if file.is_file() and file.stat().st_size < 2**20 else copy.unlink()
             code, output = call(store, "status", "mine")
             assert code == 0 or FILE in output, what
             copy.write_bytes(content)
@@ -124,7 +146,10 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         ({"history": [0.5] * 50}, "history has 50 "),
         ({"params": {"kd.temperature": float("nan")}}, "params.kd.temperature = nan "),
         ({"params": None}, "params = null "),
-        ({"params": {"training.learning_rate": "fast"}}, "params: training.learning_rate = 'fast' "),
+        (
+            {"params": {"training.learning_rate": "fast"}},
+            "params: training.learning_rate = 'fast' ",
+        ),
         ({"params": {"training.a.b": 1}}, "params: training.a.b "),
         ({"state": "done"}, "state = 'done' "),
         ({"epochs": 10**12}, "epochs = 1000000000000 "),
@@ -133,7 +158,9 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         ({"surprise": 1}, "surprise "),
     ],
 )
-def test_the_key_is_named_where_no_checksum_helps(change: dict[str, Any], said: str, store: Store) -> None:
+def test_the_key_is_named_where_no_checksum_helps(
+    change: dict[str, Any], said: str, store: Store
+) -> None:
     file = file_of(store, TRIAL)
     write_json(file, read_json(file) | {"state": "complete", "epochs": 9} | change)
     code, output = call(store, "status", "mine", "--json")
@@ -154,32 +181,44 @@ def test_the_key_is_named_where_no_checksum_helps(change: dict[str, Any], said: 
         (b'{"number": 2, "params": {}, "format": -1}', "format"),
     ],
 )
-def test_a_damage_has_the_file_and_the_key_also_between_processes(content: bytes, key: str, tmp_path: Path) -> None:
+def test_a_damage_has_the_file_and_the_key_also_between_processes(
+    content: bytes, key: str, tmp_path: Path
+) -> None:
     with refused(str(tmp_path / "trial.json"), key, error=DamagedRecordError) as told:
         TRIAL_SCHEMA.parse(content, tmp_path / "trial.json")
     copied = copy.copy(told.value)  # through __reduce__, as in pickle
     assert (copied.field, copied.value, str(copied)) == (told.value.field, key, str(told.value))
 
 
-def test_a_record_that_was_formatted_anew_is_whole_and_a_changed_digit_is_none(store: Store) -> None:
+def test_a_record_that_was_formatted_anew_is_whole_and_a_changed_digit_is_none(
+    store: Store,
+) -> None:
     file = file_of(store, TRIAL)
     values = json.loads(file.read_bytes())
     file.write_text(json.dumps(values))
     assert not Sweep.open(store, "mine").damaged
     file.write_text(json.dumps(values | {"value": values["value"] + 1e-9}, indent=1))
     reason = Sweep.open(store, "mine").damaged[file]
-    assert reason == "its content is not what was written, for its key checksum is that of another one"
+    assert (
+        reason == "its content is not what was written, for its key checksum is that of another one"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "command", "code"),
     [
-        ("data.json", ("report", "mine"), 0), ("data.json", ("export", "mine"), 0), (ENVIRONMENT_FILE, ("report", "mine"), 0),
-        (TRIAL, ("report", "mine"), 0), (OTHER, ("importance", "mine"), 1), (FILE, ("importance", "mine"), 1),
-        (RUNS, ("report", "mine"), 0), ("trials/*/checkpoint/progress.json", ("export", "mine"), 2),
-        ("study.log", ("importance", "mine"), 2), ("study.log", ("report", "mine"), 0),
+        ("data.json", ("report", "mine"), 0),
+        ("data.json", ("export", "mine"), 0),
+        (ENVIRONMENT_FILE, ("report", "mine"), 0),
+        (TRIAL, ("report", "mine"), 0),
+        (OTHER, ("importance", "mine"), 1),
+        (FILE, ("importance", "mine"), 1),
+        (RUNS, ("report", "mine"), 0),
+        ("trials/*/checkpoint/progress.json", ("export", "mine"), 2),
+        ("study.log", ("importance", "mine"), 2),
+        ("study.log", ("report", "mine"), 0),
     ],
-)  # fmt: skip
+)
 def test_commands_that_read_more_name_it_too(
     name: str, command: tuple[str, ...], code: int, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,10 +253,17 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
         repair_records(store, found, notes.append)
         after = Sweep.open(store, "mine")
         assert not after.damaged and sorted(after.trials) == sorted(before.trials), what
-        assert not was_damaged or (len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]), notes
+        assert not was_damaged or (
+            len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]
+        ), notes
         for number, trial in after.trials.items():
             old = before.trials[number]
-            assert (trial.params, trial.state, trial.value, trial.history) == (old.params, old.state, old.value, old.history), what
+            assert (trial.params, trial.state, trial.value, trial.history) == (
+                old.params,
+                old.state,
+                old.value,
+                old.history,
+            ), what
         if was_damaged:
             aside = next(file.parent.glob(f"{file.name}.damaged*"))
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
@@ -227,13 +273,19 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("params", {"training.learning_rate": 0.123}, "params.training.learning_rate = 0.123, and the study has "),
+        (
+            "params",
+            {"training.learning_rate": 0.123},
+            "params.training.learning_rate = 0.123, and the study has ",
+        ),
         ("history", [0.1], "history has 0.1 after epoch 1, and the study "),
         ("state", "failed", "state = failed, and the study has complete"),
         ("value", 0.999, "value = 0.999, and the study has "),
     ],
 )
-def test_a_record_that_contradicts_the_study_is_made_anew(key: str, value: Any, said: str, store: Store) -> None:
+def test_a_record_that_contradicts_the_study_is_made_anew(
+    key: str, value: Any, said: str, store: Store
+) -> None:
     before = Sweep.open(store, "mine").trials[0]
     file = file_of(store, OTHER)
     values = read_json(file)
@@ -244,7 +296,12 @@ def test_a_record_that_contradicts_the_study_is_made_anew(key: str, value: Any, 
     repair_records(store, found, notes.append)
     trial = Sweep.open(store, "mine").trials[0]
     assert f"{OTHER} is damaged ({said}" in notes[0] and trial.notes == [LOST]
-    assert (trial.params, trial.state, trial.value, trial.history) == (before.params, before.state, before.value, before.history)
+    assert (trial.params, trial.state, trial.value, trial.history) == (
+        before.params,
+        before.state,
+        before.value,
+        before.history,
+    )
     assert read_json(file.with_name("trial.json.damaged"))[key] != values[key]
     repair_records(store, found, notes.append)
     assert len(notes) == 1, "once"
@@ -265,7 +322,11 @@ def test_one_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
     for name in (FILE, COPY):
         write_json(store.sweep("mine") / name, read_json(store.sweep("mine") / name) | {"kind": 5})
     code, output = call(store, "status")
-    assert code == 0 and "sweep.json: kind = 5 is not allowed" in " ".join(output.split()) and "other" in output
+    assert (
+        code == 0
+        and "sweep.json: kind = 5 is not allowed" in " ".join(output.split())
+        and "other" in output
+    )
     assert call(store, "status", "mine")[0] == 2
 
 
@@ -293,14 +354,31 @@ def test_a_line_of_the_study_that_means_nothing_is_named(index: int, store: Stor
     lines = file.read_bytes().splitlines(keepends=True)
     damages = 0
     for what, changed in mutations(lines[index], COUNT, seed=index):
-        file.write_bytes(b"".join([*lines[:index], json.dumps(json.loads(changed)).encode() + b"\n", *lines[index:][1:]]))
-        for read in (lambda: _trials(found), lambda: repair_records(store, Sweep.open(store, "mine"), lambda _: None)):
+        file.write_bytes(
+            b"".join(
+                [
+                    *lines[:index],
+                    json.dumps(json.loads(changed)).encode() + b"\n",
+                    *lines[index:][1:],
+                ]
+            )
+        )
+        for read in (
+            lambda: _trials(found),
+            lambda: repair_records(store, Sweep.open(store, "mine"), lambda _: None),
+        ):
             try:
                 read()
             except ConfigurationError as error:  # an existing direction, but not that of the sweep
                 damages += 1
-                assert error.field in (str(file), "search.direction", "search.objectives") and "\n" not in str(error), what
-                assert not isinstance(error, DamagedRecordError) or str(error.value).startswith("line "), what
+                assert error.field in (
+                    str(file),
+                    "search.direction",
+                    "search.objectives",
+                ) and "\n" not in str(error), what
+                assert not isinstance(error, DamagedRecordError) or str(error.value).startswith(
+                    "line "
+                ), what
     assert damages
 
 
@@ -318,7 +396,12 @@ LINES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("what", LINES)
 def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path: Path) -> None:
-    good = {"do": "points", "run": "0", "points": {"0": [["a", float("nan"), 1, 1]]}, "told": {"epoch": 1}}
+    good = {
+        "do": "points",
+        "run": "0",
+        "points": {"0": [["a", float("nan"), 1, 1]]},
+        "told": {"epoch": 1},
+    }
     bad = json.loads(json.dumps(good))
     LINES[what](bad)
     file = tmp_path / "outbox.jsonl"
@@ -326,7 +409,9 @@ def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path
     with file.open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in (bad, good)))
     outbox = Outbox(file)
-    assert [write is not None for _, write in outbox.peek()] == [False, True] and outbox.told == {"0": {"epoch": 1}}
+    assert [write is not None for _, write in outbox.peek()] == [False, True] and outbox.told == {
+        "0": {"epoch": 1}
+    }
     outbox.close()
 
 
@@ -334,4 +419,9 @@ def test_ids_of_runs_that_are_damaged_are_looked_for(store: Store) -> None:
     file = store.sweep("mine") / RUNS
     write_json(file, {"parent": 5})
     runs = Runs(store, Sweep.open(store, "mine"))
-    assert runs.doubtful and runs.ids == {} and file.with_name(f"{RUNS}.damaged").is_file() and not file.exists()
+    assert (
+        runs.doubtful
+        and runs.ids == {}
+        and file.with_name(f"{RUNS}.damaged").is_file()
+        and not file.exists()
+    )

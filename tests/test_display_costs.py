@@ -64,7 +64,15 @@ def test_the_bar_adds_up_the_samples_of_all_jobs() -> None:
         assert display.bar is not None
         (task,) = display.bar.tasks
         seen = []
-        for job, views, samples in ((0, 0, 50), (1, 0, 30), (0, 1, 0), (0, 1, 80), (1, 1, 0), (0, 2, 0), (1, 2, 0)):
+        for job, views, samples in (
+            (0, 0, 50),
+            (1, 0, 30),
+            (0, 1, 0),
+            (0, 1, 80),
+            (1, 1, 0),
+            (0, 2, 0),
+            (1, 2, 0),
+        ):
             display.progress(job, views, samples)
             seen.append(task.completed)
         display.view_filled(None, COMPUTED, ["a view was damaged"])
@@ -106,7 +114,11 @@ def test_notes_of_two_trials_are_told_apart(sweep: Sweep) -> None:
             for trial in trials:
                 notes = [f"{trial.number} in epoch {epoch}"]
                 events.report(trial, {"epoch": epoch, "metrics": SCORES, "notes": notes})
-    found = [line.removeprefix("note: ") for line in text(console).splitlines() if line.startswith("note: ")]
+    found = [
+        line.removeprefix("note: ")
+        for line in text(console).splitlines()
+        if line.startswith("note: ")
+    ]
     assert found == ["0 in epoch 1", "1 in epoch 1", "0 in epoch 2", "1 in epoch 2"]
 
 
@@ -114,13 +126,30 @@ def test_notes_of_an_earlier_run_are_not_shown_again(sweep: Sweep) -> None:
     sweep.trials[0] = Trial(0, {}, epochs=1, notes=["of the earlier run"])
     console = console_of(terminal=False)
     with Display(sweep, console) as display:
-        Events(sweep, [display]).report(sweep.trials[0], {"epoch": 2, "metrics": SCORES, "notes": ["of this one"]})
+        Events(sweep, [display]).report(
+            sweep.trials[0], {"epoch": 2, "metrics": SCORES, "notes": ["of this one"]}
+        )
     assert "note: of this one" in text(console) and "of the earlier run" not in text(console)
 
 
-NAMES = ("seconds/epoch", "seconds/data", "seconds/teacher", "seconds/student", "seconds/report", "cache/hits", "cache/misses")
-ROWS = ((4.0, 0.5, 1.0, 2.0, None, 0.0, 2.0), (3.0, 0.25, None, 2.0, 0.5, 1.0, 0.0), (2.0, 0.25, None, 1.5, 0.5, 2.0, 0.0))
-EPOCHS = [{name: value for name, value in zip(NAMES, row, strict=True) if value is not None} for row in ROWS]
+NAMES = (
+    "seconds/epoch",
+    "seconds/data",
+    "seconds/teacher",
+    "seconds/student",
+    "seconds/report",
+    "cache/hits",
+    "cache/misses",
+)
+ROWS = (
+    (4.0, 0.5, 1.0, 2.0, None, 0.0, 2.0),
+    (3.0, 0.25, None, 2.0, 0.5, 1.0, 0.0),
+    (2.0, 0.25, None, 1.5, 0.5, 2.0, 0.0),
+)
+EPOCHS = [
+    {name: value for name, value in zip(NAMES, row, strict=True) if value is not None}
+    for row in ROWS
+]
 
 
 def costs_of(sweep: Sweep, epochs: list[dict[str, float]]) -> str:
@@ -138,7 +167,13 @@ def test_the_parts_are_the_whole_time(sweep: Sweep) -> None:
     assert table == {"student": 5.5, "rest": 1.5, "data": 1.0, "teacher": 1.0, "report": 1.0}
     assert sum(table.values()) == pytest.approx(4 + 3 + 2 + 0.5 + 0.5)
     assert list(table.values()) == sorted(table.values(), reverse=True)
-    assert {part: int(share) for part, _, share in rows} == {"student": 55, "rest": 15, "data": 10, "teacher": 10, "report": 10}
+    assert {part: int(share) for part, _, share in rows} == {
+        "student": 55,
+        "rest": 15,
+        "data": 10,
+        "teacher": 10,
+        "report": 10,
+    }
 
 
 def test_the_views_of_the_cache_are_counted(sweep: Sweep) -> None:
@@ -146,7 +181,10 @@ def test_the_views_of_the_cache_are_counted(sweep: Sweep) -> None:
 
 
 def test_without_a_cache_nothing_is_said_of_it(sweep: Sweep) -> None:
-    quiet = [{name: value for name, value in metrics.items() if not name.startswith("cache/")} for metrics in EPOCHS]
+    quiet = [
+        {name: value for name, value in metrics.items() if not name.startswith("cache/")}
+        for metrics in EPOCHS
+    ]
     assert "student" in costs_of(sweep, quiet) and "cache" not in costs_of(sweep, quiet)
 
 

@@ -38,7 +38,13 @@ class Usage(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "CUDA_VISIBLE_DEVICES"):
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_TMPDIR",
+        "CUDA_VISIBLE_DEVICES",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -52,10 +58,18 @@ def given(tmp_path: Path) -> Make:
     return make
 
 
-def project(folder: Path, monkeypatch: pytest.MonkeyPatch, *needs: str, python: str = ">=3.11", pinned: str = "") -> None:
+def project(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *needs: str,
+    python: str = ">=3.11",
+    pinned: str = "",
+) -> None:
     """Replace the project by one with these dependencies."""
     listed = ", ".join(f'"{need}"' for need in needs)
-    (folder / "pyproject.toml").write_text(f'[project]\nrequires-python = "{python}"\ndependencies = [{listed}]\n')
+    (folder / "pyproject.toml").write_text(
+        f'[project]\nrequires-python = "{python}"\ndependencies = [{listed}]\n'
+    )
     (folder / "constraints.txt").write_text(pinned)
     monkeypatch.setattr(doctor, "PROJECT", folder)
 
@@ -66,11 +80,17 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_python_is_the_one_that_is_asked_for(given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_is_the_one_that_is_asked_for(
+    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert doctor.python(given()).fitness == "ok"
     project(tmp_path, monkeypatch, python=">=9.1")
     found = doctor.python(given())
-    assert found.fitness == "bad" and ">=9.1 is needed" in found.said and "make install PYTHON=" in found.said
+    assert (
+        found.fitness == "bad"
+        and ">=9.1 is needed" in found.said
+        and "make install PYTHON=" in found.said
+    )
 
 
 def test_our_own_packages_fit(given: Make) -> None:
@@ -80,7 +100,10 @@ def test_our_own_packages_fit(given: Make) -> None:
 
 @pytest.mark.parametrize(
     ("need", "said"),
-    [("numpy>=99", r"numpy \d.* \(>=99 is needed\)"), ("no-such-package>=1", r"no-such-package is missing \(>=1 is needed\)")],
+    [
+        ("numpy>=99", r"numpy \d.* \(>=99 is needed\)"),
+        ("no-such-package>=1", r"no-such-package is missing \(>=1 is needed\)"),
+    ],
 )
 def test_a_package_is_too_old_or_missing(
     need: str, said: str, given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -91,29 +114,49 @@ def test_a_package_is_too_old_or_missing(
     assert re.search(said, found.said), found.said
 
 
-def test_other_versions_than_the_tested_ones_are_named(given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_than_the_tested_ones_are_named(
+    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = importlib.metadata.version("rich")
-    project(tmp_path, monkeypatch, "rich", "torch", pinned=f"rich==0.1\ntorch=={importlib.metadata.version('torch')}\n")
+    project(
+        tmp_path,
+        monkeypatch,
+        "rich",
+        "torch",
+        pinned=f"rich==0.1\ntorch=={importlib.metadata.version('torch')}\n",
+    )
     found = doctor.packages(given())
-    assert found == Finding("ok", f"2 as pyproject.toml asks, of other versions than those tested: rich {version} (0.1)")
+    assert found == Finding(
+        "ok", f"2 as pyproject.toml asks, of other versions than those tested: rich {version} (0.1)"
+    )
 
 
 def test_a_torchvision_of_another_torch(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy", "torch (==1.2.3)"])
     found = doctor.packages(given())
-    assert found.fitness == "bad" and "made for torch ==1.2.3" in found.said and "make install" in found.said
+    assert (
+        found.fitness == "bad"
+        and "made for torch ==1.2.3" in found.said
+        and "make install" in found.said
+    )
 
 
-def test_ray_here_has_its_authentication(given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_here_has_its_authentication(
+    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = tmp_path / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    assert doctor.ray_address(given()) == Finding("ok", "a cluster of our own, on loopback, with token authentication")
+    assert doctor.ray_address(given()) == Finding(
+        "ok", "a cluster of our own, on loopback, with token authentication"
+    )
     token.write_text("abc")
     token.chmod(0o600)
     assert doctor.ray_address(given()).fitness == "ok"
     token.chmod(0o644)
     found = doctor.ray_address(given())
-    assert found.fitness == "warn" and f"chmod 600 {token}" in found.said and "abc" not in found.said
+    assert (
+        found.fitness == "warn" and f"chmod 600 {token}" in found.said and "abc" not in found.said
+    )
     token.unlink()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     found = doctor.ray_address(given())
@@ -121,7 +164,11 @@ def test_ray_here_has_its_authentication(given: Make, tmp_path: Path, monkeypatc
 
 
 def test_a_cluster_that_does_not_answer(given: Make) -> None:
-    findings = dict(examine(Conditions(given().store, load(None, ["resources.address=127.0.0.1:1"]), quick=True)))
+    findings = dict(
+        examine(
+            Conditions(given().store, load(None, ["resources.address=127.0.0.1:1"]), quick=True)
+        )
+    )
     assert findings["Ray"].fitness == "bad" and "nobody answers there" in findings["Ray"].said
     assert len(findings) == len(CHECKS) - 1, "the others are made nevertheless"
 
@@ -133,12 +180,18 @@ def cards(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: properties[number])
 
 
-def test_processors_are_those_that_may_be_used(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_are_those_that_may_be_used(
+    given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cards(monkeypatch)
     monkeypatch.setattr(doctor, "DRIVER", Path("/nowhere"))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr("orchestrator.config.resources.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
-    assert doctor.devices(given()) == Finding("ok", "2 CPU of 64 (bound, or the container's quota), no GPU")
+    monkeypatch.setattr(
+        "orchestrator.config.resources.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
+    )
+    assert doctor.devices(given()) == Finding(
+        "ok", "2 CPU of 64 (bound, or the container's quota), no GPU"
+    )
     found = doctor.devices(given("resources.gpus_per_worker=1"))
     assert found.fitness == "bad" and "resources.gpus_per_worker = 1: leave that out" in found.said
 
@@ -154,13 +207,25 @@ def test_cards_are_named_and_tried(given: Make, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "ones", fail)
     found = doctor.devices(given())
-    assert found.fitness == "bad" and "no kernel image" in found.said and "CUDA_VISIBLE_DEVICES" in found.said
+    assert (
+        found.fitness == "bad"
+        and "no kernel image" in found.said
+        and "CUDA_VISIBLE_DEVICES" in found.said
+    )
 
 
 @pytest.mark.parametrize(("wanted", "fitness"), [("null", "warn"), ("1", "bad")])
-@pytest.mark.parametrize(("cuda", "said"), [(None, "a build without CUDA"), ("13.0", "driver on your system is too old")])
+@pytest.mark.parametrize(
+    ("cuda", "said"), [(None, "a build without CUDA"), ("13.0", "driver on your system is too old")]
+)
 def test_a_driver_that_torch_cannot_use(
-    wanted: str, fitness: str, cuda: str | None, said: str, given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: str,
+    fitness: str,
+    cuda: str | None,
+    said: str,
+    given: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cards(monkeypatch)
     driver = tmp_path / "version"
@@ -195,17 +260,23 @@ def test_a_store_that_others_may_look_into(given: Make, tmp_path: Path) -> None:
     (tmp_path / "store").chmod(0o750)
     found = doctor.store(given())
     assert found.fitness == "warn" and f"chmod 700 {tmp_path / 'store'}" in found.said
-    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o750, "what a person has made stays as it is"
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o750, (
+        "what a person has made stays as it is"
+    )
     assert not list((tmp_path / "store").iterdir())
 
 
-def test_a_store_of_somebody_else(given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_somebody_else(
+    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "store").mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert "not to you" in doctor.store(given()).said
 
 
-def test_a_store_that_is_a_file_or_cannot_be_written(given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_a_file_or_cannot_be_written(
+    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         found = doctor.store(given(store=place))
@@ -216,13 +287,20 @@ def test_a_store_that_is_a_file_or_cannot_be_written(given: Make, tmp_path: Path
 
     monkeypatch.setattr(os, "replace", refuse)
     found = doctor.store(given())
-    assert found.fitness == "bad" and "(Read-only file system): give a --store that you may write" in found.said
+    assert (
+        found.fitness == "bad"
+        and "(Read-only file system): give a --store that you may write" in found.said
+    )
 
 
 def test_locks_that_do_not_hold(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "FileLock", filelock.SoftFileLock)
-    monkeypatch.setattr(filelock.SoftFileLock, "_acquire", lambda self: setattr(self._context, "lock_file_fd", 0))
-    monkeypatch.setattr(filelock.SoftFileLock, "_release", lambda self: setattr(self._context, "lock_file_fd", None))
+    monkeypatch.setattr(
+        filelock.SoftFileLock, "_acquire", lambda self: setattr(self._context, "lock_file_fd", 0)
+    )
+    monkeypatch.setattr(
+        filelock.SoftFileLock, "_release", lambda self: setattr(self._context, "lock_file_fd", None)
+    )
     found = doctor.store(given())
     assert found.fitness == "bad" and "locks do not hold" in found.said and "flock" in found.said
 
@@ -231,7 +309,13 @@ def test_locks_that_do_not_hold(given: Make, monkeypatch: pytest.MonkeyPatch) ->
     ("store_free", "temporary_free", "shared_free", "fitness", "said"),
     [
         (LOTS, LOTS, LOTS, "ok", "store 931.3 GiB free"),
-        (2**20, LOTS, LOTS, "bad", "store 1 MiB free, 200 MiB are needed: free some space, or give another --store"),
+        (
+            2**20,
+            LOTS,
+            LOTS,
+            "bad",
+            "store 1 MiB free, 200 MiB are needed: free some space, or give another --store",
+        ),
         (2**30, LOTS, LOTS, "warn", "--dry-run"),
         (LOTS, 2**20, LOTS, "bad", "RAY_TMPDIR"),
         (LOTS, 10 * 2**30, LOTS, "warn", "more than 95% full"),
@@ -239,14 +323,22 @@ def test_locks_that_do_not_hold(given: Make, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_space(
-    store_free: int, temporary_free: int, shared_free: int, fitness: str, said: str,
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    store_free: int,
+    temporary_free: int,
+    shared_free: int,
+    fitness: str,
+    said: str,
+    given: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shared = tmp_path / "shm"
     shared.mkdir()
     free = {tmp_path: store_free, shared: shared_free}
     monkeypatch.setattr(doctor, "SHARED_MEMORY", shared)
-    monkeypatch.setattr(shutil, "disk_usage", lambda at: Usage(2 * LOTS, LOTS, free.get(at, temporary_free)))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda at: Usage(2 * LOTS, LOTS, free.get(at, temporary_free))
+    )
     found = doctor.space(given())
     assert found.fitness == fitness and said in found.said, found
 
@@ -264,7 +356,9 @@ def test_sqlite_can_be_made_or_written(given: Make, tmp_path: Path) -> None:
     assert found.fitness == "bad" and "not a database" in found.said
 
 
-def test_a_server_that_is_away_refuses_or_answers(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_refuses_or_answers(
+    given: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Error(Exception):
         def __init__(self, status: int, text: str = "") -> None:
             super().__init__(text)
@@ -304,7 +398,9 @@ def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
     with refused("workers", 8.0, 7.0, PreflightError):
         smoke_test.sum_over_workers(0, 1)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(3))  # 1 and 2 times
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda total: total.mul_(3)
+    )  # 1 and 2 times
     smoke_test.sum_over_workers(0, 2)
 
 
@@ -338,17 +434,25 @@ def test_a_line_for_each_and_the_exit_code(tmp_path: Path, monkeypatch: pytest.M
     store = ["--store", str(tmp_path)]
     checks(monkeypatch, one=lambda _: Finding("ok", "fine"), two=lambda _: Finding("warn", "hm"))
     assert call(*store) == (OK, "one          ok    fine\ntwo          warn  hm\n")
-    checks(monkeypatch, one=lambda _: Finding("bad", "broken: mend it"), two=lambda _: Finding("ok", "fine"))
+    checks(
+        monkeypatch,
+        one=lambda _: Finding("bad", "broken: mend it"),
+        two=lambda _: Finding("ok", "fine"),
+    )
     assert call(*store) == (UNFIT, "one          bad   broken: mend it\ntwo          ok    fine\n")
 
 
-def test_no_secret_is_shown_and_no_terminal_is_commanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_shown_and_no_terminal_is_commanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checks(monkeypatch, one=lambda _: Finding("ok", "http://me:hunter22@host/ \x1b[2J"))
     code, output = call("--store", str(tmp_path))
     assert code == OK and "hunter22" not in output and "\x1b" not in output and "@host" in output
 
 
-def test_a_check_that_breaks_is_a_finding_and_an_interruption_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_breaks_is_a_finding_and_an_interruption_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: Conditions) -> Finding:
         raise PermissionError(13, "Permission denied")
 
@@ -366,7 +470,11 @@ def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
     code, output = call("--quick", "--set", "resources.adress=here", "--store", str(tmp_path))
     assert code == 2 and "did you mean 'address'" in output
     code, output = call("--quick", "--address", "127.0.0.1:1", "--store", str(tmp_path))
-    assert code == UNFIT and "'127.0.0.1:1': nobody answers there" in output and "two workers" not in output
+    assert (
+        code == UNFIT
+        and "'127.0.0.1:1': nobody answers there" in output
+        and "two workers" not in output
+    )
 
 
 @pytest.mark.ray

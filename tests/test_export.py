@@ -28,8 +28,16 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import FORMAT_FILE, Store, read_json, write_json
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")
-NEWER = json.dumps({"format": 1000, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}})
+SETTINGS = (
+    "training.epochs=3",
+    "teacher.training.epochs=1",
+    "student.name=cnn",
+    "student.width=4",
+    "method.temperature=3",
+)
+NEWER = json.dumps(
+    {"format": 1000, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}}
+)
 PEER = {"b": {"network": {"name": "mlp", "width": 8}, "training": {"learning_rate": 0.01}}}
 
 
@@ -38,7 +46,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with the training `mine`, of KD on digits; tests only read or copy it."""
     store = tmp_path_factory.mktemp("trained") / "store"
     pairs = [part for pair in SETTINGS for part in ("--set", pair)]
-    result = CliRunner().invoke(run.app, ["train", "--local", "--store", str(store), "--name", "mine", *pairs])
+    result = CliRunner().invoke(
+        run.app, ["train", "--local", "--store", str(store), "--name", "mine", *pairs]
+    )
     assert result.exit_code == 0, result.output
     return store
 
@@ -59,14 +69,20 @@ def trial_folder(store: Store, number: int = 0) -> Path:
 def give_peer(store: Store) -> None:
     """Add a second student to the training, with its own weights and metrics."""
     sweep = Sweep.open(store, "mine")
-    sweep.configuration = configure(sweep.configuration.plain() | {"peers": PEER, "resources": {"workers": 2}})
+    sweep.configuration = configure(
+        sweep.configuration.plain() | {"peers": PEER, "resources": {"workers": 2}}
+    )
     sweep.save()
     checkpoint = trial_folder(store) / "checkpoint"
     progress = read_json(checkpoint / "progress.json")
     metrics = progress["record"]["metrics"]
     other = {name: value / 2 for name, value in metrics.items()}
-    both = {f"a/{name}": value for name, value in metrics.items()} | {f"b/{name}": value for name, value in other.items()}
-    progress["record"]["metrics"] = {name: (metrics[name] + other[name]) / 2 for name in metrics} | both
+    both = {f"a/{name}": value for name, value in metrics.items()} | {
+        f"b/{name}": value for name, value in other.items()
+    }
+    progress["record"]["metrics"] = {
+        name: (metrics[name] + other[name]) / 2 for name in metrics
+    } | both
     write_json(checkpoint / "progress.json", progress)
     (checkpoint / "b").mkdir()
     write_json(checkpoint / "b" / "progress.json", progress | {"best_epoch": 1, "best_value": 0.25})
@@ -98,25 +114,38 @@ def logits(network: Network, weights: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("weights", "file"), [("best", "best.safetensors"), ("last", "student.safetensors")])
+@pytest.mark.parametrize(
+    ("weights", "file"), [("best", "best.safetensors"), ("last", "student.safetensors")]
+)
 def test_an_export_gives_the_logits_of_its_checkpoint_without_the_store(
     store: Store, tmp_path: Path, weights: str, file: str
 ) -> None:
     best = trial_folder(store) / "checkpoint" / "best.safetensors"
-    other = {name: value + 1 if value.is_floating_point() else value for name, value in load_file(best).items()}
+    other = {
+        name: value + 1 if value.is_floating_point() else value
+        for name, value in load_file(best).items()
+    }
     save_file(other, best)  # differs from the last one, whichever epoch was best
-    expected = logits(build("cnn", 10, (1, 8, 8), {"width": 4}), trial_folder(store) / "checkpoint" / file)
+    expected = logits(
+        build("cnn", 10, (1, 8, 8), {"width": 4}), trial_folder(store) / "checkpoint" / file
+    )
     found = export(store, "mine", weights=weights, to=tmp_path / "out")
     shutil.rmtree(store.root)
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     network = load_exported(moved)
     assert not network.training and torch.equal(network(images()).logits, expected)
     assert found.settings["fingerprint"] == network_fingerprint(network.state_dict())
-    assert sorted(path.name for path in moved.iterdir()) == ["README.md", "model.safetensors", "settings.json"]
+    assert sorted(path.name for path in moved.iterdir()) == [
+        "README.md",
+        "model.safetensors",
+        "settings.json",
+    ]
 
 
 @torch.no_grad()
-def test_the_test_accuracy_comes_again_from_images_prepared_as_the_settings_say(store: Store) -> None:
+def test_the_test_accuracy_comes_again_from_images_prepared_as_the_settings_say(
+    store: Store,
+) -> None:
     found = export(store, "mine")
     prepared, told = found.settings["input"], found.settings["source"]["metrics"]
     split = Dataset.open(next((store.root / "data").glob("*/data.json")).parent).test
@@ -135,8 +164,16 @@ def test_settings_say_what_was_trained(store: Store) -> None:
     data = read_json(next((store.root / "data").glob("*/data.json")))
     assert settings["network"] == {"name": "cnn", "width": 4}
     assert settings["classes"] == [str(digit) for digit in range(10)]
-    assert settings["input"] == {"shape": [1, 8, 8], "range": [0, 1], "mean": data["mean"], "std": data["std"], "cut": None}
-    assert settings["method"]["name"] == "kd" and settings["method"]["settings"]["temperature"] == 3.0
+    assert settings["input"] == {
+        "shape": [1, 8, 8],
+        "range": [0, 1],
+        "mean": data["mean"],
+        "std": data["std"],
+        "cut": None,
+    }
+    assert (
+        settings["method"]["name"] == "kd" and settings["method"]["settings"]["temperature"] == 3.0
+    )
     assert settings["method"]["settings"]["alpha"] == 0.9  # a default
     assert settings["training"]["epochs"] == 3 and settings["data"]["sizes"] == data["sizes"]
     metrics, told = Sweep.open(store, "mine").trials[0].metrics, settings["source"]["metrics"]
@@ -145,7 +182,10 @@ def test_settings_say_what_was_trained(store: Store) -> None:
     progress = read_json(trial_folder(store) / "checkpoint" / "progress.json")
     assert told["validation/best/accuracy"] == progress["best_value"]
     assert settings["source"]["epoch"] == progress["best_epoch"] == metrics["best_epoch"]
-    assert export(store, "mine", weights="last", to=store.root / "last").settings["source"]["epoch"] == 3
+    assert (
+        export(store, "mine", weights="last", to=store.root / "last").settings["source"]["epoch"]
+        == 3
+    )
 
 
 def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store: Store) -> None:
@@ -159,13 +199,21 @@ def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store:
         sweep.save()
         found = export(store, "mine", to=store.root / method)
         card = (found.folder / "README.md").read_text()
-        assert f"learned from {learned} images" in card and "Only 30 of the training images had a label." in card
-        assert "trained on the validation part too" in card and found.settings["data"]["sizes"]["train"] == learned
+        assert (
+            f"learned from {learned} images" in card
+            and "Only 30 of the training images had a label." in card
+        )
+        assert (
+            "trained on the validation part too" in card
+            and found.settings["data"]["sizes"]["train"] == learned
+        )
 
 
 def test_an_export_names_no_path_of_this_machine(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
-    weights = {"student": {"name": "cnn", "width": 4, "weights": "/home/somebody/start.safetensors"}}
+    weights = {
+        "student": {"name": "cnn", "width": 4, "weights": "/home/somebody/start.safetensors"}
+    }
     sweep.configuration = configure(sweep.configuration.plain() | weights)
     sweep.save()
     folder = export(store, "mine").folder
@@ -178,21 +226,43 @@ def test_an_export_names_no_path_of_this_machine(store: Store) -> None:
 def test_the_card_is_read_by_hubs_and_its_code_runs(store: Store, form: str) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="pip install '.[onnx]'")
-    assert CliRunner().invoke(run.app, ["export", "mine", "--format", form, "--store", str(store.root)]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(run.app, ["export", "mine", "--format", form, "--store", str(store.root)])
+        .exit_code
+        == 0
+    )
     folder = store.exports / ("mine-0-a" if form == "safetensors" else f"mine-0-a-{form}")
-    expected = logits(build("cnn", 10, (1, 8, 8), {"width": 4}), trial_folder(store) / "checkpoint" / "best.safetensors")
+    expected = logits(
+        build("cnn", 10, (1, 8, 8), {"width": 4}),
+        trial_folder(store) / "checkpoint" / "best.safetensors",
+    )
     assert torch.allclose(answering(folder)(images()), expected, atol=1e-5)
     assert read_json(folder / "settings.json")["checked"]["validation"] == 16
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     values = yaml.safe_load(front)
     told = read_json(folder / "settings.json")["source"]["metrics"]
     assert {"knowledge-distillation", "kd", "cnn"} <= set(values["tags"])
-    assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == told["test/best/accuracy"]
-    assert f"| accuracy | {told['validation/best/accuracy']:.4f} | {told['validation/last/accuracy']:.4f} |" in text
-    assert "read the test part once" in text and "only one of its run" in text and "temperature=3" in text
+    assert (
+        values["model-index"][0]["results"][0]["metrics"][0]["value"] == told["test/best/accuracy"]
+    )
+    assert (
+        f"| accuracy | {told['validation/best/accuracy']:.4f} | "
+        f"{told['validation/last/accuracy']:.4f} |" in text
+    )
+    assert (
+        "read the test part once" in text
+        and "only one of its run" in text
+        and "temperature=3" in text
+    )
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0] + "print(tuple(logits.shape))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "(2, 10)"
 
@@ -209,9 +279,18 @@ def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store
         assert torch.equal(load_exported(written)(images()).logits, expected)
     metrics = Sweep.open(store, "mine").trials[0].metrics
     for found, factor in ((first, 1.0), (second, 0.5)):
-        assert found.settings["source"]["metrics"]["test/last/accuracy"] == factor * metrics["test/last/accuracy"]
-    assert second.settings["source"]["metrics"]["validation/best/accuracy"] == 0.25 and second.settings["source"]["epoch"] == 1
-    assert second.settings["training"]["learning_rate"] == 0.01 and first.settings["training"]["learning_rate"] == 0.05
+        assert (
+            found.settings["source"]["metrics"]["test/last/accuracy"]
+            == factor * metrics["test/last/accuracy"]
+        )
+    assert (
+        second.settings["source"]["metrics"]["validation/best/accuracy"] == 0.25
+        and second.settings["source"]["epoch"] == 1
+    )
+    assert (
+        second.settings["training"]["learning_rate"] == 0.01
+        and first.settings["training"]["learning_rate"] == 0.05
+    )
     assert second.settings["beside"] == {"a": {"name": "cnn", "width": 4}}
     assert "trained beside a (`cnn`)" in (second.folder / "README.md").read_text()
 
@@ -226,14 +305,24 @@ def test_the_card_says_by_whose_metric_the_trial_was_the_best(store: Store) -> N
     sweep.configuration = configure(sweep.configuration.plain() | {"search": objectives})
     sweep.save()
     chosen = export(store, "mine", "b", to=store.root / "first").settings["source"]["chosen"]
-    assert chosen == "the best of 2 trials by b/validation/nll of the last epoch, the first of 2 objectives"
+    assert (
+        chosen
+        == "the best of 2 trials by b/validation/nll of the last epoch, the first of 2 objectives"
+    )
 
 
-@pytest.mark.parametrize(("weight", "said"), [(0.0, "heard nothing of each other"), (0.2, "learned from each other's answers")])
-def test_the_card_says_who_heard_whom_by_what_was_set(store: Store, weight: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [(0.0, "heard nothing of each other"), (0.2, "learned from each other's answers")],
+)
+def test_the_card_says_who_heard_whom_by_what_was_set(
+    store: Store, weight: float, said: str
+) -> None:
     give_peer(store)
     sweep = Sweep.open(store, "mine")
-    sweep.configuration = configure(sweep.configuration.plain() | {"method": {"name": "dual_student", "lambda_peer": weight}})
+    sweep.configuration = configure(
+        sweep.configuration.plain() | {"method": {"name": "dual_student", "lambda_peer": weight}}
+    )
     sweep.save()
     assert said in (export(store, "mine").folder / "README.md").read_text()
 
@@ -241,11 +330,21 @@ def test_the_card_says_who_heard_whom_by_what_was_set(store: Store, weight: floa
 def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
     add_trial(store, 1, value=2.0, params={"temperature": 5.0, "training.learning_rate": 0.2})
     changes = [{"epoch": 2, "source": 1, "params": {"temperature": 6.0}}]
-    add_trial(store, 2, value=3.0, state="stopped_early", params={"temperature": 4.0}, changes=changes)
+    add_trial(
+        store, 2, value=3.0, state="stopped_early", params={"temperature": 4.0}, changes=changes
+    )
     best, asked = export(store, "mine").settings, export(store, "mine", number=2).settings
-    assert best["source"]["trial"] == 1 and best["source"]["chosen"].startswith("the best of 3 trials")
-    assert best["method"]["settings"]["temperature"] == 5.0 and best["training"]["learning_rate"] == 0.2
-    assert asked["searched"] == {"temperature": 6.0} and asked["method"]["settings"]["temperature"] == 6.0
+    assert best["source"]["trial"] == 1 and best["source"]["chosen"].startswith(
+        "the best of 3 trials"
+    )
+    assert (
+        best["method"]["settings"]["temperature"] == 5.0
+        and best["training"]["learning_rate"] == 0.2
+    )
+    assert (
+        asked["searched"] == {"temperature": 6.0}
+        and asked["method"]["settings"]["temperature"] == 6.0
+    )
     card = (store.exports / "mine-2-a" / "README.md").read_text()
     assert "after epoch 2 (trial 1)" in card and "asked for by its number" in card
 
@@ -253,16 +352,30 @@ def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
 def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> None:
     file = trial_folder(store) / "checkpoint" / "progress.json"
     progress = read_json(file)
-    metrics = {name: value for name, value in progress["record"]["metrics"].items() if not name.startswith("test/")}
+    metrics = {
+        name: value
+        for name, value in progress["record"]["metrics"].items()
+        if not name.startswith("test/")
+    }
     record = {"epoch": 2, "metrics": metrics}
-    write_json(file, progress | {"record": record, "records": [*progress["records"][:1], record], "best_epoch": 1})
+    write_json(
+        file,
+        progress
+        | {"record": record, "records": [*progress["records"][:1], record], "best_epoch": 1},
+    )
     found = export(store, "mine", weights="last")
     assert found.settings["source"]["epoch"] == 2
     text = (found.folder / "README.md").read_text()
-    assert "the test part was not read" in text and "split: validation" in text and "test, best" not in text
+    assert (
+        "the test part was not read" in text
+        and "split: validation" in text
+        and "test, best" not in text
+    )
 
 
-def test_the_data_may_be_gone_and_a_run_without_their_description_asks_the_source(store: Store) -> None:
+def test_the_data_may_be_gone_and_a_run_without_their_description_asks_the_source(
+    store: Store,
+) -> None:
     shutil.rmtree(store.root / "data")
     first = export(store, "mine").settings
     assert first["checked"]["validation"] == 0
@@ -276,16 +389,24 @@ def test_images_of_files_are_cut_as_in_training(store: Store) -> None:
     folder = export(store, "mine").folder
     assert read_json(folder / "settings.json")["input"]["cut"] == 224 / 256
     card = (folder / "README.md").read_text()
-    assert "the middle square, 0.875 of the short side, scaled to 8 x 8 pixels" in card and "somebody" not in card
+    assert (
+        "the middle square, 0.875 of the short side, scaled to 8 x 8 pixels" in card
+        and "somebody" not in card
+    )
 
 
 def test_a_method_that_hears_no_teacher_is_no_distillation(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
     assert export(store, "mine").settings["teacher"]["metrics"]["validation/accuracy"] > 0
-    sweep.configuration = configure(sweep.configuration.plain() | {"method": {"name": "cross_entropy"}})
+    sweep.configuration = configure(
+        sweep.configuration.plain() | {"method": {"name": "cross_entropy"}}
+    )
     sweep.save()
     found = export(store, "mine", to=store.root / "plain")
-    assert found.settings["teacher"] is None and "knowledge-distillation" not in (found.folder / "README.md").read_text()
+    assert (
+        found.settings["teacher"] is None
+        and "knowledge-distillation" not in (found.folder / "README.md").read_text()
+    )
 
 
 def cut(folder: Path) -> None:
@@ -304,7 +425,9 @@ def no_record(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, exchange, no_record])
 def test_a_damaged_checkpoint_is_told_and_nothing_is_written(store: Store, damage: Any) -> None:
     damage(trial_folder(store))
-    with pytest.raises(ConfigurationError, match=r"the checkpoint of trial 0 is damaged, .* cannot be used") as told:
+    with pytest.raises(
+        ConfigurationError, match=r"the checkpoint of trial 0 is damaged, .* cannot be used"
+    ) as told:
         export(store, "mine")
     assert "\n" not in str(told.value) and not store.exports.exists()
 
@@ -315,9 +438,12 @@ def test_the_old_checkpoint_serves_while_a_new_one_takes_its_place(store: Store)
     assert load_exported(export(store, "mine").folder)
 
 
-def test_what_does_not_read_back_the_same_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_read_back_the_same_is_not_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
-        "orchestrator.export.loading.load_exported", lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval()
+        "orchestrator.export.loading.load_exported",
+        lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval(),
     )
     with pytest.raises(PreflightError, match="does not give the logits of the checkpoint"):
         export(store, "mine")
@@ -332,7 +458,9 @@ def test_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
     for taken in ("out", "out/README.md"):
         with pytest.raises(ConfigurationError, match=r"--to .* nothing is replaced"):
             export(store, "mine", weights="last", to=tmp_path / taken)
-    assert (tmp_path / "out" / "README.md").read_text() == before and (tmp_path / "out.old").is_dir()
+    assert (tmp_path / "out" / "README.md").read_text() == before and (
+        tmp_path / "out.old"
+    ).is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old", "store"]
 
 
@@ -346,11 +474,20 @@ def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) ->
     ("change", "said"),
     [
         (lambda folder: (folder / "settings.json").unlink(), "is no exported student or damaged"),
-        (lambda folder: (folder / "settings.json").write_text("[1]"), "is no exported student or damaged"),
-        (lambda folder: (folder / "settings.json").write_text('{"format": 1}'), "is no exported student or damaged"),
+        (
+            lambda folder: (folder / "settings.json").write_text("[1]"),
+            "is no exported student or damaged",
+        ),
+        (
+            lambda folder: (folder / "settings.json").write_text('{"format": 1}'),
+            "is no exported student or damaged",
+        ),
         (lambda folder: (folder / "settings.json").write_text(NEWER), "newer version"),
         (lambda folder: (folder / "model.safetensors").unlink(), "does not exist"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"1"), "is not a whole safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"1"),
+            "is not a whole safetensors file",
+        ),
     ],
 )
 def test_a_damaged_export_is_told(store: Store, change: Any, said: str) -> None:
@@ -366,7 +503,11 @@ def test_a_damaged_export_is_told(store: Store, change: Any, said: str) -> None:
         (["other"], "there is no sweep 'other'"),
         (["mine", "--trial", "7"], "--trial 7 is no trial of 'mine': it has 0, 1, 2, 3"),
         (["mine", "--trial", "-1"], "--trial -1 is no trial of 'mine'"),
-        (["mine", "--trial", "1"], "--trial 1 of 'mine' failed (the loss is not finite): those that can be exported are 0, 3"),
+        (
+            ["mine", "--trial", "1"],
+            "--trial 1 of 'mine' failed (the loss is not finite): those that can be exported "
+            "are 0, 3",
+        ),
         (["mine", "--trial", "2"], "--trial 2 of 'mine' has not ended"),
         (["mine", "--trial", "3"], "trial 3 of 'mine' has no checkpoint"),
         (["mine", "--student", "b"], "--student 'b' is no student of 'mine': give one of a"),
@@ -380,14 +521,17 @@ def test_bad_arguments_are_one_sentence(store: Store, arguments: list[str], said
     add_trial(store, 3, value=0.0)
     shutil.rmtree(trial_folder(store, 3) / "checkpoint")
     result = CliRunner().invoke(run.app, ["export", *arguments, "--store", str(store.root)])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and said in result.output, result.output
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and said in result.output, (
+        result.output
+    )
 
 
 def test_a_run_without_a_usable_trial(store: Store) -> None:
     file = trial_folder(store) / "trial.json"
     write_json(file, read_json(file) | {"state": "failed"})
     with pytest.raises(
-        ConfigurationError, match=rf"no trial that ended well: `python run.py status mine --store {store.root}` says"
+        ConfigurationError,
+        match=rf"no trial that ended well: `python run.py status mine --store {store.root}` says",
     ):
         export(store, "mine")
 
@@ -397,4 +541,7 @@ def test_the_command_says_where_and_how_good(store: Store) -> None:
     result = CliRunner().invoke(run.app, ["export", "mine", "--store", str(store.root)])
     told = read_json(store.exports / "mine-0-a" / "settings.json")["source"]["metrics"]
     assert result.exit_code == 0 and str(store.exports / "mine-0-a") in result.output
-    assert f"test/best/accuracy {told['test/best/accuracy']:.4f}" in result.output and "--student b" in result.output
+    assert (
+        f"test/best/accuracy {told['test/best/accuracy']:.4f}" in result.output
+        and "--student b" in result.output
+    )

@@ -23,11 +23,17 @@ from orchestrator.models.network import Network
 from tests.families import SMALL, trained
 
 LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX
-ONNX = [package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None]
-needs_onnx = pytest.mark.skipif(bool(ONNX), reason=f"{', '.join(ONNX)} not installed: pip install '.[onnx]'")
+ONNX = [
+    package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None
+]
+needs_onnx = pytest.mark.skipif(
+    bool(ONNX), reason=f"{', '.join(ONNX)} not installed: pip install '.[onnx]'"
+)
 
 
-def same(network: Network, written: Predictions, shape: tuple[int, int, int], tolerance: float) -> None:
+def same(
+    network: Network, written: Predictions, shape: tuple[int, int, int], tolerance: float
+) -> None:
     given = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
     found = compared(lambda images: network(images).logits, written, given, tolerance)
     assert found["same"], found["largest"]
@@ -48,13 +54,21 @@ def test_a_program_gives_the_logits_of_the_student_for_any_batch_and_unpickles_n
     shape, settings = SMALL[name]
     network = trained(name, shape, settings)
     FORMATS["torchexport"].write(network, shape, tmp_path / "model.pt2")
-    for owner, attribute in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+    for owner, attribute in (
+        (torch, "load"),
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+    ):
         monkeypatch.setattr(owner, attribute, no)
     same(network, load_program(tmp_path / "model.pt2"), shape, FORMATS["torchexport"].tolerance)
 
 
 @needs_onnx
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.faults if name in LARGE else ()) for name in SMALL])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.faults if name in LARGE else ()) for name in SMALL],
+)
 def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_path: Path) -> None:
     shape, settings = SMALL[name]
     network = trained(name, shape, settings)
@@ -66,9 +80,13 @@ def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_pa
 def test_another_student_is_told_apart() -> None:
     network, other = (build("mlp", 10, (1, 8, 8), {"width": 8}).eval() for _ in range(2))
     given = {"random": torch.randn(4, 1, 8, 8)}
-    found = compared(lambda images: network(images).logits, lambda images: other(images).logits, given, 1e-2)
+    found = compared(
+        lambda images: network(images).logits, lambda images: other(images).logits, given, 1e-2
+    )
     assert not found["same"] and found["largest"] > 0
-    assert not compared(lambda images: network(images).logits, lambda images: images.flatten(1), given, 1e9)["same"]
+    assert not compared(
+        lambda images: network(images).logits, lambda images: images.flatten(1), given, 1e9
+    )["same"]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +144,16 @@ class Touch:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "beside", [{}, {"x/archive_version": b"0"}, {"model/archive_version": b"0", "model/archive_format": b"pt2"}]
+    "beside",
+    [
+        {},
+        {"x/archive_version": b"0"},
+        {"model/archive_version": b"0", "model/archive_format": b"pt2"},
+    ],
 )
-def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_path: Path, beside: dict[str, bytes]) -> None:
+def test_the_format_of_before_pytorch_2_8_is_never_unpickled(
+    program: Path, tmp_path: Path, beside: dict[str, bytes]
+) -> None:
     file, touched = tmp_path / "old.pt2", tmp_path / "touched"
     members = {
         "version": ".".join(map(str, SCHEMA_VERSION)).encode(),
@@ -141,7 +166,9 @@ def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in ours.items():
                 archive.writestr(name, content)
-        with pytest.raises(ConfigurationError, match="is not opened, because it is not of the format"):
+        with pytest.raises(
+            ConfigurationError, match="is not opened, because it is not of the format"
+        ):
             load_program(file)
         assert not touched.exists()
     # raised after the harm; only the refusal prevents it
@@ -151,7 +178,9 @@ def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["version", "serialized_state_dict.json"])
-def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(program: Path, tmp_path: Path, name: str) -> None:
+def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(
+    program: Path, tmp_path: Path, name: str
+) -> None:
     file = Path(shutil.copy(program, tmp_path))
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(name, b"")
@@ -159,7 +188,9 @@ def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(progra
         load_program(file)
 
 
-def test_a_program_is_read_without_the_older_format(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_is_read_without_the_older_format(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.export, "load", None)
     file = rewritten(program, tmp_path / "cut.pt2", {"models/model.json": b"{}"})
     with pytest.raises(ConfigurationError, match="missing or damaged"):
@@ -171,16 +202,27 @@ def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: P
     cut, empty = tmp_path / "cut.pt2", tmp_path / "empty.pt2"
     cut.write_bytes(program.read_bytes()[:-100])
     with zipfile.ZipFile(empty, "w") as archive:
-        archive.writestr("serialized_exported_program.json", "{}")  # the format of older versions, which unpickles
-    for file, said in ((cut, "missing or damaged"), (tmp_path / "none.pt2", "missing or damaged"), (empty, "is not of the format")):
+        archive.writestr(
+            "serialized_exported_program.json", "{}"
+        )  # the format of older versions, which unpickles
+    for file, said in (
+        (cut, "missing or damaged"),
+        (tmp_path / "none.pt2", "missing or damaged"),
+        (empty, "is not of the format"),
+    ):
         with pytest.raises(ConfigurationError, match=said) as told:
             load_program(file)
         assert "\n" not in str(told.value)
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(PreflightError, match="--format onnx needs onnxruntime, which is not installed: install them"):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object()
+    )
+    with pytest.raises(
+        PreflightError,
+        match="--format onnx needs onnxruntime, which is not installed: install them",
+    ):
         FORMATS["onnx"].require("onnx")
 
 
@@ -188,7 +230,13 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_program_needs_nothing_of_this_project(program: Path, tmp_path: Path) -> None:
     code = (
         "import sys, torch; program = torch.export.load(sys.argv[1]).module(); "
-        "print(tuple(program(torch.zeros(3, 1, 8, 8)).shape), {'orchestrator', 'methods'} & set(sys.modules))"
+        "print(tuple(program(torch.zeros(3, 1, 8, 8)).shape), {'orchestrator', 'methods'} & "
+        "set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code, str(program)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == "(3, 10) set()", done.stderr

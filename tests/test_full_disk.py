@@ -49,7 +49,10 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "tiny"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"a disk of a known size cannot be mounted here: {mounted.stderr.strip()}")
@@ -63,7 +66,9 @@ def made(epoch: int, values: int = 1) -> checkpoint.Checkpoint:
     """Return a checkpoint with the given number of weights."""
     state = {"weight": torch.full((values,), float(epoch))}
     progress = {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
-    return checkpoint.Checkpoint(state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, progress)
+    return checkpoint.Checkpoint(
+        state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, progress
+    )
 
 
 def load(folder: Path) -> checkpoint.Checkpoint | None:
@@ -107,7 +112,12 @@ def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None
     loaded = load(tiny)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 2
     assert sorted(path.name for path in tiny.iterdir()) == [CHECKPOINT]
-    assert len(said) == 2 and f"the disk of {tiny} is full" in said[0] and "room again" in said[1] and signs
+    assert (
+        len(said) == 2
+        and f"the disk of {tiny} is full" in said[0]
+        and "room again" in said[1]
+        and signs
+    )
     assert all("\n" not in text for text in said)
 
 
@@ -117,7 +127,10 @@ def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path
     fill_up(tiny, MIB)
     large = made(2, MIB)  # 4 MiB
     rounds: list[int] = []
-    stopping = TrialContext(asked_to_stop=lambda: len(rounds) > 2, heartbeat=lambda: rounds.append(disk.free_bytes(tiny)))
+    stopping = TrialContext(
+        asked_to_stop=lambda: len(rounds) > 2,
+        heartbeat=lambda: rounds.append(disk.free_bytes(tiny)),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "require_space", lambda *_: None)
         with pytest.raises(Stopped):
@@ -143,13 +156,20 @@ def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> N
         events.start(Trial(0, {"alpha": 0.5}))
     assert read_json(sweep.trial_folder(0) / "trial.json")["state"] == "running"
     texts = [note["text"] for note in read_json(sweep.folder / "sweep.json")["notes"]]
-    assert watch.notes == texts and len(texts) == 2 and "is full" in texts[0] and "room again" in texts[1]
+    assert (
+        watch.notes == texts
+        and len(texts) == 2
+        and "is full" in texts[0]
+        and "room again" in texts[1]
+    )
 
 
 def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> None:
     file, said = tiny / "study.log", []  # type: ignore[var-annotated]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=optuna.storages.JournalStorage(StudyFile(str(file))), study_name="mine")
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(StudyFile(str(file))), study_name="mine"
+    )
     study.set_user_attr("first", 1)
     before = file.read_bytes()
     ballast = fill_up(tiny, 4096 - len(before) % 4096 if len(before) % 4096 else 0)
@@ -162,14 +182,22 @@ def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> No
     with disk.report_waits(look), freed_when(said, ballast):
         study.set_user_attr("second", "x" * 10_000)
     assert len(said) == 2
-    again = optuna.load_study(study_name="mine", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))))
+    again = optuna.load_study(
+        study_name="mine", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+    )
     assert again.user_attrs == {"first": 1, "second": "x" * 10_000}
 
 
-def test_after_a_signal_nobody_waits_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_signal_nobody_waits_and_the_old_record_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keep_json(tmp_path / "record.json", {"a": 1})
     monkeypatch.setattr(disk, "remaining_timeout", lambda most_s: min(most_s, 3.0))
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
+    monkeypatch.setattr(
+        os,
+        "replace",
+        lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")),
+    )
     keep_json(tmp_path / "record.json", {"a": 2})
     assert read_json(tmp_path / "record.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1
 
@@ -245,7 +273,13 @@ def test_a_full_disk_is_recognised_whatever_a_library_makes_of_it(tiny: Path, wr
 
 
 def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify: Specify) -> None:
-    spec = specify("training.epochs=3", "method.name=cross_entropy", "student.name=mlp", "teacher=null", "data.limit.train=128")
+    spec = specify(
+        "training.epochs=3",
+        "method.name=cross_entropy",
+        "student.name=mlp",
+        "teacher=null",
+        "data.limit.train=128",
+    )
     train(spec, TrialContext())
     said: list[str] = []
     records: list[dict[str, Any]] = []
@@ -261,7 +295,12 @@ def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify:
         if "is full" in text:
             ballast[0].unlink()
 
-    train(spec.model_copy(update={"folder": tiny / "trial"}), TrialContext(report=report, note=note))
+    train(
+        spec.model_copy(update={"folder": tiny / "trial"}), TrialContext(report=report, note=note)
+    )
     assert [record["epoch"] for record in records] == [1, 2, 3] and len(said) == 2
-    paused, other = (load_file(folder / CHECKPOINT / "student.safetensors") for folder in (tiny / "trial", spec.folder))
+    paused, other = (
+        load_file(folder / CHECKPOINT / "student.safetensors")
+        for folder in (tiny / "trial", spec.folder)
+    )
     assert all(torch.equal(paused[name], other[name]) for name in other)

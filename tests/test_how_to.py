@@ -1,4 +1,4 @@
-"""Run every how-to page: its code, its commands without Ray, and the plan of its commands with Ray."""
+"""Run every how-to page: its code, commands without Ray, and the plan of commands with Ray."""
 
 from pathlib import Path
 from runpy import run_path
@@ -12,13 +12,17 @@ from tests.pages import DOCS, blocks, commands, printed_commands, variations
 
 ROOT = DOCS.parent
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("how-to/*.md"))
-IN_A_COPY = {"how-to/method.md", "how-to/network.md"}  # they change code: tests/test_pages_of_code.py
+IN_A_COPY = {
+    "how-to/method.md",
+    "how-to/network.md",
+}  # they change code: tests/test_pages_of_code.py
 PRINTED = {
     "how-to/data.md": "npz: train 255, validation 45, test 90; 3 classes, 1x12x12",
     "how-to/students.md": "student b (mlp): test accuracy",
     "how-to/sample-weights.md": "trial 0 complete after 4 epochs",
     "how-to/retrieval.md": "trial 0 complete after 2 epochs",
-    "how-to/compare.md": "comparison: 20 trials for each of 4 methods, then 4 x 10 trainings, seeds 1 to 10",
+    "how-to/compare.md": "comparison: 20 trials for each of 4 methods, then 4 x 10 trainings, "
+    "seeds 1 to 10",
     "how-to/cluster.md": "1 x 2 workers of 1 CPU",
     "how-to/resume.md": "3 of cross_entropy, kd, akd",
     "how-to/export.md": "student a (cnn) of trial 0, best weights, after epoch 2",
@@ -27,7 +31,10 @@ PRINTED = {
 
 def is_run_with_ray(words: list[str]) -> bool:
     """Return whether a `run.py` command would start Ray."""
-    return words[0] in ("sweep", "compare", "train", "teacher") and not {"--local", "--dry-run"} & set(words)
+    return words[0] in ("sweep", "compare", "train", "teacher") and not {
+        "--local",
+        "--dry-run",
+    } & set(words)
 
 
 def invoke(words: list[str]) -> str:
@@ -59,7 +66,11 @@ def test_page_runs(page: str, folder: Path) -> None:
                 run_path(script, run_name="__main__")
             elif "--resume" not in words:  # tests/on_ray/test_how_to_on_ray.py
                 output += invoke(words)
-                planned += [words] if "--local" not in words and words[0] in ("sweep", "compare", "train") else []
+                planned += (
+                    [words]
+                    if "--local" not in words and words[0] in ("sweep", "compare", "train")
+                    else []
+                )
     assert PRINTED[page] in output
     for label, options in variations(page) if page != "how-to/export.md" else ():
         output += f"{label}\n{invoke([*planned[-1], *options])}"

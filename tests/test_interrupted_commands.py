@@ -55,7 +55,9 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             pass
 
         def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *given, **_: states.append(f"{name} {given[0].state}") if name == "trial_ended" else None
+            return lambda *given, **_: (
+                states.append(f"{name} {given[0].state}") if name == "trial_ended" else None
+            )
 
         def close(self, state: str, *_: Any) -> None:
             states.append(f"close {state}")
@@ -75,15 +77,25 @@ def ends(number: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["sweep", "train"])
-def test_before_the_sweep_exists(command: str, number: int, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_sweep_exists(
+    command: str, number: int, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.sweep.preflight.preflight.prepare", ends(number))
     code, output = call(command, "--store", store, "--name", "mine", *settings(*PLAIN))
-    assert code == INTERRUPTED and "interrupted before the sweep began: there is nothing to go on with" in output
+    assert (
+        code == INTERRUPTED
+        and "interrupted before the sweep began: there is nothing to go on with" in output
+    )
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 
 
-@pytest.mark.parametrize("where", ["orchestrator.store.store.write_json", "orchestrator.store.record_file.RecordSchema.keep"])
-def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "where",
+    ["orchestrator.store.store.write_json", "orchestrator.store.record_file.RecordSchema.keep"],
+)
+def test_when_it_has_just_come_into_being(
+    where: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[Path] = []
 
     keep = RecordSchema.keep
@@ -95,28 +107,53 @@ def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: p
             os.kill(os.getpid(), signal.SIGTERM)
 
     if where.startswith("orchestrator.store.store"):
-        monkeypatch.setattr("orchestrator.reporting.terminal.progress.Display.__enter__", ends(signal.SIGTERM))
+        monkeypatch.setattr(
+            "orchestrator.reporting.terminal.progress.Display.__enter__", ends(signal.SIGTERM)
+        )
     else:
         monkeypatch.setattr(RecordSchema, "keep", write)
     code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
-    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+    assert (
+        code == INTERRUPTED
+        and f"resume: python run.py sweep --resume mine --store {store}" in output
+    )
     found = Sweep.open(Store(Path(store)), "mine")
     assert found.status()["state"] == "interrupted" and not found.trials
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_while_workers_start(number: int, store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_workers_start(
+    number: int, store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.cluster.connect.connect_to_ray", ends(number))
     code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
-    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+    assert (
+        code == INTERRUPTED
+        and f"resume: python run.py sweep --resume mine --store {store}" in output
+    )
     assert closed == ["close interrupted"]
     assert Sweep.open(Store(Path(store)), "mine").state == "interrupted"
 
 
-def test_while_a_student_is_trained(store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.reporting.terminal.progress.Display.trial_reported", ends(signal.SIGTERM))
-    code, output = call("train", "--local", "--store", store, "--name", "mine", *settings(*PLAIN, "training.epochs=300"))
-    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+def test_while_a_student_is_trained(
+    store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "orchestrator.reporting.terminal.progress.Display.trial_reported", ends(signal.SIGTERM)
+    )
+    code, output = call(
+        "train",
+        "--local",
+        "--store",
+        store,
+        "--name",
+        "mine",
+        *settings(*PLAIN, "training.epochs=300"),
+    )
+    assert (
+        code == INTERRUPTED
+        and f"resume: python run.py sweep --resume mine --store {store}" in output
+    )
     assert closed == ["trial_ended waiting", "close interrupted"], "its run is marked KILLED"
     found = Sweep.open(Store(Path(store)), "mine")
     assert found.trials[0].state == "waiting" and found.status()["state"] == "interrupted"
@@ -127,11 +164,19 @@ def array_file(folder: Path, samples: int) -> str:
     generator, file = np.random.default_rng(0), folder / "data.npz"
     images = generator.integers(0, 255, (samples, 8, 8), dtype=np.uint8)
     labels = np.arange(samples) % 3
-    np.savez(file, train_images=images, train_labels=labels, test_images=images[:30], test_labels=labels[:30])
+    np.savez(
+        file,
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:30],
+        test_labels=labels[:30],
+    )
     return str(file)
 
 
-def test_data_and_settings_that_have_changed_are_named(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_and_settings_that_have_changed_are_named(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = array_file(tmp_path, 240)
     with monkeypatch.context() as patch:
         patch.setattr("orchestrator.cluster.connect.connect_to_ray", ends(signal.SIGTERM))
@@ -139,12 +184,17 @@ def test_data_and_settings_that_have_changed_are_named(store: str, tmp_path: Pat
         assert call("sweep", "--store", store, "--name", "mine", *pairs)[0] == INTERRUPTED
     (tmp_path / "other.yaml").write_text("method: {name: kd}\n")
     for arguments, said in {
-        ("--config", str(tmp_path / "other.yaml")): r"other.yaml: method.name = kd, and the sweep has cross_entropy: leave",
+        (
+            "--config",
+            str(tmp_path / "other.yaml"),
+        ): r"other.yaml: method.name = kd, and the sweep has cross_entropy: leave",
         ("--trials", "1"): r"--trials 1 is less than the 2 trials",
         ("--set", "seed=1"): r"--set seed: a resume goes on as its run was configured",
     }.items():
         code, output = call("sweep", "--resume", "mine", "--store", store, *arguments)
-        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(said, output), output
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(said, output), (
+            output
+        )
     array_file(tmp_path, 300)
     code, output = call("sweep", "--resume", "mine", "--store", store)
     assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output

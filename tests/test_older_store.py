@@ -41,16 +41,22 @@ def contents(root: Path) -> list[Path]:
 def test_every_command_with_a_store_is_here() -> None:
     commands = typer.main.get_command(run.app).commands  # type: ignore[attr-defined]
     assert REFUSED.keys() | OTHERS == {
-        name for name, command in commands.items() if any(option.name == "store" for option in command.params)
+        name
+        for name, command in commands.items()
+        if any(option.name == "store" for option in command.params)
     }
 
 
-@pytest.mark.parametrize("command", [[name, *words] for name, ways in REFUSED.items() for words in ways], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [[name, *words] for name, ways in REFUSED.items() for words in ways], ids=" ".join
+)
 def test_a_command_refuses_an_older_store_and_leaves_it(command: list[str], older: Path) -> None:
     before = contents(older)
     result = CliRunner().invoke(run.app, [*command, "--store", str(older)])
     assert result.exit_code == BAD_CONFIGURATION
-    assert result.output.startswith(f"error: --store {older} has format 0, of an older version of this program: resume its runs")
+    assert result.output.startswith(
+        f"error: --store {older} has format 0, of an older version of this program: resume its runs"
+    )
     assert result.output.count("\n") == 1 and contents(older) == before
 
 

@@ -45,7 +45,9 @@ def draw() -> None:
 
 
 @pytest.mark.parametrize("show", [write, draw])
-def test_work_goes_on_without_its_reader(unread: TextIO, monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]) -> None:
+def test_work_goes_on_without_its_reader(
+    unread: TextIO, monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]
+) -> None:
     monkeypatch.setattr(sys, "stdout", unread)
     monkeypatch.setattr(sys, "stderr", unread)
     done = 0
@@ -58,7 +60,9 @@ def test_work_goes_on_without_its_reader(unread: TextIO, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("show", [write, draw])
-def test_what_only_shows_something_ends_quietly(unread: TextIO, monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]) -> None:
+def test_what_only_shows_something_ends_quietly(
+    unread: TextIO, monkeypatch: pytest.MonkeyPatch, show: Callable[[], None]
+) -> None:
     monkeypatch.setattr(sys, "stdout", unread)
     with pytest.raises(SystemExit) as ended, survive_lost_output(ends=True):
         show()
@@ -67,7 +71,10 @@ def test_what_only_shows_something_ends_quietly(unread: TextIO, monkeypatch: pyt
 
 
 def test_status_for_programs_into_a_pipe_that_is_closed(
-    unread: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unread: TextIO,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = Store.open(tmp_path)
     Sweep.create(store.sweep("one"), load(None, []), "sweep")

@@ -10,7 +10,15 @@ from pathlib import Path
 from tests.pages import blocks, commands, patched
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("methods", "search_spaces", "orchestrator", "configs", "tests/methods", "tests/models", "tests/search_spaces")
+COPIED = (
+    "methods",
+    "search_spaces",
+    "orchestrator",
+    "configs",
+    "tests/methods",
+    "tests/models",
+    "tests/search_spaces",
+)
 ALL_IN_ONE = """
 import json, runpy, sys
 for words in json.loads(sys.argv[1]):
@@ -30,7 +38,13 @@ for words in json.loads(sys.argv[1]):
 def copied(folder: Path) -> Path:
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "pyproject.toml", "tests/conftest.py", "tests/process_group.py", "tests/refusal.py"):
+    for name in (
+        "run.py",
+        "pyproject.toml",
+        "tests/conftest.py",
+        "tests/process_group.py",
+        "tests/refusal.py",
+    ):
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -67,4 +81,6 @@ def test_the_method_of_the_page_is_checked_and_trained(tmp_path: Path) -> None:
 
 def test_the_network_of_the_page_is_taken(tmp_path: Path) -> None:
     said = followed("how-to/network.md", copied(tmp_path / "project"))
-    assert " passed" in said and ["student", "tiny", "(width=4)"] in map(str.split, said.splitlines())
+    assert " passed" in said and ["student", "tiny", "(width=4)"] in map(
+        str.split, said.splitlines()
+    )

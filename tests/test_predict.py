@@ -30,7 +30,13 @@ def exported(folder: Path, prepared: dict[str, Any] = GREY) -> Path:
     network = build("mlp", 3, tuple(prepared["shape"]), {"width": 4})
     save_weights(network, folder / "model.safetensors")
     write_json(
-        folder / "settings.json", {"format": 1, "network": {"name": "mlp", "width": 4}, "classes": CLASSES, "input": prepared}
+        folder / "settings.json",
+        {
+            "format": 1,
+            "network": {"name": "mlp", "width": 4},
+            "classes": CLASSES,
+            "input": prepared,
+        },
     )
     return folder
 
@@ -53,26 +59,42 @@ def test_a_picture_and_an_array_give_the_answers_of_the_student(tmp_path: Path) 
     Image.fromarray(raw[1]).convert("RGB").save(tmp_path / "colour.png")
     np.save(tmp_path / "many.npy", raw[..., None])
     np.save(tmp_path / "one.npy", raw[2])
-    found = told(folder, *(tmp_path / name for name in ("grey.png", "colour.png", "many.npy", "one.npy")))
+    found = told(
+        folder, *(tmp_path / name for name in ("grey.png", "colour.png", "many.npy", "one.npy"))
+    )
     images = (torch.from_numpy(raw)[:, None].float() / 255 - 0.3) / 0.4
     expected = load_exported(folder)(images).logits.softmax(1)
     assert [row["image"] for row in found] == [
-        str(tmp_path / name) for name in ("grey.png", "colour.png", "many.npy[0]", "many.npy[1]", "many.npy[2]", "one.npy")
+        str(tmp_path / name)
+        for name in (
+            "grey.png",
+            "colour.png",
+            "many.npy[0]",
+            "many.npy[1]",
+            "many.npy[2]",
+            "one.npy",
+        )
     ]
     for row, picture in zip(found, (0, 1, 0, 1, 2, 2), strict=True):
         given = {entry["class"]: entry["probability"] for entry in row["classes"]}
-        assert [given[name] for name in CLASSES] == pytest.approx(expected[picture].tolist(), abs=1e-6)
+        assert [given[name] for name in CLASSES] == pytest.approx(
+            expected[picture].tolist(), abs=1e-6
+        )
         assert list(given) == sorted(given, key=lambda name: -given[name])
 
 
 def test_pictures_of_other_sizes_are_cut_as_those_that_were_trained_on(tmp_path: Path) -> None:
     Image.fromarray(pixels(1, 40, 60, 3)[0]).save(tmp_path / "wide.png")
-    clean = next(decode(tmp_path, np.array([b"wide.png"]), [np.array([0])], 16, None, workers=0, pin=False))
+    clean = next(
+        decode(tmp_path, np.array([b"wide.png"]), [np.array([0])], 16, None, workers=0, pin=False)
+    )
     said = {"shape": [3, 16, 16], "cut": 224 / 256}
     (found,) = predict.read(tmp_path / "wide.png", said)
     assert np.array_equal(found.pixels, clean[0].numpy().transpose(2, 0, 1)) and not found.note
     (whole,) = predict.read(tmp_path / "wide.png", said | {"cut": None})
-    assert whole.pixels.shape == (3, 16, 16) and whole.note == "scaled from 60 x 40 to 16 x 16 pixels"
+    assert (
+        whole.pixels.shape == (3, 16, 16) and whole.note == "scaled from 60 x 40 to 16 x 16 pixels"
+    )
     assert not np.array_equal(whole.pixels, found.pixels)
 
 
@@ -81,7 +103,10 @@ def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
     np.save(tmp_path / f"{name}.npy", pixels(1, 8, 8)[0])
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / f"{name}.png")
     found = told(folder, tmp_path / f"{name}.npy", tmp_path / f"{name}.png")
-    assert [row["image"] for row in found] == [str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}.png")]
+    assert [row["image"] for row in found] == [
+        str(tmp_path / f"{name}.npy"),
+        str(tmp_path / f"{name}.png"),
+    ]
     assert found[0]["classes"] == found[1]["classes"]
     shown = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / f"{name}.npy")])
     assert shown.exit_code == 0 and "caf\\udce9.npy" in shown.stdout
@@ -90,10 +115,16 @@ def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
 def test_a_table_shows_the_likeliest_first_and_no_more_than_asked(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
-    result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png"), "--top", "2"])
+    result = CliRunner().invoke(
+        run.app, ["predict", str(folder), str(tmp_path / "grey.png"), "--top", "2"]
+    )
     best = told(folder, tmp_path / "grey.png", top=1)[0]["classes"]
     lines = result.output.splitlines()
-    assert len(lines) == 3 and len(best) == 1 and lines[1].split() == [f"{best[0]['probability']:.2%}", best[0]["class"]]
+    assert (
+        len(lines) == 3
+        and len(best) == 1
+        and lines[1].split() == [f"{best[0]['probability']:.2%}", best[0]["class"]]
+    )
 
 
 def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path) -> None:
@@ -108,18 +139,29 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     for name, count in (("terabytes", 10**12), ("uncountable", 10**25), ("negative", -1)):
         with (tmp_path / f"{name}.npy").open("wb") as stream:
-            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count, 8, 8)})
-    (tmp_path / "python.npy").write_bytes(b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000)
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": (count, 8, 8)}
+            )
+    (tmp_path / "python.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000
+    )
     frames = [Image.fromarray(each) for each in pixels(2, 8, 8)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     said = {
-        "bad.png": "cannot be decoded", "none.png": "does not exist or is no file", "floats.npy": "is float64 of 1 x 8 x 8",
-        "large.npy": "is uint8 of 1 x 9 x 8: give uint8 of 8 x 8 x 1", "objects.npy": "is no array that can be read",
-        "five.npy": "is uint8 of 2 x 8 x 8 x 1 x 3: give uint8 of 8 x 8 x 1", "number.npy": "is uint8 of a single number: give",
-        "archive.npy": "is no array that can be read (it is an archive", "terabytes.npy": "is no array that can be read",
-        "uncountable.npy": "is no array that can be read", "negative.npy": "is no array that can be read",
-        "python.npy": "is no array that can be read", "moving.gif": "it holds several frames or pages: save each",
-    }  # fmt: skip
+        "bad.png": "cannot be decoded",
+        "none.png": "does not exist or is no file",
+        "floats.npy": "is float64 of 1 x 8 x 8",
+        "large.npy": "is uint8 of 1 x 9 x 8: give uint8 of 8 x 8 x 1",
+        "objects.npy": "is no array that can be read",
+        "five.npy": "is uint8 of 2 x 8 x 8 x 1 x 3: give uint8 of 8 x 8 x 1",
+        "number.npy": "is uint8 of a single number: give",
+        "archive.npy": "is no array that can be read (it is an archive",
+        "terabytes.npy": "is no array that can be read",
+        "uncountable.npy": "is no array that can be read",
+        "negative.npy": "is no array that can be read",
+        "python.npy": "is no array that can be read",
+        "moving.gif": "it holds several frames or pages: save each",
+    }
     files = [str(tmp_path / name) for name in said]
     nothing = CliRunner().invoke(run.app, ["predict", str(folder), *files])
     assert nothing.exit_code == 2 and not nothing.stdout
@@ -128,17 +170,28 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
         assert len(line) < 500 + len(str(tmp_path)), "a header is not repeated whole"
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     some = CliRunner().invoke(run.app, ["predict", str(folder), *files, str(tmp_path / "grey.png")])
-    assert some.exit_code == 0 and "grey.png" in some.stdout and len(some.stderr.splitlines()) == len(said)
+    assert (
+        some.exit_code == 0
+        and "grey.png" in some.stdout
+        and len(some.stderr.splitlines()) == len(said)
+    )
 
 
 def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(run.app, ["predict", str(tmp_path), "x.png"])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student" in result.output
+    assert (result.exit_code, result.output.count("\n")) == (
+        2,
+        1,
+    ) and "is no exported student" in result.output
 
 
 def test_a_folder_that_cannot_be_is_told_as_the_system_tells_it() -> None:
     result = CliRunner().invoke(run.app, ["predict", "/dev/null/x", "x.png"])
-    assert result.exit_code == 2 and "(settings.json: Not a directory)" in result.output and "Errno" not in result.output
+    assert (
+        result.exit_code == 2
+        and "(settings.json: Not a directory)" in result.output
+        and "Errno" not in result.output
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,18 +207,28 @@ def test_a_folder_that_cannot_be_is_told_as_the_system_tells_it() -> None:
         ([1, 8, 6], (8, 8, 6), 8),
     ],
 )
-def test_as_many_pictures_as_one_is_high_are_many(tmp_path: Path, wanted: list[int], given: tuple[int, ...], count: int) -> None:
+def test_as_many_pictures_as_one_is_high_are_many(
+    tmp_path: Path, wanted: list[int], given: tuple[int, ...], count: int
+) -> None:
     raw = pixels(1, *given)[0]
     np.save(tmp_path / "a.npy", raw)
     found = predict.read(tmp_path / "a.npy", {"shape": wanted})
-    assert np.array_equal(np.stack([one.pixels.transpose(1, 2, 0) for one in found]), raw.reshape(count, *wanted[1:], wanted[0]))
+    assert np.array_equal(
+        np.stack([one.pixels.transpose(1, 2, 0) for one in found]),
+        raw.reshape(count, *wanted[1:], wanted[0]),
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8), (0, 8, 8, 1)])
 def test_an_array_without_a_picture_is_one_sentence(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "none.npy", pixels(0, *shape[1:]))
-    result = CliRunner().invoke(run.app, ["predict", str(exported(tmp_path / "out")), str(tmp_path / "none.npy")])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "none.npy holds no picture: give" in result.stderr
+    result = CliRunner().invoke(
+        run.app, ["predict", str(exported(tmp_path / "out")), str(tmp_path / "none.npy")]
+    )
+    assert (result.exit_code, result.output.count("\n")) == (
+        2,
+        1,
+    ) and "none.npy holds no picture: give" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -183,14 +246,19 @@ def test_an_array_without_a_picture_is_one_sentence(tmp_path: Path, shape: tuple
         *({"shape": shape} for shape in ([10**9, 8, 8], [1, 8], [1, 8, 8, 8], 8)),
     ],
 )
-def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     folder = exported(tmp_path / "out")
     said = json.loads((folder / "settings.json").read_text())
     said["input"] = {name: value for name, value in (GREY | change).items() if value is not ...}
     write_json(folder / "settings.json", said)
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student or damaged" in result.output
+    assert (result.exit_code, result.output.count("\n")) == (
+        2,
+        1,
+    ) and "is no exported student or damaged" in result.output
 
 
 @pytest.mark.parametrize(
@@ -204,23 +272,42 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_pat
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
         ({"classes": ["a", "b\ud800", "c"]}, r"settings.json holds the character U\+D800"),
         ({"network": {"name": "\udcff"}}, r"settings.json holds the character U\+DCFF"),
-        ({"network": {"name": "mpl"}}, r"out/settings.json describes no network that can be made \(.*\): write it anew"),
-        ({"network": {"name": "cnn", "width": 10**9}}, r"out/settings.json describes no network .*width = 10+ .*write it anew"),
+        (
+            {"network": {"name": "mpl"}},
+            r"out/settings.json describes no network that can be made \(.*\): write it anew",
+        ),
+        (
+            {"network": {"name": "cnn", "width": 10**9}},
+            r"out/settings.json describes no network .*width = 10+ .*write it anew",
+        ),
         ({"classes": []}, "classes: List should have at least 1 item"),
         ({"network": {"name": None}}, "network.name: Input should be a valid string"),
-        ({"network": {"name": "mlp", "width": 10**6}}, "is damaged, the network in settings.json has 4000276000012 bytes"),
-        ({"network": {"name": "mlp", "width": 10**12}}, "no network has the sizes in settings.json|width = 10+ is not allowed"),
-        ({"network": {"name": "mlp", "width": 10**23}}, "no network has the sizes in settings.json|width = 10+ is not allowed"),
+        (
+            {"network": {"name": "mlp", "width": 10**6}},
+            "is damaged, the network in settings.json has 4000276000012 bytes",
+        ),
+        (
+            {"network": {"name": "mlp", "width": 10**12}},
+            "no network has the sizes in settings.json|width = 10+ is not allowed",
+        ),
+        (
+            {"network": {"name": "mlp", "width": 10**23}},
+            "no network has the sizes in settings.json|width = 10+ is not allowed",
+        ),
     ],
 )
-def test_settings_of_no_student_are_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_settings_of_no_student_are_one_sentence(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
     """A network of 10^12 weights is counted and never built."""
     folder = exported(tmp_path / "out")
     said = json.loads((folder / "settings.json").read_text()) | change
     (folder / "settings.json").write_text(json.dumps(said))
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and re.search(sentence, result.output)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and re.search(
+        sentence, result.output
+    )
 
 
 def test_weights_of_other_classes_are_listed_below_one_sentence(tmp_path: Path) -> None:
@@ -238,7 +325,10 @@ def test_settings_that_are_no_json_of_ours_are_one_sentence(tmp_path: Path, cont
     folder = exported(tmp_path / "out")
     (folder / "settings.json").write_bytes(content.encode("latin-1"))
     result = CliRunner().invoke(run.app, ["predict", str(folder), "x.png"])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student or damaged" in result.output
+    assert (result.exit_code, result.output.count("\n")) == (
+        2,
+        1,
+    ) and "is no exported student or damaged" in result.output
 
 
 def test_settings_that_do_not_fit_the_program_are_one_sentence(tmp_path: Path) -> None:
@@ -262,20 +352,31 @@ def test_large_pictures_are_looked_at_in_smaller_batches(monkeypatch: pytest.Mon
         sizes.append(len(images))
         return images.flatten(1)[:, :3]
 
-    pictures = [predict.Picture(str(number), each) for number, each in enumerate(pixels(7, 1, 8, 8))]
+    pictures = [
+        predict.Picture(str(number), each) for number, each in enumerate(pixels(7, 1, 8, 8))
+    ]
     rows = predict.probabilities(answers, pictures, {"input": GREY, "classes": CLASSES})
-    expected = ((torch.from_numpy(np.stack([one.pixels for one in pictures])).float() / 255 - 0.3) / 0.4).flatten(1)[:, :3]
+    expected = (
+        (torch.from_numpy(np.stack([one.pixels for one in pictures])).float() / 255 - 0.3) / 0.4
+    ).flatten(1)[:, :3]
     assert sizes == [3, 3, 1] and torch.allclose(rows, expected.softmax(1))
 
 
-def test_the_same_picture_as_8_and_as_16_bits_has_the_same_answer_and_what_was_done_is_said(tmp_path: Path) -> None:
+def test_the_same_picture_as_8_and_as_16_bits_has_the_same_answer_and_what_was_done_is_said(
+    tmp_path: Path,
+) -> None:
     folder, raw = exported(tmp_path / "out"), pixels(1, 8, 8)[0]
     Image.fromarray(raw).save(tmp_path / "eight.png")
     Image.fromarray(raw.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
     Image.fromarray(np.dstack([raw, raw])).save(tmp_path / "alpha.png")
-    eight, sixteen, alpha = told(folder, *(tmp_path / f"{name}.png" for name in ("eight", "sixteen", "alpha")))
+    eight, sixteen, alpha = told(
+        folder, *(tmp_path / f"{name}.png" for name in ("eight", "sixteen", "alpha"))
+    )
     assert eight["classes"] == sixteen["classes"] and "note" not in eight
-    assert (sixteen["note"], alpha["note"]) == ("grey of 16 bits scaled to 8", "transparency shown on grey")
+    assert (sixteen["note"], alpha["note"]) == (
+        "grey of 16 bits scaled to 8",
+        "transparency shown on grey",
+    )
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "sixteen.png")])
     assert f"{tmp_path / 'sixteen.png'} (grey of 16 bits scaled to 8)" in result.output
 
@@ -290,4 +391,8 @@ def test_what_is_printed_moves_no_terminal(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}\x1b[1A.png") for name in ("good", "bad")]
     result = CliRunner().invoke(run.app, ["predict", str(folder), *files])
     assert result.exit_code == 0 and "\x1b" not in result.stdout + result.stderr
-    assert "good\\x1b[1A.png" in result.stdout and "one\\x1b[2J" in result.stdout and "bad\\x1b[1A.png" in result.stderr
+    assert (
+        "good\\x1b[1A.png" in result.stdout
+        and "one\\x1b[2J" in result.stdout
+        and "bad\\x1b[1A.png" in result.stderr
+    )

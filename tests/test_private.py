@@ -40,7 +40,13 @@ def open_mask() -> Iterator[None]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with a trained and exported run of a user whose files are readable by all."""
     root = tmp_path_factory.mktemp("parent") / "store"
-    settings = ["training.epochs=1", "teacher.training.epochs=1", "method.name=kd", "project=../../out", "data.limit.train=200"]
+    settings = [
+        "training.epochs=1",
+        "teacher.training.epochs=1",
+        "method.name=kd",
+        "project=../../out",
+        "data.limit.train=200",
+    ]
     before = os.umask(0)
     try:
         arguments = [part for pair in settings for part in ("--set", pair)]
@@ -55,18 +61,33 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_are_their_owners_alone(store: Path) -> None:
     names = {path.name for path in store.rglob("*")}
-    assert {"mlflow.db", "sweep.json", "optimizer.pt", "student.safetensors", "model.safetensors", "driver.lock"} <= names
+    assert {
+        "mlflow.db",
+        "sweep.json",
+        "optimizer.pt",
+        "student.safetensors",
+        "model.safetensors",
+        "driver.lock",
+    } <= names
     assert {"train_inputs.npy", "configuration.json", "README.md"} <= names
-    assert any(path.suffix == ".npy" for path in (store / "knowledge").rglob("*")), "the cache is looked at too"
+    assert any(path.suffix == ".npy" for path in (store / "knowledge").rglob("*")), (
+        "the cache is looked at too"
+    )
     assert not open_to_others(store)
 
 
 def test_nothing_was_written_beside_the_store(store: Path) -> None:
-    assert [path.name for path in store.parent.iterdir()] == ["store"], "whatever the project is called"
+    assert [path.name for path in store.parent.iterdir()] == ["store"], (
+        "whatever the project is called"
+    )
 
 
-def test_an_export_elsewhere_is_its_owners_alone(store: Path, tmp_path: Path, open_mask: None) -> None:
-    code, output = call("export", "mine", "--store", str(store), "--to", str(tmp_path / "a" / "student"))
+def test_an_export_elsewhere_is_its_owners_alone(
+    store: Path, tmp_path: Path, open_mask: None
+) -> None:
+    code, output = call(
+        "export", "mine", "--store", str(store), "--to", str(tmp_path / "a" / "student")
+    )
     assert code == OK, output
     assert not open_to_others(tmp_path / "a")
 
@@ -75,7 +96,10 @@ def test_an_export_elsewhere_is_its_owners_alone(store: Path, tmp_path: Path, op
 @pytest.mark.parametrize("command", ["status", "importance", "export", "resume", "name"])
 def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None:
     before = sorted(store.parent.rglob("*"))
-    arguments = {"resume": ["sweep", "--resume", name], "name": ["train", "--name", name or ".", "--dry-run"]}
+    arguments = {
+        "resume": ["sweep", "--resume", name],
+        "name": ["train", "--name", name or ".", "--dry-run"],
+    }
     code, output = call(*arguments.get(command, [command, name]), "--store", str(store))
     assert code == BAD_CONFIGURATION and "is not allowed: give letters, digits" in output, output
     assert sorted(store.parent.rglob("*")) == before
@@ -92,13 +116,22 @@ def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None
         {"peers": {"../b": {"network": {"name": "cnn"}}}},
     ],
 )
-def test_a_setting_that_names_something_leads_nowhere_else(values: dict[str, Any], tmp_path: Path) -> None:
+def test_a_setting_that_names_something_leads_nowhere_else(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
     from orchestrator.store.store import Store
     from orchestrator.sweep.preflight.preflight import prepare_run
 
     with pytest.raises(ConfigurationError):
-        prepare_run(Store(tmp_path), build({"teacher": None, "method": {"name": "cross_entropy"}} | values), "train", local=True)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "data"]
+        prepare_run(
+            Store(tmp_path),
+            build({"teacher": None, "method": {"name": "cross_entropy"}} | values),
+            "train",
+            local=True,
+        )
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "data"
+    ]
 
 
 def test_a_process_of_ray_keeps_to_itself() -> None:
@@ -160,7 +193,9 @@ def test_a_record_names_no_secret(tmp_path: Path) -> None:
     events, trial = Events(sweep, []), Trial(0, {})
     events.note(f"waiting for {ADDRESS}")
     events.start(trial)
-    events.report(trial, {"epoch": 1, "metrics": {"validation/accuracy": 0.5}, "notes": [f"asked {ADDRESS}"]})
+    events.report(
+        trial, {"epoch": 1, "metrics": {"validation/accuracy": 0.5}, "notes": [f"asked {ADDRESS}"]}
+    )
     events.end(trial, "failed", f"no answer from {ADDRESS}")
     written = "".join(file.read_text() for file in sweep.folder.rglob("*.json"))
     # sweep.json has two copies
@@ -175,7 +210,9 @@ def test_what_is_said_stays_readable() -> None:
 def test_no_setting_is_a_place_for_a_secret() -> None:
     """A configuration is stored with every run."""
     assert not [
-        name for name in keys(build({}).model_json_schema()) if any(word in name for word in ("token", "password", "secret"))
+        name
+        for name in keys(build({}).model_json_schema())
+        if any(word in name for word in ("token", "password", "secret"))
     ]
 
 
@@ -189,6 +226,19 @@ def keys(schema: Any) -> Iterator[str]:
 
 def test_a_plan_names_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_TOKEN", "abcdefghijkl")
-    code, output = call("train", "--local", "--dry-run", "--store", str(tmp_path / "abcdefghijkl"), "--set", "teacher=null",
-                        "--set", "method.name=cross_entropy")  # fmt: skip
-    assert code == OK and f"{tmp_path}/***; checkpoints take" in output and "abcdefghijkl" not in output
+    code, output = call(
+        "train",
+        "--local",
+        "--dry-run",
+        "--store",
+        str(tmp_path / "abcdefghijkl"),
+        "--set",
+        "teacher=null",
+        "--set",
+        "method.name=cross_entropy",
+    )
+    assert (
+        code == OK
+        and f"{tmp_path}/***; checkpoints take" in output
+        and "abcdefghijkl" not in output
+    )

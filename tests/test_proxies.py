@@ -15,7 +15,13 @@ import run
 from orchestrator.cluster import jobs
 from orchestrator.cluster.connect import runtime_environment
 from orchestrator.cluster.jobs import Cluster
-from orchestrator.core.proxies import NAMES, bypass_proxies, direct_loopback, is_loopback, without_proxy
+from orchestrator.core.proxies import (
+    NAMES,
+    bypass_proxies,
+    direct_loopback,
+    is_loopback,
+    without_proxy,
+)
 from orchestrator.tracking.health import find_unreachable
 from tests.cluster.test_jobs import VERSION, Answer, server
 
@@ -44,16 +50,22 @@ def test_a_job_server_of_this_machine_is_asked_directly(
 ) -> None:
     monkeypatch.setattr(jobs, "bring_token", lambda: None)
     with server(answering()) as (address, asked):
-        done = CliRunner().invoke(run.app, ["status", "--address", address.replace("127.0.0.1", host)])
+        done = CliRunner().invoke(
+            run.app, ["status", "--address", address.replace("127.0.0.1", host)]
+        )
     assert done.exit_code == 0, done.output
     assert asked[-1][0] == "GET /api/jobs/" and not proxied
 
 
-def test_the_head_of_a_cluster_is_asked_directly(proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_of_a_cluster_is_asked_directly(
+    proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """127.0.0.2 represents another machine; only its role as cluster address bypasses the proxy."""
     monkeypatch.setattr(jobs, "bring_token", lambda: None)
     monkeypatch.setattr("orchestrator.core.proxies.LOOPBACK", ())
-    monkeypatch.setattr(jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5))
+    monkeypatch.setattr(
+        jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5)
+    )
     with server(answering()) as (address, asked):
         Cluster(address)
     assert len(asked) == 1 and not proxied
@@ -71,20 +83,32 @@ def test_others_go_through_the_proxy(proxied: list[tuple[str, bytes]]) -> None:
     with direct_loopback():
         requests.get("http://mlflow.example.org/health", timeout=5)
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.build_opener().open("http://mlflow.example.org/health", timeout=5)  # `urlopen` keeps an older proxy
+            urllib.request.build_opener().open(
+                "http://mlflow.example.org/health", timeout=5
+            )  # `urlopen` keeps an older proxy
     assert [path for path, _ in proxied] == ["GET http://mlflow.example.org/health"] * 2
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_no_proxy_lists_stays(monkeypatch: pytest.MonkeyPatch, proxied: list[tuple[str, bytes]], name: str) -> None:
+def test_what_no_proxy_lists_stays(
+    monkeypatch: pytest.MonkeyPatch, proxied: list[tuple[str, bytes]], name: str
+) -> None:
     monkeypatch.setenv(name, "intern.example.org, .other.org")
     with direct_loopback():
         bypass_proxies("head:6379", "10.1.2.3:8265", "http://[fd00::1]:8265/x", "")
         assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
-        for url in ("http://intern.example.org", "http://a.other.org", "http://head:8265", "http://10.1.2.3", "http://[fd00::1]:1"):
+        for url in (
+            "http://intern.example.org",
+            "http://a.other.org",
+            "http://head:8265",
+            "http://10.1.2.3",
+            "http://[fd00::1]:1",
+        ):
             assert should_bypass_proxies(url, None), url
         assert not should_bypass_proxies("http://example.org", None)
-    assert os.environ[name] == "intern.example.org, .other.org" and len({*NAMES} & {*os.environ}) == 1
+    assert (
+        os.environ[name] == "intern.example.org, .other.org" and len({*NAMES} & {*os.environ}) == 1
+    )
 
 
 def test_a_star_stays_a_star(monkeypatch: pytest.MonkeyPatch) -> None:

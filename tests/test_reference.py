@@ -29,7 +29,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         "method.name=dual_student",
     ]
     pairs += ["peers.b.network.name=mlp"]
-    commands = [["train", "--local", "--name", "mine", *(part for pair in pairs for part in ("--set", pair))]]
+    commands = [
+        [
+            "train",
+            "--local",
+            "--name",
+            "mine",
+            *(part for pair in pairs for part in ("--set", pair)),
+        ]
+    ]
     commands += [["export", "mine"], ["report", "mine"]]
     for words in commands:
         result = CliRunner().invoke(run.app, [*words, "--store", str(root)])
@@ -50,7 +58,11 @@ def test_a_changed_page_is_outdated(tmp_path: Path) -> None:
 
 
 def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
-    below = [inner for field in section.model_fields.values() if (inner := reference.find_section(field.annotation))]
+    below = [
+        inner
+        for field in section.model_fields.values()
+        if (inner := reference.find_section(field.annotation))
+    ]
     return [section, *(each for inner in below for each in sections(inner))]
 
 
@@ -68,8 +80,14 @@ def test_every_setting_has_a_sentence() -> None:
 
 def test_types_are_words_with_bounds() -> None:
     fields = Configuration.model_fields["training"].annotation.model_fields  # type: ignore[union-attr]
-    assert reference.describe_type(fields["epochs"].annotation, fields["epochs"].metadata) == "whole number, ≥ 1, ≤ 100000"
-    assert reference.describe_type(fields["gradient_clip"].annotation) == "number, > 0, ≤ 1000000000 or null"
+    assert (
+        reference.describe_type(fields["epochs"].annotation, fields["epochs"].metadata)
+        == "whole number, ≥ 1, ≤ 100000"
+    )
+    assert (
+        reference.describe_type(fields["gradient_clip"].annotation)
+        == "number, > 0, ≤ 1000000000 or null"
+    )
     assert reference.find_unit(fields["epochs"]) == "epochs"
 
 
@@ -99,7 +117,9 @@ def test_every_file_of_a_store_is_described(store: Store) -> None:
 
 def test_a_letter_stands_for_a_peer_only(tmp_path: Path) -> None:
     for name in ("b", "z"):
-        file = tmp_path / "sweeps" / "s" / "trials" / "00000" / "checkpoint" / name / "progress.json"
+        file = (
+            tmp_path / "sweeps" / "s" / "trials" / "00000" / "checkpoint" / name / "progress.json"
+        )
         file.parent.mkdir(parents=True)
         file.touch()
     assert [Path(name).parent.name for name in undescribed_files(tmp_path)] == ["z"]

@@ -71,11 +71,18 @@ def epoch_of(where: RemoteCheckpoint, letters: str = "a") -> int | None:
 
 def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
     """Return the folders of checkpoints at the URI."""
-    return sorted(path.name for path in (tmp_path / "shared" / trial.name).iterdir() if path.is_dir())
+    return sorted(
+        path.name for path in (tmp_path / "shared" / trial.name).iterdir() if path.is_dir()
+    )
 
 
-@pytest.mark.parametrize("given", ["s3://bucket/some/where", "gs://bucket", "file:///data/x", "s3://b/x?region=eu-west-1"])
-def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(given: str, at_home: AtHome, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    ["s3://bucket/some/where", "gs://bucket", "file:///data/x", "s3://b/x?region=eu-west-1"],
+)
+def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
+    given: str, at_home: AtHome, tmp_path: Path
+) -> None:
     assert check_uri(given + ("" if "?" in given else "/")) == given
     store = Store.named(given)
     assert store.uri == given and store.option.endswith(given if "?" not in given else f"'{given}'")
@@ -108,7 +115,9 @@ def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(
 ) -> None:
     monkeypatch.setattr(remotes, "ANSWER_S", 0.01)
     monkeypatch.setattr(Remote, "write_json", lambda *_: time.sleep(0.5))
-    with pytest.raises(PreflightError, match=r"no answer within 0.01 s.*credentials in the environment"):
+    with pytest.raises(
+        PreflightError, match=r"no answer within 0.01 s.*credentials in the environment"
+    ):
         Store.open(uri)
     monkeypatch.undo()
     (tmp_path / "file").touch()
@@ -116,7 +125,9 @@ def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(
         Store.open((tmp_path / "file" / "below").as_uri())
 
 
-def test_a_checkpoint_written_on_one_node_is_read_on_another(tmp_path: Path, uri: str, at_home: AtHome) -> None:
+def test_a_checkpoint_written_on_one_node_is_read_on_another(
+    tmp_path: Path, uri: str, at_home: AtHome
+) -> None:
     store = Store.open(uri)
     at_home("one")
     trial = RemoteCheckpoint(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
@@ -130,12 +141,17 @@ def test_a_checkpoint_written_on_one_node_is_read_on_another(tmp_path: Path, uri
     at_home("driver")
     mine = checkpoint_storage(store, store.sweep("mine") / "trials/00001")
     mine.bring(LIGHT)
-    assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {"trace.safetensors", "progress.json"}
+    assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {
+        "trace.safetensors",
+        "progress.json",
+    }
     mine.bring()
     assert (mine.trial / CHECKPOINT / "best.safetensors").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "pointer", "no pointer", "died before the pointer"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "missing", "pointer", "no pointer", "died before the pointer"]
+)
 def test_a_damaged_one_is_passed_over(tmp_path: Path, uri: str, damage: str) -> None:
     Store.open(uri)
     trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
@@ -144,7 +160,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, uri: str, damage: str) -> 
     home = tmp_path / "shared/trials/1"
     newest = next(home.glob(f"{CHECKPOINT}-2-*"))
     if damage == "cut":
-        (newest / "student.safetensors").write_bytes((newest / "student.safetensors").read_bytes()[:-1])
+        (newest / "student.safetensors").write_bytes(
+            (newest / "student.safetensors").read_bytes()[:-1]
+        )
     elif damage == "missing":
         shutil.rmtree(newest)
     elif damage == "pointer":
@@ -156,7 +174,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, uri: str, damage: str) -> 
         (home / f"{CHECKPOINT}-3-00000000" / "optimizer.pt").unlink()
     assert epoch_of(trial) == (1 if damage in ("cut", "missing") else 2)
     save(trial, 4)
-    assert epoch_of(trial) == 4 and len(objects(tmp_path, trial)) == 2, "what a dead writer left goes"
+    assert epoch_of(trial) == 4 and len(objects(tmp_path, trial)) == 2, (
+        "what a dead writer left goes"
+    )
 
 
 def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) -> None:
@@ -188,7 +208,11 @@ def test_objects_of_losers_are_removed_and_an_outage_leaves_them_for_later(
         return sorted(path.parts[-3] for path in (tmp_path / "shared").rglob("student.safetensors"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "remove_file", lambda *_: (_ for _ in ()).throw(OSError("Could not connect to the endpoint")))
+        patch.setattr(
+            Remote,
+            "remove_file",
+            lambda *_: (_ for _ in ()).throw(OSError("Could not connect to the endpoint")),
+        )
         remove_losers(store, sweep)
     assert with_weights() == ["00000", "00001", "00002"]
     remove_losers(store, sweep)
@@ -216,18 +240,28 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         checkpoint.save(trial, {"ab"[rank]: made(7 + rank)}, context)
         loaded = checkpoint.load(trial, "ab", torch.device("cpu"))
         assert loaded is not None
-        return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"]["epoch"], said
+        return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"][
+            "epoch"
+        ], said
 
 
-def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(tmp_path: Path, uri: str) -> None:
+def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
+    tmp_path: Path, uri: str
+) -> None:
     Store.open(uri)
     first, second = on_every_rank(2, pair, uri, str(tmp_path / "homes"))
     assert first[0] == second[0] == 708
-    assert len(first[1]) == 2 and "does not answer (Could not connect" in first[1][0] and "going on" in first[1][1]
+    assert (
+        len(first[1]) == 2
+        and "does not answer (Could not connect" in first[1][0]
+        and "going on" in first[1][1]
+    )
     assert second[1] == []
 
 
-def test_what_is_shared_is_put_once_and_fetched_once_per_node(tmp_path: Path, uri: str, at_home: AtHome) -> None:
+def test_what_is_shared_is_put_once_and_fetched_once_per_node(
+    tmp_path: Path, uri: str, at_home: AtHome
+) -> None:
     store = Store.open(uri)
     data, teacher = store.root / "data/abc", store.teachers / "def"
     for folder, mark in ((data, "data.json"), (teacher, "teacher.json")):
@@ -237,23 +271,37 @@ def test_what_is_shared_is_put_once_and_fetched_once_per_node(tmp_path: Path, ur
     (data / "values.bin").write_bytes(b"changed")
     publish(store, data, "data.json")
     spec = TrialSpec.model_validate(
-        {"name": "t", "configuration": {}, "folder": store.sweep("mine") / "trials/00001", "data": data, "teacher": teacher}
+        {
+            "name": "t",
+            "configuration": {},
+            "folder": store.sweep("mine") / "trials/00001",
+            "data": data,
+            "teacher": teacher,
+        }
         | store.shared
     )
     assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
     here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())
     root = tmp_path / "homes/other"
-    assert here.teacher is not None and all(path.is_relative_to(root) for path in (here.folder, here.data, here.teacher))
-    assert (here.data / "values.bin").read_bytes() == bytes(1000) and (here.teacher / "teacher.json").exists()
+    assert here.teacher is not None and all(
+        path.is_relative_to(root) for path in (here.folder, here.data, here.teacher)
+    )
+    assert (here.data / "values.bin").read_bytes() == bytes(1000) and (
+        here.teacher / "teacher.json"
+    ).exists()
     shutil.rmtree(tmp_path / "shared")
-    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, "and has it from now on"
+    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, (
+        "and has it from now on"
+    )
     at_home("third")
     with pytest.raises(PreflightError, match=r"data/abc is not in file:///"):
         stage_on_node(spec, TrialContext())
 
 
-def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store.open(uri)
     (store.root / "data/abc").mkdir(parents=True)
     for name in ("data.json", "values.bin"):
@@ -269,20 +317,42 @@ def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(tmp_path: Path,
         patch.setattr(Remote, "_get", broken)
         fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json")
     assert not (tmp_path / "node/data/abc").exists()
-    assert (fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin").read_text() == "values.bin"
+    assert (
+        fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin"
+    ).read_text() == "values.bin"
 
 
-def test_a_training_with_a_uri_is_exported_and_the_weights_lie_at_the_uri(tmp_path: Path, uri: str) -> None:
+def test_a_training_with_a_uri_is_exported_and_the_weights_lie_at_the_uri(
+    tmp_path: Path, uri: str
+) -> None:
     def call(*words: str) -> str:
         result = CliRunner().invoke(run.app, [*words, "--store", uri])
         assert result.exit_code == 0, result.output
         return result.output
 
-    settings = ("training.epochs=2", "teacher.training.epochs=1", "student.name=cnn", "student.width=4")
-    call("train", "--local", "--name", "mine", *(part for pair in settings for part in ("--set", pair)))
+    settings = (
+        "training.epochs=2",
+        "teacher.training.epochs=1",
+        "student.name=cnn",
+        "student.width=4",
+    )
+    call(
+        "train",
+        "--local",
+        "--name",
+        "mine",
+        *(part for pair in settings for part in ("--set", pair)),
+    )
     store = Store.named(uri)
-    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["data", "sweeps", "teachers"]
-    assert not list(store.sweep("mine").rglob("student.safetensors")) and (store.root / "mlflow.db").exists()
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [
+        "data",
+        "sweeps",
+        "teachers",
+    ]
+    assert (
+        not list(store.sweep("mine").rglob("student.safetensors"))
+        and (store.root / "mlflow.db").exists()
+    )
     assert list(store.root.glob("artifacts/**/figures/*.png")), "drawn from what was fetched"
     assert "complete" in call("status", "mine", "--json") and "student a" in call("export", "mine")
     assert (store.exports / "mine-0-a" / "model.safetensors").exists()
@@ -290,9 +360,15 @@ def test_a_training_with_a_uri_is_exported_and_the_weights_lie_at_the_uri(tmp_pa
 
 
 @pytest.mark.parametrize("scheduler", ["pbt", "hyperband"])
-def test_schedulers_that_copy_checkpoints_are_refused_beforehand(uri: str, scheduler: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(run.app, ["sweep", "--scheduler", scheduler, "--store", uri, "--dry-run"])
-    assert result.exit_code == 2 and "copies checkpoints within a folder" in result.output + (result.stderr or "")
+def test_schedulers_that_copy_checkpoints_are_refused_beforehand(
+    uri: str, scheduler: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        run.app, ["sweep", "--scheduler", scheduler, "--store", uri, "--dry-run"]
+    )
+    assert result.exit_code == 2 and "copies checkpoints within a folder" in result.output + (
+        result.stderr or ""
+    )
 
 
 def test_a_uri_without_runs_of_this_machine_is_told(uri: str) -> None:

@@ -32,7 +32,10 @@ def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None
 def test_citation_and_changelog_name_the_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     version = PROJECT["project"]["version"]
-    assert citation["version"] == version and citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+    assert (
+        citation["version"] == version
+        and citation["license"] == PROJECT["project"]["license"] == "Apache-2.0"
+    )
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"\n## [{version}] - {citation['date-released']}\n" in changelog
     assert changelog.index("\n## [Unreleased]\n") < changelog.index(f"\n## [{version}]")
@@ -60,11 +63,17 @@ def test_every_page_is_in_the_navigation() -> None:
     def pages(entries: list[object]) -> list[str]:
         found = []
         for entry in entries:
-            found += [entry] if isinstance(entry, str) else [page for part in entry.values() for page in part]  # type: ignore[attr-defined]
+            found += (
+                [entry]
+                if isinstance(entry, str)
+                else [page for part in entry.values() for page in part]
+            )  # type: ignore[attr-defined]
         return found
 
     listed = pages(site.navigation())
-    assert sorted(listed) == sorted(path.relative_to(site.DOCS).as_posix() for path in site.DOCS.rglob("*.md"))
+    assert sorted(listed) == sorted(
+        path.relative_to(site.DOCS).as_posix() for path in site.DOCS.rglob("*.md")
+    )
 
 
 def test_links_out_of_docs_become_text(tmp_path: Path) -> None:
@@ -72,7 +81,10 @@ def test_links_out_of_docs_become_text(tmp_path: Path) -> None:
     page.parent.mkdir(parents=True)
     (tmp_path / "README.md").touch()
     text = "[a](../../README.md#top) [b](../tutorial.md) [c](../../gone.py) [d](../../../out.md)"
-    assert site.unlink_outside(text, page, tmp_path) == ("a [b](../tutorial.md) c d", ["../../gone.py", "../../../out.md"])
+    assert site.unlink_outside(text, page, tmp_path) == (
+        "a [b](../tutorial.md) c d",
+        ["../../gone.py", "../../../out.md"],
+    )
 
 
 def test_a_missing_target_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -88,16 +100,26 @@ def build_site(folder: Path, text: str) -> int:
     (folder / "mkdocs.yml").write_text(settings.replace(hooks, ""))
     (folder / "docs").mkdir()
     (folder / "docs" / "index.md").write_text(text)
-    (options,) = {line.split("/mkdocs ")[1] for line in (ROOT / "Makefile").read_text().splitlines() if "/mkdocs " in line}
+    (options,) = {
+        line.split("/mkdocs ")[1]
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if "/mkdocs " in line
+    }
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", *options.split()]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
 
 
-@pytest.mark.parametrize(("text", "code"), [("# A\n\n[a](#a)\n", 0), ("# A\n\n[a](gone.md)\n", 1), ("# A\n\n[a](#gone)\n", 1)])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("# A\n\n[a](#a)\n", 0), ("# A\n\n[a](gone.md)\n", 1), ("# A\n\n[a](#gone)\n", 1)],
+)
 def test_a_broken_link_fails_the_build(tmp_path: Path, text: str, code: int) -> None:
     assert build_site(tmp_path, text) == code
 
 
 def test_fences_with_a_file_get_a_title() -> None:
-    assert site.title_fences("```python methods/a.py\nx\n```\n```sh\n") == '```python title="methods/a.py"\nx\n```\n```sh\n'
+    assert (
+        site.title_fences("```python methods/a.py\nx\n```\n```sh\n")
+        == '```python title="methods/a.py"\nx\n```\n```sh\n'
+    )

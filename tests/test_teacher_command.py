@@ -13,9 +13,15 @@ import run
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
-    "data.limit.train=300", "data.limit.validation=50", "data.limit.test=50", "data.augmentation=crop", "data.views=2",
-    "training.epochs=3", "teacher.network.width=8", "teacher.training.epochs=1",
-)  # fmt: skip
+    "data.limit.train=300",
+    "data.limit.validation=50",
+    "data.limit.test=50",
+    "data.augmentation=crop",
+    "data.views=2",
+    "training.epochs=3",
+    "teacher.network.width=8",
+    "teacher.training.epochs=1",
+)
 
 
 def arguments(store: Path, *pairs: str) -> list[str]:
@@ -33,7 +39,9 @@ def teacher(store: Path) -> subprocess.CompletedProcess[str]:
     """Run `run.py teacher --precompute --local` in its own process."""
     command = [sys.executable, "run.py", *arguments(store)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.run(command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True
+    )
 
 
 def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
@@ -42,7 +50,11 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
     lines = first.stdout.splitlines()
     assert any(line.startswith("epoch 1: validation accuracy") for line in lines)
     assert f"filling 3 views in {tmp_path / 'knowledge'}" in lines
-    views = ["the clean view computed (1 of 3)", "view 0 computed (2 of 3)", "view 1 computed (3 of 3)"]
+    views = [
+        "the clean view computed (1 of 3)",
+        "view 0 computed (2 of 3)",
+        "view 1 computed (3 of 3)",
+    ]
     assert [line for line in lines if " of 3)" in line] == views
     assert "cache: 3 views computed, 0 were there" in lines
     files = {file.name: file for file in (tmp_path / "knowledge").glob("*/*.npy")}
@@ -53,19 +65,28 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
     second = teacher(tmp_path)
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
-    assert [line for line in lines if " of 3)" in line] == [view.replace("computed", "was there") for view in views]
-    assert "cache: 0 views computed, 3 were there" in lines and not any(line.startswith("epoch") for line in lines)
+    assert [line for line in lines if " of 3)" in line] == [
+        view.replace("computed", "was there") for view in views
+    ]
+    assert "cache: 0 views computed, 3 were there" in lines and not any(
+        line.startswith("epoch") for line in lines
+    )
     assert {name: file.read_bytes() for name, file in files.items()} == bits
 
 
 @pytest.mark.parametrize(
     ("pair", "why", "advice"),
     [
-        ("teacher.mode=online", "asked at every step (teacher.mode = online)", ": set teacher.mode=cached"),
+        (
+            "teacher.mode=online",
+            "asked at every step (teacher.mode = online)",
+            ": set teacher.mode=cached",
+        ),
         (
             "teacher.cache_gib=1e-6",
             "teacher.cache_gib = 1e-06",
-            ": raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache",
+            ": raise teacher.cache_gib, lower data.views, or name another folder with "
+            "teacher.cache",
         ),
     ],
 )

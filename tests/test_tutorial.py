@@ -35,9 +35,17 @@ def ran(block: Block) -> None:
 
 
 def test_the_installation_of_the_page_is_a_target() -> None:
-    lines = [words for block in blocks(PAGE) if block.language == "sh" for words in commands(block) if installs(words)]
+    lines = [
+        words
+        for block in blocks(PAGE)
+        if block.language == "sh"
+        for words in commands(block)
+        if installs(words)
+    ]
     assert lines == [["make", "install"], [".", ".venv/bin/activate"]]
-    done = subprocess.run(["make", "--dry-run", "--always-make", "install"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "pip install" in done.stdout
 
 
@@ -52,8 +60,13 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
             ran(block)
         else:
             said |= {words[2]: called(words) for words in commands(block) if not installs(words)}
-    assert "tutorial: finished after" in said["watch"] and "training.learning_rate" in said["importance"]
+    assert (
+        "tutorial: finished after" in said["watch"]
+        and "training.learning_rate" in said["importance"]
+    )
     assert Store.named("runs").sweeps() == ["tutorial"]
-    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said["export"]
+    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said[
+        "export"
+    ]
     assert (tmp_path / "runs" / "reports" / "tutorial.html").is_file()
     assert said["predict"].count("three.npy") == 3 and said["predict"].count("%") == 6

@@ -59,7 +59,9 @@ def watched(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = F
 
 def trial(number: int, state: str, *history: float, **more: object) -> Driver:
     """Return a step in which the driver writes the record of a trial."""
-    made = Trial(number, {"temperature": 2.0}, state=state, epochs=len(history), history=[*history], **more)  # type: ignore[arg-type]
+    made = Trial(
+        number, {"temperature": 2.0}, state=state, epochs=len(history), history=[*history], **more
+    )  # type: ignore[arg-type]
     made.value = history[-1] if history else None
     return lambda sweep: sweep.save_trial(made)
 
@@ -84,7 +86,11 @@ def noted(**texts: float) -> Driver:
 
 def stands(sweep: Sweep) -> dict[str, int]:
     """Return the modification time of every file and folder of the store."""
-    return {path.as_posix(): path.stat().st_mtime_ns for path in sweep.folder.parents[1].rglob("*") if path.name != run_lock.WORD}
+    return {
+        path.as_posix(): path.stat().st_mtime_ns
+        for path in sweep.folder.parents[1].rglob("*")
+        if path.name != run_lock.WORD
+    }
 
 
 def lost(sweep: Sweep) -> None:
@@ -101,30 +107,61 @@ def test_what_is_new_is_told_once_and_the_summary_at_the_end(sweep: Sweep) -> No
     trial(0, "complete", 0.1, 0.2, 0.3, 0.4)(sweep)
     trial(1, "running", 0.5)(sweep)
     second = trial(1, "complete", 0.5, 0.6, 0.7, 0.8)
-    told = watched(sweep, trial(1, "running", 0.5, 0.6), second, trial(2, "failed", message="not finite"), ends("finished"))
+    told = watched(
+        sweep,
+        trial(1, "running", 0.5, 0.6),
+        second,
+        trial(2, "failed", message="not finite"),
+        ends("finished"),
+    )
     lines = told.splitlines()
     assert lines[0].startswith("mine: 1 complete, 1 running, 0 stopped early, 0 failed, of 3; ")
-    assert lines[1:3] == ["best: trial 0 at 0.4000 with temperature=2", "at work: trial 1, 1 of 4 epochs (0.5000)"]
-    assert lines[3].startswith("trial 1 complete after 4 epochs, validation/accuracy 0.8000 [2 complete")
+    assert lines[1:3] == [
+        "best: trial 0 at 0.4000 with temperature=2",
+        "at work: trial 1, 1 of 4 epochs (0.5000)",
+    ]
+    assert lines[3].startswith(
+        "trial 1 complete after 4 epochs, validation/accuracy 0.8000 [2 complete"
+    )
     assert lines[4] == "best so far: trial 1 at 0.8000 with temperature=2"
-    assert lines[5].startswith("trial 2 failed after 0 epochs: not finite [2 complete, 0 running, 0 stopped early, 1 failed, of 3")
-    assert "mine: finished after 12 s" in lines[6], "nothing was told twice, and trial 0 had ended before"
+    assert lines[5].startswith(
+        "trial 2 failed after 0 epochs: not finite [2 complete, 0 running, 0 stopped early, 1 "
+        "failed, of 3"
+    )
+    assert "mine: finished after 12 s" in lines[6], (
+        "nothing was told twice, and trial 0 had ended before"
+    )
     assert f"open MLflow: python run.py ui --store {sweep.folder.parents[1]}" in lines
 
 
 @pytest.mark.usefixtures("run_by_us")
 def test_a_sweep_that_prepares_has_no_trial_yet(sweep: Sweep) -> None:
     noted(early=1)(sweep)
-    told = watched(sweep, trial(0, "running"), noted(early=1, waits=2), noted(waits=2, goes_on=3), ends("failed"))
-    assert told.startswith("mine: before its first trial\nnote: waits\nnote: goes_on\n"), "of a full list too"
+    told = watched(
+        sweep,
+        trial(0, "running"),
+        noted(early=1, waits=2),
+        noted(waits=2, goes_on=3),
+        ends("failed"),
+    )
+    assert told.startswith("mine: before its first trial\nnote: waits\nnote: goes_on\n"), (
+        "of a full list too"
+    )
 
 
 @pytest.mark.usefixtures("run_by_us")
 def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) -> None:
     change = [{"source": 1, "epoch": 1, "params": {"temperature": 3.0}}]
-    told = watched(sweep, trial(0, "running", 0.1), trial(0, "running", 0.1, changes=change, notes=["the cache is full"]),
-                   trial(0, "running", 0.1, 0.2, changes=change, notes=["the cache is full"]), ends("interrupted"))  # fmt: skip
-    assert "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n" in told
+    told = watched(
+        sweep,
+        trial(0, "running", 0.1),
+        trial(0, "running", 0.1, changes=change, notes=["the cache is full"]),
+        trial(0, "running", 0.1, 0.2, changes=change, notes=["the cache is full"]),
+        ends("interrupted"),
+    )
+    assert (
+        "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n" in told
+    )
     assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in told
 
 
@@ -132,7 +169,9 @@ def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) ->
 def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
     for number in range(10):
         trial(number, "running")(sweep)
-    assert "at work: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (told := watched(sweep, once=True))
+    assert "at work: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
+        told := watched(sweep, once=True)
+    )
     assert told.rstrip().endswith("trial 7, 0 of 4 epochs; and 2 more")
     assert "of 3; " in watched(sweep, once=True, terminal=True)
 
@@ -140,11 +179,15 @@ def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
 @pytest.mark.usefixtures("run_by_us")
 def test_a_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
     told = watched(sweep, trial(0, "running", 0.5), ends("finished"), terminal=True)
-    assert "at work: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
+    assert (
+        "at work: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
+    )
 
 
 @pytest.mark.usefixtures("run_by_us")
-def test_the_time_of_a_terminal_goes_on_where_nothing_happens(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_terminal_goes_on_where_nothing_happens(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[Display] = []
     frame = Display.frame
 
@@ -167,7 +210,10 @@ def test_ctrl_c_ends_the_looking_alone(sweep: Sweep) -> None:
         raise KeyboardInterrupt
 
     told = watched(sweep, interrupted)
-    assert f"mine goes on without you; look again: python run.py watch mine --store {sweep.folder.parents[1]}\n" in told
+    assert (
+        f"mine goes on without you; look again: python run.py watch mine --store "
+        f"{sweep.folder.parents[1]}\n" in told
+    )
 
 
 def test_a_driver_that_is_killed_is_noticed_and_the_resume_told(sweep: Sweep) -> None:
@@ -194,7 +240,9 @@ def test_a_sweep_that_has_just_been_made_is_taken_to_begin(sweep: Sweep) -> None
     assert "mine: interrupted after 12 s" in watched(sweep)
 
 
-def test_looking_writes_nothing_and_takes_no_lock(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_writes_nothing_and_takes_no_lock(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def asked(_: Path) -> NoReturn:
         raise AssertionError("somebody asks for the lock")
 

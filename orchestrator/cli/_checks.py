@@ -57,7 +57,13 @@ def examine(conditions: Conditions) -> Iterator[tuple[str, Finding]]:
                 yield name, Finding("bad", str(error))
             except Exception as error:  # a broken library may raise any exception
                 reason = " ".join(str(error).split())[:500]
-                yield name, Finding("bad", f"{type(error).__name__}: {reason}: see whether another line says why")
+                yield (
+                    name,
+                    Finding(
+                        "bad",
+                        f"{type(error).__name__}: {reason}: see whether another line says why",
+                    ),
+                )
 
 
 def python(conditions: Conditions) -> Finding:
@@ -66,7 +72,11 @@ def python(conditions: Conditions) -> Finding:
     found = platform.python_version()
     if SpecifierSet(needed).contains(found, prereleases=True):
         return Finding("ok", f"{found} at {sys.executable}")
-    return Finding("bad", f"{found}, and {needed} is needed: make the environment anew, `make install PYTHON=python3.12`")
+    return Finding(
+        "bad",
+        f"{found}, and {needed} is needed: make the environment anew, `make install "
+        f"PYTHON=python3.12`",
+    )
 
 
 def packages(conditions: Conditions) -> Finding:
@@ -76,7 +86,9 @@ def packages(conditions: Conditions) -> Finding:
     """
     wanted = [Requirement(line) for line in _project().get("dependencies", [])]
     if not wanted:
-        return Finding("warn", f"there is no pyproject.toml in {PROJECT}: versions are not compared")
+        return Finding(
+            "warn", f"there is no pyproject.toml in {PROJECT}: versions are not compared"
+        )
     found = {each.name: _installed(each.name) for each in wanted}
     wrong = [
         f"{each.name} {found[each.name] or 'is missing'} ({each.specifier} is needed)"
@@ -84,7 +96,10 @@ def packages(conditions: Conditions) -> Finding:
         if not _fits(found[each.name], each.specifier)
     ]
     if wrong:
-        return Finding("bad", f"{', '.join(wrong)}: run `make install`, or `pip install -c constraints.txt -e .`")
+        return Finding(
+            "bad",
+            f"{', '.join(wrong)}: run `make install`, or `pip install -c constraints.txt -e .`",
+        )
     # a torchvision built for another torch fails here, at its operators
     from torchvision import __version__
 
@@ -92,12 +107,24 @@ def packages(conditions: Conditions) -> Finding:
         need = Requirement(line)
         if need.name == "torch" and not _fits(found["torch"], need.specifier):
             step = "install the two together, `make install`"
-            return Finding("bad", f"torchvision {__version__} is made for torch {need.specifier}, not {found['torch']}: {step}")
+            return Finding(
+                "bad",
+                f"torchvision {__version__} is made for torch {need.specifier}, not "
+                f"{found['torch']}: {step}",
+            )
     pinned = _pinned()
-    others = [f"{name} {found[name]} ({pinned[name]})" for name in found if name in pinned and pinned[name] != found[name]]
+    others = [
+        f"{name} {found[name]} ({pinned[name]})"
+        for name in found
+        if name in pinned and pinned[name] != found[name]
+    ]
     said = [f"{len(wanted)} as pyproject.toml asks"]
     if pinned:
-        said.append(f"of other versions than those tested: {', '.join(others)}" if others else "in the versions of constraints.txt")
+        said.append(
+            f"of other versions than those tested: {', '.join(others)}"
+            if others
+            else "in the versions of constraints.txt"
+        )
     return Finding("ok", ", ".join(said))
 
 
@@ -118,7 +145,9 @@ def ray_address(conditions: Conditions) -> Finding:
         from orchestrator.config.resources import require_short_sockets
 
         require_short_sockets()
-        said = "a cluster of our own, on loopback" + (", with token authentication" if mode.lower() == "token" else "")
+        said = "a cluster of our own, on loopback" + (
+            ", with token authentication" if mode.lower() == "token" else ""
+        )
     else:
         from orchestrator.cluster.connect import connect_to_ray, nodes
         from orchestrator.config.resources import require_answer
@@ -126,7 +155,9 @@ def ray_address(conditions: Conditions) -> Finding:
         require_answer(address)
         with connect_to_ray(address) as free:
             many = len(nodes())
-            said = f"{address} lets us in: {many} node{'s' * (many != 1)}, {free.get('CPU', 0):g} CPU "
+            said = (
+                f"{address} lets us in: {many} node{'s' * (many != 1)}, {free.get('CPU', 0):g} CPU "
+            )
             said += f"and {free.get('GPU', 0):g} GPU free"
     return Finding("warn" if remarks else "ok", "; ".join([said, *remarks]))
 
@@ -138,24 +169,40 @@ def devices(conditions: Conditions) -> Finding:
     from orchestrator.config.resources import local_resources
 
     usable, there = int(local_resources()["CPU"]), os.cpu_count() or 1
-    said = f"{usable} CPU" + (f" of {there} (bound, or the container's quota)" if usable < there else "")
-    wanted = (conditions.configuration.resources.gpus_per_worker or 0) > 0 and not conditions.address
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    said = f"{usable} CPU" + (
+        f" of {there} (bound, or the container's quota)" if usable < there else ""
+    )
+    wanted = (
+        conditions.configuration.resources.gpus_per_worker or 0
+    ) > 0 and not conditions.address
+    cards = [
+        torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())
+    ]
     for number, card in enumerate(cards):
         try:
             torch.ones(1, device=f"cuda:{number}").add_(1).item()
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            step = f"see nvidia-smi, or leave it out with CUDA_VISIBLE_DEVICES; torch {torch.__version__} is for CUDA "
-            return Finding("bad", f"{said}; {card.name} does not compute ({reason}): {step}{torch.version.cuda}")
+            step = (
+                f"see nvidia-smi, or leave it out with CUDA_VISIBLE_DEVICES; torch "
+                f"{torch.__version__} is for CUDA "
+            )
+            return Finding(
+                "bad",
+                f"{said}; {card.name} does not compute ({reason}): {step}{torch.version.cuda}",
+            )
     if cards:
         named = ", ".join(f"{card.name} with {card.total_memory / 2**30:.0f} GiB" for card in cards)
         return Finding("ok", f"{said}; {len(cards)} GPU: {named}")
     if DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         return Finding("bad" if wanted else "warn", f"{said}; {_no_cuda()}")
     if wanted:
-        asked = f"resources.gpus_per_worker = {conditions.configuration.resources.gpus_per_worker:g}"
-        return Finding("bad", f"{said}, no GPU, and {asked}: leave that out, or start where there is one")
+        asked = (
+            f"resources.gpus_per_worker = {conditions.configuration.resources.gpus_per_worker:g}"
+        )
+        return Finding(
+            "bad", f"{said}, no GPU, and {asked}: leave that out, or start where there is one"
+        )
     return Finding("ok", f"{said}, no GPU")
 
 
@@ -165,13 +212,17 @@ def _no_cuda() -> str:
 
     if torch.version.cuda is None:
         return (
-            f"there is an NVIDIA driver, and torch {torch.__version__} is a build without CUDA: install the one of constraints.txt"
+            f"there is an NVIDIA driver, and torch {torch.__version__} is a build without "
+            f"CUDA: install the one of constraints.txt"
         )
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        return f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot use the NVIDIA driver ({reason}): renew the driver"
+        return (
+            f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot use the NVIDIA "
+            f"driver ({reason}): renew the driver"
+        )
     return f"there is an NVIDIA driver, and no GPU for torch {torch.__version__}: see nvidia-smi"
 
 
@@ -198,7 +249,11 @@ def store(conditions: Conditions) -> Finding:
         step = "give a --store that you may write"
         return Finding("bad", f"{place} cannot be written ({error.strerror or error}): {step}")
     if not locks:
-        return Finding("bad", f"locks do not hold in {place}: give a --store on a file system with flock (NFS from version 4 on)")
+        return Finding(
+            "bad",
+            f"locks do not hold in {place}: give a --store on a file system with flock (NFS "
+            f"from version 4 on)",
+        )
     if place != root:
         return Finding("ok", f"{root} does not exist yet and can be made, for its owner alone")
     status = root.stat()
@@ -207,9 +262,16 @@ def store(conditions: Conditions) -> Finding:
         remarks.append(f"it belongs to user {status.st_uid}, not to you")
     if status.st_mode & OTHERS:
         remarks.append(f"others may look into it: chmod 700 {root}")
-    away = sorted(each.name for each in root.iterdir() if each.is_dir() and each.stat().st_dev != status.st_dev)
+    away = sorted(
+        each.name
+        for each in root.iterdir()
+        if each.is_dir() and each.stat().st_dev != status.st_dev
+    )
     if away:
-        remarks.append(f"{', '.join(away)} lies on another file system, so checkpoints are copied and not linked")
+        remarks.append(
+            f"{', '.join(away)} lies on another file system, so checkpoints are copied and not "
+            f"linked"
+        )
     if remarks:
         return Finding("warn", f"{root} can be written and locked; {'; '.join(remarks)}")
     return Finding("ok", f"{root} can be written and locked, by its owner alone")
@@ -221,7 +283,10 @@ def space(conditions: Conditions) -> Finding:
     free, disk = shutil.disk_usage(conditions.place).free, shutil.disk_usage(temporary)
     said = [f"store {_size(free)} free", f"{temporary} {_size(disk.free)} free"]
     if free < SPARE_BYTES:
-        return Finding("bad", f"{said[0]}, {_size(SPARE_BYTES)} are needed: free some space, or give another --store")
+        return Finding(
+            "bad",
+            f"{said[0]}, {_size(SPARE_BYTES)} are needed: free some space, or give another --store",
+        )
     if disk.free < SPARE_BYTES:
         step = "free some space, or set RAY_TMPDIR to a folder that has some"
         return Finding("bad", f"{said[1]}, {_size(SPARE_BYTES)} are needed by Ray: {step}")
@@ -229,13 +294,17 @@ def space(conditions: Conditions) -> Finding:
     if free < COMFORT_BYTES:
         remarks.append("that is little for a store: `--dry-run` says what a run takes")
     if disk.used > RAY_FULL * (disk.used + disk.free):
-        remarks.append(f"{temporary} is more than {RAY_FULL:.0%} full, and Ray lays nothing more there: free some space")
+        remarks.append(
+            f"{temporary} is more than {RAY_FULL:.0%} full, and Ray lays nothing more there: "
+            f"free some space"
+        )
     if SHARED_MEMORY.is_dir():
         shared = shutil.disk_usage(SHARED_MEMORY).free
         said.append(f"{SHARED_MEMORY} {_size(shared)}")
         if shared < RAY_SHARED_BYTES:
             remarks.append(
-                f"Ray wants {_size(RAY_SHARED_BYTES)} of {SHARED_MEMORY} (docker run --shm-size=1g), else it takes the disk"
+                f"Ray wants {_size(RAY_SHARED_BYTES)} of {SHARED_MEMORY} (docker run "
+                f"--shm-size=1g), else it takes the disk"
             )
     return Finding("warn" if remarks else "ok", "; ".join([", ".join(said), *remarks]))
 
@@ -251,8 +320,15 @@ def tracking(conditions: Conditions) -> Finding:
     found = _server(uri) if uri is not None else _sqlite(conditions, database)
     remarks = unused_variables(uri or database_uri(database)) if found.fitness == "ok" else []
     if uri is None and unquote(str(conditions.root)) != str(conditions.root):
-        remarks.append(f"MLflow does not load registered models from below {conditions.root}: take the % code out of its name")
-    return Finding("warn", "; ".join([found.said, *remarks])) if remarks and found.fitness == "ok" else found
+        remarks.append(
+            f"MLflow does not load registered models from below {conditions.root}: take the % "
+            f"code out of its name"
+        )
+    return (
+        Finding("warn", "; ".join([found.said, *remarks]))
+        if remarks and found.fitness == "ok"
+        else found
+    )
 
 
 def _server(uri: str) -> Finding:
@@ -272,12 +348,17 @@ def _sqlite(conditions: Conditions, database: Path) -> Finding:
 
     try:
         if database.exists():
-            with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:
+            with contextlib.closing(
+                sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)
+            ) as known:
                 known.execute("BEGIN IMMEDIATE")  # needs write access, and writes nothing
                 known.rollback()
             require_schema(database)
             return Finding("ok", f"SQLite, {database} can be written")
-        with _probe(conditions.place) as folder, contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=5)) as made:
+        with (
+            _probe(conditions.place) as folder,
+            contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=5)) as made,
+        ):
             made.execute("CREATE TABLE probe (number INTEGER)")
             made.commit()
     except (OSError, sqlite3.Error) as error:
@@ -306,7 +387,11 @@ def group(conditions: Conditions) -> Finding:
         begun = time.monotonic()
         run_two_workers(folder, GROUP_S)
         ended = time.monotonic()
-    return Finding("ok", f"two workers added up a tensor; Ray took {begun - started:.1f} s, they {ended - begun:.1f} s")
+    return Finding(
+        "ok",
+        f"two workers added up a tensor; Ray took {begun - started:.1f} s, they "
+        f"{ended - begun:.1f} s",
+    )
 
 
 CHECKS: dict[str, Check] = {
@@ -324,7 +409,9 @@ SLOW = ("two workers",)
 
 def _project() -> dict[str, Any]:
     file = PROJECT / "pyproject.toml"
-    project: dict[str, Any] = tomllib.loads(file.read_text()).get("project", {}) if file.is_file() else {}
+    project: dict[str, Any] = (
+        tomllib.loads(file.read_text()).get("project", {}) if file.is_file() else {}
+    )
     return project
 
 
@@ -348,7 +435,9 @@ def _pinned() -> dict[str, str]:
 @contextlib.contextmanager
 def _probe(place: Path) -> Iterator[Path]:
     """Yield a temporary folder in `place`, and delete it afterwards."""
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=".doctor-", dir=place, ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)
 
 
@@ -365,7 +454,11 @@ def _reached(uri: str) -> None:
     """
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
-    made = [each for each in (folder, *folder.parents) if not each.exists()] if parts.scheme == "file" else []
+    made = (
+        [each for each in (folder, *folder.parents) if not each.exists()]
+        if parts.scheme == "file"
+        else []
+    )
     try:
         Remote.open(uri)
     finally:

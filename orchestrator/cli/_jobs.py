@@ -24,10 +24,15 @@ def list_jobs(cluster: Cluster, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(job) for job in found], indent=1))
         return
-    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redact(job.entrypoint)) for job in found)]
+    rows = [
+        ("job", "state", "started", "command"),
+        *((job.name, job.state, _when(job), redact(job.entrypoint)) for job in found),
+    ]
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
     for *fields, command in rows:
-        print_line("".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command)
+        print_line(
+            "".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command
+        )
     if not found:
         print_line(f"nothing was submitted to {cluster.address} yet")
 
@@ -51,9 +56,14 @@ def follow_job(cluster: Cluster, name: str) -> int:
         print_line(f"\n{name} goes on without you")
         print_job_commands(cluster, name)
         return errors.INTERRUPTED
-    print_line(f"{name}: {found.state}" + (f" with exit code {found.returned}" if found.returned else ""))
+    print_line(
+        f"{name}: {found.state}" + (f" with exit code {found.returned}" if found.returned else "")
+    )
     if found.returned == NOT_FOUND:
-        print_line("the head found no `python`: start Ray there with the environment's bin folder on the PATH")
+        print_line(
+            "the head found no `python`: start Ray there with the environment's bin folder on "
+            "the PATH"
+        )
     elif found.state == "failed" and found.returned is None:
         print_line(redact(found.message))
     print_resume_command(cluster, found)
@@ -71,7 +81,8 @@ def print_resume_command(cluster: Cluster, ended: Job) -> None:
     run, store = ended.labels.get("run"), ended.labels.get("store")
     if run and store and ended.returned not in BY_ITSELF and ended.state != "succeeded":
         print_line(
-            f"  resume: python run.py submit --address {cluster.address} -- sweep --resume {run} --store {shlex.quote(store)}"
+            f"  resume: python run.py submit --address {cluster.address} -- sweep --resume "
+            f"{run} --store {shlex.quote(store)}"
         )
 
 
@@ -80,7 +91,10 @@ def _when(job: Job) -> str:
 
 
 def _plain(job: Job) -> dict[str, Any]:
-    times = {key: moment.isoformat() if moment else None for key, moment in (("started", job.started), ("ended", job.ended))}
+    times = {
+        key: moment.isoformat() if moment else None
+        for key, moment in (("started", job.started), ("ended", job.ended))
+    }
     hidden = {"entrypoint": redact(job.entrypoint), "message": redact(job.message)}
     return asdict(job) | times | hidden
 

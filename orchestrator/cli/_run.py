@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 console = Console()
 
 
-def begin_run(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
+def begin_run(
+    store: Store,
+    configuration: Configuration,
+    kind: str,
+    name: str | None,
+    dry_run: bool,
+    local: bool,
+) -> int:
     """Check, create and conduct a new sweep or training; return the exit code.
 
     Every check that can refuse the run comes before its record is created.
@@ -54,7 +61,9 @@ def begin_run(store: Store, configuration: Configuration, kind: str, name: str |
         begun = prepare_run(store, configuration, kind, local, print_note)
         for sentence in describe_yielded(configuration, kind):
             print_note(sentence)
-        found = Sweep.create(folder, begun.configuration, kind, describe_sweep(begun.configuration, kind, begun.data))
+        found = Sweep.create(
+            folder, begun.configuration, kind, describe_sweep(begun.configuration, kind, begun.data)
+        )
         if begun.note:
             _tell(found, begun.note)
     except KeyboardInterrupt:
@@ -68,7 +77,11 @@ def default_name(configuration: Configuration, kind: str) -> str:
     A search over several methods is named by its project.
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    what = (
+        methods[0]
+        if len(methods) == 1
+        else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    )
     return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -124,10 +137,15 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
     """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
     if found is None:
-        console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)
+        console.print(
+            "interrupted before the sweep began: there is nothing to go on with, start it again",
+            highlight=False,
+        )
     else:
         resume = f"python run.py sweep --resume {found.name}{store.option}"
-        console.print(f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True
+        )
     return errors.INTERRUPTED
 
 
@@ -140,14 +158,25 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     try:
         keep(found.folder, begun.data)
         with Display(found, console) as display:
-            run_sweep(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
+            run_sweep(
+                found,
+                store,
+                begun.data,
+                begun.asked,
+                display,
+                local,
+                resume,
+                ship=partial(ship, store, found.name),
+            )
     except KeyboardInterrupt:  # before the sweep began, or after its end
         return _interrupted(store, found)
     except PreflightError as error:
         if found.state != "interrupted":
             raise
         again = f"python run.py sweep --resume {found.name}{store.option}"
-        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+        raise PreflightError.from_error(
+            error, f"{error}; what was not finished waits: {again}"
+        ) from error
     if found.kind == "train":
         costs(display, console)
     summary(found, console, next_commands(found, store))
@@ -158,7 +187,10 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
 
 def next_commands(found: Sweep, store: Store) -> dict[str, str]:
     """Return the commands that are useful after the end of a run, by their purpose."""
-    commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
+    commands = {
+        "status": f"python run.py status {found.name}{store.option}",
+        "open MLflow": f"python run.py ui{store.option}",
+    }
     if found.state == "interrupted" or (found.state == "failed" and _left(found)):
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
     return commands

@@ -51,7 +51,9 @@ class Submission:
     labels: dict[str, str]
 
 
-def submission(group: Any, words: Sequence[str], name: str | None, root: Path, now: datetime | None = None) -> Submission:
+def submission(
+    group: Any, words: Sequence[str], name: str | None, root: Path, now: datetime | None = None
+) -> Submission:
     """Return the job of a command line such as `sweep --config ... --store ...`.
 
     Args:
@@ -68,8 +70,14 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     command, given, options = _read(group, words)
     for option, sentence in NOT_THERE.items():
         if given.get(option):
-            raise ConfigurationError(sentence, field=f"--{option}", value=given[option], allowed="left out")
-    store, run, beside = _lasting(str(options["store"]) if "store" in given else None), options.get("resume"), {}
+            raise ConfigurationError(
+                sentence, field=f"--{option}", value=given[option], allowed="left out"
+            )
+    store, run, beside = (
+        _lasting(str(options["store"]) if "store" in given else None),
+        options.get("resume"),
+        {},
+    )
     others = set(given) - RESUMED
     if run is not None and others:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
@@ -91,10 +99,13 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
         if run is None and command != "teacher":
             run = given["name"] = options["name"] or default_name(configuration, command)
     _require_name(run, "--resume" if options.get("resume") else "--name")
-    entrypoint = shlex.join(["python", "run.py", command, *_written(group.commands[command], given)])
+    entrypoint = shlex.join(
+        ["python", "run.py", command, *_written(group.commands[command], given)]
+    )
     if redact(entrypoint) != entrypoint:
         raise ConfigurationError(
-            "the command line holds a secret, and everybody who may use the cluster can read it there: put it into the "
+            "the command line holds a secret, and everybody who may use the cluster can read "
+            "it there: put it into the "
             "environment of the cluster's nodes instead",
             field="command line",
             value=command,
@@ -104,7 +115,12 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     if not name and run and not options.get("resume") and options["name"] is None:
         job = run  # the default name of a run contains the time already
     _require_name(job, "--name")
-    return Submission(job, entrypoint, beside, {"command": command, "store": store} | ({"run": run} if run else {}))
+    return Submission(
+        job,
+        entrypoint,
+        beside,
+        {"command": command, "store": store} | ({"run": run} if run else {}),
+    )
 
 
 def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -112,24 +128,33 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     command = words[0] if words else ""
     if command not in COMMANDS:
         raise ConfigurationError(
-            f"{command!r} is not for a cluster: {suggest_name(command, COMMANDS)}; write `python run.py submit -- sweep ...`",
+            f"{command!r} is not for a cluster: {suggest_name(command, COMMANDS)}; write "
+            f"`python run.py submit -- sweep ...`",
             field="command",
             value=command,
             allowed=tuple(COMMANDS),
         )
     try:
-        context = group.commands[command].make_context(command, list(words[1:]), help_option_names=[])
+        context = group.commands[command].make_context(
+            command, list(words[1:]), help_option_names=[]
+        )
     except Exception as error:
         # an error of the command line library, whose module name varies
         if not hasattr(error, "format_message"):
             raise
         parameter = getattr(error, "param", None)
         raise ConfigurationError(
-            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes",
-            field=getattr(error, "option_name", None) or (parameter.opts[0] if parameter else command),
+            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists "
+            f"what it takes",
+            field=getattr(error, "option_name", None)
+            or (parameter.opts[0] if parameter else command),
             value=error.format_message(),
         ) from error
-    given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
+    given = {
+        key: value
+        for key, value in context.params.items()
+        if context.get_parameter_source(key).name == "COMMANDLINE"
+    }
     for key, value in given.items():
         refuse_renamed(f"--{key}", value)
     return command, given, dict(context.params)
@@ -152,7 +177,9 @@ def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
 def _checked(command: str, options: dict[str, Any], config: Path) -> Configuration:
     """Load the configuration and run every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
-    over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": parse_duration(budget) if budget else None}
+    over = {key: options.get(key) for key in ("trials", "scheduler")} | {
+        "time_budget": parse_duration(budget) if budget else None
+    }
     changes = {f"search.{key}": value for key, value in over.items() if value is not None}
     configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
     find(configuration.data)
@@ -170,7 +197,8 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
         )
     if configuration.resources.address not in (None, "auto"):
         raise ConfigurationError(
-            f"resources.address = {configuration.resources.address!r}: a job uses the cluster that it is submitted to: leave it "
+            f"resources.address = {configuration.resources.address!r}: a job uses the cluster "
+            f"that it is submitted to: leave it "
             "out",
             field="resources.address",
             value=configuration.resources.address,
@@ -190,7 +218,8 @@ def _require_moved(pairs: Sequence[str]) -> None:
     for key, _, path in (pair.partition("=") for pair in pairs):
         if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
             raise ConfigurationError(
-                f"--set {key}: --resume goes on as the sweep was configured; with it, --set takes data.path, teacher.cache and "
+                f"--set {key}: --resume goes on as the sweep was configured; with it, --set "
+                f"takes data.path, teacher.cache and "
                 "*.weights, for what has another place now",
                 field="--set",
                 value=key,
@@ -203,7 +232,8 @@ def _require_moved(pairs: Sequence[str]) -> None:
 def _require_everywhere(key: str, path: str) -> None:
     if not _everywhere(path):
         raise ConfigurationError(
-            f"{key} = {path!r} would be looked for in the job's own folder, where no data are: give an absolute path that "
+            f"{key} = {path!r} would be looked for in the job's own folder, where no data are: "
+            f"give an absolute path that "
             "all nodes share",
             field=key,
             value=path,
@@ -215,14 +245,20 @@ def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the keys that hold a path, each with its path."""
     found: dict[str, Any] = {"data.path": configuration.data.path}
     if teacher := configuration.teacher:
-        found |= {"teacher.cache": teacher.cache, "teacher.network.weights": teacher.network.weights}
+        found |= {
+            "teacher.cache": teacher.cache,
+            "teacher.network.weights": teacher.network.weights,
+        }
     found |= {
-        ("student" if letter == "a" else f"peers.{letter}.network") + ".weights": student.network.weights
+        ("student" if letter == "a" else f"peers.{letter}.network")
+        + ".weights": student.network.weights
         for letter, student in configuration.students.items()
     }
     for key, value in found.items():
         # otherwise the name of published weights
-        if value is not None and not (key.endswith(".weights") and not str(value).endswith(".safetensors")):
+        if value is not None and not (
+            key.endswith(".weights") and not str(value).endswith(".safetensors")
+        ):
             yield key, str(value)
 
 
@@ -235,7 +271,8 @@ def _lasting(store: str | None) -> str:
     if store is None or not _everywhere(store):
         said = "--store is missing" if store is None else f"--store {store!r} is relative"
         raise ConfigurationError(
-            f"{said}: it would lie in the job's own folder, which the cluster deletes: give an absolute path that all nodes "
+            f"{said}: it would lie in the job's own folder, which the cluster deletes: give an "
+            f"absolute path that all nodes "
             "share, or a URI",
             field="--store",
             value=store,
@@ -257,7 +294,8 @@ def _packed(config: Path, root: Path) -> str:
 def _require_name(name: str | None, option: str) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)",
+            f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most "
+            f"100, the first a letter or digit)",
             field=option,
             value=name,
             allowed="letters, digits, '.', '_' or '-'",

@@ -66,20 +66,28 @@ def compare(
     if resume is None:
         if methods is None:
             raise ConfigurationError(
-                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME",
+                "--methods is missing: give two or more, such as --methods "
+                "cross_entropy,kd,wttm, or --resume NAME",
                 field="--methods",
                 value=None,
                 allowed="two or more methods",
             )
         asked = design.parse_methods(methods)
-        options = cluster_address(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
-        found = _begin(Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run)
+        options = (
+            cluster_address(address)
+            | {"search.methods": list(asked)}
+            | ({} if trials is None else {"search.trials": trials})
+        )
+        found = _begin(
+            Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run
+        )
         if found is None:
             return errors.OK
     else:
         if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
-                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --name and "
+                "--resume goes on as the comparison was configured: leave out --methods, "
+                "--seeds, --trials, --config, --name and "
                 "--dry-run",
                 field="--resume",
                 value=resume,
@@ -116,8 +124,13 @@ def _begin(
     if dry_run:
         show_plan(store, common, "sweep", False, standard)
         each = f"{common.search.trials} trials for each of {len(methods)} methods"
-        trained = f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
-        standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
+        trained = (
+            f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
+            f"{common.seed + count}"
+        )
+        standard.print(
+            f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True
+        )
         return None
     begun = prepare_run(store, common, "sweep", local=False, note=_print_note)
     for sentence in describe_yielded(common, "sweep"):
@@ -131,21 +144,30 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
 
     again = f"python run.py compare --resume {found.name}{store.option}"
     try:
-        last = run_comparison(store, found, console, ship_of=lambda name: partial(ship, store, name))
+        last = run_comparison(
+            store, found, console, ship_of=lambda name: partial(ship, store, name)
+        )
     except KeyboardInterrupt:
         # a second interrupt must not suppress the resume command
         with contextlib.suppress(KeyboardInterrupt):
             _show_unfinished(store, found, console)
-        console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True
+        )
         return errors.INTERRUPTED
     except PreflightError as error:
-        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+        raise PreflightError.from_error(
+            error, f"{error}; what was not finished waits: {again}"
+        ) from error
     came = result(store, found)
     _keep(store, found, came, last, console)
     page.show(came, console)
     if as_json:
         print(json.dumps(came.plain(), indent=1))
-    for what, command in {"tables": found.folder / "comparison.md", "open MLflow": f"python run.py ui{store.option}"}.items():
+    for what, command in {
+        "tables": found.folder / "comparison.md",
+        "open MLflow": f"python run.py ui{store.option}",
+    }.items():
         console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
     return errors.OK if last.state == "finished" else errors.NO_USABLE_TRIAL
 
@@ -156,7 +178,10 @@ def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
         return
     last = Sweep.open(store, found.over_seeds)
     if ended := sum(trial.ended for trial in last.trials.values()):
-        page.show(result(store, found, f"{ended} of {last.configuration.search.trials} trainings"), console)
+        page.show(
+            result(store, found, f"{ended} of {last.configuration.search.trials} trainings"),
+            console,
+        )
 
 
 def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:

@@ -10,7 +10,9 @@ from orchestrator.core.privacy import sanitize
 from orchestrator.store.store import Store
 
 
-def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
+def doctor(
+    config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool
+) -> int:
     """Print one line per check; return the exit code.
 
     Args:
@@ -26,6 +28,11 @@ def doctor(config: Path, pairs: list[str], store: Path | str, address: str | Non
     configuration = load(config, pairs, cluster_address(address))
     named, fit = Store.named(store), True
     for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
-        console.print(sanitize(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            sanitize(f"{name:13}{finding.fitness:6}{finding.said}"),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         fit = fit and finding.fitness != "bad"
     return errors.OK if fit else errors.UNFIT_ENVIRONMENT

@@ -9,7 +9,13 @@ from orchestrator.store.store import Store
 
 
 def export(
-    name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
+    name: str,
+    student: str | None,
+    trial: int | None,
+    weights: str,
+    to: Path | None,
+    store: Path | str,
+    form: str = "safetensors",
 ) -> int:
     """Export one student of a run to a self-contained folder; return the exit code.
 
@@ -32,7 +38,8 @@ def export(
     show_damage(Sweep.open(opened, name), opened.option)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
-        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "
+        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} "
+        f"weights, after epoch {source['epoch']}: "
         f"{found.folder}",
         markup=False,
         highlight=False,

@@ -32,12 +32,18 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     found = Sweep.open(opened, name)
     show_damage(found, opened.option)
     evaluated = evaluate(found, epoch, opened.option)
-    told = replace(evaluated, objective=describe_objective(found.configuration, evaluated.objective))
+    told = replace(
+        evaluated, objective=describe_objective(found.configuration, evaluated.objective)
+    )
     importance_tables(told.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
     metrics = {f"{folder}/{setting}": share for setting, share in evaluated.metrics().items()}
     files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(told)}
     missed = log_to_sweep(opened, found, metrics, evaluated.trials, folder, files)
-    logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
+    logged = (
+        f"not logged: {missed}"
+        if missed
+        else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
+    )
     console.print(logged, markup=False, highlight=False, soft_wrap=True)
     return errors.OK

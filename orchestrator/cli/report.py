@@ -37,7 +37,11 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     show_damage(found, opened.option)
     _write(target, made.html)
     missed = log_to_sweep(opened, found, {}, 0, "report", {f"{name}.html": made.html})
-    logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
+    logged = (
+        f"not logged: {missed}"
+        if missed
+        else f"logged to the run {name} in MLflow: artifact report/{name}.html"
+    )
     for line in (*made.summary, f"report: {target}", logged):
         console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
     return errors.OK
@@ -53,7 +57,8 @@ def _require_place(target: Path, asked: bool) -> None:
     """
     if asked and not os.path.isdir(target.parent):
         raise ConfigurationError(
-            f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one",
+            f"--to {target}: the folder {target.parent} does not exist: make it, or give a "
+            f"file in another one",
             field="--to",
             value=str(target),
             allowed="a file in a folder that exists",
@@ -68,7 +73,8 @@ def _require_place(target: Path, asked: bool) -> None:
     try:
         if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:
             raise ConfigurationError(
-                f"--to {target} exists and is no earlier report: nothing else is replaced, give another name",
+                f"--to {target} exists and is no earlier report: nothing else is replaced, "
+                f"give another name",
                 field="--to",
                 value=str(target),
                 allowed="a new file, or an earlier report",

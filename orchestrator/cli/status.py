@@ -64,7 +64,8 @@ def job_status(name: str | None, address: str | None, as_json: bool, follow: boo
     """
     if follow and name is None:
         raise ConfigurationError(
-            "--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them",
+            "--follow needs the name of a job: `python run.py status --address HOST:PORT` "
+            "lists them",
             field="--follow",
             value=True,
             allowed="with the name of a job",

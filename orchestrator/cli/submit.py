@@ -47,7 +47,10 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "project.zip"
         sent = package.write(archive)
-        print_line(f"packed {len(package.files)} files, {in_words(package.bytes)} ({in_words(sent)} as sent)")
+        print_line(
+            f"packed {len(package.files)} files, {in_words(package.bytes)} ({in_words(sent)} "
+            f"as sent)"
+        )
         cluster.submit(wanted.name, wanted.entrypoint, archive, wanted.labels)
     print_line(f"submitted {wanted.name} to {cluster.address}: {wanted.entrypoint}")
     if detach:

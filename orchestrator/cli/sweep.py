@@ -45,12 +45,15 @@ def sweep(
     budget = parse_duration(time_budget) if time_budget is not None else None
     if resume is None:
         given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
-        options = {f"search.{key}": value for key, value in given.items() if value is not None} | cluster_address(address)
+        options = {
+            f"search.{key}": value for key, value in given.items() if value is not None
+        } | cluster_address(address)
         configuration = load(config or default, pairs, options, seed=seed)
         return begin_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
     if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
-            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run",
+            "--resume goes on as the sweep was configured: leave out --name, --seed, "
+            "--scheduler and --dry-run",
             field="--resume",
             value=resume,
             allowed="without --name, --seed, --scheduler and --dry-run",

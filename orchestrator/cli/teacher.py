@@ -48,7 +48,10 @@ def teacher(
 
     if fill:
         refuse_renamed("--fill", fill)
-    opened, configuration = Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed)
+    opened, configuration = (
+        Store.open(store),
+        load(config, pairs, cluster_address(address, local), seed=seed),
+    )
     if configuration.teacher is None:
         raise ConfigurationError(
             "teacher is null: set teacher.network.name, or take another --config",
@@ -62,14 +65,17 @@ def teacher(
     begun = prepare_run(opened, configuration, "teacher", local, print_note)
     if precompute and begun.asked and not begun.asked.folder:
         raise ConfigurationError(
-            f"--precompute: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}",
+            f"--precompute: the teacher is {begun.asked.words}: "
+            f"{_way_to_a_cache(configuration.teacher)}",
             field="--precompute",
             value=True,
             allowed=_way_to_a_cache(configuration.teacher),
         )
     with TeacherDisplay(console) as display:
         filling = display if precompute else None
-        folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)
+        folder, card, cost_s = bring_teacher(
+            opened, begun.configuration, begun.data, display, local, begun.asked, filling
+        )
         if precompute:
             display.end()
     _print_card(card, folder, cost_s)
@@ -78,7 +84,11 @@ def teacher(
 
 def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
     name = card["network"]["name"]
-    console.print(f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False)
+    console.print(
+        f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)",
+        soft_wrap=True,
+        highlight=False,
+    )
     for key in ("validation/accuracy", "test/last/accuracy"):
         if key in card["metrics"]:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)

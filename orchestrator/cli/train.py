@@ -20,5 +20,10 @@ def train(
 ) -> int:
     """Train one trial with the given settings; return the exit code."""
     return begin_run(
-        Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed), "train", name, dry_run, local
+        Store.open(store),
+        load(config, pairs, cluster_address(address, local), seed=seed),
+        "train",
+        name,
+        dry_run,
+        local,
     )

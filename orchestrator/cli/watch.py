@@ -23,7 +23,11 @@ BEGINS_S = 10.0  # a sweep younger than this may not have recorded its driver ye
 
 
 def watch(
-    name: str, store: Path | str, once: bool, console: Console | None = None, rest: Callable[[float], None] = time.sleep
+    name: str,
+    store: Path | str,
+    once: bool,
+    console: Console | None = None,
+    rest: Callable[[float], None] = time.sleep,
 ) -> int:
     """Show the progress of a sweep until it ends, then its summary; return the exit code.
 
@@ -46,13 +50,20 @@ def watch(
             sweep = _follow(opened, sweep, elapsed_s, console, rest)
     except KeyboardInterrupt:
         again = f"python run.py watch {name}{opened.option}"
-        console.print(f"{name} goes on without you; look again: {again}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"{name} goes on without you; look again: {again}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return errors.OK
     summary(sweep, console, next_commands(sweep, opened))
     return errors.OK
 
 
-def _follow(store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest: Callable[[float], None]) -> Sweep:
+def _follow(
+    store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest: Callable[[float], None]
+) -> Sweep:
     """Show the sweep until its driver has ended; return its final state."""
     took_s = 0.0
     with Display(sweep, console, elapsed_s) as display:

@@ -33,8 +33,14 @@ def end_controller(run: str, answer_s: float = 0.0) -> None:
     if not noted:
         return
     with contextlib.suppress(ray.exceptions.RayError):
-        controller = worker.global_worker.core_worker.get_actor_handle(ray.ActorID.from_hex(noted.decode()))
-        ready, _ = ray.wait([controller.__ray_ready__.remote()], timeout=answer_s) if answer_s else ([], None)
+        controller = worker.global_worker.core_worker.get_actor_handle(
+            ray.ActorID.from_hex(noted.decode())
+        )
+        ready, _ = (
+            ray.wait([controller.__ray_ready__.remote()], timeout=answer_s)
+            if answer_s
+            else ([], None)
+        )
         if not ready:
             ray.kill(controller, no_restart=True)
 

@@ -129,7 +129,10 @@ class Dispatcher:
             self.changed.notify_all()  # the group may have released a trial
             try:
                 await asyncio.wait_for(
-                    self.changed.wait_for(lambda: self.closed or self._ready() or self.turns[group] != turn), wait_s
+                    self.changed.wait_for(
+                        lambda: self.closed or self._ready() or self.turns[group] != turn
+                    ),
+                    wait_s,
                 )
             except TimeoutError:
                 return None
@@ -154,7 +157,11 @@ class Dispatcher:
         if trial is None or (group is not None and self.held.get(group) != name):
             return
         trial.heard = time.monotonic()
-        if trial.ended or trial.stopped.is_set() or record.get("epoch", trial.epoch + 1) <= trial.epoch:
+        if (
+            trial.ended
+            or trial.stopped.is_set()
+            or record.get("epoch", trial.epoch + 1) <= trial.epoch
+        ):
             return
         trial.epoch = record.get("epoch", trial.epoch)
         trial.ended = bool(record.get("done") or record.get("failed"))
@@ -300,7 +307,11 @@ class Dispatcher:
         """
         notes = list(self.notes)
         self.notes.clear()
-        trials = [] if self.closed else [self._seen(name, group) for group, name in sorted(self.held.items())]
+        trials = (
+            []
+            if self.closed
+            else [self._seen(name, group) for group, name in sorted(self.held.items())]
+        )
         if self.waiting and not trials and not self.closed:
             trials = [self._seen(max(self.waiting, key=lambda name: self.trials[name].heard), None)]
         return {
@@ -324,18 +335,25 @@ class Dispatcher:
         record may not have been received.
         """
         now, found = time.monotonic(), {} if self.closed else self.readers
-        return [{"reader": key, "name": each.trial, "silent_s": now - each.heard} for key, each in found.items()]
+        return [
+            {"reader": key, "name": each.trial, "silent_s": now - each.heard}
+            for key, each in found.items()
+        ]
 
     async def dismiss(self, group: int) -> list[Any]:
         """Return the workers to end; the restarted group gets its trial again."""
         if group in self.held:
             self.trials[self.held[group]].heard = time.monotonic()
-            self.trials[self.held[group]].fault = "nothing was heard of it, and its group was replaced"
+            self.trials[
+                self.held[group]
+            ].fault = "nothing was heard of it, and its group was replaced"
         return list(self.workers.pop(group, {}).values())
 
     async def describe(self, name: str) -> str:
         """Describe the trial's group, the queue and the live groups in words."""
-        holder = next((f"group {group}" for group, held in self.held.items() if held == name), "no group")
+        holder = next(
+            (f"group {group}" for group, held in self.held.items() if held == name), "no group"
+        )
         alive = f"{len(self.groups)} groups live {self.last_error}".strip()
         return f"{holder} holds {name}, {len(self.waiting)} trials wait, {alive}"
 
@@ -343,7 +361,13 @@ class Dispatcher:
         trial = self.trials[name]
         workers = len(self.workers.get(group, ())) if group is not None else 0
         silent_s = time.monotonic() - trial.heard
-        return {"name": name, "group": group, "workers": workers, "doing": trial.doing, "silent_s": silent_s}
+        return {
+            "name": name,
+            "group": group,
+            "workers": workers,
+            "doing": trial.doing,
+            "silent_s": silent_s,
+        }
 
     def _ready(self) -> bool:
         return bool(self.waiting) and self.settled
@@ -369,7 +393,11 @@ class Dispatcher:
         """Queue the trial for the first free group, unless it has failed too often."""
         trial = self.trials[name]
         trial.fault = error or trial.fault
-        if not trial.ended and not trial.stopped.is_set() and self._outlived(name, "it lost its group"):
+        if (
+            not trial.ended
+            and not trial.stopped.is_set()
+            and self._outlived(name, "it lost its group")
+        ):
             self.waiting.appendleft(name)
 
     def _outlived(self, name: str, death: str) -> bool:
@@ -379,12 +407,15 @@ class Dispatcher:
         trial.heard, trial.doing = time.monotonic(), "its start"
         reason, trial.fault = f": {trial.fault}" if trial.fault else "", ""
         if trial.failures > self.max_failures:
-            counted = f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
+            counted = (
+                f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
+            )
             short = SHORT.format(recipe=recipe_key(str(trial.specification.get("role"))))
             self._fail(name, f"{counted}{reason or short}")
             return False
         self.notes.append(
-            f"{name} goes on from its checkpoint: {death} ({trial.failures} of {self.max_failures} deaths that "
+            f"{name} goes on from its checkpoint: {death} ({trial.failures} of "
+            f"{self.max_failures} deaths that "
             f"resources.max_failures allows){reason}"
         )
         return True

@@ -14,7 +14,13 @@ import torch
 
 from methods import SettingsError
 from orchestrator.config.trial import recipe_key
-from orchestrator.core.errors import DispatcherTimeoutError, LoaderError, PreflightError, TrialError, UserError
+from orchestrator.core.errors import (
+    DispatcherTimeoutError,
+    LoaderError,
+    PreflightError,
+    TrialError,
+    UserError,
+)
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 COLLECTIVE = ("gloo", "nccl")  # gloo reports a lost peer as a RuntimeError with its own text
@@ -38,7 +44,9 @@ class Failure(NamedTuple):
     clean: bool = True
 
 
-def classify_failure(error: Exception, specification: Mapping[str, Any], device: torch.device) -> Failure:
+def classify_failure(
+    error: Exception, specification: Mapping[str, Any], device: torch.device
+) -> Failure:
     """Return the cause of an error that training raised.
 
     Args:
@@ -58,7 +66,9 @@ def classify_failure(error: Exception, specification: Mapping[str, Any], device:
         return Failure(True, _memory(text, specification, device), clean=on_host)
     if isinstance(error, torch.distributed.DistError) or any(word in lower for word in COLLECTIVE):
         return Failure(False, named, clean=False)
-    if isinstance(error, OSError) or any(kind.__module__.startswith("ray.") for kind in type(error).__mro__):
+    if isinstance(error, OSError) or any(
+        kind.__module__.startswith("ray.") for kind in type(error).__mro__
+    ):
         return Failure(False, named, clean=False)
     if any(word in lower for word in DEVICE) and "device-side assert" not in lower:
         return Failure(False, named, clean=False)
@@ -78,6 +88,7 @@ def _memory(text: str, specification: Mapping[str, Any], device: torch.device) -
     tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
     wanted = f" ({tried[1]} more were asked for)" if tried else ""
     return (
-        f"out of memory on {device}{wanted} with {recipe}.batch_size = {size}: lower {recipe}.batch_size, take a smaller network, "
+        f"out of memory on {device}{wanted} with {recipe}.batch_size = {size}: lower "
+        f"{recipe}.batch_size, take a smaller network, "
         "or let fewer groups share the device (resources.groups)"
     )

@@ -14,7 +14,9 @@ from typing import Any
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    DefaultPlacementGroupHandle,
+)
 from ray.util.placement_group import placement_group as reserve
 
 from orchestrator.core.errors import PreflightError
@@ -25,7 +27,16 @@ HOOKS = (
     (TrainController, "worker_group_cls", ()),
     (ControllerCallback, "after_controller_start", ("train_run_context",)),
     (WorkerGroup, "_create_placement_group", ("scaling_config", "worker_group_context")),
-    (WorkerGroup, "_create_workers", ("num_workers", "placement_group", "resources_per_worker", "placement_group_bundle_indices")),
+    (
+        WorkerGroup,
+        "_create_workers",
+        (
+            "num_workers",
+            "placement_group",
+            "resources_per_worker",
+            "placement_group_bundle_indices",
+        ),
+    ),
 )
 
 
@@ -39,9 +50,14 @@ def require_hooks() -> None:
     """
     for owner, name, parameters in HOOKS:
         found = getattr(owner, name, None)
-        if found is None or (parameters and not set(parameters) <= set(inspect.signature(found).parameters)):
+        if found is None or (
+            parameters and not set(parameters) <= set(inspect.signature(found).parameters)
+        ):
             raise PreflightError(
-                f"{owner.__name__}.{name} is not as in Ray 2.60", field="ray", value=f"{owner.__name__}.{name}", allowed="Ray 2.60"
+                f"{owner.__name__}.{name} is not as in Ray 2.60",
+                field="ray",
+                value=f"{owner.__name__}.{name}",
+                allowed="Ray 2.60",
             )
 
 
@@ -53,16 +69,28 @@ class HeterogeneousWorkerGroup(WorkerGroup):
 
     bundles: Bundles = ()
 
-    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
-        return DefaultPlacementGroupHandle(reserve(list(self.bundles), strategy=worker_group_context.placement_strategy))
+    def _create_placement_group(
+        self, scaling_config: Any, worker_group_context: Any
+    ) -> DefaultPlacementGroupHandle:
+        return DefaultPlacementGroupHandle(
+            reserve(list(self.bundles), strategy=worker_group_context.placement_strategy)
+        )
 
     def _create_workers(
-        self, num_workers: int, placement_group: Any, resources_per_worker: dict[str, float], **rest: Any
+        self,
+        num_workers: int,
+        placement_group: Any,
+        resources_per_worker: dict[str, float],
+        **rest: Any,
     ) -> list[Any]:
         """Return the workers by rank; start those with the same resources together."""
         assert num_workers == len(self.bundles)
         workers: list[Any] = []
-        for bundle in (bundle for index, bundle in enumerate(self.bundles) if bundle not in self.bundles[:index]):
+        for bundle in (
+            bundle
+            for index, bundle in enumerate(self.bundles)
+            if bundle not in self.bundles[:index]
+        ):
             indices = [index for index, other in enumerate(self.bundles) if other == bundle]
             given = rest | {"placement_group_bundle_indices": indices}
             workers += super()._create_workers(len(indices), placement_group, bundle, **given)

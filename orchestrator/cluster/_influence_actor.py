@@ -75,7 +75,9 @@ class InfluenceActorHandle:
     def actor(self) -> Any:
         """Return a handle of the actor, without waiting until Ray has placed it."""
         if self.handle is None:
-            kind = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(InfluenceActor)
+            kind = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(
+                InfluenceActor
+            )
             placed = kind.options(
                 name=f"influence-{uuid.uuid4().hex[:8]}",
                 namespace=NAMESPACE,
@@ -90,7 +92,10 @@ class InfluenceActorHandle:
         It may be stopped, or hold resources that others need.
         """
         # read the cluster's table: a call to the actor itself might block as well
-        if handle is self.handle and state.actors(actor_id=handle._actor_id.hex()).get("State") == "ALIVE":
+        if (
+            handle is self.handle
+            and state.actors(actor_id=handle._actor_id.hex()).get("State") == "ALIVE"
+        ):
             self.end(handle)
 
     def end(self, handle: Any) -> None:
@@ -180,7 +185,9 @@ class InfluenceClient:
             self.beside.end(self.actor)  # its device may be unusable, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
             raise TrialError(
-                f"the weights of the samples could not be computed ({reason})", field="resources.influence_backend", value=reason
+                f"the weights of the samples could not be computed ({reason})",
+                field="resources.influence_backend",
+                value=reason,
             ) from error
         except ray.exceptions.RayError as error:
             self._died(error)
@@ -193,11 +200,15 @@ class InfluenceClient:
         self.deaths += 1
         if self.deaths > self.max_failures:
             self.said.append(
-                f"the influence actor died {self.deaths} times (resources.max_failures = {self.max_failures}): the snapshot of "
+                f"the influence actor died {self.deaths} times (resources.max_failures = "
+                f"{self.max_failures}): the snapshot of "
                 f"epoch {self.epoch} was not sent again"
             )
             return
-        self.said.append(f"the influence actor died and was started again; the snapshot of epoch {self.epoch} was sent again")
+        self.said.append(
+            f"the influence actor died and was started again; the snapshot of epoch "
+            f"{self.epoch} was sent again"
+        )
         self._begin()
 
 
@@ -216,7 +227,11 @@ def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
     resources, made = spec.configuration.resources, []
 
     def aide() -> InfluenceClient:
-        made.append(InfluenceClient(_beside(resources.influence_cpus, resources.influence_gpus), resources.max_failures))
+        made.append(
+            InfluenceClient(
+                _beside(resources.influence_cpus, resources.influence_gpus), resources.max_failures
+            )
+        )
         return made[-1]
 
     try:

@@ -50,7 +50,10 @@ class Pair:
             in_turn: Send to earlier students only. Later ones receive the logits after this
                 student's step, by `republish`.
         """
-        logits, others = self._outgoing(logits), [other for other in range(self.count) if other != position]
+        logits, others = (
+            self._outgoing(logits),
+            [other for other in range(self.count) if other != position],
+        )
         sends = [other for other in others if not in_turn or other < position]
         boxes = {other: torch.empty_like(logits) for other in others}
         ops = [dist.P2POp(dist.isend, logits, self.ranks[other]) for other in sends]
@@ -62,7 +65,9 @@ class Pair:
     def republish(self, position: int, logits: Tensor) -> None:
         """Send the logits to the students after this one."""
         logits = self._outgoing(logits)
-        works = self._start([dist.P2POp(dist.isend, logits, rank) for rank in self.ranks[position + 1 :]])
+        works = self._start(
+            [dist.P2POp(dist.isend, logits, rank) for rank in self.ranks[position + 1 :]]
+        )
         self.sent += [(work, logits) for work in works]
 
     def receive(self, position: int) -> Callable[[], Tensor]:

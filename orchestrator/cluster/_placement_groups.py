@@ -48,7 +48,10 @@ def remove_placement_group_of(run: str) -> None:
         group = PlacementGroup(ray.PlacementGroupID.from_hex(noted.decode()))
         remove_placement_group(group)
         until = time.monotonic() + GONE_S
-        while placement_group_table(group).get("state", "REMOVED") != "REMOVED" and time.monotonic() < until:
+        while (
+            placement_group_table(group).get("state", "REMOVED") != "REMOVED"
+            and time.monotonic() < until
+        ):
             time.sleep(0.2)
 
 

@@ -15,7 +15,11 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 
 from orchestrator.cluster.connect import LOOPBACK
 
@@ -66,10 +70,19 @@ class _ByFileBackend(_TorchBackend):
         self.file = meeting_file(Path(backend_config.folder))
         worker_group.execute(_set_torch_distributed_env_vars)
         workers = range(len(worker_group))
-        settings = {"backend": backend_config.backend, "world_size": len(workers), "timeout_s": backend_config.timeout_s}
+        settings = {
+            "backend": backend_config.backend,
+            "world_size": len(workers),
+            "timeout_s": backend_config.timeout_s,
+        }
         settings["init_method"] = f"file://{self.file}"
         ray.get(
-            [worker_group.execute_single_async(rank, _setup_torch_process_group, world_rank=rank, **settings) for rank in workers]
+            [
+                worker_group.execute_single_async(
+                    rank, _setup_torch_process_group, world_rank=rank, **settings
+                )
+                for rank in workers
+            ]
         )
 
     def on_shutdown(self, worker_group: Any, backend_config: FileRendezvous) -> None:

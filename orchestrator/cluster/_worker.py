@@ -40,7 +40,11 @@ def serve(settings: dict[str, Any]) -> None:
     keep_private()
     place = ray.train.get_context()
     idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
-    line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"], place.get_world_rank())
+    line = _Line(
+        ray.get_actor(settings["name"], namespace=settings["namespace"]),
+        settings["group"],
+        place.get_world_rank(),
+    )
     while True:
         job = idle.broadcast_object(line.take() if idle.is_main_process else None)
         if job == CLOSE:
@@ -108,13 +112,19 @@ class _Line:
         self.signed, self.every_s = 0.0, ALIVE_S
 
     def take(self) -> Any:
-        return wait_for_answer(lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S)
+        return wait_for_answer(
+            lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S
+        )
 
     def open(self, trial: str, specification: dict[str, Any]) -> None:
         self.trial, self.doing = trial, ""
-        self.every_s = min(ALIVE_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4)
+        self.every_s = min(
+            ALIVE_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4
+        )
         self.stopped = self.dispatcher.until_stopped.remote(trial) if self.rank == 0 else None
-        self.dispatcher.enlist.remote(self.group, self.rank, ray.get_runtime_context().current_actor)
+        self.dispatcher.enlist.remote(
+            self.group, self.rank, ray.get_runtime_context().current_actor
+        )
 
     def report(self, record: Record) -> None:
         wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, record, self.group))

@@ -17,10 +17,18 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, state, worker
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.config.resources import ANSWER_S, accepts_connections, find_cluster, local_resources, ray_folder
+from orchestrator.config.resources import (
+    ANSWER_S,
+    accepts_connections,
+    find_cluster,
+    local_resources,
+    ray_folder,
+)
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
@@ -46,7 +54,9 @@ SHUTDOWN_S = 20.0
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
 # without these, workers use the network that the host's name belongs to
 BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")]
+PACKAGES = [
+    str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")
+]
 
 
 @contextlib.contextmanager
@@ -58,7 +68,9 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
         cpus: CPUs of a cluster of our own; None: all that this process may use.
     """
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
+    os.environ.update(
+        allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
+    )
     try:
         if address:
             _join(address)
@@ -86,7 +98,10 @@ def _shut_down() -> None:
         if not over.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         if not over.wait(SHUTDOWN_S / 2):
-            give_up("error: Ray does not end: what was not written is made up for by `--resume`", UNFIT_ENVIRONMENT)
+            give_up(
+                "error: Ray does not end: what was not written is made up for by `--resume`",
+                UNFIT_ENVIRONMENT,
+            )
 
     thread = threading.Thread(target=watch, name="shutdown", daemon=True)
     thread.start()
@@ -153,18 +168,27 @@ def _join(address: str) -> None:
     there = find_cluster(address)
     bypass_proxies(there)
     try:
-        context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())
+        context = ray.init(
+            address=there,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env=runtime_environment(),
+        )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
-            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, give --address local, "
-            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says",
+            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): "
+            f"start one, give --address local, "
+            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where "
+            "RAY_AUTH_TOKEN_PATH says",
             field="resources.address",
             value=address,
             allowed="a Ray cluster that this user may join, or local",
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
-    bypass_proxies(context.dashboard_url or "", *(node["NodeManagerAddress"] for node in ray.nodes()))
+    bypass_proxies(
+        context.dashboard_url or "", *(node["NodeManagerAddress"] for node in ray.nodes())
+    )
 
 
 def _alone() -> dict[str, str]:
@@ -172,9 +196,13 @@ def _alone() -> dict[str, str]:
 
     Values that the user has set are kept.
     """
-    interface = next((name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None)
+    interface = next(
+        (name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None
+    )
     # by default Ray sends usage statistics to its developers
-    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {"RAY_USAGE_STATS_ENABLED": "0"}
+    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {
+        "RAY_USAGE_STATS_ENABLED": "0"
+    }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
@@ -188,7 +216,11 @@ def runtime_environment() -> dict[str, Any]:
     theirs = job.get("env_vars") or {}
     # Ray expands the variable to the node's own value
     direct = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
-    ours: dict[str, Any] = {"env_vars": {name: value for name, value in (allocator() | direct).items() if name not in theirs}}
+    ours: dict[str, Any] = {
+        "env_vars": {
+            name: value for name, value in (allocator() | direct).items() if name not in theirs
+        }
+    }
     if not {"working_dir", "py_modules", "excludes"} & set(job):
         ours |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
     return ours
@@ -213,7 +245,8 @@ def _start(cpus: int | None) -> None:
         name, folder = ray_folder()
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
         raise PreflightError(
-            f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
+            f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); "
+            f"{where}: see whether that is a "
             "folder that you may write, with space, or set RAY_TMPDIR to one",
             field=name or "RAY_TMPDIR",
             value=folder,

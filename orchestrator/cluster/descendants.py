@@ -33,7 +33,9 @@ def record_descendants(folder: Path) -> Iterator[None]:
     """
     descendants, over = Descendants(), threading.Event()
     file = folder / FILES.replace("*", str(descendants.driver.pid))
-    thread = threading.Thread(target=_keep, args=(descendants, file, over), name="processes", daemon=True)
+    thread = threading.Thread(
+        target=_keep, args=(descendants, file, over), name="processes", daemon=True
+    )
     with before_exit(lambda: _kill(descendants.look())):
         thread.start()
         try:
@@ -91,7 +93,11 @@ def _keep(descendants: Descendants, file: Path, over: threading.Event) -> None:
         now = list(descendants.known.values())
         if now != before:
             with contextlib.suppress(OSError):  # a full disk
-                whole = {"host": socket.gethostname(), "driver": _note(descendants.driver), "processes": now}
+                whole = {
+                    "host": socket.gethostname(),
+                    "driver": _note(descendants.driver),
+                    "processes": now,
+                }
                 write_json(file, whole, lasting=False)
                 before = now
         over.wait(LOOK_S)
@@ -125,7 +131,11 @@ def _living(noted: Noted) -> psutil.Process | None:
     except psutil.Error:
         return None
     now = _note(process)
-    same = now is not None and now["program"] == noted["program"] and abs(now["began"] - noted["began"]) < SAME_S
+    same = (
+        now is not None
+        and now["program"] == noted["program"]
+        and abs(now["began"] - noted["began"]) < SAME_S
+    )
     return process if same and _lives(process) else None
 
 

@@ -34,7 +34,9 @@ def run_name(name: str, group: int) -> str:
     return f"{name}-group-{group}"
 
 
-def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
+def wait_for_answer(
+    call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S
+) -> Any:
     """Return the dispatcher's answer to a call that may be repeated.
 
     Args:
@@ -55,7 +57,8 @@ def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_
             failed = min(failed, time.monotonic())
             if time.monotonic() - failed >= patience_s or not remaining_timeout(math.inf, SPARE_S):
                 raise DispatcherTimeoutError(
-                    f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
+                    f"the dispatcher, which hands out trials, has not answered for "
+                    f"{patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well",
                     field="dispatcher",
                     value=type(error).__name__,
@@ -80,7 +83,9 @@ class DispatcherActor(Dispatcher):
     """Dispatcher as an actor, which detects that it was restarted."""
 
     def __init__(self, groups: int, max_failures: int) -> None:
-        super().__init__(groups, max_failures, again=ray.get_runtime_context().was_current_actor_reconstructed)
+        super().__init__(
+            groups, max_failures, again=ray.get_runtime_context().was_current_actor_reconstructed
+        )
 
 
 @dataclass
@@ -132,7 +137,9 @@ class DispatcherClient:
         sent = self.sent[trial]
         while True:
             record = wait_for_answer(
-                lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s
+                lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received),
+                ASK_S + REPLY_S,
+                wait_s,
             )
             if "unfit" in record:
                 raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
@@ -162,7 +169,8 @@ class DispatcherClient:
                 holder = self._ask("describe", trial)
                 raise PreflightError(
                     f"the trial was not given back within {wait_s:g} s: {holder}; "
-                    "see what it is at and the cluster's load, and raise resources.heartbeat_timeout_s only where a single step "
+                    "see what it is at and the cluster's load, and raise "
+                    "resources.heartbeat_timeout_s only where a single step "
                     "takes longer",
                     field="resources.heartbeat_timeout_s",
                     value=wait_s,
@@ -254,4 +262,6 @@ class DispatcherClient:
         self._ask("submit", trial, sent.specification, sent.token)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        return wait_for_answer(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)
+        return wait_for_answer(
+            lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S
+        )

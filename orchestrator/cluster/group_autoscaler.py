@@ -174,7 +174,11 @@ class GroupAutoscaler:
         with self.lock:
             gone, self.gone = self.gone, []
         if gone:
-            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended, as {gone[-1]}"
+            cause = (
+                "a node left"
+                if now - self.left < LATELY_S
+                else f"a worker group ended, as {gone[-1]}"
+            )
             self._tell(f"{cause}: {self._groups()}")
         if missing > 0:
             self._grow(seen, missing, now)
@@ -190,7 +194,10 @@ class GroupAutoscaler:
             self.headless = True
         elif now - self.heard >= HEAD_S / 3 and not self.told:
             self.told = True
-            self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")
+            self._tell(
+                f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to "
+                f"be gone on with later"
+            )
         return True
 
     def _compare(self, seen: ClusterSnapshot, now: float) -> None:
@@ -210,7 +217,12 @@ class GroupAutoscaler:
         serving = self.served & self.live
         starting = len(self.live) - len(serving)
         owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
-        room = count_fitting_groups((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
+        room = (
+            count_fitting_groups(
+                (*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed
+            )
+            - starting
+        )
         more, self.room = min(room, self.room), room
         if more <= 0 or self.barren >= BARREN or now < self.not_before:
             return
@@ -235,22 +247,32 @@ class GroupAutoscaler:
         """
         if not self.live and self.barren >= BARREN:
             self._give_up(
-                f"{self.barren} worker groups in a row ended before they took a trial: {self.error}", "resources.groups", self.error
+                f"{self.barren} worker groups in a row ended before they took a trial: "
+                f"{self.error}",
+                "resources.groups",
+                self.error,
             )
         elif self.live and now - self.alone >= max(self.rules.heartbeat_timeout_s, RETURN_S):
             self._give_up(
-                f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}", "resources.groups", now - self.alone
+                f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}",
+                "resources.groups",
+                now - self.alone,
             )
         elif not self.live and now - self.alone >= self.rules.heartbeat_timeout_s:
             self._give_up(
-                f"no worker group had a place for {self.rules.heartbeat_timeout_s:g} s (resources.heartbeat_timeout_s): "
+                f"no worker group had a place for {self.rules.heartbeat_timeout_s:g} s "
+                f"(resources.heartbeat_timeout_s): "
                 f"{self._lacks(seen)}",
                 "resources.heartbeat_timeout_s",
                 self.rules.heartbeat_timeout_s,
             )
         elif now - self.noted >= self.rules.heartbeat_warning_s:
             self.noted = now
-            why = "the worker groups have not begun yet" if self.live else "no worker group has a place"
+            why = (
+                "the worker groups have not begun yet"
+                if self.live
+                else "no worker group has a place"
+            )
             self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
 
     def _lacks(self, seen: ClusterSnapshot) -> str:
@@ -259,7 +281,10 @@ class GroupAutoscaler:
         nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
         free = _sum(seen.free)
         has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needs)
-        return f"a group needs {', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} {has} free"
+        return (
+            f"a group needs "
+            f"{', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} {has} free"
+        )
 
     def _groups(self) -> str:
         count = len(self.live)
@@ -282,7 +307,12 @@ class GroupAutoscaler:
         Raise it also if the run has `failed` because the head is gone.
         """
         if failed and not self.reason and not self.cluster.answers():
-            self.reason, self.headless, self.field, self.value = HEADLESS, True, "resources.address", "head"
+            self.reason, self.headless, self.field, self.value = (
+                HEADLESS,
+                True,
+                "resources.address",
+                "head",
+            )
         if self.reason:
             raise PreflightError(
                 f"{self.reason}: see that the cluster is fit again",

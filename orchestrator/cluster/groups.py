@@ -19,11 +19,20 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
-from orchestrator.cluster._placement_groups import PlacementGroupCallback, forget_run, remove_placement_group_of
+from orchestrator.cluster._placement_groups import (
+    PlacementGroupCallback,
+    forget_run,
+    remove_placement_group_of,
+)
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster._worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
-from orchestrator.cluster.dispatcher_client import NAMESPACE, DispatcherActor, DispatcherClient, run_name
+from orchestrator.cluster.dispatcher_client import (
+    NAMESPACE,
+    DispatcherActor,
+    DispatcherClient,
+    run_name,
+)
 from orchestrator.cluster.group_autoscaler import ClusterSnapshot, GroupAutoscaler, ScalingPolicy
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
@@ -38,7 +47,11 @@ RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one tr
 
 @contextlib.contextmanager
 def worker_groups(
-    plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: ScalingPolicy | None = None
+    plan: Groups,
+    folder: Path,
+    max_failures: int,
+    own_cluster: bool,
+    rules: ScalingPolicy | None = None,
 ) -> Iterator[DispatcherClient]:
     """Start the groups and keep them warm until the block ends.
 
@@ -99,7 +112,11 @@ class _Running:
 
     def look(self) -> ClusterSnapshot:
         """Return the nodes, their free resources, and our number of influence actors."""
-        return ClusterSnapshot(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
+        return ClusterSnapshot(
+            alive_nodes(),
+            free_nodes(),
+            running_actors(InfluenceActor.__name__) if self.plan.beside else 0,
+        )
 
     def serving(self) -> set[int]:
         """Return the groups that have requested a trial, as far as known in `ASK_S`."""
@@ -110,7 +127,9 @@ class _Running:
     def add_group(self, number: int) -> None:
         """Start a group in a thread of its own."""
         self.dispatcher.add_group.remote(number)
-        thread = threading.Thread(target=self._run, args=(number,), name=f"group-{number}", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(number,), name=f"group-{number}", daemon=True
+        )
         self.threads.append(thread)
         thread.start()
 
@@ -134,14 +153,19 @@ class _Running:
             _trainer(number, self.plan, self.name, self.folder).fit()
         except Exception as failure:  # Ray Train wraps worker errors in types of its own
             error = " ".join(str(failure).split())[:500] or type(failure).__name__
-            if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+            if (
+                type(getattr(failure, "controller_failure", None)).__name__
+                == "WorkerGroupStartupTimeoutError"
+            ):
                 error, placed = "its workers found no place in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
                 remove_placement_group_of(run)
         served = False
         forget_run(run)
         with contextlib.suppress(ray.exceptions.RayError, PreflightError):
-            served = DispatcherClient(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
+            served = DispatcherClient(self.name, self.dispatcher).group_ended(
+                number, error or "it was closed", lost=bool(error)
+            )
         self.autoscaler.ended(number, error, served, placed)
 
 
@@ -157,7 +181,11 @@ class LeanTrainer(TorchTrainer):
     unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.unused]
+        return [
+            callback
+            for callback in super()._create_default_callbacks()
+            if type(callback).__name__ not in self.unused
+        ]
 
 
 def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
@@ -198,8 +226,10 @@ def _callbacks(plan: Groups) -> list[Any]:
         require_hooks()
     except (ImportError, PreflightError) as error:
         raise PreflightError(
-            f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
-            "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker",
+            f"workers of different resources are not possible with Ray {ray.__version__} "
+            f"({error}): "
+            "install the Ray of constraints.txt, or give all students the same cpus_per_worker "
+            "and gpus_per_worker",
             field="ray",
             value=getattr(error, "value", str(error)),
             allowed="the Ray of constraints.txt",

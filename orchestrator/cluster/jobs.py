@@ -89,20 +89,26 @@ def server_address(address: str | None) -> str:
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
+        named = (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port or "://" in address)
+        )
     except ValueError:  # the port is not a number
         parts, named = urlsplit(""), None
     shown = redact(url) if "@" in address else address
     if parts.username or parts.password:
         raise ConfigurationError(
-            f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH",
+            f"{field} holds a user or a password: leave them out; Ray's token comes from "
+            f"RAY_AUTH_TOKEN_PATH",
             field=field,
             value=shown,
             allowed="an address without a user and a password",
         )
     if not named:
         raise ConfigurationError(
-            f"{field} = {shown!r} is no address of a job server: give HOST:PORT of the head's dashboard, such as 127.0.0.1:8265",
+            f"{field} = {shown!r} is no address of a job server: give HOST:PORT of the head's "
+            f"dashboard, such as 127.0.0.1:8265",
             field=field,
             value=shown,
             allowed="HOST:PORT of the head's dashboard",
@@ -138,9 +144,14 @@ class Cluster:
             archive: Archive whose files become the job's working folder on every node.
             labels: Metadata of the job.
         """
-        environment = {"working_dir": str(archive), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
+        environment = {
+            "working_dir": str(archive),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)},
+        }
         with self._asked(name):
-            self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment, metadata=labels)
+            self._client.submit_job(
+                entrypoint=entrypoint, submission_id=name, runtime_env=environment, metadata=labels
+            )
 
     def jobs(self) -> list[Job]:
         """Return all jobs that were ever submitted, the oldest first."""
@@ -250,17 +261,24 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            refused = "refuses the token it was given" if "failed" in str(error) else "wants a token and there is none here"
+            refused = (
+                "refuses the token it was given"
+                if "failed" in str(error)
+                else "wants a token and there is none here"
+            )
             raise PreflightError(
-                f"--address {self.address}: the cluster {refused}: put the cluster's token into ~/.ray/auth_token or where "
-                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)",
+                f"--address {self.address}: the cluster {refused}: put the cluster's token "
+                f"into ~/.ray/auth_token or where "
+                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` "
+                "prints it on the head)",
                 field="--address",
                 value=self.address,
                 allowed="the cluster's token",
             ) from error
         except OSError as error:  # from Python or from requests
             raise PreflightError(
-                f"--address {self.address}: no job server of Ray answers there: give HOST:PORT of the head's dashboard, usually "
+                f"--address {self.address}: no job server of Ray answers there: give HOST:PORT "
+                f"of the head's dashboard, usually "
                 "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
                 field="--address",
                 value=self.address,
@@ -281,13 +299,15 @@ class Cluster:
             )
         if name and "already exists" in said:
             return ConfigurationError(
-                f"--name {name!r} is a job of {self.address} already: give another name, or leave it out",
+                f"--name {name!r} is a job of {self.address} already: give another name, or "
+                f"leave it out",
                 field="--name",
                 value=name,
                 allowed="the name of no job yet",
             )
         return PreflightError(
-            f"--address {self.address}: its job server cannot do that ({_short(error)}): look at the head's logs",
+            f"--address {self.address}: its job server cannot do that ({_short(error)}): look "
+            f"at the head's logs",
             field="--address",
             value=self.address,
         )

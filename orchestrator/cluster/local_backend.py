@@ -39,7 +39,9 @@ class LocalDispatcher:
         """Start to train a trial."""
         self.stopped.clear()
         self.phase("its start")
-        self.thread = threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True)
+        self.thread = threading.Thread(
+            target=self._train, args=(specification,), name=trial, daemon=True
+        )
         self.thread.start()
 
     def next_report(self, trial: str, wait_s: float) -> Record:
@@ -56,9 +58,11 @@ class LocalDispatcher:
             except queue.Empty as error:
                 if self.heard == heard:
                     raise PreflightError(
-                        f"nothing was heard of {trial} for {wait_s:g} s (resources.heartbeat_timeout_s), which was last at "
+                        f"nothing was heard of {trial} for {wait_s:g} s "
+                        f"(resources.heartbeat_timeout_s), which was last at "
                         f"{self.doing}: see "
-                        "what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only where a single step "
+                        "what that waits for, such as a disk, and raise "
+                        "resources.heartbeat_timeout_s only where a single step "
                         "takes longer",
                         field="resources.heartbeat_timeout_s",
                         value=wait_s,

@@ -13,7 +13,15 @@ from ray._private.thirdparty.pathspec import PathSpec
 
 from orchestrator.core.errors import ConfigurationError
 
-PARTS = ("run.py", "orchestrator", "methods", "search_spaces", "configs", "pyproject.toml", "constraints.txt")
+PARTS = (
+    "run.py",
+    "orchestrator",
+    "methods",
+    "search_spaces",
+    "configs",
+    "pyproject.toml",
+    "constraints.txt",
+)
 NEVER = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
 MIB = 2**20
 LARGEST = 3  # files named in the error of a package that is too large
@@ -43,7 +51,8 @@ class Package:
         largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:LARGEST]
         named = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
         raise ConfigurationError(
-            f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take {in_words(self.bytes)}, above all {named}: "
+            f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take "
+            f"{in_words(self.bytes)}, above all {named}: "
             "leave some out with --exclude, or raise the limit",
             field="--limit-mib",
             value=limit_mib,
@@ -67,7 +76,9 @@ class Package:
         return {name: file.stat().st_size for name, file in self.files.items()}
 
 
-def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path] | None = None) -> Package:
+def collect(
+    root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path] | None = None
+) -> Package:
     """Return the files of a project that are packaged.
 
     Args:
@@ -84,10 +95,15 @@ def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path]
     ignored = root / ".gitignore"
     patterns = [*NEVER, *(ignored.read_text().splitlines() if ignored.is_file() else ()), *excludes]
     left_out = PathSpec.from_lines("gitwildmatch", patterns)
-    files = {file.relative_to(root).as_posix(): file for part in PARTS for file in _files(root / part, root, left_out)}
+    files = {
+        file.relative_to(root).as_posix(): file
+        for part in PARTS
+        for file in _files(root / part, root, left_out)
+    }
     if "run.py" not in files:
         raise ConfigurationError(
-            f"--exclude: {root}/run.py does not travel then, and nothing can run without it: leave it in",
+            f"--exclude: {root}/run.py does not travel then, and nothing can run without it: "
+            f"leave it in",
             field="--exclude",
             value="run.py",
             allowed="patterns that leave run.py in",
@@ -102,7 +118,8 @@ def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
         return
     if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
         raise ConfigurationError(
-            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, or --exclude {name}",
+            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, "
+            f"or --exclude {name}",
             field=name,
             value=str(path.resolve()),
             allowed="a copy in the project",

@@ -51,7 +51,8 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         waited_s += POLL_S
     if thread.is_alive():
         raise PreflightError(
-            f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or the cluster busy (`ray status`), "
+            f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or "
+            f"the cluster busy (`ray status`), "
             "or which ports a firewall closes",
             field="workers",
             value=None,
@@ -59,7 +60,9 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         )
     if failures:
         reason = " ".join(str(failures[0]).split())[:500]
-        raise PreflightError(f"two workers could not add up a tensor: {reason}", field="workers", value=reason)
+        raise PreflightError(
+            f"two workers could not add up a tensor: {reason}", field="workers", value=reason
+        )
 
 
 def sum_over_workers(rank: int, world_size: int) -> None:
@@ -75,7 +78,8 @@ def sum_over_workers(rank: int, world_size: int) -> None:
     if not torch.equal(total, expected):
         wrong = int((total != expected).nonzero()[0])
         raise PreflightError(
-            f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for {expected[wrong]}",
+            f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for "
+            f"{expected[wrong]}",
             field="workers",
             value=float(total[wrong]),
             allowed=float(expected[wrong]),

@@ -17,13 +17,29 @@ MAX_BITS = 1023  # of an integer; larger ones exceed the range of a float
 
 CORE = "tag:yaml.org,2002:"
 KEY_TAGS = (f"{CORE}str", f"{CORE}merge")
-WORDS = {"null": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+WORDS = {
+    "null": None,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 RESOLVED = (  # tag, pattern and first characters
     ("merge", r"<<\Z", "<"),
     ("null", r"(?:~|null|Null|NULL|)\Z", "~nN"),
-    ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z", "yYnNtTfFoO"),
+    (
+        "bool",
+        r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z",
+        "yYnNtTfFoO",
+    ),
     ("int", r"[-+]?(?:0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)\Z", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?\Z",
+        "-+.0123456789",
+    ),
     ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z", "-+."),
 )
 
@@ -75,7 +91,10 @@ def _unreadable(error: yaml.reader.ReaderError) -> str:
     if isinstance(error.character, bytes) or error.encoding != "unicode":
         return f"it is not {error.encoding.upper()} text: save it as UTF-8"
     if byte := escaped_byte(chr(code)):
-        return f"it is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file that has such a name"
+        return (
+            f"it is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file that has "
+            f"such a name"
+        )
     return f"it has the character U+{code:04X}: leave it out"
 
 
@@ -88,7 +107,9 @@ def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
 
 
 def _beyond(node: yaml.ScalarNode) -> _Refused:
-    return _refused(f"{shorten(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
+    return _refused(
+        f"{shorten(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark
+    )
 
 
 def _tag(node: yaml.Node) -> str:
@@ -112,7 +133,10 @@ class _Loader(yaml.SafeLoader):
         try:
             return self.get_single_data()
         except (ValueError, OverflowError) as error:
-            problem = "it has an escape beyond \\U0010FFFF, or a %YAML line with such a version: correct or remove it"
+            problem = (
+                "it has an escape beyond \\U0010FFFF, or a %YAML line with such a "
+                "version: correct or remove it"
+            )
             raise _refused(problem, self.get_mark()) from error  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -125,7 +149,9 @@ class _Loader(yaml.SafeLoader):
         mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             if anchor in self.unfinished:
-                raise _refused(f"*{anchor} stands within its own anchor &{anchor}: write the values out", mark)
+                raise _refused(
+                    f"*{anchor} stands within its own anchor &{anchor}: write the values out", mark
+                )
             self._count(self.expanded.get(str(anchor), 0), mark)
             return super().compose_node(parent, index)
         if self.depth >= MAX_DEPTH:
@@ -145,7 +171,10 @@ class _Loader(yaml.SafeLoader):
     def _count(self, more: int, mark: yaml.Mark) -> None:
         self.values += more
         if self.values > MAX_VALUES:
-            raise _refused(f"it has more than {MAX_VALUES} values, those of aliases included: write fewer", mark)
+            raise _refused(
+                f"it has more than {MAX_VALUES} values, those of aliases included: write fewer",
+                mark,
+            )
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping, whose keys are distinct texts."""
@@ -156,9 +185,14 @@ class _Loader(yaml.SafeLoader):
                 raise _refused("a key is a list or a mapping: give a text", key.start_mark)
             known, name = (key.tag, key.value), shorten(repr(key.value))
             if key.tag not in KEY_TAGS:
-                raise _refused(f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark)
+                raise _refused(
+                    f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark
+                )
             if known in lines:
-                raise _refused(f"the key {name} stands in line {lines[known]} already: keep one of them", key.start_mark)
+                raise _refused(
+                    f"the key {name} stands in line {lines[known]} already: keep one of them",
+                    key.start_mark,
+                )
             lines[known] = key.start_mark.line + 1
         return node
 
@@ -182,13 +216,23 @@ class _Loader(yaml.SafeLoader):
         """
         text = str(self.construct_scalar(node)).replace("_", "").lower()
         try:
-            value = int(text, 0) if kind is int else float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            value = (
+                int(text, 0)
+                if kind is int
+                else float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            )
         except ValueError as error:
             digits = text.lstrip("-+")
             if digits.isdigit() and not digits.startswith("0"):  # too many digits for Python
                 raise _beyond(node) from error
-            hint = "leave out the zeros in front, or quote it" if digits.isdigit() else "write for example 8 or 1e-3"
-            raise _refused(f"{shorten(repr(node.value))} is no number: {hint}", node.start_mark) from error
+            hint = (
+                "leave out the zeros in front, or quote it"
+                if digits.isdigit()
+                else "write for example 8 or 1e-3"
+            )
+            raise _refused(
+                f"{shorten(repr(node.value))} is no number: {hint}", node.start_mark
+            ) from error
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise _beyond(node)
         return value
@@ -200,13 +244,18 @@ class _Loader(yaml.SafeLoader):
         value = WORDS.get(text.lower(), "") if text not in ("", "~") else None
         if value == "" or (value is None) != (kind == "null"):
             raise _refused(
-                f"{shorten(repr(text))} is no {kind}: give {'null' if kind == 'null' else 'true or false'}", node.start_mark
+                f"{shorten(repr(text))} is no {kind}: give "
+                f"{'null' if kind == 'null' else 'true or false'}",
+                node.start_mark,
             )
         return value  # type: ignore[return-value]
 
     def construct_undefined(self, node: Any) -> Any:
         """Refuse dates, sets and all other tags."""
-        raise _refused(f"the tag {_tag(node)} is not supported: leave it out, and quote a text", node.start_mark)
+        raise _refused(
+            f"the tag {_tag(node)} is not supported: leave it out, and quote a text",
+            node.start_mark,
+        )
 
 
 def _copy(value: Any) -> Any:
@@ -232,4 +281,6 @@ _Loader.yaml_constructors = {f"{CORE}{kind}": make for kind, make in CONSTRUCTED
 _Loader.yaml_constructors[None] = _Loader.construct_undefined
 _Loader.yaml_implicit_resolvers = {}
 for _kind, _pattern, _first in RESOLVED:
-    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(_pattern), [*_first, *([""] if _kind == "null" else [])])
+    _Loader.add_implicit_resolver(
+        f"{CORE}{_kind}", re.compile(_pattern), [*_first, *([""] if _kind == "null" else [])]
+    )

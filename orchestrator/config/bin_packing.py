@@ -17,7 +17,10 @@ def has_space(left: Resources, needs: Resources) -> bool:
 
 
 def count_fitting_groups(
-    bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()
+    bundles: Sequence[Resources],
+    nodes: Sequence[Resources],
+    most: int,
+    held: Sequence[Resources] = (),
 ) -> int:
     """Return the number of groups that fit the free resources of the nodes.
 
@@ -42,7 +45,9 @@ def count_fitting_groups(
 
 
 def _largest_first(bundles: Sequence[Resources]) -> list[Resources]:
-    return sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)), reverse=True)
+    return sorted(
+        bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)), reverse=True
+    )
 
 
 class _Node:
@@ -60,7 +65,9 @@ class _Node:
         As in Ray, a fraction of a GPU goes to the fullest GPU that has space.
         """
         others = {name: value for name, value in needs.items() if name != "GPU"}
-        if any(round(self.left.get(name, 0.0) - value, DIGITS) < 0 for name, value in others.items()):
+        if any(
+            round(self.left.get(name, 0.0) - value, DIGITS) < 0 for name, value in others.items()
+        ):
             return False
         if not self._take_gpus(needs.get("GPU", 0.0)):
             return False

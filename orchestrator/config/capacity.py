@@ -45,7 +45,8 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
     for key, count in asked.items():
         if count > most:
             raise ConfigurationError(
-                f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} cores: give at most {most}",
+                f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} "
+                f"cores: give at most {most}",
                 field=key,
                 value=count,
                 allowed=(0, most),
@@ -74,7 +75,8 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
         parts = ", ".join(f"{size(each)} for {key}" for key, each in needed.items() if each)
         largest = max(needed, key=lambda key: needed[key])
         raise ConfigurationError(
-            f"{largest} is too large: a group would take at least {size(total)} of memory ({parts}), and this machine has "
+            f"{largest} is too large: a group would take at least {size(total)} of memory "
+            f"({parts}), and this machine has "
             f"{size(memory_bytes)}: make {largest} smaller",
             field=largest,
             value=total,

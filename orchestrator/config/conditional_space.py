@@ -29,15 +29,23 @@ class SpaceBranch:
     values: dict[str, Any] = field(default_factory=dict)
     others: list[dict[str, Any]] = field(default_factory=list)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """Record a continuous parameter."""
         if name not in self.held:
             self.continuous.append(name)
             steps = math.floor((high - low) / step + 1e-9) if step else 0
-            self.domains[name] = None if step is None and low < high else [low + place * (step or 0) for place in range(steps + 1)]
+            self.domains[name] = (
+                None
+                if step is None and low < high
+                else [low + place * (step or 0) for place in range(steps + 1)]
+            )
         return float(self._low(name, low, high, log))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         """Record an integer parameter."""
         if name not in self.held:
             self.domains[name] = range(low, high + 1, step)

@@ -6,7 +6,14 @@ from typing import Any
 
 from orchestrator.config.conditional_space import Domain, list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import Parameters, frozen_values, peer_rates, points, qualify_name, searched_methods
+from orchestrator.config.search_space import (
+    Parameters,
+    frozen_values,
+    peer_rates,
+    points,
+    qualify_name,
+    searched_methods,
+)
 from orchestrator.config.trial import METHOD
 
 Way = Mapping[str, Domain]
@@ -16,7 +23,9 @@ Way = Mapping[str, Domain]
 def ways(configuration: Configuration) -> list[Way]:
     """Return all branches of the space of a sweep; no two of them have settings in common."""
     methods = searched_methods(configuration)
-    common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
+    common: dict[str, Domain] = (
+        dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
+    )
     found: list[Way] = []
     for method in methods:
         prefix = method if len(methods) > 1 else ""
@@ -38,7 +47,9 @@ def count_settings(configuration: Configuration) -> int | None:
     size = sum(_size(way, {}) for way in space)
     if math.isinf(size):
         return None
-    return int(size) + sum(not any(_is_on(way, point) for way in space) for point in points(configuration))
+    return int(size) + sum(
+        not any(_is_on(way, point) for way in space) for point in points(configuration)
+    )
 
 
 def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configuration, str]:
@@ -51,14 +62,24 @@ def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configur
     Returns:
         The configuration, and a message if its trials were reduced, else "".
     """
-    asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched_methods(configuration))
+    asked, settings, names = (
+        configuration.search.trials,
+        count_settings(configuration),
+        ", ".join(searched_methods(configuration)),
+    )
     if settings is None or configuration.search.configurations or max(settings, begun) >= asked:
         return configuration, ""
     trials = max(settings, begun, 1)
-    have = f"{names} has {settings} different settings" if settings > 1 else f"{names} has nothing to search"
+    have = (
+        f"{names} has {settings} different settings"
+        if settings > 1
+        else f"{names} has nothing to search"
+    )
     note = (
-        f"search.trials = {asked}, and {have}: {trials} trial{'s' * (trials > 1)} instead, as equal settings are trained once; "
-        "to train settings with several seeds, list them as search.configurations and set search.seeds"
+        f"search.trials = {asked}, and {have}: {trials} trial{'s' * (trials > 1)} instead, as "
+        f"equal settings are trained once; "
+        "to train settings with several seeds, list them as search.configurations and set "
+        "search.seeds"
     )
     search = configuration.search.model_copy(update={"trials": trials})
     return configuration.model_copy(update={"search": search}), note
@@ -76,7 +97,11 @@ def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]
     total = sum(_size(way, known) for way in fitting)
     if total <= 0 or math.isinf(total):
         return total > 0
-    different = {tuple(sorted(map(repr, each.items()))): each for each in tried if known.items() <= each.items()}
+    different = {
+        tuple(sorted(map(repr, each.items()))): each
+        for each in tried
+        if known.items() <= each.items()
+    }
     return total > sum(any(_is_on(way, each) for way in fitting) for each in different.values())
 
 
@@ -91,7 +116,11 @@ def allowed(space: Iterable[Way], known: Parameters, name: str) -> list[Any]:
 
 def _size(way: Way, known: Parameters) -> float:
     """Return the number of settings of a branch that extend the `known` ones, which fit it."""
-    return math.prod(math.inf if domain is None else len(domain) for name, domain in way.items() if name not in known)
+    return math.prod(
+        math.inf if domain is None else len(domain)
+        for name, domain in way.items()
+        if name not in known
+    )
 
 
 def _fits(way: Way, known: Parameters) -> bool:

@@ -32,12 +32,19 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
     for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
         if key in configuration.search.freeze:
-            raise _key_error(key, "is in search.freeze too: leave it out of one of them", "not in search.freeze")
+            raise _key_error(
+                key, "is in search.freeze too: leave it out of one of them", "not in search.freeze"
+            )
         if key in asked:
-            raise _key_error(key, "is searched already, in a range of its own: leave it out", "not in the search space")
+            raise _key_error(
+                key,
+                "is searched already, in a range of its own: leave it out",
+                "not in the search space",
+            )
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
             raise ConfigurationError(
-                f"search.extra_space: {key} = {list(values)} is no choice: give two or more different values",
+                f"search.extra_space: {key} = {list(values)} is no choice: give two or more "
+                f"different values",
                 field=f"search.extra_space.{key}",
                 value=values,
                 allowed="two or more different values",
@@ -45,7 +52,8 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
         odd = [value for value in values if not isinstance(value, str | int | float | None)]
         if odd:
             raise ConfigurationError(
-                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null",
+                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, "
+                f"true, false or null",
                 field=f"search.extra_space.{key}",
                 value=odd[0],
                 allowed="numbers, texts, true, false or null",
@@ -55,7 +63,9 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
         for _ in alone(configuration):
             pass
     except UserError as error:
-        raise ConfigurationError.from_error(error, f"search.extra_space: {error}", "search.extra_space") from error
+        raise ConfigurationError.from_error(
+            error, f"search.extra_space: {error}", "search.extra_space"
+        ) from error
 
 
 def _require_few_networks(configuration: Configuration) -> None:
@@ -68,10 +78,15 @@ def _require_few_networks(configuration: Configuration) -> None:
     """
     for letter in configuration.students:
         field = network_key(letter)
-        counts = [len(values) for key, values in configuration.search.extra_space.items() if key.startswith(f"{field}.")]
+        counts = [
+            len(values)
+            for key, values in configuration.search.extra_space.items()
+            if key.startswith(f"{field}.")
+        ]
         if prod(counts) > MOST_NETWORKS:
             raise ConfigurationError(
-                f"search.extra_space: {field} may be {' x '.join(map(str, counts))} networks, and {MOST_NETWORKS} are allowed: "
+                f"search.extra_space: {field} may be {' x '.join(map(str, counts))} networks, "
+                f"and {MOST_NETWORKS} are allowed: "
                 "give "
                 "fewer values",
                 field=f"search.extra_space.{field}",
@@ -81,7 +96,12 @@ def _require_few_networks(configuration: Configuration) -> None:
 
 
 def _key_error(key: str, problem: str, allowed: str = EXAMPLE) -> ConfigurationError:
-    return ConfigurationError(f"search.extra_space = {key!r} {problem}", field="search.extra_space", value=key, allowed=allowed)
+    return ConfigurationError(
+        f"search.extra_space = {key!r} {problem}",
+        field="search.extra_space",
+        value=key,
+        allowed=allowed,
+    )
 
 
 def _check_key(configuration: Configuration, key: str) -> None:
@@ -90,19 +110,34 @@ def _check_key(configuration: Configuration, key: str) -> None:
         raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
         raise _key_error(
-            key, f"is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, or held under method"
+            key,
+            f"is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
+            f"or held under method",
         )
-    if first in ONCE or key == "training.epochs" or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights"):
-        raise _key_error(key, f"must not vary within a sweep, which settles it once: {EXAMPLE}", "one value for the sweep")
+    if (
+        first in ONCE
+        or key == "training.epochs"
+        or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights")
+    ):
+        raise _key_error(
+            key,
+            f"must not vary within a sweep, which settles it once: {EXAMPLE}",
+            "one value for the sweep",
+        )
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
         raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
-    given = [network_key(letter) for letter, student in configuration.students.items() if student.network.weights]
+    given = [
+        network_key(letter)
+        for letter, student in configuration.students.items()
+        if student.network.weights
+    ]
     if section in given:
         raise _key_error(
             key,
-            f"would vary a network that begins with given weights: leave out {section}.weights, or the key",
+            f"would vary a network that begins with given weights: leave out "
+            f"{section}.weights, or the key",
             f"without {section}.weights",
         )
 
@@ -149,11 +184,15 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
     for letter, student in configuration.students.items():
         field = network_key(letter)
         chosen = {
-            key: values for key, values in configuration.search.extra_space.items() if searched and key.startswith(f"{field}.")
+            key: values
+            for key, values in configuration.search.extra_space.items()
+            if searched and key.startswith(f"{field}.")
         }
         found[letter] = {
             _words(field, answers): _with(student.network, field, answers)
-            for answers in (dict(zip(chosen, values, strict=True)) for values in product(*chosen.values()))
+            for answers in (
+                dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
+            )
         }
     return found
 

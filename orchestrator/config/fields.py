@@ -5,7 +5,16 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -48,7 +57,9 @@ Gamma = Annotated[float, Field(gt=0, le=1)]
 Workers = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "workers"})]
 Threads = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "threads"})]
 Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096, json_schema_extra={"unit": "cores"})]
-Gpus = Annotated[float, Field(ge=0, le=1024, json_schema_extra={"unit": "GPUs"}), AfterValidator(_part)]
+Gpus = Annotated[
+    float, Field(ge=0, le=1024, json_schema_extra={"unit": "GPUs"}), AfterValidator(_part)
+]
 Gib = Annotated[float, Field(gt=0, le=1_048_576, json_schema_extra={"unit": "GiB"})]
 Names = Annotated[tuple[str, ...], Field(max_length=100)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
@@ -77,7 +88,11 @@ class Section(BaseModel):
         merged = dict(values)
         for name, field in cls.model_fields.items():
             given, default = values.get(name), field.default
-            if isinstance(given, dict) and isinstance(default, Section) and not (isinstance(default, Choice) and "name" in given):
+            if (
+                isinstance(given, dict)
+                and isinstance(default, Section)
+                and not (isinstance(default, Choice) and "name" in given)
+            ):
                 merged[name] = default.model_dump(exclude_unset=True) | given
         return merged
 
@@ -91,9 +106,13 @@ class Section(BaseModel):
         if bool in kinds and not isinstance(value, bool | None):
             raise PydanticCustomError("truth", "input should be true or false")
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise PydanticCustomError("text", "a text has at most {most} characters", {"most": LONGEST_TEXT})
+            raise PydanticCustomError(
+                "text", "a text has at most {most} characters", {"most": LONGEST_TEXT}
+            )
         if isinstance(value, str) and (odd := control_character(value)):
-            raise PydanticCustomError("text", "it has the character {odd}, leave it out", {"odd": odd})
+            raise PydanticCustomError(
+                "text", "it has the character {odd}, leave it out", {"odd": odd}
+            )
         return value
 
 
@@ -124,10 +143,16 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
     annotation: Any = section
     for part in location:
         kinds = _kinds(annotation)
-        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        inner = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
+        )
         if inner is not None and str(part) in inner.model_fields:
             field = inner.model_fields[str(part)]
-            annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            annotation = (
+                Annotated[(field.annotation, *field.metadata)]
+                if field.metadata
+                else field.annotation
+            )
         elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
             annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
         else:
@@ -146,7 +171,10 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def _allowed(annotation: Any) -> object:
     limits = _limits(annotation)
-    low, high = (next((limits[name] for name in names if name in limits), None) for names in (("ge", "gt"), ("le", "lt")))
+    low, high = (
+        next((limits[name] for name in names if name in limits), None)
+        for names in (("ge", "gt"), ("le", "lt"))
+    )
     if (low, high) != (None, None):
         return (low, high)
     kind = next((kind for kind in _kinds(annotation) if kind is not NoneType), None)
@@ -163,10 +191,18 @@ def _allowed(annotation: Any) -> object:
 def _limits(annotation: Any) -> dict[str, Any]:
     """Return the bounds and lengths of an annotation, or of a member of its union."""
     if get_origin(annotation) in (Union, UnionType):
-        return {name: value for kind in get_args(annotation) for name, value in _limits(kind).items()}
+        return {
+            name: value for kind in get_args(annotation) for name, value in _limits(kind).items()
+        }
     if get_origin(annotation) is not Annotated:
         return {}
     kind, *metadata = get_args(annotation)
-    every = [each for item in metadata for each in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    every = [
+        each
+        for item in metadata
+        for each in (item.metadata if isinstance(item, FieldInfo) else [item])
+    ]
     names = ("ge", "gt", "le", "lt", "min_length", "max_length")
-    return _limits(kind) | {name: getattr(item, name) for item in every for name in names if hasattr(item, name)}
+    return _limits(kind) | {
+        name: getattr(item, name) for item in every for name in names if hasattr(item, name)
+    }

@@ -14,5 +14,7 @@ def count_influence_actors(configuration: Configuration, kind: str) -> int:
     """
     if kind == "teacher":
         return 0
-    weighs = any(method.needs.weights for method in build_all_variants(configuration, kind == "sweep"))
+    weighs = any(
+        method.needs.weights for method in build_all_variants(configuration, kind == "sweep")
+    )
     return plan.influence_actors(configuration) if weighs else 0

@@ -13,14 +13,22 @@ from pydantic import ValidationError
 from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
 from orchestrator.config.fields import allowed_at
 from orchestrator.config.schema import Configuration
-from orchestrator.config.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
+from orchestrator.config.yielding import (
+    Origin,
+    keep_schedules,
+    require_milestones,
+    require_searched_method,
+    with_yielding_values,
+)
 from orchestrator.core.errors import ConfigurationError, FieldError, suggest_name
 from orchestrator.core.paths import read_file
 from orchestrator.core.redact import redact
 from orchestrator.core.text import quote, shorten
 
 
-def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
+def load(
+    file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any
+) -> Configuration:
     """Return the configuration from a YAML file and the options of the command line.
 
     If two values conflict, the one of higher precedence overrides the other. The property
@@ -99,11 +107,15 @@ def _read(file: Path) -> dict[str, Any]:
     except YamlError as error:
         what = "is not YAML, line" if error.syntax else "cannot be used, line"
         raise ConfigurationError(
-            f"--config {file} {what} {error.line}: {redact(str(error))}", field="--config", value=str(file), allowed="a YAML file"
+            f"--config {file} {what} {error.line}: {redact(str(error))}",
+            field="--config",
+            value=str(file),
+            allowed="a YAML file",
         ) from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(
-            f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`",
+            f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and "
+            f"`method:`",
             field="--config",
             value=str(file),
             allowed=dict,
@@ -126,7 +138,8 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     path, shown = key.strip().split("."), shorten(redact(pair))
     if not equals or not all(path):
         raise ConfigurationError(
-            f"--set {shown} is not of the form key=value: write for example --set method.temperature=4",
+            f"--set {shown} is not of the form key=value: write for example --set "
+            f"method.temperature=4",
             field="--set",
             value=pair,
             allowed="key=value",
@@ -135,7 +148,9 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
         value = parse_yaml(text) if text else None
     except YamlError as error:
         problem = "the value is not YAML; quote it" if error.syntax else redact(str(error))
-        raise ConfigurationError(f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML") from error
+        raise ConfigurationError(
+            f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML"
+        ) from error
     _put(values, path, value, pair)
     return {key for key, _ in _leaves({".".join(path): value})}
 
@@ -145,7 +160,8 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
             raise ConfigurationError(
-                f"--set {shorten(redact(pair))}: {name} is {quote(inner)}, which has no keys below it",
+                f"--set {shorten(redact(pair))}: {name} is {quote(inner)}, which has no keys "
+                f"below it",
                 field=pair.partition("=")[0].strip(),
                 value=pair.partition("=")[2],
                 allowed=f"a section {name}",
@@ -184,7 +200,10 @@ def _sentence(error: ValidationError) -> str:
     path = shorten(".".join(str(part) for part in first["loc"]))
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"there is no key {path!r}: {suggest_name(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
+        return (
+            f"there is no key {path!r}: "
+            f"{suggest_name(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
+        )
     if first["type"] == "missing":
         return f"{path} is missing: give it in the file or with --set {path}=...{more}"
     message = first["msg"].removeprefix("Value error, ")

@@ -18,7 +18,8 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     """
     if name not in METHODS:
         raise ConfigurationError(
-            f"{field} = {name!r} is no method: {suggest_name(name, METHODS)}; see `python run.py methods`",
+            f"{field} = {name!r} is no method: {suggest_name(name, METHODS)}; see `python "
+            f"run.py methods`",
             field=field,
             value=name,
             allowed=tuple(METHODS),
@@ -28,6 +29,10 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     try:
         method.Settings.build(given)
     except SettingsError as error:
-        known = f"; {suggest_name(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
+        known = (
+            f"; {suggest_name(error.field, method.Settings.__dataclass_fields__)}"
+            if error.unknown and error.field
+            else ""
+        )
         message = f"method {name}: {error}{known}; see `python run.py methods`"
         raise ConfigurationError.from_error(error, message, "method") from error

@@ -30,7 +30,12 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
         settings = [kept | branch.values for branch in list_branches(name, kept)]
     for values in settings:
         yield build_method(
-            name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.freeze}
+            name,
+            {
+                key: value
+                for key, value in values.items()
+                if "." not in key and key not in configuration.search.freeze
+            },
         )
 
 

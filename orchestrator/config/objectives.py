@@ -58,7 +58,9 @@ def describe_students(configuration: Configuration) -> str:
     if not configuration.peers:
         return ""
     letters, students = ", ".join(configuration.students), configuration.search.students
-    return {"mean": f"mean of {letters}", "min": f"the worst of {letters}"}.get(students, f"of {students}")
+    return {"mean": f"mean of {letters}", "min": f"the worst of {letters}"}.get(
+        students, f"of {students}"
+    )
 
 
 def describe_objective(configuration: Configuration, name: str) -> str:
@@ -66,7 +68,11 @@ def describe_objective(configuration: Configuration, name: str) -> str:
 
     With several students it is, for example, `validation/accuracy (mean of a, b)`.
     """
-    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else describe_students(configuration)
+    how = (
+        f"sum of {', '.join(configuration.students)}"
+        if name == PARAMETERS
+        else describe_students(configuration)
+    )
     return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
 
 
@@ -92,8 +98,15 @@ def pareto_front(points: Mapping[int, Sequence[float]], directions: Sequence[Goa
         points: The values of each point, in the order of the objectives.
         directions: The objectives.
     """
-    lower = {key: [goal.sign * value for goal, value in zip(directions, point, strict=True)] for key, point in points.items()}
-    return [key for key, point in lower.items() if not any(_dominates(other, point) for other in lower.values())]
+    lower = {
+        key: [goal.sign * value for goal, value in zip(directions, point, strict=True)]
+        for key, point in points.items()
+    }
+    return [
+        key
+        for key, point in lower.items()
+        if not any(_dominates(other, point) for other in lower.values())
+    ]
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -21,7 +21,11 @@ def movable_keys(configuration: Configuration) -> list[str]:
     """Return the keys whose path may change when a run is resumed; the content must be the same."""
     networks = ["student", *(f"peers.{letter}.network" for letter in configuration.peers)]
     networks += ["teacher.network"] if configuration.teacher else []
-    return ["data.path", *(["teacher.cache"] if configuration.teacher else []), *(f"{key}.weights" for key in networks)]
+    return [
+        "data.path",
+        *(["teacher.cache"] if configuration.teacher else []),
+        *(f"{key}.weights" for key in networks),
+    ]
 
 
 def resolve_paths(configuration: Configuration, local: bool = False) -> Configuration:
@@ -43,13 +47,19 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
         given = section.get(name)
         if given is None or (name == "weights" and not given.endswith(SUFFIX)):
             continue
-        if key == "teacher.cache" and not local and cluster_address(configuration.resources) is not None:
+        if (
+            key == "teacher.cache"
+            and not local
+            and cluster_address(configuration.resources) is not None
+        ):
             continue
         section[name] = str(read_path(given, key))
     uri = configuration.tracking.uri
     if uri is not None and (file := database_file(uri)):
         values["tracking"]["uri"] = database_uri(file.absolute())
-    return configuration if values == configuration.plain() else _replace(configuration, build(values))
+    return (
+        configuration if values == configuration.plain() else _replace(configuration, build(values))
+    )
 
 
 def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
@@ -64,7 +74,8 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
         section, name = _section(values, key) if key in keys else ({}, "")
         if section.get(name) is None and key != "teacher.cache":
             raise ConfigurationError(
-                f"--set {key}: a resume goes on as its run was configured; with --resume, --set takes what has another place now, "
+                f"--set {key}: a resume goes on as its run was configured; with --resume, "
+                f"--set takes what has another place now, "
                 f"and is the same: {', '.join(_given(values, keys)) or 'this run has no path'}",
                 field=key,
                 value=pair.partition("=")[2],
@@ -74,8 +85,17 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
     moved = build(values)
     for key in keys:
         section, name = _section(values, key)
-        if key != "teacher.cache" and _section(configuration.plain(), key)[0].get(name) is not None and section.get(name) is None:
-            raise ConfigurationError(f"--set {key} is empty: give the path where it is now", field=key, value=None, allowed=Path)
+        if (
+            key != "teacher.cache"
+            and _section(configuration.plain(), key)[0].get(name) is not None
+            and section.get(name) is None
+        ):
+            raise ConfigurationError(
+                f"--set {key} is empty: give the path where it is now",
+                field=key,
+                value=None,
+                allowed=Path,
+            )
     return resolve_paths(moved)
 
 
@@ -89,11 +109,18 @@ def require_paths(name: str, configuration: Configuration) -> None:
     for key in movable_keys(configuration):
         section, last = _section(values, key)
         given = section.get(last)
-        if given is None or key == "teacher.cache" or (last == "weights" and not given.endswith(SUFFIX)):
+        if (
+            given is None
+            or key == "teacher.cache"
+            or (last == "weights" and not given.endswith(SUFFIX))
+        ):
             continue
-        if not os.path.exists(os.path.expanduser(given)) and not (key == "data.path" and configuration.data.download):
+        if not os.path.exists(os.path.expanduser(given)) and not (
+            key == "data.path" and configuration.data.download
+        ):
             raise ConfigurationError(
-                f"--resume {name}: {key} = {given} is not there any more: put it back, or add `--set {key}=...` with its place now",
+                f"--resume {name}: {key} = {given} is not there any more: put it back, or add "
+                f"`--set {key}=...` with its place now",
                 field=key,
                 value=given,
                 allowed="a path that exists",
@@ -110,7 +137,12 @@ def without_paths(configuration: Configuration) -> dict[str, Any]:
 
 
 def _given(values: dict[str, Any], keys: list[str]) -> list[str]:
-    return [key for key in keys if key == "teacher.cache" or _section(values, key)[0].get(key.rpartition(".")[2]) is not None]
+    return [
+        key
+        for key in keys
+        if key == "teacher.cache"
+        or _section(values, key)[0].get(key.rpartition(".")[2]) is not None
+    ]
 
 
 def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

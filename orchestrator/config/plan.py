@@ -59,7 +59,11 @@ class Role(NamedTuple):
     """The configuration key of each resource."""
 
 
-def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
+def roles(
+    configuration: Configuration,
+    available: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]] = (),
+) -> list[Role]:
     """Return the roles of a group, in the order of the ranks.
 
     A group consists of its roles repeated `configuration.replicas` times. CPUs do not replace GPUs
@@ -71,18 +75,30 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     """
     resources = configuration.resources
     peers = {} if configuration.colocated else configuration.peers
-    fields: dict[str, dict[str, str]] = {"a": {name: f"resources.{key}" for name, key in SETTINGS.items()}}
-    asked: dict[str, dict[str, float | None]] = {"a": {name: getattr(resources, key) for name, key in SETTINGS.items()}}
+    fields: dict[str, dict[str, str]] = {
+        "a": {name: f"resources.{key}" for name, key in SETTINGS.items()}
+    }
+    asked: dict[str, dict[str, float | None]] = {
+        "a": {name: getattr(resources, key) for name, key in SETTINGS.items()}
+    }
     for letter, peer in peers.items():
-        own = {name: getattr(peer, key) for name, key in SETTINGS.items() if getattr(peer, key) is not None}
+        own = {
+            name: getattr(peer, key)
+            for name, key in SETTINGS.items()
+            if getattr(peer, key) is not None
+        }
         asked[letter] = asked["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
-    wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
+    wanted = configuration.replicas * sum(
+        1.0 if values["GPU"] is None else values["GPU"] for values in asked.values()
+    )
     there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
         raise PreflightError(
-            f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
-            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone",
+            f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and "
+            f"the cluster has {there:g}: lower "
+            f"resources.workers, or set resources.gpus_per_worker to "
+            f"{there / resources.workers:.2g} to share, to 0 for CPUs alone",
             field="resources.gpus_per_worker",
             value=None,
             allowed=(0, there / resources.workers),
@@ -91,7 +107,9 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     found = []
     for letter, values in asked.items():
         held = {name: default if value is None else value for name, value in values.items()}
-        found.append(Role(letter, {name: value for name, value in held.items() if value}, fields[letter]))
+        found.append(
+            Role(letter, {name: value for name, value in held.items() if value}, fields[letter])
+        )
     return found
 
 
@@ -140,10 +158,15 @@ def groups(
     wanted = 1 if elastic else resources.groups or 1
     if fit.most < wanted:
         short = fit.short(wanted)
-        lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
+        lower = list(
+            dict.fromkeys(
+                ["resources.workers", "resources.groups", *(role.fields[short] for role in each)]
+            )
+        )
         reason = fit.reason(wanted, available, nodes)
         raise PreflightError(
-            f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}",
+            f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or "
+            f"{lower[-1]}",
             field="resources.workers",
             value=resources.workers,
             allowed=fit.allowed(wanted, available),
@@ -172,13 +195,20 @@ class _Fit(NamedTuple):
     def allowed(self, wanted: int, available: Mapping[str, float]) -> str:
         """Return the amount of the scarce resource, or the number of groups that fit the nodes."""
         short = self.short(wanted)
-        return f"{self.most} groups" if self.sums >= wanted else f"{available.get(short, 0):g} {short}"
+        return (
+            f"{self.most} groups" if self.sums >= wanted else f"{available.get(short, 0):g} {short}"
+        )
 
-    def reason(self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    def reason(
+        self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
+    ) -> str:
         """Return the reason why so many groups do not fit, in words."""
         if self.sums >= wanted:
             where = "the node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
-            return f"do not fit {where} of the cluster, as none is split over two, nor a part of a GPU ({self.arithmetic})"
+            return (
+                f"do not fit {where} of the cluster, as none is split over two, nor a part "
+                f"of a GPU ({self.arithmetic})"
+            )
         short = self.short(wanted)
         free, whole = available.get(short, 0), _total(nodes, short)
         has = f"{free:g}" if whole <= free else f"{free:g} of {whole:g} free"
@@ -191,10 +221,17 @@ def _fit(
     nodes: Sequence[Mapping[str, float]],
     terms: Callable[[str], str],
 ) -> _Fit:
-    needs = {name: _total(bundles, name) for name in SETTINGS if any(name in bundle for bundle in bundles)}
+    needs = {
+        name: _total(bundles, name)
+        for name in SETTINGS
+        if any(name in bundle for bundle in bundles)
+    }
     # rounded: 0.9 / (3 x 0.1) is 2.9999999999999996
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
-    lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
+    lines = [
+        f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group"
+        for name, need in needs.items()
+    ]
     sums = min(fits.values())
     most = count_fitting_groups(bundles, nodes, sums) if nodes else sums
     on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
@@ -221,7 +258,8 @@ def _fit_beside(
         can = [name for name, count in counts.items() if count > 1]
         lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
         raise ConfigurationError(
-            f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x {len(bundles)} workers, each group with "
+            f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x "
+            f"{len(bundles)} workers, each group with "
             f"{_actors(aides)} beside it, {fit.reason(wanted, available, nodes)}: "
             f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}",
             field=beside.fields[short],
@@ -240,7 +278,8 @@ def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] =
     resources = configuration.resources
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
         raise ConfigurationError(
-            f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a part of one GPU, or whole ones",
+            f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a "
+            f"part of one GPU, or whole ones",
             field="resources.influence_gpus",
             value=resources.influence_gpus,
             allowed="a part of one GPU, or whole ones",
@@ -261,10 +300,15 @@ def _total(bundles: Sequence[Mapping[str, float]], name: str) -> float:
     return fsum(bundle.get(name, 0) for bundle in bundles)
 
 
-def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: Role | None = None) -> str:
+def _terms(
+    each: list[Role], name: str, replicas: int, aides: int = 0, beside: Role | None = None
+) -> str:
     """Return the sum of a resource in words, if it has more than one term."""
     whose = [role.letter if len(each) > 1 else "the workers" for role in each]
-    terms = [f"{replicas} x {role.needs.get(name, 0):g} of {who}" for role, who in zip(each, whose, strict=True)]
+    terms = [
+        f"{replicas} x {role.needs.get(name, 0):g} of {who}"
+        for role, who in zip(each, whose, strict=True)
+    ]
     if beside and name in beside.needs:
         terms.append(f"{_actors(aides)} of {beside.needs[name]:g} {name}")
     return f" ({' + '.join(terms)})" if len(terms) > 1 else ""
@@ -277,8 +321,13 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
         if value > largest:
-            told = f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it{otherwise}"
-            raise ConfigurationError(told, field=role.fields[name], value=value, allowed=(0, largest))
+            told = (
+                f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} "
+                f"{name}): lower it{otherwise}"
+            )
+            raise ConfigurationError(
+                told, field=role.fields[name], value=value, allowed=(0, largest)
+            )
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
     raise ConfigurationError(
         f"{both} fit no node together: lower one of them{otherwise}",
@@ -337,19 +386,35 @@ def comparisons(search: Search, epochs: int) -> str:
     if search.scheduler == "median":
         return f"median compares after every epoch from {search.grace_epochs} on"
     if search.scheduler == "pbt":
-        after = ", ".join(str(epoch) for epoch in range(search.perturb_epochs, epochs, search.perturb_epochs))
-        return f"pbt: a population of {search.trials} is compared after {after}, its worst {search.quantile:.0%} take over"
+        after = ", ".join(
+            str(epoch) for epoch in range(search.perturb_epochs, epochs, search.perturb_epochs)
+        )
+        return (
+            f"pbt: a population of {search.trials} is compared after {after}, its worst "
+            f"{search.quantile:.0%} take over"
+        )
     if search.scheduler == "hyperband":
         left, parts = search.trials, []
         for trials, milestones in brackets(search, epochs):
-            after = f"compared after {', '.join(map(str, milestones))}" if milestones else "trained to the end"
+            after = (
+                f"compared after {', '.join(map(str, milestones))}"
+                if milestones
+                else "trained to the end"
+            )
             parts += [f"{min(trials, left)} {after}"] if left > 0 else []
             left -= trials
-        return f"hyperband: trials in brackets: {'; '.join(parts)}" + (f"; the other {left} in brackets anew" if left > 0 else "")
+        return f"hyperband: trials in brackets: {'; '.join(parts)}" + (
+            f"; the other {left} in brackets anew" if left > 0 else ""
+        )
     return "every trial trains them all"
 
 
-def require_batches(configuration: Configuration, samples: int, labelled: int | None = None, labelled_alone: bool = False) -> None:
+def require_batches(
+    configuration: Configuration,
+    samples: int,
+    labelled: int | None = None,
+    labelled_alone: bool = False,
+) -> None:
     """Require global batches that the workers can share and the training part can fill.
 
     The workers of a student share its batch; the whole group shares the teacher's batch.
@@ -365,10 +430,23 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
     """
     workers, replicas = configuration.resources.workers, configuration.replicas
     all_of_them = f"resources.workers = {workers}"
-    shared = f"the {replicas} workers of each student ({all_of_them} for {len(configuration.students)} students)"
-    parts = [("training", configuration.training, replicas, shared if configuration.peers else all_of_them, labelled_alone)]
+    shared = (
+        f"the {replicas} workers of each student ({all_of_them} for "
+        f"{len(configuration.students)} students)"
+    )
+    parts = [
+        (
+            "training",
+            configuration.training,
+            replicas,
+            shared if configuration.peers else all_of_them,
+            labelled_alone,
+        )
+    ]
     if configuration.teacher:
-        parts.append(("teacher.training", configuration.teacher.training, workers, all_of_them, True))
+        parts.append(
+            ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
+        )
     for name, training, sharing, words, alone in parts:
         there, kind, more = samples, "samples", "more data"
         if alone and labelled is not None:
@@ -376,14 +454,16 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
         size = training.batch_size
         if size % sharing:
             raise ConfigurationError(
-                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}",
+                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of "
+                f"{sharing}",
                 field=f"{name}.batch_size",
                 value=size,
                 allowed=f"a multiple of {sharing}",
             )
         if there < size:
             raise ConfigurationError(
-                f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
+                f"the training part has {there} {kind} and {name}.batch_size = {size} "
+                f"({size // sharing} for each of {sharing} "
                 f"workers): give at most {there - there % sharing}, or {more}",
                 field=f"{name}.batch_size",
                 value=size,

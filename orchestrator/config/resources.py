@@ -78,8 +78,10 @@ def require_short_sockets() -> None:
     if longest > LONGEST_SOCKET:
         most = LONGEST_SOCKET - len(SOCKET.format(pid=2**22)) - 1
         raise PreflightError(
-            f"{name} = {folder} is too long: Ray's sockets below it would have paths of {longest} bytes, and {LONGEST_SOCKET} are "
-            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp for Ray alone",
+            f"{name} = {folder} is too long: Ray's sockets below it would have paths of "
+            f"{longest} bytes, and {LONGEST_SOCKET} are "
+            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp "
+            f"for Ray alone",
             field=name,
             value=folder,
             allowed=f"at most {most} bytes",
@@ -118,7 +120,8 @@ def find_cluster(address: str) -> str:
         there: str | None = canonicalize_bootstrap_address("auto")
     except (ConnectionError, ValueError) as error:
         raise PreflightError(
-            "resources.address = 'auto': no Ray cluster runs on this machine: start one with `ray start --head`, give the "
+            "resources.address = 'auto': no Ray cluster runs on this machine: start one with "
+            "`ray start --head`, give the "
             "host:port of another one, or --address local to start Ray here",
             field="resources.address",
             value=address,
@@ -152,7 +155,8 @@ def require_answer(address: str) -> None:
     """
     if address.startswith("ray://"):
         raise PreflightError(
-            f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`",
+            f"resources.address = {address!r} is Ray Client's: give the host:port of the "
+            f"cluster itself, or use `ray job submit`",
             field="resources.address",
             value=address,
             allowed="host:port of the cluster itself",
@@ -164,7 +168,8 @@ def require_answer(address: str) -> None:
     except (OSError, ValueError) as error:
         last = f", where {there} was the last one" if there != address else ""
         raise PreflightError(
-            f"resources.address = {address!r}: nobody answers there{last} ({error}): give the host:port of a running Ray cluster, "
+            f"resources.address = {address!r}: nobody answers there{last} ({error}): give the "
+            f"host:port of a running Ray cluster, "
             "or --address local to start Ray here",
             field="resources.address",
             value=address,

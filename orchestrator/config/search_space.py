@@ -40,18 +40,29 @@ class QuestionRecorder:
         others: The values of all points, by names in the space.
     """
 
-    def __init__(self, trial: Trial, held: Parameters, prefix: str, point: Parameters, others: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        held: Parameters,
+        prefix: str,
+        point: Parameters,
+        others: Mapping[str, Sequence[Any]],
+    ) -> None:
         self.trial, self.held, self.prefix = trial, held, prefix
         self.point, self.others = point, others
         self.drawn: Parameters = {}
         self.met: set[str] = set()  # frozen parameters that were suggested
         self.apart = False  # whether the point lies outside the space
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """Return a number in [low, high], or the frozen value."""
         return float(self._ask("suggest_float", name, low, high, log=log, step=step))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         """Return an integer in [low, high], or the frozen value."""
         return int(self._ask("suggest_int", name, low, high, log=log, step=step))
 
@@ -128,14 +139,20 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     methods, first = searched_methods(configuration), points(configuration)
     number = getattr(trial, "number", len(first))
     point = first[number] if number < len(first) else {}
-    chosen = {} if len(methods) == 1 else {"method.name": trial.suggest_categorical("method.name", methods)}
+    chosen = (
+        {}
+        if len(methods) == 1
+        else {"method.name": trial.suggest_categorical("method.name", methods)}
+    )
     name = chosen.get("method.name", methods[0])
     asking = _asking(trial, configuration, name, point)
     _suggest(asking, name, configuration)
     return chosen | asking.drawn
 
 
-def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> QuestionRecorder:
+def _asking(
+    trial: Trial, configuration: Configuration, method: str, point: Parameters
+) -> QuestionRecorder:
     """Return a trial of a method that follows a point even if it lies outside the space."""
     others: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
@@ -151,7 +168,10 @@ def suggest_configuration(trial: Numbered, configuration: Configuration) -> Para
     In the study each parameter is a categorical choice of the values in the list.
     """
     given = points(configuration)
-    values = {name: list(dict.fromkeys(point[name] for point in given if name in point)) for name in given[trial.number]}
+    values = {
+        name: list(dict.fromkeys(point[name] for point in given if name in point))
+        for name in given[trial.number]
+    }
     return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
 
 
@@ -160,7 +180,9 @@ def peer_rates(configuration: Configuration) -> list[str]:
 
     A frozen rate without a value is that of student a.
     """
-    return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.freeze]
+    return [
+        key for key in map(peer_rate, configuration.peers) if key not in configuration.search.freeze
+    ]
 
 
 def peer_rate(letter: str) -> str:
@@ -203,16 +225,23 @@ def points(configuration: Configuration) -> list[Parameters]:
     return first
 
 
-def _drawn(point: Parameters, method: str, configuration: Configuration, prefix: str) -> Parameters | None:
+def _drawn(
+    point: Parameters, method: str, configuration: Configuration, prefix: str
+) -> Parameters | None:
     """Return the parameters that a trial draws if it answers as the point does.
 
     Return None if the point contradicts a frozen value, lacks an answer, or lies outside the space
     and would ignore a frozen value.
     """
     kept = frozen_values(configuration, method)
-    if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
+    if any(
+        isinstance(value, str | bool) and kept.get(name, value) != value
+        for name, value in point.items()
+    ):
         return None
-    answers = {qualify_name(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
+    answers = {qualify_name(name, prefix): value for name, value in point.items()} | _unnamed(
+        point, configuration
+    )
     asking = _asking(_Answers(answers), configuration, method, answers)
     try:
         _suggest(asking, method, configuration)
@@ -241,10 +270,14 @@ class _Answers:
     def __init__(self, values: Parameters) -> None:
         self.values = values
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         return float(self.values[name])
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         return int(self.values[name])
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:

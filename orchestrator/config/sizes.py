@@ -10,7 +10,9 @@ EXACT_SAMPLES = 200_000  # the most samples that `auto` searches exactly on a CP
 
 def views(configuration: Configuration) -> int:
     """Return the number of augmented versions of the training set that a trial uses."""
-    return min(configuration.data.views or configuration.training.epochs, configuration.training.epochs)
+    return min(
+        configuration.data.views or configuration.training.epochs, configuration.training.epochs
+    )
 
 
 def varies(configuration: Configuration, augmentation: str) -> bool:
@@ -39,7 +41,9 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
 
 def is_approximate(resources: Resources, samples: int, gpu: bool) -> bool:
     """Return whether neighbours among this many labelled samples are searched approximately."""
-    return resources.retrieval == "approximate" or (resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu)
+    return resources.retrieval == "approximate" or (
+        resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu
+    )
 
 
 def neighbours_bytes(samples: int, neighbours: int) -> int:

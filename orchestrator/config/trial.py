@@ -103,7 +103,14 @@ class TrialSpec(Section):
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
         shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
         folder = Path(folders["trials"]) / f"{number:05d}"
-        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, known=known, **shared)
+        return cls(
+            name=trial_name(number),
+            configuration=configuration,
+            folder=folder,
+            until=until,
+            known=known,
+            **shared,
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, which `TrialSpec.model_validate` reads."""
@@ -136,7 +143,10 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
             section = section.get(part)
             if not isinstance(section, dict):
                 raise ConfigurationError(
-                    f"{key} is no parameter: {part} has no keys below it", field=key, value=value, allowed=f"keys below {part}"
+                    f"{key} is no parameter: {part} has no keys below it",
+                    field=key,
+                    value=value,
+                    allowed=f"keys below {part}",
                 )
         section[path[-1]] = value
     return build(values)

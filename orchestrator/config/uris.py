@@ -22,21 +22,29 @@ def require_tracking(uri: str) -> None:
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
         raise FieldError(
-            f"{redact(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}",
+            f"{redact(uri)} holds {found}, which would be stored with every run: leave it out, "
+            f"and export {CREDENTIALS}",
             value=uri,
             allowed="an address without a secret",
         )
     if found:
         raise FieldError(
-            f"{redact(uri)} holds {found}, which would be stored with every run: leave it to what the database's driver reads by "
-            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an MLflow server before the database",
+            f"{redact(uri)} holds {found}, which would be stored with every run: leave it to "
+            f"what the database's driver reads by "
+            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an "
+            "MLflow server before the database",
             value=uri,
             allowed="an address without a secret",
         )
-    if no_address or scheme == "file" or not (uri == "databricks" or re.match(r"[a-z][a-z0-9+.-]*:.", uri, re.IGNORECASE)):
+    if (
+        no_address
+        or scheme == "file"
+        or not (uri == "databricks" or re.match(r"[a-z][a-z0-9+.-]*:.", uri, re.IGNORECASE))
+    ):
         shown = f"***@{uri.rpartition('@')[2]}" if no_address else redact(uri)
         raise FieldError(
-            f"{shown} is nowhere that MLflow writes runs: give the address of a server, such as http://127.0.0.1:5000, or a "
+            f"{shown} is nowhere that MLflow writes runs: give the address of a server, such "
+            f"as http://127.0.0.1:5000, or a "
             "database, such as sqlite:////folder/mlflow.db",
             value=shown,
             allowed="the address of a server or a database",

@@ -24,9 +24,16 @@ class Origin:
 
     def rank(self, key: str) -> int:
         """Return the precedence of a key: COMMAND_LINE, FILE or DEFAULT."""
-        if any(key == typed or key.startswith(f"{typed}.") or typed.startswith(f"{key}.") for typed in self.typed):
+        if any(
+            key == typed or key.startswith(f"{typed}.") or typed.startswith(f"{key}.")
+            for typed in self.typed
+        ):
             return COMMAND_LINE
-        return FILE if any(key == known or known.startswith(f"{key}.") for known in self.file) else DEFAULT
+        return (
+            FILE
+            if any(key == known or known.startswith(f"{key}.") for known in self.file)
+            else DEFAULT
+        )
 
     def yields(self, key: str, *others: str) -> bool:
         """Return whether a key has lower precedence than at least one of the others."""
@@ -52,13 +59,19 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     said: dict[str, str] = {}
     peers = values.get("peers")
     recipes = {"training": Training(), "teacher.training": Teacher().training}
-    recipes |= {f"peers.{letter}.training": Training() for letter in (peers if isinstance(peers, dict) else ())}
+    recipes |= {
+        f"peers.{letter}.training": Training()
+        for letter in (peers if isinstance(peers, dict) else ())
+    }
     for section, default in recipes.items():
         epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
         epochs, planned = _value(values, epochs_key), origin.file.get(epochs_key, default.epochs)
         if not (_positive(epochs) and _positive(planned) and epochs < planned):
             continue
-        inherited = (f"{section}.milestones", *(("training.milestones",) if section.startswith("peers") else ()))
+        inherited = (
+            f"{section}.milestones",
+            *(("training.milestones",) if section.startswith("peers") else ()),
+        )
         for name, (change, reason) in CHANGES.items():
             key = f"{section}.{name}"
             before = _value(values, key)
@@ -72,7 +85,11 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
 
 
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
-    return float(f"{before / planned * epochs:.4g}") if _positive(before) and epochs <= before < planned else None
+    return (
+        float(f"{before / planned * epochs:.4g}")
+        if _positive(before) and epochs <= before < planned
+        else None
+    )
 
 
 def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int] | None:
@@ -80,9 +97,17 @@ def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int]
 
     Return None if all milestones are already below, or one is beyond the planned epochs.
     """
-    if not (isinstance(before, list) and before and all(map(_positive, before)) and epochs <= max(before) < planned and epochs > 1):
+    if not (
+        isinstance(before, list)
+        and before
+        and all(map(_positive, before))
+        and epochs <= max(before) < planned
+        and epochs > 1
+    ):
         return None
-    return sorted({min(max(round(epoch / planned * epochs), 1), int(epochs) - 1) for epoch in before})
+    return sorted(
+        {min(max(round(epoch / planned * epochs), 1), int(epochs) - 1) for epoch in before}
+    )
 
 
 def _constant(before: Any, epochs: float, planned: float) -> str | None:
@@ -105,12 +130,16 @@ def require_milestones(configuration: Configuration) -> None:
     recipes = {"training": configuration.training}
     if configuration.teacher:
         recipes["teacher.training"] = configuration.teacher.training
-    recipes |= {f"peers.{letter}.training": configuration.students[letter].training for letter in configuration.peers}
+    recipes |= {
+        f"peers.{letter}.training": configuration.students[letter].training
+        for letter in configuration.peers
+    }
     for section, recipe in recipes.items():
         if recipe.schedule == "multi_step" and max(recipe.milestones) >= recipe.epochs:
             epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
             raise ConfigurationError(
-                f"{section}.milestones = {list(recipe.milestones)} is not allowed with {epochs_key} = {recipe.epochs}: give "
+                f"{section}.milestones = {list(recipe.milestones)} is not allowed with "
+                f"{epochs_key} = {recipe.epochs}: give "
                 f"milestones below it, or another {section}.schedule",
                 field=f"{section}.milestones",
                 value=recipe.milestones,
@@ -137,11 +166,20 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         ConfigurationError: The command line gives a method and a list of methods without it.
     """
     name, methods = configuration.method.name, configuration.search.methods
-    if name not in methods and methods and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE:
+    if (
+        name not in methods
+        and methods
+        and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE
+    ):
         typed = origin.rank("method.name") == COMMAND_LINE
-        given = f"method.name = {name} is" if typed else f"the settings under method are those of {name}, which is"
+        given = (
+            f"method.name = {name} is"
+            if typed
+            else f"the settings under method are those of {name}, which is"
+        )
         raise ConfigurationError(
-            f"{given} not among search.methods = {list(methods)}: add it there, or leave one of the two out; "
+            f"{given} not among search.methods = {list(methods)}: add it there, or leave one "
+            f"of the two out; "
             "`python run.py methods` lists all",
             field="method.name",
             value=name,
@@ -149,7 +187,9 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         )
 
 
-def with_yielding_values(configuration: Configuration, origin: Origin, said: dict[str, str]) -> Configuration:
+def with_yielding_values(
+    configuration: Configuration, origin: Origin, said: dict[str, str]
+) -> Configuration:
     """Return the configuration in which values of lower precedence yield.
 
     Args:
@@ -166,7 +206,9 @@ def with_yielding_values(configuration: Configuration, origin: Origin, said: dic
         before = getattr(configuration.search, name)
         search = configuration.search.model_copy(update={name: value})
         configuration = configuration.model_copy(update={"search": search})
-        sentences[key] = f"{key} = {_plain(value)} (not {_plain(before)}, {origin.said(key)}), {reason}"
+        sentences[key] = (
+            f"{key} = {_plain(value)} (not {_plain(before)}, {origin.said(key)}), {reason}"
+        )
     return configuration.noting(sentences)
 
 
@@ -175,7 +217,11 @@ def describe_yielded(configuration: Configuration, kind: str) -> list[str]:
 
     Keys of `search` concern a sweep only.
     """
-    return [text for key, text in configuration.yielded.items() if kind == "sweep" or not key.startswith("search.")]
+    return [
+        text
+        for key, text in configuration.yielded.items()
+        if kind == "sweep" or not key.startswith("search.")
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -187,9 +233,17 @@ def _plain(value: Any) -> Any:
 def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str, Any, str]]:
     """Yield the keys of `search` that yield, each with its new value and the reason."""
     search, epochs = configuration.search, configuration.training.epochs
-    if origin.yields("search.methods", "method.name") and search.methods and configuration.method.name not in search.methods:
+    if (
+        origin.yields("search.methods", "method.name")
+        and search.methods
+        and configuration.method.name not in search.methods
+    ):
         yield "search.methods", (), f"as method.name = {configuration.method.name}"
-    if search.objectives and search.scheduler != "none" and origin.yields("search.scheduler", "search.objectives"):
+    if (
+        search.objectives
+        and search.scheduler != "none"
+        and origin.yields("search.scheduler", "search.objectives")
+    ):
         yield "search.scheduler", "none", "as no other compares trials by several search.objectives"
     elif search.scheduler in ("asha", "median") and search.grace_epochs > epochs:
         if origin.yields("search.grace_epochs", "training.epochs"):
@@ -201,7 +255,11 @@ def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str
     ):
         yield "search.perturb_epochs", max(1, epochs // 3), f"as training.epochs = {epochs}"
     better = BETTER.get(search.objective, ())
-    if better and search.direction not in better and origin.yields("search.direction", "search.objective"):
+    if (
+        better
+        and search.direction not in better
+        and origin.yields("search.direction", "search.objective")
+    ):
         yield "search.direction", better[0], f"as search.objective = {search.objective}"
     trials = len(search.configurations) * max(len(search.seeds), 1)
     if (

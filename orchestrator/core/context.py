@@ -103,7 +103,9 @@ class TrialContext:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks, on every rank."""
-        return self.all_reduce_sum(values.clone()) / self.world_size if self.world_size > 1 else values
+        return (
+            self.all_reduce_sum(values.clone()) / self.world_size if self.world_size > 1 else values
+        )
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Return the values of all ranks in rank order, on every rank."""

@@ -106,12 +106,16 @@ class Pause:
             while not os.path.ismount(place):
                 place = place.parent
             begin = (
-                f"the disk of {place} is full, or a quota on it ({free_bytes(place) / 2**20:.0f} MiB free): who writes there "
+                f"the disk of {place} is full, or a quota on it "
+                f"({free_bytes(place) / 2**20:.0f} MiB free): who writes there "
                 "waits; free some space, and it goes on by itself: nothing is lost"
             )
             self.end = f"there is room again on the disk of {place}: going on"
             if away:
-                begin, self.end = f"{away}: who needs it waits, and goes on by itself", "the store answers again: going on"
+                begin, self.end = (
+                    f"{away}: who needs it waits, and goes on by itself",
+                    "the store answers again: going on",
+                )
             self._say(begin, begins=True)
         time.sleep(POLL_S)
 
@@ -156,7 +160,11 @@ def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
 
 
 def raise_on_all_ranks(
-    context: "TrialContext", action: Callable[[], T], where: Path, alive: Callable[[], None] = lambda: None, away: str = ""
+    context: "TrialContext",
+    action: Callable[[], T],
+    where: Path,
+    alive: Callable[[], None] = lambda: None,
+    away: str = "",
 ) -> T:
     """Run an action on all ranks; return this rank's result.
 

@@ -13,7 +13,14 @@ UNEXPECTED = 1  # an error in the program itself, as in Python
 class _About(Exception):
     """Error that names the field, the value and what is allowed."""
 
-    def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: object = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        allowed: object = None,
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.value = without_secrets(value)

@@ -74,11 +74,18 @@ def survive_lost_output(ends: bool = False) -> Iterator[None]:
     # A stream that was closed is None.
     out, err = (stream and _Output(stream, ends) for stream in (sys.stdout, sys.stderr))
     try:
-        with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
+        with (
+            contextlib.redirect_stdout(cast(TextIO, out)),
+            contextlib.redirect_stderr(cast(TextIO, err)),
+        ):
             yield
     except SystemExit as end:
         if end.code == OK and out and _is_lost(out):
-            print(f"error: the output could not be written ({out.lost}): free space, or send it elsewhere", file=err)
+            print(
+                f"error: the output could not be written ({out.lost}): free space, or send it "
+                f"elsewhere",
+                file=err,
+            )
             raise SystemExit(UNFIT_ENVIRONMENT) from end
         raise
     finally:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.redact import redact
-from orchestrator.core.text import ESCAPED_BYTES, SURROGATE, control_character, escaped_byte, shorten
+from orchestrator.core.text import (
+    ESCAPED_BYTES,
+    SURROGATE,
+    control_character,
+    escaped_byte,
+    shorten,
+)
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of Linux and macOS
 MAX_PATH_BYTES = 4095  # PATH_MAX of Linux without the terminating zero
@@ -25,7 +31,11 @@ def path_problem(text: str, only_read: bool = False) -> str:
         return "is empty"
     if (byte := escaped_byte(text)) and not only_read:
         return f"has a name that is not UTF-8 (byte {byte}; rename it)"
-    if odd := "U+0000" if "\0" in text else control_character(text, (SURROGATE,), allowed=ESCAPED_BYTES):
+    if (
+        odd := "U+0000"
+        if "\0" in text
+        else control_character(text, (SURROGATE,), allowed=ESCAPED_BYTES)
+    ):
         return f"has the character {odd}"
     encoded = os.fsencode(text)
     longest = max(len(part) for part in encoded.split(b"/"))
@@ -50,18 +60,30 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
     """
     shown = _shown(given, key)
     if problem := path_problem(str(given), only_read):
-        raise ConfigurationError(f"{shown} {problem}: give another path", field=key, value=str(given), allowed=Path)
+        raise ConfigurationError(
+            f"{shown} {problem}: give another path", field=key, value=str(given), allowed=Path
+        )
     try:
         path = Path(given).expanduser().resolve()
     except RuntimeError as error:  # raised for `~` and for links in a circle
-        reason = "leads in a circle of links" if "loop" in str(error).lower() else "begins with the home folder of an unknown user"
+        reason = (
+            "leads in a circle of links"
+            if "loop" in str(error).lower()
+            else "begins with the home folder of an unknown user"
+        )
         raise ConfigurationError(
-            f"{shown} {reason}: give the whole path, as /folder/file", field=key, value=str(given), allowed="a whole path"
+            f"{shown} {reason}: give the whole path, as /folder/file",
+            field=key,
+            value=str(given),
+            allowed="a whole path",
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"{shown} cannot be looked up ({reason}): give another path", field=key, value=str(given), allowed=Path
+            f"{shown} cannot be looked up ({reason}): give another path",
+            field=key,
+            value=str(given),
+            allowed=Path,
         ) from error
     if problem := path_problem(str(path), only_read):
         raise ConfigurationError(
@@ -115,7 +137,10 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
         mode = path.stat().st_mode
         if not (stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)):
             raise ConfigurationError(
-                f"{shown} is not a {kind} (it is {_kind(mode)}): {wanted}", field=key, value=str(given), allowed=kind
+                f"{shown} is not a {kind} (it is {_kind(mode)}): {wanted}",
+                field=key,
+                value=str(given),
+                allowed=kind,
             )
         if kind == "folder":
             next(os.scandir(path), None)
@@ -123,7 +148,10 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{shown} is not a {kind} ({error.strerror}): {wanted}", field=key, value=str(given), allowed=kind
+            f"{shown} is not a {kind} ({error.strerror}): {wanted}",
+            field=key,
+            value=str(given),
+            allowed=kind,
         ) from error
     except OSError as error:
         raise ConfigurationError(
@@ -142,5 +170,10 @@ def _shown(given: str | Path, key: str) -> str:
 
 
 def _kind(mode: int) -> str:
-    kinds = {"a folder": stat.S_ISDIR, "a file": stat.S_ISREG, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    kinds = {
+        "a folder": stat.S_ISDIR,
+        "a file": stat.S_ISREG,
+        "a pipe": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+    }
     return next((name for name, holds in kinds.items() if holds(mode)), "a device")

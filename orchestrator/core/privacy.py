@@ -14,7 +14,9 @@ OWNER_ONLY = 0o077
 
 def sanitize(text: str) -> str:
     """Return text for display, without secrets and without terminal control characters."""
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else repr(mark)[1:-1] for mark in redact(text))
+    return "".join(
+        mark if mark.isprintable() or mark in "\n\t" else repr(mark)[1:-1] for mark in redact(text)
+    )
 
 
 @contextlib.contextmanager
@@ -52,5 +54,7 @@ class _Redacting:
             if sanitize(text) != text:
                 record.msg, record.args = sanitize(text), None
         if record.exc_info and record.exc_info[0]:
-            record.exc_text = sanitize("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+            record.exc_text = sanitize(
+                "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            )
         return record

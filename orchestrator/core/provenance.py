@@ -16,7 +16,10 @@ def describe() -> dict[str, str]:
     dirty = _git("status", "--porcelain", "--untracked-files=no")
     if commit:
         tags["mlflow.source.git.commit"] = commit
-    return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
+    return tags | {
+        "git.commit": commit or "unknown",
+        "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower(),
+    }
 
 
 def describe_version() -> str:

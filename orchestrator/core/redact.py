@@ -15,18 +15,29 @@ HIDDEN = "***"
 # Characters of the shortest value that is searched for everywhere; shorter ones are words such as
 # `true`.
 SHORTEST = 6
-_WORD = r"(?:token|secret|passw(?:or)?d|pwd|passphrase|credentials?|api_?key|access_?key|private_?key|signature|sas)"
+_WORD = (
+    r"(?:token|secret|passw(?:or)?d|pwd|passphrase|credentials?|api_?key|access_?key"
+    r"|private_?key|signature|sas)"
+)
 _NAME = rf"(?:[A-Za-z0-9]+[_.-])*{_WORD}(?:[_.-][A-Za-z0-9]+)*"
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,)\]}]+)"""
-_PAIR = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%3B)|(?<=%26))({_NAME}\s*(?:=|%3D)\s*){_VALUE}", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"(?:(?<![A-Za-z0-9])|(?<=%3B)|(?<=%26))({_NAME}\s*(?:=|%3D)\s*){_VALUE}", re.IGNORECASE
+)
 _ENTRY = re.compile(rf"""(["']{_NAME}["']\s*[:=]\s*){_VALUE}""", re.IGNORECASE)
 _QUERY = re.compile(r"([?&](?:key|auth|pass|sig|code)=)[^\s&#\"']+", re.IGNORECASE)
-_HEADER = re.compile(r"""(\bauthorization["']?\s*[:=]\s*["']?(?:basic|bearer)?\s*|\bbearer\s+(?=\S{16}))[^\s"',]+""", re.IGNORECASE)
+_HEADER = re.compile(
+    r"""(\bauthorization["']?\s*[:=]\s*["']?(?:basic|bearer)?\s*|\bbearer\s+(?=\S{16}))[^\s"',]+""",
+    re.IGNORECASE,
+)
 _USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)(?!/)[^\s"'<>]*@""")
 _SECRET_NAME = re.compile(
-    r"(?<![A-Z])(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|(?<!PUBLIC_)KEY)S?(?![A-Z])", re.IGNORECASE
+    r"(?<![A-Z])(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|(?<!PUBLIC_)KEY)S?(?![A-Z])",
+    re.IGNORECASE,
 )
-_NO_SECRET = re.compile(r"_(PATH|FILE|DIR|URI|URL|MODE|NAME|TIMEOUT|TYPE|ID|ENABLED|SOCK)$", re.IGNORECASE)
+_NO_SECRET = re.compile(
+    r"_(PATH|FILE|DIR|URI|URL|MODE|NAME|TIMEOUT|TYPE|ID|ENABLED|SOCK)$", re.IGNORECASE
+)
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
@@ -56,7 +67,11 @@ def _values(environment: Mapping[str, str]) -> list[str]:
 
     Each value is included in plain and in URL-quoted form.
     """
-    found = {value for name, value in environment.items() if _SECRET_NAME.search(name) and not _NO_SECRET.search(name)}
+    found = {
+        value
+        for name, value in environment.items()
+        if _SECRET_NAME.search(name) and not _NO_SECRET.search(name)
+    }
     found = {value.strip() for value in found if len(value.strip()) >= SHORTEST}
     return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
 

@@ -12,7 +12,9 @@ ESCAPED_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
 CONTROL, SURROGATE = "Cc", "Cs"  # Unicode categories
 
 
-def control_character(text: str, kinds: Container[str] = (CONTROL, SURROGATE), allowed: str = "\t\n") -> str:
+def control_character(
+    text: str, kinds: Container[str] = (CONTROL, SURROGATE), allowed: str = "\t\n"
+) -> str:
     """Return the first character that cannot be stored or printed, such as `U+0000`, or "".
 
     These are control characters except the `allowed` ones, and halves of a surrogate pair, which
@@ -23,7 +25,14 @@ def control_character(text: str, kinds: Container[str] = (CONTROL, SURROGATE), a
         kinds: The Unicode categories to find.
         allowed: Characters that are accepted in any case.
     """
-    return next((f"U+{ord(mark):04X}" for mark in text if mark not in allowed and unicodedata.category(mark) in kinds), "")
+    return next(
+        (
+            f"U+{ord(mark):04X}"
+            for mark in text
+            if mark not in allowed and unicodedata.category(mark) in kinds
+        ),
+        "",
+    )
 
 
 def escaped_byte(text: str) -> str:
@@ -41,4 +50,8 @@ def quote(value: Any) -> str:
 
 def shorten(text: str) -> str:
     """Return the text, truncated after 200 characters."""
-    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"
+    return (
+        text
+        if len(text) <= LONGEST_QUOTE
+        else f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"
+    )

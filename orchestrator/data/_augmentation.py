@@ -14,7 +14,9 @@ SMALLEST_AREA_ARRAYS = 0.5  # 0.08 of an image of 28 pixels would leave a square
 LARGEST_RATIO = 4 / 3
 
 
-def boxes(numbers: NDArray[np.float64], height: int, width: int, smallest_area: float) -> NDArray[np.float64]:
+def boxes(
+    numbers: NDArray[np.float64], height: int, width: int, smallest_area: float
+) -> NDArray[np.float64]:
     """Return crops of random area and aspect ratio.
 
     The crops follow torchvision's RandomResizedCrop with one difference. A side that does not fit
@@ -31,8 +33,14 @@ def boxes(numbers: NDArray[np.float64], height: int, width: int, smallest_area: 
     """
     area = height * width * (smallest_area + (1 - smallest_area) * numbers[:, AREA])
     ratio = np.exp((2 * numbers[:, RATIO] - 1) * math.log(LARGEST_RATIO))
-    crop_width, crop_height = np.minimum(np.sqrt(area * ratio), width), np.minimum(np.sqrt(area / ratio), height)
-    left, top = numbers[:, HORIZONTAL] * (width - crop_width), numbers[:, VERTICAL] * (height - crop_height)
+    crop_width, crop_height = (
+        np.minimum(np.sqrt(area * ratio), width),
+        np.minimum(np.sqrt(area / ratio), height),
+    )
+    left, top = (
+        numbers[:, HORIZONTAL] * (width - crop_width),
+        numbers[:, VERTICAL] * (height - crop_height),
+    )
     return np.stack([left, top, left + crop_width, top + crop_height], axis=1)
 
 
@@ -42,7 +50,9 @@ def flipped(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     return mirrored
 
 
-def shifts(numbers: NDArray[np.float64], height: int, width: int, pad: int, flips: bool) -> NDArray[np.int64]:
+def shifts(
+    numbers: NDArray[np.float64], height: int, width: int, pad: int, flips: bool
+) -> NDArray[np.int64]:
     """Return the crop offsets that `shifted` needs.
 
     Args:
@@ -55,7 +65,10 @@ def shifts(numbers: NDArray[np.float64], height: int, width: int, pad: int, flip
     Returns:
         (n,): the first pixel of each crop, counted from the first pixel of its padded image.
     """
-    top, left = (np.floor(numbers[:, place] * (2 * pad + 1)).astype(np.int64) for place in (VERTICAL, HORIZONTAL))
+    top, left = (
+        np.floor(numbers[:, place] * (2 * pad + 1)).astype(np.int64)
+        for place in (VERTICAL, HORIZONTAL)
+    )
     tall, wide = height + 2 * pad, width + 2 * pad
     if not flips:
         return top * wide + left
@@ -111,5 +124,7 @@ def stretched(images: Tensor, theta: Tensor) -> Tensor:
     """
     planes = images.permute(0, 3, 1, 2).float()
     grid = functional.affine_grid(theta, list(planes.shape), align_corners=False)
-    resized = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    resized = functional.grid_sample(
+        planes, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return resized.round_().to(torch.uint8).permute(0, 2, 3, 1)

@@ -24,7 +24,9 @@ def contents_of(parts: Parts) -> str:
     named = sorted({bytes(path) for part in parts.splits().values() for path in part.inputs})
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:
-        for name, found in zip(named, pool.map(lambda name: _start(root / os.fsdecode(name)), named), strict=True):
+        for name, found in zip(
+            named, pool.map(lambda name: _start(root / os.fsdecode(name)), named), strict=True
+        ):
             digest.update(name + b"\0" + found)
     return digest.hexdigest()
 

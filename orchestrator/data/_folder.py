@@ -26,10 +26,14 @@ def load(config: Data, raw: Path) -> Parts:
     root = _root(config)
     listing = list_images(root)
     classes = tuple(
-        checks.require_printable(f"the class folder {root / 'train' / each!r}", each, str(root / "train" / each))
+        checks.require_printable(
+            f"the class folder {root / 'train' / each!r}", each, str(root / "train" / each)
+        )
         for each in listing.classes
     )
-    parts = {part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()}
+    parts = {
+        part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()
+    }
     return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
 
 
@@ -63,13 +67,15 @@ def _status(root: Path, path: str) -> list[Any]:
 def _root(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
-            "data.path is missing: data.name = folder needs a folder of images, give --set data.path=FOLDER",
+            "data.path is missing: data.name = folder needs a folder of images, give --set "
+            "data.path=FOLDER",
             field="data.path",
             allowed="a folder of images",
         )
     if config.size is None:
         raise ConfigurationError(
-            "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224",
+            "data.size is missing: data.name = folder needs the side of its images in pixels, "
+            "--set data.size=224",
             field="data.size",
             allowed=int,
         )
@@ -81,7 +87,8 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
     known = set(classes)
     if strange := [name for name in images if name not in known]:
         raise ConfigurationError(
-            f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it",
+            f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add "
+            f"or remove it",
             field=str(root / split / strange[0]),
             value=strange[0],
             allowed=classes,
@@ -89,11 +96,15 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
     if empty := [name for name in classes if not images.get(name)]:
         unread = listing.unread.below(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
-            f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 images in {split}/: every part needs "
+            f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 "
+            f"images in {split}/: every part needs "
             f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}",
             field=str(root / split / empty[0]),
             value=0,
             allowed=(1, None),
         )
     paths = [os.fsencode(path) for name in classes for path in images[name]]
-    return Part(np.array(paths, dtype=bytes), np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes]))
+    return Part(
+        np.array(paths, dtype=bytes),
+        np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes]),
+    )

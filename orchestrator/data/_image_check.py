@@ -41,13 +41,24 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     """
     root = parts.root
     assert root is not None
-    paths = np.array(list(dict.fromkeys(bytes(path) for part in parts.splits().values() for path in part.inputs)))
+    paths = np.array(
+        list(dict.fromkeys(bytes(path) for part in parts.splits().values() for path in part.inputs))
+    )
     processes = min(_processors(), MOST_PROCESSES) if len(paths) > FEW else 0
     if len(paths) > MANY:
-        note(f"{len(paths)} images are decoded once, to find those that are damaged: as long as an epoch takes to read them")
+        note(
+            f"{len(paths)} images are decoded once, to find those that are damaged: as long as "
+            f"an epoch takes to read them"
+        )
     # else the seed of the processes would be drawn from the global random state
     own = torch.Generator()
-    loader = data.DataLoader(_Images(root, paths), batch_size=TOGETHER, num_workers=processes, collate_fn=list, generator=own)
+    loader = data.DataLoader(
+        _Images(root, paths),
+        batch_size=TOGETHER,
+        num_workers=processes,
+        collate_fn=list,
+        generator=own,
+    )
     counts: Counter[str] = Counter()
     damaged: list[tuple[str, str]] = []
     try:
@@ -56,7 +67,8 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
             damaged += reasons
     except RuntimeError as error:  # errors of an image are caught where it is decoded
         raise PreflightError(
-            f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory",
+            f"a process that decodes the images below {root} died "
+            f"({' '.join(str(error).split())[:200]}): free some memory",
             field="data.path",
             value=str(root),
             allowed="more free memory",
@@ -64,7 +76,8 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     if damaged:
         path, reason = damaged[0]
         raise ConfigurationError(
-            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is {path} ({reason}): "
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first "
+            f"is {path} ({reason}): "
             "replace or remove them, then start again",
             field=path,
             value=reason,

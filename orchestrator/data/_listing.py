@@ -66,10 +66,17 @@ class Unread:
 
     def in_words(self) -> list[str]:
         """Return each kind with its count and the path of the first file."""
-        said = [f"{kind}: {len(paths)} ({_example(sorted(paths))})" for kind, paths in self.files.items()]
+        said = [
+            f"{kind}: {len(paths)} ({_example(sorted(paths))})"
+            for kind, paths in self.files.items()
+        ]
         for name, paths in self.folders.items():
             inside = sum(len(files) for path in paths for _, _, files in os.walk(path))
-            which = f"folder {self.relative(paths[0])}/" if len(paths) == 1 else f"{len(paths)} folders {name}/"
+            which = (
+                f"folder {self.relative(paths[0])}/"
+                if len(paths) == 1
+                else f"{len(paths)} folders {name}/"
+            )
             said.append(f"{which}: {inside} files")
         return said
 
@@ -128,17 +135,24 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
         )
     if not validation:
         return {"train": "train", "test": "test"}
-    return {"train": "train", "test": validation[0]} | ({"validation": validation[0], "test": "test"} if "test" in present else {})
+    return {"train": "train", "test": validation[0]} | (
+        {"validation": validation[0], "test": "test"} if "test" in present else {}
+    )
 
 
 def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
     entries = _entries(folder)
-    names = sorted(entry.name for entry in entries if _is_folder(entry) and not _is_system(entry.name))
+    names = sorted(
+        entry.name for entry in entries if _is_folder(entry) and not _is_system(entry.name)
+    )
     _add_rest(entries, unread, f"images in {folder.name}/ outside of its class folders", set(names))
     if not names:
         found = unread.below(folder.name).as_clause()
         raise ConfigurationError(
-            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}", field=str(folder), value=0, allowed=LAYOUT
+            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}",
+            field=str(folder),
+            value=0,
+            allowed=LAYOUT,
         )
     return {name: _list_class(folder / name, unread) for name in names}
 
@@ -164,7 +178,9 @@ def _list_class(folder: Path, unread: Unread) -> list[str]:
     return sorted(found)
 
 
-def _add_rest(entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, read: set[str]) -> None:
+def _add_rest(
+    entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, read: set[str]
+) -> None:
     """Count the entries beside the folders that are read.
 
     `kind` is the kind under which images are counted.

@@ -25,7 +25,9 @@ class Mixing(NamedTuple):
     boxes: Tensor | None
 
 
-def draw(mix: str, alpha: float, generator: np.random.Generator, count: int, height: int, width: int) -> Mixing:
+def draw(
+    mix: str, alpha: float, generator: np.random.Generator, count: int, height: int, width: int
+) -> Mixing:
     """Draw the blends of `count` images of `height` x `width` pixels.
 
     The partners are a permutation, so that every image is a partner once. The share of each sample
@@ -63,14 +65,18 @@ def blended(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> 
     return own.mul_(weight).add_(other.mul_(1 - weight))
 
 
-def _boxes(scale: NDArray[np.float64], centres: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
+def _boxes(
+    scale: NDArray[np.float64], centres: NDArray[np.float64], height: int, width: int
+) -> NDArray[np.int64]:
     """Return (n, 4) boxes on whole pixels.
 
     The `centres` (n, 2) lie in [0, 1). The sides are `scale` (n,) times those of the image.
     """
     sides = np.array([height, width])
     half = scale[:, None] / 2
-    edges = [np.clip(np.rint(place * sides), 0, sides) for place in (centres - half, centres + half)]
+    edges = [
+        np.clip(np.rint(place * sides), 0, sides) for place in (centres - half, centres + half)
+    ]
     return np.concatenate(edges, axis=1).astype(np.int64)
 
 
@@ -81,5 +87,8 @@ def _outside(boxes: Tensor, height: int, width: int) -> Tensor:
     """
     top, left, bottom, right = (edge[:, None] for edge in boxes.unbind(1))
     row, column = (torch.arange(side, device=boxes.device) for side in (height, width))
-    rows, columns = ((top <= row) & (row < bottom)).float(), ((left <= column) & (column < right)).float()
+    rows, columns = (
+        ((top <= row) & (row < bottom)).float(),
+        ((left <= column) & (column < right)).float(),
+    )
     return (1 - rows[:, :, None] * columns[:, None, :])[:, None]

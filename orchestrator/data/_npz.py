@@ -60,7 +60,12 @@ def load(config: Data, raw: Path) -> Parts:
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]), _field("classes"))
+        classes = checks.names(
+            f"data.path = {path}: classes",
+            arrays["classes"],
+            len(parts["train"]),
+            _field("classes"),
+        )
     else:
         classes = checks.numbered(parts["train"].labels)
     return Parts(parts["train"], parts.get("val"), parts["test"], classes)
@@ -82,7 +87,11 @@ def list_unread(config: Data) -> list[str]:
 
 def _name_unread(members: Iterable[str]) -> list[str]:
     keys = [shorten(key) for key in members if key not in KNOWN]
-    return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
+    return (
+        [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"]
+        if keys
+        else []
+    )
 
 
 def _field(key: str) -> str:
@@ -93,11 +102,16 @@ def _field(key: str) -> str:
 def _path(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
-            "data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz",
+            "data.path is missing: data.name = npz needs an .npz file, give --set "
+            "data.path=FILE.npz",
             field="data.path",
             allowed="an .npz file",
         )
-    return read_file(config.path, "data.path", f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}")
+    return read_file(
+        config.path,
+        "data.path",
+        f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}",
+    )
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -106,7 +120,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         wanted = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
         if missing := [key for key in wanted if key not in members]:
             raise ConfigurationError(
-                f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
+                f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are "
+                f"{', '.join(wanted)}"
                 f"{said_unread(_name_unread(members))}",
                 field="data.path",
                 value=tuple(missing),
@@ -128,17 +143,26 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                raise FieldError("it is a single array", field="data.path", value="a single array", allowed="an archive of arrays")
+                raise FieldError(
+                    "it is a single array",
+                    field="data.path",
+                    value="a single array",
+                    allowed="an archive of arrays",
+                )
         with zipfile.ZipFile(path) as archive:
             yield archive
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile have no common error for damage
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
-        message = f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
+        message = (
+            f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
+        )
         if isinstance(error, FieldError):
             raise ConfigurationError.from_error(error, message) from error
-        raise ConfigurationError(message, field="data.path", value=str(path), allowed="a file of numpy.savez") from error
+        raise ConfigurationError(
+            message, field="data.path", value=str(path), allowed="a file of numpy.savez"
+        ) from error
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -162,17 +186,25 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
         try:
             version = npy.read_magic(stream)
         except ValueError as error:
-            raise FieldError(f"{key} is no array of numpy", field=_field(key), allowed="an array of numpy") from error
+            raise FieldError(
+                f"{key} is no array of numpy", field=_field(key), allowed="an array of numpy"
+            ) from error
         if version not in HEADERS:
             raise FieldError(
-                f"{key} has the header of another format, {version}", field=_field(key), value=version, allowed=tuple(HEADERS)
+                f"{key} has the header of another format, {version}",
+                field=_field(key),
+                value=version,
+                allowed=tuple(HEADERS),
             )
         try:
             shape, _, dtype = HEADERS[version](stream)
         except Exception as error:  # any error of damage; may repeat the whole header
             reason = shorten(" ".join(str(error).split()))
             raise FieldError(
-                f"the header of {key} is damaged: {reason}", field=_field(key), value=reason, allowed="a header of numpy"
+                f"the header of {key} is damaged: {reason}",
+                field=_field(key),
+                value=reason,
+                allowed="a header of numpy",
             ) from error
         header, held = Header(shape, dtype), member.file_size - stream.tell()
     if dtype.hasobject:
@@ -184,7 +216,8 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
         )
     if header.size != held or min(shape, default=1) < 0:
         raise FieldError(
-            f"{key} is announced as {shorten(' x '.join(map(str, shape)))} of {shorten(str(dtype))}, "
+            f"{key} is announced as {shorten(' x '.join(map(str, shape)))} of "
+            f"{shorten(str(dtype))}, "
             f"{shorten(str(header.size))} bytes, and holds {held}",
             field=_field(key),
             value=shape,
@@ -200,20 +233,31 @@ def _require_fit(path: Path, headers: dict[str, Header]) -> None:
     """
     where, shapes = f"data.path = {path}", dict[str, checks.Shape]()
     for split in (split for split in PARTS if f"{split}_images" in headers):
-        shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"], _field(f"{split}_images"))
-        checks.require_labels(f"{where}: {split}_labels", *headers[f"{split}_labels"], shapes[split][0], _field(f"{split}_labels"))
+        shapes[split] = checks.require_images(
+            f"{where}: {split}_images", *headers[f"{split}_images"], _field(f"{split}_images")
+        )
+        checks.require_labels(
+            f"{where}: {split}_labels",
+            *headers[f"{split}_labels"],
+            shapes[split][0],
+            _field(f"{split}_labels"),
+        )
     for split, shape in shapes.items():
         checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:], "data.path")
     if "classes" in headers:
-        checks.require_names(f"{where}: classes", *headers["classes"], shapes["train"][0], _field("classes"))
+        checks.require_names(
+            f"{where}: classes", *headers["classes"], shapes["train"][0], _field("classes")
+        )
 
 
 def _require_memory(path: Path, needed: int) -> None:
     free = psutil.virtual_memory().available
     if COPIES * needed > free:
         raise PreflightError(
-            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
-            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more",
+            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} "
+            f"times as much memory while they are "
+            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or "
+            f"take a machine with more",
             field="data.path",
             value=COPIES * needed,
             allowed=(0, free),
@@ -221,8 +265,15 @@ def _require_memory(path: Path, needed: int) -> None:
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
-    images = checks.images(f"data.path = {path}: {split}_images", arrays[f"{split}_images"], _field(f"{split}_images"))
+    images = checks.images(
+        f"data.path = {path}: {split}_images", arrays[f"{split}_images"], _field(f"{split}_images")
+    )
     return Part(
         images,
-        checks.labels(f"data.path = {path}: {split}_labels", arrays[f"{split}_labels"], len(images), _field(f"{split}_labels")),
+        checks.labels(
+            f"data.path = {path}: {split}_labels",
+            arrays[f"{split}_labels"],
+            len(images),
+            _field(f"{split}_labels"),
+        ),
     )

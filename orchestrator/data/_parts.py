@@ -31,7 +31,9 @@ class Part:
 
     def followed_by(self, other: "Part") -> "Part":
         """Return a part with these samples, then those of `other`."""
-        return Part(np.concatenate([self.inputs, other.inputs]), np.concatenate([self.labels, other.labels]))
+        return Part(
+            np.concatenate([self.inputs, other.inputs]), np.concatenate([self.labels, other.labels])
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     histogram = np.zeros((images.shape[3], 256))
     for start in range(0, len(images), CHUNK):
         for channel in range(images.shape[3]):
-            histogram[channel] += np.bincount(images[start : start + CHUNK, ..., channel].ravel(), minlength=256)
+            histogram[channel] += np.bincount(
+                images[start : start + CHUNK, ..., channel].ravel(), minlength=256
+            )
     weights, values = histogram / histogram.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = weights @ values
     std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))

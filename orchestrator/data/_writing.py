@@ -23,7 +23,9 @@ def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) ->
         PreflightError: The disk is full, or the folder cannot be written.
     """
     arrays = {f"{name}_inputs": part.inputs for name, part in parts.splits().items()}
-    arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {"train_clean_labels": clean}
+    arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {
+        "train_clean_labels": clean
+    }
     with _aside(target) as aside:
         for name, array in arrays.items():
             np.save(aside / f"{name}.npy", np.ascontiguousarray(array))
@@ -46,7 +48,8 @@ def _aside(target: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise PreflightError(
-            f"{target} cannot be written ({reason}): free some space, or give a --store that you may write",
+            f"{target} cannot be written ({reason}): free some space, or give a --store that "
+            f"you may write",
             field=str(target),
             value=reason,
             allowed="a folder that can be written",

@@ -70,7 +70,11 @@ class Batches:
         known = dataset.train.labels != UNLABELLED
         self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._hidden)
-        self.labelled = labelled_in(batch_size, labelled_share or 0, world_size, len(self._hidden)) if mixed else 0
+        self.labelled = (
+            labelled_in(batch_size, labelled_share or 0, world_size, len(self._hidden))
+            if mixed
+            else 0
+        )
         self._open: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
@@ -96,7 +100,9 @@ class Batches:
         An epoch takes every sample once, or every unlabelled sample if labelled ones have a share.
         The last incomplete batch is dropped.
         """
-        return len(self._hidden if self.labelled else self.dataset.train) // (self.batch_size - self.labelled)
+        return len(self._hidden if self.labelled else self.dataset.train) // (
+            self.batch_size - self.labelled
+        )
 
     def train(self, epoch: int, view: int | None) -> Iterator[Inputs]:
         """Return the training batches of one epoch.
@@ -109,8 +115,13 @@ class Batches:
             epoch: The epoch, from 0.
             view: The view; None is the clean one.
         """
-        dealt = [part.reshape(self.steps(), self.world_size, -1)[:, self.rank] for part in self._drawn(epoch)]
-        return self._pass("train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view)
+        dealt = [
+            part.reshape(self.steps(), self.world_size, -1)[:, self.rank]
+            for part in self._drawn(epoch)
+        ]
+        return self._pass(
+            "train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view
+        )
 
     def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
         """Return the last `count` distinct samples that all ranks drew in an epoch, latest first.
@@ -127,7 +138,10 @@ class Batches:
         """
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
-            orders = [(self._again(epoch), self.labelled), (draw.permutation(self._hidden), self.batch_size - self.labelled)]
+            orders = [
+                (self._again(epoch), self.labelled),
+                (draw.permutation(self._hidden), self.batch_size - self.labelled),
+            ]
         else:
             orders = [(draw.permutation(len(self.dataset.train)), self.batch_size)]
         return [order[: self.steps() * size].reshape(self.steps(), size) for order, size in orders]
@@ -141,10 +155,15 @@ class Batches:
         count, total = self.steps() * self.labelled, len(self._known)
         first, skipped = divmod(epoch * count, total)
         rounds = range(first, first + -(-(skipped + count) // total))
-        orders = [np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known) for each in rounds]
+        orders = [
+            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known)
+            for each in rounds
+        ]
         return np.concatenate(orders)[skipped : skipped + count]
 
-    def ordered(self, split: Part, view: int | None = None, size: int | None = None) -> Iterator[Inputs]:
+    def ordered(
+        self, split: Part, view: int | None = None, size: int | None = None
+    ) -> Iterator[Inputs]:
         """Return this rank's contiguous block of a split in order; the last batch may be short.
 
         Args:
@@ -153,7 +172,9 @@ class Batches:
             size: Batch size; None stands for that of training.
         """
         assert view is None or split == "train", "views are of the training part"
-        block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[self.rank]
+        block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[
+            self.rank
+        ]
         return self._pass(split, block, size or self.batch_size // self.world_size, view)
 
     def rates(self) -> NDArray[np.float32]:
@@ -176,11 +197,21 @@ class Batches:
         only because the part is small: batch norm refuses one.
         """
         total = len(self.dataset.validation)
-        size = max(min(self.batch_size, total) // self.world_size, min(2, self.batch_size // self.world_size))
+        size = max(
+            min(self.batch_size, total) // self.world_size,
+            min(2, self.batch_size // self.world_size),
+        )
         draw = np.random.default_rng([self.seed, epoch, HELD_OUT])
         rounds = -(-count * size * self.world_size // total)
-        order = np.concatenate([draw.permutation(total) for _ in range(rounds)])[: count * size * self.world_size]
-        return self._pass("validation", order.reshape(count, self.world_size, size)[:, self.rank].ravel(), size, None)
+        order = np.concatenate([draw.permutation(total) for _ in range(rounds)])[
+            : count * size * self.world_size
+        ]
+        return self._pass(
+            "validation",
+            order.reshape(count, self.world_size, size)[:, self.rank].ravel(),
+            size,
+            None,
+        )
 
     def some(self, split: Part, count: int) -> Iterator[Inputs]:
         """Return at most `count` evenly spaced samples of a split, the same on every rank."""
@@ -206,7 +237,9 @@ class Batches:
         blocks = -(-len(self.dataset.train) // self.batch_size)
         turns = -(-blocks // world_size)
         mine = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
-        order = (mine[:, None] * self.batch_size + np.arange(self.batch_size)) % len(self.dataset.train)
+        order = (mine[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
+            self.dataset.train
+        )
         return self._pass("train", order.ravel(), self.batch_size, view)
 
     def close(self) -> None:
@@ -214,12 +247,16 @@ class Batches:
         for running in list(self._open):
             running.close()
 
-    def _pass(self, part: Part, order: NDArray[np.int64], size: int, view: int | None) -> Iterator[Inputs]:
+    def _pass(
+        self, part: Part, order: NDArray[np.int64], size: int, view: int | None
+    ) -> Iterator[Inputs]:
         running = self._inputs(part, order, size, view)
         self._open.add(running)
         return running
 
-    def _inputs(self, part: Part, order: NDArray[np.int64], size: int, view: int | None) -> Generator[Inputs, None, None]:
+    def _inputs(
+        self, part: Part, order: NDArray[np.int64], size: int, view: int | None
+    ) -> Generator[Inputs, None, None]:
         """Yield the inputs of a pass.
 
         Nothing is drawn before the first batch is requested, so that the time counts at the
@@ -231,15 +268,18 @@ class Batches:
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
-            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: give a multiple of {world_size}",
+            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: "
+            f"give a multiple of {world_size}",
             field="training.batch_size",
             value=batch_size,
             allowed=f"a multiple of {world_size}",
         )
     if samples < batch_size:
         raise ConfigurationError(
-            f"the training part has {samples} samples, fewer than one batch of {batch_size // world_size} for each of {world_size} "
-            f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower training.batch_size or give more data",
+            f"the training part has {samples} samples, fewer than one batch of "
+            f"{batch_size // world_size} for each of {world_size} "
+            f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower "
+            f"training.batch_size or give more data",
             field="training.batch_size",
             value=batch_size,
             allowed=(world_size, samples),
@@ -258,7 +298,8 @@ def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int)
     each = batch_size // world_size
     if each < 2:
         raise ConfigurationError(
-            f"training.batch_size = {batch_size} gives each of {world_size} workers {each} sample, and with data.labelled it takes "
+            f"training.batch_size = {batch_size} gives each of {world_size} workers {each} "
+            f"sample, and with data.labelled it takes "
             f"a labelled and an unlabelled one: give at least {2 * world_size}",
             field="training.batch_size",
             value=batch_size,
@@ -267,8 +308,10 @@ def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int)
     labelled = world_size * min(max(round(share * each), 1), each - 1)
     if unlabelled < batch_size - labelled:
         raise ConfigurationError(
-            f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the {batch_size - labelled} of a batch "
-            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower training.batch_size or data.labelled",
+            f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the "
+            f"{batch_size - labelled} of a batch "
+            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower "
+            f"training.batch_size or data.labelled",
             field="training.batch_size",
             value=batch_size,
             allowed=f"at most {unlabelled} unlabelled samples in a batch",

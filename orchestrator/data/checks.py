@@ -26,7 +26,8 @@ def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -
     """
     if dtype != np.uint8:
         raise ConfigurationError(
-            f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before saving",
+            f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before "
+            f"saving",
             field=field,
             value=str(dtype),
             allowed="uint8",
@@ -71,7 +72,8 @@ def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, fi
         )
     if shape[0] > count:
         raise ConfigurationError(
-            f"{where} holds {shape[0]} names for {count} training images: every class needs one, drop names",
+            f"{where} holds {shape[0]} names for {count} training images: every class needs "
+            f"one, drop names",
             field=field,
             value=shape[0],
             allowed=(2, count),
@@ -112,7 +114,8 @@ def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     require_labels(where, array.shape, array.dtype, count, field)
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
-            f"{where} holds {largest} for {count} images: labels are class numbers from 0 and every class needs an image, so the "
+            f"{where} holds {largest} for {count} images: labels are class numbers from 0 and "
+            f"every class needs an image, so the "
             f"largest that is allowed is {count - 1}; number the classes anew",
             field=field,
             value=largest,
@@ -134,7 +137,10 @@ def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str,
     data, size = text.tobytes(), text.itemsize
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
-        found = tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
+        found = tuple(
+            data[place * size : (place + 1) * size].decode(encoding).rstrip("\0")
+            for place in range(len(text))
+        )
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8",
@@ -152,18 +158,23 @@ def require_names_of_classes(where: str, found: Sequence[str], field: str) -> No
     for place, name in enumerate(found):
         if not name.strip():
             raise ConfigurationError(
-                f"{where}[{place}] is empty: give each class a name", field=f"{field}[{place}]", value=name, allowed="a name"
+                f"{where}[{place}] is empty: give each class a name",
+                field=f"{field}[{place}]",
+                value=name,
+                allowed="a name",
             )
         if odd := control_character(name, allowed=""):
             raise ConfigurationError(
-                f"{where}[{place}] = {quote(name)} has the character {odd}: give a name that can be printed",
+                f"{where}[{place}] = {quote(name)} has the character {odd}: give a name that "
+                f"can be printed",
                 field=f"{field}[{place}]",
                 value=name,
                 allowed="printable characters",
             )
         if first.setdefault(name, place) != place:
             raise ConfigurationError(
-                f"{where}[{first[name]}] and [{place}] are both {quote(name)}: give each class its own name",
+                f"{where}[{first[name]}] and [{place}] are both {quote(name)}: give each class "
+                f"its own name",
                 field=f"{field}[{place}]",
                 value=name,
                 allowed="a name of its own",
@@ -176,11 +187,17 @@ def require_printable(where: str, text: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(
-            f"{where} has a name that is not UTF-8: rename it", field=field, value=text, allowed="UTF-8"
+            f"{where} has a name that is not UTF-8: rename it",
+            field=field,
+            value=text,
+            allowed="UTF-8",
         ) from error
     if odd := control_character(text, allowed=""):
         raise ConfigurationError(
-            f"{where} has the character {odd} in its name: rename it", field=field, value=text, allowed="printable characters"
+            f"{where} has the character {odd} in its name: rename it",
+            field=field,
+            value=text,
+            allowed="printable characters",
         )
     return text
 
@@ -200,7 +217,10 @@ def consistent(where: str, parts: Parts, field: str) -> None:
     classes = len(parts.classes)
     if classes < 2:
         raise ConfigurationError(
-            f"{where} has {classes} class: give data with at least two", field=field, value=classes, allowed=(2, None)
+            f"{where} has {classes} class: give data with at least two",
+            field=field,
+            value=classes,
+            allowed=(2, None),
         )
     for name, part in parts.splits().items():
         low, high = int(part.labels.min()), int(part.labels.max())
@@ -222,7 +242,8 @@ def every_class(where: str, name: str, part: Part, classes: tuple[str, ...], fie
     missing = int(counts.argmin())
     if counts[missing] == 0:
         raise ConfigurationError(
-            f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} samples of the {name} part: "
+            f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} "
+            f"samples of the {name} part: "
             "every part needs every class, add samples or drop the class",
             field=f"{field}[{name}]",
             value=classes[missing],

@@ -121,7 +121,10 @@ class Dataset:
                 std=tuple(summary["std"]),
                 fingerprint=summary["fingerprint"],
                 content=_content(summary),
-                **{name: _open_split(folder, name, sizes[name], classes, shape) for name in ("train", "validation", "test")},
+                **{
+                    name: _open_split(folder, name, sizes[name], classes, shape)
+                    for name in ("train", "validation", "test")
+                },
                 clean_labels=read_labels(folder, "train_clean_labels", sizes["train"], classes),
                 root=Path(summary["root"]) if summary["root"] else None,
             )
@@ -159,7 +162,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     channels = summary["shape"][0]
     for name, values in (("mean", summary["mean"]), ("std", summary["std"])):
         if len(values) != channels:
-            raise DamagedRecordError(file, f"{name} has {len(values)} numbers, and shape says {channels} channels")
+            raise DamagedRecordError(
+                file, f"{name} has {len(values)} numbers, and shape says {channels} channels"
+            )
     return dict(summary)
 
 
@@ -169,7 +174,12 @@ def _content(summary: dict[str, Any]) -> str:
     Arrays are identified by their bytes. Files are identified by their names, and by the sizes and
     times in the fingerprint.
     """
-    decides = [summary["sha256"]["train_inputs.npy"], summary["shape"], summary["mean"], summary["std"]]
+    decides = [
+        summary["sha256"]["train_inputs.npy"],
+        summary["shape"],
+        summary["mean"],
+        summary["std"],
+    ]
     decides += [summary["fingerprint"]] if summary["root"] else []
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
@@ -188,7 +198,9 @@ def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.
         # mapped, so that a damaged header allocates nothing
         labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
         if labels.dtype != np.int64 or labels.shape != (size,):
-            raise ValueError(f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written")
+            raise ValueError(
+                f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written"
+            )
         if size and not UNLABELLED <= labels.min() <= labels.max() < classes:
             raise ValueError(f"{name} hold {labels.min()} to {labels.max()} for {classes} classes")
         return labels
@@ -197,7 +209,9 @@ def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.
 def _open_split(folder: Path, name: str, size: int, classes: int, shape: tuple[int, ...]) -> Split:
     inputs = np.load(folder / f"{name}_inputs.npy", mmap_mode="r", allow_pickle=False)
     if inputs.dtype.kind != ("u" if shape else "S") or inputs.shape != (size, *shape):
-        raise ValueError(f"{name} are {inputs.dtype} of shape {inputs.shape}, and {(size, *shape)} were written")
+        raise ValueError(
+            f"{name} are {inputs.dtype} of shape {inputs.shape}, and {(size, *shape)} were written"
+        )
     return Split(inputs, read_labels(folder, f"{name}_labels", size, classes))
 
 

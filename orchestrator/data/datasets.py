@@ -111,7 +111,10 @@ def _torchvision_part(dataset: Any) -> Part:
     if not hasattr(dataset, "targets"):  # only SVHN has channels first
         images = images.transpose(0, 2, 3, 1)
     where = f"{type(dataset).__name__} images"
-    return Part(checks.images(where, images, "data.name"), checks.labels(where, np.asarray(labels), len(images), "data.name"))
+    return Part(
+        checks.images(where, images, "data.name"),
+        checks.labels(where, np.asarray(labels), len(images), "data.name"),
+    )
 
 
 def _digits_identity(config: Data) -> list[str]:

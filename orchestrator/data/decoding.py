@@ -76,7 +76,10 @@ def decode_image(file: Path, channels: int) -> Decoded:
             if cut:
                 notes.append(_cut_in_words(opened))
             image = _upright(_to_8_bits(opened, notes), opened, notes)
-            return Decoded(image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"), tuple(notes))
+            return Decoded(
+                image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"),
+                tuple(notes),
+            )
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -88,7 +91,9 @@ def decode_image(file: Path, channels: int) -> Decoded:
 def _require_one_frame(image: Image.Image) -> None:
     # MPO is a camera's JPEG, with previews behind its image
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageError("it holds several frames or pages: save each that is wanted as a file of its own")
+        raise ImageError(
+            "it holds several frames or pages: save each that is wanted as a file of its own"
+        )
 
 
 def _is_cut(image: ImageFile.ImageFile) -> bool:
@@ -100,12 +105,26 @@ def _is_cut(image: ImageFile.ImageFile) -> bool:
     if image.mode.startswith("I") or image.mode == "F":
         return False
     if image.format == "PPM":
-        return any(isinstance(largest, int) and largest > 255 for _, *rest in arguments for largest in rest[:1])
+        return any(
+            isinstance(largest, int) and largest > 255
+            for _, *rest in arguments
+            for largest in rest[:1]
+        )
     unpacked = all(";16" in str(raw) for raw, *_ in arguments)
-    if image.format == "TIFF" and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8 and not unpacked:
-        raise ImageError("it has more than 8 bits a channel, each channel by itself: save it with the channels of a pixel together")
+    if (
+        image.format == "TIFF"
+        and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8
+        and not unpacked
+    ):
+        raise ImageError(
+            "it has more than 8 bits a channel, each channel by itself: save it with the "
+            "channels of a pixel together"
+        )
     if unpacked and image.format == "PNG" and "transparency" in image.info:
-        raise ImageError("one of its colours of 16 bits is transparent, which 8 bits cannot tell from others: save it with alpha")
+        raise ImageError(
+            "one of its colours of 16 bits is transparent, which 8 bits cannot tell from "
+            "others: save it with alpha"
+        )
     return unpacked and image.format in ("PNG", "TIFF")
 
 
@@ -123,7 +142,10 @@ def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     if signed or image.mode not in PLAIN:
         integers = f"integers {'with a sign' if signed else 'of 32 bits'}, whose range is unknown"
         kind = {"I": integers, "L": integers, "F": "floats, whose range is unknown"}
-        raise ImageError(f"its pixels are {kind.get(image.mode, image.mode)}: save it as grey or RGB of 8 or 16 bits")
+        raise ImageError(
+            f"its pixels are {kind.get(image.mode, image.mode)}: save it as grey or RGB of 8 "
+            f"or 16 bits"
+        )
     if image.mode == "CMYK":
         notes.append(CONVERTED)
     return _composited(image, notes) if image.has_transparency_data else image
@@ -154,7 +176,10 @@ def _composited(image: Image.Image, notes: list[str]) -> Image.Image:
     if faintest == densest == 255:
         return shown
     if faintest != densest and all(low == high for low, high in cast("Bands", shown.getextrema())):
-        raise ImageError(f"it has the colour {BACKGROUND} of the background that is put behind transparency: give it another one")
+        raise ImageError(
+            f"it has the colour {BACKGROUND} of the background that is put behind "
+            f"transparency: give it another one"
+        )
     notes.append(COMPOSITED)
     return shown
 

@@ -32,7 +32,10 @@ def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
     if any(key[0] == dataset.fingerprint and key[2] == device for key in _kept):
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test")) <= free * LARGEST_SHARE
+    return (
+        sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test"))
+        <= free * LARGEST_SHARE
+    )
 
 
 def on_device(dataset: Dataset, part: str, device: torch.device) -> Tensor:

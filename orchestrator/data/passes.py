@@ -62,8 +62,16 @@ class Pass:
     All values that hold for the whole pass are copied to the device at construction.
     """
 
-    def __init__(self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place) -> None:
-        self.dataset, self.part, self.split, self.views, self.place = dataset, part, dataset.split(part), views, place
+    def __init__(
+        self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place
+    ) -> None:
+        self.dataset, self.part, self.split, self.views, self.place = (
+            dataset,
+            part,
+            dataset.split(part),
+            views,
+            place,
+        )
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
         # the decoding processes apply the crops
@@ -74,7 +82,9 @@ class Pass:
         mixing = views.mixing(view, height, width)
         self.partner = None if mixing is None else self._at_home(mixing.partner)
         self.share = None if mixing is None else to_device(mixing.share, self.device)
-        self.boxes = None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
+        self.boxes = (
+            None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
+        )
         self.labels = to_device(torch.from_numpy(self.split.labels), self.device)
         self.mean, self.std = (self._plane(values) for values in (dataset.mean, dataset.std))
 
@@ -83,7 +93,9 @@ class Pass:
         batches = torch.split(self._at_home(torch.from_numpy(order)), size) if len(order) else ()
         for wanted, images in self._images(batches):
             count = len(wanted) if self.partner is None else len(wanted) // 2
-            yield self._made(wanted[:count], to_device(wanted, self.device), to_device(images, self.device))
+            yield self._made(
+                wanted[:count], to_device(wanted, self.device), to_device(images, self.device)
+            )
 
     def _made(self, index: Tensor, wanted: Tensor, images: Tensor) -> Inputs:
         """Return a batch from its images and, behind them, those of the partners, if any.
@@ -108,12 +120,22 @@ class Pass:
             return zip(wanted, self._decoded(wanted), strict=True)
         if self.on_device:
             held = on_device(self.dataset, self.part, self.device)
-            return ((samples, held.index_select(0, samples)) for samples in map(self._with_partners, batches))
+            return (
+                (samples, held.index_select(0, samples))
+                for samples in map(self._with_partners, batches)
+            )
         mapped = np.asarray(self.split.inputs)
-        return ((samples, torch.from_numpy(mapped[samples.numpy()])) for samples in map(self._with_partners, batches))
+        return (
+            (samples, torch.from_numpy(mapped[samples.numpy()]))
+            for samples in map(self._with_partners, batches)
+        )
 
     def _with_partners(self, index: Tensor) -> Tensor:
-        return index if self.partner is None else torch.cat([index, self.partner.index_select(0, index)])
+        return (
+            index
+            if self.partner is None
+            else torch.cat([index, self.partner.index_select(0, index)])
+        )
 
     def _decoded(self, wanted: list[Tensor]) -> Iterator[Tensor]:
         """Return decoded images from files.
@@ -125,7 +147,16 @@ class Pass:
         numbers = self.views.numbers(self.view) if self.cut and self.view is not None else None
         pin, samples = self.device.type == "cuda", [one.numpy() for one in wanted]
         place = self.place
-        return pictures.decode(root, self.split.inputs, samples, side, numbers, place.loader_workers, pin, place.loader_wait_s)
+        return pictures.decode(
+            root,
+            self.split.inputs,
+            samples,
+            side,
+            numbers,
+            place.loader_workers,
+            pin,
+            place.loader_wait_s,
+        )
 
     def _normalised(self, images: Tensor) -> Tensor:
         planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.place.layout)
@@ -137,7 +168,10 @@ class Pass:
         It has the size of an image: broadcasting with channels last would take five times as long.
         """
         each = (255 * torch.tensor(values, dtype=torch.float32)).view(1, -1, 1, 1)
-        return to_device(each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout), self.device)
+        return to_device(
+            each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout),
+            self.device,
+        )
 
     def _at_home(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the device if the arrays are there, else on the CPU."""

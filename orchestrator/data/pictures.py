@@ -76,7 +76,8 @@ def decode(
     for pictures in _waited(iter(loader), workers, wait_s):
         if isinstance(pictures, Damage):
             raise ConfigurationError(
-                f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove this image, then start again",
+                f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove "
+                f"this image, then start again",
                 field=pictures.path,
                 value=pictures.reason,
                 allowed="an image that can be decoded",
@@ -101,16 +102,20 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
                 raise
             if "timed out" not in reason:
                 raise LoaderError(
-                    f"a process that decodes images has ended ({reason}): as a rule there was no memory left, so lower "
-                    f"data.loader_workers = {workers}, or give this machine or container more memory",
+                    f"a process that decodes images has ended ({reason}): as a rule there was "
+                    f"no memory left, so lower "
+                    f"data.loader_workers = {workers}, or give this machine or container more "
+                    f"memory",
                     field="data.loader_workers",
                     value=workers,
                     allowed=(0, workers - 1),
                 ) from error
             if time.monotonic() - last >= wait_s:
                 raise LoaderError(
-                    f"no batch of images came from the data.loader_workers = {workers} processes within {wait_s:g} s, half of "
-                    f"resources.heartbeat_timeout_s: see whether the disk of data.path answers and {SHARED} has space, or set "
+                    f"no batch of images came from the data.loader_workers = {workers} "
+                    f"processes within {wait_s:g} s, half of "
+                    f"resources.heartbeat_timeout_s: see whether the disk of data.path answers "
+                    f"and {SHARED} has space, or set "
                     "data.loader_workers=0 to decode in the process that trains",
                     field="resources.heartbeat_timeout_s",
                     value=2 * wait_s,
@@ -125,7 +130,9 @@ class _Pictures(data.Dataset[torch.Tensor | Damage]):
     Damage is returned, because an exception would reach the parent as a traceback.
     """
 
-    def __init__(self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None) -> None:
+    def __init__(
+        self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None
+    ) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
 
     def __getitem__(self, index: int) -> torch.Tensor | Damage:
@@ -135,7 +142,11 @@ class _Pictures(data.Dataset[torch.Tensor | Damage]):
             image = decode_image(path, 3).image
         except ImageError as error:
             return Damage(str(path), str(error))
-        box = _middle(image.height, image.width) if numbers is None else _crop(numbers, image.height, image.width)
+        box = (
+            _middle(image.height, image.width)
+            if numbers is None
+            else _crop(numbers, image.height, image.width)
+        )
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and flipped(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -17,7 +17,17 @@ from orchestrator.data import checks, datasets
 from orchestrator.data._contents import contents_of
 from orchestrator.data._image_check import check_images
 from orchestrator.data._listing import list_kinds, said_unread
-from orchestrator.data._parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
+from orchestrator.data._parts import (
+    UNLABELLED,
+    Labels,
+    Part,
+    Parts,
+    cut,
+    flip,
+    hide,
+    statistics,
+    stratified,
+)
 from orchestrator.data._writing import write
 from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
 from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
@@ -30,7 +40,9 @@ CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = lambda _: None) -> Path:
+def prepare(
+    config: Data, store: Path, seed: int, note: Callable[[str], None] = lambda _: None
+) -> Path:
     """Prepare the data of a configuration, unless they exist.
 
     Existing data are reused without loading the source. Damaged data are set aside and prepared
@@ -111,7 +123,9 @@ def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
     if _stands(target):
         summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
-        labels = read_labels(target, "train_labels", summary["sizes"]["train"], len(summary["classes"]))
+        labels = read_labels(
+            target, "train_labels", summary["sizes"]["train"], len(summary["classes"])
+        )
         return {"class_sizes": _class_sizes(labels, len(summary["classes"])), **summary}
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
@@ -132,7 +146,11 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
-        **config.model_dump(mode="json", include={"labelled", "validation_in_training", "mean", "std"}, exclude_defaults=True),
+        **config.model_dump(
+            mode="json",
+            include={"labelled", "validation_in_training", "mean", "std"},
+            exclude_defaults=True,
+        ),
     }
     text = json.dumps(decides, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -160,10 +178,15 @@ def _cut(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labe
     checks.consistent(where, parts, _field(config))
     if parts.validation is None:
         parts = _with_validation(where, parts, config, seed)
-    kept = {name: _kept(where, name, part, parts.classes, config, seed) for name, part in parts.splits().items()}
+    kept = {
+        name: _kept(where, name, part, parts.classes, config, seed)
+        for name, part in parts.splits().items()
+    }
     clean = kept["train"]
     known = _labelled(clean.labels, parts.classes, config, seed)
-    noisy = flip(known, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE]))
+    noisy = flip(
+        known, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE])
+    )
     train = Part(clean.inputs, noisy)
     if config.validation_in_training:
         train, clean = train.followed_by(kept["validation"]), clean.followed_by(kept["validation"])
@@ -175,8 +198,10 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
     checks.every_class(where, "train", parts.train, parts.classes, _field(config))
     if not classes <= total <= len(parts.train) - classes:
         raise ConfigurationError(
-            f"data.validation = {config.validation} of {len(parts.train)} training samples is {total}, which leaves "
-            f"{len(parts.train) - total}: both need at least one for each of {classes} classes, give another share or more data",
+            f"data.validation = {config.validation} of {len(parts.train)} training samples is "
+            f"{total}, which leaves "
+            f"{len(parts.train) - total}: both need at least one for each of {classes} "
+            f"classes, give another share or more data",
             field="data.validation",
             value=config.validation,
             allowed=(classes / len(parts.train), 1 - classes / len(parts.train)),
@@ -185,7 +210,9 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
     return replace(parts, train=train, validation=validation)
 
 
-def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int) -> Part:
+def _kept(
+    where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int
+) -> Part:
     """Return a part cut to its limit, with every class still in it."""
     checks.every_class(where, name, part, classes, _field(config))
     limit: int | None = getattr(config.limit, name)
@@ -193,7 +220,8 @@ def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: D
         return part
     if limit < len(classes):
         raise ConfigurationError(
-            f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one for each class",
+            f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one "
+            f"for each class",
             field=f"data.limit.{name}",
             value=limit,
             allowed=(len(classes), None),
@@ -211,14 +239,16 @@ def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int)
         return labels
     if wanted >= samples:
         raise ConfigurationError(
-            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: give fewer, or leave it out",
+            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: "
+            f"give fewer, or leave it out",
             field="data.labelled",
             value=wanted,
             allowed=(len(classes), samples - 1),
         )
     if wanted < len(classes):
         raise ConfigurationError(
-            f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for each class",
+            f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for "
+            f"each class",
             field="data.labelled",
             value=wanted,
             allowed=(len(classes), samples - 1),
@@ -234,7 +264,9 @@ def _class_sizes(labels: Labels, classes: int) -> list[int]:
 def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
-        own = len(parts.train) - (len(parts.splits()["validation"]) if config.validation_in_training else 0)
+        own = len(parts.train) - (
+            len(parts.splits()["validation"]) if config.validation_in_training else 0
+        )
         # of the same images, with and without the validation part in training
         statistic = statistics(parts.train.inputs[:own])
     else:

@@ -26,7 +26,11 @@ AUTOMATIC = {
     "CIFAR10": Automatic("crop_flip", "usual for these images"),
     "CIFAR100": Automatic("crop_flip", "usual for these images"),
     "SVHN": Automatic("crop", _DIGIT),
-    "npz": Automatic("none", "nothing is known of the images in a file, and a shift or a flip may change what a label means"),
+    "npz": Automatic(
+        "none",
+        "nothing is known of the images in a file, and a shift or a flip may change what a "
+        "label means",
+    ),
     "folder": Automatic("resized_crop_flip", "usual for photographs"),
 }
 
@@ -64,8 +68,14 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
         "resized_crop_flip": "random crops, resized, half of them mirrored",
     }[policy]
     if policy == automatic:
-        return f"{policy} ({does}): chosen for {data.name}, as {reason}; data.augmentation sets another one"
-    return f"{policy} ({does}): set by data.augmentation; auto is {automatic} for {data.name}, as {reason}"
+        return (
+            f"{policy} ({does}): chosen for {data.name}, as {reason}; data.augmentation "
+            f"sets another one"
+        )
+    return (
+        f"{policy} ({does}): set by data.augmentation; auto is {automatic} for {data.name}, "
+        f"as {reason}"
+    )
 
 
 def choose_normalization(data: Data, channels: int, statistics: Statistics | None) -> Statistics:
@@ -83,7 +93,8 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
         return statistics or IMAGENET
     if len(data.mean) != channels:
         raise ConfigurationError(
-            f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have {_count(len(data.mean), 'value')} each, and the "
+            f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have "
+            f"{_count(len(data.mean), 'value')} each, and the "
             f"images have {_count(channels, 'channel')}: give {channels}, or leave both out",
             field="data.mean",
             value=data.mean,
@@ -101,7 +112,11 @@ def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
     values = f"mean {_listed(summary['mean'])}, std {_listed(summary['std'])}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
-    source = "ImageNet's, as the files are not decoded beforehand" if summary["root"] else "those of the training images"
+    source = (
+        "ImageNet's, as the files are not decoded beforehand"
+        if summary["root"]
+        else "those of the training images"
+    )
     return f"{values}: {source}; data.mean and data.std set others"
 
 

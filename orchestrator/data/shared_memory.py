@@ -27,7 +27,10 @@ def can_pass_memory() -> bool:
 
     They use a socket, which needs a short path.
     """
-    return not hasattr(socket, "AF_UNIX") or len(tempfile.gettempdir().encode()) + len(LISTENER) <= LONGEST_SOCKET
+    return (
+        not hasattr(socket, "AF_UNIX")
+        or len(tempfile.gettempdir().encode()) + len(LISTENER) <= LONGEST_SOCKET
+    )
 
 
 def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str:
@@ -44,12 +47,17 @@ def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str
         return ""
     how = "so batches of images go through pipes, which is slower"
     if not can_pass_memory():
-        return f"TMPDIR = {tempfile.gettempdir()} is too long for a socket, {how}: set TMPDIR to a shorter path, such as /tmp"
+        return (
+            f"TMPDIR = {tempfile.gettempdir()} is too long for a socket, {how}: set TMPDIR "
+            f"to a shorter path, such as /tmp"
+        )
     needed = batch_bytes * PREFETCHED * workers * PASSES * processes
     if has_room(needed):
         return ""
     size, wanted = shutil.disk_usage(SHARED).total / MIB, (needed + RESERVE_BYTES) / MIB
     return (
-        f"{SHARED}, of {size:.0f} MiB, has less free than the {wanted:.0f} MiB that data.loader_workers = {workers} may need, "
-        f"{how}: enlarge it (docker run --shm-size=2g), or lower data.loader_workers or training.batch_size"
+        f"{SHARED}, of {size:.0f} MiB, has less free than the {wanted:.0f} MiB that "
+        f"data.loader_workers = {workers} may need, "
+        f"{how}: enlarge it (docker run --shm-size=2g), or lower data.loader_workers or "
+        f"training.batch_size"
     )

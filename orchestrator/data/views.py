@@ -38,7 +38,15 @@ class Views:
         mix_alpha: alpha of Beta(alpha, alpha), for mixup and cutmix.
     """
 
-    def __init__(self, policy: str, seed: int, count: int, pad: int, mix: str = "none", mix_alpha: float = 1.0) -> None:
+    def __init__(
+        self,
+        policy: str,
+        seed: int,
+        count: int,
+        pad: int,
+        mix: str = "none",
+        mix_alpha: float = 1.0,
+    ) -> None:
         assert policy in POLICIES and mix in MIXES, (policy, mix)
         self.policy, self.seed, self.count, self.pad = policy, seed, count, pad
         self.mix, self.mix_alpha = mix, mix_alpha
@@ -50,8 +58,17 @@ class Views:
 
         Images are padded by an eighth of the shorter side.
         """
-        policy = AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
-        return cls(policy, seed, len(dataset.train), shift_pixels(dataset.shape), data.mixing, data.mix_alpha)
+        policy = (
+            AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
+        )
+        return cls(
+            policy,
+            seed,
+            len(dataset.train),
+            shift_pixels(dataset.shape),
+            data.mixing,
+            data.mix_alpha,
+        )
 
     @property
     def varies(self) -> bool:
@@ -75,7 +92,10 @@ class Views:
         view are cached.
         """
         if self._drawn is None or self._drawn[0] != view:
-            self._drawn = view, np.random.default_rng([self.seed, view]).random((self.count, NUMBERS))
+            self._drawn = (
+                view,
+                np.random.default_rng([self.seed, view]).random((self.count, NUMBERS)),
+            )
         return self._drawn[1]
 
     def places(self, view: int | None, height: int, width: int) -> Tensor | None:
@@ -93,7 +113,11 @@ class Views:
         if view is None or self.policy == "none":
             return None
         if self.policy in SHIFTING:
-            return torch.from_numpy(shifts(self.numbers(view), height, width, self.pad, flips=self.policy == "crop_flip"))
+            return torch.from_numpy(
+                shifts(
+                    self.numbers(view), height, width, self.pad, flips=self.policy == "crop_flip"
+                )
+            )
         return torch.from_numpy(stretches(self.numbers(view), height, width))
 
     def augment(self, images: Tensor, places: Tensor) -> Tensor:

@@ -18,27 +18,53 @@ from orchestrator.teacher.quality import read_card
 
 
 def describe_recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
-    """Return network, method and training of a student, and the networks of the students trained with it."""
+    """Return network, method and training of a student, and the networks of the students trained
+    with it.
+    """
     students = configuration.students
     return {
         "network": _resolved(students[letter].network),
         "method": _method(configuration),
-        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
+        "training": students[letter].training.model_dump(mode="json")
+        | _start(students[letter].network),
         "seed": configuration.seed,
-        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
+        "beside": {
+            other: _resolved(student.network)
+            for other, student in students.items()
+            if other != letter
+        },
     }
 
 
 def describe_inputs(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the classes and image preparation; `cut` is the share of the short side."""
-    prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
-    return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
+    prepared = {
+        "shape": summary["shape"],
+        "range": [0, 1],
+        "mean": summary["mean"],
+        "std": summary["std"],
+    }
+    return {
+        "classes": summary["classes"],
+        "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None},
+    }
 
 
 def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
     """Describe the data, without the paths of this machine."""
-    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mixing", "mix_alpha", "views"}
-    kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
+    kept = {
+        "validation",
+        "limit",
+        "seed",
+        "label_noise",
+        "augmentation",
+        "mixing",
+        "mix_alpha",
+        "views",
+    }
+    kept |= {
+        name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)
+    }
     said = configuration.data.model_dump(mode="json", include=kept)
     said["augmentation"] = resolve_augmentation(configuration.data, summary)
     said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
@@ -53,7 +79,9 @@ def _method(configuration: Configuration) -> dict[str, Any]:
     name = configuration.method.name
     check_settings(configuration, name, "method.name")
     kind = METHODS[name]
-    return {"name": name, "provenance": kind.provenance} | {"settings": asdict(kind.Settings.build(configuration.method.settings))}
+    return {"name": name, "provenance": kind.provenance} | {
+        "settings": asdict(kind.Settings.build(configuration.method.settings))
+    }
 
 
 def needs_teacher(configuration: Configuration) -> bool:
@@ -86,8 +114,18 @@ def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dic
         return None
     augmentation = resolve_augmentation(configuration.data, summary)
     place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
-    known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
+    known = read_card(sweep.folder) or (
+        (fit.card(place) or {}) if fit.damage(place) is None else {}
+    )
     parts = ("validation/", "test/")
-    metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
-    said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}
-    return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
+    metrics = {
+        name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)
+    }
+    said = {
+        "network": teacher.network.model_dump(mode="json", exclude={"weights"}),
+        **_start(teacher.network),
+        "metrics": metrics,
+    }
+    return said | (
+        {} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")}
+    )

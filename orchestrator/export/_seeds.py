@@ -22,14 +22,21 @@ def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None
         of the export: `validation/last/nll`, `test/best/accuracy`. A metric that not all trials
         have is left out. None if the run named no seeds, or fewer than two such trials exist.
     """
-    alike = [one for one in sweep.trials.values() if one.state == "complete" and _rest(one) == _rest(trial)]
+    alike = [
+        one
+        for one in sweep.trials.values()
+        if one.state == "complete" and _rest(one) == _rest(trial)
+    ]
     if not sweep.configuration.search.seeds or len(alike) < 2:
         return None
     told = [named(own(one.metrics, letter)) for one in alike]
     shared = sorted(set[str].intersection(*map(set, told)))
     found = {name: mean([metrics[name] for metrics in told]) for name in shared}
     seeds = sorted(one.settings.get(SEED, sweep.configuration.seed) for one in alike)
-    return {"seeds": seeds, "metrics": {name: {"mean": one.value, "error": one.error} for name, one in found.items()}}
+    return {
+        "seeds": seeds,
+        "metrics": {name: {"mean": one.value, "error": one.error} for name, one in found.items()},
+    }
 
 
 def own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
@@ -38,7 +45,9 @@ def own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
     In a trial of several students, the names begin with the student's letter.
     """
     mine = f"{letter}/"
-    return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
+    return {
+        name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)
+    } or metrics
 
 
 def named(metrics: dict[str, Any]) -> dict[str, float]:

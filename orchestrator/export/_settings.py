@@ -26,7 +26,9 @@ class _Head(_Section):
 
 
 class _Input(_Section):
-    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], Side, Side], Field(strict=False)]  # a list of JSON
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], Side, Side], Field(strict=False)
+    ]  # a list of JSON
     mean: list[FiniteFloat]
     std: list[Annotated[FiniteFloat, Field(gt=0)]]
     cut: Annotated[float, Field(ge=0.01, le=1)] | None
@@ -64,13 +66,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
             _Whole.model_validate(settings)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{folder} is no exported student or damaged ({_reason(error)}): write it with `python run.py export`",
+            f"{folder} is no exported student or damaged ({_reason(error)}): write it with "
+            f"`python run.py export`",
             field=str(folder / SETTINGS),
             value=_reason(error),
         ) from error
     if newer:
         raise ConfigurationError(
-            f"{folder} was written by a newer version of this program: update it to load the student",
+            f"{folder} was written by a newer version of this program: update it to load the "
+            f"student",
             field=str(folder / SETTINGS),
             value=(head.format, head.form),
             allowed=(FORMAT, tuple(FORMATS)),
@@ -81,7 +85,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'all of it'}: {first['msg']}"
+        return (
+            f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'all of it'}: "
+            f"{first['msg']}"
+        )
     if isinstance(error, OSError):
         return f"{SETTINGS}: {error.strerror or error}"
-    return shorten(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error))
+    return shorten(
+        f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error)
+    )

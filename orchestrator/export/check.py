@@ -32,7 +32,9 @@ def batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
     if (folder / "data.json").exists():
         # the data may be damaged or without its files: training on it reports that
         with contextlib.suppress(ConfigurationError):
-            found["validation"] = prepared(pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"])
+            found["validation"] = prepared(
+                pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"]
+            )
     return found
 
 
@@ -64,7 +66,9 @@ def prepared(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 
 @torch.no_grad()
-def compared(network: Predictions, written: Predictions, given: dict[str, Tensor], tolerance: float) -> dict[str, Any]:
+def compared(
+    network: Predictions, written: Predictions, given: dict[str, Tensor], tolerance: float
+) -> dict[str, Any]:
     """Compare the logits of a written export with those of the network.
 
     Args:
@@ -82,5 +86,8 @@ def compared(network: Predictions, written: Predictions, given: dict[str, Tensor
         if found.shape != expected.shape:
             return {"largest": float("inf"), "same": False}
         difference = float((found - expected).abs().max())
-        largest, same = max(largest, difference), same and difference <= tolerance * float(expected.abs().max())
+        largest, same = (
+            max(largest, difference),
+            same and difference <= tolerance * float(expected.abs().max()),
+        )
     return {"largest": largest, "same": same}

@@ -21,7 +21,13 @@ from orchestrator.core.errors import ConfigurationError, PreflightError, suggest
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.prepare import describe
-from orchestrator.export._description import describe_data, describe_inputs, describe_recipe, describe_teacher, needs_teacher
+from orchestrator.export._description import (
+    describe_data,
+    describe_inputs,
+    describe_recipe,
+    describe_teacher,
+    needs_teacher,
+)
 from orchestrator.export._model_card import model_card
 from orchestrator.export._seeds import named, over_seeds, own
 from orchestrator.export._settings import FORMAT
@@ -63,11 +69,13 @@ def export(
     to: Path | None = None,
     form: str = NAME,
 ) -> Exported:
-    """Write one student of a trial of the run `name` to a folder of its own, and load it again to see that it says the same.
+    """Write one student of a trial of the run `name` to a folder of its own, and load it again to
+    see that it says the same.
 
-    `number` None is the best trial; `weights` are those best on the validation part, or the last ones; `to` None is a folder of
-    the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
-    a folder that is not empty. PreflightError: the folder cannot be written, or a package of the format is missing.
+    `number` None is the best trial; `weights` are those best on the validation part, or the last
+    ones; `to` None is a folder of the store; `form` is one of FORMATS. ConfigurationError: no such
+    run, trial, student, weights or format, a damaged checkpoint, a folder that is not empty.
+    PreflightError: the folder cannot be written, or a package of the format is missing.
     """
     asked = read_path(to, "--to") if to is not None else None
     _require_options(form, weights)
@@ -82,8 +90,18 @@ def export(
             value=letter,
             allowed=tuple(students),
         )
-    source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
-    source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
+    source = {
+        "run": name,
+        "trial": trial.number,
+        "state": trial.state,
+        "student": letter,
+        "weights": weights,
+    }
+    source |= {
+        "asked": number is not None,
+        "chosen": _chosen(sweep, number),
+        "taken_over": trial.changes,
+    }
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
@@ -102,7 +120,9 @@ def export(
         "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": describe_data(configuration, summary),
-        "teacher": describe_teacher(store, sweep, summary) if needs_teacher(configuration) else None,
+        "teacher": describe_teacher(store, sweep, summary)
+        if needs_teacher(configuration)
+        else None,
         "hears_others": uses_peers(sweep, trial),
         **describe_recipe(configuration, letter),
     }
@@ -119,12 +139,18 @@ def _require_options(form: str, weights: str) -> None:
     """Raise ConfigurationError for an unknown option, PreflightError without a package."""
     if form not in FORMATS:
         raise ConfigurationError(
-            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
+            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}",
+            field="--format",
+            value=form,
+            allowed=tuple(FORMATS),
         )
     FORMATS[form].require(form)
     if weights not in get_args(Weights):
         raise ConfigurationError(
-            f"--weights {weights!r} is not allowed: give best or last", field="--weights", value=weights, allowed=get_args(Weights)
+            f"--weights {weights!r} is not allowed: give best or last",
+            field="--weights",
+            value=weights,
+            allowed=get_args(Weights),
         )
 
 
@@ -152,7 +178,11 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
     trial = sweep.trials[number]
     if trial.state not in USABLE:
         usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
-        state = f"failed ({' '.join(trial.message.split())})" if trial.state == "failed" else "has not ended"
+        state = (
+            f"failed ({' '.join(trial.message.split())})"
+            if trial.state == "failed"
+            else "has not ended"
+        )
         raise ConfigurationError(
             f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}",
             field="--trial",
@@ -169,7 +199,11 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     by = describe_objective(sweep.configuration, primary_goal(search).name)
     if len(sweep.trials) == 1:
         return "the only one of its run"
-    return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
+    return (
+        f"one of {many}"
+        if number is not None
+        else f"the best of {many} by {by} of the last epoch{first}"
+    )
 
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
@@ -187,17 +221,22 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(
-            f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial",
+            f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give "
+            f"another --trial",
             field=str(folder),
             value=trial.number,
             allowed="a trial with a checkpoint",
         )
     if not any((folder / file).exists() for file in FILES.values()):
-        others = tuple(sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()}))
+        others = tuple(
+            sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()})
+        )
         there = ", ".join(str(number) for number in others)
         raise ConfigurationError(
-            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "
-            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give one of {there}, or train "
+            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it "
+            f"is not among its best "
+            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give "
+            f"one of {there}, or train "
             f"it again: its settings are in {home.trial / 'trial.json'}",
             field="--trial",
             value=trial.number,
@@ -250,7 +289,11 @@ def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) 
     network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
     try:
         network.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: tensors of another network
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # RuntimeError: tensors of another network
         raise _damaged(trial, file, error) from error
     return network.eval()
 
@@ -266,15 +309,22 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
         raise _damaged(trial, error.file, error.reason) from error
     record, best_epoch = progress["record"], progress["best_epoch"]
     last = record["epoch"]
-    metrics = {"validation/best/accuracy": progress["best_value"]} | named(own(record["metrics"], letter))
-    epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
+    metrics = {"validation/best/accuracy": progress["best_value"]} | named(
+        own(record["metrics"], letter)
+    )
+    epochs = {
+        "epoch": best_epoch if weights == "best" else last,
+        "best_epoch": best_epoch,
+        "epochs": last,
+    }
     return epochs | {"metrics": dict(sorted(metrics.items()))}
 
 
 def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationError:
     reason = " ".join(str(error).split())
     return ConfigurationError(
-        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew",
+        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): "
+        f"give another --trial, or train anew",
         field=str(file),
         value=reason,
     )
@@ -293,7 +343,12 @@ def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
 
 
 def _checked(
-    network: Network, written: Predictions, form: str, store: Store, summary: dict[str, Any], target: Path
+    network: Network,
+    written: Predictions,
+    form: str,
+    store: Store,
+    summary: dict[str, Any],
+    target: Path,
 ) -> dict[str, Any]:
     """Check the written export's logits; return image counts, difference and tolerance.
 
@@ -304,7 +359,8 @@ def _checked(
     if not found["same"]:
         step = "check that disk" if form == NAME else "give --format safetensors"
         raise PreflightError(
-            f"--to {target}: what was written does not give the logits of the checkpoint when it is read (they differ by "
+            f"--to {target}: what was written does not give the logits of the checkpoint when "
+            f"it is read (they differ by "
             f"{found['largest']:.2g}): {step}",
             field="--to",
             value=found["largest"],

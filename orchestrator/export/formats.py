@@ -68,7 +68,9 @@ class Format:
         Raises:
             PreflightError: A package is missing.
         """
-        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        missing = [
+            package for package in self.packages if importlib.util.find_spec(package) is None
+        ]
         if missing:
             raise PreflightError(
                 f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}",
@@ -100,7 +102,9 @@ def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
     """
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with _quiet():
-        made = torch.export.export(Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}})
+        made = torch.export.export(
+            Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}}
+        )
     made.example_inputs = None  # type: ignore[assignment]  # the one thing that would be pickled
     return made
 
@@ -114,7 +118,9 @@ def load_program(file: Path) -> Predictions:
     data = read_plain(file)
     try:
         with _quiet():
-            return cast("Predictions", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
+            return cast(
+                "Predictions", load_pt2(io.BytesIO(data)).exported_programs["model"].module()
+            )
     except Exception as error:  # PyTorch defines no error of damage, and each member raises its own
         raise _unreadable(file, error) from error
 
@@ -138,12 +144,19 @@ def read_plain(file: Path) -> bytes:
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
     if outside or odd:
-        what = "it is not of the format of this PyTorch" if outside else f"{odd[0]} in it is pickled or unknown here"
+        what = (
+            "it is not of the format of this PyTorch"
+            if outside
+            else f"{odd[0]} in it is pickled or unknown here"
+        )
         raise ConfigurationError(
-            f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`",
+            f"{file} is not opened, because {what}: write it anew with `run.py export --format "
+            f"torchexport`",
             field=str(file),
             value=(outside or odd)[0],
-            allowed="members of the format of this PyTorch" if outside else "members that are plain",
+            allowed="members of the format of this PyTorch"
+            if outside
+            else "members that are plain",
         )
     return data
 
@@ -151,9 +164,16 @@ def read_plain(file: Path) -> bytes:
 def _odd(archive: PT2ArchiveReader) -> list[str]:
     """Return all that is not plain in an archive: members, and weights marked as pickled."""
     names = archive.get_file_names()
-    odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(archive.read_bytes(EMPTY))
+    odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(
+        archive.read_bytes(EMPTY)
+    )
     configs = [json.loads(archive.read_bytes(name)) for name in CONFIGS]
-    return odd + [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
+    return odd + [
+        name
+        for config in configs
+        for name, said in config["config"].items()
+        if said["use_pickle"] is not False
+    ]
 
 
 def load_onnx(file: Path) -> Predictions:
@@ -169,7 +189,9 @@ def load_onnx(file: Path) -> Predictions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            file.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own errors have no common ancestor
         raise _unreadable(file, error) from error
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
@@ -186,7 +208,11 @@ def _write_program(network: Network, shape: Shape, file: Path) -> None:
 
 def _write_onnx(network: Network, shape: Shape, file: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": {"images": {0: batch}}}
+    names = {
+        "input_names": ["images"],
+        "output_names": ["logits"],
+        "dynamic_shapes": {"images": {0: batch}},
+    }
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         torch.onnx.export(
             Logits(network).eval(),
@@ -213,7 +239,9 @@ def _example(shape: Shape) -> Tensor:
 def _unreadable(file: Path, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ConfigurationError(
-        f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`", field=str(file), value=reason
+        f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`",
+        field=str(file),
+        value=reason,
     )
 
 

@@ -8,7 +8,14 @@ import torch
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.export._settings import read_settings
-from orchestrator.export.formats import FORMATS, NAME, SETTINGS, Predictions, load_onnx, load_program
+from orchestrator.export.formats import (
+    FORMATS,
+    NAME,
+    SETTINGS,
+    Predictions,
+    load_onnx,
+    load_program,
+)
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
@@ -30,7 +37,8 @@ def load_exported(folder: Path | str) -> Network:
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
-            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors",
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` "
+            f"opens it, or export safetensors",
             field=str(folder),
             value=settings["form"],
             allowed=NAME,
@@ -45,10 +53,16 @@ def load_exported(folder: Path | str) -> Network:
 def _built(settings: dict[str, Any], folder: Path) -> Network:
     network = dict(settings["network"])
     try:
-        return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+        return build(
+            network.pop("name"),
+            len(settings["classes"]),
+            tuple(settings["input"]["shape"]),
+            network,
+        )
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`",
+            f"{folder / SETTINGS} describes no network that can be made ({error}): write it "
+            f"anew with `python run.py export`",
             field=str(folder / SETTINGS),
             value=settings["network"],
         ) from error
@@ -62,17 +76,26 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            needed = sum(tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values())
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
+            needed = sum(
+                tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values()
+            )
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # sizes that torch cannot count
         raise ConfigurationError(
-            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
+            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
+            f"({' '.join(str(error).split())[:200]}): "
             "write it anew with `python run.py export`",
             field=str(file.parent / SETTINGS),
             value=settings["network"],
         ) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
-            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
+            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
+            f"{file.name} holds {file.stat().st_size}: "
             "write it anew with `python run.py export`",
             field=str(file),
             value=file.stat().st_size,

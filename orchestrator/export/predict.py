@@ -62,7 +62,10 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
     if not found:
         return BAD_CONFIGURATION
     rows = probabilities(answers, found, settings)
-    told = [(picture, likeliest(row, settings["classes"], top)) for picture, row in zip(found, rows, strict=True)]
+    told = [
+        (picture, likeliest(row, settings["classes"], top))
+        for picture, row in zip(found, rows, strict=True)
+    ]
     if as_json:
         print(json.dumps([_plain(picture, classes) for picture, classes in told], indent=1))
     else:
@@ -74,7 +77,11 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
 
 
 def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"image": picture.name, **({"note": picture.note} if picture.note else {}), "classes": classes}
+    return {
+        "image": picture.name,
+        **({"note": picture.note} if picture.note else {}),
+        "classes": classes,
+    }
 
 
 def read(file: Path, said: dict[str, Any]) -> list[Picture]:
@@ -110,13 +117,15 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
         # torch.export and onnxruntime raise errors of their own for a program of another shape
         except Exception as error:
             raise ConfigurationError(
-                f"the student takes no images of shape {shape}, which is in its settings: export it anew",
+                f"the student takes no images of shape {shape}, which is in its settings: "
+                f"export it anew",
                 field="input.shape",
                 value=tuple(shape),
             ) from error
         if logits.shape != (len(images), len(settings["classes"])):
             raise ConfigurationError(
-                f"the student has {logits.shape[-1]} classes, and its settings name {len(settings['classes'])}: export it anew",
+                f"the student has {logits.shape[-1]} classes, and its settings name "
+                f"{len(settings['classes'])}: export it anew",
                 field="classes",
                 value=logits.shape[-1],
                 allowed=len(settings["classes"]),
@@ -128,14 +137,18 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
 def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]:
     """Return the `top` classes of one image, the likeliest first."""
     values, places = row.topk(min(top, len(classes)))
-    return [{"class": classes[place], "probability": value} for value, place in zip(values.tolist(), places.tolist(), strict=True)]
+    return [
+        {"class": classes[place], "probability": value}
+        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+    ]
 
 
 def _of_image(file: Path, said: dict[str, Any]) -> Picture:
     channels, height, width = said["shape"]
     if channels not in (1, 3):
         raise ConfigurationError(
-            f"{file} cannot be used: the student takes {channels} channels, give an array in a {ARRAYS} file",
+            f"{file} cannot be used: the student takes {channels} channels, give an array in a "
+            f"{ARRAYS} file",
             field=str(file),
             value=channels,
             allowed=f"an array in a {ARRAYS} file",
@@ -144,14 +157,29 @@ def _of_image(file: Path, said: dict[str, Any]) -> Picture:
         image, done = decode_image(file, channels)
     except ImageError as error:
         raise ConfigurationError(
-            f"{file} cannot be decoded ({error}): give another picture", field=str(file), value=str(error), allowed="a picture"
+            f"{file} cannot be decoded ({error}): give another picture",
+            field=str(file),
+            value=str(error),
+            allowed="a picture",
         ) from error
     notes = list(done)
     if said["cut"] or image.size != (width, height):
-        notes += [] if said["cut"] else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=_box(image, width / height, said["cut"] or 1.0))
+        notes += (
+            []
+            if said["cut"]
+            else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
+        )
+        image = image.resize(
+            (width, height),
+            Image.Resampling.BILINEAR,
+            box=_box(image, width / height, said["cut"] or 1.0),
+        )
     pixels = np.array(image)
-    return Picture(str(file), pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)), "; ".join(notes))
+    return Picture(
+        str(file),
+        pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+        "; ".join(notes),
+    )
 
 
 def _box(image: Image.Image, ratio: float, share: float) -> tuple[float, float, float, float]:
@@ -174,12 +202,15 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
     except Exception as error:  # numpy defines no error of damage: each kind has its own
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
-            f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote",
+            f"{file} is no array that can be read ({reason}): give one of uint8 that "
+            f"numpy.save wrote",
             field=str(file),
             value=reason,
             allowed="uint8 that numpy.save wrote",
         ) from error
-    single = array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width))
+    single = array.shape == (height, width, channels) or (
+        channels == 1 and array.shape == (height, width)
+    )
     one = array[None] if single else array
     if channels == 1 and one.ndim == 3:
         one = one[..., None]
@@ -187,7 +218,8 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         shape = " x ".join(str(size) for size in array.shape) or "a single number"
         wanted = f"{height} x {width} x {channels}"
         raise ConfigurationError(
-            f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} for several",
+            f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} "
+            f"for several",
             field=str(file),
             value=(str(array.dtype), array.shape),
             allowed=("uint8", (height, width, channels)),

@@ -35,7 +35,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(convolution(inputs, outputs, stride, side=1), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                convolution(inputs, outputs, stride, side=1), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map features (B, C, H, W) to (B, outputs, H / stride, W / stride)."""
@@ -65,7 +67,10 @@ def cifar_resnet(name: str, settings: Settings, classes: int, shape: Shape) -> N
         convolution(shape[0], channels[0]),
         nn.BatchNorm2d(channels[0]),
         nn.ReLU(),
-        *(_stage(*pair, blocks, stride) for pair, stride in zip(pairwise(channels), (1, 2, 2), strict=True)),
+        *(
+            _stage(*pair, blocks, stride)
+            for pair, stride in zip(pairwise(channels), (1, 2, 2), strict=True)
+        ),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )

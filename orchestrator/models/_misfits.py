@@ -44,14 +44,29 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
                 Misfit(
                     name,
                     _kind(given[name]),
-                    f"{_kind(tensor)}, or another {'float' if tensor.dtype.is_floating_point else 'integer'} type",
+                    f"{_kind(tensor)}, or another "
+                    f"{'float' if tensor.dtype.is_floating_point else 'integer'} type",
                 )
             )
         elif bad := _not_finite(given[name], tensor.dtype):
-            found.append(Misfit(name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"))
+            found.append(
+                Misfit(
+                    name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"
+                )
+            )
         elif name.endswith("running_var") and bool((given[name] < 0).any()):
-            found.append(Misfit(name, f"{int((given[name] < 0).sum())} variances below 0", "values of at least 0"))
-    return found + [Misfit(name, _kind(tensor), "not part of the network") for name, tensor in given.items() if name not in needed]
+            found.append(
+                Misfit(
+                    name,
+                    f"{int((given[name] < 0).sum())} variances below 0",
+                    "values of at least 0",
+                )
+            )
+    return found + [
+        Misfit(name, _kind(tensor), "not part of the network")
+        for name, tensor in given.items()
+        if name not in needed
+    ]
 
 
 def misfit_table(misfits: list[Misfit]) -> str:

@@ -28,7 +28,9 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
             `exact` weights do not fit.
     """
     member = _member(network, weights)
-    network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member, weights), exact)})
+    network.load_state_dict(
+        {**network.state_dict(), **_fitting(network, weights, _download(member, weights), exact)}
+    )
 
 
 def require_pretrained(network: Network, weights: str, exact: bool) -> None:
@@ -44,31 +46,46 @@ def require_pretrained(network: Network, weights: str, exact: bool) -> None:
     _fitting(network, weights, state, exact)
 
 
-def _fitting(network: Network, weights: str, published: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
+def _fitting(
+    network: Network, weights: str, published: dict[str, Tensor], exact: bool
+) -> dict[str, Tensor]:
     """Return the published tensors that fit the network, under this project's names."""
     expected, state = network.state_dict(), _renamed(published, PARTS[network.name])
-    fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
-    assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
+    fits = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in expected and tensor.shape == expected[name].shape
+    }
+    assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), (
+        "PARTS matches torchvision"
+    )
     if exact:
-        _require_all(network, weights, {name: state[name] for name in state if name in expected and name not in fits})
+        _require_all(
+            network,
+            weights,
+            {name: state[name] for name in state if name in expected and name not in fits},
+        )
     return fits
 
 
 def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
     step = (
-        "a teacher takes all or none, give a .safetensors file of a fitted network, or leave teacher.network.weights out to fit one"
+        "a teacher takes all or none, give a .safetensors file of a fitted network, or "
+        "leave teacher.network.weights out to fit one"
     )
     if "head.weight" in misfits:
         given, needed = len(misfits["head.weight"]), network.classes
         raise ConfigurationError(
-            f"weights = {weights} has a classifier for {given} classes and the data have {needed}: {step}",
+            f"weights = {weights} has a classifier for {given} classes and the data have "
+            f"{needed}: {step}",
             field="weights",
             value=weights,
             allowed=f"a classifier for {needed} classes",
         )
     if misfits:
         raise ConfigurationError(
-            f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}",
+            f"weights = {weights} has another {', '.join(misfits)} than {network} for these "
+            f"images: {step}",
             field="weights",
             value=weights,
             allowed={name: tuple(network.state_dict()[name].shape) for name in misfits},
@@ -82,7 +99,10 @@ def _member(network: Network, weights: str) -> Any:
         ConfigurationError: torchvision has no weights for the network, or none of this name.
     """
     if network.name not in PARTS:
-        message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
+        message = (
+            f"weights = {weights!r} is no .safetensors file, and torchvision has none "
+            f"for {network.name}"
+        )
         raise ConfigurationError(
             f"{message}: give a .safetensors file with weights of {network}",
             field="weights",
@@ -95,15 +115,24 @@ def _member(network: Network, weights: str) -> Any:
     owner, _, name = weights.rpartition(".")
     if owner not in ("", known.__name__) or name not in known.__members__:
         names = [f"{known.__name__}.{member}" for member in known.__members__]
-        message = f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
-        raise ConfigurationError(f"{message}, or give a .safetensors file", field="weights", value=weights, allowed=tuple(names))
+        message = (
+            f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
+        )
+        raise ConfigurationError(
+            f"{message}, or give a .safetensors file",
+            field="weights",
+            value=weights,
+            allowed=tuple(names),
+        )
     return known[name]
 
 
 def _download(member: Any, weights: str) -> dict[str, Tensor]:
     # urllib raises OSErrors; a damaged download raises a RuntimeError (hash) or an EOFError.
     try:
-        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state: dict[str, Tensor] = member.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except pickle.UnpicklingError as error:
         file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
         raise ConfigurationError(
@@ -126,9 +155,16 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
 def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
     """Return the state with the classifier under `head` and the rest under `body`."""
     start = f"{parts.classifier}."
-    return {f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[name] for name in state}
+    return {
+        f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[
+            name
+        ]
+        for name in state
+    }
 
 
 def _may_stay_fresh(name: str, parts: Parts) -> bool:
     # Weights published before batch norm counted its batches lack that counter.
-    return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(".num_batches_tracked")
+    return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(
+        ".num_batches_tracked"
+    )

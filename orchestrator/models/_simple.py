@@ -15,21 +15,31 @@ class MLPSettings(Settings):
 
     width: int = setting(128, "units of each hidden layer", low=1)
     depth: int = setting(2, "hidden layers", low=1, high=1000)
-    dropout: float = setting(0.0, "share of each hidden layer's units that is dropped while training", low=0, high=0.9)
+    dropout: float = setting(
+        0.0, "share of each hidden layer's units that is dropped while training", low=0, high=0.9
+    )
 
 
 @dataclass(frozen=True)
 class CNNSettings(Settings):
     """Size of the convolutional network."""
 
-    width: int = setting(32, "channels of the first convolution; the second has twice, the third four times as many", low=1)
+    width: int = setting(
+        32,
+        "channels of the first convolution; the second has twice, the third four times as many",
+        low=1,
+    )
 
 
 @dataclass(frozen=True)
 class SeparableCNNSettings(Settings):
     """Size of the depth-wise separable network."""
 
-    width: int = setting(32, "channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many", low=1)
+    width: int = setting(
+        32,
+        "channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many",
+        low=1,
+    )
 
 
 def mlp(settings: MLPSettings, classes: int, shape: Shape) -> Network:
@@ -71,7 +81,11 @@ def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) ->
     layers: list[nn.Module] = [convolution(shape[0], width), nn.BatchNorm2d(width), nn.ReLU()]
     inputs = width
     for outputs, stride in ((2 * width, 1), (4 * width, 2), (4 * width, 1), (8 * width, 2)):
-        layers += [convolution(inputs, inputs, stride, groups=inputs), nn.BatchNorm2d(inputs), nn.ReLU()]
+        layers += [
+            convolution(inputs, inputs, stride, groups=inputs),
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+        ]
         layers += [convolution(inputs, outputs, side=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]

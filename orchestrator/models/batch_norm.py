@@ -23,7 +23,11 @@ class SyncBatchNorm(_BatchNorm):
 
     def __init__(self, replaced: _BatchNorm, context: TrialContext) -> None:
         super().__init__(
-            replaced.num_features, replaced.eps, replaced.momentum, affine=False, track_running_stats=replaced.track_running_stats
+            replaced.num_features,
+            replaced.eps,
+            replaced.momentum,
+            affine=False,
+            track_running_stats=replaced.track_running_stats,
         )
         self.affine = replaced.affine
         # the same tensors: other objects may refer to them
@@ -35,7 +39,9 @@ class SyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions")
+            raise ValueError(
+                f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions"
+            )
 
     # the compiler does not trace communication
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -50,7 +56,11 @@ class SyncBatchNorm(_BatchNorm):
         means, variances = cast(Tensor, _AllRanks.apply(own, self.context)).unbind(1)  # type: ignore[no-untyped-call]  # (W, C) each
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        self._follow(mean.detach(), variance.detach(), self.context.world_size * values.numel() // values.shape[1])
+        self._follow(
+            mean.detach(),
+            variance.detach(),
+            self.context.world_size * values.numel() // values.shape[1],
+        )
         shape = [1, -1] + [1] * (input.dim() - 2)
         scale = (variance + self.eps).rsqrt()
         normalised = (values - mean.view(shape)) * scale.view(shape)

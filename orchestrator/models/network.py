@@ -40,7 +40,10 @@ def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:
         bias: Bias of the head, (K,).
     """
     with torch.autocast(output.features.device.type, enabled=False):
-        return Output(functional.linear(output.features.float(), weight.float(), bias.float()), output.features)
+        return Output(
+            functional.linear(output.features.float(), weight.float(), bias.float()),
+            output.features,
+        )
 
 
 def kaiming(body: nn.Module) -> nn.Module:
@@ -54,7 +57,9 @@ def kaiming(body: nn.Module) -> nn.Module:
     return body
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3, groups: int = 1) -> nn.Conv2d:
+def convolution(
+    inputs: int, outputs: int, stride: int = 1, side: int = 3, groups: int = 1
+) -> nn.Conv2d:
     """Return a convolution without bias that keeps the size up to its stride.
 
     Batch normalisation follows, so a bias is not needed.

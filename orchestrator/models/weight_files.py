@@ -15,11 +15,28 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
 SUFFIX = ".safetensors"
-FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".pb", ".msgpack")
+FOREIGN = (
+    ".pth",
+    ".pt",
+    ".bin",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".tar",
+    ".h5",
+    ".hdf5",
+    ".keras",
+    ".npz",
+    ".onnx",
+    ".pb",
+    ".msgpack",
+)
 CONVERT = (
     'python -c "import sys, torch, safetensors.torch as s; '
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d.get('model', d)); "
-    's.save_file({k: v.contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}, sys.argv[2])"'
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = "
+    "d.get('state_dict', d.get('model', d)); "
+    "s.save_file({k: v.contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}, "
+    'sys.argv[2])"'
 )
 PICKLED = "a PyTorch checkpoint, a pickle, which is not opened here"
 SAFETENSORS = "a safetensors file"
@@ -46,7 +63,8 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     file = read_path(weights, "weights")
     if not file.is_file():
         raise ConfigurationError(
-            f"{file} does not exist or is no file: give a .safetensors file with weights of {wanted}",
+            f"{file} does not exist or is no file: give a .safetensors file with weights of "
+            f"{wanted}",
             field="weights",
             value=weights,
             allowed="a file that exists",
@@ -55,14 +73,18 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
         kind = describe_file(file)
         if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
             raise ConfigurationError(
-                f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}",
+                f"{file} is a safetensors file under another name: rename it to "
+                f"{file.with_suffix(SUFFIX).name}",
                 field="weights",
                 value=weights,
                 allowed=file.with_suffix(SUFFIX).name,
             )
         if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
             raise ConfigurationError(
-                f"{file} is {kind}: {_advice(file, kind)}", field="weights", value=weights, allowed=f"a {SUFFIX} file"
+                f"{file} is {kind}: {_advice(file, kind)}",
+                field="weights",
+                value=weights,
+                allowed=f"a {SUFFIX} file",
             )
         return load_file(file)
     except (SafetensorError, OSError) as error:
@@ -113,9 +135,14 @@ def _describe_archive(file: Path) -> str:
 
 def _advice(file: Path, kind: str) -> str:
     if kind == PICKLED:
-        target = file.with_name(f"{file.stem}-converted{SUFFIX}") if file.suffix.lower() == SUFFIX else file.with_suffix(SUFFIX)
+        target = (
+            file.with_name(f"{file.stem}-converted{SUFFIX}")
+            if file.suffix.lower() == SUFFIX
+            else file.with_suffix(SUFFIX)
+        )
         return (
-            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (also "
+            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, "
+            f"which loads tensors alone (also "
             "those under 'state_dict' or 'model'), and give the .safetensors file"
         )
     return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"

@@ -66,7 +66,8 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
     """
     # Clones, because safetensors refuses shared memory and layouts that are not contiguous.
     state = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
     }
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:

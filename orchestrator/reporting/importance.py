@@ -18,7 +18,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+from optuna.importance import (
+    BaseImportanceEvaluator,
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -78,7 +83,9 @@ class Importance:
     def plain(self) -> dict[str, Any]:
         """Return the fields as JSON values, without the study."""
         names = ("objective", "direction", "epoch", "trials", "changed", "too_few", "alike")
-        return {name: getattr(self, name) for name in names} | {"rankings": [asdict(ranking) for ranking in self.rankings]}
+        return {name: getattr(self, name) for name in names} | {
+            "rankings": [asdict(ranking) for ranking in self.rankings]
+        }
 
     def metrics(self) -> dict[str, float]:
         """Return PED-ANOVA shares by setting, of the whole study and of each method.
@@ -90,22 +97,30 @@ class Importance:
             if not set(ranking.path) <= {METHOD}:
                 continue
             prefix = f"{ranking.path[METHOD]}." if ranking.path else ""
-            shares |= {prefix + name.removeprefix(prefix): share for name, share in ranking.ped_anova.items()}
+            shares |= {
+                prefix + name.removeprefix(prefix): share
+                for name, share in ranking.ped_anova.items()
+            }
         return shares
 
 
 def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Importance:
-    """The importances of a sweep's settings, from its complete trials, or from all by their value after `epoch`.
+    """The importances of a sweep's settings, from its complete trials, or from all by their value
+    after `epoch`.
 
     `option` is what a command needs to find the store, for the next step of a refusal.
-    ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
+    ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not
+    allow an answer.
     """
     _require_sweep(sweep, epoch)
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
         raise UserError(
-            _too_few(sweep, trials, len(values), epoch, option), field="search.trials", value=len(values), allowed=(LEAST, None)
+            _too_few(sweep, trials, len(values), epoch, option),
+            field="search.trials",
+            value=len(values),
+            allowed=(LEAST, None),
         )
     objective, direction = primary_goal(sweep.configuration.search)
     used = [trial for trial in trials if trial.number in values]
@@ -113,7 +128,8 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     rankings, too_few, alike = _rank_groups(sweep, trials, used, values)
     if not rankings:
         raise UserError(
-            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have",
+            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings "
+            f"that all of them have",
             field="search.trials",
             value=len(values),
             allowed=f"{LEAST} that differ in two settings",
@@ -143,25 +159,30 @@ def _require_sweep(sweep: Sweep, epoch: int | None) -> None:
     epochs = sweep.configuration.training.epochs
     if epoch is not None and not 1 <= epoch <= epochs:
         raise ConfigurationError(
-            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}",
+            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give "
+            f"1 to {epochs}",
             field="--epoch",
             value=epoch,
             allowed=(1, epochs),
         )
 
 
-def _require_differences(sweep: Sweep, objective: str, used: list[FrozenTrial], values: Values) -> None:
+def _require_differences(
+    sweep: Sweep, objective: str, used: list[FrozenTrial], values: Values
+) -> None:
     """Raise UserError where all trials have the same value, or the same settings."""
     if len(set(values.values())) == 1:
         raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference",
+            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no "
+            f"setting made a difference",
             field=objective,
             value=next(iter(values.values())),
             allowed="values that differ",
         )
     if not _varied(used):
         raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared",
+            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can "
+            f"be compared",
             field="search.trials",
             value=len(values),
             allowed="settings that differ",
@@ -174,7 +195,8 @@ def _rank_groups(
     """Rank the settings within each group of trials that have the same settings.
 
     Returns:
-        The rankings, the names of groups with too few trials, and the names of groups whose trials do not differ.
+        The rankings, the names of groups with too few trials, and the names of groups whose trials
+        do not differ.
     """
     rankings: list[Ranking] = []
     small: dict[str, list[str]] = {}
@@ -183,7 +205,9 @@ def _rank_groups(
         names = [name for name in _varied(members) if name in _common(members)]
         if len(members) < LEAST:
             value = str(list(path.values())[-1])
-            small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
+            small.setdefault(_named(path).removesuffix(value), []).append(
+                f"{value} ({len(members)})"
+            )
         elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
             # The share of a single setting would always be 1
             alike.append(f"{_named(path)} ({len(members)})")
@@ -199,13 +223,17 @@ def pages(found: Importance) -> dict[str, str]:
     """
     from optuna.visualization import plot_parallel_coordinate, plot_slice
 
-    varied = sorted(_varied([trial for trial in found.study.trials if trial.state == TrialState.COMPLETE]))
+    varied = sorted(
+        _varied([trial for trial in found.study.trials if trial.state == TrialState.COMPLETE])
+    )
     which = "complete trials" if found.epoch is None else f"value after epoch {found.epoch}"
     drawn = {"parallel_coordinate": plot_parallel_coordinate, "slice": plot_slice}
     made = {}
     for name, plot in drawn.items():
         figure = plot(found.study, params=varied, target_name=found.objective)
-        figure.update_layout(title=f"{found.study.study_name}: {found.objective} ({which})", margin={"t": 90})
+        figure.update_layout(
+            title=f"{found.study.study_name}: {found.objective} ({which})", margin={"t": 90}
+        )
         made[f"{name}.html"] = figure.to_html(include_plotlyjs=True, full_html=True)
     return made
 
@@ -223,7 +251,9 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
     journal = StudyFile(str(file))
     try:
         with named_damage(journal, file):
-            study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=JournalStorage(journal))
+            study: optuna.Study = optuna.load_study(
+                study_name=sweep.name, storage=JournalStorage(journal)
+            )
             found = copy.deepcopy(sound_trials(study))
     except OSError as error:
         raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
@@ -238,10 +268,14 @@ def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
     """Return the last epoch with originally drawn settings, of each trial that took over others."""
     changes = {trial.number: trial.user_attrs.get("changes") or [] for trial in trials}
     changes |= {number: record.changes for number, record in sweep.trials.items() if record.changes}
-    return {number: min(change["epoch"] for change in made) for number, made in changes.items() if made}
+    return {
+        number: min(change["epoch"] for change in made) for number, made in changes.items() if made
+    }
 
 
-def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping[int, int] | None = None) -> dict[int, float]:
+def _values(
+    trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping[int, int] | None = None
+) -> dict[int, float]:
     """Return the value of each trial that counts.
 
     A trial that was stopped early has a value of fewer epochs, which is not comparable. With
@@ -249,18 +283,33 @@ def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping
     """
     until = own_until or {}
     if epoch is None:
-        whole = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.number not in until]
+        whole = [
+            trial
+            for trial in trials
+            if trial.state == TrialState.COMPLETE and trial.number not in until
+        ]
         return {trial.number: trial.value for trial in whole if trial.value is not None}
-    reached = [trial for trial in trials if trial.state != TrialState.FAIL and epoch in trial.intermediate_values]
-    return {trial.number: trial.intermediate_values[epoch] for trial in reached if epoch <= until.get(trial.number, epoch)}
+    reached = [
+        trial
+        for trial in trials
+        if trial.state != TrialState.FAIL and epoch in trial.intermediate_values
+    ]
+    return {
+        trial.number: trial.intermediate_values[epoch]
+        for trial in reached
+        if epoch <= until.get(trial.number, epoch)
+    }
 
 
-def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None, option: str) -> str:
+def _too_few(
+    sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None, option: str
+) -> str:
     until = _own_until(sweep, trials)
     changed = len(_values(trials, epoch)) - found
     which = "complete trials" if epoch is None else f"trials that reached epoch {epoch}"
     counted = (
-        f"{sweep.name!r} has {found} {which}{' with settings of their own' if changed else ''} and at least {LEAST} are needed"
+        f"{sweep.name!r} has {found} "
+        f"{which}{' with settings of their own' if changed else ''} and at least {LEAST} are needed"
     )
     last = sorted(
         min(max(trial.intermediate_values), until.get(trial.number, max(trial.intermediate_values)))
@@ -269,15 +318,27 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
     )
     middle = last[len(last) // 2] if last else None
     others = len(_values(trials, middle, until)) if middle is not None and middle != epoch else 0
-    advice = [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"] if others >= LEAST else []
+    advice = (
+        [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"]
+        if others >= LEAST
+        else []
+    )
     if changed:
-        why = "population based training changes settings while it trains, so importance has nothing to compare"
+        why = (
+            "population based training changes settings while it trains, so importance has "
+            "nothing to compare"
+        )
         return f"{counted}: {why} in {changed} others" + (f"; {advice[0]}" if advice else "")
     if sweep.alive:
         advice.insert(0, "wait, it still runs")
     elif sweep.configuration.search.scheduler != "pbt":
-        advice.insert(0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`")
-    return f"{counted}: {', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
+        advice.insert(
+            0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`"
+        )
+    return (
+        f"{counted}: "
+        f"{', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
+    )
 
 
 def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
@@ -285,34 +346,52 @@ def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna
 
     The other trials are failed, and keep the numbering.
     """
-    study = optuna.create_study(study_name=sweep.name, direction=primary_goal(sweep.configuration.search).direction)
+    study = optuna.create_study(
+        study_name=sweep.name, direction=primary_goal(sweep.configuration.search).direction
+    )
     for trial in trials:
         value = values.get(trial.number)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         params, distributions = ({}, {}) if value is None else (trial.params, trial.distributions)
-        study.add_trial(create_trial(state=state, value=value, params=params, distributions=distributions))
+        study.add_trial(
+            create_trial(state=state, value=value, params=params, distributions=distributions)
+        )
     return study
 
 
-def _ranking(path: dict[str, Any], sweep: Sweep, trials: Sequence[FrozenTrial], names: list[str], values: Values) -> Ranking:
+def _ranking(
+    path: dict[str, Any],
+    sweep: Sweep,
+    trials: Sequence[FrozenTrial],
+    names: list[str],
+    values: Values,
+) -> Ranking:
     study = _copy(sweep, trials, values)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, BEST / len(trials))))
     found = _evaluate(study, ped_anova, names)
     as_much = dict.fromkeys(found, 0)
     generator, reached = np.random.default_rng(SEED), [values[trial.number] for trial in trials]
     for _ in range(SHUFFLES):
-        shuffled = zip((trial.number for trial in trials), generator.permutation(reached).tolist(), strict=True)
-        for name, value in _evaluate(_copy(sweep, trials, dict(shuffled)), ped_anova, names).items():
+        shuffled = zip(
+            (trial.number for trial in trials), generator.permutation(reached).tolist(), strict=True
+        )
+        for name, value in _evaluate(
+            _copy(sweep, trials, dict(shuffled)), ped_anova, names
+        ).items():
             as_much[name] += value >= found[name]
     chance = {name: (1 + count) / (1 + SHUFFLES) for name, count in as_much.items()}
     fanova = _evaluate(study, FanovaImportanceEvaluator(seed=SEED), names)
     return Ranking(_named(path), path, len(trials), _shares(found), _shares(fanova), chance)
 
 
-def _evaluate(study: optuna.Study, evaluator: BaseImportanceEvaluator, names: list[str]) -> dict[str, float]:
+def _evaluate(
+    study: optuna.Study, evaluator: BaseImportanceEvaluator, names: list[str]
+) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about small regimes and experimental arguments
-        found: dict[str, float] = get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
+        found: dict[str, float] = get_param_importances(
+            study, evaluator=evaluator, params=names, normalize=False
+        )
     return found
 
 
@@ -326,7 +405,9 @@ def _shares(found: Mapping[str, float]) -> dict[str, float]:
 def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
     """Return the settings that took more than one value. A missing setting counts as a value."""
     names = {name for trial in trials for name in trial.params}
-    return sorted(name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1)
+    return sorted(
+        name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1
+    )
 
 
 def _common(trials: Sequence[FrozenTrial]) -> set[str]:
@@ -339,9 +420,15 @@ def _deciding(trials: Sequence[FrozenTrial]) -> set[str]:
 
     This is judged from all that was drawn.
     """
-    drawn = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
+    drawn = [
+        trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values
+    ]
     bounds = {name: bound for trial in drawn for name, bound in trial.distributions.items()}
-    choices = [name for name, bound in bounds.items() if isinstance(bound, optuna.distributions.CategoricalDistribution)]
+    choices = [
+        name
+        for name, bound in bounds.items()
+        if isinstance(bound, optuna.distributions.CategoricalDistribution)
+    ]
     return {choice for choice in choices if any(_decides(choice, name, drawn) for name in bounds)}
 
 
@@ -353,7 +440,9 @@ def _decides(choice: str, name: str, drawn: Sequence[FrozenTrial]) -> bool:
     return len({value for value, _ in seen}) == len(seen) and len({has for _, has in seen}) == 2
 
 
-def _groups(trials: Sequence[FrozenTrial], deciding: set[str]) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
+def _groups(
+    trials: Sequence[FrozenTrial], deciding: set[str]
+) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
     """Yield groups of trials with the choices that they have in common.
 
     First all trials, then each method, then the parts of it by further choices.
@@ -385,5 +474,9 @@ def _split(
 def _named(path: Mapping[str, Any]) -> str:
     """Return the name of a group, such as `akd with alpha_schedule=gap`."""
     method = str(path.get(METHOD, ""))
-    rest = ", ".join(f"{name.removeprefix(f'{method}.')}={value}" for name, value in path.items() if name != METHOD)
+    rest = ", ".join(
+        f"{name.removeprefix(f'{method}.')}={value}"
+        for name, value in path.items()
+        if name != METHOD
+    )
     return " with ".join(part for part in (method, rest) if part) or WHOLE

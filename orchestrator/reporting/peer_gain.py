@@ -29,12 +29,22 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
     The baseline is the complete KD trial that is best on validation, among those in which the
     student has the network of `trial`. A student without such a trial has no entry.
     """
-    complete = [other for other in sweep.ranked() if other.state == "complete" and _method(sweep, other) == BASELINE]
+    complete = [
+        other
+        for other in sweep.ranked()
+        if other.state == "complete" and _method(sweep, other) == BASELINE
+    ]
     found = {}
     for letter in sweep.configuration.students if sweep.configuration.peers else ():
-        alike = [other for other in complete if _network(other, letter) == _network(trial, letter) and _known(other, letter)]
+        alike = [
+            other
+            for other in complete
+            if _network(other, letter) == _network(trial, letter) and _known(other, letter)
+        ]
         if alike:
-            found[letter] = max(alike, key=lambda other: (_validation(other, letter), -other.number))
+            found[letter] = max(
+                alike, key=lambda other: (_validation(other, letter), -other.number)
+            )
     return found
 
 

@@ -54,7 +54,9 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(float(array.mean()), _error(array) if len(array) > 1 else None, len(array))
 
 
-def difference(mine: Mapping[int, float], theirs: Mapping[int, float], level: float = LEVEL) -> Difference | None:
+def difference(
+    mine: Mapping[int, float], theirs: Mapping[int, float], level: float = LEVEL
+) -> Difference | None:
     """Return the paired difference `mine` - `theirs` over the seeds that both have.
 
     The interval is mean ± t(level, n - 1) error. It covers the true difference in `level` of all
@@ -78,7 +80,11 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float], level: fl
     error, scale = _error(each), max(map(abs, (*mine.values(), *theirs.values())))
     if error * math.sqrt(pairs) <= ROUNDING * scale:
         same = abs(found) <= ROUNDING * scale
-        return Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs) if same else Difference(found, 0.0, None, None, None, pairs)
+        return (
+            Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs)
+            if same
+            else Difference(found, 0.0, None, None, None, pairs)
+        )
     reach = float(stdtrit(pairs - 1, (1 + level) / 2)) * error
     p = float(2 * stdtr(pairs - 1, -abs(found) / error))
     return Difference(found, error, found - reach, found + reach, p, pairs)

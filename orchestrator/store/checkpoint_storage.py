@@ -60,7 +60,9 @@ class LocalCheckpoint:
         """
         with contextlib.ExitStack() as stack:
             yield context.broadcast_object(
-                stack.enter_context(replacing(self.trial / CHECKPOINT)) if context.is_main_process else None
+                stack.enter_context(replacing(self.trial / CHECKPOINT))
+                if context.is_main_process
+                else None
             )
 
     def bring(self, names: Collection[str] | None = None) -> None:
@@ -127,10 +129,15 @@ class RemoteCheckpoint(LocalCheckpoint):
 
         All ranks upload when they leave the block. Rank 0 then names the checkpoint as the newest.
         """
-        name = context.broadcast_object(f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.is_main_process else None)
+        name = context.broadcast_object(
+            f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.is_main_process else None
+        )
         with self._aside() as folder:
             yield folder
-            self.together(context, lambda: self.remote.put(folder, f"{self.name}/{name}", alive=context.heartbeat))
+            self.together(
+                context,
+                lambda: self.remote.put(folder, f"{self.name}/{name}", alive=context.heartbeat),
+            )
         self.together(context, lambda: self._name_newest(name) if context.is_main_process else None)
 
     def bring(self, names: Collection[str] | None = None) -> None:
@@ -161,7 +168,13 @@ class RemoteCheckpoint(LocalCheckpoint):
             if _epoch(checkpoint) and not (checkpoint in newest and light(name)):
                 self.remote.remove_file(f"{self.name}/{name}")
 
-    def _got(self, name: str, folder: Path, wanted: Callable[[str], bool] = lambda _: True, alive: Alive = lambda: None) -> bool:
+    def _got(
+        self,
+        name: str,
+        folder: Path,
+        wanted: Callable[[str], bool] = lambda _: True,
+        alive: Alive = lambda: None,
+    ) -> bool:
         """Download a checkpoint into the folder; return whether it has any such file."""
         try:
             self.remote.get(f"{self.name}/{name}", folder, wanted, alive)
@@ -175,7 +188,9 @@ class RemoteCheckpoint(LocalCheckpoint):
         Without a valid `latest.json`, sort them by epoch.
         """
         named = self.remote.read_json(f"{self.name}/{LATEST}")
-        if isinstance(named, list) and all(isinstance(name, str) and _epoch(name) for name in named):
+        if isinstance(named, list) and all(
+            isinstance(name, str) and _epoch(name) for name in named
+        ):
             return named
         there = {name.partition("/")[0] for name in self.remote.names(self.name)}
         return sorted(filter(_epoch, there), key=_epoch, reverse=True)
@@ -207,7 +222,11 @@ def checkpoint_storage(store: Store, trial: Path) -> Place:
 
 def checkpoint_storage_of(spec: TrialSpec) -> Place:
     """Return the checkpoint storage of a trial on the node that trains it."""
-    return RemoteCheckpoint(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else LocalCheckpoint(spec.folder)
+    return (
+        RemoteCheckpoint(spec.folder, spec.root, spec.uri)
+        if spec.uri and spec.root
+        else LocalCheckpoint(spec.folder)
+    )
 
 
 def _epoch(name: str) -> int:

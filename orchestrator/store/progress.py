@@ -65,13 +65,24 @@ def read_progress(student: Path) -> Progress:
     """
     file = student / PROGRESS_FILE
     found = PROGRESS.read(file)
-    last, epochs = found["record"]["epoch"], [record["epoch"] for record in found.get("records", ())]
-    if epochs and (epochs[-1] != last or any(one >= other for one, other in itertools.pairwise(epochs))):
+    last, epochs = (
+        found["record"]["epoch"],
+        [record["epoch"] for record in found.get("records", ())],
+    )
+    if epochs and (
+        epochs[-1] != last or any(one >= other for one, other in itertools.pairwise(epochs))
+    ):
         raise DamagedRecordError(
-            file, f"records are of the epochs {_shortened(epochs)}, and record is of epoch {last}", key="records"
+            file,
+            f"records are of the epochs {_shortened(epochs)}, and record is of epoch {last}",
+            key="records",
         )
     if found["best_epoch"] > last:
-        raise DamagedRecordError(file, f"best_epoch = {found['best_epoch']}, and record is of epoch {last}", key="best_epoch")
+        raise DamagedRecordError(
+            file,
+            f"best_epoch = {found['best_epoch']}, and record is of epoch {last}",
+            key="best_epoch",
+        )
     return found
 
 

@@ -33,7 +33,9 @@ T = TypeVar("T")
 def _require_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise PydanticCustomError("finite_number", "Input should be a finite number")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         _require_finite(inner)
     return value
 
@@ -60,7 +62,9 @@ class DamagedRecordError(ConfigurationError):
         self.file, self.reason, self.advice = file, reason, advice
 
     def __str__(self) -> str:
-        return f"{self.file} is damaged: {self.reason}" + (f": {self.advice}" if self.advice else "")
+        return f"{self.file} is damaged: {self.reason}" + (
+            f": {self.advice}" if self.advice else ""
+        )
 
 
 class RecordSchema(Generic[T]):
@@ -74,7 +78,9 @@ class RecordSchema(Generic[T]):
         other_keys: Whether keys outside the schema are kept rather than refused.
     """
 
-    def __init__(self, kind: Any, number: int = 1, advice: str = "", other_keys: bool = False) -> None:
+    def __init__(
+        self, kind: Any, number: int = 1, advice: str = "", other_keys: bool = False
+    ) -> None:
         self.kind, self.number, self.advice = kind, number, advice
         named = not other_keys and (is_dataclass(kind) or hasattr(kind, "__annotations__"))
         self.names = _names(kind) if named else None
@@ -120,7 +126,11 @@ class RecordSchema(Generic[T]):
         try:
             rest = {name: value for name, value in values.items() if name not in (FORMAT, CHECKSUM)}
             # pydantic builds a strict dataclass from JSON alone; it has no field for the format
-            record = self._adapter.validate_json(content) if is_dataclass(self.kind) else self._adapter.validate_python(rest)
+            record = (
+                self._adapter.validate_json(content)
+                if is_dataclass(self.kind)
+                else self._adapter.validate_python(rest)
+            )
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise self._damaged(file, _reason(first), _key(first)) from error
@@ -129,7 +139,10 @@ class RecordSchema(Generic[T]):
         self._require_names(file, values)
         if CHECKSUM in values and not _holds(content, values):
             raise self._damaged(
-                file, f"its content is not what was written, for its key {CHECKSUM} is that of another one", CHECKSUM
+                file,
+                f"its content is not what was written, for its key {CHECKSUM} is that of "
+                f"another one",
+                CHECKSUM,
             )
         return record, CHECKSUM in values
 
@@ -146,7 +159,12 @@ class RecordSchema(Generic[T]):
         """
         write_text(file, self.text(values), lasting)
 
-    def keep(self, file: Path, values: Callable[[], Mapping[str, Any]] | Mapping[str, Any], lasting: bool = True) -> None:
+    def keep(
+        self,
+        file: Path,
+        values: Callable[[], Mapping[str, Any]] | Mapping[str, Any],
+        lasting: bool = True,
+    ) -> None:
         """Replace the record in a file; wait while the disk is full.
 
         A function in place of `values` is called at the time of writing.
@@ -173,7 +191,11 @@ class RecordSchema(Generic[T]):
                 raise self._damaged(file, "it is no file")
             if status.st_size > LARGEST_BYTES:
                 limit = LARGEST_BYTES // 2**20
-                raise self._damaged(file, f"it has {status.st_size / 2**20:,.0f} MiB, and no record has more than {limit}")
+                raise self._damaged(
+                    file,
+                    f"it has {status.st_size / 2**20:,.0f} MiB, and no record has more than "
+                    f"{limit}",
+                )
             return file.read_bytes()
         except OSError as error:
             raise self._damaged(file, f"it cannot be read ({error.strerror or error})") from error
@@ -181,10 +203,13 @@ class RecordSchema(Generic[T]):
     def _require_format(self, file: Path, values: dict[str, Any]) -> None:
         number = values.get(FORMAT, 0)
         if type(number) is not int or number < 0:
-            raise self._damaged(file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number", FORMAT)
+            raise self._damaged(
+                file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number", FORMAT
+            )
         if number > self.number:
             raise ConfigurationError(
-                f"{file} was written by a newer version of this program: update it to read the record",
+                f"{file} was written by a newer version of this program: update it to read the "
+                f"record",
                 field=str(file),
                 value=number,
                 allowed=(0, self.number),
@@ -197,10 +222,17 @@ class RecordSchema(Generic[T]):
         """
         if self.names is None:
             return
-        missing = self.names - values.keys() if values.get(FORMAT) == self.number and is_dataclass(self.kind) else set()
+        missing = (
+            self.names - values.keys()
+            if values.get(FORMAT) == self.number and is_dataclass(self.kind)
+            else set()
+        )
         other = values.keys() - self.names - {FORMAT, CHECKSUM}
         if missing or other:
-            named, wrong = min(missing or other), "is missing" if missing else "is no key of such a record"
+            named, wrong = (
+                min(missing or other),
+                "is missing" if missing else "is no key of such a record",
+            )
             raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}", named)
 
     def _damaged(self, file: Path, reason: str, key: str = "") -> DamagedRecordError:
@@ -208,7 +240,9 @@ class RecordSchema(Generic[T]):
 
 
 def _names(kind: Any) -> set[str]:
-    return {field.name for field in fields(kind)} if is_dataclass(kind) else set(kind.__annotations__)
+    return (
+        {field.name for field in fields(kind)} if is_dataclass(kind) else set(kind.__annotations__)
+    )
 
 
 def _checksum(body: bytes) -> str:

@@ -21,7 +21,16 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store import run_lock
-from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Seconds, Timestamp
+from orchestrator.store.record_file import (
+    STRICT,
+    Count,
+    DamagedRecordError,
+    Finite,
+    Plain,
+    RecordSchema,
+    Seconds,
+    Timestamp,
+)
 from orchestrator.store.store import Store, set_aside
 
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
@@ -95,7 +104,9 @@ class Trial:
     @property
     def known(self) -> list[tuple[int, float]]:
         """Return the epochs with a known objective, each with its value."""
-        return [(epoch, value) for epoch, value in enumerate(self.history, start=1) if value is not None]
+        return [
+            (epoch, value) for epoch, value in enumerate(self.history, start=1) if value is not None
+        ]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,7 +116,9 @@ class Trial:
     @property
     def taken_over(self) -> str:
         """Return the sources and epochs of all weight transfers, empty without any."""
-        pairs = ", ".join(f"trial {change['source']} after epoch {change['epoch']}" for change in self.changes)
+        pairs = ", ".join(
+            f"trial {change['source']} after epoch {change['epoch']}" for change in self.changes
+        )
         return f"took over {pairs}" if pairs else ""
 
     @property
@@ -156,7 +169,13 @@ class Sweep(SweepRecord):
     damaged: dict[Path, str] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, folder: Path, configuration: Configuration, kind: str, described: dict[str, Any] | None = None) -> "Sweep":
+    def create(
+        cls,
+        folder: Path,
+        configuration: Configuration,
+        kind: str,
+        described: dict[str, Any] | None = None,
+    ) -> "Sweep":
         """Create a sweep. Raise ConfigurationError if the name is taken."""
         cls.require_new(folder)
         # a process killed at this point left an empty folder
@@ -195,7 +214,10 @@ class Sweep(SweepRecord):
             names = store.sweeps()
             known = suggest_name(name, names) if names else "there is none yet"
             raise ConfigurationError(
-                f"there is no sweep {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
+                f"there is no sweep {name!r} in {store.root}: {known}",
+                field="name",
+                value=name,
+                allowed=tuple(names),
             )
         record, damaged = own_record(folder)
         sweep = cls(**vars(record), folder=folder, damaged=damaged)
@@ -213,13 +235,22 @@ class Sweep(SweepRecord):
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
-            key, reason = "number", f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
+            key, reason = (
+                "number",
+                f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}",
+            )
         elif len(trial.history) > trial.epochs:
-            key, reason = "history", f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
+            key, reason = (
+                "history",
+                f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}",
+            )
         elif trial.value is None and (trial.state == "complete" or trial.values):
             key, reason = "value", f"value = null is not allowed: state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
-            key, reason = "values", f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
+            key, reason = (
+                "values",
+                f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives",
+            )
         else:
             key, reason = ("", "") if sealed or not usable else self._misfit(trial)
         if reason:
@@ -268,7 +299,10 @@ class Sweep(SweepRecord):
     def set_aside(self, file: Path) -> str:
         """Rename a damaged file, so that it can be created again; return a sentence about it."""
         reason, renamed = self.damaged.pop(file), set_aside(file)
-        return f"{file.relative_to(self.folder)} is damaged ({reason}): it is kept as {renamed.name} and made anew"
+        return (
+            f"{file.relative_to(self.folder)} is damaged ({reason}): it is kept as "
+            f"{renamed.name} and made anew"
+        )
 
     def trial_folder(self, number: int) -> Path:
         """Return the folder of a trial, with its record and its checkpoint."""
@@ -317,12 +351,17 @@ class Sweep(SweepRecord):
         ahead = [
             trial
             for trial in self._usable()
-            if trial.state != "complete" and sign * (trial.value or 0.0) < sign * (best.value or 0.0)
+            if trial.state != "complete"
+            and sign * (trial.value or 0.0) < sign * (best.value or 0.0)
         ]
         return min(ahead, key=self._rank(), default=None)
 
     def _usable(self) -> list[Trial]:
-        return [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
+        return [
+            trial
+            for trial in self.trials.values()
+            if trial.value is not None and trial.state in ("complete", "stopped_early")
+        ]
 
     def _rank(self) -> Callable[[Trial], tuple[bool, float, int]]:
         sign = -1.0 if self.maximize else 1.0
@@ -333,13 +372,23 @@ class Sweep(SweepRecord):
 
         The order is that of the first objective. The list is empty for a single objective.
         """
-        complete = {trial.number: trial.values for trial in self.ranked() if trial.values and trial.state == "complete"}
-        return [self.trials[number] for number in pareto_front(complete, goals(self.configuration.search))]
+        complete = {
+            trial.number: trial.values
+            for trial in self.ranked()
+            if trial.values and trial.state == "complete"
+        }
+        return [
+            self.trials[number]
+            for number in pareto_front(complete, goals(self.configuration.search))
+        ]
 
     def status(self) -> dict[str, Any]:
         """Return the content of `status --json`, whose keys are a public interface."""
         alive = self.alive
-        trials = [self._summary(trial, alive) for trial in sorted(self.trials.values(), key=lambda trial: trial.number)]
+        trials = [
+            self._summary(trial, alive)
+            for trial in sorted(self.trials.values(), key=lambda trial: trial.number)
+        ]
         best = self.best()
         return {
             "sweep": self.name,
@@ -359,14 +408,18 @@ class Sweep(SweepRecord):
         `option` is the command-line option that selects the store.
         """
         again = f"`python run.py sweep --resume {self.name}{option}` makes it anew"
-        return [f"{file.relative_to(self.folder)} is damaged: {reason}: {again}" for file, reason in self.damaged.items()]
+        return [
+            f"{file.relative_to(self.folder)} is damaged: {reason}: {again}"
+            for file, reason in self.damaged.items()
+        ]
 
     @staticmethod
     def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
         state = "waiting" if trial.state == "running" and not alive else trial.state
-        return {key: getattr(trial, key) for key in ("number", "value", "values", "epochs", "params", "settings")} | {
-            "state": state
-        }
+        return {
+            key: getattr(trial, key)
+            for key in ("number", "value", "values", "epochs", "params", "settings")
+        } | {"state": state}
 
 
 def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
@@ -385,7 +438,8 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
     if found is None:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
-            f"the record of the sweep in {folder} and its copy are damaged ({reasons}): put one of them back from a backup, or "
+            f"the record of the sweep in {folder} and its copy are damaged ({reasons}): put "
+            f"one of them back from a backup, or "
             "give another --name",
             field=str(folder / FILE),
             value={file.name: reason for file, reason in damaged.items()},

@@ -61,15 +61,19 @@ def check_uri(uri: str) -> str:
         )
     if "@" in parts.netloc:
         raise ConfigurationError(
-            f"{shown} has a name or a password in it: leave them out, credentials come from the environment",
+            f"{shown} has a name or a password in it: leave them out, credentials come from "
+            f"the environment",
             field="--store",
             value=f"{parts.scheme}://...",
             allowed="an address without a name and a password",
         )
-    if parts.fragment or (unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)):
+    if parts.fragment or (
+        unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)
+    ):
         what = "#..." if parts.fragment else f"?{unknown[0]}=..."
         raise ConfigurationError(
-            f"{shown}{what} is not allowed: a ? may be followed by {', '.join(sorted(OPTIONS))}; credentials come from the "
+            f"{shown}{what} is not allowed: a ? may be followed by "
+            f"{', '.join(sorted(OPTIONS))}; credentials come from the "
             "environment",
             field="--store",
             value=what,
@@ -77,8 +81,14 @@ def check_uri(uri: str) -> str:
         )
     path = unquote(parts.path)
     if problem := path_problem(f"/{path}"):
-        raise ConfigurationError(f"{shown} {problem}: give {_known()}", field="--store", value=problem, allowed=_known())
-    if ".." in PurePosixPath(path).parts or (parts.scheme == "file") != (not parts.netloc) or not (parts.netloc or path.strip("/")):
+        raise ConfigurationError(
+            f"{shown} {problem}: give {_known()}", field="--store", value=problem, allowed=_known()
+        )
+    if (
+        ".." in PurePosixPath(path).parts
+        or (parts.scheme == "file") != (not parts.netloc)
+        or not (parts.netloc or path.strip("/"))
+    ):
         raise ConfigurationError(
             f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}",
             field="--store",
@@ -131,13 +141,20 @@ class Remote:
 
         found, failures = _within(ANSWER_S, probe)
         if found is None:
-            reason = " ".join(str(failures[0]).split())[:300] if failures else f"no answer within {ANSWER_S:g} s"
+            reason = (
+                " ".join(str(failures[0]).split())[:300]
+                if failures
+                else f"no answer within {ANSWER_S:g} s"
+            )
             raise PreflightError(
-                f"--store {uri} cannot be used ({reason}): see that the bucket is there, that it can be reached from here, and "
+                f"--store {uri} cannot be used ({reason}): see that the bucket is there, that "
+                f"it can be reached from here, and "
                 "that the credentials in the environment may write to it",
                 field="--store",
                 value=uri,
-                allowed="a store that may be written" if failures else f"an answer within {ANSWER_S:g} s",
+                allowed="a store that may be written"
+                if failures
+                else f"an answer within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 
@@ -169,9 +186,17 @@ class Remote:
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == last):
             relative = file.relative_to(folder).as_posix()
-            self._attempt(lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive))  # type: ignore[misc]
+            self._attempt(
+                lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive)
+            )  # type: ignore[misc]
 
-    def get(self, name: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True, alive: Alive = lambda: None) -> None:
+    def get(
+        self,
+        name: str,
+        folder: Path,
+        wanted: Callable[[str], bool] = lambda name: True,
+        alive: Alive = lambda: None,
+    ) -> None:
         """Download files below a remote folder.
 
         Args:
@@ -192,7 +217,9 @@ class Remote:
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise OSError(f"{each!r} in {self.uri} would lie outside of its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._attempt(lambda each=each, target=target: self._get(f"{name}/{each}", target, alive))  # type: ignore[misc]
+            self._attempt(
+                lambda each=each, target=target: self._get(f"{name}/{each}", target, alive)
+            )  # type: ignore[misc]
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a file atomically: a reader sees the old content or the new content."""
@@ -211,7 +238,9 @@ class Remote:
         if not self.has(name):
             return None
         try:
-            return json.loads(self._attempt(lambda: self.system.open_input_stream(self._path(name)).read()))
+            return json.loads(
+                self._attempt(lambda: self.system.open_input_stream(self._path(name)).read())
+            )
         except ValueError:
             return None
 

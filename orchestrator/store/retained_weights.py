@@ -12,10 +12,16 @@ def trials_with_weights(sweep: Sweep) -> set[int]:
     trials, search = sweep.trials.values(), sweep.configuration.search
     best = sweep.ranked()[: search.keep_checkpoints]
     front = sweep.front() if search.objectives else []
-    return {trial.number for trial in (*best, *front, *(trial for trial in trials if not trial.ended))} | _donors(sweep)
+    return {
+        trial.number for trial in (*best, *front, *(trial for trial in trials if not trial.ended))
+    } | _donors(sweep)
 
 
 def _donors(sweep: Sweep) -> set[int]:
     """Return the source trials of weight transfers that are not completed."""
     unfinished = [trial for trial in sweep.trials.values() if trial.changes and not trial.ended]
-    return {trial.changes[-1]["source"] for trial in unfinished if trial.changes[-1]["epoch"] >= trial.epochs}
+    return {
+        trial.changes[-1]["source"]
+        for trial in unfinished
+        if trial.changes[-1]["epoch"] >= trial.epochs
+    }

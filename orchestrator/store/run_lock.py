@@ -76,7 +76,9 @@ def driver_status(folder: Path) -> DriverStatus | None:
 
 
 def _refusal(folder: Path) -> ConfigurationError:
-    return ConfigurationError(describe_driver(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
+    return ConfigurationError(
+        describe_driver(folder), field="name", value=folder.name, allowed="a sweep that nobody runs"
+    )
 
 
 @contextlib.contextmanager
@@ -120,7 +122,10 @@ def describe_driver(folder: Path) -> str:
     """Return a sentence about the process that runs the sweep, with the next step."""
     found = _word(folder)
     if found is None:
-        return f"sweep {folder.name!r} is run by another process at this moment: wait for it, or end it"
+        return (
+            f"sweep {folder.name!r} is run by another process at this moment: wait for it, "
+            f"or end it"
+        )
     since = f"{datetime.fromtimestamp(found['since']):%Y-%m-%d %H:%M}"
     who = f"sweep {folder.name!r} is run by process {found['pid']} on {found['host']} since {since}"
     if found["host"] == socket.gethostname():

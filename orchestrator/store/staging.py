@@ -61,14 +61,25 @@ def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
 
     def bring() -> dict[str, Path]:
         remote = Remote(spec.uri)
-        names = {key: getattr(spec, key).relative_to(given).as_posix() for key in MARKS if getattr(spec, key)}
-        return {key: fetched(remote, name, root / name, MARKS[key], context.heartbeat) for key, name in names.items()}
+        names = {
+            key: getattr(spec, key).relative_to(given).as_posix()
+            for key in MARKS
+            if getattr(spec, key)
+        }
+        return {
+            key: fetched(remote, name, root / name, MARKS[key], context.heartbeat)
+            for key, name in names.items()
+        }
 
     found = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
-    return spec.model_copy(update={"root": root, "folder": root / spec.folder.relative_to(given), **found})
+    return spec.model_copy(
+        update={"root": root, "folder": root / spec.folder.relative_to(given), **found}
+    )
 
 
-def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = lambda: None) -> Path:
+def fetched(
+    remote: Remote, name: str, folder: Path, mark: str, alive: Alive = lambda: None
+) -> Path:
     """Return this node's copy of a remote folder, downloaded once for all processes of the node.
 
     Args:

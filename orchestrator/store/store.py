@@ -46,7 +46,11 @@ class Store:
     @property
     def option(self) -> str:
         """Return the command-line option that selects this store, empty for the default store."""
-        return f" --store {shlex.quote(self.uri or str(self.root))}" if self.root != DEFAULT.resolve() else ""
+        return (
+            f" --store {shlex.quote(self.uri or str(self.root))}"
+            if self.root != DEFAULT.resolve()
+            else ""
+        )
 
     @classmethod
     def named(cls, name: Path | str) -> "Store":
@@ -70,9 +74,14 @@ class Store:
         """
         store = cls.named(name)
         if not os.path.isdir(store.root):
-            where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
+            where = (
+                f"{store.uri} has no runs that were started on this machine"
+                if store.uri
+                else f"{name} does not exist"
+            )
             raise ConfigurationError(
-                f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`",
+                f"--store {where}: give that of an earlier run, or start with `python run.py "
+                f"sweep{store.option}`",
                 field="--store",
                 value=store.uri or str(name),
                 allowed="the store of an earlier run",
@@ -120,13 +129,19 @@ class Store:
         if found == FORMAT:
             return
         if found > FORMAT:
-            what = f"has format {found}, of a newer version of this program: update the program, or give another folder"
+            what = (
+                f"has format {found}, of a newer version of this program: update the "
+                f"program, or give another folder"
+            )
         else:
             what = (
-                f"has format {found}, of an older version of this program: resume its runs with the version that wrote them, "
+                f"has format {found}, of an older version of this program: resume its runs "
+                f"with the version that wrote them, "
                 "or give a new folder"
             )
-        raise ConfigurationError(f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT)
+        raise ConfigurationError(
+            f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT
+        )
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -138,7 +153,8 @@ class Store:
         free = shutil.disk_usage(self.root).free
         if free < needed_bytes:
             raise PreflightError(
-                f"--store {self.root} has {free / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed: "
+                f"--store {self.root} has {free / 2**20:.0f} MiB free and "
+                f"{needed_bytes / 2**20:.0f} MiB are needed: "
                 "free some space or give another --store",
                 field="--store",
                 value=free,
@@ -179,7 +195,8 @@ class Store:
         """Return the folder of a sweep. Raise ConfigurationError if the name is not allowed."""
         if not NAME.fullmatch(name):
             raise ConfigurationError(
-                f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, first a letter or digit)",
+                f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at "
+                f"most 100, first a letter or digit)",
                 field="name",
                 value=name,
                 allowed="letters, digits, '.', '_' or '-'",
@@ -196,7 +213,8 @@ def _read_format(file: Path) -> int:
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise ConfigurationError(
-            f"{file} names no format of the store: put it back from a backup, or give another --store",
+            f"{file} names no format of the store: put it back from a backup, or give another "
+            f"--store",
             field=str(file),
             value=number,
             allowed=FORMAT,
@@ -279,7 +297,10 @@ def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder, so that a new one can replace it; return the new path."""
-    names = (path.with_name(f"{path.name}.damaged{'' if number == 1 else f'-{number}'}") for number in itertools.count(1))
+    names = (
+        path.with_name(f"{path.name}.damaged{'' if number == 1 else f'-{number}'}")
+        for number in itertools.count(1)
+    )
     free = next(name for name in names if not os.path.lexists(name))
     os.replace(path, free)
     return free
@@ -293,10 +314,16 @@ def read_json(file: Path) -> Any:
     """
     try:
         value = json.loads(file.read_text())
-        return {name: each for name, each in value.items() if name != "checksum"} if isinstance(value, dict) else value
+        return (
+            {name: each for name, each in value.items() if name != "checksum"}
+            if isinstance(value, dict)
+            else value
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{file} cannot be read ({error}): remove it, or start again under another --name", field=str(file), value=str(error)
+            f"{file} cannot be read ({error}): remove it, or start again under another --name",
+            field=str(file),
+            value=str(error),
         ) from error
 
 
@@ -307,14 +334,18 @@ STORE_FILES: dict[str, str] = {
     "mlflow.db": "MLflow's runs, unless `tracking.uri` names a server",
     "mlflow.db.lock": "lock while MLflow's schema is created",
     "artifacts/**": "MLflow's artifacts: configuration, figures, report, registered students",
-    "data/FINGERPRINT/data.json": "record of prepared data: classes, shapes, normalisation, checksums",
-    "data/FINGERPRINT/PART_ARRAY.npy": "prepared inputs and labels of a part: train, validation, test",
+    "data/FINGERPRINT/data.json": "record of prepared data: classes, shapes, normalisation, "
+    "checksums",
+    "data/FINGERPRINT/PART_ARRAY.npy": "prepared inputs and labels of a part: train, "
+    "validation, test",
     "data/FINGERPRINT/*": "prepared data of a folder of images: lists of files and their labels",
-    "teachers/groups/**": "meeting files of worker groups and ids of processes while teachers are fitted",
+    "teachers/groups/**": "meeting files of worker groups and ids of processes while teachers "
+    "are fitted",
     "teachers/FINGERPRINT.lock": "lock while a teacher is fitted or loaded",
     "teachers/FINGERPRINT/teacher.json": "record of a teacher: network, data, metrics",
     "teachers/FINGERPRINT/weights.safetensors": "weights of the teacher",
-    "teachers/FINGERPRINT*/**": "training of a teacher that is not finished: its checkpoint and the current attempt",
+    "teachers/FINGERPRINT*/**": "training of a teacher that is not finished: its checkpoint "
+    "and the current attempt",
     "knowledge/limit.lock": "lock while the cache is reduced to `teacher.cache_gib`",
     "knowledge/FINGERPRINT/about.json": "teacher, data and view policy of the cached outputs",
     "knowledge/FINGERPRINT/clean.npy": "logits of the images without augmentation",
@@ -322,7 +353,8 @@ STORE_FILES: dict[str, str] = {
     "knowledge/FINGERPRINT/view-N.npy": "logits of an augmented view",
     "knowledge/FINGERPRINT/*": "locks of the cache, and what was retrieved from a bank",
     "exports/NAME/model.safetensors": "weights of an exported student (`--format safetensors`)",
-    "exports/NAME/*": "settings.json, the model card README.md, and the student in the other formats",
+    "exports/NAME/*": "settings.json, the model card README.md, and the student in the other "
+    "formats",
     "reports/NAME.html": "report of a sweep, one page",
     "comparisons/NAME/**": "comparison of methods: comparison.json, result.json and comparison.md",
     "sweeps/NAME/sweep.json": "state and configuration of a sweep or training",
@@ -335,24 +367,32 @@ STORE_FILES: dict[str, str] = {
     "sweeps/NAME/driver.lock": "lock of the process that runs the sweep",
     "sweeps/NAME/driver.json": "host, process and start of that process; removed at an orderly end",
     "sweeps/NAME/mlflow.json": "ids of MLflow's runs",
-    "sweeps/NAME/outbox.jsonl": "queue of metrics for MLflow; line 1 holds the byte up to which they are sent",
+    "sweeps/NAME/outbox.jsonl": "queue of metrics for MLflow; line 1 holds the byte up to "
+    "which they are sent",
     "sweeps/NAME/outbox-files.jsonl": "queue of artifacts for MLflow",
     "sweeps/NAME/outbox-refused.jsonl": "writes that MLflow refused, with the reason",
     "sweeps/NAME/groups/**": "meeting files of worker groups and ids of the driver's processes",
     "sweeps/NAME/tune/**": "Ray Tune's own state",
     "sweeps/NAME/trials/N/trial.json": "state, settings and metrics of a trial",
-    "sweeps/NAME/trials/N/checkpoint/progress.json": "records of all epochs, and CRC-32 of the other files",
+    "sweeps/NAME/trials/N/checkpoint/progress.json": "records of all epochs, and CRC-32 of the "
+    "other files",
     "sweeps/NAME/trials/N/checkpoint/student.safetensors": "weights after the last epoch",
-    "sweeps/NAME/trials/N/checkpoint/best.safetensors": "weights of the best epoch on the validation part",
-    "sweeps/NAME/trials/N/checkpoint/optimizer.pt": "state of optimizer and gradient scaler, loaded with `weights_only=True`",
-    "sweeps/NAME/trials/N/checkpoint/trace.safetensors": "terms of the loss and per-epoch arrays, for the figures",
+    "sweeps/NAME/trials/N/checkpoint/best.safetensors": "weights of the best epoch on the "
+    "validation part",
+    "sweeps/NAME/trials/N/checkpoint/optimizer.pt": "state of optimizer and gradient scaler, "
+    "loaded with `weights_only=True`",
+    "sweeps/NAME/trials/N/checkpoint/trace.safetensors": "terms of the loss and per-epoch "
+    "arrays, for the figures",
     "sweeps/NAME/trials/N/checkpoint/shown.safetensors": "sample predictions, for the figures",
-    "sweeps/NAME/trials/N/checkpoint/*": "further state of a method, such as its bank or its teacher",
+    "sweeps/NAME/trials/N/checkpoint/*": "further state of a method, such as its bank or its "
+    "teacher",
     "sweeps/NAME/trials/N/checkpoint/LETTER/*": "the same files of another student of the trial",
-    "sweeps/NAME/trials/N/snapshots/**": "copies of the checkpoint while trials wait for each other",
+    "sweeps/NAME/trials/N/snapshots/**": "copies of the checkpoint while trials wait for each "
+    "other",
     "sweeps/NAME/trials/N/knowledge/**": "cache of a teacher that the trial trains",
     "sweeps/NAME/trials/N/influence/**": "snapshots for the influence actor",
-    "**.damaged": "a file or folder that could not be used; nothing reads it, and it can be removed",
+    "**.damaged": "a file or folder that could not be used; nothing reads it, and it can be "
+    "removed",
 }
 PARTS = {
     "NAME": r"[^/]+",

@@ -24,7 +24,10 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Change
 
 JOURNAL = "study.log"
-ADVICE = "put it back from a backup, or remove it, and the resume makes the study anew of the records of the trials"
+ADVICE = (
+    "put it back from a backup, or remove it, and the resume makes the study anew of the "
+    "records of the trials"
+)
 
 
 class StudyFile(JournalFileBackend):
@@ -40,7 +43,9 @@ class StudyFile(JournalFileBackend):
 
         `line` is the line number of the operation that was yielded last.
         """
-        for self.line, operation in enumerate(super().read_logs(log_number_from), start=log_number_from + 1):
+        for self.line, operation in enumerate(
+            super().read_logs(log_number_from), start=log_number_from + 1
+        ):
             yield operation
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -73,7 +78,10 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
     except Exception as error:  # damage raises KeyError, TypeError, AssertionError and many more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedRecordError(
-            file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE, f"line {journal.line}"
+            file,
+            f"up to line {journal.line}, {type(error).__name__}: {reason}",
+            ADVICE,
+            f"line {journal.line}",
         ) from error
 
 
@@ -87,12 +95,23 @@ def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
     """
     trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
     for trial in trials:
-        for name, values in (("values", trial.values or ()), ("intermediate_values", trial.intermediate_values.values())):
+        for name, values in (
+            ("values", trial.values or ()),
+            ("intermediate_values", trial.intermediate_values.values()),
+        ):
             for value in values:
-                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                    raise ValueError(f"{name} of trial {trial.number} has {value!r}, which is no finite number")
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, int | float)
+                    or not math.isfinite(value)
+                ):
+                    raise ValueError(
+                        f"{name} of trial {trial.number} has {value!r}, which is no finite number"
+                    )
         if any(type(epoch) is not int or epoch < 0 for epoch in trial.intermediate_values):
-            raise ValueError(f"intermediate_values of trial {trial.number} has an epoch that is none")
+            raise ValueError(
+                f"intermediate_values of trial {trial.number} has an epoch that is none"
+            )
         _changes().validate_python(trial.user_attrs.get("changes", []))
     return trials
 
@@ -125,7 +144,9 @@ def repair(file: Path) -> None:
         else:
             return
         if stream.read(1):
-            raise DamagedRecordError(file, f"line {number} is no operation", ADVICE, f"line {number}")
+            raise DamagedRecordError(
+                file, f"line {number} is no operation", ADVICE, f"line {number}"
+            )
     with file.open("r+b") as stream:
         stream.truncate(sound)
         stream.flush()

@@ -40,9 +40,17 @@ class FailuresInARow:
         elif trial.ended:
             self.row.clear()
         if self.limit is not None and len(self.row) >= self.limit and not self.reason:
-            usable = [each for each in self.trials.values() if each.state in ("complete", "stopped_early")]
-            many = f"the last {len(self.row)} trials have all failed" if len(self.row) > 1 else "the last trial has failed"
-            self.reason = f"{many} (search.max_failed_trials = {self.limit}): {in_common(self.row, usable)}"
+            usable = [
+                each for each in self.trials.values() if each.state in ("complete", "stopped_early")
+            ]
+            many = (
+                f"the last {len(self.row)} trials have all failed"
+                if len(self.row) > 1
+                else "the last trial has failed"
+            )
+            self.reason = (
+                f"{many} (search.max_failed_trials = {self.limit}): {in_common(self.row, usable)}"
+            )
 
     def note(self, text: str) -> None:
         """Do nothing: a note ends no trial."""
@@ -66,8 +74,16 @@ def _shared(failed: Sequence[Trial], usable: Sequence[Trial]) -> list[str]:
     if len(failed) < 2:
         return []
     first, *others = (trial.settings for trial in failed)
-    same = {key: value for key, value in first.items() if all(key in other and other[key] == value for other in others)}
-    new = {key: value for key, value in same.items() if not any(_has(trial.settings, key, value) for trial in usable)}
+    same = {
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+    new = {
+        key: value
+        for key, value in same.items()
+        if not any(_has(trial.settings, key, value) for trial in usable)
+    }
     names = sorted(new, key=lambda key: (key != METHOD, key))[:MOST]
     return [f"{name} = {json.dumps(new[name])}" for name in names]
 

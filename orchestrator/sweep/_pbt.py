@@ -23,7 +23,10 @@ FACTORS = (0.8, 1.2)
 
 
 def explore(
-    settings: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], resample_probability: float, seed: str
+    settings: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    resample_probability: float,
+    seed: str,
 ) -> dict[str, Any]:
     """Return settings near the given ones.
 
@@ -41,7 +44,9 @@ def explore(
         distribution = distributions.get(name)
         if isinstance(distribution, FloatDistribution):
             anew = draw.random() < resample_probability
-            varied[name] = _within(distribution, _anew(distribution, draw) if anew else value * draw.choice(FACTORS))
+            varied[name] = _within(
+                distribution, _anew(distribution, draw) if anew else value * draw.choice(FACTORS)
+            )
     return varied
 
 
@@ -53,7 +58,10 @@ def _anew(distribution: FloatDistribution, draw: random.Random) -> float:
 
 def _within(distribution: FloatDistribution, value: float) -> float:
     if distribution.step:
-        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+        value = (
+            distribution.low
+            + round((value - distribution.low) / distribution.step) * distribution.step
+        )
     return float(min(max(value, distribution.low), distribution.high))
 
 
@@ -81,7 +89,9 @@ class Population(PopulationBasedTraining):
         )
         self.asking, self.at_once = asking, at_once
         slowest = min((trial.epochs for trial in asking.unfinished), default=0)
-        self._next_perturbation_sync = (slowest // search.perturb_epochs + 1) * search.perturb_epochs
+        self._next_perturbation_sync = (
+            slowest // search.perturb_epochs + 1
+        ) * search.perturb_epochs
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial to the population, paused until a group is free.
@@ -106,7 +116,9 @@ class Population(PopulationBasedTraining):
         # Ray draws the donors from it
         random.seed(f"{self.asking.configuration.seed} {self._next_perturbation_sync}")
         try:
-            return str(super().on_trial_result(_Present(tune_controller, self._trial_state), trial, result))
+            return str(
+                super().on_trial_result(_Present(tune_controller, self._trial_state), trial, result)
+            )
         finally:
             random.setstate(before)
 
@@ -141,7 +153,9 @@ class Population(PopulationBasedTraining):
         Without a best one of its method the trial stays as it is.
         """
         if trial in lower_quantile:
-            upper_quantile = [other for other in upper_quantile if self._method(other) == self._method(trial)]
+            upper_quantile = [
+                other for other in upper_quantile if self._method(other) == self._method(trial)
+            ]
             lower_quantile = lower_quantile if upper_quantile else []
         super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
 
@@ -149,7 +163,9 @@ class Population(PopulationBasedTraining):
         """Return the method of a trial; None if one method alone is searched."""
         return self.asking.record(trial).settings.get("method.name")
 
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _get_new_config(
+        self, trial: Any, trial_to_clone: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the donor's settings, varied, for the taker; update records and listeners."""
         epoch = int(self._trial_state[trial].last_train_time)
         taker, donor = trial.config["number"], trial_to_clone.config["number"]

@@ -32,7 +32,9 @@ NAMES = {state: name for name, state in STATES.items()}
 LOST = "its record was damaged, and is made anew of the study and the checkpoint"
 
 
-def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
+def reconcile(
+    study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None
+) -> list[str]:
     """Reconcile the study with the records.
 
     Afterwards a trial that began and has not ended is among the unfinished trials of the sweep.
@@ -47,7 +49,9 @@ def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] =
     names = [goal.name for goal in goals(sweep.configuration.search)]
     mended = _set_aside(study, sweep)
     _begin_known(study, sweep)
-    begun = [frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING]
+    begun = [
+        frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING
+    ]
     for frozen in begun:  # before any draw, which depends on the contents of the study
         trial = sweep.trials.get(frozen.number)
         if trial and not frozen.state.is_finished():
@@ -67,7 +71,11 @@ def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] =
 
 def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
     """Rename the records that cannot be used; return a sentence for each by its file."""
-    begun = {each.number: each for each in study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
+    begun = {
+        each.number: each
+        for each in study.get_trials(deepcopy=False)
+        if each.state != TrialState.WAITING
+    }
     for number, trial in list(sweep.trials.items()):
         reason = _contradiction(begun[number], trial) if number in begun else _beyond(sweep, number)
         if reason:
@@ -88,11 +96,18 @@ def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
             return f"params.{name} = {own!r}, and the study has {other!r}"
     for epoch, value in trial.known:
         if frozen.intermediate_values.get(epoch, value) != value:
-            return f"history has {value!r} after epoch {epoch}, and the study {frozen.intermediate_values[epoch]!r}"
+            return (
+                f"history has {value!r} after epoch {epoch}, and the study "
+                f"{frozen.intermediate_values[epoch]!r}"
+            )
     if trial.ended and frozen.state.is_finished() and STATES[trial.state] != frozen.state:
         return f"state = {trial.state}, and the study has {NAMES[frozen.state]}"
     reached: list[Any] = trial.values or [trial.value]
-    if trial.state == "complete" and frozen.state == TrialState.COMPLETE and reached != frozen.values:
+    if (
+        trial.state == "complete"
+        and frozen.state == TrialState.COMPLETE
+        and reached != frozen.values
+    ):
         return f"value = {trial.value!r}, and the study has {frozen.values[0]!r}"
     return ""
 
@@ -103,10 +118,16 @@ def _beyond(sweep: Sweep, number: int) -> str:
     The study must not grow so far: no sweep is given fewer trials than it has begun.
     """
     trials = sweep.configuration.search.trials
-    return f"number = {number} is not allowed: the sweep has {trials} trials" if number >= trials else ""
+    return (
+        f"number = {number} is not allowed: the sweep has {trials} trials"
+        if number >= trials
+        else ""
+    )
 
 
-def create_trial(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
+def create_trial(
+    study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None
+) -> optuna.Trial:
     """Return the next trial of the study with all parameters: `params`, the rest drawn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -116,7 +137,10 @@ def create_trial(study: optuna.Study, configuration: Configuration, params: dict
 
 
 def draw_params(
-    study: optuna.Study, asked: optuna.Trial, configuration: Configuration, params: dict[str, Any] | None = None
+    study: optuna.Study,
+    asked: optuna.Trial,
+    configuration: Configuration,
+    params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return all parameters of a trial that the study began.
 
@@ -130,7 +154,9 @@ def draw_params(
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
             return (
-                suggest_configuration(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
+                suggest_configuration(asked, configuration)
+                if configuration.search.configurations
+                else draw(asked, configuration)
             )
         finally:
             study.sampler = sampler
@@ -151,7 +177,11 @@ def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
         trial = sweep.trials.get(number)
         if number >= len(trials) or trials[number].state == TrialState.WAITING:
             create_trial(study, sweep.configuration, trial.params if trial else None)
-        elif trial and trials[number].state == TrialState.RUNNING and set(trial.params) > set(trials[number].params):
+        elif (
+            trial
+            and trials[number].state == TrialState.RUNNING
+            and set(trial.params) > set(trials[number].params)
+        ):
             draw_params(study, reopen_trial(study, number), sweep.configuration, trial.params)
 
 
@@ -174,13 +204,19 @@ def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) 
 def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]) -> Trial:
     """Rebuild the record of a trial that only the study has: never written, or damaged."""
     ended = frozen.state.is_finished()
-    params = dict(frozen.params) if ended else draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
+    params = (
+        dict(frozen.params)
+        if ended
+        else draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
+    )
     trial = Trial(frozen.number, params, changes=frozen.user_attrs.get("changes", []))
     if ended:
         trial.state = NAMES[frozen.state]
     known = dict(frozen.intermediate_values)
     last = max(known, default=0)
-    told: dict[int, dict[str, Any]] = {record["epoch"]: {**record} for record in told_epochs(sweep.trial_folder(frozen.number))}
+    told: dict[int, dict[str, Any]] = {
+        record["epoch"]: {**record} for record in told_epochs(sweep.trial_folder(frozen.number))
+    }
     if len(names) > 1 and ended:
         last = max(told, default=0)
     for epoch in range(1, last + 1):
@@ -190,5 +226,8 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
             record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}
         trial.hear(record, names)
     if frozen.state == TrialState.COMPLETE:
-        trial.value, trial.values = frozen.values[0], list(frozen.values) if len(names) > 1 else None
+        trial.value, trial.values = (
+            frozen.values[0],
+            list(frozen.values) if len(names) > 1 else None,
+        )
     return trial

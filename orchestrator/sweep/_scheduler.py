@@ -28,7 +28,11 @@ def scheduler(asking: StudySearch, sweep: Sweep, at_once: Callable[[], int]) -> 
         at_once: Returns the number of concurrent trials.
     """
     if isinstance(asking, SynchronousSearch):
-        return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else HyperbandBrackets(asking, at_once)
+        return (
+            Population(asking, at_once)
+            if asking.configuration.search.scheduler == "pbt"
+            else HyperbandBrackets(asking, at_once)
+        )
     return stopping(asking.configuration, sweep)
 
 
@@ -41,7 +45,9 @@ def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
     past = [trial for trial in sweep.trials.values() if trial.state != "failed"]
     common: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
     if search.scheduler == "median":
-        return _RememberingMedian(spared, past, grace_period=search.grace_epochs, min_samples_required=MEDIAN_OF, **common)
+        return _RememberingMedian(
+            spared, past, grace_period=search.grace_epochs, min_samples_required=MEDIAN_OF, **common
+        )
     return _RememberingASHA(
         spared,
         past,
@@ -66,7 +72,9 @@ class _RememberingASHA(ASHAScheduler):
         self.unfinished = {trial.number: trial for trial in past if not trial.ended}
         for trial in past:
             if trial.ended:
-                ended: Any = SimpleNamespace(trial_id=f"past-{trial.number}", config={"number": trial.number})
+                ended: Any = SimpleNamespace(
+                    trial_id=f"past-{trial.number}", config={"number": trial.number}
+                )
                 super().on_trial_add(None, ended)
                 self._replay(ended, trial)
                 self.on_trial_remove(None, ended)

@@ -39,22 +39,32 @@ class StatelessSampler(BaseSampler):
         # by number and name: the last joint draw
         self.together: dict[tuple[int, str], tuple[BaseDistribution, Any]] = {}
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         """Return the distributions that are drawn jointly."""
         self.joint = self._made(trial.number)
         return dict(self.joint.infer_relative_search_space(study, trial))
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """Return jointly drawn values.
 
         Optuna calls it right after `infer_relative_search_space`.
         """
         drawn = dict(self.joint.sample_relative(study, trial, search_space))
-        self.together = {(trial.number, name): (search_space[name], value) for name, value in drawn.items()}
+        self.together = {
+            (trial.number, name): (search_space[name], value) for name, value in drawn.items()
+        }
         return {} if self.space else drawn  # `sample_independent` checks each of them
 
     def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """Return the value of one parameter."""
         distribution, value = self.together.get((trial.number, param_name), (None, None))
@@ -68,7 +78,11 @@ class StatelessSampler(BaseSampler):
 
         Return the value, too, if nothing else is left.
         """
-        tried = [other.params for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        tried = [
+            other.params
+            for other in study.get_trials(deepcopy=False)
+            if other.number < trial.number
+        ]
         if is_left(self.space, {**trial.params, name: value}, tried):
             return value
         draw = np.random.default_rng([self.seed, trial.number, zlib.crc32(name.encode()), UNTRIED])
@@ -78,7 +92,13 @@ class StatelessSampler(BaseSampler):
                 return others[place]
         return value
 
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
         """Do nothing: the sampler has no state."""
 
     def _made(self, *of: int) -> BaseSampler:

@@ -53,7 +53,9 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     search, file = configuration.search, folder / JOURNAL
     repair(file)
     journal = StudyFile(str(file))
-    sampler = StatelessSampler(search, configuration.seed, () if search.configurations else ways(configuration))
+    sampler = StatelessSampler(
+        search, configuration.seed, () if search.configurations else ways(configuration)
+    )
     with named_damage(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):
@@ -61,7 +63,9 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
             _require_directions(study, search)
         else:
             directions = [goal.direction for goal in goals(search)]
-            study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, directions=directions)
+            study = optuna.create_study(
+                study_name=folder.name, storage=storage, sampler=sampler, directions=directions
+            )
         sound_trials(study)
     for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
         # the first trials are the points, also when the driver died in between
@@ -76,13 +80,15 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
     if search.objectives or len(known) > 1:
         given = list(search.objectives) or search.objective
         raise ConfigurationError(
-            f"search.objectives = {given}, and the study of {study.study_name!r} looks for others: {', '.join(known)} of them",
+            f"search.objectives = {given}, and the study of {study.study_name!r} looks for "
+            f"others: {', '.join(known)} of them",
             field="search.objectives",
             value=given,
             allowed=tuple(known),
         )
     raise ConfigurationError(
-        f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has the other one",
+        f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has "
+        f"the other one",
         field="search.direction",
         value=search.direction,
         allowed=tuple(known),
@@ -113,7 +119,9 @@ class StudySearch(Searcher):
         for trial in unfinished:
             self.asked[trial.number] = reopen_trial(study, trial.number)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
         """Return True: metric and mode are those of the configuration."""
         return True
 
@@ -147,7 +155,11 @@ class StudySearch(Searcher):
             Plain values of the taker, as in `suggest`.
         """
         trial, source = (self.events.sweep.trials[number] for number in (taker, donor))
-        bounds = {name: bound for frozen in self.study.trials for name, bound in frozen.distributions.items()}
+        bounds = {
+            name: bound
+            for frozen in self.study.trials
+            for name, bound in frozen.distributions.items()
+        }
         with defer_signals():
             self.events.change(trial, epoch, donor, vary(source.settings, bounds))
             # its value does not belong to the parameters that were drawn
@@ -161,7 +173,11 @@ class StudySearch(Searcher):
         except (ConfigurationError, SettingsError) as error:
             return {"number": trial.number, "error": str(error)}
         # as text: Tune flattens nested values, and names folders after them
-        return {"number": trial.number, "configuration": json.dumps(configuration.plain()), "known": trial.epochs}
+        return {
+            "number": trial.number,
+            "configuration": json.dumps(configuration.plain()),
+            "known": trial.epochs,
+        }
 
     def _ask(self) -> Trial:
         asked = create_trial(self.study, self.configuration)
@@ -173,7 +189,9 @@ class StudySearch(Searcher):
         with defer_signals():
             self._record(self.trials[trial_id], result)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Record the end of a trial: its last epoch, a stop by the scheduler, or a failure.
 
         Record nothing if no worker can train the trial now.
@@ -205,7 +223,11 @@ class StudySearch(Searcher):
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
         if result.get("epoch", 0) <= trial.epochs:
             return
-        last = {"epoch": result["epoch"], "metrics": json.loads(result["metrics"]), "notes": result.get("notes", [])}
+        last = {
+            "epoch": result["epoch"],
+            "metrics": json.loads(result["metrics"]),
+            "notes": result.get("notes", []),
+        }
         for record in (*result.get("missed", ()), last):
             if record["epoch"] <= trial.epochs:
                 continue

@@ -28,7 +28,12 @@ class SynchronousSearch(StudySearch):
     """
 
     def __init__(
-        self, study: optuna.Study, configuration: Configuration, events: Events, unfinished: list[Trial], total: int
+        self,
+        study: optuna.Study,
+        configuration: Configuration,
+        events: Events,
+        unfinished: list[Trial],
+        total: int,
     ) -> None:
         super().__init__(study, configuration, events, unfinished)
         self.total = total
@@ -43,17 +48,25 @@ class SynchronousSearch(StudySearch):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while the last ones train, FINISHED when all have ended."""
         if len(self.trials) == self.total:
-            return None if any(not trial.ended for trial in self.trials.values()) else Searcher.FINISHED
+            return (
+                None
+                if any(not trial.ended for trial in self.trials.values())
+                else Searcher.FINISHED
+            )
         config = super().suggest(trial_id)
         trial = self.trials[trial_id]
         # the run may have ended before the copy of the weights
         if trial.changes and trial.changes[-1]["epoch"] >= trial.epochs:
             change, sweep = trial.changes[-1], self.events.sweep
-            config["snapshot"] = str(snapshots.folder(sweep.trial_folder(change["source"]), change["epoch"]))
+            config["snapshot"] = str(
+                snapshots.folder(sweep.trial_folder(change["source"]), change["epoch"])
+            )
         return config
 
 
-def next_to_run(ask: Any, asking: SynchronousSearch, at_once: Callable[[], int], controller: Any) -> Any:
+def next_to_run(
+    ask: Any, asking: SynchronousSearch, at_once: Callable[[], int], controller: Any
+) -> Any:
     """Return the trial that a scheduler chooses and record its turn; None while `at_once` run.
 
     Args:

@@ -12,7 +12,9 @@ from orchestrator.store.records import Sweep
 from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
 
 
-def report_teacher(card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]) -> None:
+def report_teacher(
+    card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]
+) -> None:
     """Report the quality of a card's teacher on the validation part of the data in a folder.
 
     Args:
@@ -24,7 +26,9 @@ def report_teacher(card: Mapping[str, Any], data: Path, say: Callable[[str], Non
     quality, dataset = TeacherQuality.of_card(card), Dataset.open(data)
     say(f"teacher {quality.words}")
     labels = np.asarray(dataset.validation.labels)
-    if warning := quality.chance_warning(np.bincount(labels, minlength=len(dataset.classes)).tolist()):
+    if warning := quality.chance_warning(
+        np.bincount(labels, minlength=len(dataset.classes)).tolist()
+    ):
         note(warning)
 
 
@@ -36,12 +40,20 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
     best, quality = sweep.best(), read_quality(sweep.folder)
     if best is None or best.state != "complete" or quality is None or not _asks_teacher(sweep):
         return ""
-    accuracies = [value for name, value in best.metrics.items() if name == ACCURACY or name[1:] == f"/{ACCURACY}"]
+    accuracies = [
+        value
+        for name, value in best.metrics.items()
+        if name == ACCURACY or name[1:] == f"/{ACCURACY}"
+    ]
     if not accuracies:
         return ""
-    return quality.student_warning(max(accuracies), best.number, read_summary(data)["sizes"]["validation"])
+    return quality.student_warning(
+        max(accuracies), best.number, read_summary(data)["sizes"]["validation"]
+    )
 
 
 def _asks_teacher(sweep: Sweep) -> bool:
-    needs = [method.needs for method in build_all_variants(sweep.configuration, sweep.kind == "sweep")]
+    needs = [
+        method.needs for method in build_all_variants(sweep.configuration, sweep.kind == "sweep")
+    ]
     return any(each.teacher or each.features for each in needs)

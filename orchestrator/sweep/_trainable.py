@@ -41,8 +41,8 @@ class ProxyTrainable(tune.Trainable):
 
         Args:
             config: See the class.
-            place: Name of the dispatcher (`dispatcher`), the folders of the sweep, and values that all
-                trials share.
+            place: Name of the dispatcher (`dispatcher`), the folders of the sweep, and values that
+                all trials share.
         """
         self.place = place
         self.dispatcher_client = DispatcherClient.find(place["dispatcher"])
@@ -86,7 +86,9 @@ class ProxyTrainable(tune.Trainable):
         self.snapshot = self._kept(config.get("snapshot"))
         if not self.error:
             configuration = Configuration.model_validate_json(config["configuration"])
-            self.specification = TrialSpec.numbered(config["number"], configuration, self.place["folders"], self.until)
+            self.specification = TrialSpec.numbered(
+                config["number"], configuration, self.place["folders"], self.until
+            )
 
     @staticmethod
     def _kept(folder: str | None) -> Path | None:
@@ -108,7 +110,13 @@ class ProxyTrainable(tune.Trainable):
         told = {key: record[key] for key in ("notes", "missed") if record.get(key)}
         # as text: Tune keeps a history of each number, 100 KiB a trial and 10 ms a report
         metrics = json.dumps(record["metrics"])
-        return {"epoch": record["epoch"], "metrics": metrics, "done": bool(record.get("done")), **value, **told}
+        return {
+            "epoch": record["epoch"],
+            "metrics": metrics,
+            "done": bool(record.get("done")),
+            **value,
+            **told,
+        }
 
     def _next_record(self) -> dict[str, Any]:
         try:
@@ -116,7 +124,9 @@ class ProxyTrainable(tune.Trainable):
                 self._submit()
             missed = []
             while True:
-                record = self.dispatcher_client.next_report(self.trial, self.place["heartbeat_timeout_s"])
+                record = self.dispatcher_client.next_report(
+                    self.trial, self.place["heartbeat_timeout_s"]
+                )
                 # a resumed training reports its last epoch again
                 if record.get("epoch", self.known + 1) <= self.known:
                     continue
@@ -139,13 +149,16 @@ class ProxyTrainable(tune.Trainable):
         if self.after_another:
             self.dispatcher_client.stop(self.trial)
         if self.snapshot or self.after_another:
-            self.dispatcher_client.wait_until_released(self.trial, RELEASES * self.place["heartbeat_timeout_s"])
+            self.dispatcher_client.wait_until_released(
+                self.trial, RELEASES * self.place["heartbeat_timeout_s"]
+            )
         self.after_another = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
         self.dispatcher_client.submit(
-            self.trial, self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain()
+            self.trial,
+            self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain(),
         )
         self.submitted = True
 
@@ -170,7 +183,10 @@ class ProxyTrainable(tune.Trainable):
 
         Its weights stay where the workers wrote them.
         """
-        SNAPSHOT.keep(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
+        SNAPSHOT.keep(
+            Path(checkpoint_dir) / POINTER,
+            {"snapshot": str(self.snapshot) if self.snapshot else None},
+        )
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Resume the trial from a snapshot, its own or another trial's."""

@@ -71,7 +71,9 @@ def run_trials(
         return ""
     waits = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
-    keeper = RetentionPolicy(store, sweep, lambda number: dispatcher_client.released(trial_name(number)))
+    keeper = RetentionPolicy(
+        store, sweep, lambda number: dispatcher_client.released(trial_name(number))
+    )
     told = events.and_tell(_Release(dispatcher_client)).and_tell(keeper).and_tell(failures)
     asking = (
         SynchronousSearch(study, configuration, told, unfinished, missing)
@@ -113,7 +115,9 @@ def _tune(
     }
     os.environ.update(TUNE)
     # a proxy runs on the driver's node: the loss of another node would fail its trial
-    here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])
+    here = tune.PlacementGroupFactory(
+        [STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}]
+    )
     tune.run(  # not a Tuner, which cannot build its results while a trial has not begun
         tune.with_resources(tune.with_parameters(ProxyTrainable, place=place), here),
         name="tune",

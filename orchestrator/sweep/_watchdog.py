@@ -61,8 +61,14 @@ class Hands(Protocol):
 class Watchdog:
     """Decisions from successive overviews of the dispatcher; each silence is reported once."""
 
-    def __init__(self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands) -> None:
-        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = heartbeat_warning_s, heartbeat_timeout_s, hands
+    def __init__(
+        self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands
+    ) -> None:
+        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = (
+            heartbeat_warning_s,
+            heartbeat_timeout_s,
+            hands,
+        )
         self.life = ""
         self.groups: list[int] = []
         self.told: set[str] = set()  # trials whose silence was reported
@@ -96,7 +102,9 @@ class Watchdog:
             self._act(trial, seen)
         for reader in seen["readers"]:
             if reader["silent_s"] >= self.heartbeat_timeout_s:
-                self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
+                self.hands.note(
+                    f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}"
+                )
                 self.hands.end_reader(reader["reader"])
 
     def _unheard(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
@@ -110,23 +118,32 @@ class Watchdog:
                 del self.unheard[reader]
             if reader not in processes and now - since >= self.heartbeat_timeout_s:
                 silent = {"silent_s": now - since}
-                self.hands.note(f"the Tune process of {name} is replaced, after the dispatcher's death: {self._nothing(silent)}")
+                self.hands.note(
+                    f"the Tune process of {name} is replaced, after the dispatcher's death: "
+                    f"{self._nothing(silent)}"
+                )
                 self.hands.end_process(process)
 
     def _nothing(self, silent: dict[str, Any]) -> str:
         return (
-            f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
+            f"nothing was heard of it for {silent['silent_s']:.0f} s "
+            f"(resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
         )
 
     def _unanswered(self, now: float) -> None:
         since = self.answered = now if self.answered is None else self.answered
         if now - since >= self.heartbeat_warning_s and "" not in self.told:
             self.told.add("")
-            self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
+            self.hands.note(
+                f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s"
+            )
         limit_s = min(REPLY_S, self.heartbeat_timeout_s / 2) if self.began else RETURN_S
         if now - max(since, self.restarted) >= limit_s:
             if self.restarted < since:
-                self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
+                self.hands.note(
+                    f"the dispatcher, which hands out trials, is replaced: it has not answered "
+                    f"for {now - since:.0f} s"
+                )
             self.restarted, self.began = now, False
             self.hands.restart()
 
@@ -137,10 +154,13 @@ class Watchdog:
         """
         if self.life and seen["life"] != self.life:
             self.hands.note(
-                "the dispatcher, which hands out trials, died and was started again: trials go on from their checkpoints"
+                "the dispatcher, which hands out trials, died and was started again: trials go "
+                "on from their checkpoints"
             )
             # it may die twice
-            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()} | self.unheard
+            self.unheard = {
+                reader: (now, *each) for reader, each in self.processes.items()
+            } | self.unheard
         self.life = seen["life"]
         if not seen["introduced"]:
             self.hands.recover(self.groups)
@@ -152,20 +172,32 @@ class Watchdog:
                 self.hands.lose(group, "it was not heard of after the dispatcher had died")
 
     def _silent(self, trial: dict[str, Any], seen: dict[str, Any]) -> str:
-        waiting, silent = seen["waiting"], f"nothing was heard of {trial['name']} for {trial['silent_s']:.0f} s"
+        waiting, silent = (
+            seen["waiting"],
+            f"nothing was heard of {trial['name']} for {trial['silent_s']:.0f} s",
+        )
         wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
         if trial["group"] is not None:
             who = f"group {trial['group']} has it, last at {trial['doing']}"
-            return f"{silent}: {who}{' and is being started again' if not trial['workers'] else ''}; {wait}"
+            return (
+                f"{silent}: "
+                f"{who}{' and is being started again' if not trial['workers'] else ''}; {wait}"
+            )
         if not seen["serving"]:
             error = f" ({seen['last_error']})" if seen["last_error"] else ""
             return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
-        after = " until all of them are heard, after the dispatcher's death" if seen["missing"] else ""
+        after = (
+            " until all of them are heard, after the dispatcher's death" if seen["missing"] else ""
+        )
         return f"{silent}: it waits for one of {len(seen['groups'])} worker groups{after}; {wait}"
 
     def _act(self, trial: dict[str, Any], seen: dict[str, Any]) -> None:
         group, silent_s = trial["group"], trial["silent_s"]
-        limit_s = self.heartbeat_timeout_s if trial["workers"] else max(self.heartbeat_timeout_s, RETURN_S)
+        limit_s = (
+            self.heartbeat_timeout_s
+            if trial["workers"]
+            else max(self.heartbeat_timeout_s, RETURN_S)
+        )
         if silent_s < limit_s or (group is None and seen["missing"]):
             return
         limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
@@ -175,7 +207,9 @@ class Watchdog:
         elif self.hands.replace(group):
             self.hands.note(f"group {group} is replaced: {why}")
         else:
-            self.hands.note(f"group {group} did not come back, and its trial is for another one: {why}")
+            self.hands.note(
+                f"group {group} did not come back, and its trial is for another one: {why}"
+            )
             self.hands.lose(group, "it did not come back")
 
 
@@ -201,19 +235,29 @@ class _Hands:
 
         has, free = ray.cluster_resources(), ray.available_resources()
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-        kinds = " and ".join(f"{free.get(kind, 0):g} of {has.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+        kinds = " and ".join(
+            f"{free.get(kind, 0):g} of {has.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")
+        )
         return f"the cluster has {nodes} node{'s' * (nodes != 1)} with {kinds} free"
 
 
 @contextlib.contextmanager
-def watch_trials(dispatcher_client: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+def watch_trials(
+    dispatcher_client: "DispatcherClient", resources: Resources, note: Callable[[str], None]
+) -> Iterator[None]:
     """Watch the trials in a thread, about every second, until the block ends.
 
     `note` is called from that thread.
     """
     over = threading.Event()
-    watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(dispatcher_client, note))
-    thread = threading.Thread(target=_watch, args=(watchdog, dispatcher_client, over), name="watchdog", daemon=True)
+    watchdog = Watchdog(
+        resources.heartbeat_warning_s,
+        resources.heartbeat_timeout_s,
+        _Hands(dispatcher_client, note),
+    )
+    thread = threading.Thread(
+        target=_watch, args=(watchdog, dispatcher_client, over), name="watchdog", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -222,7 +266,9 @@ def watch_trials(dispatcher_client: "DispatcherClient", resources: Resources, no
         thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be called then
 
 
-def _watch(watchdog: Watchdog, dispatcher_client: "DispatcherClient", over: threading.Event) -> None:
+def _watch(
+    watchdog: Watchdog, dispatcher_client: "DispatcherClient", over: threading.Event
+) -> None:
     while not over.wait(LOOK_S):
         seen = None
         try:

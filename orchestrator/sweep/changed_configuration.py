@@ -65,10 +65,14 @@ def change_configuration(
     values = move_paths(found.configuration, list(pairs)).plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
-    unsettled = found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
+    unsettled = (
+        found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
+    )
     summary = read_summary(found.folder) if unsettled else None
     values["data"]["augmentation"] = resolve_augmentation(found.configuration.data, summary)
-    values["resources"]["address"] = found.configuration.resources.address if address is None else resolve_address(address)
+    values["resources"]["address"] = (
+        found.configuration.resources.address if address is None else resolve_address(address)
+    )
     configuration = build(values)
     require_paths(found.name, configuration)
     return with_its_method(configuration) if found.kind == "sweep" else configuration
@@ -82,7 +86,8 @@ def require_same(found: Sweep, now: Described) -> None:
     different = differences(found.described, now)
     if different:
         raise ConfigurationError(
-            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name",
+            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin "
+            f"another sweep under a new --name",
             field="--resume",
             value=tuple(different),
             allowed="as the sweep began",
@@ -93,7 +98,8 @@ def _require_growth(found: Sweep, trials: int) -> None:
     search = found.configuration.search
     if search.scheduler == "pbt" and trials != search.trials:
         raise ConfigurationError(
-            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials for its life: leave it out",
+            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials "
+            f"for its life: leave it out",
             field="--trials",
             value=trials,
             allowed=(search.trials, search.trials),
@@ -101,7 +107,8 @@ def _require_growth(found: Sweep, trials: int) -> None:
     has = max(search.trials, len(found.trials))
     if trials < has:
         raise ConfigurationError(
-            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at least that many",
+            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at "
+            f"least that many",
             field="--trials",
             value=trials,
             allowed=(has, MOST_TRIALS),
@@ -118,7 +125,8 @@ def _require_same_file(found: Sweep, file: Path) -> None:
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
     if different:
         raise ConfigurationError(
-            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one",
+            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on "
+            f"as it began, or begin another one",
             field="--config",
             value=tuple(different),
             allowed="as the sweep began",
@@ -128,10 +136,17 @@ def _require_same_file(found: Sweep, file: Path) -> None:
 def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[str]:
     found: list[str] = []
     for key, inner in asked.items():
-        if path + key in [f"{section}.{name}" for section, names in GROWING.items() for name in names]:
+        if path + key in [
+            f"{section}.{name}" for section, names in GROWING.items() for name in names
+        ]:
             continue
         one, other = said.get(key), has.get(key)
-        if isinstance(inner, dict) and isinstance(one, dict) and isinstance(other, dict) and set(inner) <= set(one):
+        if (
+            isinstance(inner, dict)
+            and isinstance(one, dict)
+            and isinstance(other, dict)
+            and set(inner) <= set(one)
+        ):
             found += _different(inner, one, other, f"{path}{key}.")
         elif one != other and not (path + key in SETTLED and one == "auto"):
             found.append(f"{path}{key} = {one}, and the sweep has {other}")

@@ -37,7 +37,13 @@ class RetentionPolicy:
     def tidy(self) -> None:
         """Remove weights that are not needed and that no group is writing."""
         losers = self.heavy - trials_with_weights(self.sweep)
-        self._remove({number for number in losers if self.sweep.trials[number].state == "complete" or self.released(number)})
+        self._remove(
+            {
+                number
+                for number in losers
+                if self.sweep.trials[number].state == "complete" or self.released(number)
+            }
+        )
         self.due = losers & self.heavy
 
     def _remove(self, numbers: set[int]) -> None:

@@ -33,7 +33,12 @@ from orchestrator.sweep.events import Events, Listener
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
-from orchestrator.teacher.precompute import Filling, distribute_views, precompute_views, views_to_fill
+from orchestrator.teacher.precompute import (
+    Filling,
+    distribute_views,
+    precompute_views,
+    views_to_fill,
+)
 
 if TYPE_CHECKING:
     from orchestrator.tracking.model_registry import Ship
@@ -91,7 +96,12 @@ def run_sweep(
         PreflightError: No worker can train now. The sweep is interrupted and can be resumed.
         TrialError: A single training failed.
     """
-    with stoppable(), sweep.hold(), signals.before_exit(partial(_ended_at_once, sweep)), report_waits(show.note):
+    with (
+        stoppable(),
+        sweep.hold(),
+        signals.before_exit(partial(_ended_at_once, sweep)),
+        report_waits(show.note),
+    ):
         if resume:
             repair_records(store, sweep, Events(sweep, [show]).note)
         if resume and is_finished(sweep):
@@ -144,10 +154,16 @@ def is_finished(sweep: Sweep) -> bool:
     Its records may still have to be sent to MLflow.
     """
     trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
-    return sweep.state in ("finished", "failed") and len(sweep.trials) >= trials and all(t.ended for t in sweep.trials.values())
+    return (
+        sweep.state in ("finished", "failed")
+        and len(sweep.trials) >= trials
+        and all(t.ended for t in sweep.trials.values())
+    )
 
 
-def flush_tracking(sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None) -> None:
+def flush_tracking(
+    sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None
+) -> None:
     """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
 
@@ -182,17 +198,37 @@ def _conduct(
     try:
         configuration = sweep.configuration
         trials = 1 if sweep.kind == "train" else configuration.search.trials
-        methods = ", ".join(searched_methods(configuration)) if sweep.kind == "sweep" else configuration.method.name
-        show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
+        methods = (
+            ", ".join(searched_methods(configuration))
+            if sweep.kind == "sweep"
+            else configuration.method.name
+        )
+        show.preparing(
+            f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on "
+            f"{configuration.data.name}"
+        )
         if not shared_groups:
             explain_data(configuration, data, show)
         if missed := find_unreachable(configuration.tracking.uri):
             events.note_pending(missed)
-        beside, unended = count_influence_actors(configuration, sweep.kind), partial(_unended, sweep, trials)
+        beside, unended = (
+            count_influence_actors(configuration, sweep.kind),
+            partial(_unended, sweep, trials),
+        )
         begun = (
             _given_back(shared_groups, sweep)
             if shared_groups
-            else open_dispatcher(store, configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
+            else open_dispatcher(
+                store,
+                configuration,
+                sweep.folder / "groups",
+                trials,
+                local,
+                show,
+                events.note,
+                unended,
+                beside,
+            )
         )
         ended = ""
         with report_waits(events.note), stoppable(), begun as (dispatcher_client, at_once):
@@ -202,7 +238,9 @@ def _conduct(
             else:
                 from orchestrator.sweep._tune_runner import run_trials
 
-                ended = run_trials(store, sweep, dispatcher_client, events, folders, at_once, resume, started)
+                ended = run_trials(
+                    store, sweep, dispatcher_client, events, folders, at_once, resume, started
+                )
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
@@ -217,7 +255,9 @@ def _conduct(
         raise
     finally:
         _close(sweep, store, events, state, time.monotonic() - started)
-        tracker.close(state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None)
+        tracker.close(
+            state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None
+        )
 
 
 def explain_data(configuration: Configuration, data: Path, show: Steps) -> None:
@@ -249,7 +289,10 @@ def _unended(sweep: Sweep, trials: int) -> int:
 def _given_back(shared_groups: Lent, sweep: Sweep) -> Iterator[Lent]:
     """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
     yield shared_groups
-    dispatcher_client, heartbeat_timeout_s = shared_groups[0], sweep.configuration.resources.heartbeat_timeout_s
+    dispatcher_client, heartbeat_timeout_s = (
+        shared_groups[0],
+        sweep.configuration.resources.heartbeat_timeout_s,
+    )
     for number in sweep.trials:
         dispatcher_client.stop(trial_name(number))
     for number in sweep.trials:
@@ -301,13 +344,21 @@ def open_dispatcher(
     address = cluster_address(resources)
     with record_descendants(folder), connect_to_ray(address) as available:
         signals.reinstall_handlers()  # Ray has installed its own signal handlers
-        plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
+        plan = groups(
+            configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address)
+        )
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = ScalingPolicy(
-            resources.groups or trials, unended, note, resources.heartbeat_warning_s, resources.heartbeat_timeout_s
+            resources.groups or trials,
+            unended,
+            note,
+            resources.heartbeat_warning_s,
+            resources.heartbeat_timeout_s,
         )
         with (
-            worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as dispatcher_client,
+            worker_groups(
+                plan, folder, resources.max_failures, own_cluster=not address, rules=rules
+            ) as dispatcher_client,
             looked_after(dispatcher_client, resources, note),
         ):
             signals.reinstall_handlers()
@@ -335,7 +386,16 @@ def bring_teacher(
     with (
         report_waits(show.note),
         stoppable(),
-        open_dispatcher(store, configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (
+        open_dispatcher(
+            store,
+            configuration,
+            store.teachers / "groups",
+            jobs,
+            local,
+            show,
+            show.note,
+            lambda: jobs,
+        ) as (
             dispatcher_client,
             at_once,
         ),
@@ -343,14 +403,18 @@ def bring_teacher(
         found = acquire_teacher(store, configuration, data, dispatcher_client, show.teacher_epoch)
         report_teacher(found[1], data, show.teacher_ready, show.note)
         if filling:
-            assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
+            assert cache is not None and cache.folder is not None, (
+                "who asks at every step is refused before"
+            )
             folders = store.shared | {
                 "folder": store.teachers / "groups",
                 "data": data,
                 "teacher": found[0],
                 "knowledge": cache.folder,
             }
-            features = any(method.needs.bank for method in build_all_variants(configuration, searching=True))
+            features = any(
+                method.needs.bank for method in build_all_variants(configuration, searching=True)
+            )
             shares = distribute_views(views, max(at_once(), 1), everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
@@ -369,21 +433,33 @@ def _folders(
     tracker: Any,
 ) -> dict[str, Any]:
     """Acquire the teacher, if there is one, and return the folders that every trial reads."""
-    folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
+    folders: dict[str, Any] = {
+        "trials": str(sweep.folder / "trials"),
+        "data": str(data),
+        "teacher": None,
+        "knowledge": None,
+    }
     folders |= store.shared
     if sweep.configuration.teacher:
         show.preparing("bringing the teacher")
-        folder, card, seconds = acquire_teacher(store, sweep.configuration, data, dispatcher_client, show.teacher_epoch)
+        folder, card, seconds = acquire_teacher(
+            store, sweep.configuration, data, dispatcher_client, show.teacher_epoch
+        )
         assert asked is not None
         TEACHER.keep(sweep.folder / CARD, card)
         report_teacher(card, data, show.teacher_ready, events.note)
         show.preparing(f"the teacher is {asked.words}")
         tracker.teacher_ready(card["metrics"], seconds, asked.words)
-        folders |= {"teacher": str(folder), "knowledge": str(asked.folder) if asked.folder else None}
+        folders |= {
+            "teacher": str(folder),
+            "knowledge": str(asked.folder) if asked.folder else None,
+        }
     return folders
 
 
-def _train_one(sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]) -> None:
+def _train_one(
+    sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]
+) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
@@ -391,7 +467,9 @@ def _train_one(sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events,
     events.start(trial)
     dispatcher_client.submit(specification.name, specification.plain())
     while not trial.ended:
-        record = dispatcher_client.next_report(specification.name, sweep.configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(
+            specification.name, sweep.configuration.resources.heartbeat_timeout_s
+        )
         if record.get("failed"):
             events.end(trial, "failed", record["failed"])
             raise TrialError(record["failed"], field="trial", value=record["failed"])

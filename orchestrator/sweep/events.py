@@ -101,7 +101,9 @@ class Events:
         """
         epoch, metrics = record["epoch"], record["metrics"]
         record = record | {"notes": [*map(sanitize, record.get("notes", []))]}
-        if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
+        if epoch <= trial.epochs or not trial.hear(
+            record, [goal.name for goal in goals(self.sweep.configuration.search)]
+        ):
             return
         # before the record: after a kill, a recorded epoch is not reported again
         for listener in self.listeners:

@@ -16,7 +16,12 @@ def keep(folder: Path, data: Path) -> None:
 
     Every start writes both. An export needs the first without the data, a report the second.
     """
-    for schema, name, values in ((SUMMARY, SUMMARY_FILE, read_summary(data)), (ENVIRONMENT, ENVIRONMENT_FILE, describe())):
+    for schema, name, values in (
+        (SUMMARY, SUMMARY_FILE, read_summary(data)),
+        (ENVIRONMENT, ENVIRONMENT_FILE, describe()),
+    ):
         if damage := schema.damage(folder / name):
-            log.warning("%s: it is kept as %s, and made anew", damage, set_aside(folder / name).name)
+            log.warning(
+                "%s: it is kept as %s, and made anew", damage, set_aside(folder / name).name
+            )
         schema.keep(folder / name, values)

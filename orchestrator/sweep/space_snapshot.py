@@ -35,7 +35,10 @@ def described_space(configuration: Configuration, kind: str) -> Described:
     if configuration.search.configurations:
         return {"space": {}, "rates": {}, "points": points(configuration)}
     spaces = {
-        name: [{"when": _when(branch), "asks": _asks(branch)} for branch in list_branches(name, frozen_values(configuration, name))]
+        name: [
+            {"when": _when(branch), "asks": _asks(branch)}
+            for branch in list_branches(name, frozen_values(configuration, name))
+        ]
         for name in searched_methods(configuration)
     }
     rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
@@ -48,12 +51,23 @@ def described_data(configuration: Configuration, data: Path) -> Described:
     The weight files are those of the teacher and of the students.
     """
     summary = read_summary(data)
-    found: Described = {"data": {"where": str(configuration.data.path or summary["name"]), "sizes": summary["sizes"]}}
-    found["data"] |= {"sums": summary.get("sha256", {}) | ({"files": summary["fingerprint"]} if summary["root"] else {})}
+    found: Described = {
+        "data": {
+            "where": str(configuration.data.path or summary["name"]),
+            "sizes": summary["sizes"],
+        }
+    }
+    found["data"] |= {
+        "sums": summary.get("sha256", {})
+        | ({"files": summary["fingerprint"]} if summary["root"] else {})
+    }
     found["data"] |= {"contents": summary["contents"]} if "contents" in summary else {}
     if configuration.teacher and (weights := _of_file(configuration.teacher.network.weights)):
         found["weights"] = weights
-    given = {network_key(letter): _of_file(student.network.weights) for letter, student in configuration.students.items()}
+    given = {
+        network_key(letter): _of_file(student.network.weights)
+        for letter, student in configuration.students.items()
+    }
     return found | {f"{key}.weights": weights for key, weights in given.items() if weights}
 
 
@@ -74,7 +88,10 @@ def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """
     if before["sums"] == now["sums"] or before.get("where") == now.get("where"):
         return bool(before["sums"] == now["sums"])
-    arrays, others = ({key: value for key, value in each["sums"].items() if key != "files"} for each in (before, now))
+    arrays, others = (
+        {key: value for key, value in each["sums"].items() if key != "files"}
+        for each in (before, now)
+    )
     in_files = "files" in before["sums"] or "files" in now["sums"]
     alike = before.get("contents") == now.get("contents")
     return bool(arrays) and arrays == others and (not in_files or (alike and "contents" in before))
@@ -94,11 +111,18 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         found += list(_points(before["points"], now["points"]))
     if "data" in before and "data" in now and not same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
-        counted = f"{samples:,} samples were {were:,}" if samples != were else "as many samples, and not the same ones"
+        counted = (
+            f"{samples:,} samples were {were:,}"
+            if samples != were
+            else "as many samples, and not the same ones"
+        )
         found.append(f"{now['data']['where']} has changed: {counted}")
     for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
         if before[key]["sum"] != now[key]["sum"]:
-            found.append(f"{'teacher.network.weights' if key == 'weights' else key} = {now[key]['where']} has changed")
+            found.append(
+                f"{'teacher.network.weights' if key == 'weights' else key} = "
+                f"{now[key]['where']} has changed"
+            )
     return list(dict.fromkeys(found))
 
 
@@ -112,7 +136,9 @@ def _asks(branch: SpaceBranch) -> dict[str, str]:
     for name, value in branch.values.items():
         if name in branch.ranges:
             low, high, log = branch.ranges[name]
-            asks[name] = _range(low, high, log) + ("" if name in branch.continuous else ", whole numbers")
+            asks[name] = _range(low, high, log) + (
+                "" if name in branch.continuous else ", whole numbers"
+            )
         elif name in branch.choices:
             asks[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
         elif name not in branch.held:
@@ -128,7 +154,10 @@ def _of_method(prefix: str, before: list[Described], now: list[Described]) -> li
     found = _changed(prefix, _questions(before), _questions(now))
     if not found and before != now:
         ways = [str(way["when"]) for way in [*before, *now] if way not in before or way not in now]
-        found.append(f"the space of {prefix.rstrip('.') or 'the method'} asks otherwise under {', '.join(dict.fromkeys(ways))}")
+        found.append(
+            f"the space of {prefix.rstrip('.') or 'the method'} asks otherwise under "
+            f"{', '.join(dict.fromkeys(ways))}"
+        )
     return found
 
 
@@ -142,9 +171,21 @@ def _questions(ways: list[Described]) -> dict[str, str]:
 
 
 def _changed(prefix: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    changed = [f"{prefix}{name} was {text}, is {now[name]}" for name, text in before.items() if now.get(name, text) != text]
-    gone = [f"{prefix}{name} was {text}, is not searched any more" for name, text in before.items() if name not in now]
-    return changed + gone + [f"{prefix}{name} was not searched, is {now[name]}" for name in now if name not in before]
+    changed = [
+        f"{prefix}{name} was {text}, is {now[name]}"
+        for name, text in before.items()
+        if now.get(name, text) != text
+    ]
+    gone = [
+        f"{prefix}{name} was {text}, is not searched any more"
+        for name, text in before.items()
+        if name not in now
+    ]
+    return (
+        changed
+        + gone
+        + [f"{prefix}{name} was not searched, is {now[name]}" for name in now if name not in before]
+    )
 
 
 def _points(before: list[Described], now: list[Described]) -> Iterator[str]:

@@ -62,7 +62,8 @@ class RankSharedFiles:
                 return arrays, made
             made = self._fill(files, make) or made
         raise PreflightError(
-            f"{next(iter(files.values()))} was removed as soon as it was there: raise teacher.cache_gib",
+            f"{next(iter(files.values()))} was removed as soon as it was there: raise "
+            f"teacher.cache_gib",
             field="teacher.cache_gib",
             value=self.cache.limit_bytes / 2**30,
             allowed="more GiB",
@@ -113,14 +114,18 @@ class RankSharedFiles:
         got: bool | None = None
         while got is None:
             got = self.context.broadcast_object(
-                self.context.raise_on_all_ranks(lambda: step() if rank == self.context.rank else None), rank
+                self.context.raise_on_all_ranks(
+                    lambda: step() if rank == self.context.rank else None
+                ),
+                rank,
             )
             self.context.heartbeat()
             if got is None:
                 self.context.require_going_on()
         if not got:
             raise PreflightError(
-                f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did nothing: see what holds {lock.path}",
+                f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did "
+                f"nothing: see what holds {lock.path}",
                 field=str(lock.file),
                 value=self.wait_s,
                 allowed="a file that no other process holds",
@@ -142,11 +147,17 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
     found: list[tuple[str, int]] = []
     mine: int | None = None
     while True:
-        waiting = [rank for rank, seen in enumerate(context.all_gather_object(mine is not None)) if not seen]
+        waiting = [
+            rank
+            for rank, seen in enumerate(context.all_gather_object(mine is not None))
+            if not seen
+        ]
         if not waiting:
             return [rank for _, rank in sorted(found)]
         first = waiting[0]
-        name, host = context.broadcast_object((f".seen-{uuid.uuid4().hex}", socket.gethostname()), first)
+        name, host = context.broadcast_object(
+            (f".seen-{uuid.uuid4().hex}", socket.gethostname()), first
+        )
         mark = folder / name
         context.raise_on_all_ranks(partial(_mark, mark) if context.rank == first else bool)
         mine = first if mine is None and mark.exists() else mine

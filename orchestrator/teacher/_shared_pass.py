@@ -30,7 +30,9 @@ class SharedPass:
     every method together. `told` is called with the number of samples that are done.
     """
 
-    def __init__(self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: RankSharedFiles) -> None:
+    def __init__(
+        self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: RankSharedFiles
+    ) -> None:
         self.teacher, self.batches, self.dtype, self.sharing = teacher, batches, dtype, sharing
         self.context = sharing.context
         self.samples = len(batches.dataset.train)
@@ -58,14 +60,19 @@ class SharedPass:
                 for lock in locks:
                     lock.show_life()
 
-            for number, batch in enumerate(self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1):
+            for number, batch in enumerate(
+                self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1
+            ):
                 output = self.teacher(batch.inputs)
                 blocks = {part: self.context.all_gather(getattr(output, part)) for part in parts}
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
                 if number == 1:  # wait for a full disk here, not after a long pass
                     disk.raise_on_all_ranks(
-                        self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive
+                        self.context,
+                        partial(self._open, missing, rows, pens, opened),
+                        self.sharing.cache.root,
+                        alive,
                     )
                 failure = failure or self._write(rows, pens)
                 alive()
@@ -75,11 +82,20 @@ class SharedPass:
                     self.context.require_going_on()
             self.context.raise_on_all_ranks(lambda: _finish(pens, failure))
 
-    def _open(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> None:
+    def _open(
+        self,
+        missing: Files,
+        rows: dict[str, Array],
+        pens: dict[str, Writer],
+        opened: contextlib.ExitStack,
+    ) -> None:
         """Open the writers of the missing files, which reserve disk space, unless they are open."""
         if not pens:
             with contextlib.ExitStack() as begun:
-                found = {part: begun.enter_context(self._writer(file, rows[part])) for part, file in missing.items()}
+                found = {
+                    part: begun.enter_context(self._writer(file, rows[part]))
+                    for part, file in missing.items()
+                }
                 opened.push(begun.pop_all())
             pens |= found
 
@@ -104,13 +120,17 @@ class SharedPass:
         if not np.isfinite(cast).all():
             if np.isfinite(rows).all():
                 raise PreflightError(
-                    f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32",
+                    f"the teacher's {part} are beyond the range of {self.dtype}: set "
+                    f"teacher.dtype=float32",
                     field="teacher.dtype",
                     value=self.dtype,
                     allowed=("float32",),
                 )
             raise PreflightError(
-                f"the teacher's {part} are not finite: {self.teacher.remedy}", field="teacher", value=part, allowed="finite values"
+                f"the teacher's {part} are not finite: {self.teacher.remedy}",
+                field="teacher",
+                value=part,
+                allowed="finite values",
             )
         return cast
 

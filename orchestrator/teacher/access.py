@@ -72,20 +72,30 @@ def decide_access(
     teacher = configuration.teacher
     assert teacher is not None
     cluster = not local and cluster_address(configuration.resources) is not None
-    needed = sizes.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
+    needed = (
+        sizes.cache_bytes(
+            configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]
+        )
+        + clean_bytes
+    )
     views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
     size = sizes.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "asked at every step (teacher.mode = online)")
-    folder = _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
+    folder = (
+        _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
+    )
     short = _short(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
     if not short:
-        return TeacherAccess(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
+        return TeacherAccess(
+            folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster
+        )
     if teacher.mode == "auto":
         return TeacherAccess(None, f"asked at every step: a cache would take {size}, and {short}")
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
-        f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower data.views, name another folder with "
+        f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower "
+        f"data.views, name another folder with "
         "teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
         value=teacher.cache_gib if limited else str(folder),
@@ -96,7 +106,8 @@ def decide_access(
 def _of_cluster(given: Path | None) -> Path:
     if given and not given.is_absolute() and given.parts[0] != "~":
         raise ConfigurationError(
-            f"teacher.cache = {given} is relative, and the nodes of a cluster have no common place: give /... or ~/...",
+            f"teacher.cache = {given} is relative, and the nodes of a cluster have no common "
+            f"place: give /... or ~/...",
             field="teacher.cache",
             value=str(given),
             allowed="an absolute path",
@@ -108,9 +119,12 @@ def _of_this_node(folder: Path) -> Path:
     """Return the absolute folder; raise ConfigurationError if it cannot be used."""
     folder = read_path(folder, "teacher.cache")  # absolute: Ray's workers run in another directory
     nearest = _existing(folder)
-    if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)):
+    if not nearest.is_dir() or not os.access(
+        nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)
+    ):
         raise ConfigurationError(
-            f"teacher.cache = {folder} cannot be used ({nearest} stands there): give a folder that you may write",
+            f"teacher.cache = {folder} cannot be used ({nearest} stands there): give a folder "
+            f"that you may write",
             field="teacher.cache",
             value=str(folder),
             allowed="a folder that can be written",
@@ -135,7 +149,8 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
         return ""
     free = shutil.disk_usage(_existing(folder)).free + _held_bytes(folder)
     return (
-        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are for other things"
+        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are for "
+        f"other things"
         if free < needed + reserve_bytes
         else ""
     )

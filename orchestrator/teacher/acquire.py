@@ -60,7 +60,11 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
 
 
 def acquire_teacher(
-    store: Store, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher, told: Told
+    store: Store,
+    configuration: Configuration,
+    data: Path,
+    dispatcher_client: TrialDispatcher,
+    told: Told,
 ) -> tuple[Path, dict[str, Any], float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
@@ -93,7 +97,9 @@ def acquire_teacher(
     if not _evaluated(folder):
         with _only_one(folder, configuration, "evaluate"):
             if not _evaluated(folder):
-                fit.keep_evaluation(folder, _evaluate(store, folder, configuration, data, dispatcher_client))
+                fit.keep_evaluation(
+                    folder, _evaluate(store, folder, configuration, data, dispatcher_client)
+                )
     card = fit.card(folder)
     assert card is not None
     return folder, card, time.monotonic() - start
@@ -108,7 +114,8 @@ def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator
             yield
     except Timeout as error:
         raise PreflightError(
-            f"waited {heartbeat_timeout_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
+            f"waited {heartbeat_timeout_s:g} s for another run to {what} the teacher: see what "
+            f"holds {folder}.lock",
             field=f"{folder}.lock",
             value=heartbeat_timeout_s,
             allowed="a lock that no other run holds",
@@ -124,7 +131,11 @@ def _evaluated(folder: Path) -> bool:
 
 
 def _evaluate(
-    store: Store, folder: Path, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher
+    store: Store,
+    folder: Path,
+    configuration: Configuration,
+    data: Path,
+    dispatcher_client: TrialDispatcher,
 ) -> dict[str, float]:
     """Return the teacher's metrics on the validation part.
 
@@ -134,15 +145,20 @@ def _evaluate(
     dispatcher_client.submit(specification.name, specification.plain())
     record: dict[str, Any] = {}
     while not record.get("done"):
-        record = dispatcher_client.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(
+            specification.name, configuration.resources.heartbeat_timeout_s
+        )
         if record.get("failed"):
             raise ConfigurationError(
-                f"the teacher could not be evaluated: {record['failed']}", field="teacher", value=record["failed"]
+                f"the teacher could not be evaluated: {record['failed']}",
+                field="teacher",
+                value=record["failed"],
             )
     metrics: dict[str, float] = record["metrics"]
     if not all(map(math.isfinite, metrics.values())):
         raise ConfigurationError(
-            "the teacher's logits on the validation part are not finite, although its weights are: give other "
+            "the teacher's logits on the validation part are not finite, although its weights "
+            "are: give other "
             "teacher.network.weights, or leave them out to fit a teacher here",
             field="teacher.network.weights",
             value=configuration.teacher.network.weights if configuration.teacher else None,
@@ -152,17 +168,30 @@ def _evaluate(
 
 
 def _fit(
-    store: Store, folder: Path, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher, told: Told
+    store: Store,
+    folder: Path,
+    configuration: Configuration,
+    data: Path,
+    dispatcher_client: TrialDispatcher,
+    told: Told,
 ) -> None:
     specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
     home = checkpoint_storage(store, specification.folder)
     dispatcher_client.submit(specification.name, specification.plain())
     while True:
-        record = dispatcher_client.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(
+            specification.name, configuration.resources.heartbeat_timeout_s
+        )
         if record.get("failed"):
-            advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
+            advice = (
+                ""
+                if "teacher." in record["failed"]
+                else "; change teacher.training or teacher.network"
+            )
             raise ConfigurationError(
-                f"the teacher could not be fitted: {record['failed']}{advice}", field="teacher", value=record["failed"]
+                f"the teacher could not be fitted: {record['failed']}{advice}",
+                field="teacher",
+                value=record["failed"],
             )
         told(record["epoch"], record["metrics"])
         if record.get("done"):

@@ -75,7 +75,9 @@ class Cache:
 
     def read_all(self, files: dict[str, Path]) -> dict[str, Array]:
         """Return the arrays whose files exist and carry a valid seal."""
-        return {part: array for part, file in files.items() if (array := self.read(file)) is not None}
+        return {
+            part: array for part, file in files.items() if (array := self.read(file)) is not None
+        }
 
     def read(self, file: Path) -> Array | None:
         """Return the memory-mapped array and mark it as used; None without a valid seal."""
@@ -119,8 +121,16 @@ class Cache:
         ours = folders(self.root)
         for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
             _remove_if_dead(aside)
-        found = [(file, status) for folder in ours for file in folder.glob("*.npy*") if (status := _status(file))]
-        held, short = sum(status.st_size for _, status in found), disk.RESERVE_BYTES - disk.free_bytes(self.root)
+        found = [
+            (file, status)
+            for folder in ours
+            for file in folder.glob("*.npy*")
+            if (status := _status(file))
+        ]
+        held, short = (
+            sum(status.st_size for _, status in found),
+            disk.RESERVE_BYTES - disk.free_bytes(self.root),
+        )
         over = needed + max(held - self.limit_bytes, short)
         removed = 0
         for file, status in sorted(found, key=lambda pair: pair[1].st_mtime_ns):
@@ -128,9 +138,15 @@ class Cache:
                 file.unlink(missing_ok=True)
                 over, removed = over - status.st_size, removed + 1
         if removed:
-            self._note(f"the cache in {self.root} is full: {removed} of its files, the longest unused, were removed")
+            self._note(
+                f"the cache in {self.root} is full: {removed} of its files, the longest "
+                f"unused, were removed"
+            )
         if over > 0:
-            self._note(f"the cache in {self.root} is larger than teacher.cache_gib, with nothing left to remove: raise it")
+            self._note(
+                f"the cache in {self.root} is larger than teacher.cache_gib, with nothing left "
+                f"to remove: raise it"
+            )
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -163,7 +179,12 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with contextlib.suppress(OSError):  # flushing the buffer fails on a full disk
             self.stream.close()
         self.aside.unlink(missing_ok=True)
@@ -236,7 +257,11 @@ class Lock:
 
 def _header(rows: int, columns: int, dtype: str) -> bytes:
     stream = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows, columns)}
+    described = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": (rows, columns),
+    }
     np.lib.format.write_array_header_1_0(stream, described)
     return stream.getvalue()
 
@@ -297,7 +322,8 @@ def told(path: Path) -> Iterator[None]:
     except OSError as error:  # includes Timeout
         reason = error.strerror or str(error)
         raise PreflightError(
-            f"the cache cannot be used at {path} ({reason}): free some space, name another folder with teacher.cache, "
+            f"the cache cannot be used at {path} ({reason}): free some space, name another "
+            f"folder with teacher.cache, "
             "or set teacher.mode=online",
             field=str(path),
             value=reason,

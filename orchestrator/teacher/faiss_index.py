@@ -53,11 +53,17 @@ class FaissIndex:
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, positives: int, negatives: int, alive: Callable[[], None] = lambda: None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        positives: int,
+        negatives: int,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         if not is_installed():
             raise PreflightError(
-                f"approximate retrieval needs faiss, which is not installed where trials train: {INSTALL}",
+                f"approximate retrieval needs faiss, which is not installed where trials "
+                f"train: {INSTALL}",
                 field="resources.retrieval",
                 value="approximate",
                 allowed=("exact",),
@@ -66,7 +72,12 @@ class FaissIndex:
 
         self.faiss: Any = faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self.features, self.labels, self.negatives, self.alive = features, labels.cpu(), negatives, alive
+        self.features, self.labels, self.negatives, self.alive = (
+            features,
+            labels.cpu(),
+            negatives,
+            alive,
+        )
         self.bank, self.positives = ByClass(features, labels), positives
         known = torch.nonzero(self.labels >= 0).flatten()
         self.order = known[self.labels[known].argsort(stable=True)]
@@ -80,16 +91,26 @@ class FaissIndex:
         """Return the neighbours of the samples at `queries` (m,), on the CPU."""
         found = self.bank.nearest(self.positives, 0, queries, self.alive)
         negatives, similarity = self._negatives(queries.cpu(), self.looks)
-        return Neighbours(found.positives.cpu(), negatives, found.positive_similarity.cpu(), similarity, self.recall)
+        return Neighbours(
+            found.positives.cpu(),
+            negatives,
+            found.positive_similarity.cpu(),
+            similarity,
+            self.recall,
+        )
 
     def _rows(self, places: Tensor) -> Floats:
         """Return the unit features of the samples at `places`."""
-        rows: Floats = normalize(self.features[places.to(self.features.device)].float(), dim=1).cpu().numpy()
+        rows: Floats = (
+            normalize(self.features[places.to(self.features.device)].float(), dim=1).cpu().numpy()
+        )
         return rows
 
     def _index(self) -> Any:
         faiss, columns = self.faiss, self.features.shape[1]
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(columns), columns, self.cells, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFFlat(
+            faiss.IndexFlatIP(columns), columns, self.cells, faiss.METRIC_INNER_PRODUCT
+        )
         index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = ROUNDS, PER_CELL, SEED
         index.train(self._rows(_spread(self.order, self.cells * PER_CELL)))
         for block in torch.split(self.order, BLOCK_ROWS):
@@ -100,7 +121,9 @@ class FaissIndex:
     def _tuned(self) -> tuple[int, float]:
         """Return the number of cells that a query probes, and the recall of negatives."""
         sample, looks = _spread(self.order, SAMPLE), 4
-        truth = self.bank.nearest(0, self.negatives, sample.to(self.features.device), self.alive).negatives.cpu()
+        truth = self.bank.nearest(
+            0, self.negatives, sample.to(self.features.device), self.alive
+        ).negatives.cpu()
         while True:
             looks = min(2 * looks, self.cells)
             found, _ = self._negatives(sample, looks)
@@ -121,7 +144,10 @@ class FaissIndex:
             rows = torch.nonzero(asked == label).flatten()
             places, values = self._search(queries[rows], label, looks)
             short = places[:, -1] < 0
-            if short.any() and len(self.order) - self.counts[label] > (places >= 0).sum(dim=1).min():
+            if (
+                short.any()
+                and len(self.order) - self.counts[label] > (places >= 0).sum(dim=1).min()
+            ):
                 places[short], values[short] = self._search(queries[rows[short]], label, self.cells)
             there = places >= 0
             positions[rows] = torch.where(there, self.order[places.clamp(min=0)], -1).int()

@@ -38,17 +38,27 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     """
     teacher, workers = configuration.teacher, configuration.resources.workers
     assert teacher is not None
-    recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
+    recipe: dict[str, Any] = teacher.model_dump(
+        mode="json", include={"network", "training", "seed"}
+    )
     data = configuration.data
     del recipe["training"]["eval_precision"]  # affects the metrics, not the weights
     if not teacher.training.sync_batch_norm:
         del recipe["training"]["sync_batch_norm"]  # as before the setting existed
-    recipe |= {"augmentation": augmentation, "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha]}
+    recipe |= {
+        "augmentation": augmentation,
+        "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha],
+    }
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
         network = teacher.network.model_dump(mode="json", exclude={"weights"})
-        recipe = {"network": network, "bytes": _digest(file) if file.is_file() else teacher.network.weights}
-    return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]
+        recipe = {
+            "network": network,
+            "bytes": _digest(file) if file.is_file() else teacher.network.weights,
+        }
+    return hashlib.sha256(
+        json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Path:
@@ -97,14 +107,19 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     """
     dataset = Dataset.open(data)
     try:
-        network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
+        network = build(
+            teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings
+        )
         load_weights(network, str(teacher.network.weights), exact=True)
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         save_weights(network, aside / WEIGHTS)
-        TEACHER.write(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
+        TEACHER.write(
+            aside / CARD,
+            _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}),
+        )
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
@@ -127,7 +142,13 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
             "seed": teacher.seed,
         }
     )
-    return TrialSpec(name=f"teacher-{folder.name}", role="teacher", configuration=own, folder=_fitting(folder), data=data)
+    return TrialSpec(
+        name=f"teacher-{folder.name}",
+        role="teacher",
+        configuration=own,
+        folder=_fitting(folder),
+        data=data,
+    )
 
 
 def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
@@ -150,7 +171,9 @@ def keep_evaluation(folder: Path, metrics: dict[str, float]) -> None:
     TEACHER.keep(folder / CARD, {**known, "metrics": {**known.get("metrics", {}), **metrics}})
 
 
-def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]) -> None:
+def adopt_fitted(
+    folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]
+) -> None:
     """Move the last weights of the fitting trial's student to the teacher's folder.
 
     Args:
@@ -166,7 +189,8 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
     trained = _fitting(folder) / "checkpoint" / "student.safetensors"
     if not trained.exists():
         raise ConfigurationError(
-            f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share, or a URI",
+            f"the teacher's weights are not in {trained}: the store must be a folder that all "
+            f"nodes share, or a URI",
             field="--store",
             value=str(trained),
             allowed="a folder that all nodes share, or a URI",
@@ -188,7 +212,9 @@ def _fitting(folder: Path) -> Path:
     return folder.parent / f"{folder.name}.fitting"
 
 
-def _card(name: str, weights: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]) -> dict[str, Any]:
+def _card(
+    name: str, weights: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]
+) -> dict[str, Any]:
     """Return the content of a card.
 
     `fingerprint` identifies the recipe, and `weights` the result: fitting a recipe again may not

@@ -51,7 +51,13 @@ class FrozenTeacher(nn.Module):
         remedy: Advice to users for outputs that are not finite.
     """
 
-    def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None, remedy: str = FIT) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        fingerprint: str,
+        half_type: torch.dtype | None = None,
+        remedy: str = FIT,
+    ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.fingerprint, self.half_type = fingerprint, half_type
@@ -60,7 +66,11 @@ class FrozenTeacher(nn.Module):
 
     @classmethod
     def open(
-        cls, folder: Path, device: torch.device, channels_last: bool = False, half_type: torch.dtype | None = None
+        cls,
+        folder: Path,
+        device: torch.device,
+        channels_last: bool = False,
+        half_type: torch.dtype | None = None,
     ) -> "FrozenTeacher":
         """Return the teacher that was fitted into `folder`.
 
@@ -78,7 +88,11 @@ class FrozenTeacher(nn.Module):
             choice = Network.model_validate(card["network"])
             network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
             network.load_state_dict(state)
-        except (DamagedRecordError, ValidationError, RuntimeError) as error:  # RuntimeError: tensors of another network
+        except (
+            DamagedRecordError,
+            ValidationError,
+            RuntimeError,
+        ) as error:  # RuntimeError: tensors of another network
             reason = " ".join(str(error).split())
             raise PreflightError(
                 f"the teacher cannot be read ({reason}): start again, which makes it anew",
@@ -87,7 +101,12 @@ class FrozenTeacher(nn.Module):
                 allowed="a whole teacher",
             ) from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return cls(network.to(device, memory_format=layout), card["weights"], half_type, GIVE if choice.weights else FIT)  # type: ignore[call-overload]
+        return cls(
+            network.to(device, memory_format=layout),
+            card["weights"],
+            half_type,
+            GIVE if choice.weights else FIT,
+        )  # type: ignore[call-overload]
 
     @property
     def precision(self) -> str:
@@ -101,9 +120,16 @@ class FrozenTeacher(nn.Module):
 
     def forward(self, inputs: Tensor) -> Output:
         """Return logits (B, K) and features (B, D) in float32, the type of the head."""
-        with torch.inference_mode(), torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None):
+        with (
+            torch.inference_mode(),
+            torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None),
+        ):
             output = self.network(inputs)
             if self.half_type:
-                output = with_exact_head(output, *map(self.network.get_parameter, ("head.weight", "head.bias")))
+                output = with_exact_head(
+                    output, *map(self.network.get_parameter, ("head.weight", "head.bias"))
+                )
         # copy the outputs out of inference mode: autograd refuses to save an inference tensor
-        return Output(*(each.to(torch.float32, copy=True) for each in (output.logits, output.features)))
+        return Output(
+            *(each.to(torch.float32, copy=True) for each in (output.logits, output.features))
+        )

@@ -34,7 +34,10 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
         return  # it was interrupted before it wrote one
     dataset = Dataset.open(data)
     policy = Views.of(dataset, configuration.data, configuration.seed).policy
-    old, new = (store.teachers / fit.fingerprint(configuration, each, policy) for each in (before, dataset.fingerprint))
+    old, new = (
+        store.teachers / fit.fingerprint(configuration, each, policy)
+        for each in (before, dataset.fingerprint)
+    )
     known = fit.card(old)
     if old == new or known is None or fit.card(new):
         return

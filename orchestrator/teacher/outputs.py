@@ -58,12 +58,23 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, teacher: FrozenTeacher, batches: Batches, cache: Cache, dtype: str, context: TrialContext, wait_s: float
+        self,
+        teacher: FrozenTeacher,
+        batches: Batches,
+        cache: Cache,
+        dtype: str,
+        context: TrialContext,
+        wait_s: float,
     ) -> None:
         self.batches, self.cache, self.context = batches, cache, context
         self.sharing = RankSharedFiles(cache, context, wait_s)
         self.shared_pass = SharedPass(teacher, batches, dtype, self.sharing)
-        about = {"teacher": teacher.fingerprint, "precision": teacher.precision, "dtype": dtype, "data": batches.dataset.content}
+        about = {
+            "teacher": teacher.fingerprint,
+            "precision": teacher.precision,
+            "dtype": dtype,
+            "data": batches.dataset.content,
+        }
         self.about: dict[bool, dict[str, Any]] = {
             True: about,
             False: about | batches.views.identity(),
@@ -96,7 +107,11 @@ class CachedTeacher:
             Logits (B, K), and features (B, D), or (B, 0) if they were not requested.
         """
         logits = self._rows("logits", batch)
-        features = self._rows("features", batch) if "features" in self.arrays else logits.new_empty(len(logits), 0)
+        features = (
+            self._rows("features", batch)
+            if "features" in self.arrays
+            else logits.new_empty(len(logits), 0)
+        )
         return Output(logits, features)
 
     def everything(self) -> tuple[Tensor, Tensor | None]:
@@ -118,19 +133,29 @@ class CachedTeacher:
 
     def notes(self) -> list[str]:
         """Return the cache's messages for users since the last call, from all ranks."""
-        return list(dict.fromkeys(note for notes in self.context.all_gather_object(self.cache.take_notes()) for note in notes))
+        return list(
+            dict.fromkeys(
+                note
+                for notes in self.context.all_gather_object(self.cache.take_notes())
+                for note in notes
+            )
+        )
 
     def files(self, view: int | None, features: bool = False) -> Files:
         """Return the file of a view's logits and, on request, that of its features."""
         folder = self.cache.folder(self.about[view is None])
         if view is not None:
             return {"logits": folder / f"view-{view:05d}.npy"}
-        return {"logits": folder / "clean.npy"} | ({"features": folder / "clean-features.npy"} if features else {})
+        return {"logits": folder / "clean.npy"} | (
+            {"features": folder / "clean-features.npy"} if features else {}
+        )
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
         if self.batches.on_device:
             if part not in self.resident:
-                self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(self.batches.device)
+                self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(
+                    self.batches.device
+                )
             return self.resident[part].index_select(0, batch.index).float()
         rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
         return to_device(rows, batch.inputs.device).float()

@@ -35,7 +35,10 @@ def views_to_fill(configuration: Configuration, augmentation: str) -> list[int |
 
     Some methods prepare with the clean view.
     """
-    return [None, *(range(sizes.views(configuration)) if sizes.varies(configuration, augmentation) else [])]
+    return [
+        None,
+        *(range(sizes.views(configuration)) if sizes.varies(configuration, augmentation) else []),
+    ]
 
 
 def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
@@ -75,12 +78,26 @@ def precompute_views(
         TrialError: A job failed or ended early; it has the job's message.
         PreflightError: No worker can run a job for now.
     """
-    common: dict[str, Any] = {"role": "fill", "configuration": configuration, "features": features, **folders}
-    jobs = [TrialSpec(name=f"fill-{number}", views=share, **common) for number, share in enumerate(shares)]
+    common: dict[str, Any] = {
+        "role": "fill",
+        "configuration": configuration,
+        "features": features,
+        **folders,
+    }
+    jobs = [
+        TrialSpec(name=f"fill-{number}", views=share, **common)
+        for number, share in enumerate(shares)
+    ]
     records: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     for number, job in enumerate(jobs):
         dispatcher_client.submit(job.name, job.plain())
-        follow = (number, job.name, configuration.resources.heartbeat_timeout_s, dispatcher_client, records)
+        follow = (
+            number,
+            job.name,
+            configuration.resources.heartbeat_timeout_s,
+            dispatcher_client,
+            records,
+        )
         threading.Thread(target=_follow, args=follow, name=job.name, daemon=True).start()
     try:
         _show(shares, records, show)
@@ -90,18 +107,29 @@ def precompute_views(
 
 
 def _follow(
-    number: int, job: str, silence_s: float, dispatcher_client: TrialDispatcher, records: queue.Queue[tuple[int, dict[str, Any]]]
+    number: int,
+    job: str,
+    silence_s: float,
+    dispatcher_client: TrialDispatcher,
+    records: queue.Queue[tuple[int, dict[str, Any]]],
 ) -> None:
     record: dict[str, Any] = {}
     while not (record.get("done") or record.get("failed")):
         try:
             record = dispatcher_client.next_report(job, silence_s)
         except Exception as error:  # any error: the consumer of the queue must receive it
-            record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "error": error}
+            record = {
+                "failed": str(error)
+                if isinstance(error, UserError)
+                else f"{type(error).__name__}: {error}",
+                "error": error,
+            }
         records.put((number, record))
 
 
-def _show(shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: Filling) -> None:
+def _show(
+    shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: Filling
+) -> None:
     filled = [0] * len(shares)
     while filled != [len(share) for share in shares]:
         job, record = records.get()
@@ -113,7 +141,8 @@ def _show(shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]],
         show.progress(job, filled[job], record.get("samples", 0))
         if record.get("done") and filled[job] < len(shares[job]):
             raise TrialError(
-                f"the cache could not be filled: job {job} ended after {filled[job]} of {len(shares[job])} views",
+                f"the cache could not be filled: job {job} ended after {filled[job]} of "
+                f"{len(shares[job])} views",
                 field=f"fill-{job}",
                 value=filled[job],
                 allowed=len(shares[job]),
@@ -124,5 +153,7 @@ def _failure(record: dict[str, Any]) -> UserError:
     """Return the error of a failed job, with the field and the value of the original error."""
     message, error = f"the cache could not be filled: {record['failed']}", record.get("error")
     if isinstance(error, UserError):
-        return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(error, message)
+        return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(
+            error, message
+        )
     return TrialError(message, field="teacher", value=record["failed"])

@@ -31,12 +31,18 @@ class TeacherQuality:
     def of_card(cls, card: Mapping[str, Any]) -> "TeacherQuality":
         """Return the quality that the card of a teacher records."""
         network, accuracy = card["network"], card.get("metrics", {}).get(ACCURACY)
-        return cls(str(network["name"]), str(network.get("weights") or ""), None if accuracy is None else float(accuracy))
+        return cls(
+            str(network["name"]),
+            str(network.get("weights") or ""),
+            None if accuracy is None else float(accuracy),
+        )
 
     @property
     def accuracy_in_words(self) -> str:
         """Return the accuracy as text, such as `validation accuracy 0.9123`."""
-        return "not evaluated" if self.accuracy is None else f"validation accuracy {self.accuracy:.4f}"
+        return (
+            "not evaluated" if self.accuracy is None else f"validation accuracy {self.accuracy:.4f}"
+        )
 
     @property
     def words(self) -> str:
@@ -62,12 +68,14 @@ class TeacherQuality:
         if self.accuracy > chance or chance >= 1:
             return ""
         step = (
-            "check that teacher.network.weights are of these classes, in this order, and of images prepared in this way"
+            "check that teacher.network.weights are of these classes, in this order, and of "
+            "images prepared in this way"
             if self.weights
             else "give it more epochs, or another teacher.training.learning_rate or teacher.network"
         )
         return (
-            f"the teacher is no better than guessing: its validation accuracy is {self.accuracy:.4f}, and guessing reaches "
+            f"the teacher is no better than guessing: its validation accuracy is "
+            f"{self.accuracy:.4f}, and guessing reaches "
             f"{guess:.4f} on these {samples} samples: {step}"
         )
 
@@ -88,7 +96,8 @@ class TeacherQuality:
             return ""
         step = "give better teacher.network.weights" if self.weights else "fit a stronger teacher"
         return (
-            f"the teacher is worse than its student: validation accuracy {self.accuracy:.4f}, and {accuracy:.4f} of trial {trial}: "
+            f"the teacher is worse than its student: validation accuracy {self.accuracy:.4f}, "
+            f"and {accuracy:.4f} of trial {trial}: "
             f"{step}, or compare with cross_entropy, which needs none"
         )
 

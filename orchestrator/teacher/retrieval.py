@@ -41,9 +41,18 @@ class Retrieval:
     """
 
     def __init__(
-        self, context: TrialContext, approximate: bool, sharing: RankSharedFiles | None = None, about: dict[str, Any] | None = None
+        self,
+        context: TrialContext,
+        approximate: bool,
+        sharing: RankSharedFiles | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
-        self.context, self.approximate, self.sharing, self.about = context, approximate, sharing, about or {}
+        self.context, self.approximate, self.sharing, self.about = (
+            context,
+            approximate,
+            sharing,
+            about or {},
+        )
         self.found: dict[tuple[int, int], Neighbours] = {}
 
     def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
@@ -65,9 +74,13 @@ class Retrieval:
             self.found[asked] = find(knowledge, *asked)
         return self.found[asked]
 
-    def _cached(self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+    def _cached(
+        self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int
+    ) -> Neighbours:
         files = self._files(sharing, knowledge.labels, positives, negatives)
-        arrays, _ = sharing.open(files, partial(self._make, sharing, knowledge, positives, negatives))
+        arrays, _ = sharing.open(
+            files, partial(self._make, sharing, knowledge, positives, negatives)
+        )
         tables = {
             name: mapped(arrays[name]).to(self.context.device)
             if name in arrays
@@ -76,7 +89,9 @@ class Retrieval:
         }
         return Neighbours(**tables, recall=float(arrays["recall"][0, 0]))
 
-    def _files(self, sharing: RankSharedFiles, labels: Tensor, positives: int, negatives: int) -> Files:
+    def _files(
+        self, sharing: RankSharedFiles, labels: Tensor, positives: int, negatives: int
+    ) -> Files:
         """Return the files of the tables that have columns, and of the recall."""
         folder = sharing.cache.folder(
             {
@@ -87,18 +102,31 @@ class Retrieval:
                 "retrieval": IDENTITY if self.approximate else "exact",
             }
         )
-        names = [name for name in TABLES if (positives if name.startswith("positive") else negatives)]
+        names = [
+            name for name in TABLES if (positives if name.startswith("positive") else negatives)
+        ]
         return {name: folder / f"{name}.npy" for name in (*names, "recall")}
 
     def _make(
-        self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
+        self,
+        sharing: RankSharedFiles,
+        knowledge: Knowledge,
+        positives: int,
+        negatives: int,
+        missing: Files,
+        locks: list[Lock],
     ) -> None:
         found = self._search(knowledge, positives, negatives, locks)
         disk.raise_on_all_ranks(
-            self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks)
+            self.context,
+            partial(_write, sharing, missing, found),
+            sharing.cache.root,
+            partial(_show_life, locks),
         )
 
-    def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
+    def _search(
+        self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()
+    ) -> Neighbours:
         """Return the results of all ranks, on every rank.
 
         The queries are distributed in the order of their classes.
@@ -121,15 +149,22 @@ class Retrieval:
         size = min(QUERIES, -(-len(order) // context.world_size))
         blocks: dict[str, list[Tensor]] = {name: [] for name in TABLES}
         recall = 1.0
-        for start in range(context.rank * size, len(order) + context.rank * size, size * context.world_size):
-            places = torch.arange(start, start + size, device=context.device).clamp(max=len(order) - 1)
+        for start in range(
+            context.rank * size, len(order) + context.rank * size, size * context.world_size
+        ):
+            places = torch.arange(start, start + size, device=context.device).clamp(
+                max=len(order) - 1
+            )
             found = seek(queries=order[places])
             for name, block in blocks.items():
                 block += context.all_gather(getattr(found, name).to(context.device))
             recall = found.recall
             context.require_going_on()
         tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
-        in_place = {name: torch.empty_like(table).index_copy_(0, order, table) for name, table in tables.items()}
+        in_place = {
+            name: torch.empty_like(table).index_copy_(0, order, table)
+            for name, table in tables.items()
+        }
         return Neighbours(**in_place, recall=min(context.all_gather_object(recall)))
 
 

@@ -42,7 +42,10 @@ QUIET = {
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
 REFUSED = "outbox-refused.jsonl"  # in the same folder: writes that MLflow refused, for inspection
-REASON = re.compile(r"\[Errno -?\d+\] [^'\")>]+|timed out|too many \d+ error responses|certificate verify failed[^'\")>]*")
+REASON = re.compile(
+    r"\[Errno -?\d+\] [^'\")>]+|timed out|too many \d+ error responses|certificate verify "
+    r"failed[^'\")>]*"
+)
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
 Verdict = Literal["away", "denied", "refused"]
@@ -78,7 +81,12 @@ class Writer:
     """
 
     def __init__(
-        self, uri: str, folder: Path, perform: Perform, knows: Callable[[Write], bool] = lambda write: True, resume: str = ""
+        self,
+        uri: str,
+        folder: Path,
+        perform: Perform,
+        knows: Callable[[Write], bool] = lambda write: True,
+        resume: str = "",
     ) -> None:
         self.uri, self.perform, self.knows = uri, perform, knows
         self.resume = resume or f"sweep --resume {folder.name}"
@@ -86,9 +94,16 @@ class Writer:
         self.say_pending: Callable[[str], None] = lambda text: self.say(text)
         self.settled: Callable[[], None] = lambda: None
         self.folder = folder
-        self.writes, self.files = Lane(Outbox(folder / OUTBOX)), Lane(Outbox(folder / FILES), files=True)
+        self.writes, self.files = (
+            Lane(Outbox(folder / OUTBOX)),
+            Lane(Outbox(folder / FILES), files=True),
+        )
         self.client: Any = None
-        self.wake, self.closing, self.given_up = threading.Event(), threading.Event(), threading.Event()
+        self.wake, self.closing, self.given_up = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self.progress = time.monotonic()
         self.said: dict[str, float] = {}
         self.out = False  # whether an outage was reported
@@ -141,7 +156,11 @@ class Writer:
             self.thread.join(0.05)
             now = time.monotonic()
             failing = bool(self.writes.tries or self.files.tries) and now - self.progress > stall
-            if failing or now - self.progress > longest or (timeout is not None and now - began > timeout):
+            if (
+                failing
+                or now - self.progress > longest
+                or (timeout is not None and now - began > timeout)
+            ):
                 break
             if not noticed and now - began > NOTICE_S:
                 noticed = True
@@ -150,7 +169,10 @@ class Writer:
         self.wake.set()
         unsent = self.writes.outbox.close() + self.files.outbox.close()
         if unsent:
-            self.say_pending(f"{unsent} writes to MLflow were not sent: they are sent with the next `{self.resume}`")
+            self.say_pending(
+                f"{unsent} writes to MLflow were not sent: they are sent with the next "
+                f"`{self.resume}`"
+            )
         else:
             self.settled()
         return unsent
@@ -164,7 +186,11 @@ class Writer:
                 return
             now = time.monotonic()
             times = [lane.due - now for lane in (self.writes, self.files) if lane.tries]
-            times += [self.writes.flushed + FLUSH_S - now] if self.writes.outbox.unsent and not self.writes.tries else []
+            times += (
+                [self.writes.flushed + FLUSH_S - now]
+                if self.writes.outbox.unsent and not self.writes.tries
+                else []
+            )
             self.wake.wait(max(min(times), 0.01) if times else None)
 
     def _serve(self, lane: Lane) -> bool:
@@ -175,22 +201,33 @@ class Writer:
         if not ready:
             return False
         first = ready[0][1]
-        if lane.files and (self.writes.tries or (first and self.writes.outbox.unsent and not self.knows(first))):
+        if lane.files and (
+            self.writes.tries or (first and self.writes.outbox.unsent and not self.knows(first))
+        ):
             return False
         group = 1
         if not lane.alone and first and first["do"] == "points":
             kinds = [write is not None and write["do"] == "points" for _, write in ready]
-            if all(kinds) and time.monotonic() - lane.flushed < FLUSH_S and not self.closing.is_set():
+            if (
+                all(kinds)
+                and time.monotonic() - lane.flushed < FLUSH_S
+                and not self.closing.is_set()
+            ):
                 return False
             group = [*kinds, False].index(False)
         end, writes = ready[group - 1][0], [write for _, write in ready[:group] if write]
         if len(writes) < group:
-            damaged = f"{lane.outbox.file} has lines that are damaged: they are left out, and the others are sent"
+            damaged = (
+                f"{lane.outbox.file} has lines that are damaged: they are left out, and "
+                f"the others are sent"
+            )
             self._say_once(self.say, "damaged", damaged)
         try:
             if writes:
                 self.client = self.client or connect(self.uri)
-                self.perform(self.client, writes, lane.tries > 0 or ready[0][0] <= lane.outbox.recovered)
+                self.perform(
+                    self.client, writes, lane.tries > 0 or ready[0][0] <= lane.outbox.recovered
+                )
         except Exception as error:  # MLflow raises errors of its store, server or network
             self._failed(lane, end, writes, error)
             return not lane.tries
@@ -233,7 +270,9 @@ class Writer:
         """Remove a write that MLflow refuses permanently, so that the others continue."""
         lane.alone = 0
         try:
-            with open(os.open(self.folder / REFUSED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            with open(
+                os.open(self.folder / REFUSED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"
+            ) as file:
                 file.write(json.dumps({"error": short(error), "write": write}) + "\n")
         except OSError as full:
             log.debug("%s cannot be written: %s", REFUSED, full)
@@ -241,7 +280,8 @@ class Writer:
         self._say_once(
             self.say,
             "refused",
-            f"MLflow at {self.shown} does not take what is written ({short(error)}): this is left out, see {self.folder / REFUSED}",
+            f"MLflow at {self.shown} does not take what is written ({short(error)}): this is "
+            f"left out, see {self.folder / REFUSED}",
         )
 
     def _explain(self, lane: Lane, found: Verdict, error: Exception) -> None:
@@ -250,20 +290,23 @@ class Writer:
             self._say_once(
                 self.say_pending,
                 "denied",
-                f"MLflow at {self.shown} refuses the credentials ({short(error)}): export {CREDENTIALS}; trials go on, and what is "
+                f"MLflow at {self.shown} refuses the credentials ({short(error)}): export "
+                f"{CREDENTIALS}; trials go on, and what is "
                 f"written is kept for the next `{self.resume}`",
             )
         elif lane.files:
             self._say_once(
                 self.say_pending,
                 "files",
-                f"files cannot be sent to MLflow at {self.shown} ({short(error)}): they are kept, and metrics go on",
+                f"files cannot be sent to MLflow at {self.shown} ({short(error)}): they are "
+                f"kept, and metrics go on",
             )
         elif not self.out:
             self.out = self._say_once(
                 self.say_pending,
                 "away",
-                f"MLflow at {self.shown} cannot be written to ({short(error)}): trials go on, and what is written is kept",
+                f"MLflow at {self.shown} cannot be written to ({short(error)}): trials go on, "
+                f"and what is written is kept",
             )
 
     @property

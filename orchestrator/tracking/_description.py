@@ -27,7 +27,12 @@ STATES = {"complete": "complete", "stopped_early": "stopped early", "failed": "f
 def tags(configuration: Configuration, methods: str) -> dict[str, str]:
     """Return the tags that runs are filtered by, as in `tags.method = 'kd'`."""
     teacher = configuration.teacher.network.name if configuration.teacher else "none"
-    return {"method": methods, "student": configuration.student.name, "teacher": teacher, "data": configuration.data.name}
+    return {
+        "method": methods,
+        "student": configuration.student.name,
+        "teacher": teacher,
+        "data": configuration.data.name,
+    }
 
 
 def searched(configuration: Configuration) -> str:
@@ -52,7 +57,11 @@ def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
         parts += [_table(sweep), _settings(best)]
     parts += [_next(store, sweep, best, model, linked=state != "running")]
     text = "\n\n".join(parts)
-    return text if len(text) <= LONGEST else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(cut off here)"
+    return (
+        text
+        if len(text) <= LONGEST
+        else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(cut off here)"
+    )
 
 
 def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[str, str]:
@@ -62,11 +71,24 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
         Name, digest (the fingerprint), source, schema and profile. The last three are JSON.
     """
     shape, classes = summary["shape"], summary["classes"]
-    keys = ("sizes", "class_sizes", "shape", "mean", "std", "labelled", "label_noise", "validation_in_training")
+    keys = (
+        "sizes",
+        "class_sizes",
+        "shape",
+        "mean",
+        "std",
+        "labelled",
+        "label_noise",
+        "validation_in_training",
+    )
     said = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}
-    features = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:], shape[0]]}}]
+    features = [
+        {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:], shape[0]]}}
+    ]
     labels = [{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]
-    schema = {"mlflow_tensorspec": {"features": json.dumps(features), "targets": json.dumps(labels)}}
+    schema = {
+        "mlflow_tensorspec": {"features": json.dumps(features), "targets": json.dumps(labels)}
+    }
     path = configuration.data.path
     return {
         "name": summary["name"],
@@ -80,13 +102,18 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
 
 def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
     configuration, many = sweep.configuration, len(sweep.trials)
-    teacher = f", teacher `{configuration.teacher.network.name}`" if configuration.teacher else ", no teacher"
+    teacher = (
+        f", teacher `{configuration.teacher.network.name}`"
+        if configuration.teacher
+        else ", no teacher"
+    )
     if quality := read_quality(sweep.folder):
         teacher += f" ({quality.accuracy_in_words})"
     trials = "1 trial" if many == 1 else f"{many} trials"
     what = (
         f"**{state}**: {trials} of {searched(configuration)} on {configuration.data.name}, student "
-        f"`{configuration.student.name}`{teacher}, at most {configuration.training.epochs} epochs each."
+        f"`{configuration.student.name}`{teacher}, at most {configuration.training.epochs} "
+        f"epochs each."
     )
     if not best or best.value is None:
         return what + " No trial ended well so far."
@@ -99,11 +126,21 @@ def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
 def _table(sweep: Sweep) -> str:
     objective = primary_goal(sweep.configuration.search).name
     ranked = sweep.ranked()
-    rows = ["## Trials", "", f"| trial | method | ended | epochs | {objective} | test accuracy |", "|---|---|---|---|---|---|"]
+    rows = [
+        "## Trials",
+        "",
+        f"| trial | method | ended | epochs | {objective} | test accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
     for trial in ranked[:ROWS]:
         method = trial.settings.get("method.name", sweep.configuration.method.name)
-        value, test = ("" if found is None else f"{found:.4f}" for found in (trial.value, _test(trial)))
-        rows.append(f"| {trial.number} | {method} | {STATES[trial.state]} | {trial.epochs} | {value} | {test} |")
+        value, test = (
+            "" if found is None else f"{found:.4f}" for found in (trial.value, _test(trial))
+        )
+        rows.append(
+            f"| {trial.number} | {method} | {STATES[trial.state]} | {trial.epochs} | {value} | "
+            f"{test} |"
+        )
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     more = [f"{len(ranked) - ROWS} more"] if len(ranked) > ROWS else []
     more += [f"{failed} failed"] if failed else []
@@ -114,19 +151,33 @@ def _settings(best: Trial) -> str:
     settings = list(best.settings.items())
     if not settings:
         return "## Best settings\n\nThose of `configuration.json`: nothing was searched."
-    rows = [f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |" for name, value in settings[:SETTINGS]]
-    more = f"\n\n{len(settings) - SETTINGS} more stand in its run." if len(settings) > SETTINGS else ""
+    rows = [
+        f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |"
+        for name, value in settings[:SETTINGS]
+    ]
+    more = (
+        f"\n\n{len(settings) - SETTINGS} more stand in its run." if len(settings) > SETTINGS else ""
+    )
     return "## Best settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + more
 
 
 def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bool) -> str:
-    ran = f"[`configuration.json`]({RUN}/artifacts/configuration.json)" if linked else "`configuration.json`"
+    ran = (
+        f"[`configuration.json`]({RUN}/artifacts/configuration.json)"
+        if linked
+        else "`configuration.json`"
+    )
     lines = [
-        "- Its trials are the runs below it: `tags.sweep = '" + sweep.name + "'`; the best one has `tags.best = 'true'`.",
-        f"- *Artifacts*: {ran} is what ran; each trial has its figures; `report` adds its page here.",
+        "- Its trials are the runs below it: `tags.sweep = '"
+        + sweep.name
+        + "'`; the best one has `tags.best = 'true'`.",
+        f"- *Artifacts*: {ran} is what ran; each trial has its figures; `report` adds its page "
+        f"here.",
     ]
     if model:
-        lines.append(f"- The best student is the registered model [{model}](#/models/{model}), alias `best`.")
+        lines.append(
+            f"- The best student is the registered model [{model}](#/models/{model}), alias `best`."
+        )
     commands = [f"python run.py {command}{store.option}" for command in _commands(sweep, best)]
     return "## Look closer\n\n" + "\n".join(lines) + "\n\n```\n" + "\n".join(commands) + "\n```"
 
@@ -134,7 +185,10 @@ def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bo
 def _commands(sweep: Sweep, best: Trial | None) -> list[str]:
     if sweep.kind != "sweep":
         return [f"export {sweep.name}"] if best else []
-    return [f"status {sweep.name}", *([f"{what} {sweep.name}" for what in ("report", "importance", "export")] if best else [])]
+    return [
+        f"status {sweep.name}",
+        *([f"{what} {sweep.name}" for what in ("report", "importance", "export")] if best else []),
+    ]
 
 
 def _test(trial: Trial) -> float | None:

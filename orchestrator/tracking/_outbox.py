@@ -187,7 +187,11 @@ class Outbox:
 
         The file stays as it is if the disk has no room.
         """
-        line = json.dumps({"all_told": self.told}, separators=(",", ":")).encode() + b"\n" if self.told else b""
+        line = (
+            json.dumps({"all_told": self.told}, separators=(",", ":")).encode() + b"\n"
+            if self.told
+            else b""
+        )
         aside = aside_of(self.file)
         try:
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:

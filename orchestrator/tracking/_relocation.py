@@ -39,11 +39,19 @@ def relocate_artifacts(database: Path, artifacts: Path, own: bool = True) -> lis
     if not database.exists():
         return []
     with opened(database) as known:
-        tables = {name for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            name for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         if not {"experiments", "runs"} <= tables:
             return []
-        others = {before: _runs_below(known, before) for before in _roots(known) if _path(before) != artifacts}
-        found = [before for before, runs in others.items() if _is_moved(before, runs, artifacts, own)]
+        others = {
+            before: _runs_below(known, before)
+            for before in _roots(known)
+            if _path(before) != artifacts
+        }
+        found = [
+            before for before, runs in others.items() if _is_moved(before, runs, artifacts, own)
+        ]
         if found:
             with locked(database), known:  # one transaction
                 for before, (table, column) in product(found, COLUMNS):
@@ -62,7 +70,8 @@ def missing_artifacts(location: str, artifacts: Path) -> str:
     if folder is None or folder == artifacts or folder.parent.exists():
         return ""
     return (
-        f"MLflow's experiment keeps its artifacts in {folder}, and {folder.parent} is not there (any more): move it back, or begin "
+        f"MLflow's experiment keeps its artifacts in {folder}, and {folder.parent} is not "
+        f"there (any more): move it back, or begin "
         "with another `project`; until then files of its runs are written to that folder anew"
     )
 
@@ -72,8 +81,17 @@ def _roots(known: Connection) -> Iterator[str]:
 
     They are `.../artifacts`, or `.../artifacts/ID` for an experiment made in MLflow's interface.
     """
-    rows = known.execute("SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location IS NOT NULL")
-    yield from sorted({location.removesuffix(f"/{number}") for number, location in rows if _is_root(location, number)})
+    rows = known.execute(
+        "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location IS "
+        "NOT NULL"
+    )
+    yield from sorted(
+        {
+            location.removesuffix(f"/{number}")
+            for number, location in rows
+            if _is_root(location, number)
+        }
+    )
 
 
 def _is_root(location: str, number: int) -> bool:
@@ -92,17 +110,22 @@ def _path(location: str) -> Path | None:
 def _runs_below(known: Connection, folder: str) -> list[str]:
     """Return the folders of runs below a folder, relative to it."""
     below = f"{folder}/"
-    rows = known.execute("SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(below), below))
+    rows = known.execute(
+        "SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(below), below)
+    )
     return [unquote(uri[len(below) :]) for (uri,) in rows]
 
 
 def _is_moved(before: str, runs: Sequence[str], artifacts: Path, own: bool) -> bool:
     folder = _path(before)
-    return any((artifacts / run).exists() for run in runs) or (own and folder is not None and not folder.exists())
+    return any((artifacts / run).exists() for run in runs) or (
+        own and folder is not None and not folder.exists()
+    )
 
 
 def _replace_prefix(known: Connection, table: str, column: str, before: str, now: str) -> None:
     known.execute(
-        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR "
+        f"substr({column}, 1, ?) = ?",
         (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
     )

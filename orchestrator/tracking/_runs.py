@@ -45,9 +45,15 @@ class Runs:
     created for it. The callback `say` receives notes about the location of the runs.
     """
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
+    def __init__(
+        self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None
+    ) -> None:
         self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
-        self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
+        self.artifacts = (
+            store.artifacts
+            if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES
+            else None
+        )
         self.say: Callable[[str], None] = log.warning
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
@@ -62,11 +68,21 @@ class Runs:
                 self.ids = RUN_IDS.read(self.file)
             except DamagedRecordError as error:
                 self.doubtful = True
-                log.warning("%s: it is kept as %s, and the runs are looked for", error, set_aside(self.file).name)
+                log.warning(
+                    "%s: it is kept as %s, and the runs are looked for",
+                    error,
+                    set_aside(self.file).name,
+                )
         self.kinds: dict[str, Callable[[Any, Write], None]] = {
-            "params": self._params, "tags": self._tags, "close": self._close,
-            "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
-        }  # fmt: skip
+            "params": self._params,
+            "tags": self._tags,
+            "close": self._close,
+            "text": self._text,
+            "figures": self._figures,
+            "front": self._front,
+            "dataset": self._dataset,
+            "model": self._model,
+        }
 
     def knows(self, write: Write) -> bool:
         """Return whether the run of a write is open."""
@@ -108,7 +124,10 @@ class Runs:
         if self.looked:
             return
         for before in relocate(self.store, self.sweep.configuration):
-            self.say(f"the store was in {before}: its artifacts in MLflow are now those of {self.store.artifacts}")
+            self.say(
+                f"the store was in {before}: its artifacts in MLflow are now those of "
+                f"{self.store.artifacts}"
+            )
         if PARENT in self.ids:
             run = _get(client, self.ids[PARENT])
             if run is None:
@@ -121,7 +140,9 @@ class Runs:
 
     def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
         """Return whether runs of these writes are gone from MLflow. Their ids are dropped."""
-        keys = {PARENT} | {key for write in writes for key in (write["run"], *write.get("points", ()))}
+        keys = {PARENT} | {
+            key for write in writes for key in (write["run"], *write.get("points", ()))
+        }
         gone = [key for key in keys if key in self.ids and _get(client, self.ids[key]) is None]
         for key in gone:
             del self.ids[key]
@@ -140,7 +161,9 @@ class Runs:
             # Without this tag the interface opens with its GenAI pages
             tags = {"mlflow.experimentKind": "custom_model_development"}
             try:
-                self.experiment = str(client.create_experiment(name, artifact_location=location, tags=tags))
+                self.experiment = str(
+                    client.create_experiment(name, artifact_location=location, tags=tags)
+                )
                 return self.experiment
             except Exception:
                 found = client.get_experiment_by_name(name)  # another sweep may have created it
@@ -154,7 +177,9 @@ class Runs:
     def _take(self, experiment: Any) -> None:
         """Use an existing experiment. Send a note if its artifacts would be misplaced."""
         self.experiment = str(experiment.experiment_id)
-        if self.artifacts and (missing := missing_artifacts(experiment.artifact_location, self.artifacts)):
+        if self.artifacts and (
+            missing := missing_artifacts(experiment.artifact_location, self.artifacts)
+        ):
             self.say(missing)
 
     def _id(self, client: Any, key: str) -> str:
@@ -162,7 +187,12 @@ class Runs:
         if key not in self.ids:
             name = self.sweep.name if key == PARENT else f"{self.sweep.name}/{key}"
             kind = self.sweep.kind if key == PARENT else "student" if "/" in key else "trial"
-            bare = {"run": key, "name": name, "tags": {"kind": kind, "state": "running"}, "at": int(time.time() * 1000)}
+            bare = {
+                "run": key,
+                "name": name,
+                "tags": {"kind": kind, "state": "running"},
+                "at": int(time.time() * 1000),
+            }
             self._open(client, bare, again=True)
         return self.ids[key]
 
@@ -179,7 +209,9 @@ class Runs:
             _batch(client, self.ids[key], tags=tags)
         else:
             home = self._home(client)
-            made = client.create_run(home, start_time=write["at"], tags=tags, run_name=write["name"])
+            made = client.create_run(
+                home, start_time=write["at"], tags=tags, run_name=write["name"]
+            )
             self._keep(key, made.info.run_id)
 
     def _find(self, client: Any, key: str) -> None:
@@ -224,13 +256,22 @@ class Runs:
             known = client.get_run(run).data.params if status_of(error) == 400 else {}
             if not known:
                 raise
-            _batch(client, run, params={name: value for name, value in write["params"].items() if name not in known})
+            _batch(
+                client,
+                run,
+                params={
+                    name: value for name, value in write["params"].items() if name not in known
+                },
+            )
 
     def _tags(self, client: Any, write: Write) -> None:
         run = self._id(client, write["run"])
         ids = {name: self.ids.get(key, "") for name, key in write.get("ids", {}).items()}
         here = f"#/experiments/{self._home(client)}/runs/{run}"
-        tags = {name: value.replace(RUN, here) if name == NOTE else value for name, value in write["tags"].items()}
+        tags = {
+            name: value.replace(RUN, here) if name == NOTE else value
+            for name, value in write["tags"].items()
+        }
         _batch(client, run, tags=tags | ids)
         if write.get("without"):
             known = client.get_run(run).data.tags
@@ -261,7 +302,11 @@ class Runs:
 
     def _front(self, client: Any, write: Write) -> None:
         """Log the Pareto front as a file and a picture."""
-        client.log_text(self._id(client, write["run"]), json.dumps(write["plain"], indent=1), f"{write['file']}.json")
+        client.log_text(
+            self._id(client, write["run"]),
+            json.dumps(write["plain"], indent=1),
+            f"{write['file']}.json",
+        )
         if write["numbers"]:
             trial.settle_cache(self.fonts)
             points = {int(number): values for number, values in write["values"].items()}
@@ -275,7 +320,9 @@ class Runs:
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        used = DatasetInput(Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")])
+        used = DatasetInput(
+            Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")]
+        )
         client.log_inputs(self._id(client, write["run"]), datasets=[used])
 
     def _model(self, client: Any, write: Write) -> None:
@@ -283,7 +330,17 @@ class Runs:
         if self.ship is None:
             return
         run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
-        told = register(client, self.store, self.sweep, self.ship, run, self._home(client), write["trial"], write["letter"], owned)
+        told = register(
+            client,
+            self.store,
+            self.sweep,
+            self.ship,
+            run,
+            self._home(client),
+            write["trial"],
+            write["letter"],
+            owned,
+        )
         _batch(client, run, tags=told)
 
     def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
@@ -319,7 +376,12 @@ def log_points(client: Any, run: str, points: Sequence[Point]) -> None:
         client.log_batch(run, metrics=metrics[start : start + 1000])
 
 
-def _batch(client: Any, run: str, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
+def _batch(
+    client: Any,
+    run: str,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     from mlflow.entities import Param, RunTag
 
     pairs = [Param(name, value[:6000]) for name, value in (params or {}).items()]

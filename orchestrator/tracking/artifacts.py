@@ -14,7 +14,14 @@ from orchestrator.tracking._client import connect, short
 from orchestrator.tracking._runs import PARENT, RUN_IDS, RUNS, log_points, relocate, tracking_uri
 
 
-def log_to_sweep(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
+def log_to_sweep(
+    store: Store,
+    sweep: Sweep,
+    metrics: Mapping[str, float],
+    step: int,
+    folder: str,
+    files: Mapping[str, str],
+) -> str:
     """Log metrics and text files to the parent run of a sweep.
 
     Args:
@@ -31,7 +38,9 @@ def log_to_sweep(store: Store, sweep: Sweep, metrics: Mapping[str, float], step:
     uri, here = tracking_uri(store, sweep.configuration), sweep.configuration.tracking.uri is None
     if not (sweep.folder / RUNS).exists() or (here and not store.database.exists()):
         return (
-            f"the run of {sweep.name!r} is not in MLflow any more" if (sweep.folder / RUNS).exists() else "it has no run in MLflow"
+            f"the run of {sweep.name!r} is not in MLflow any more"
+            if (sweep.folder / RUNS).exists()
+            else "it has no run in MLflow"
         )
     try:
         run = RUN_IDS.read(sweep.folder / RUNS).get(PARENT)

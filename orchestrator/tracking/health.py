@@ -41,11 +41,14 @@ def find_unreachable(uri: str | None) -> str:
             _ask(uri)
         elif scheme_of(uri) in PORTS and urlsplit(uri).hostname:
             parts = urlsplit(uri)
-            socket.create_connection((parts.hostname, parts.port or PORTS[scheme_of(uri)]), PATIENCE_S).close()
+            socket.create_connection(
+                (parts.hostname, parts.port or PORTS[scheme_of(uri)]), PATIENCE_S
+            ).close()
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return (
-            f"nobody answers at tracking.uri {redact(uri)} ({redact(str(reason))}): trials go on without it, and what is to be "
+            f"nobody answers at tracking.uri {redact(uri)} ({redact(str(reason))}): trials go "
+            f"on without it, and what is to be "
             "written to MLflow is kept until it answers"
         )
     return ""
@@ -92,10 +95,16 @@ def find_refusal(uri: str) -> str:
             return str(error)
         status = getattr(error, "get_http_status_code", lambda: None)()
         if status in REFUSED:
-            step = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            step = (
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                "MLFLOW_TRACKING_TOKEN"
+            )
             return f"MLflow at {uri} does not let us in ({status}): {step}"
         reason = " ".join(str(error).split())[:300]
-        return f"MLflow at {uri} does not answer ({reason}): start it, or leave tracking.uri out to write into the store"
+        return (
+            f"MLflow at {uri} does not answer ({reason}): start it, or leave tracking.uri "
+            f"out to write into the store"
+        )
     finally:
         for name in [name for name, value in before.items() if value is None]:
             os.environ.pop(name, None)

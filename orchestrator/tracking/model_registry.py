@@ -41,7 +41,15 @@ def model_name(sweep: Sweep) -> str:
 
 
 def register(
-    client: Any, store: Store, sweep: Sweep, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags
+    client: Any,
+    store: Store,
+    sweep: Sweep,
+    ship: Ship,
+    run: str,
+    experiment: str,
+    trial: int,
+    letter: str,
+    tags: Tags,
 ) -> dict[str, str]:
     """Log the student `letter` of a trial as a model and register it.
 
@@ -79,7 +87,9 @@ def register(
 def _registered(client: Any, name: str, tags: Tags) -> str | None:
     """Return the version that is exactly this student, if there is one."""
     found = client.search_model_versions(f"name = '{_quoted(name)}'")
-    return next((str(version.version) for version in found if tags.items() <= version.tags.items()), None)
+    return next(
+        (str(version.version) for version in found if tags.items() <= version.tags.items()), None
+    )
 
 
 def _logged(client: Any, experiment: str, tags: Tags) -> Any:
@@ -90,7 +100,15 @@ def _logged(client: Any, experiment: str, tags: Tags) -> Any:
 
 
 def _log(
-    client: Any, store: Store, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags, folder: Path
+    client: Any,
+    store: Store,
+    ship: Ship,
+    run: str,
+    experiment: str,
+    trial: int,
+    letter: str,
+    tags: Tags,
+    folder: Path,
 ) -> Any:
     """Export the student and log it as a model of the run."""
     from mlflow.entities import LoggedModelOutput, Metric
@@ -101,25 +119,46 @@ def _log(
     settings = ship(trial, letter, exported)
     source = settings["source"]
     params = {name: str(value)[:500] for name, value in settings["searched"].items()}
-    params |= {"network": settings["network"]["name"], "parameters": str(settings["parameters"]), "epoch": str(source["epoch"])}
+    params |= {
+        "network": settings["network"]["name"],
+        "parameters": str(settings["parameters"]),
+        "epoch": str(source["epoch"]),
+    }
     card = (exported / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
     note = {NOTE: card[: card.rindex("\n", 0, LONGEST)]}
     model = client.create_logged_model(
-        experiment, name=MODEL, source_run_id=run, tags=tags | note, params=params, model_type="image-classifier"
+        experiment,
+        name=MODEL,
+        source_run_id=run,
+        tags=tags | note,
+        params=params,
+        model_type="image-classifier",
     )
     _save(store, exported, settings, folder / "model", model, run)
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
     at = model.creation_timestamp
-    shown = {name: value for name, value in source["metrics"].items() if name.rpartition("/")[2] in METRICS}
-    data = {"dataset_name": settings["data"]["name"], "dataset_digest": settings["data"]["fingerprint"][:DIGEST]}
-    metrics = [Metric(f"student/{name}", value, at, 0, model_id=model.model_id, **data) for name, value in shown.items()]
+    shown = {
+        name: value
+        for name, value in source["metrics"].items()
+        if name.rpartition("/")[2] in METRICS
+    }
+    data = {
+        "dataset_name": settings["data"]["name"],
+        "dataset_digest": settings["data"]["fingerprint"][:DIGEST],
+    }
+    metrics = [
+        Metric(f"student/{name}", value, at, 0, model_id=model.model_id, **data)
+        for name, value in shown.items()
+    ]
     client.log_batch(run, metrics=metrics)
     return model
 
 
-def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, model: Any, run: str) -> None:
+def _save(
+    store: Store, exported: Path, settings: dict[str, Any], target: Path, model: Any, run: str
+) -> None:
     """Write the folder that MLflow loads: code, program, settings, card, signature and example."""
     import numpy as np
     from mlflow import pyfunc
@@ -130,9 +169,15 @@ def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, 
 
     shape, float32 = settings["input"]["shape"], np.dtype("float32")
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, *shape))]), outputs=Schema([TensorSpec(float32, (-1, len(settings["classes"])))])
+        inputs=Schema([TensorSpec(float32, (-1, *shape))]),
+        outputs=Schema([TensorSpec(float32, (-1, len(settings["classes"])))]),
     )
-    named = {"artifact_path": model.artifact_location, "model_uuid": model.model_id, "run_id": run, "model_id": model.model_id}
+    named = {
+        "artifact_path": model.artifact_location,
+        "model_uuid": model.model_id,
+        "run_id": run,
+        "model_id": model.model_id,
+    }
     files = {"program": settings["file"], "settings": SETTINGS, "card": CARD}
     described = {key: settings[key] for key in ("name", "classes", "input", "network")}
     with warnings.catch_warnings():
@@ -143,7 +188,9 @@ def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, 
             artifacts={name: str(exported / file) for name, file in files.items()},
             signature=signature,
             input_example=_example(store, settings),
-            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
+            pip_requirements=[
+                f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES
+            ],
             metadata=described,
             mlflow_model=Model(**named),
         )
@@ -170,17 +217,30 @@ def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: T
     """Create a version of the registered model. Create the registered model if there is none."""
     try:
         client.create_registered_model(
-            name, description=f"The best students of the sweep `{sweep.name}`, the newest by the alias `{ALIAS}`."
+            name,
+            description=f"The best students of the sweep `{sweep.name}`, the newest by the "
+            f"alias `{ALIAS}`.",
         )
     except Exception as error:
         if status_of(error) != 400:  # it exists already, or its name is not allowed
             raise
         client.get_registered_model(name)
-    said = f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It takes images in 0..1 and gives logits."
-    made = client.create_model_version(
-        name, model.artifact_location, run, tags=tags, description=said, await_creation_for=0, model_id=model.model_id
+    said = (
+        f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It "
+        f"takes images in 0..1 and gives logits."
     )
-    client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([{"name": name, "version": made.version}])})
+    made = client.create_model_version(
+        name,
+        model.artifact_location,
+        run,
+        tags=tags,
+        description=said,
+        await_creation_for=0,
+        model_id=model.model_id,
+    )
+    client.set_logged_model_tags(
+        model.model_id, {VERSIONS: json.dumps([{"name": name, "version": made.version}])}
+    )
     return str(made.version)
 
 

@@ -6,7 +6,8 @@ from orchestrator.config.uris import WEB, scheme_of
 from orchestrator.core.redact import redact
 
 UNUSED = {  # variables that are not followed, and what decides instead
-    "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another place",
+    "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another "
+    "place",
     "MLFLOW_REGISTRY_URI": "models are registered where runs are written, {uri}",
     "MLFLOW_EXPERIMENT_NAME": "the experiment is `project` of the configuration",
     "MLFLOW_EXPERIMENT_ID": "the experiment is `project` of the configuration",
@@ -43,10 +44,14 @@ def unused_variables(uri: str) -> list[str]:
     workspace = found.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
     shown = redact(uri)
     texts = [
-        f"{name}={redact(value)} in the environment is not followed: {UNUSED[name].format(uri=shown)}"
+        f"{name}={redact(value)} in the environment is not followed: "
+        f"{UNUSED[name].format(uri=shown)}"
         for name, value in found.items()
     ]
-    followed = f"runs are written to the workspace {workspace!r} of {shown}, as MLFLOW_WORKSPACE in the environment says"
+    followed = (
+        f"runs are written to the workspace {workspace!r} of {shown}, as "
+        f"MLFLOW_WORKSPACE in the environment says"
+    )
     return [*texts, followed] if workspace else texts
 
 
@@ -55,5 +60,7 @@ def server_environment() -> tuple[dict[str, str], list[str]]:
 
     The variables left out would make the server use another database.
     """
-    left_out = sorted(name for name in (*UNUSED, *SWITCHED_OFF, *OF_A_SERVER) if os.environ.get(name))
+    left_out = sorted(
+        name for name in (*UNUSED, *SWITCHED_OFF, *OF_A_SERVER) if os.environ.get(name)
+    )
     return {name: value for name, value in os.environ.items() if name not in left_out}, left_out

@@ -39,8 +39,10 @@ def require_schema(database: Path) -> None:
     leftover = next((name for name in sorted(tables) if name.startswith("_alembic_tmp_")), "")
     if leftover:
         raise PreflightError(
-            f"the schema of MLflow's database {database} is incomplete: a change of it was cut off and left the table {leftover}. "
-            "Put the file back from a backup; if it holds no runs yet, remove it, and it is made anew",
+            f"the schema of MLflow's database {database} is incomplete: a change of it was cut "
+            f"off and left the table {leftover}. "
+            "Put the file back from a backup; if it holds no runs yet, remove it, and it is "
+            "made anew",
             field=str(database),
             value=leftover,
         )
@@ -50,14 +52,16 @@ def require_schema(database: Path) -> None:
     installed = importlib.metadata.version("mlflow")
     if version in revisions:
         raise PreflightError(
-            f"MLflow's database {database} is out of date (its schema is {version}, MLflow {installed} needs {head}): copy the "
+            f"MLflow's database {database} is out of date (its schema is {version}, MLflow "
+            f"{installed} needs {head}): copy the "
             f"file to keep a backup, then run `{upgrade_command(database)}`",
             field=str(database),
             value=version,
             allowed=head,
         )
     raise PreflightError(
-        f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, and MLflow {installed} knows {head} "
+        f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, "
+        f"and MLflow {installed} knows {head} "
         "as the newest): update MLflow here, or give another --store",
         field=str(database),
         value=version,
@@ -126,7 +130,8 @@ def locked(database: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise PreflightError(
-            f"waited {LOCK_S:g} s for another process to create {database}: see what holds {lock.lock_file}",
+            f"waited {LOCK_S:g} s for another process to create {database}: see what holds "
+            f"{lock.lock_file}",
             field=str(lock.lock_file),
             value=LOCK_S,
         ) from error
@@ -145,7 +150,8 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
             yield known
     except sqlite3.OperationalError as error:
         raise PreflightError(
-            f"SQLite cannot use {database} ({error}): see who holds it, and whether you may write it",
+            f"SQLite cannot use {database} ({error}): see who holds it, and whether you may "
+            f"write it",
             field=str(database),
             value=str(error),
             allowed="a file that can be read and written",
@@ -170,8 +176,15 @@ def _contents(database: Path) -> tuple[set[str], str | None]:
     if not database.is_file() or not database.stat().st_size:
         return set(), None
     with opened(database) as known:
-        tables = {str(name) for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        row = known.execute("SELECT version_num FROM alembic_version").fetchone() if "alembic_version" in tables else None
+        tables = {
+            str(name)
+            for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        row = (
+            known.execute("SELECT version_num FROM alembic_version").fetchone()
+            if "alembic_version" in tables
+            else None
+        )
     return tables, str(row[0]) if row else None
 
 
@@ -181,7 +194,10 @@ def _revisions() -> tuple[set[str], str | None]:
     They are read as text, because importing them takes seconds.
     """
     found = importlib.util.find_spec("mlflow")
-    folders = [Path(place, "store", "db_migrations", "versions") for place in (found and found.submodule_search_locations) or ()]
+    folders = [
+        Path(place, "store", "db_migrations", "versions")
+        for place in (found and found.submodule_search_locations) or ()
+    ]
     revisions: set[str] = set()
     before: set[str] = set()
     for file in (file for folder in folders for file in folder.glob("*.py")):

@@ -27,7 +27,13 @@ from orchestrator.tracking._machine import Machine
 from orchestrator.tracking._runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.tracking.overrides import unused_variables
 
-STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
+STATUS = {
+    "complete": "FINISHED",
+    "stopped_early": "FINISHED",
+    "failed": "FAILED",
+    "running": "KILLED",
+    "waiting": "KILLED",
+}
 CONFIGURATION = "configuration.json"
 FRONT = "pareto_front"
 Say = Callable[[str], None]
@@ -47,7 +53,13 @@ class Tracker:
         ship: Exports a student; without it no model is registered.
     """
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: model_registry.Ship | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        sweep: Sweep,
+        classes: Sequence[str] = (),
+        ship: model_registry.Ship | None = None,
+    ) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
@@ -62,7 +74,9 @@ class Tracker:
         if not new:  # without an earlier outbox it is not known what was written
             self._catch_up()
 
-    def listen(self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None) -> None:
+    def listen(
+        self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None
+    ) -> None:
         """Set the callbacks for notes.
 
         They may be called from any thread. Without them notes are logged.
@@ -81,11 +95,17 @@ class Tracker:
         """Open the child run of a trial, or continue it."""
         configuration = apply_or_base(self.sweep.configuration, trial.params)
         params = {name: str(value) for name, value in trial.params.items()}
-        params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
+        params |= {
+            f"training.{name}": str(value)
+            for name, value in configuration.training.model_dump(mode="json").items()
+        }
         method, number, key = configuration.method.name, trial.number, str(trial.number)
         resolved = apply_or_base(self.sweep.configuration, trial.settings)
         tags = described.tags(configuration, resolved.method.name) | {"kind": "trial"}
-        new, changing = key not in self.writer.told, self.sweep.configuration.search.scheduler == "pbt"
+        new, changing = (
+            key not in self.writer.told,
+            self.sweep.configuration.search.scheduler == "pbt",
+        )
         if changing:
             tags |= setting_tags(trial.settings)
         name = f"{self.sweep.name}/{number:03d} {method}"
@@ -93,12 +113,17 @@ class Tracker:
         if new:
             self._dataset(key)
         if new and changing:
-            self.writer.add({"do": "points", "run": key, "points": {key: setting_points(trial.params, 0)}})
+            self.writer.add(
+                {"do": "points", "run": key, "points": {key: setting_points(trial.params, 0)}}
+            )
         self.writer.add({"do": "params", "run": key, "params": params})
         for letter in self.letters:
             student, below = configuration.students[letter], f"{number}/{letter}"
             own = tags | {"kind": "student", "letter": letter, "student": student.network.name}
-            parts = {"network": student.network.model_dump(mode="json"), "training": student.training.model_dump(mode="json")}
+            parts = {
+                "network": student.network.model_dump(mode="json"),
+                "training": student.training.model_dump(mode="json"),
+            }
             self._open(below, f"{name}/{letter}", own)
             self.writer.add({"do": "params", "run": below, "params": flat(parts)})
         self._configuration(key, resolved)
@@ -125,15 +150,27 @@ class Tracker:
         key, number = str(trial.number), len(trial.changes)
         if number <= self._told(key).get("changes", 0):
             return
-        change, before = trial.changes[-1], [trial.params, *(change["params"] for change in trial.changes[:-1])]
+        change, before = (
+            trial.changes[-1],
+            [trial.params, *(change["params"] for change in trial.changes[:-1])],
+        )
         configuration = apply_or_base(self.sweep.configuration, trial.settings)
-        points, tags = setting_points(change["params"], change["epoch"]), setting_tags(change["params"])
-        left = [name for name in setting_points(before[-1], 0) if name[0] not in {point[0] for point in points}]
+        points, tags = (
+            setting_points(change["params"], change["epoch"]),
+            setting_tags(change["params"]),
+        )
+        left = [
+            name
+            for name in setting_points(before[-1], 0)
+            if name[0] not in {point[0] for point in points}
+        ]
         points += [(name, math.nan, _now(), change["epoch"]) for name, *_ in left]
         gone = sorted({name for settings in before for name in setting_tags(settings)} - set(tags))
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over}
         self.writer.add({"do": "points", "run": key, "points": {key: points}})
-        self.writer.add({"do": "tags", "run": key, "tags": tags, "without": gone, "told": {"changes": number}})
+        self.writer.add(
+            {"do": "tags", "run": key, "tags": tags, "without": gone, "told": {"changes": number}}
+        )
         self._configuration(key, configuration)
 
     def trial_ended(self, trial: Trial) -> None:
@@ -142,9 +179,17 @@ class Tracker:
         tags = {"state": str(state)} | ({"message": trial.said} if trial.said else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
             told = {"told": {"state": state}} if run == key else {}
-            self.writer.add({"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": _now()} | told)
+            self.writer.add(
+                {"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": _now()}
+                | told
+            )
         if trial.ended:
-            figures = {"do": "figures", "run": key, "complete": state == "complete", "letters": self.letters}
+            figures = {
+                "do": "figures",
+                "run": key,
+                "complete": state == "complete",
+                "letters": self.letters,
+            }
             self.writer.add(figures, files=True)
         best = self.sweep.best()
         if best and best.value is not None and state == "complete":
@@ -163,7 +208,14 @@ class Tracker:
         known = {**metrics, "seconds": seconds}
         if "teacher" not in self._told(PARENT):
             points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
-            self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": {"teacher": True}})
+            self.writer.add(
+                {
+                    "do": "points",
+                    "run": PARENT,
+                    "points": {PARENT: points},
+                    "told": {"teacher": True},
+                }
+            )
         # The description now contains the teacher's accuracy
         tags = {"teacher.asked": asked} | self._note("running")
         if ACCURACY in metrics:
@@ -198,7 +250,12 @@ class Tracker:
 
     def _open_parent(self) -> None:
         plain = self.sweep.configuration.plain()
-        tags = {"kind": self.sweep.kind, **described.tags(self.sweep.configuration, described.searched(self.sweep.configuration))}
+        tags = {
+            "kind": self.sweep.kind,
+            **described.tags(
+                self.sweep.configuration, described.searched(self.sweep.configuration)
+            ),
+        }
         new = PARENT not in self.writer.told
         self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
         if new:
@@ -227,7 +284,9 @@ class Tracker:
         if metrics := self.machine.measure():
             points = [(name, value, _now(), self.machine.steps) for name, value in metrics.items()]
             told = {"measured": self.machine.steps}
-            self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": told})
+            self.writer.add(
+                {"do": "points", "run": PARENT, "points": {PARENT: points}, "told": told}
+            )
 
     def _best(self) -> dict[str, Any]:
         """Tag the best trial and queue its student as a model.
@@ -239,25 +298,54 @@ class Tracker:
         """
         best, before = self.sweep.best(), self._told(PARENT).get("best.tag")
         if before not in (None, best.number if best else None):
-            self.writer.add({"do": "tags", "run": str(before), "tags": {}, "without": ["best"], "existing": True})
+            self.writer.add(
+                {
+                    "do": "tags",
+                    "run": str(before),
+                    "tags": {},
+                    "without": ["best"],
+                    "existing": True,
+                }
+            )
         if best is None:
             return {}
-        self.writer.add({"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True})
+        self.writer.add(
+            {"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True}
+        )
         found, told = [best.number, best.epochs], {"best.tag": best.number}
         if not self.ships:
             return told
         if self._told(PARENT).get("model") != found:
-            letter, configuration = self._leader(best), apply_or_base(self.sweep.configuration, best.settings)
+            letter, configuration = (
+                self._leader(best),
+                apply_or_base(self.sweep.configuration, best.settings),
+            )
             student = configuration.students[letter].network.name
-            tags = {"trial": str(best.number), "epochs": str(best.epochs), "letter": letter, "student": student}
+            tags = {
+                "trial": str(best.number),
+                "epochs": str(best.epochs),
+                "letter": letter,
+                "student": student,
+            }
             tags |= {"method": configuration.method.name, "data": configuration.data.name}
-            self.writer.add({"do": "model", "run": PARENT, "trial": best.number, "letter": letter, "tags": tags}, files=True)
+            self.writer.add(
+                {
+                    "do": "model",
+                    "run": PARENT,
+                    "trial": best.number,
+                    "letter": letter,
+                    "tags": tags,
+                },
+                files=True,
+            )
         return told | {"model": found}
 
     def _leader(self, best: Trial) -> str:
         """Return the letter of a trial's best student on the validation part."""
         letters = self.letters or tuple(self.sweep.configuration.students)
-        return max(letters, key=lambda letter: best.metrics.get(f"{letter}/validation/accuracy", 0.0))
+        return max(
+            letters, key=lambda letter: best.metrics.get(f"{letter}/validation/accuracy", 0.0)
+        )
 
     def _catch_up(self) -> None:
         """Queue the writes that are missing because the process died before it added them."""
@@ -276,22 +364,47 @@ class Tracker:
             for letter, gain in peer_gains(self.sweep, trial).items():
                 key, found = f"{trial.number}/{letter}", [gain.validation, gain.test]
                 if self._told(key).get("gains") != found:
-                    named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
+                    named = {
+                        "gain/validation_accuracy": gain.validation,
+                        "gain/test_accuracy": gain.test,
+                    }
                     points = {key: [(name, value, _now(), 0) for name, value in named.items()]}
-                    self.writer.add({"do": "points", "run": key, "points": points, "existing": True, "told": {"gains": found}})
+                    self.writer.add(
+                        {
+                            "do": "points",
+                            "run": key,
+                            "points": points,
+                            "existing": True,
+                            "told": {"gains": found},
+                        }
+                    )
 
     def _front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names, numbers = [goal.name for goal in objectives], [trial.number for trial in front]
-        values = {trial.number: trial.values for trial in self.sweep.ranked() if trial.state == "complete" and trial.values}
+        values = {
+            trial.number: trial.values
+            for trial in self.sweep.ranked()
+            if trial.state == "complete" and trial.values
+        }
         members = [
-            {"trial": trial.number, "values": dict(zip(names, trial.values or (), strict=True)), "settings": trial.settings}
+            {
+                "trial": trial.number,
+                "values": dict(zip(names, trial.values or (), strict=True)),
+                "settings": trial.settings,
+            }
             for trial in front
         ]
         plain = {"objectives": [goal._asdict() for goal in objectives], "front": members}
         words = [describe_objective(self.sweep.configuration, name) for name in names]
-        drawn = {"plain": plain, "values": values, "numbers": numbers, "names": words, "file": FRONT}
+        drawn = {
+            "plain": plain,
+            "values": values,
+            "numbers": numbers,
+            "names": words,
+            "file": FRONT,
+        }
         self.writer.add({"do": "front", "run": PARENT, **drawn}, files=True)
         for number in values:
             key, among = str(number), str(number in numbers).lower()
@@ -300,14 +413,27 @@ class Tracker:
                 self.writer.add({"do": "tags", "run": key, **tags})
 
     def _close_parent(self, state: str, told: dict[str, Any]) -> None:
-        note = self._note(state, model_registry.model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
+        note = self._note(
+            state,
+            model_registry.model_name(self.sweep)
+            if "model" in {**self._told(PARENT), **told}
+            else "",
+        )
         tags, ids, best = {"state": state} | note, {}, self.sweep.best()
         if best:
             found = [best.number, best.epochs]
             if self._told(PARENT).get("best") != found:
-                points = {PARENT: [(f"best/{name}", value, _now(), 0) for name, value in best.metrics.items()]}
-                self.writer.add({"do": "points", "run": PARENT, "points": points, "told": {"best": found}})
-            tags |= {"best.trial": str(best.number)} | {f"best.{name}": str(value) for name, value in best.settings.items()}
+                points = {
+                    PARENT: [
+                        (f"best/{name}", value, _now(), 0) for name, value in best.metrics.items()
+                    ]
+                }
+                self.writer.add(
+                    {"do": "points", "run": PARENT, "points": points, "told": {"best": found}}
+                )
+            tags |= {"best.trial": str(best.number)} | {
+                f"best.{name}": str(value) for name, value in best.settings.items()
+            }
             ids = {"best.run": str(best.number)}
         self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": told})
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
@@ -328,7 +454,9 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def by_run(number: int, metrics: Mapping[str, float], letters: Sequence[str]) -> dict[str, dict[str, float]]:
+def by_run(
+    number: int, metrics: Mapping[str, float], letters: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """Return the metrics of a trial by the key of their run.
 
     Metrics of a student lose its letter.
@@ -345,19 +473,31 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested values under dotted names, as text."""
     pairs: dict[str, str] = {}
     for name, value in values.items():
-        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
+        inner = (
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": str(value)}
+        )
         pairs |= inner
     return pairs
 
 
 def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
     """Return the continuous parameters as metric points at step `epoch`."""
-    return [(f"{SETTING}{name}", value, _now(), epoch) for name, value in parameters.items() if isinstance(value, float)]
+    return [
+        (f"{SETTING}{name}", value, _now(), epoch)
+        for name, value in parameters.items()
+        if isinstance(value, float)
+    ]
 
 
 def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
     """Return the parameters that are not continuous as tags."""
-    return {f"{SETTING}{name}": str(value) for name, value in parameters.items() if not isinstance(value, float)}
+    return {
+        f"{SETTING}{name}": str(value)
+        for name, value in parameters.items()
+        if not isinstance(value, float)
+    }
 
 
 def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:

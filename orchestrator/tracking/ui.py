@@ -45,14 +45,22 @@ def serve(store: Store, port: int, console: Console) -> int:
     """
     for uri in other_tracking_addresses(store):
         look = (
-            "open it in a browser" if scheme_of(uri) in WEB else "`mlflow server --backend-store-uri` with that address shows them"
+            "open it in a browser"
+            if scheme_of(uri) in WEB
+            else "`mlflow server --backend-store-uri` with that address shows them"
         )
-        console.print(f"sweeps of this store were written to {uri}: {look}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"sweeps of this store were written to {uri}: {look}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if not store.database.exists():
         if other_tracking_addresses(store):
             return OK
         raise ConfigurationError(
-            f"--store {store.root} holds no runs yet: start one with `python run.py sweep{store.option}`",
+            f"--store {store.root} holds no runs yet: start one with `python run.py "
+            f"sweep{store.option}`",
             field="--store",
             value=str(store.root),
             allowed="a store with runs",
@@ -62,11 +70,30 @@ def serve(store: Store, port: int, console: Console) -> int:
     _relocate(store, console)
     environment, left_out = server_environment()
     if left_out:
-        unused = f"not followed, for this shows the store's own runs: {', '.join(left_out)} in the environment"
+        unused = (
+            f"not followed, for this shows the store's own runs: {', '.join(left_out)} in "
+            f"the environment"
+        )
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
-    backend = ["--backend-store-uri", database_uri(store.database), "--default-artifact-root", store.artifacts.as_uri()]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    backend = [
+        "--backend-store-uri",
+        database_uri(store.database),
+        "--default-artifact-root",
+        store.artifacts.as_uri(),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
     # Job execution would start eight processes, for judges
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -104,7 +131,10 @@ def _relocate(store: Store, console: Console) -> None:
     """
     if not any(run_lock.running(store.sweep(name)) for name in store.sweeps()):
         for before in relocate_artifacts(store.database, store.artifacts):
-            moved = f"the store was in {before}: its artifacts in MLflow are now those of {store.artifacts}"
+            moved = (
+                f"the store was in {before}: its artifacts in MLflow are now those of "
+                f"{store.artifacts}"
+            )
             console.print(moved, markup=False, highlight=False, soft_wrap=True)
 
 

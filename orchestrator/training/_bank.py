@@ -32,7 +32,13 @@ class StudentBank:
     together. They then have bit-identical results.
     """
 
-    def __init__(self, banking: BankSchedule, learner: DistillationModule, batches: Batches, context: TrialContext) -> None:
+    def __init__(
+        self,
+        banking: BankSchedule,
+        learner: DistillationModule,
+        batches: Batches,
+        context: TrialContext,
+    ) -> None:
         self.banking, self.learner, self.batches, self.context = banking, learner, batches, context
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
@@ -44,13 +50,19 @@ class StudentBank:
         learner.record = self.record if banking.fill == "momentum" else None
 
     def _weights(self) -> State:
-        return {name: value.detach().clone() for name, value in self.learner.student.named_parameters()}
+        return {
+            name: value.detach().clone() for name, value in self.learner.student.named_parameters()
+        }
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the average towards the weights, after a training step."""
         if self.average:
-            torch._foreach_lerp_(list(self.average.values()), list(self.learner.student.parameters()), 1 - self.banking.momentum)
+            torch._foreach_lerp_(
+                list(self.average.values()),
+                list(self.learner.student.parameters()),
+                1 - self.banking.momentum,
+            )
 
     @torch.no_grad()
     def record(self, index: Tensor, output: Output) -> None:
@@ -58,7 +70,10 @@ class StudentBank:
 
         The first output of a sample is stored as it is.
         """
-        index, said = to_device(index, self.context.device), Output(*(each.float() for each in output))
+        index, said = (
+            to_device(index, self.context.device),
+            Output(*(each.float() for each in output)),
+        )
         if self.batches.labelled:  # a sample may occur twice in a batch: its last output counts
             places = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, places, 0).amax(dim=1)
@@ -89,7 +104,9 @@ class StudentBank:
                 for first in range(0, len(entries), ROWS):
                     rows = slice(first, first + ROWS)
                     often = total[rows, None]
-                    blended = self.context.all_reduce_sum(entries[rows] * self.drawn[rows, None]) / often.clamp(min=1)
+                    blended = self.context.all_reduce_sum(
+                        entries[rows] * self.drawn[rows, None]
+                    ) / often.clamp(min=1)
                     entries[rows] = torch.where(often > 0, blended, entries[rows])
                     self.context.heartbeat()
             self.seen |= total > 0
@@ -123,9 +140,14 @@ class StudentBank:
         training, context, tables = self.learner.training, self.context, list[Tensor]()
         self.learner.eval()
         done = 0
-        for number, batch in enumerate(self.batches.full_blocks(None, context.rank, context.world_size), 1):
+        for number, batch in enumerate(
+            self.batches.full_blocks(None, context.rank, context.world_size), 1
+        ):
             said = self.learner.speak(batch, self.average or None)
-            blocks = [torch.cat(context.all_gather(each.float()))[: len(self.seen) - done] for each in said]
+            blocks = [
+                torch.cat(context.all_gather(each.float()))[: len(self.seen) - done]
+                for each in said
+            ]
             tables = tables or [block.new_empty(len(self.seen), block.shape[1]) for block in blocks]
             for table, block in zip(tables, blocks, strict=True):
                 table[done : done + len(block)] = block
@@ -145,7 +167,9 @@ class StudentBank:
             epoch: Number of finished epochs.
         """
         logits, features = said[0] if self.banking.source == "own" else join_banks(said)
-        return Knowledge(logits, features, self.labels, self._members(epoch), broadcast_nearest(self.context))
+        return Knowledge(
+            logits, features, self.labels, self._members(epoch), broadcast_nearest(self.context)
+        )
 
     def _members(self, epoch: int) -> Tensor | None:
         if not 0 < self.banking.queue < len(self.seen):
@@ -164,12 +188,20 @@ class StudentBank:
         """Return why a saved state does not fit this bank; "" if it fits."""
         if self.banking.fill == "ema":
             return (
-                find_misfit("bank", {f"{AVERAGE}{name}": value for name, value in self._weights().items()}, saved) if saved else ""
+                find_misfit(
+                    "bank",
+                    {f"{AVERAGE}{name}": value for name, value in self._weights().items()},
+                    saved,
+                )
+                if saved
+                else ""
             )
         if self.banking.fill != "momentum" or not saved:
             return ""
         samples = len(self.seen)
-        if set(saved) != {*Output._fields, "seen"} or any(len(value) != samples for value in saved.values()):
+        if set(saved) != {*Output._fields, "seen"} or any(
+            len(value) != samples for value in saved.values()
+        ):
             return f"the bank has no entry for each of {samples} samples"
         return ""
 
@@ -193,7 +225,11 @@ def join_banks(said: Sequence[Output]) -> Output:
     """
     assert said, "who hears peers has some"
     logits = torch.stack([each.logits for each in said]).mean(dim=0)
-    return Output(logits, torch.cat([functional.normalize(each.features, dim=1) for each in said], dim=1) / math.sqrt(len(said)))
+    return Output(
+        logits,
+        torch.cat([functional.normalize(each.features, dim=1) for each in said], dim=1)
+        / math.sqrt(len(said)),
+    )
 
 
 def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, Output]:
@@ -207,11 +243,15 @@ def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, 
     """
     if context.world_size == 1:
         return dict(own)
-    shapes = context.all_gather_object({position: [tuple(table.shape) for table in tables] for position, tables in own.items()})
+    shapes = context.all_gather_object(
+        {position: [tuple(table.shape) for table in tables] for position, tables in own.items()}
+    )
     found = {}
     for position in sorted({position for of_rank in shapes for position in of_rank}):
         source = next(rank for rank, of_rank in enumerate(shapes) if position in of_rank)
-        tables = own.get(position) or [torch.empty(shape, device=context.device) for shape in shapes[source][position]]
+        tables = own.get(position) or [
+            torch.empty(shape, device=context.device) for shape in shapes[source][position]
+        ]
         found[position] = Output(*(context.broadcast_tensor(table, source) for table in tables))
         context.heartbeat()
     return found
@@ -230,7 +270,9 @@ def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], 
         if context.world_size == 1:
             return nearest(features, *wanted, alive=context.heartbeat)
         each = -(-samples // context.world_size)  # padded with the last sample
-        queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(max=samples - 1)
+        queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(
+            max=samples - 1
+        )
         found = nearest(features, *wanted, queries=queries, alive=context.heartbeat)
         together = (torch.cat(context.all_gather(table))[:samples] for table in found[:4])
         same, others, same_similarity, others_similarity = together

@@ -25,17 +25,32 @@ class DistillationModule(nn.Module):
     mean: Callable[[Tensor], Tensor]
 
     def __init__(
-        self, student: nn.Module, method: Method, half_type: torch.dtype | None, eval_half_type: torch.dtype | None = None
+        self,
+        student: nn.Module,
+        method: Method,
+        half_type: torch.dtype | None,
+        eval_half_type: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.method, self.half_type, self.eval_half_type = student, method, half_type, eval_half_type
-        self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
+        self.student, self.method, self.half_type, self.eval_half_type = (
+            student,
+            method,
+            half_type,
+            eval_half_type,
+        )
+        self.weigh: Callable[[Tensor], Tensor] | None = (
+            None  # training samples (B,) -> their weights (B,)
+        )
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
         self.mean, self.all_labelled = alone, False  # as in `Batch`
 
     def forward(
-        self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
+        self,
+        batch: Inputs,
+        teacher: Output | None,
+        said: Output | None = None,
+        hear: Hear | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss and the detached terms.
 
@@ -49,7 +64,9 @@ class DistillationModule(nn.Module):
         if self.record:
             self.record(batch.index, said)
         weights = self.weigh(batch.index) if self.weigh else None
-        objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights))
+        objective = self.method(
+            self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights)
+        )
         return objective.loss, objective.terms
 
     def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
@@ -62,18 +79,24 @@ class DistillationModule(nn.Module):
             at: Other parameters of the student, whose buffers then do not change; None for its own.
         """
         half = self.half_type if self.training else self.eval_half_type
-        with torch.autocast(batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None):
+        with torch.autocast(
+            batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
+        ):
             if at is None:
                 said = cast(Output, self.student(batch.inputs))
             else:
                 buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
-                said = cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
+                said = cast(
+                    Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,))
+                )
         if self.training or half is None:
             return said
         head = at or dict(self.student.named_parameters())
         return with_exact_head(said, head["head.weight"], head["head.bias"])
 
-    def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
+    def seen(
+        self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None
+    ) -> Batch:
         """Return the batch as the method sees it, without peers and weights.
 
         Args:
@@ -95,7 +118,9 @@ class DistillationModule(nn.Module):
         part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
         return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
-    def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
+    def ahead(
+        self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float
+    ) -> LookAhead:
         """Return the view of a method that looks beyond a step.
 
         Args:
@@ -117,4 +142,6 @@ def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
     if context.world_size == 1:
         return learner
     ids = [context.device.index] if context.device.type == "cuda" else None
-    return cast(nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group))
+    return cast(
+        nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group)
+    )

@@ -47,10 +47,14 @@ def evaluate(
     scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()
     for batch in batches.ordered(part):
         logits = learner.speak(batch).logits
-        scores.add(logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)])
+        scores.add(
+            logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)]
+        )
         classes.append(logits.argmax(dim=1))
         seen += len(logits)
         context.heartbeat()
     context.all_reduce_sum(scores.sums)
     learner.train(training)
-    return Evaluated(scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies())
+    return Evaluated(
+        scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies()
+    )

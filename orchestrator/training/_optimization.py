@@ -13,7 +13,9 @@ from methods import ParameterGroup
 from orchestrator.config.schema import Training
 
 
-def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -> torch.optim.Optimizer:
+def optimizer(
+    recipe: Training, student: nn.Module, own: list[ParameterGroup]
+) -> torch.optim.Optimizer:
     """Return SGD or AdamW over the student, then over the groups of the method's own parameters.
 
     The method's groups have no weight decay.
@@ -23,20 +25,26 @@ def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -
     # on a GPU one kernel for all parameters, so that the gradient scaler need not wait for the
     # device
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    common["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
+    common["fused"] = (
+        all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
+    )
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common)
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float) -> None:
+def set_rates(
+    optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float
+) -> None:
     """Set the student's learning rate to `rate`, and the method's groups to their own rates."""
     optimizer.param_groups[0]["lr"] = rate
     for group, asked in zip(optimizer.param_groups[1:], own, strict=True):
         if asked.learning_rate is None:
             group["lr"] = rate
         else:
-            group["lr"] = asked.learning_rate * (rate / recipe.learning_rate if asked.scheduled else 1.0)
+            group["lr"] = asked.learning_rate * (
+                rate / recipe.learning_rate if asked.scheduled else 1.0
+            )
 
 
 def learning_rate(recipe: Training, progress: float) -> float:
@@ -50,7 +58,9 @@ def learning_rate(recipe: Training, progress: float) -> float:
         share = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
     if recipe.schedule == "multi_step":
-        return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+        return recipe.learning_rate * recipe.gamma ** sum(
+            progress >= milestone for milestone in recipe.milestones
+        )
     return recipe.learning_rate
 
 
@@ -59,7 +69,10 @@ def restore(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
     A resumed trial may have other settings.
     """
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in fresh.param_groups]
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in fresh.param_groups
+    ]
     fresh.load_state_dict(state)
     for group, own in zip(fresh.param_groups, settings, strict=True):
         group.update(own)

@@ -31,7 +31,12 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
             context.phase("the teacher's pass over a view")
             source.open_view(view, spec.features and view is None)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
-            record = {"epoch": number, "metrics": metrics, "notes": source.notes(), "done": number == len(spec.views)}
+            record = {
+                "epoch": number,
+                "metrics": metrics,
+                "notes": source.notes(),
+                "done": number == len(spec.views),
+            }
             if context.is_main_process:
                 context.report(record)
             context.require_going_on()

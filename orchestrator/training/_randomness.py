@@ -40,10 +40,16 @@ class Draws:
     @contextlib.contextmanager
     def unnoticed(self) -> Iterator[None]:
         """Draw within the block, and restore the random state afterwards."""
-        with self.going_on(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with (
+            self.going_on(),
+            torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+        ):
             yield
 
     def _now(self) -> list[Tensor]:
         if not self.apart:
             return []
-        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
+        return [
+            torch.get_rng_state(),
+            *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []),
+        ]

@@ -24,7 +24,10 @@ def find_misfit(what: str, expected: State, given: State) -> str:
         if name not in given:
             return f"{name} of the {what} is missing"
         if given[name].shape != tensor.shape:
-            return f"{name} of the {what} has shape {list(given[name].shape)}, and {list(tensor.shape)} is expected"
+            return (
+                f"{name} of the {what} has shape {list(given[name].shape)}, and "
+                f"{list(tensor.shape)} is expected"
+            )
         if given[name].dtype != tensor.dtype:
             return f"{name} of the {what} is {given[name].dtype}, and {tensor.dtype} is expected"
     other = next((name for name in given if name not in expected), None)
@@ -40,7 +43,11 @@ def find_optimizer_misfit(recipe: Training, fresh: torch.optim.Optimizer, given:
     if not isinstance(saved, dict) or not isinstance(given.get("scaler"), dict):
         return "the optimiser has no state"
     groups, moments = saved.get("param_groups"), saved.get("state")
-    if not isinstance(groups, list) or not isinstance(moments, dict) or not all(isinstance(group, dict) for group in groups):
+    if (
+        not isinstance(groups, list)
+        or not isinstance(moments, dict)
+        or not all(isinstance(group, dict) for group in groups)
+    ):
         return "the optimiser's state has no groups of parameters"
     wanted = fresh.state_dict()["param_groups"]
     if [group.get("params") for group in groups] != [group["params"] for group in wanted]:
@@ -64,7 +71,11 @@ def find_scaler_misfit(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> st
     The scaler's own state is empty if it is not in use.
     """
     for name in fresh:
-        if not _is_number(given.get(name)) or given[name] < 0 or (given[name] == 0 and fresh[name] != 0):
+        if (
+            not _is_number(given.get(name))
+            or given[name] < 0
+            or (given[name] == 0 and fresh[name] != 0)
+        ):
             return f"{name} of the gradient scaler is missing or no number that is allowed"
     return ""
 
@@ -80,14 +91,22 @@ def _fresh_moments(recipe: Training) -> dict[str, Tensor]:
 
 def _find_setting_misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if other := sorted(map(str, own.keys() ^ given.keys())):
-        return f"{other[0]} of a group of the optimiser is {'missing' if other[0] in own else 'not expected'}"
+        return (
+            f"{other[0]} of a group of the optimiser is "
+            f"{'missing' if other[0] in own else 'not expected'}"
+        )
     for name, value in own.items():
         if name != "params" and not _is_alike(value, given[name]):
-            return f"{name} of a group of the optimiser is {shorten(repr(given[name]))}, and a value like {value} is expected"
+            return (
+                f"{name} of a group of the optimiser is {shorten(repr(given[name]))}, and a "
+                f"value like {value} is expected"
+            )
     return ""
 
 
-def _find_moment_misfit(number: Any, parameters: Sequence[Tensor], expected: State, given: Any) -> str:
+def _find_moment_misfit(
+    number: Any, parameters: Sequence[Tensor], expected: State, given: Any
+) -> str:
     if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(given, dict):
         return f"the optimiser's state is of a parameter {shorten(repr(number))} that there is not"
     values = {name: value for name, value in given.items() if value is not None}
@@ -96,9 +115,16 @@ def _find_moment_misfit(number: Any, parameters: Sequence[Tensor], expected: Sta
     for name, value in values.items():
         if not isinstance(value, Tensor):
             return f"{shorten(str(name))} of the optimiser is no tensor"
-        shape = parameters[number].shape if name not in expected or expected[name].dim() else torch.Size()
+        shape = (
+            parameters[number].shape
+            if name not in expected or expected[name].dim()
+            else torch.Size()
+        )
         if value.shape != shape:
-            return f"{name} of the optimiser has shape {list(value.shape)}, and {list(shape)} is expected"
+            return (
+                f"{name} of the optimiser has shape {list(value.shape)}, and {list(shape)} "
+                f"is expected"
+            )
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             return f"{name} of the optimiser is not finite or holds no floating-point numbers"
         if not shape and name in expected and not expected[name].dim() and value <= 0:
@@ -112,7 +138,11 @@ def _is_alike(own: Any, given: Any) -> bool:
     Numbers must be finite, and a switch may be unset.
     """
     if isinstance(own, tuple):
-        return isinstance(given, tuple | list) and len(given) == len(own) and all(map(_is_number, given))
+        return (
+            isinstance(given, tuple | list)
+            and len(given) == len(own)
+            and all(map(_is_number, given))
+        )
     return isinstance(given, bool | None) if isinstance(own, bool | None) else _is_number(given)
 
 

@@ -18,7 +18,9 @@ NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 
 @torch.no_grad()
-def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
+def sample_predictions(
+    learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches
+) -> dict[str, Tensor]:
     """Return predictions on samples of the validation part, in eval mode.
 
     The learner is left as it was.
@@ -36,7 +38,10 @@ def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | Non
         batch = learner.seen(inputs, teacher(inputs.inputs) if teacher else None)
         if not found:
             found = {"labels": batch.labels[:SAMPLES].cpu()}
-            found |= {name: rows[:SAMPLES].float().cpu() for name, rows in learner.method.show(batch).items()}
+            found |= {
+                name: rows[:SAMPLES].float().cpu()
+                for name, rows in learner.method.show(batch).items()
+            }
         weights = learner.method.class_weights(batch)
         if weights is None:
             break
@@ -64,11 +69,21 @@ def samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Tensor]:
         images = torch.from_numpy(np.asarray(inputs)[places])
     else:
         images = next(pictures.decode(root, inputs, [places], dataset.shape[1], None, 0, False))
-    labels, truths = (torch.from_numpy(np.asarray(given)[places]) for given in (dataset.train.labels, dataset.clean_labels))
-    return {name: index, f"{name}_images": images, f"{name}_labels": labels, f"{name}_truths": truths}
+    labels, truths = (
+        torch.from_numpy(np.asarray(given)[places])
+        for given in (dataset.train.labels, dataset.clean_labels)
+    )
+    return {
+        name: index,
+        f"{name}_images": images,
+        f"{name}_labels": labels,
+        f"{name}_truths": truths,
+    }
 
 
-def retrieved(neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
+def retrieved(
+    neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Batches
+) -> dict[str, Tensor]:
     """Return a few training samples with the most similar samples that were retrieved for them.
 
     The queries are evenly spaced among those for which something was retrieved.
@@ -80,19 +95,34 @@ def retrieved(neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Ba
         classes on the clean view. The result is empty if nothing was retrieved.
     """
     sides = (neighbours.positives, neighbours.negatives)
-    known = torch.cat([side[:, :1] >= 0 for side in sides], dim=1).any(dim=1).nonzero().flatten().cpu()
+    known = (
+        torch.cat([side[:, :1] >= 0 for side in sides], dim=1).any(dim=1).nonzero().flatten().cpu()
+    )
     if not len(known):
         return {}
-    queries = known[torch.linspace(0, len(known) - 1, min(QUERIES, len(known)), dtype=torch.float64).long()]
+    queries = known[
+        torch.linspace(0, len(known) - 1, min(QUERIES, len(known)), dtype=torch.float64).long()
+    ]
     found = {
         name: rows[queries.to(rows.device), :NEIGHBOURS].cpu()
-        for name, rows in zip(("positives", "negatives", "positive_similarity", "negative_similarity"), neighbours[:4], strict=True)
+        for name, rows in zip(
+            ("positives", "negatives", "positive_similarity", "negative_similarity"),
+            neighbours[:4],
+            strict=True,
+        )
     }
     found |= {"queries": queries}
-    places = np.unique(np.concatenate([found[name].numpy().ravel() for name in ("queries", "positives", "negatives")]))
+    places = np.unique(
+        np.concatenate(
+            [found[name].numpy().ravel() for name in ("queries", "positives", "negatives")]
+        )
+    )
     places = places[places >= 0].astype(np.int64)
     found |= samples(batches.dataset, "retrieved", torch.from_numpy(places))
     if teacher is not None:
-        said = [teacher(inputs.inputs).logits.argmax(dim=1).cpu() for inputs in batches.chosen("train", places)]
+        said = [
+            teacher(inputs.inputs).logits.argmax(dim=1).cpu()
+            for inputs in batches.chosen("train", places)
+        ]
         found["retrieved_classes"] = torch.cat(said)
     return found

@@ -22,7 +22,12 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._sample_predictions import samples
-from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, State, compute_sample_weights
+from orchestrator.training.sample_weighting import (
+    SampleWeighting,
+    Snapshot,
+    State,
+    compute_sample_weights,
+)
 
 SHOWN = 8  # displayed samples of each kind
 LATE_S = 1.0  # a longer wait is reported
@@ -35,8 +40,21 @@ class SampleWeights:
     All its ranks call its methods together, except `of`.
     """
 
-    def __init__(self, spec: TrialSpec, letter: str, weighing: Weighing, dataset: Dataset, context: TrialContext) -> None:
-        self.spec, self.letter, self.weighing, self.dataset, self.context = spec, letter, weighing, dataset, context
+    def __init__(
+        self,
+        spec: TrialSpec,
+        letter: str,
+        weighing: Weighing,
+        dataset: Dataset,
+        context: TrialContext,
+    ) -> None:
+        self.spec, self.letter, self.weighing, self.dataset, self.context = (
+            spec,
+            letter,
+            weighing,
+            dataset,
+            context,
+        )
         self.in_force = torch.ones(len(dataset.train), device=context.device)
         self.scores = torch.full((len(dataset.train),), math.nan)
         self.pending: Snapshot | None = None
@@ -44,13 +62,17 @@ class SampleWeights:
         self.said: list[str] = []
         self.aide: Aide | None = None
         labels, truth = np.asarray(dataset.train.labels), np.asarray(dataset.clean_labels)
-        self.wrong, self.right = (torch.from_numpy(mask & (labels != -1)) for mask in (labels != truth, labels == truth))
+        self.wrong, self.right = (
+            torch.from_numpy(mask & (labels != -1)) for mask in (labels != truth, labels == truth)
+        )
 
     def of(self, index: Tensor) -> Tensor:
         """Return the weights of samples, (B,), on the device."""
         return self.in_force.index_select(0, index.to(self.in_force.device))
 
-    def end_epoch(self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]) -> Metrics | None:
+    def end_epoch(
+        self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]
+    ) -> Metrics | None:
         """Put weights that are due in force, and request new ones.
 
         Args:
@@ -65,9 +87,13 @@ class SampleWeights:
         if self.pending is not None and epoch >= self.pending.epoch + self.weighing.lag:
             found = self._take()
         if self.weighing.due(epoch):
-            self.pending = Snapshot(self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted)
+            self.pending = Snapshot(
+                self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted
+            )
             if self.context.is_main_process:
-                self.pending = replace(self.pending, student=_copied(student()), teacher=_copied(teacher()))
+                self.pending = replace(
+                    self.pending, student=_copied(student()), teacher=_copied(teacher())
+                )
                 self._send()
             if self.weighing.lag == 0:
                 found = self._take()
@@ -93,7 +119,10 @@ class SampleWeights:
         """
         numbers = self.metrics()
         counts = torch.histc(self.in_force.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
-        means = {name: torch.tensor(numbers.get(f"influence/{name}", math.nan)) for name in ("weight_noisy", "weight_clean")}
+        means = {
+            name: torch.tensor(numbers.get(f"influence/{name}", math.nan))
+            for name in ("weight_noisy", "weight_clean")
+        }
         return {"weight_histogram": counts / counts.sum(), **means}
 
     def shown(self) -> State:
@@ -124,8 +153,12 @@ class SampleWeights:
         values: dict[str, Any] = {"noted": self.noted}
         if self.pending is not None:
             tensors |= {"pending/weights": self.pending.weights}
-            tensors |= {f"pending/student/{name}": value for name, value in self.pending.student.items()}
-            tensors |= {f"pending/teacher/{name}": value for name, value in self.pending.teacher.items()}
+            tensors |= {
+                f"pending/student/{name}": value for name, value in self.pending.student.items()
+            }
+            tensors |= {
+                f"pending/teacher/{name}": value for name, value in self.pending.teacher.items()
+            }
             values |= {"pending": self.pending.epoch, "before": self.pending.before}
         return tensors, values
 
@@ -133,22 +166,41 @@ class SampleWeights:
         """Return why a saved state does not fit these weights; "" if it fits."""
         own = {"weights": self.in_force, "scores": self.scores}
         on_its_way = {"pending/weights": self.in_force} if "pending" in values else {}
-        held = {name: value for name, value in tensors.items() if not name.startswith(("pending/student/", "pending/teacher/"))}
+        held = {
+            name: value
+            for name, value in tensors.items()
+            if not name.startswith(("pending/student/", "pending/teacher/"))
+        }
         if misfit := find_misfit("sample weights", own | on_its_way, held):
             return misfit
         if not bool(torch.isfinite(tensors["weights"]).all()):
             return "weights of the sample weights is not finite"
-        missing = [name for name in ("noted", *(("before",) if "pending" in values else ())) if name not in values]
+        missing = [
+            name
+            for name in ("noted", *(("before",) if "pending" in values else ()))
+            if name not in values
+        ]
         return f"weights.{missing[0]} is missing in its progress" if missing else ""
 
     def restore(self, tensors: State, values: dict[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
-        self.in_force, self.scores = tensors["weights"].to(self.context.device), tensors["scores"].cpu()
+        self.in_force, self.scores = (
+            tensors["weights"].to(self.context.device),
+            tensors["scores"].cpu(),
+        )
         self.noted = values["noted"]
         if "pending" in values:
-            student, teacher = (_below(f"pending/{name}/", tensors) for name in ("student", "teacher"))
+            student, teacher = (
+                _below(f"pending/{name}/", tensors) for name in ("student", "teacher")
+            )
             self.pending = Snapshot(
-                self.spec.plain(), self.letter, values["pending"], student, tensors["pending/weights"], teacher, values["before"]
+                self.spec.plain(),
+                self.letter,
+                values["pending"],
+                student,
+                tensors["pending/weights"],
+                teacher,
+                values["before"],
             )
             if self.context.is_main_process:
                 self._send()
@@ -164,7 +216,9 @@ class SampleWeights:
         """Put the requested weights in force, and return their metrics."""
         assert self.pending is not None
         started = time.perf_counter()
-        appraised, failure = self.context.broadcast_object(self._received() if self.context.is_main_process else None)
+        appraised, failure = self.context.broadcast_object(
+            self._received() if self.context.is_main_process else None
+        )
         if failure is not None:
             raise failure
         waited = time.perf_counter() - started
@@ -190,7 +244,10 @@ class SampleWeights:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
             self.context.phase("the influence actor")
             answer: SampleWeighting | None = self.aide.receive(wait_s, self._alive)
-            waited, what = time.monotonic() - started, f"the weights of the samples after epoch {self.pending.epoch}"
+            waited, what = (
+                time.monotonic() - started,
+                f"the weights of the samples after epoch {self.pending.epoch}",
+            )
             if answer is not None:
                 if self.weighing.lag and waited > LATE_S:
                     self.said.append(f"{what} were late: the trainer waited {waited:.1f} s")
@@ -208,7 +265,11 @@ class SampleWeights:
 
 
 def _below(prefix: str, tensors: State) -> State:
-    return {name.removeprefix(prefix): value.cpu() for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value.cpu()
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _copied(state: State) -> State:

@@ -50,7 +50,9 @@ class _Best:
 class TrainedStudent:
     """The student at a position of the exchange, in `context`, the context of its replicas."""
 
-    def __init__(self, position: int, spec: TrialSpec, batches: Batches, exchange: Exchange) -> None:
+    def __init__(
+        self, position: int, spec: TrialSpec, batches: Batches, exchange: Exchange
+    ) -> None:
         configuration = spec.configuration
         self.position, self.letter = position, LETTERS[position]
         self.configuration, self.batches, self.exchange = configuration, batches, exchange
@@ -58,7 +60,9 @@ class TrainedStudent:
         chosen, self.recipe = configuration.students[self.letter]
         device, student = self.context.device, self._fresh()
         method = build_method(configuration.method.name, configuration.method.settings)
-        layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        layout = (
+            torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        )
         if self.recipe.sync_batch_norm:
             synchronise(student, self.context)
         self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -91,7 +95,9 @@ class TrainedStudent:
             if chosen.weights:
                 load_weights(student, chosen.weights)
         except ConfigurationError as error:
-            raise ConfigurationError.from_error(error, str(error), network_key(self.letter)) from error
+            raise ConfigurationError.from_error(
+                error, str(error), network_key(self.letter)
+            ) from error
         return student
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
@@ -110,7 +116,9 @@ class TrainedStudent:
 
     def _begin(self) -> None:
         self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
-        self.scaler = torch.amp.GradScaler(self.context.device.type, enabled=self.learner.half_type == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            self.context.device.type, enabled=self.learner.half_type == torch.float16
+        )
         banking = self.method.banking(self.recipe.epochs)
         if banking is not None:
             self.bank = StudentBank(banking, self.learner, self.batches, self.context)
@@ -122,7 +130,9 @@ class TrainedStudent:
     @property
     def parameters(self) -> int:
         """Return the number of trained parameters of the network."""
-        return sum(parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad)
+        return sum(
+            parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         """Seed the epoch: its draws depend on seed, epoch and rank alone, not on other students.
@@ -137,10 +147,14 @@ class TrainedStudent:
         self.draws.seed(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
 
-    def look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
+    def look_ahead(
+        self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float
+    ) -> None:
         """Let the method look ahead before a step."""
         with self.draws.going_on():
-            self.method.look_ahead(self.learner.ahead(batch, answer, held_out, self._rate(progress)))
+            self.method.look_ahead(
+                self.learner.ahead(batch, answer, held_out, self._rate(progress))
+            )
 
     def speak(self, batch: Inputs) -> None:
         """Compute and publish the outputs on the batch, before any local student steps."""
@@ -174,7 +188,10 @@ class TrainedStudent:
 
         A student that restarts runs the whole schedule before that, and again after it.
         """
-        anew, epochs = self.weights.weighing.begins_anew_after if self.weights else None, self.recipe.epochs
+        anew, epochs = (
+            self.weights.weighing.begins_anew_after if self.weights else None,
+            self.recipe.epochs,
+        )
         if anew is not None:
             first, last = (0, anew) if progress < anew else (anew, epochs)
             progress = (progress - first) * epochs / (last - first)
@@ -215,14 +232,20 @@ class TrainedStudent:
         """
         steps = self.batches.steps()
         sums = self.trace.sums()
-        terms = self.context.all_reduce_sum(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
+        terms = self.context.all_reduce_sum(torch.stack(list(sums.values()))) / (
+            steps * self.context.world_size
+        )
         metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
         found = evaluate(self.learner, self.batches, "validation", self.context, teacher)
         self.class_accuracies = found.class_accuracies
-        return metrics | {f"validation/{name}": value for name, value in found.metrics.items()}, found.classes
+        return metrics | {
+            f"validation/{name}": value for name, value in found.metrics.items()
+        }, found.classes
 
-    def end_epoch(self, epoch: int, validation: dict[str, float], pair: dict[str, float]) -> dict[str, float]:
+    def end_epoch(
+        self, epoch: int, validation: dict[str, float], pair: dict[str, float]
+    ) -> dict[str, float]:
         """Keep the best weights, advance the method, and return its metrics.
 
         Args:
@@ -233,15 +256,29 @@ class TrainedStudent:
         """
         accuracy = validation["validation/accuracy"]
         if accuracy > self.best.value:
-            self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
+            self.best = _Best(
+                accuracy,
+                epoch,
+                {key: value.detach().clone() for key, value in self.student.state_dict().items()},
+            )
         drawn = self.method.end_epoch(self._progress(epoch, validation))
         arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
         arrays |= self.weights.drawn() if self.weights else {}
-        arrays |= {"class_accuracy": self.class_accuracies} | {name: torch.tensor(value) for name, value in pair.items()}
+        arrays |= {"class_accuracy": self.class_accuracies} | {
+            name: torch.tensor(value) for name, value in pair.items()
+        }
         self.trace.end_epoch(epoch - 1, arrays)
-        numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
+        numbers = {
+            f"method/{name}": value
+            for name, value in drawn.items()
+            if not isinstance(value, Tensor)
+        }
         numbers |= self.weights.metrics() if self.weights else {}
-        return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
+        return {
+            **numbers,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "parameters": float(self.parameters),
+        }
 
     def weigh(self, epoch: int, teacher: Callable[[], State]) -> dict[str, float] | None:
         """Update the sample weights after an epoch.
@@ -253,7 +290,11 @@ class TrainedStudent:
         Returns:
             The metrics of new weights; None if none came into force.
         """
-        return self.weights.end_epoch(epoch, self.student.state_dict, teacher) if self.weights else None
+        return (
+            self.weights.end_epoch(epoch, self.student.state_dict, teacher)
+            if self.weights
+            else None
+        )
 
     def refresh(self, epoch: int, said: Mapping[int, Output]) -> None:
         """Give the method a new bank after an epoch.
@@ -265,11 +306,17 @@ class TrainedStudent:
         """
         assert self.bank is not None, "checked before"
         own = self.bank.banking.source == "own"
-        wanted = [tables for position, tables in sorted(said.items()) if (position == self.position) == own]
+        wanted = [
+            tables
+            for position, tables in sorted(said.items())
+            if (position == self.position) == own
+        ]
         self.method.refresh(self.bank.knowledge(wanted, epoch))
 
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
-        validation = {name: value for name, value in metrics.items() if name.startswith("validation/")}
+        validation = {
+            name: value for name, value in metrics.items() if name.startswith("validation/")
+        }
         return Progress(epoch, self.recipe.epochs, validation)
 
     def test(self) -> dict[str, float]:
@@ -289,7 +336,9 @@ class TrainedStudent:
     def show(self, teacher: FrozenTeacher | None) -> None:
         """Keep predictions, weighted samples and retrieved samples for display."""
         if self.context.is_main_process:
-            self.shown = sample_predictions(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
+            self.shown = sample_predictions(self.learner, teacher, self.batches) | (
+                self.weights.shown() if self.weights else {}
+            )
             if self.method.neighbours is not None:
                 # without `needs.teacher` the bank is not the teacher's
                 heard = teacher if self.method.needs.teacher else None
@@ -300,10 +349,16 @@ class TrainedStudent:
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
         weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
         optimizer = self.optimizer.state_dict()
-        states = {"optimizer": optimizer, "scaler": self.scaler.state_dict(), "count": len(optimizer["state"])}
+        states = {
+            "optimizer": optimizer,
+            "scaler": self.scaler.state_dict(),
+            "count": len(optimizer["state"]),
+        }
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
         method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
-        return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
+        return Checkpoint(
+            student, best, method, states, progress, self.trace.state, self.shown, weights, bank
+        )
 
     def find_misfit(self, saved: Checkpoint) -> str:
         """Return why the checkpoint does not fit this student; "" if `restore` can load it.
@@ -317,7 +372,11 @@ class TrainedStudent:
             or find_misfit("method", method, saved.method)
             or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
             or find_scaler_misfit(self.scaler.state_dict(), saved.optimizer["scaler"])
-            or (self.weights.find_misfit(saved.weights, saved.progress.get("weights", {})) if self.weights else "")
+            or (
+                self.weights.find_misfit(saved.weights, saved.progress.get("weights", {}))
+                if self.weights
+                else ""
+            )
             or (self.bank.find_misfit(saved.bank) if self.bank else "")
         )
 

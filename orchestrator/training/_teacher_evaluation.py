@@ -10,7 +10,12 @@ from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.views import Views
 from orchestrator.training.metrics import Scores
-from orchestrator.training.process_cache import channels_last, loader_wait_s, open_dataset, open_teacher
+from orchestrator.training.process_cache import (
+    channels_last,
+    loader_wait_s,
+    open_dataset,
+    open_teacher,
+)
 
 BATCH = 256  # samples per batch of each worker
 
@@ -47,6 +52,8 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     finally:
         batches.close()
     context.all_reduce_sum(scores.sums)
-    metrics = {f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()}
+    metrics = {
+        f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()
+    }
     if context.is_main_process:
         context.report({"epoch": 1, "metrics": metrics, "done": True})

@@ -58,7 +58,13 @@ def update_teacher(
         said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = to_device(inputs.index, inputs.inputs.device)
         part = (index, inputs.inputs, inputs.labels, said, before)
-        batch = Batch(*part, weights=weights.of(index), mix=inputs.mix, mean=context.mean, all_labelled=batches.all_labelled)
+        batch = Batch(
+            *part,
+            weights=weights.of(index),
+            mix=inputs.mix,
+            mean=context.mean,
+            all_labelled=batches.all_labelled,
+        )
         optimizer.zero_grad(set_to_none=True)
         method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

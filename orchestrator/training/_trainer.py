@@ -84,21 +84,31 @@ class _Trainer:
     `context` has all ranks of the trial; the context of the exchange has those of the replicas.
     """
 
-    def __init__(self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches) -> None:
+    def __init__(
+        self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches
+    ) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
         self.configuration, self.place = spec.configuration, checkpoint_storage_of(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
         self.clock, self.spent = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
-            self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
+            self.students = [
+                TrainedStudent(position, spec, batches, exchange) for position in exchange.own
+            ]
             self.teacher = load_teacher(spec, context)
         self.method = self.students[0].method  # every student has its own of this kind
         self.taught = False  # whether the trial has changed its teacher
         self.source: AskedTeacher | None = None
         if self.teacher:
-            self.source = compute_teacher_outputs(spec, self.teacher, batches, context, self.method.needs.features)
-        self.retrieval = retrieval(spec, self.source, batches, context) if self.source and self.method.needs.bank else None
+            self.source = compute_teacher_outputs(
+                spec, self.teacher, batches, context, self.method.needs.features
+            )
+        self.retrieval = (
+            retrieval(spec, self.source, batches, context)
+            if self.source and self.method.needs.bank
+            else None
+        )
         knowledge = functools.cache(self._knowledge) if self.source else None
         for student in self.students:
             student.prepare(knowledge)
@@ -108,7 +118,9 @@ class _Trainer:
         self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
             bank = self.method.needs.bank
-            return clean_knowledge(self.source, self.batches, self.exchange.context, bank, self._find if bank else None)
+            return clean_knowledge(
+                self.source, self.batches, self.exchange.context, bank, self._find if bank else None
+            )
 
     def _find(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
         assert self.retrieval is not None
@@ -122,10 +134,15 @@ class _Trainer:
         """
         self._resume()
         known = self.epochs if self.spec.known is None else self.spec.known
-        unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
+        unheard = [record for record in self.records if record["epoch"] > known] or self.records[
+            -1:
+        ]
         for record in unheard if self.context.is_main_process else ():
             self.context.report(record if record is unheard[-1] else record | {"behind": True})
-        for epoch in range(self.records[-1]["epoch"] if self.records else 0, min(self.spec.until or self.epochs, self.epochs)):
+        for epoch in range(
+            self.records[-1]["epoch"] if self.records else 0,
+            min(self.spec.until or self.epochs, self.epochs),
+        ):
             if not self._train_epoch(epoch):
                 return
             self._hand_over(self._end_epoch(epoch))
@@ -137,7 +154,11 @@ class _Trainer:
         start = time.perf_counter()
         self.context.phase("its checkpoint")
         self.records.append(record)
-        parts = {student.letter: student.state(record) for student in self.students if student.context.is_main_process}
+        parts = {
+            student.letter: student.state(record)
+            for student in self.students
+            if student.context.is_main_process
+        }
         if self.context.is_main_process:
             parts[LETTERS[0]].progress["records"] = self.records
         for part in parts.values():
@@ -168,32 +189,56 @@ class _Trainer:
         letters, passed_over = LETTERS[: self.exchange.count], list[str]()
         # on the host, where every rank can receive it, independent of its device
         load = functools.partial(
-            checkpoints.load, self.place, letters, torch.device("cpu"), self.context.heartbeat, passed_over=passed_over
+            checkpoints.load,
+            self.place,
+            letters,
+            torch.device("cpu"),
+            self.context.heartbeat,
+            passed_over=passed_over,
         )
         saved: dict[str, Checkpoint] | None = None
         while True:
             saved = self.context.broadcast_object(
-                self.place.together(self.context, lambda: load() if self.context.is_main_process else None)
+                self.place.together(
+                    self.context, lambda: load() if self.context.is_main_process else None
+                )
             )
-            misfits = [misfit for misfit in self.context.all_gather_object(self._find_misfit(saved) if saved else "") if misfit]
+            misfits = [
+                misfit
+                for misfit in self.context.all_gather_object(
+                    self._find_misfit(saved) if saved else ""
+                )
+                if misfit
+            ]
             if not misfits:
                 break
             passed_over.append(misfits[0])
         if passed_over and self.context.is_main_process:
-            after = f"goes on after epoch {saved['a'].progress['record']['epoch']}" if saved else "begins again"
+            after = (
+                f"goes on after epoch {saved['a'].progress['record']['epoch']}"
+                if saved
+                else "begins again"
+            )
             self.context.note(f"the checkpoint is damaged ({passed_over[0]}): the trial {after}")
         return saved
 
     def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
         """Return why a checkpoint does not fit this trial, as seen by this rank; "" if it fits."""
         record, several = saved["a"].progress["record"], self.exchange.count > 1
-        if record["epoch"] > self.epochs or bool(record.get("done")) != (record["epoch"] == self.epochs):
-            return f"its record is of epoch {record['epoch']} of {self.epochs}, done: {bool(record.get('done'))}"
+        if record["epoch"] > self.epochs or bool(record.get("done")) != (
+            record["epoch"] == self.epochs
+        ):
+            return (
+                f"its record is of epoch {record['epoch']} of {self.epochs}, done: "
+                f"{bool(record.get('done'))}"
+            )
         own = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
         if misfit := find_misfit("teacher", own, saved["a"].teacher):
             return misfit
         for student in self.students:
-            if "validation/accuracy" not in student_metrics(record["metrics"], student.letter, several):
+            if "validation/accuracy" not in student_metrics(
+                record["metrics"], student.letter, several
+            ):
                 return f"its record has no accuracy of student {student.letter}"
             if misfit := student.find_misfit(saved[student.letter]):
                 return f"student {student.letter}: {misfit}" if several else misfit
@@ -210,8 +255,12 @@ class _Trainer:
         if self.batches.views.varies and views(self.configuration) >= self.epochs:
             self.source = OnlineTeacher(teacher)
         else:
-            spec = self.spec.model_copy(update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE})
-            self.source = compute_teacher_outputs(spec, teacher, self.batches, self.context, self.method.needs.features)
+            spec = self.spec.model_copy(
+                update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE}
+            )
+            self.source = compute_teacher_outputs(
+                spec, teacher, self.batches, self.context, self.method.needs.features
+            )
 
     def _forget(self) -> None:
         """Remove the cached outputs of this trial's own teachers: no other trial can use them."""
@@ -227,7 +276,10 @@ class _Trainer:
         if banking is None or not banking.due(epoch, self.epochs):
             return
         with self.clock.measure("bank"):
-            said = {position: bank.filled(self.context.require_going_on) for position, bank in banks.items()}
+            said = {
+                position: bank.filled(self.context.require_going_on)
+                for position, bank in banks.items()
+            }
             said = gather_banks(said, self.context) if banking.source == "peers" else said
             for student in self.students:
                 student.refresh(epoch, said)
@@ -252,12 +304,25 @@ class _Trainer:
         assert self.teacher is not None and student.weights is not None, "checked before"
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self._change_teacher(
-            update_teacher(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view)
+            update_teacher(
+                self.teacher,
+                student.method,
+                student.weights,
+                self.batches,
+                student.context,
+                epoch,
+                view,
+            )
         )
         predictions = validation_predictions(self.teacher, self.batches, student.context)
-        labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[student.context.rank]
+        labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[
+            student.context.rank
+        ]
         correct = student.context.all_reduce_sum(
-            (predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device)
+            (predictions.cpu() == torch.from_numpy(labels))
+            .double()
+            .sum()
+            .to(student.context.device)
         )
         return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
 
@@ -289,7 +354,9 @@ class _Trainer:
             self.context.heartbeat()
         return True
 
-    def _look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
+    def _look_ahead(
+        self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float
+    ) -> None:
         for student in self.students:
             student.look_ahead(batch, answer, held_out, progress)
 
@@ -312,11 +379,18 @@ class _Trainer:
         steps, last = self.batches.steps(), epoch + 1 == self.epochs
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
-            predictions = validation_predictions(self.teacher, self.batches, self.exchange.context) if self.teacher else None
+            predictions = (
+                validation_predictions(self.teacher, self.batches, self.exchange.context)
+                if self.teacher
+                else None
+            )
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
         validation, pair = self._together(evaluated)
         self._require_finite(epoch, validation)
-        own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
+        own = {
+            student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair)
+            for student in self.students
+        }
         for letter, came in self._weigh(epoch + 1).items():
             own[letter] |= came
         for student in self.students:
@@ -341,23 +415,34 @@ class _Trainer:
     def _notes_on_weights(self) -> list[str]:
         if not self.method.needs.weights:
             return []
-        own = [note for student in self.students if student.weights for note in student.weights.notes()]
+        own = [
+            note for student in self.students if student.weights for note in student.weights.notes()
+        ]
         return [note for notes in self.context.all_gather_object(own) for note in notes]
 
     def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
-        lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
+        lost = [
+            letter
+            for letter, metrics in of.items()
+            if not all(math.isfinite(value) for value in metrics.values())
+        ]
         if lost:
-            whose = f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
+            whose = (
+                f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
+            )
             recipes = [recipe_key(self.spec.role, letter) for letter in lost]
             advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
             raise TrialError(
-                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip",
+                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set "
+                f"{recipes[-1]}.gradient_clip",
                 field=f"{recipes[0]}.learning_rate",
                 value=self.configuration.students[lost[0]].training.learning_rate,
                 allowed="a lower one",
             )
 
-    def _together(self, evaluated: dict[str, tuple[Metrics, Tensor]]) -> tuple[dict[str, Metrics], Metrics]:
+    def _together(
+        self, evaluated: dict[str, tuple[Metrics, Tensor]]
+    ) -> tuple[dict[str, Metrics], Metrics]:
         """Return each student's metrics on every rank and, for several students, their agreement.
 
         The agreement is the share of the validation part on which all students agree.
@@ -367,19 +452,33 @@ class _Trainer:
         of_ranks = self.context.all_gather_object(
             {letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()}
         )
-        validation = {letter: metrics for of_rank in reversed(of_ranks) for letter, (metrics, _) in of_rank.items()}
+        validation = {
+            letter: metrics
+            for of_rank in reversed(of_ranks)
+            for letter, (metrics, _) in of_rank.items()
+        }
         agreeing = samples = 0
         for first in range(0, len(of_ranks), self.exchange.count):  # ranks of the same share
-            pair = [classes for of_rank in of_ranks[first : first + self.exchange.count] for _, classes in of_rank.values()]
+            pair = [
+                classes
+                for of_rank in of_ranks[first : first + self.exchange.count]
+                for _, classes in of_rank.values()
+            ]
             agreeing += int(torch.stack([classes == pair[0] for classes in pair]).all(dim=0).sum())
             samples += len(pair[0])
-        return {letter: validation[letter] for letter in sorted(validation)}, {"pair/agreement": agreeing / samples}
+        return {letter: validation[letter] for letter in sorted(validation)}, {
+            "pair/agreement": agreeing / samples
+        }
 
     def _of_all(self, own: dict[str, Metrics]) -> dict[str, Metrics]:
         """Return the values of every student of the trial on every rank, given the local ones."""
         if self.exchange.count == 1:
             return own
-        return {letter: metrics for of_rank in reversed(self.context.all_gather_object(own)) for letter, metrics in of_rank.items()}
+        return {
+            letter: metrics
+            for of_rank in reversed(self.context.all_gather_object(own))
+            for letter, metrics in of_rank.items()
+        }
 
     def _costs(self, steps: int) -> Metrics:
         """Return the time by part and the cache counts of this process, and the trial's cost.
@@ -391,9 +490,13 @@ class _Trainer:
             self.clock.add("exchange", waited)
             self.clock.add("student", -waited)
         seconds = self.clock.reset()
-        training = sum(seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange"))
+        training = sum(
+            seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange")
+        )
         rate = steps * self.batches.batch_size / training if training else 0.0
         found = self.source.counts() if self.source else {}
-        costs = {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+        costs = {f"seconds/{part}": value for part, value in seconds.items()} | {
+            "train/images_per_second": rate
+        }
         costs |= self.spent.metrics(self.context)
         return costs | {f"cache/{name}": value for name, value in found.items()}

@@ -19,8 +19,16 @@ def trial_metrics(of: dict[str, Metrics], search: Search) -> Metrics:
     """
     if len(of) == 1:
         return next(iter(of.values()))
-    lettered = {f"{letter}/{name}": value for letter, metrics in of.items() for name, value in metrics.items()}
-    return lettered | _counted(of, search) | {"parameters": sum(metrics["parameters"] for metrics in of.values())}
+    lettered = {
+        f"{letter}/{name}": value
+        for letter, metrics in of.items()
+        for name, value in metrics.items()
+    }
+    return (
+        lettered
+        | _counted(of, search)
+        | {"parameters": sum(metrics["parameters"] for metrics in of.values())}
+    )
 
 
 def student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:
@@ -32,7 +40,11 @@ def student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:
         several: Whether the trial has several students.
     """
     prefix = f"{letter}/" if several else ""
-    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }
 
 
 def _counted(of: dict[str, Metrics], search: Search) -> Metrics:

@@ -102,7 +102,15 @@ def load(
             continue
         try:
             return {letter: _read(path / student_folder(letter), device) for letter in letters}
-        except (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            TypeError,
+            pickle.UnpicklingError,
+        ) as error:
             passed_over.append(" ".join(str(error).split()))
         except (DamagedRecordError, SafetensorError) as error:
             passed_over.append(" ".join(str(error).split()))
@@ -145,7 +153,8 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
         state = getattr(checkpoint, name)
         if state:
             save_file(
-                {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, path / f"{name}.safetensors"
+                {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
+                path / f"{name}.safetensors",
             )
     # opened here: torch alone would not report a full disk
     with (path / "optimizer.pt").open("wb") as stream:
@@ -166,11 +175,17 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
     progress, states = read_progress(path), {}
     for name, expected in progress.get("files", {}).items():  # older checkpoints have none
         if not (path / Path(name).name).is_file() or _sum(path / Path(name).name) != expected:
-            raise DamagedRecordError(path / name, f"it is not the file of which {PROGRESS_FILE} has the sum")
+            raise DamagedRecordError(
+                path / name, f"it is not the file of which {PROGRESS_FILE} has the sum"
+            )
     for name in (*WEIGHTS, *PICTURED):
         file = path / f"{name}.safetensors"
         required = name in ("student", "best")
-        states[name] = load_file(file, device=str(device if name in WEIGHTS else "cpu")) if required or file.exists() else {}
+        states[name] = (
+            load_file(file, device=str(device if name in WEIGHTS else "cpu"))
+            if required or file.exists()
+            else {}
+        )
     for name in ("student", "best"):
         for key, value in states[name].items():
             if not bool(torch.isfinite(value).all()):

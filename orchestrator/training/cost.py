@@ -26,7 +26,9 @@ class TrialCost:
 
     def resume(self, metrics: Mapping[str, float]) -> None:
         """Continue from a record of an earlier process; records of older versions have no cost."""
-        self.before = {name: metrics[name] for name in (TOTAL, CPU_TOTAL, GPU_TOTAL) if name in metrics}
+        self.before = {
+            name: metrics[name] for name in (TOTAL, CPU_TOTAL, GPU_TOTAL) if name in metrics
+        }
 
     def add(self, cpu_seconds: float) -> None:
         """Count CPU seconds of another process."""
@@ -40,8 +42,17 @@ class TrialCost:
             process has a GPU, or a part of one, also `seconds/gpu_total`: the wall time of such
             processes.
         """
-        wall, cpu = time.perf_counter() - self.start, time.process_time() - self.cpu_start + self.beside
+        wall, cpu = (
+            time.perf_counter() - self.start,
+            time.process_time() - self.cpu_start + self.beside,
+        )
         own = [wall, cpu, wall if context.device.type == "cuda" else 0.0]
-        totals = context.all_reduce_sum(torch.tensor(own, dtype=torch.float64, device=context.device)).tolist()
+        totals = context.all_reduce_sum(
+            torch.tensor(own, dtype=torch.float64, device=context.device)
+        ).tolist()
         found = dict(zip((TOTAL, CPU_TOTAL, GPU_TOTAL), totals, strict=True))
-        return {name: self.before.get(name, 0.0) + value for name, value in found.items() if value or name != GPU_TOTAL}
+        return {
+            name: self.before.get(name, 0.0) + value
+            for name, value in found.items()
+            if value or name != GPU_TOTAL
+        }

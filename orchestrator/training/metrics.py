@@ -54,8 +54,14 @@ class Scores:
         table = sums[5 : 5 + 3 * BINS].reshape(BINS, 3)
         ece = (table[:, 1] - table[:, 2]).abs().sum().item() / samples
         accuracies = self.class_accuracies()
-        worst, best = (bound(accuracies[~accuracies.isnan()]).item() for bound in (torch.min, torch.max))
-        metrics = {"accuracy": correct / samples, "worst_class_accuracy": worst, "class_gap": best - worst}
+        worst, best = (
+            bound(accuracies[~accuracies.isnan()]).item() for bound in (torch.min, torch.max)
+        )
+        metrics = {
+            "accuracy": correct / samples,
+            "worst_class_accuracy": worst,
+            "class_gap": best - worst,
+        }
         metrics |= {"nll": nll / samples, "ece": ece, "entropy": entropy / samples}
         return metrics | ({"agreement": agreeing / samples} if agreement else {})
 

@@ -70,7 +70,11 @@ def compile_in_place(network: nn.Module) -> None:
 
 @lru_cache(maxsize=2)
 def open_teacher(
-    folder: Path, device: torch.device, channels_last: bool, half_type: torch.dtype | None, compiled: bool
+    folder: Path,
+    device: torch.device,
+    channels_last: bool,
+    half_type: torch.dtype | None,
+    compiled: bool,
 ) -> FrozenTeacher:
     """Return the teacher in a folder, ready for inference."""
     teacher = FrozenTeacher.open(folder, device, channels_last, half_type)
@@ -86,8 +90,14 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     trains on the labelled samples alone; the cache is filled for methods that take all samples.
     """
     configuration, filling = spec.configuration, spec.role == "fill"
-    labels = not filling and build_method(configuration.method.name, configuration.method.settings).needs.labels
-    dataset, on_device = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
+    labels = (
+        not filling
+        and build_method(configuration.method.name, configuration.method.settings).needs.labels
+    )
+    dataset, on_device = (
+        (open_labelled if labels else open_dataset)(spec.data),
+        configuration.data.on_device,
+    )
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
@@ -126,11 +136,21 @@ def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None
     recipe = spec.configuration.training
     precisions = set(context.all_gather_object(half_type(chosen.precision, context.device)))
     precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
-    return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
+    return open_teacher(
+        spec.teacher,
+        context.device,
+        channels_last(recipe, chosen.network),
+        precision,
+        recipe.compile,
+    )
 
 
 def compute_teacher_outputs(
-    spec: TrialSpec, teacher: FrozenTeacher, batches: Batches, context: TrialContext, features: bool = False
+    spec: TrialSpec,
+    teacher: FrozenTeacher,
+    batches: Batches,
+    context: TrialContext,
+    features: bool = False,
 ) -> AskedTeacher:
     """Return the source of the teacher's outputs for a trial.
 
@@ -141,23 +161,38 @@ def compute_teacher_outputs(
     if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
         return OnlineTeacher(teacher)
     cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
-    return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.heartbeat_timeout_s)
+    return CachedTeacher(
+        teacher,
+        batches,
+        cache,
+        chosen.dtype,
+        context,
+        spec.configuration.resources.heartbeat_timeout_s,
+    )
 
 
-def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext) -> Retrieval:
+def retrieval(
+    spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext
+) -> Retrieval:
     """Return the retrieval of samples that are similar by the teacher's features.
 
     It runs once for all trials if the teacher's outputs are cached.
     """
     known = int((batches.dataset.train.labels >= 0).sum())
-    nearly = context.broadcast_object(is_approximate(spec.configuration.resources, known, context.device.type == "cuda"))
+    nearly = context.broadcast_object(
+        is_approximate(spec.configuration.resources, known, context.device.type == "cuda")
+    )
     if isinstance(source, CachedTeacher):
         return Retrieval(context, nearly, source.sharing, source.about[True])
     return Retrieval(context, nearly)
 
 
 def clean_knowledge(
-    source: AskedTeacher, batches: Batches, context: TrialContext, features: bool, find: Find | None = None
+    source: AskedTeacher,
+    batches: Batches,
+    context: TrialContext,
+    features: bool,
+    find: Find | None = None,
 ) -> Knowledge:
     """Return the teacher's outputs on the whole clean training part, in its order.
 
@@ -173,11 +208,17 @@ def clean_knowledge(
     """
     source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
-    tables = source.everything() if isinstance(source, CachedTeacher) else _asked_now(source, batches, context, features)
+    tables = (
+        source.everything()
+        if isinstance(source, CachedTeacher)
+        else _asked_now(source, batches, context, features)
+    )
     return Knowledge(tables[0].to(context.device), tables[1], labels, find=find)
 
 
-def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool) -> tuple[Tensor, Tensor | None]:
+def _asked_now(
+    source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool
+) -> tuple[Tensor, Tensor | None]:
     answers: list[Output] = []
     for batch in batches.ordered("train"):
         answers.append(source.answer(batch))
@@ -185,17 +226,29 @@ def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, f
 
     def joined(name: str) -> Tensor:
         # the blocks of the ranks are contiguous, so their order is that of the part
-        return torch.cat(context.all_gather_object(torch.cat([getattr(answer, name).cpu() for answer in answers])))
+        return torch.cat(
+            context.all_gather_object(
+                torch.cat([getattr(answer, name).cpu() for answer in answers])
+            )
+        )
 
     return joined("logits"), joined("features") if features else None
 
 
-def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: TrialContext) -> Tensor:
+def validation_predictions(
+    teacher: FrozenTeacher, batches: Batches, context: TrialContext
+) -> Tensor:
     """Return the teacher's classes for this rank's share of the validation part, in its order.
 
     They are computed once per process.
     """
-    key = (teacher.fingerprint, teacher.precision, batches.dataset.fingerprint, context.rank, context.world_size)
+    key = (
+        teacher.fingerprint,
+        teacher.precision,
+        batches.dataset.fingerprint,
+        context.rank,
+        context.world_size,
+    )
     if key not in _predictions:
         classes: list[Tensor] = []
         for batch in batches.ordered("validation"):

@@ -25,7 +25,13 @@ from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.staging import stage_on_node
 from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
-from orchestrator.training.process_cache import channels_last, clean_knowledge, compute_teacher_outputs, load_teacher, open_batches
+from orchestrator.training.process_cache import (
+    channels_last,
+    clean_knowledge,
+    compute_teacher_outputs,
+    load_teacher,
+    open_batches,
+)
 
 State = dict[str, Tensor]
 BLOCK_ELEMENTS = 1 << 22  # input elements of a block: larger blocks are not faster
@@ -75,7 +81,9 @@ class SampleWeighting:
     notes: tuple[str, ...] = ()
 
 
-def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
+def compute_sample_weights(
+    snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None
+) -> SampleWeighting:
     """Survey the student of the snapshot, and compute the sample weights with its method.
 
     Args:
@@ -90,7 +98,9 @@ def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Call
     context = TrialContext(device=device, heartbeat=alive)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
-    weighing = build_method(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
+    weighing = build_method(configuration.method.name, configuration.method.settings).weighing(
+        configuration.training.epochs
+    )
     assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)
     try:
@@ -111,14 +121,21 @@ def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Call
         )
         found = weighing.weigh(survey)
     except ArithmeticError as error:
-        raise TrialError.from_error(error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method") from error
+        raise TrialError.from_error(
+            error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method"
+        ) from error
     finally:
         batches.close()
     weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device
-    costs = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+    costs = {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+    }
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
-    notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
+    notes = tuple(
+        f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes
+    )
     return SampleWeighting(weights, scores, found.noted, found.tracked, costs, notes)
 
 
@@ -126,10 +143,14 @@ def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     """Return a teacher with other weights; the given teacher is shared, and does not change."""
     network = copy.deepcopy(teacher.network)
     network.load_state_dict(state)
-    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH)
+    return FrozenTeacher(
+        network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH
+    )
 
 
-def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device) -> nn.Module:
+def _student(
+    snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device
+) -> nn.Module:
     network, recipe = spec.configuration.students[snapshot.letter]
     dataset = batches.dataset
     # the random state of a worker must not change
@@ -140,14 +161,18 @@ def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torc
     return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def _teacher_logits(snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext) -> Tensor | None:
+def _teacher_logits(
+    snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext
+) -> Tensor | None:
     teacher = load_teacher(spec, context)
     if teacher is None:
         return None
     if snapshot.teacher:  # no other trial can use its outputs, so they are not cached
         source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
         return clean_knowledge(source, batches, context, features=False).logits
-    return clean_knowledge(compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False).logits
+    return clean_knowledge(
+        compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False
+    ).logits
 
 
 def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> Surveyed:
@@ -168,8 +193,17 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
     return Surveyed(parameters, logits, lambda: blocks("train"), lambda: blocks("validation"))
 
 
-def _part(network: Surveyed, student: nn.Module, batches: Batches, part: Literal["train", "validation"]) -> Part:
+def _part(
+    network: Surveyed, student: nn.Module, batches: Batches, part: Literal["train", "validation"]
+) -> Part:
     with torch.no_grad():
-        said = [Output(*student(inputs)) for inputs in (network.training() if part == "train" else network.held_out())]
+        said = [
+            Output(*student(inputs))
+            for inputs in (network.training() if part == "train" else network.held_out())
+        ]
     labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
-    return Part(torch.cat([each.logits.float() for each in said]), torch.cat([each.features.float() for each in said]), labels)
+    return Part(
+        torch.cat([each.logits.float() for each in said]),
+        torch.cat([each.features.float() for each in said]),
+        labels,
+    )

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.cluster.group_autoscaler import BARREN, HEAD_S, RETURN_S, ClusterSnapshot, GroupAutoscaler, ScalingPolicy
+from orchestrator.cluster.group_autoscaler import (
+    BARREN,
+    HEAD_S,
+    RETURN_S,
+    ClusterSnapshot,
+    GroupAutoscaler,
+    ScalingPolicy,
+)
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
@@ -29,8 +36,16 @@ class Ray:
 
     def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
         beside = ({"CPU": self.beside},) if self.beside else ()
-        rules = ScalingPolicy(most, lambda: self.trials, self.notes.append, heartbeat_warning_s=20, heartbeat_timeout_s=60)
-        self.made = GroupAutoscaler(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
+        rules = ScalingPolicy(
+            most,
+            lambda: self.trials,
+            self.notes.append,
+            heartbeat_warning_s=20,
+            heartbeat_timeout_s=60,
+        )
+        self.made = GroupAutoscaler(
+            Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now
+        )
         self.made.begin()
         return self.made
 
@@ -45,7 +60,9 @@ class Ray:
         return self.nodes[node] - sum(place == node for place in self.where.values())
 
     def look(self) -> ClusterSnapshot:
-        return ClusterSnapshot(frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides)
+        return ClusterSnapshot(
+            frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides
+        )
 
     def add_group(self, number: int) -> None:
         node = next((node for node in self.nodes if self.free(node) >= 1), None)
@@ -112,7 +129,10 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     few.trials = 1
     few.end(0, "its node fell")
     few.step(5)
-    assert autoscaler.at_once() == 1 and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
+    assert (
+        autoscaler.at_once() == 1
+        and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
+    )
 
 
 def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
@@ -130,7 +150,9 @@ def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
     ray = Ray({"a": 2, "b": 2}, beside=1.0)
     autoscaler = ray.autoscaler(1)
     ray.step(5)
-    assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, "two CPUs are for the actors"
+    assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, (
+        "two CPUs are for the actors"
+    )
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.aides = 2
     ray.step(5)
@@ -167,7 +189,9 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
     ray.step(int(RETURN_S / LOOK) - 1)
     assert not ray.stopped and autoscaler.rules.heartbeat_timeout_s < RETURN_S
     ray.step()
-    assert len(ray.stopped) == 1 and autoscaler.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
+    assert len(ray.stopped) == 1 and autoscaler.reason.startswith(
+        f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU"
+    )
 
 
 def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
@@ -234,7 +258,9 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
     assert not ray.stopped and not autoscaler.headless
-    assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
+    assert len(ray.notes) == 2 and all(
+        f"does not come back within {HEAD_S:g} s" in note for note in ray.notes
+    ), "once each time"
     ray.step(2)
     assert len(ray.stopped) == 1 and autoscaler.headless
     with refused("resources.address", "head", error=PreflightError):

@@ -59,7 +59,11 @@ def test_reports_arrive_in_order_and_each_for_its_trial() -> None:
         for epoch in (1, 2, 3):
             await dispatcher_client.report("a", {"epoch": epoch, "done": epoch == 3})
         await dispatcher_client.report("b", {"epoch": 1})
-        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [1, 2, 3]
+        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            1,
+            2,
+            3,
+        ]
         assert await dispatcher_client.next_report("b", LONG_S) == {"epoch": 1}
 
     asyncio.run(play())
@@ -84,7 +88,11 @@ def test_an_epoch_that_is_told_again_is_dropped() -> None:
         await dispatcher_client.submit("a", {})
         for epoch in (1, 2, 2, 1, 3):
             await dispatcher_client.report("a", {"epoch": epoch})
-        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [1, 2, 3]
+        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            1,
+            2,
+            3,
+        ]
         assert await nothing_more(dispatcher_client, "a")
 
     asyncio.run(play())
@@ -184,7 +192,9 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
         await dispatcher_client.report("a", {"epoch": 1, "done": True})
         await dispatcher_client.give_back(0, "a")
         await told
-        assert await dispatcher_client.next_report("a", LONG_S) == {"epoch": 1, "done": True}, "what was told before is not lost"
+        assert await dispatcher_client.next_report("a", LONG_S) == {"epoch": 1, "done": True}, (
+            "what was told before is not lost"
+        )
 
     asyncio.run(play())
 
@@ -198,8 +208,14 @@ def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: in
         for _ in range(allowed + 1):
             assert await dispatcher_client.take(0, LONG_S) == ("a", {"of": "a"})
         assert await dispatcher_client.take(0, LONG_S) == ("b", {"of": "b"})
-        failure, short = (await dispatcher_client.next_report("a", LONG_S))["failed"], SHORT.format(recipe="training")
-        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed}){short}"
+        failure, short = (
+            (await dispatcher_client.next_report("a", LONG_S))["failed"],
+            SHORT.format(recipe="training"),
+        )
+        assert (
+            failure
+            == f"its worker died {allowed + 1} times (resources.max_failures = {allowed}){short}"
+        )
 
     asyncio.run(play())
 
@@ -211,7 +227,11 @@ def test_a_group_that_died_after_the_end_of_its_trial_goes_on_to_the_next(ended:
         for name in ("a", "b"):
             await dispatcher_client.submit(name, {})
         await dispatcher_client.take(0, LONG_S)
-        await (dispatcher_client.stop("a") if ended == "stopped" else dispatcher_client.report("a", {"epoch": 1, "done": True}))
+        await (
+            dispatcher_client.stop("a")
+            if ended == "stopped"
+            else dispatcher_client.report("a", {"epoch": 1, "done": True})
+        )
         assert await dispatcher_client.take(0, LONG_S) == ("b", {})
         if ended == "done":
             assert (await dispatcher_client.next_report("a", LONG_S))["done"]
@@ -265,7 +285,9 @@ def test_a_trial_outlives_its_group(lost: bool) -> None:
             and await nothing_more(dispatcher_client, "c")
         )
         await dispatcher_client.give_back(1, "b")
-        assert await dispatcher_client.take(1, LONG_S) == ("a", {"of": "a"}), "before those that wait"
+        assert await dispatcher_client.take(1, LONG_S) == ("a", {"of": "a"}), (
+            "before those that wait"
+        )
         await dispatcher_client.add_group(2)
         await dispatcher_client.group_ended(1, "out of places", lost)
         failed = "it lost its group 2 times (resources.max_failures = 1): out of places"
@@ -286,7 +308,9 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
         await dispatcher_client.group_ended(1, "no GPU")
         await dispatcher_client.submit("d", {})
         for name in ("a", "b", "c", "d"):
-            assert await dispatcher_client.next_report(name, LONG_S) == {"unfit": "no worker group is left: no GPU"}
+            assert await dispatcher_client.next_report(name, LONG_S) == {
+                "unfit": "no worker group is left: no GPU"
+            }
         assert not dispatcher_client.waiting
 
     asyncio.run(play())
@@ -299,7 +323,9 @@ def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> 
         await dispatcher_client.take(0, LONG_S)
         await dispatcher_client.group_ended(0, "its node left", lost=True)
         await dispatcher_client.submit("b", {})
-        assert await nothing_more(dispatcher_client, "a") and await nothing_more(dispatcher_client, "b")
+        assert await nothing_more(dispatcher_client, "a") and await nothing_more(
+            dispatcher_client, "b"
+        )
         await dispatcher_client.add_group(1)
         assert await dispatcher_client.take(1, LONG_S) == ("a", {})
 
@@ -335,7 +361,9 @@ def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
         await dispatcher_client.close()
         assert await asyncio.gather(*takers) == [CLOSE, CLOSE]
         await told
-        assert await dispatcher_client.take(2, LONG_S) == CLOSE, "a group that comes back from the dead is told too"
+        assert await dispatcher_client.take(2, LONG_S) == CLOSE, (
+            "a group that comes back from the dead is told too"
+        )
 
     asyncio.run(play())
 
@@ -348,16 +376,23 @@ def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPa
         return True
 
     monkeypatch.setattr(DispatcherClient, "_ask", ask)
-    assert DispatcherClient("desk", None).released("trial-00003") and asked == [("released", "trial-00003", 0.0)]
+    assert DispatcherClient("desk", None).released("trial-00003") and asked == [
+        ("released", "trial-00003", 0.0)
+    ]
 
 
-@pytest.mark.parametrize(("role", "recipe"), [("student", "training"), ("teacher", "teacher.training")])
+@pytest.mark.parametrize(
+    ("role", "recipe"), [("student", "training"), ("teacher", "teacher.training")]
+)
 def test_a_trial_that_dies_too_often_names_its_own_recipe(role: str, recipe: str) -> None:
     async def play() -> None:
         dispatcher_client = Dispatcher(groups=1, max_failures=0)
         await dispatcher_client.submit("a", {"role": role})
         await dispatcher_client.take(0, LONG_S)
         await dispatcher_client.group_ended(0, "")
-        assert f"where memory is short, lower {recipe}.batch_size" in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        assert (
+            f"where memory is short, lower {recipe}.batch_size"
+            in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        )
 
     asyncio.run(play())

@@ -108,7 +108,9 @@ class Ray:
         raise ray.exceptions.ActorUnavailableError("it is away", None)
 
 
-def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None) -> tuple[list[Any], list[Any]]:
+def play(
+    monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None
+) -> tuple[list[Any], list[Any]]:
     """Return the reports of a trial of three epochs, and the assignments to its group."""
     fake, given = Ray(deaths), []
 
@@ -118,14 +120,18 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
         if isinstance(taken, tuple):
             given.append(taken)
             for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
-                fake.loop.run_until_complete(dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0))
+                fake.loop.run_until_complete(
+                    dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0)
+                )
             fake.loop.run_until_complete(dispatcher.give_back(0, "a"))
 
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
     dispatcher_client = DispatcherClient("desk", fake)
-    dispatcher_client.submit("a", {"of": "a", "known": known})  # None: as in the fitting of a teacher
+    dispatcher_client.submit(
+        "a", {"of": "a", "known": known}
+    )  # None: as in the fitting of a teacher
     return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], given
 
 
@@ -145,7 +151,9 @@ def test_who_trains_anew_is_told_what_the_driver_knows(monkeypatch: pytest.Monke
     assert [specification["known"] for _, specification in given] == [0, 2]
 
 
-def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dispatcher_that_stays_away_is_the_machines_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def away(call: Any, timeout: float) -> Any:
         raise ray.exceptions.ActorDiedError()
 
@@ -155,7 +163,9 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
         wait_for_answer(lambda: None, patience_s=0.01)
 
 
-def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_given_up_is_no_failure_of_who_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fake = Ray({})
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     dispatcher_client = DispatcherClient("desk", fake)
@@ -170,16 +180,23 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
     killed: list[Any] = []
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(
-        "orchestrator.cluster.dispatcher_client.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart))
+        "orchestrator.cluster.dispatcher_client.ray.kill",
+        lambda worker, no_restart: killed.append((worker, no_restart)),
     )
     controllers: list[tuple[str, float]] = []
-    monkeypatch.setattr(dispatcher_clients, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
+    monkeypatch.setattr(
+        dispatcher_clients,
+        "end_controller",
+        lambda run, answer_s=0.0: controllers.append((run, answer_s)),
+    )
     dispatcher_client = DispatcherClient("desk", fake)
     for rank in range(2):
         fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
     assert dispatcher_client.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
     assert not dispatcher_client.replace(0)
-    assert controllers == [("desk-group-0", ANSWER_S)] * 2, "one that answers stays, and starts others in their place"
+    assert controllers == [("desk-group-0", ANSWER_S)] * 2, (
+        "one that answers stays, and starts others in their place"
+    )
     dispatcher_client.lose(0, "it did not come back")
     assert controllers[2:] == [("desk-group-0", 0.0)] and fake.dispatcher.gone == {0}
 

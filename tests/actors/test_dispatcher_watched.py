@@ -15,10 +15,16 @@ def test_a_sign_of_life_ends_the_silence_and_says_what_is_done() -> None:
         (seen,) = (await dispatcher_client.overview())["trials"]
         assert seen["silent_s"] > 1e6 - 1 and seen["doing"] == "its start"
         await dispatcher_client.alive("a", 0, "nothing that this group does")
-        assert (await dispatcher_client.overview())["trials"][0]["silent_s"] > 1e6 - 1, "who does not hold it is not heard"
+        assert (await dispatcher_client.overview())["trials"][0]["silent_s"] > 1e6 - 1, (
+            "who does not hold it is not heard"
+        )
         await dispatcher_client.alive("a", 1, "epoch 3")
         (seen,) = (await dispatcher_client.overview())["trials"]
-        assert seen["silent_s"] < LONG_S and (seen["name"], seen["group"], seen["doing"]) == ("a", 1, "epoch 3")
+        assert seen["silent_s"] < LONG_S and (seen["name"], seen["group"], seen["doing"]) == (
+            "a",
+            1,
+            "epoch 3",
+        )
 
     asyncio.run(play())
 
@@ -29,9 +35,13 @@ def test_who_waits_is_seen_where_no_group_holds_anything() -> None:
         await dispatcher_client.submit("a", {})
         await dispatcher_client.submit("b", {})
         dispatcher_client.trials["a"].heard -= 1e6
-        assert [each["name"] for each in (await dispatcher_client.overview())["trials"]] == ["b"], "the one that waits since last"
+        assert [each["name"] for each in (await dispatcher_client.overview())["trials"]] == ["b"], (
+            "the one that waits since last"
+        )
         await dispatcher_client.take(0, LONG_S)
-        assert [(each["name"], each["group"]) for each in (await dispatcher_client.overview())["trials"]] == [("a", 0)]
+        assert [
+            (each["name"], each["group"]) for each in (await dispatcher_client.overview())["trials"]
+        ] == [("a", 0)]
         await dispatcher_client.give_back(0, "a")
         await dispatcher_client.close()
         assert (await dispatcher_client.overview())["trials"] == []
@@ -54,7 +64,10 @@ def test_a_group_that_is_replaced_names_its_workers_once_and_comes_back_to_its_t
         assert await dispatcher_client.dismiss(0) == []
         assert await dispatcher_client.take(0, LONG_S) == ("a", {})
         assert await dispatcher_client.take(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        assert (
+            "its worker died 2 times"
+            in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        )
 
     asyncio.run(play())
 
@@ -69,14 +82,17 @@ def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
         assert await dispatcher_client.take(0, LONG_S) == ("a", {})
         (note,) = (await dispatcher_client.overview())["notes"]
         assert note == (
-            "a goes on from its checkpoint: its worker died (1 of 1 deaths that resources.max_failures allows): "
+            "a goes on from its checkpoint: its worker died (1 of 1 deaths that "
+            "resources.max_failures allows): "
             "OSError: stale file handle"
         )
         assert (await dispatcher_client.overview())["notes"] == [], "each is fetched once"
         assert await dispatcher_client.take(0, SHORT_S) is None
         short = SHORT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){short}"
-        assert await dispatcher_client.next_report("a", LONG_S) == {"failed": failed}, "of the second death no reason is known"
+        assert await dispatcher_client.next_report("a", LONG_S) == {"failed": failed}, (
+            "of the second death no reason is known"
+        )
 
     asyncio.run(play())
 
@@ -128,7 +144,9 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         dispatcher_client.readers["first"].heard -= 1e6
         (seen,) = (await dispatcher_client.overview())["readers"]
         assert (seen["reader"], seen["name"]) == ("first", "a") and seen["silent_s"] > 1e6 - 1
-        await dispatcher_client.attend("second", "a", "process 2")  # Tune started it in place of the other one
+        await dispatcher_client.attend(
+            "second", "a", "process 2"
+        )  # Tune started it in place of the other one
         (seen,) = (await dispatcher_client.overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
         await dispatcher_client.take(0, 0.0)
@@ -136,7 +154,9 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         await dispatcher_client.give_back(0, "a")
         dispatcher_client.readers["second"].heard -= 1e6
         (seen,) = (await dispatcher_client.overview())["readers"]
-        assert seen["silent_s"] > 1e6 - 1, "a process that is stopped with the last record of its trial unread is replaced"
+        assert seen["silent_s"] > 1e6 - 1, (
+            "a process that is stopped with the last record of its trial unread is replaced"
+        )
         await dispatcher_client.submit("b", {})
         await dispatcher_client.attend("second", "b", "process 2")
         assert [each["name"] for each in (await dispatcher_client.overview())["readers"]] == ["b"]

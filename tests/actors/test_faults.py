@@ -9,7 +9,13 @@ import torch
 
 from methods import SettingsError
 from orchestrator.cluster._failures import classify_failure
-from orchestrator.core.errors import ConfigurationError, DispatcherTimeoutError, LoaderError, PreflightError, TrialError
+from orchestrator.core.errors import (
+    ConfigurationError,
+    DispatcherTimeoutError,
+    LoaderError,
+    PreflightError,
+    TrialError,
+)
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
@@ -28,7 +34,12 @@ class Kind(tuple[bool, bool, bool]):
         (ConfigurationError("cat.png cannot be decoded"), Kind((True, False, True))),
         (ValueError("a bug of a method"), Kind((True, False, True))),
         (MemoryError(), Kind((True, False, True))),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), Kind((True, False, True))),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+            ),
+            Kind((True, False, True)),
+        ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind((True, False, True))),
         (PreflightError("locked"), Kind((False, True, True))),
         (LoaderError("no batch came"), Kind((False, False, False))),
@@ -36,8 +47,14 @@ class Kind(tuple[bool, bool, bool]):
         (OSError(errno.ESTALE, "Stale file handle"), Kind((False, False, False))),
         (PermissionError(errno.EACCES, "Permission denied"), Kind((False, False, False))),
         (TimeoutError("too long"), Kind((False, False, False))),
-        (RuntimeError("[/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]"), Kind((False, False, False))),
-        (torch.distributed.DistBackendError("NCCL error: unhandled system error"), Kind((False, False, False))),
+        (
+            RuntimeError("[/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]"),
+            Kind((False, False, False)),
+        ),
+        (
+            torch.distributed.DistBackendError("NCCL error: unhandled system error"),
+            Kind((False, False, False)),
+        ),
         (ray.exceptions.ActorDiedError(), Kind((False, False, False))),
         (ray.exceptions.WorkerCrashedError(), Kind((False, False, False))),
     ],
@@ -67,21 +84,37 @@ def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None
 @pytest.mark.parametrize(
     ("error", "role", "said"),
     [
-        (torch.OutOfMemoryError(NVIDIA), "student", "out of memory on cuda:0 (2.50 GiB more were asked for) with training.batch"),
-        (MemoryError(), "teacher", "out of memory on cuda:0 with teacher.training.batch_size = 256: lower teacher.training.batch"),
+        (
+            torch.OutOfMemoryError(NVIDIA),
+            "student",
+            "out of memory on cuda:0 (2.50 GiB more were asked for) with training.batch",
+        ),
+        (
+            MemoryError(),
+            "teacher",
+            "out of memory on cuda:0 with teacher.training.batch_size = 256: lower "
+            "teacher.training.batch",
+        ),
     ],
 )
 def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: str) -> None:
     message = classify_failure(error, {**TRIAL, "role": role}, DEVICE).message
-    assert message.startswith(said) and message.endswith("or let fewer groups share the device (resources.groups)")
+    assert message.startswith(said) and message.endswith(
+        "or let fewer groups share the device (resources.groups)"
+    )
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(TrialError("one sentence"), "one sentence"), (ValueError("two\n lines"), "ValueError: two lines")],
+    [
+        (TrialError("one sentence"), "one sentence"),
+        (ValueError("two\n lines"), "ValueError: two lines"),
+    ],
 )
-def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(error: Exception, message: str) -> None:
+def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(
+    error: Exception, message: str
+) -> None:
     assert classify_failure(error, TRIAL, HOST).message == message
 
 

@@ -1,4 +1,6 @@
-"""The influence actor: its answer, its death, its lateness, its errors, and that it ends with the worker that made it."""
+"""The influence actor: its answer, its death, its lateness, its errors, and that it ends with the
+worker that made it.
+"""
 
 import errno
 import os
@@ -44,16 +46,30 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
     while order == "wait":
         alive()
     if order == "refuse":
-        raise SettingsError("damping = 0 is not allowed: give more", "damping", value=0, allowed=(0, None))
+        raise SettingsError(
+            "damping = 0 is not allowed: give more", "damping", value=0, allowed=(0, None)
+        )
     if order == "break":
         raise ValueError("two words\nand a line")
-    facts: dict[str, float] = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
-    return SampleWeighting(snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {})
+    facts: dict[str, float] = {
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "cpu": device.type == "cpu",
+    }
+    return SampleWeighting(
+        snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {}
+    )
 
 
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
     weights = torch.tensor([0.5, 1.5])
-    return Snapshot({"order": order, "folder": str(folder or "")}, "a", epoch, {"weight": torch.ones(2)}, weights)
+    return Snapshot(
+        {"order": order, "folder": str(folder or "")},
+        "a",
+        epoch,
+        {"weight": torch.ones(2)},
+        weights,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +107,48 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceC
     aide.send(snapshot(2))
     signs: list[None] = []
     found = answered(aide, lambda: signs.append(None))
-    assert found.noted["epoch"] == 2 and found.weights.tolist() == [1.0, 3.0] and found.scores.tolist() == [-0.5, -1.5]
-    assert signs and found.tracked["threads"] == 2 and found.tracked["cpu"] and found.tracked["pid"] != os.getpid()
+    assert (
+        found.noted["epoch"] == 2
+        and found.weights.tolist() == [1.0, 3.0]
+        and found.scores.tolist() == [-0.5, -1.5]
+    )
+    assert (
+        signs
+        and found.tracked["threads"] == 2
+        and found.tracked["cpu"]
+        and found.tracked["pid"] != os.getpid()
+    )
     assert aide.receive(LONG_S, lambda: None) is None and aide.notes() == []
 
 
 @pytest.mark.ray
-def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(aide: InfluenceClient, tmp_path: Path) -> None:
+def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
+    aide: InfluenceClient, tmp_path: Path
+) -> None:
     aide.send(snapshot(1))
     before = answered(aide).tracked["pid"]
     aide.send(snapshot(3, "die once", tmp_path))
     after = answered(aide)
-    assert after.noted["epoch"] == 3 and after.weights.tolist() == [1.0, 3.0] and after.tracked["pid"] != before
-    assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
+    assert (
+        after.noted["epoch"] == 3
+        and after.weights.tolist() == [1.0, 3.0]
+        and after.tracked["pid"] != before
+    )
+    assert aide.notes() == [
+        "the influence actor died and was started again; the snapshot of epoch 3 was sent again"
+    ]
     assert aide.notes() == []
 
 
 @pytest.mark.ray
-def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(aide: InfluenceClient, tmp_path: Path) -> None:
+def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
+    aide: InfluenceClient, tmp_path: Path
+) -> None:
     aide.send(snapshot(3, "stale once", tmp_path))
     assert answered(aide).noted["epoch"] == 3
-    assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
+    assert aide.notes() == [
+        "the influence actor died and was started again; the snapshot of epoch 3 was sent again"
+    ]
 
 
 @pytest.mark.ray
@@ -125,19 +162,26 @@ def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: Influ
 
 
 @pytest.mark.ray
-def test_a_snapshot_that_kills_every_actor_is_given_up(beside: InfluenceActorHandle, tmp_path: Path) -> None:
+def test_a_snapshot_that_kills_every_actor_is_given_up(
+    beside: InfluenceActorHandle, tmp_path: Path
+) -> None:
     aide = InfluenceClient(beside, max_failures=1)
     aide.send(snapshot(4, "die", tmp_path))
     assert aide.receive(LONG_S, lambda: None) is None
     again, given_up = aide.notes()
     assert "snapshot of epoch 4 was sent again" in again
-    assert given_up == ("the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch 4 was not sent again")
+    assert given_up == (
+        "the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch "
+        "4 was not sent again"
+    )
     aide.send(snapshot(5))
     assert answered(aide).noted["epoch"] == 5
 
 
 @pytest.mark.ray
-def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide: InfluenceClient) -> None:
+def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
+    aide: InfluenceClient,
+) -> None:
     """Late may be stopped, which no message ends."""
     aide.send(snapshot(0))
     process = psutil.Process(int(answered(aide).tracked["pid"]))
@@ -152,12 +196,16 @@ def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide:
 
 
 @pytest.mark.ray
-def test_students_that_share_an_actor_each_get_their_answer(beside: InfluenceActorHandle, tmp_path: Path) -> None:
+def test_students_that_share_an_actor_each_get_their_answer(
+    beside: InfluenceActorHandle, tmp_path: Path
+) -> None:
     first, second = InfluenceClient(beside, 2), InfluenceClient(beside, 2)
     first.send(snapshot(1, "die once", tmp_path))
     second.send(snapshot(2))
     found = [answered(first), answered(second)]
-    assert [each.noted["epoch"] for each in found] == [1, 2] and found[0].tracked["pid"] == found[1].tracked["pid"]
+    assert [each.noted["epoch"] for each in found] == [1, 2] and found[0].tracked["pid"] == found[
+        1
+    ].tracked["pid"]
 
 
 @pytest.mark.ray
@@ -178,7 +226,9 @@ def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> Non
     aide.send(snapshot())
     assert answered(aide).tracked["pid"] == pid, "a refusal costs no process"
     aide.send(snapshot(order="break"))
-    with refused("resources.influence_backend", "ValueError: two words and a line", error=TrialError):
+    with refused(
+        "resources.influence_backend", "ValueError: two words and a line", error=TrialError
+    ):
         aide.receive(LONG_S, lambda: None)
     aide.send(snapshot())
     assert answered(aide).tracked["pid"] != pid, "nobody knows what it left"
@@ -186,7 +236,9 @@ def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> Non
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who; `busy` waits for it."""
+    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who;
+    `busy` waits for it.
+    """
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         assert context.influence_client is not None
@@ -194,7 +246,13 @@ def serve(settings: dict[str, Any]) -> None:
         aide.send(snapshot())
         found = aide.receive(LONG_S, context.heartbeat)
         aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
-        context.report({"epoch": 1, "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()}, "done": True})
+        context.report(
+            {
+                "epoch": 1,
+                "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()},
+                "done": True,
+            }
+        )
         if spec.name == "busy":
             aide.receive(LONG_S, context.heartbeat)
 
@@ -203,7 +261,9 @@ def serve(settings: dict[str, Any]) -> None:
     worker.serve(settings)
 
 
-def told(dispatcher_client: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
+def told(
+    dispatcher_client: DispatcherClient, name: str, spec: TrialSpec
+) -> dict[str, psutil.Process]:
     """The processes that a trial names."""
     dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
     record = dispatcher_client.next_report(name, LONG_S)
@@ -218,7 +278,9 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     """Its CPU is beside the worker's bundle, which has one and gives none away."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
     monkeypatch.setattr(groups, "serve", serve)
-    with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as dispatcher_client:
+    with groups.worker_groups(
+        Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True
+    ) as dispatcher_client:
         first, second = told(dispatcher_client, "one", spec), told(dispatcher_client, "busy", spec)
         assert first == second and first["actor"] != first["worker"]
         second["worker"].kill()
@@ -239,13 +301,21 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
 )
 def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_path: Path) -> None:
     spec = TrialSpec.model_validate(
-        {"name": "one", "role": role, "configuration": load(None, list(pairs)), "folder": tmp_path, "data": tmp_path}
+        {
+            "name": "one",
+            "role": role,
+            "configuration": load(None, list(pairs)),
+            "folder": tmp_path,
+            "data": tmp_path,
+        }
     )
     with influence_actor.influence_clients(spec) as aide:
         assert (aide is not None) is has_one
 
 
-def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
+def test_a_worker_gives_its_trial_the_aide(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify
+) -> None:
     """Which is found when it is asked for: no Ray runs here."""
     contexts: list[TrialContext] = []
     monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
@@ -254,12 +324,19 @@ def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, spec
         line.open = line.report = lambda *values: None
         line.broken = lambda: False
         line.give_back = lambda: None
-        worker._train("trial", specify("teacher=null", "method.name=cross_entropy", *pairs).plain(), line, TrialContext())
+        worker._train(
+            "trial",
+            specify("teacher=null", "method.name=cross_entropy", *pairs).plain(),
+            line,
+            TrialContext(),
+        )
     assert [context.influence_client is not None for context in contexts] == [True, False]
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "cuda:0")])
-def test_an_actor_without_a_gpu_is_on_the_cpu(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_actor_without_a_gpu_is_on_the_cpu(
+    ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert influence_actor._device() == torch.device(device)

@@ -1,4 +1,6 @@
-"""A pair in workers of their own on Ray of which one is killed: whoever dies, and when, the trial ends as if nobody had."""
+"""A pair in workers of their own on Ray of which one is killed: whoever dies, and when, the trial
+ends as if nobody had.
+"""
 
 import functools
 import importlib
@@ -33,18 +35,34 @@ from orchestrator.training.execute import execute
 pytestmark = pytest.mark.ray
 EPOCHS, STEPS = 3, 5
 PAIRS = (
-    "data.limit.train=160", "data.limit.validation=61", "data.limit.test=61", "data.augmentation=crop", "data.views=2",
-    f"training.epochs={EPOCHS}", "training.batch_size=32", "teacher.network.width=24", "teacher.training.epochs=2",
-    "teacher.training.batch_size=32", "student.width=8", "method.name=dual_student", "method.lambda_peer=0.3",
-    "method.peer_warmup=0.1", "peers.b.network.name=mlp", "peers.b.network.width=6", "peers.b.training.optimizer=adamw",
-    "peers.b.training.learning_rate=0.01", "resources.workers=2",
-)  # fmt: skip
+    "data.limit.train=160",
+    "data.limit.validation=61",
+    "data.limit.test=61",
+    "data.augmentation=crop",
+    "data.views=2",
+    f"training.epochs={EPOCHS}",
+    "training.batch_size=32",
+    "teacher.network.width=24",
+    "teacher.training.epochs=2",
+    "teacher.training.batch_size=32",
+    "student.width=8",
+    "method.name=dual_student",
+    "method.lambda_peer=0.3",
+    "method.peer_warmup=0.1",
+    "peers.b.network.name=mlp",
+    "peers.b.network.width=6",
+    "peers.b.training.optimizer=adamw",
+    "peers.b.training.learning_rate=0.01",
+    "resources.workers=2",
+)
 TIMED = ("seconds/", "train/images_per_second", "cache/")
 DEATH, DIED = "death.json", "died"
 
 
 class Death(NamedTuple):
-    """A worker's: its rank, and the call of a function, `module:name`, that is the last thing it begins, or does."""
+    """A worker's: its rank, and the call of a function, `module:name`, that is the last thing it
+    begins, or does.
+    """
 
     rank: int
     function: str
@@ -62,13 +80,17 @@ DEATHS = {
     "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO, done=False),
     "b-before-any-checkpoint": Death(1, "orchestrator.cluster._pair:Pair.end_step", 2, resumed=0),
     "b-has-written-its-part": Death(1, "orchestrator.training.checkpoint:_write", 2),
-    "a-between-the-renames": Death(0, "orchestrator.store.store:os.replace", 1, first=f"/{CHECKPOINT}"),
+    "a-between-the-renames": Death(
+        0, "orchestrator.store.store:os.replace", 1, first=f"/{CHECKPOINT}"
+    ),
     "a-has-saved-and-not-reported": Death(0, "orchestrator.training.checkpoint:save", 2, resumed=2),
 }
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker, which dies where the trial's folder says; who takes it up again says there what was found."""
+    """The loop of a worker, which dies where the trial's folder says; who takes it up again says
+    there what was found.
+    """
 
     def work_until_death(spec: TrialSpec, context: TrialContext) -> None:
         note = spec.folder / DEATH
@@ -78,7 +100,9 @@ def serve(settings: dict[str, Any]) -> None:
             _await(death, note)
         if context.is_main_process and (spec.folder / DIED).exists():
             found = checkpoint.load(spec.folder, "ab", context.device)
-            (spec.folder / DIED).write_text(str(found["a"].progress["record"]["epoch"] if found else 0))
+            (spec.folder / DIED).write_text(
+                str(found["a"].progress["record"]["epoch"] if found else 0)
+            )
         execute(spec, context)
 
     worker.execute = work_until_death  # type: ignore[attr-defined]
@@ -130,18 +154,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
     def told(epoch: int, metrics: dict[str, float]) -> None:
         fitted.append(metrics)
-        folders.update(path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir())
+        folders.update(
+            path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir()
+        )
 
     with pytest.MonkeyPatch.context() as patch, connect_to_ray(None, cpus=2):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         patch.setattr(groups, "serve", serve)
         pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
-        with groups.worker_groups(pair, root / "groups", max_failures=1, own_cluster=True) as dispatcher_client:
+        with groups.worker_groups(
+            pair, root / "groups", max_failures=1, own_cluster=True
+        ) as dispatcher_client:
             teacher, _, _ = acquire_teacher(store, configuration, data, dispatcher_client, told)
             yield Place(dispatcher_client, root, configuration, data, teacher, fitted, folders)
 
 
-def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+def trained(
+    place: Place, name: str, death: Death | None = None
+) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
     """The records of a trial of the pair, and what it saved last."""
     spec = TrialSpec(
         name=name,
@@ -174,7 +204,11 @@ def whole(place: Place) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]
 
 def untimed(record: Record) -> Record:
     """Without what is another time another time."""
-    return record | {"metrics": {name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)}}
+    return record | {
+        "metrics": {
+            name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)
+        }
+    }
 
 
 def bits(value: Any) -> Any:
@@ -196,10 +230,19 @@ def test_a_pair_of_which_one_is_killed_ends_as_if_nobody_had_died(
     for letter, part in saved.items():
         assert part.optimizer["optimizer"]["state"], "no moments were compared"
         for state in ("student", "best", "method", "optimizer", "trace", "shown"):
-            assert bits(getattr(part, state)) == bits(getattr(kept[letter], state)), f"{state} of {letter}"
-        values = [(each.progress["best_value"], each.progress["best_epoch"]) for each in (part, kept[letter])]
+            assert bits(getattr(part, state)) == bits(getattr(kept[letter], state)), (
+                f"{state} of {letter}"
+            )
+        values = [
+            (each.progress["best_value"], each.progress["best_epoch"])
+            for each in (part, kept[letter])
+        ]
         assert values[0] == values[1]
-        assert untimed(part.progress["record"]) == untimed(kept[letter].progress["record"]) == untimed(expected[-1])
+        assert (
+            untimed(part.progress["record"])
+            == untimed(kept[letter].progress["record"])
+            == untimed(expected[-1])
+        )
 
 
 def test_the_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:

@@ -59,7 +59,9 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
         dispatcher_client.alive()
         dispatcher_client.records.put({"epoch": 1})
 
-    dispatcher_client.records = Passing(clock, [dispatcher_client.alive, dispatcher_client.alive, dispatcher_client.alive, end])
+    dispatcher_client.records = Passing(
+        clock, [dispatcher_client.alive, dispatcher_client.alive, dispatcher_client.alive, end]
+    )
     assert dispatcher_client.next_report("trial", SILENCE_S) == {"epoch": 1}
     assert clock.now > 100 + 2 * SILENCE_S
 
@@ -67,12 +69,18 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
 def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
     dispatcher_client = LocalDispatcher()
     waiting = dispatcher_client.records = Passing(clock, [dispatcher_client.alive, lambda: None])
-    with refused("resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", PreflightError):
+    with refused(
+        "resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", PreflightError
+    ):
         dispatcher_client.next_report("trial", SILENCE_S)
-    assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
+    assert waiting.waits == [SILENCE_S, SILENCE_S / 2], (
+        "the sign came in the middle of the first wait"
+    )
 
 
-def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_gives_its_signs_of_life_to_the_desk(
+    clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
         clock.now += 7
         context.heartbeat()
@@ -86,7 +94,9 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_machine_fails_no_trial(
+    own: bool, specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
         context.note("the disk is full")
         raise TrialError("it diverged") if own else OSError(116, "Stale file handle")

@@ -38,7 +38,9 @@ def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
         elif end == "group ended":
             await dispatcher_client.group_ended(0, "out of memory")
         else:
-            assert await dispatcher_client.take(0, SHORT_S) is None, "its worker died once too often"
+            assert await dispatcher_client.take(0, SHORT_S) is None, (
+                "its worker died once too often"
+            )
         assert await waits
 
     asyncio.run(play())
@@ -60,9 +62,10 @@ def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
         assert await dispatcher_client.take(1, LONG_S) == ("a", {"until": 4})
         await dispatcher_client.report("a", {"epoch": 2})
         await dispatcher_client.report("a", {"epoch": 3})
-        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [2, 3], (
-            "what is known already, the reader drops"
-        )
+        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
+            2,
+            3,
+        ], "what is known already, the reader drops"
 
     asyncio.run(play())
 
@@ -77,7 +80,10 @@ def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
         await dispatcher_client.submit("a", {})
         await dispatcher_client.take(0, LONG_S)
         assert await dispatcher_client.take(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        assert (
+            "its worker died 2 times"
+            in (await dispatcher_client.next_report("a", LONG_S))["failed"]
+        )
 
     asyncio.run(play())
 
@@ -92,10 +98,29 @@ class Remote:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", lambda answer, timeout: answer)
-    held = cast(Any, type("Held", (), {"released": Remote(False, False, True), "describe": Remote("group 1 holds trial-00003")}))
+def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "orchestrator.cluster.dispatcher_client.ray.get", lambda answer, timeout: answer
+    )
+    held = cast(
+        Any,
+        type(
+            "Held",
+            (),
+            {
+                "released": Remote(False, False, True),
+                "describe": Remote("group 1 holds trial-00003"),
+            },
+        ),
+    )
     DispatcherClient("desk", held()).wait_until_released("trial-00003", 30.0)
     held.released = Remote(False)
-    with refused("resources.heartbeat_timeout_s", 0.01, "longer than group 1 holds trial-00003", PreflightError):
+    with refused(
+        "resources.heartbeat_timeout_s",
+        0.01,
+        "longer than group 1 holds trial-00003",
+        PreflightError,
+    ):
         DispatcherClient("desk", held()).wait_until_released("trial-00003", 0.01)

@@ -38,17 +38,27 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(placement_groups, "_internal_kv_get", made.get)
     monkeypatch.setattr(placement_groups, "_internal_kv_del", lambda key: made.pop(key, None))
     monkeypatch.setattr(placement_groups, "placement_group_table", made.table)
-    monkeypatch.setattr(placement_groups, "remove_placement_group", lambda group: made.removed.append(group.id))
+    monkeypatch.setattr(
+        placement_groups, "remove_placement_group", lambda group: made.removed.append(group.id)
+    )
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    for name, function in {"put": made.put, "get": made.get, "del": lambda key: made.pop(key, None)}.items():
+    for name, function in {
+        "put": made.put,
+        "get": made.get,
+        "del": lambda key: made.pop(key, None),
+    }.items():
         monkeypatch.setattr(controllers, f"_internal_kv_{name}", function)
-    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: CONTROLLER.hex()))
+    monkeypatch.setattr(
+        "ray.get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: CONTROLLER.hex())
+    )
     return made
 
 
 def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
-    group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
+    group = SimpleNamespace(
+        get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle)
+    )
     placement_groups.PlacementGroupCallback("run-1").after_worker_group_start(group)
     placement_groups.remove_placement_group_of("run-2")
     assert store.removed == [] and len(store) == 2, "another run's is left alone"
@@ -69,13 +79,17 @@ def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatc
     for name in ("_internal_kv_get", "_internal_kv_del"):
         monkeypatch.setattr(placement_groups, name, no_client)
         monkeypatch.setattr(controllers, name, no_client)
-    monkeypatch.setattr(placement_groups, "remove_placement_group", lambda group: pytest.fail("Ray has shut down"))
+    monkeypatch.setattr(
+        placement_groups, "remove_placement_group", lambda group: pytest.fail("Ray has shut down")
+    )
     placement_groups.remove_placement_group_of("run-1")
     placement_groups.forget_run("run-1")
     assert called and all("run-1" in key for key in called)
 
 
-@pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])
+@pytest.mark.parametrize(
+    ("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)]
+)
 def test_a_controller_is_ended_unless_it_answers(
     answers: bool, answer_s: float, killed: bool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 import ray.train
 import torch
 from ray._private import ray_constants
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.cluster_utils import Cluster
 from ray.train.v2._internal.execution.context import DistributedContext
 from ray.train.v2._internal.execution.controller import TrainController
@@ -41,7 +43,11 @@ def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None
 
         first = dies and not (folder / "died").exists()
         rank, here = ray.train.get_context().get_world_rank(), ray.get_runtime_context()
-        said = {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "holds": here.get_assigned_resources()}
+        said = {
+            "rank": dist.get_rank(),
+            "world_size": dist.get_world_size(),
+            "holds": here.get_assigned_resources(),
+        }
         said |= {"local_rank": ray.train.get_context().get_local_rank(), "node": here.get_node_id()}
         (folder / f"{'first' if first else 'last'}-{rank}.json").write_text(json.dumps(said))
         dist.barrier()
@@ -56,18 +62,26 @@ def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None
 
 def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
     """Return the notes of an attempt's workers, by rank."""
-    return [json.loads((folder / f"{attempt}-{rank}.json").read_text()) for rank in range(PAIRS.workers)]
+    return [
+        json.loads((folder / f"{attempt}-{rank}.json").read_text()) for rank in range(PAIRS.workers)
+    ]
 
 
 @pytest.mark.ray
-def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     # exactly the sum: bundles of the mean, or of the largest, would not fit
     with connect_to_ray(None, cpus=3):
         run_group(monkeypatch, tmp_path, dies=True)
     for attempt in ("first", "last"):
         said = told(tmp_path, attempt)
         assert [worker["holds"] for worker in said] == [A, B, A, B], attempt
-        assert [worker["rank"] for worker in said] == [worker["local_rank"] for worker in said] == [0, 1, 2, 3], attempt
+        assert (
+            [worker["rank"] for worker in said]
+            == [worker["local_rank"] for worker in said]
+            == [0, 1, 2, 3]
+        ), attempt
         assert {worker["world_size"] for worker in said} == {4}
 
 
@@ -106,27 +120,47 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
     workers = [
         SimpleNamespace(
             placement_group_bundle_index=index,
-            metadata=SimpleNamespace(node_id=node, node_ip=node, accelerator_ids={"GPU": [str(1 - index % 2)]}),
-            distributed_context=DistributedContext(world_rank=0, world_size=2, local_rank=0, local_world_size=2, node_rank=0),
+            metadata=SimpleNamespace(
+                node_id=node, node_ip=node, accelerator_ids={"GPU": [str(1 - index % 2)]}
+            ),
+            distributed_context=DistributedContext(
+                world_rank=0, world_size=2, local_rank=0, local_world_size=2, node_rank=0
+            ),
         )
         for index, node in enumerate(nodes_of)
     ]
     assert WorkerGroup._sort_workers_by_gpu_id_grouped_by_node(workers) != workers
-    placed = [worker.distributed_context for worker in sort_by_rank([workers[index] for index in (2, 0, 3, 1)])]
+    placed = [
+        worker.distributed_context
+        for worker in sort_by_rank([workers[index] for index in (2, 0, 3, 1)])
+    ]
     assert placed == [worker.distributed_context for worker in workers]
     assert [place.world_rank for place in placed] == [0, 1, 2, 3]
-    assert [(place.node_rank, place.local_rank) for place in placed] == [(0, 0), (1, 0), (1, 1), (0, 1)]
+    assert [(place.node_rank, place.local_rank) for place in placed] == [
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (0, 1),
+    ]
     assert {(place.world_size, place.local_world_size) for place in placed} == {(4, 2)}
 
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(WorkerGroup, "_create_workers"), (WorkerGroup, "_create_placement_group"), (TrainController, "worker_group_cls")],
+    [
+        (WorkerGroup, "_create_workers"),
+        (WorkerGroup, "_create_placement_group"),
+        (TrainController, "worker_group_cls"),
+    ],
 )
-def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_with_other_steps_is_refused(
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(groups._callbacks(PAIRS)) == 1
     monkeypatch.delattr(owner, name)
-    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", PreflightError)
+    refusal = refused(
+        "ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", PreflightError
+    )
     with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
     assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
@@ -139,7 +173,9 @@ def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
-def test_a_worker_without_a_gpu_does_not_take_that_of_another(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_a_gpu_does_not_take_that_of_another(
+    ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray Train shows a node's GPUs to all its workers, and gives the first to those without."""
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("meta"))

@@ -10,7 +10,12 @@ from methods import SettingsError
 from orchestrator.cluster import _worker as worker
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import ConfigurationError, DispatcherTimeoutError, PreflightError, TrialError
+from orchestrator.core.errors import (
+    ConfigurationError,
+    DispatcherTimeoutError,
+    PreflightError,
+    TrialError,
+)
 
 Specify = Callable[..., TrialSpec]
 
@@ -40,7 +45,11 @@ class Line(worker._Line):
 
 
 def training(
-    monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception | None, world_size: int = 1, line: Line | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    specify: Specify,
+    error: Exception | None,
+    world_size: int = 1,
+    line: Line | None = None,
 ) -> list[Any]:
     """Return the line's messages about a trial that raises `error`."""
 
@@ -64,7 +73,10 @@ def training(
 def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
-    assert training(monkeypatch, specify, error, world_size) == [{"failed": str(error)}, "given back"]
+    assert training(monkeypatch, specify, error, world_size) == [
+        {"failed": str(error)},
+        "given back",
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -72,11 +84,15 @@ def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
 ) -> None:
     """The group requests a trial while it holds one, and gets it again."""
-    assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [{"excused": "locked"}]
+    assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [
+        {"excused": "locked"}
+    ]
 
 
 @pytest.mark.parametrize(("world_size", "then"), [(1, "given back"), (2, "raised")])
-@pytest.mark.parametrize("error", [ConfigurationError("cat.png cannot be decoded"), ValueError("no such shape")])
+@pytest.mark.parametrize(
+    "error", [ConfigurationError("cat.png cannot be decoded"), ValueError("no such shape")]
+)
 def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int, then: str
 ) -> None:
@@ -103,7 +119,9 @@ def test_a_process_that_is_of_no_more_use_ends(
     assert [*said[0]] == ["excused"] and str(error) in said[0]["excused"] and said[1:] == ["raised"]
 
 
-def test_a_dispatcher_that_is_away_hears_no_excuse(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
+def test_a_dispatcher_that_is_away_hears_no_excuse(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify
+) -> None:
     class Mute(Line):
         def excuse(self, fault: str) -> None:
             raise DispatcherTimeoutError("nobody there")

@@ -34,9 +34,18 @@ class Chromium:
         program = chromium()
         assert program, "ask chromium() first"
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        command = [program, "--headless", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-                   f"--user-data-dir={self._profile.name}"]  # fmt: skip
+        command = [
+            program,
+            "--headless",
+            "--remote-debugging-pipe",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--hide-scrollbars",
+            f"--user-data-dir={self._profile.name}",
+        ]
         # as root it cannot start with a sandbox
         command += ["--no-sandbox"] if os.geteuid() == 0 else []
         (its_in, self._out), (self._in, its_out) = os.pipe(), os.pipe()
@@ -49,7 +58,11 @@ class Chromium:
             os.dup2(high[1], 4)
 
         self.process = subprocess.Popen(
-            command, preexec_fn=pipes, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            preexec_fn=pipes,
+            pass_fds=(3, 4),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for end in high:
             os.close(end)
@@ -75,11 +88,23 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         width, height = size
-        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         if not online:
-            page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+            page.call(
+                "Network.emulateNetworkConditions",
+                offline=True,
+                latency=0,
+                downloadThroughput=0,
+                uploadThroughput=0,
+            )
         return page
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
@@ -132,12 +157,18 @@ class Page:
     def happened(self, method: str, parameters: dict[str, Any]) -> None:
         """Record errors and requests."""
         if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert"):
-            self.errors.append(" ".join(str(part.get("value", part.get("description"))) for part in parameters["args"]))
+            self.errors.append(
+                " ".join(
+                    str(part.get("value", part.get("description"))) for part in parameters["args"]
+                )
+            )
         elif method == "Runtime.exceptionThrown":
             details = parameters["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.errors.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            self.errors.append(
+                f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}"
+            )
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
 
@@ -149,7 +180,9 @@ class Page:
 
     def ask(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; a promise is awaited."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        told = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in told, f"{expression}: {told}"
         return told["result"].get("value")
 
@@ -161,7 +194,9 @@ class Page:
         """
         deadline = time.monotonic() + LONGEST_S
         while not self.ask(f"!!({expression})"):
-            assert time.monotonic() < deadline, f"not true: {expression}\n{self.errors}\n{self.text()[-3000:]}"
+            assert time.monotonic() < deadline, (
+                f"not true: {expression}\n{self.errors}\n{self.text()[-3000:]}"
+            )
             self.browser.hear(ROUND_S)
 
     def text(self) -> str:
@@ -187,5 +222,8 @@ class Page:
 def without_assistant(page: Page) -> Page:
     """Return a page of MLflow on which the assistant panel does not open."""
     closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-    page.call("Page.addScriptToEvaluateOnNewDocument", source=f"if (location.protocol === 'http:') {closed}")
+    page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source=f"if (location.protocol === 'http:') {closed}",
+    )
     return page

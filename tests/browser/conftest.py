@@ -10,9 +10,13 @@ from tests.browser.serving import Interface, ran, serving
 
 NAME = "shown"
 SETTINGS = (
-    "search.methods=[cross_entropy, akd]", "search.trials=4", "training.epochs=4", "search.grace_epochs=2",
-    "teacher.training.epochs=3", "project=pages",
-)  # fmt: skip
+    "search.methods=[cross_entropy, akd]",
+    "search.trials=4",
+    "training.epochs=4",
+    "search.grace_epochs=2",
+    "teacher.training.epochs=3",
+    "project=pages",
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +37,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(browser: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with a finished sweep."""
     store = tmp_path_factory.mktemp("swept") / "store"
-    ran("sweep", "--name", NAME, *(word for pair in SETTINGS for word in ("--set", pair)), store=store)
+    ran(
+        "sweep",
+        "--name",
+        NAME,
+        *(word for pair in SETTINGS for word in ("--set", pair)),
+        store=store,
+    )
     return store
 
 

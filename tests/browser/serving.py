@@ -40,7 +40,13 @@ def ran(*words: str, store: Path) -> str:
         AssertionError: The command fails.
     """
     store.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command(*words, store=store), cwd=store.parent, capture_output=True, text=True, timeout=LONGEST_S)
+    done = subprocess.run(
+        command(*words, store=store),
+        cwd=store.parent,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -54,7 +60,9 @@ def serving(store: Path, name: str) -> Iterator[Interface]:
     server = f"http://127.0.0.1:{port}"
     runs = json.loads((store / "sweeps" / name / "mlflow.json").read_text())
     words = command("ui", "--port", str(port), store=store)
-    with subprocess.Popen(words, cwd=store.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        words, cwd=store.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             asked = f"{server}/ajax-api/2.0/mlflow/runs/get?run_id={runs['parent']}"
             experiment = json.loads(_answered(asked, process))["run"]["info"]["experiment_id"]
@@ -68,7 +76,9 @@ def _answered(address: str, process: "subprocess.Popen[bytes]") -> bytes:
     """Return the content at the address as soon as the server answers."""
     deadline = time.monotonic() + LONGEST_S
     while True:
-        assert process.poll() is None and time.monotonic() < deadline, f"nobody answers at {address}"
+        assert process.poll() is None and time.monotonic() < deadline, (
+            f"nobody answers at {address}"
+        )
         try:
             with urllib.request.urlopen(address, timeout=LONGEST_S) as answer:
                 return bytes(answer.read())

@@ -32,7 +32,10 @@ def shows(text: str) -> str:
 def drawn(page: Page, element: str) -> bool:
     """Return whether the element's area contains dark pixels."""
     left, top, right, bottom = map(
-        int, page.ask(f"(({{left, top, right, bottom}}) => [left, top, right, bottom])({BOX.format(element)})")
+        int,
+        page.ask(
+            f"(({{left, top, right, bottom}}) => [left, top, right, bottom])({BOX.format(element)})"
+        ),
     )
     seen = np.asarray(Image.open(io.BytesIO(page.picture()), formats=("PNG",)).convert("L"))
     return bool(seen[top:bottom, left:right].min() < DARK)
@@ -62,9 +65,14 @@ def test_a_trial_has_charts(page: Page, interface: Interface, pictures: Path) ->
     page.keep(pictures / "charts.png")
 
 
-def test_a_trial_has_pictures_of_what_happened(page: Page, interface: Interface, pictures: Path) -> None:
+def test_a_trial_has_pictures_of_what_happened(
+    page: Page, interface: Interface, pictures: Path
+) -> None:
     page.open(f"{interface.experiment}/runs/{interface.runs['1']}/artifacts/figures/terms.png")
-    page.wait("[...document.images].some(image => image.src.startsWith('blob:') && image.naturalWidth > 400)")
+    page.wait(
+        "[...document.images].some(image => image.src.startsWith('blob:') && "
+        "image.naturalWidth > 400)"
+    )
     page.keep(pictures / "terms.png")
 
 
@@ -75,8 +83,12 @@ def test_the_parent_describes_the_sweep(page: Page, interface: Interface, pictur
     page.keep(pictures / "description.png")
 
 
-def test_the_report_is_an_artifact_of_the_parent(page: Page, interface: Interface, reported: Path, pictures: Path) -> None:
-    page.open(f"{interface.experiment}/runs/{interface.runs['parent']}/artifacts/report/{reported.name}")
+def test_the_report_is_an_artifact_of_the_parent(
+    page: Page, interface: Interface, reported: Path, pictures: Path
+) -> None:
+    page.open(
+        f"{interface.experiment}/runs/{interface.runs['parent']}/artifacts/report/{reported.name}"
+    )
     page.wait("document.querySelector('iframe')")
     deadline = time.monotonic() + LONGEST_S
     while not drawn(page, "iframe"):  # a sandbox that cannot be queried
@@ -85,7 +97,9 @@ def test_the_report_is_an_artifact_of_the_parent(page: Page, interface: Interfac
     page.keep(pictures / "report_in_mlflow.png")
 
 
-def test_the_best_student_is_a_version_with_an_alias(page: Page, interface: Interface, pictures: Path) -> None:
+def test_the_best_student_is_a_version_with_an_alias(
+    page: Page, interface: Interface, pictures: Path
+) -> None:
     page.open(f"{interface.server}/#/models/pages-{NAME}")
     page.wait(shows("Version 1"))
     page.wait(r"/@\s*best/.test(document.body.innerText)")
@@ -95,4 +109,6 @@ def test_the_best_student_is_a_version_with_an_alias(page: Page, interface: Inte
 def test_nothing_is_asked_of_another_machine(page: Page, interface: Interface) -> None:
     page.open(f"{interface.experiment}/runs")
     page.wait(shows("matching runs"))
-    assert {address.split("/")[2] for address in page.requests if address.startswith("http")} == {interface.server.split("/")[2]}
+    assert {address.split("/")[2] for address in page.requests if address.startswith("http")} == {
+        interface.server.split("/")[2]
+    }

@@ -12,12 +12,15 @@ PHONE = (390, 844)
 TALL = (1200, 2000)
 LUMINANCE = """(name => {
     const parts = getComputedStyle(document.body)[name].match(/[0-9.]+/g).slice(0, 3).map(Number);
-    const linear = parts.map(part => part / 255).map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const linear = parts.map(part => part / 255)
+      .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
 })"""  # of WCAG 2
 
 
-def opened(browser: Chromium, report: Path, size: tuple[int, int] = SIZE, dark: bool = False) -> Page:
+def opened(
+    browser: Chromium, report: Path, size: tuple[int, int] = SIZE, dark: bool = False
+) -> Page:
     page = browser.page(size, dark=dark, online=False)
     page.open(report.as_uri())
     return page
@@ -25,26 +28,42 @@ def opened(browser: Chromium, report: Path, size: tuple[int, int] = SIZE, dark: 
 
 def fits(page: Page) -> bool:
     """Return whether the page fits the window's width."""
-    return bool(page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+    return bool(
+        page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    )
 
 
-def test_it_is_whole_without_a_network_and_without_an_error(browser: Chromium, reported: Path, pictures: Path) -> None:
+def test_it_is_whole_without_a_network_and_without_an_error(
+    browser: Chromium, reported: Path, pictures: Path
+) -> None:
     page = opened(browser, reported, TALL)
     page.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert page.errors == []
-    assert {address for address in page.requests if not address.startswith("data:")} == {reported.as_uri()}
-    assert page.ask("document.images.length") >= 1 and page.ask("[...document.images].every(image => image.naturalWidth > 0)")
+    assert {address for address in page.requests if not address.startswith("data:")} == {
+        reported.as_uri()
+    }
+    assert page.ask("document.images.length") >= 1 and page.ask(
+        "[...document.images].every(image => image.naturalWidth > 0)"
+    )
     assert (
-        page.ask("[...document.querySelectorAll('figure svg')].filter(chart => chart.getBoundingClientRect().height > 50).length")
+        page.ask(
+            "[...document.querySelectorAll('figure svg')].filter(chart => "
+            "chart.getBoundingClientRect().height > 50).length"
+        )
         >= 5
     )
-    broken = "[...document.querySelectorAll('nav a')].filter(link => !document.querySelector(link.getAttribute('href'))).length"
+    broken = (
+        "[...document.querySelectorAll('nav a')].filter(link => "
+        "!document.querySelector(link.getAttribute('href'))).length"
+    )
     assert page.ask("document.querySelectorAll('nav a').length") >= 5 and page.ask(broken) == 0
     page.keep(pictures / "report.png", whole=True)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_is_read_in_light_and_in_dark(browser: Chromium, reported: Path, pictures: Path, dark: bool) -> None:
+def test_it_is_read_in_light_and_in_dark(
+    browser: Chromium, reported: Path, pictures: Path, dark: bool
+) -> None:
     page = opened(browser, reported, dark=dark)
     ground, ink = page.ask(f"{LUMINANCE}('backgroundColor')"), page.ask(f"{LUMINANCE}('color')")
     assert (ground < ink) is dark

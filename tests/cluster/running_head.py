@@ -38,7 +38,13 @@ class Head:
         environment = self.environment | ({"RAY_AUTH_TOKEN": token} if token is not None else {})
         command = [sys.executable, str(ROOT / "run.py"), *arguments]
         done = subprocess.run(
-            command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         return done.returncode, done.stdout
 
@@ -52,12 +58,30 @@ def head(cpus: int = 2) -> Iterator[Head]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "COLUMNS": "200"}
     environment["PATH"] = f"{PYTHON.parent}{os.pathsep}{environment['PATH']}"
-    command = [str(PYTHON.parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
-    command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--ray-client-server-port={client}", "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
+    command = [
+        str(PYTHON.parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        "--disable-usage-stats",
+    ]
+    command += [
+        f"--port={gcs}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+    ]
+    command += [
+        f"--ray-client-server-port={client}",
+        "--dashboard-host=127.0.0.1",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]
     command += [f"--temp-dir={folder}", f"--num-cpus={cpus}", "--object-store-memory=100000000"]
     with open(folder / "output", "w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         _wait_for(dashboard, process, folder / "output")
         yield Head(f"127.0.0.1:{dashboard}", environment)
@@ -78,7 +102,10 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None
     until = time.monotonic() + STARTS_S
     while time.monotonic() < until and process.poll() is None:
         if "Ray runtime started" in output.read_text():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=1),
+            ):
                 return
         time.sleep(0.2)
     raise AssertionError(f"the head did not start: {output.read_text()}")

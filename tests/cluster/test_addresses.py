@@ -36,35 +36,57 @@ def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> 
     for address in (nothing_listens, "nowhere", "127.0.0.1:", "127.0.0.1:99999999"):
         with refused("resources.address", address, LISTENING, PreflightError):
             require_answer(address)
-    with refused("resources.address", "ray://127.0.0.1:10001", "host:port of the cluster itself", PreflightError):
+    with refused(
+        "resources.address",
+        "ray://127.0.0.1:10001",
+        "host:port of the cluster itself",
+        PreflightError,
+    ):
         require_answer("ray://127.0.0.1:10001")
 
 
-def test_auto_without_a_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch, nothing_listens: str) -> None:
+def test_auto_without_a_cluster_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, nothing_listens: str
+) -> None:
     """No cluster at all, and a former one, which Ray itself would search for minutes."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
-    with refused("resources.address", "auto", "a Ray cluster that runs on this machine", PreflightError):
+    with refused(
+        "resources.address", "auto", "a Ray cluster that runs on this machine", PreflightError
+    ):
         require_answer("auto")
-    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"))
+    monkeypatch.setattr(
+        services,
+        "find_bootstrap_address",
+        lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"),
+    )
     with refused("resources.address", "auto", LISTENING, PreflightError) as told:
         require_answer("auto")
     assert "127.0.0.2" in str(told.value), "the last one known"
 
 
-@pytest.mark.parametrize("job", [None, {}, {"runtime_env": {"env_vars": {"MALLOC_TRIM_THRESHOLD_": "1"}}}])
-def test_workers_are_sent_the_program(job: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "job", [None, {}, {"runtime_env": {"env_vars": {"MALLOC_TRIM_THRESHOLD_": "1"}}}]
+)
+def test_workers_are_sent_the_program(
+    job: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
     if job is not None:
         monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
     sent = runtime_environment()
-    assert sent["py_modules"] == PACKAGES and all((Path(folder) / "__init__.py").is_file() for folder in PACKAGES)
+    assert sent["py_modules"] == PACKAGES and all(
+        (Path(folder) / "__init__.py").is_file() for folder in PACKAGES
+    )
     theirs = {"MALLOC_TRIM_THRESHOLD_"} if job else set()
     assert {name: value for name, value in sent["env_vars"].items() if name not in NAMES} == {
         name: value for name, value in allocator().items() if name not in theirs
     }
-    assert all(sent["env_vars"][name].endswith(f",${{{name}}}") and "127.0.0.1" in sent["env_vars"][name] for name in NAMES)
+    assert all(
+        sent["env_vars"][name].endswith(f",${{{name}}}") and "127.0.0.1" in sent["env_vars"][name]
+        for name in NAMES
+    )
 
 
 def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +98,13 @@ def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyP
         }
     }
     monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
-    assert runtime_environment() == {"env_vars": {"MALLOC_MMAP_THRESHOLD_": allocator()["MALLOC_MMAP_THRESHOLD_"]}}
+    assert runtime_environment() == {
+        "env_vars": {"MALLOC_MMAP_THRESHOLD_": allocator()["MALLOC_MMAP_THRESHOLD_"]}
+    }
 
 
 def test_an_address_and_this_process_alone_exclude_each_other(tmp_path: Path) -> None:
     with refused("--address", "auto", "without --local"):
-        train_command.train(tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto")
+        train_command.train(
+            tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto"
+        )

@@ -27,7 +27,10 @@ def test_the_static_cluster_is_one_for_ray_and_wants_a_token() -> None:
     assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
     for role in ("head", "worker"):
         (start,) = [line for line in config[f"{role}_start_ray_commands"] if "ray start" in line]
-        assert start.index("export RAY_AUTH_MODE=token;") < start.index("ray start") and "dashboard-host=0.0.0.0" not in start
+        assert (
+            start.index("export RAY_AUTH_MODE=token;") < start.index("ray start")
+            and "dashboard-host=0.0.0.0" not in start
+        )
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert all(not local.startswith("/") for local in config["file_mounts"].values())
     assert (ROOT / config["file_mounts"]["~/distillation/constraints.txt"]).is_file()
@@ -35,11 +38,23 @@ def test_the_static_cluster_is_one_for_ray_and_wants_a_token() -> None:
 
 def test_the_cluster_of_kubernetes_wants_a_token_and_shares_the_store() -> None:
     claim, policy, cluster = yaml.safe_load_all((ROOT / "configs/cluster/kuberay.yaml").read_text())
-    assert [each["kind"] for each in (claim, policy, cluster)] == ["PersistentVolumeClaim", "NetworkPolicy", "RayCluster"]
-    assert cluster["apiVersion"] == "ray.io/v1" and cluster["spec"]["authOptions"] == {"mode": "token"}
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert [each["kind"] for each in (claim, policy, cluster)] == [
+        "PersistentVolumeClaim",
+        "NetworkPolicy",
+        "RayCluster",
+    ]
+    assert cluster["apiVersion"] == "ray.io/v1" and cluster["spec"]["authOptions"] == {
+        "mode": "token"
+    }
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     assert cluster["spec"]["rayVersion"] == pinned["ray"]
-    assert policy["spec"]["podSelector"]["matchLabels"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert policy["spec"]["podSelector"]["matchLabels"] == {
+        "ray.io/cluster": cluster["metadata"]["name"]
+    }
     for group in (cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]):
         pod: dict[str, Any] = group["template"]["spec"]
         (container,) = pod["containers"]

@@ -20,7 +20,9 @@ import subprocess, sys, time
 from pathlib import Path
 from orchestrator.cluster.descendants import record_descendants
 with record_descendants(Path(sys.argv[1])):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
     time.sleep(600)
 """
 
@@ -74,7 +76,10 @@ def test_what_a_killed_driver_left_is_ended_even_if_it_is_stopped(
     assert not list(folder.iterdir()) and end_left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize(("key", "value"), [("began", 1.0), ("program", "/bin/another"), ("pid", 2**22 + 1), ("host", "elsewhere")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("began", 1.0), ("program", "/bin/another"), ("pid", 2**22 + 1), ("host", "elsewhere")],
+)
 def test_a_process_that_is_another_one_is_left_alone(
     key: str, value: Any, driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
 ) -> None:
@@ -91,14 +96,20 @@ def test_a_process_that_is_another_one_is_left_alone(
     assert file.exists() is (key == "host"), "that of another host is for its own"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", '{"host": 1}', '{"host": "x", "driver": null}'])
-def test_a_file_that_says_nothing_is_passed_over(content: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"host": 1}', '{"host": "x", "driver": null}']
+)
+def test_a_file_that_says_nothing_is_passed_over(
+    content: str, folder: Path, tmp_path: Path
+) -> None:
     folder.mkdir(parents=True)
     (folder / "processes-1.json").write_text(content)
     assert end_left_over(tmp_path) == []
 
 
-def test_what_still_lives_at_the_end_of_the_block_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_still_lives_at_the_end_of_the_block_is_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.cluster.descendants.ORDERLY_S", 0.0)
     with record_descendants(folder):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

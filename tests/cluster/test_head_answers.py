@@ -9,8 +9,13 @@ import ray
 from orchestrator.cluster import connect
 
 
-@pytest.mark.parametrize(("there", "replies", "answers"), [(True, True, True), (True, False, False), (False, True, False)])
-def test_a_head_answers_a_question(there: bool, replies: bool, answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("there", "replies", "answers"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_a_head_answers_a_question(
+    there: bool, replies: bool, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def get(key: bytes, namespace: Any, timeout: float) -> None:
         assert timeout <= 5.0
         if not replies:
@@ -18,5 +23,8 @@ def test_a_head_answers_a_question(there: bool, replies: bool, answers: bool, mo
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setattr(connect, "accepts_connections", lambda address: there)
-    monkeypatch.setattr("ray._private.worker.global_worker", SimpleNamespace(gcs_client=SimpleNamespace(internal_kv_get=get)))
+    monkeypatch.setattr(
+        "ray._private.worker.global_worker",
+        SimpleNamespace(gcs_client=SimpleNamespace(internal_kv_get=get)),
+    )
     assert connect.answers() is answers

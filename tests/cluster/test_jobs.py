@@ -19,13 +19,20 @@ from tests.refusal import refused
 
 Answer = tuple[int, Any]
 VERSION: dict[str, list[Answer]] = {
-    "/api/version": [(200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})]
+    "/api/version": [
+        (200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})
+    ]
 }
 
 
 def details(name: str, status: str, **more: Any) -> dict[str, Any]:
     """Return a job as the server describes it."""
-    return {"type": "SUBMISSION", "submission_id": name, "status": status, "entrypoint": "python run.py sweep"} | more
+    return {
+        "type": "SUBMISSION",
+        "submission_id": name,
+        "status": status,
+        "entrypoint": "python run.py sweep",
+    } | more
 
 
 @contextmanager
@@ -39,7 +46,12 @@ def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[s
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            asked.append((f"{self.command} {self.path}", self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+            asked.append(
+                (
+                    f"{self.command} {self.path}",
+                    self.rfile.read(int(self.headers.get("Content-Length", 0))),
+                )
+            )
             left = answers.get(self.path, [(200 if self.command == "PUT" else 404, "not found")])
             status, body = left.pop(0) if len(left) > 1 else left[0]
             text = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -89,7 +101,9 @@ def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_address("head:8265") == "http://head:8265"
 
 
-@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"])
+@pytest.mark.parametrize(
+    "address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"]
+)
 def test_an_address_that_is_none(address: str) -> None:
     with refused("--address", address, "HOST:PORT of the head's dashboard"):
         server_address(address)
@@ -109,7 +123,10 @@ def test_an_address_nobody_answers() -> None:
         for command in (["status"], ["status", "mine"], ["stop", "mine"], ["submit", "--detach"]):
             words = ["--", "teacher", "--store", "/s"] if command[0] == "submit" else []
             code, output = call(*command, "--address", address, *words)
-            assert (code, output.count("\n")) == (3, 1) and f"http://{address}: no job server of Ray answers there" in output
+            assert (code, output.count("\n")) == (
+                3,
+                1,
+            ) and f"http://{address}: no job server of Ray answers there" in output
 
 
 def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +139,9 @@ def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch)
             Cluster(address)
 
 
-@pytest.mark.parametrize("answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")])
+@pytest.mark.parametrize(
+    "answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")]
+)
 def test_a_server_that_is_not_ray(answer: Answer) -> None:
     refusal = refused("--address", allowed="a job server of Ray", error=PreflightError)
     with server({"/api/version": [answer]}) as (address, _), refusal:
@@ -130,18 +149,40 @@ def test_a_server_that_is_not_ray(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "the cluster wants a token and there is none here"), (403, "the cluster refuses the token")]
+    ("status", "said"),
+    [
+        (401, "the cluster wants a token and there is none here"),
+        (403, "the cluster refuses the token"),
+    ],
 )
 def test_a_token_that_is_missing_or_wrong(status: int, said: str) -> None:
     with server({"/api/version": [(status, "Unauthorized")]}) as (address, _):
         code, output = call("status", "--address", address)
-        assert (code, output.count("\n")) == (3, 1) and said in output and "RAY_AUTH_TOKEN_PATH" in output
+        assert (
+            (code, output.count("\n")) == (3, 1)
+            and said in output
+            and "RAY_AUTH_TOKEN_PATH" in output
+        )
 
 
 def test_the_package_and_the_job_are_sent() -> None:
     package = "/api/packages/gcs/_ray_pkg_"
-    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (address, asked):
-        code, output = call("submit", "--address", address, "--detach", "--name", "mine", "--", "teacher", "--store", "/s")
+    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (
+        address,
+        asked,
+    ):
+        code, output = call(
+            "submit",
+            "--address",
+            address,
+            "--detach",
+            "--name",
+            "mine",
+            "--",
+            "teacher",
+            "--store",
+            "/s",
+        )
     assert code == 0, output
     assert f"python run.py status mine --address http://{address} --follow" in output
     assert f"python run.py stop mine --address http://{address}" in output
@@ -149,7 +190,10 @@ def test_the_package_and_the_job_are_sent() -> None:
     (archive,) = [body for line, body in sent.items() if line.startswith(f"PUT {package}")]
     assert archive[:2] == b"PK" and b"orchestrator/cli/_submission.py" in archive
     request = json.loads(sent["POST /api/jobs/"])
-    assert request["entrypoint"] == "python run.py teacher --store /s" and request["submission_id"] == "mine"
+    assert (
+        request["entrypoint"] == "python run.py teacher --store /s"
+        and request["submission_id"] == "mine"
+    )
     assert request["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
     assert request["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
     assert request["metadata"] == {"command": "teacher", "store": "/s"}
@@ -157,27 +201,47 @@ def test_the_package_and_the_job_are_sent() -> None:
 
 def test_a_package_over_the_limit_is_not_sent() -> None:
     with server(VERSION) as (address, asked):
-        code, output = call("submit", "--address", address, "--limit-mib", "0.1", "--", "teacher", "--store", "/s")
-    assert (code, output.count("\n"), asked) == (2, 1, []) and "--limit-mib 0.1: the project's" in output
+        code, output = call(
+            "submit", "--address", address, "--limit-mib", "0.1", "--", "teacher", "--store", "/s"
+        )
+    assert (code, output.count("\n"), asked) == (
+        2,
+        1,
+        [],
+    ) and "--limit-mib 0.1: the project's" in output
 
 
 def test_a_name_that_is_taken() -> None:
-    refused = "ValueError: Job with submission_id mine already exists. Please use a different submission_id."
+    refused = (
+        "ValueError: Job with submission_id mine already exists. Please use a different "
+        "submission_id."
+    )
     with server(VERSION | {"/api/jobs/": [(400, refused)]}) as (address, _):
-        code, output = call("submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s")
+        code, output = call(
+            "submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s"
+        )
     assert code == 2 and "--name 'mine' is a job of http" in output
 
 
 def test_jobs_are_listed_without_secrets() -> None:
     found = [
-        details("late", "RUNNING", start_time=2_000_000, entrypoint="python run.py sweep --set password=hunter22"),
+        details(
+            "late",
+            "RUNNING",
+            start_time=2_000_000,
+            entrypoint="python run.py sweep --set password=hunter22",
+        ),
         details("early", "FAILED", start_time=1_000_000, end_time=1_500_000, driver_exit_code=2),
         # a driver without a submitted job
         details("x", "RUNNING", type="DRIVER", submission_id=None, job_id="01"),
     ]
     with server(VERSION | {"/api/jobs/": [(200, found)]}) as (address, _):
         code, output = call("status", "--address", address)
-        assert code == 0 and [line.split()[0] for line in output.splitlines()] == ["job", "early", "late"]
+        assert code == 0 and [line.split()[0] for line in output.splitlines()] == [
+            "job",
+            "early",
+            "late",
+        ]
         code, text = call("status", "--address", address, "--json")
     assert "hunter22" not in output + text and json.loads(text)[0]["returned"] == 2
 
@@ -191,7 +255,12 @@ def test_one_job_and_the_end_of_its_log() -> None:
     }
     with server(answers) as (address, _):
         code, output = call("status", "mine", "--address", address)
-        assert code == 0 and "mine: running" in output and "line 80\n" in output and "line 79\n" not in output
+        assert (
+            code == 0
+            and "mine: running" in output
+            and "line 80\n" in output
+            and "line 79\n" not in output
+        )
         code, output = call("status", "other", "--address", address)
         assert code == 2 and f"the cluster at http://{address} has no job 'other'" in output
 
@@ -207,10 +276,14 @@ def test_one_job_and_the_end_of_its_log() -> None:
         ("STOPPED", None, 130, True),
     ],
 )
-def test_a_job_is_followed_and_its_status_returned(status: str, returned: int | None, code: int, resume: bool) -> None:
+def test_a_job_is_followed_and_its_status_returned(
+    status: str, returned: int | None, code: int, resume: bool
+) -> None:
     """The log arrives completely and once although the connection for it is never established."""
     labels = {"run": "kd", "store": "/my store"}
-    end = details("mine", status, driver_exit_code=returned, metadata=labels, message="it went wrong")
+    end = details(
+        "mine", status, driver_exit_code=returned, metadata=labels, message="it went wrong"
+    )
     answers: dict[str, list[Answer]] = VERSION | {
         "/api/jobs/mine": [(200, details("mine", "RUNNING")), (500, "for a moment"), (200, end)],
         "/api/jobs/mine/logs": [(200, {"logs": "one\ntwo\n"})],
@@ -218,7 +291,9 @@ def test_a_job_is_followed_and_its_status_returned(status: str, returned: int | 
     with server(answers) as (address, _):
         found, output = call("status", "mine", "--address", address, "--follow")
     assert found == code and output.startswith(f"one\ntwo\nmine: {status.lower()}")
-    assert (f"submit --address http://{address} -- sweep --resume kd --store '/my store'" in output) == resume
+    assert (
+        f"submit --address http://{address} -- sweep --resume kd --store '/my store'" in output
+    ) == resume
 
 
 def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +301,13 @@ def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Cluster, "follow", interrupted)
-    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (address, asked):
-        code, output = call("submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s")
+    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (
+        address,
+        asked,
+    ):
+        code, output = call(
+            "submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s"
+        )
     assert code == 130 and "mine goes on without you" in output
     # the commands that follow and stop it
     assert output.count(f"mine --address http://{address}") == 2
@@ -249,10 +329,15 @@ def test_a_name_that_would_be_another_address(command: str) -> None:
     assert {line for line, _ in asked} == {"GET /api/version"}
 
 
-def test_a_cluster_that_falls_silent_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_falls_silent_is_not_followed_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(jobs, "SILENT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
-    with server(answers) as (address, _), refused("--address", f"http://{address}", None, PreflightError):
+    with (
+        server(answers) as (address, _),
+        refused("--address", f"http://{address}", None, PreflightError),
+    ):
         Cluster(address).follow("mine", print)
 
 
@@ -267,14 +352,18 @@ def test_a_log_that_breaks_off_is_written_once() -> None:
 def test_a_job_is_stopped_and_waited_for() -> None:
     labels = {"run": "kd", "store": "/s"}
     answers: dict[str, list[Answer]] = VERSION | {
-        "/api/jobs/mine": [(200, details("mine", status, metadata=labels)) for status in ("RUNNING", "RUNNING", "STOPPED")],
+        "/api/jobs/mine": [
+            (200, details("mine", status, metadata=labels))
+            for status in ("RUNNING", "RUNNING", "STOPPED")
+        ],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
     }
     with server(answers) as (address, asked):
         code, output = call("stop", "mine", "--address", address)
         assert code == 0 and output.splitlines() == [
             "mine: stopped",
-            f"  resume: python run.py submit --address http://{address} -- sweep --resume kd --store /s",
+            f"  resume: python run.py submit --address http://{address} -- sweep --resume kd "
+            f"--store /s",
         ]
         before = len(asked)
         code, output = call("stop", "mine", "--address", address)
@@ -289,12 +378,18 @@ def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
     }
-    with server(answers) as (address, _), refused("name", "mine", "an end within 0 s", PreflightError):
+    with (
+        server(answers) as (address, _),
+        refused("name", "mine", "an end within 0 s", PreflightError),
+    ):
         Cluster(address).stop("mine")
 
 
 def test_an_exit_code_of_its_own() -> None:
-    assert [Job("a", state, "", returned=code).exit_code for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]] == [
+    assert [
+        Job("a", state, "", returned=code).exit_code
+        for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]
+    ] == [
         3,
         1,
         0,

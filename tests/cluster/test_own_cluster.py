@@ -22,7 +22,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     def init(**given: Any) -> None:
         seen.update(os.environ, dashboard=str(given["include_dashboard"]))
 
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_ADDRESS"):
+    for name in (
+        "GLOO_SOCKET_IFNAME",
+        "NCCL_SOCKET_IFNAME",
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_AUTH_MODE",
+        "RAY_ADDRESS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
@@ -35,12 +41,16 @@ def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, st
         pass
     assert started["RAY_ADDRESS"].startswith("127.0.0.1:") and started["dashboard"] == "False"
     assert started["GLOO_SOCKET_IFNAME"] == started["NCCL_SOCKET_IFNAME"]
-    assert socket.if_nametoindex(started["GLOO_SOCKET_IFNAME"]) and started["GLOO_SOCKET_IFNAME"].startswith("lo")
+    assert socket.if_nametoindex(started["GLOO_SOCKET_IFNAME"]) and started[
+        "GLOO_SOCKET_IFNAME"
+    ].startswith("lo")
     assert started["RAY_USAGE_STATS_ENABLED"] == "0" and "RAY_AUTH_MODE" not in started
     assert dict(os.environ) == before
 
 
-def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_has_set_stays(
+    started: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     with connect_to_ray(None):
@@ -48,10 +58,15 @@ def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytes
     assert started["NCCL_SOCKET_IFNAME"] == "eth0" and started["RAY_USAGE_STATS_ENABLED"] == "1"
 
 
-def test_workers_of_one_machine_meet_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_one_machine_meet_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     here = torch_config("gloo", tmp_path)
-    assert isinstance(here, FileRendezvous) and (here.backend, here.folder) == ("gloo", str(tmp_path))
+    assert isinstance(here, FileRendezvous) and (here.backend, here.folder) == (
+        "gloo",
+        str(tmp_path),
+    )
     for address in ("10.0.0.1:6379", "head.cluster:6379"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert type(torch_config("nccl", tmp_path)) is TorchConfig

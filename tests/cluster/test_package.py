@@ -57,7 +57,9 @@ def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_pa
     beside = tmp_path / "mine.yaml"
     beside.write_text("seed: 1")
     packed = collect(
-        project, ["*.toml", "/configs"], {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"}
+        project,
+        ["*.toml", "/configs"],
+        {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"},
     )
     assert sorted(packed.files) == [
         "configs/digits.yaml",  # the requested one
@@ -84,7 +86,11 @@ def test_this_project_has_all_that_it_imports() -> None:
 def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "key").write_text("secret")
-    places = {"file": tmp_path / "outside" / "key", "folder": tmp_path / "outside", "root of the project": project}
+    places = {
+        "file": tmp_path / "outside" / "key",
+        "folder": tmp_path / "outside",
+        "root of the project": project,
+    }
     (project / "methods" / "link").symlink_to(places[target])
     with refused("methods/link", str(places[target]), "a copy in the project"):
         collect(project)
@@ -110,7 +116,11 @@ def test_the_limit_names_the_largest_files(project: Path) -> None:
         packed.require_at_most(7)
     said = str(told.value)
     assert said.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
-    assert said.index("methods/larger.py (4.0 MiB)") < said.index("configs/large.yaml (3.0 MiB)") < said.index("--exclude")
+    assert (
+        said.index("methods/larger.py (4.0 MiB)")
+        < said.index("configs/large.yaml (3.0 MiB)")
+        < said.index("--exclude")
+    )
 
 
 def test_equal_files_make_equal_archives(project: Path, tmp_path: Path) -> None:
@@ -124,8 +134,14 @@ def test_equal_files_make_equal_archives(project: Path, tmp_path: Path) -> None:
     collect(project).write(second)
     assert first.read_bytes() != second.read_bytes()
     with zipfile.ZipFile(second) as written:
-        assert written.read("run.py") == b"other" and set(written.namelist()) == set(collect(project).files)
+        assert written.read("run.py") == b"other" and set(written.namelist()) == set(
+            collect(project).files
+        )
 
 
 def test_bytes_in_words() -> None:
-    assert (in_words(2**10 * 3), in_words(MIB), in_words(MIB * 5 // 2)) == ("3 KiB", "1.0 MiB", "2.5 MiB")
+    assert (in_words(2**10 * 3), in_words(MIB), in_words(MIB * 5 // 2)) == (
+        "3 KiB",
+        "1.0 MiB",
+        "2.5 MiB",
+    )

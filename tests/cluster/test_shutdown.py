@@ -23,11 +23,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
     """Shut down with a `ray.shutdown` that waits for `released`."""
     monkeypatch.setattr("ray._private.worker._global_node", node)
-    monkeypatch.setattr("ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go"))
+    monkeypatch.setattr(
+        "ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go")
+    )
     connect._shut_down()
 
 
-def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     released, ended = threading.Event(), []
 
     def kill(check_alive: bool, allow_graceful: bool) -> None:
@@ -39,7 +43,9 @@ def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(told: list[Any],
     assert ended == [(False, False)] and not told
 
 
-def test_where_that_does_not_help_the_run_is_given_up(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_that_does_not_help_the_run_is_given_up(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
 
     def give_up(reason: str, code: int) -> None:

@@ -30,7 +30,9 @@ def test_ray_takes_its_own_variable_first(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_longest_path_that_a_socket_may_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_the_longest_path_that_a_socket_may_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     require_short_sockets()
     room = LONGEST_SOCKET - len(SOCKET.format(pid=os.getpid())) - 1
     monkeypatch.setenv(name, "/" + "t" * (room - 1))

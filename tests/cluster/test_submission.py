@@ -48,7 +48,11 @@ def test_a_sweep_as_it_runs_there() -> None:
 def test_a_run_has_a_name_before_it_is_sent() -> None:
     job = made("train", "--store", "/s", "--dry-run")
     run_name = job.labels["run"]
-    assert job.name == run_name and run_name.startswith("kd-") and f"--name {run_name}" in job.entrypoint
+    assert (
+        job.name == run_name
+        and run_name.startswith("kd-")
+        and f"--name {run_name}" in job.entrypoint
+    )
     assert "--dry-run" in job.entrypoint
     assert made("train", "--store", "/s", name="first-try").name == "first-try"
 
@@ -56,13 +60,22 @@ def test_a_run_has_a_name_before_it_is_sent() -> None:
 def test_a_teacher_and_a_resume_have_no_new_name() -> None:
     teacher = made("teacher", "--store", "/s", "--precompute")
     assert teacher.entrypoint == "python run.py teacher --store /s --precompute"
-    assert teacher.name == "teacher-20260102-030405" and teacher.labels == {"command": "teacher", "store": "/s"}
+    assert teacher.name == "teacher-20260102-030405" and teacher.labels == {
+        "command": "teacher",
+        "store": "/s",
+    }
     resumed = made("sweep", "--resume", "mine", "--store", "/s", "--trials", "9")
     assert resumed.entrypoint == "python run.py sweep --store /s --trials 9 --resume mine"
-    assert resumed.name == "mine-20260102-030405" and resumed.labels["run"] == "mine" and resumed.beside == {}
+    assert (
+        resumed.name == "mine-20260102-030405"
+        and resumed.labels["run"] == "mine"
+        and resumed.beside == {}
+    )
 
 
-def test_a_configuration_from_elsewhere_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_from_elsewhere_travels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.yaml").write_text("search: {trials: 3}")
     monkeypatch.chdir(tmp_path)
     job = made("sweep", "--store", "/s", "--config", "mine.yaml")
@@ -72,7 +85,9 @@ def test_a_configuration_from_elsewhere_travels(tmp_path: Path, monkeypatch: pyt
     job = made("sweep", "--store", "/s", "--config", "digits_dual.yaml")
     assert "--config configs/digits_dual.yaml" in job.entrypoint
     resumed = made("sweep", "--resume", "mine", "--store", "/s", "--config", "digits_dual.yaml")
-    assert resumed.beside == job.beside and "--config configs/digits_dual.yaml" in resumed.entrypoint
+    assert (
+        resumed.beside == job.beside and "--config configs/digits_dual.yaml" in resumed.entrypoint
+    )
     assert job.beside == {"configs/digits_dual.yaml": ROOT / "configs/digits_dual.yaml"}
 
 
@@ -92,15 +107,51 @@ COMMANDS = ("sweep", "train", "teacher")
         (["sweep", "--store", "/s", "--trials", "three"], "--trials", ANY, ANY, "sweep --help"),
         (["sweep", "--store", "/s", "--trials", "0"], "search.trials", 0, (1, 100_000), ""),
         (["sweep", "--store", "/s", "--time-budget", "soon"], "--time-budget", "soon", ANY, ""),
-        (["sweep", "--store", "/s", "--scheduler", "fastest"], "search.scheduler", "fastest", ANY, ""),
-        (["sweep", "--store", "/s", "--set", "method.name=kdd"], "method.name", "kdd", ANY, "did you mean 'kd'"),
-        (["train", "--store", "/s", "--set", "trainning.epochs=1"], "trainning", ANY, ANY, "did you mean 'training'"),
-        (["train", "--store", "/s", "--set", "student.name=resnet21"], "student.name", "resnet21", ANY, "resnet20"),
-        (["train", "--store", "/s", "--set", "data.name=digit"], "data.name", "digit", ANY, "did you mean 'digits'"),
+        (
+            ["sweep", "--store", "/s", "--scheduler", "fastest"],
+            "search.scheduler",
+            "fastest",
+            ANY,
+            "",
+        ),
+        (
+            ["sweep", "--store", "/s", "--set", "method.name=kdd"],
+            "method.name",
+            "kdd",
+            ANY,
+            "did you mean 'kd'",
+        ),
+        (
+            ["train", "--store", "/s", "--set", "trainning.epochs=1"],
+            "trainning",
+            ANY,
+            ANY,
+            "did you mean 'training'",
+        ),
+        (
+            ["train", "--store", "/s", "--set", "student.name=resnet21"],
+            "student.name",
+            "resnet21",
+            ANY,
+            "resnet20",
+        ),
+        (
+            ["train", "--store", "/s", "--set", "data.name=digit"],
+            "data.name",
+            "digit",
+            ANY,
+            "did you mean 'digits'",
+        ),
         (["sweep", "--store", "/s", "--config", "none.yaml"], "--config", "none.yaml", ANY, ""),
         (["sweep", "--store", "/s", "--name", "../out"], "--name", "../out", ANY, ""),
         (["sweep", "--store", "/s", "--resume", "../out"], "--resume", "../out", ANY, ""),
-        (["sweep", "--store", "/s", "--resume", "mine", "--seed", "1"], "--resume", "mine", "without --seed", ""),
+        (
+            ["sweep", "--store", "/s", "--resume", "mine", "--seed", "1"],
+            "--resume",
+            "mine",
+            "without --seed",
+            "",
+        ),
         (
             ["sweep", "--store", "/s", "--resume", "mine", "--set", "seed=1"],
             "--set",
@@ -108,7 +159,13 @@ COMMANDS = ("sweep", "train", "teacher")
             ("data.path", "teacher.cache", "*.weights"),
             "",
         ),
-        (["sweep", "--store", "/s", "--resume", "mine", "--set", "data.path=d.npz"], "data.path", "d.npz", SHARED, ""),
+        (
+            ["sweep", "--store", "/s", "--resume", "mine", "--set", "data.path=d.npz"],
+            "data.path",
+            "d.npz",
+            SHARED,
+            "",
+        ),
         (["train", "--store", "/s", "--local"], "--local", True, "left out", ""),
         (
             ["sweep", "--store", "/s", "--set", "resources.address=127.0.0.1:6379"],
@@ -118,13 +175,27 @@ COMMANDS = ("sweep", "train", "teacher")
             "",
         ),
         (
-            ["sweep", "--store", "/s", "--set", "data.name=npz", "--set", "data.path=data/mine.npz"],
+            [
+                "sweep",
+                "--store",
+                "/s",
+                "--set",
+                "data.name=npz",
+                "--set",
+                "data.path=data/mine.npz",
+            ],
             "data.path",
             "data/mine.npz",
             SHARED,
             "",
         ),
-        (["sweep", "--store", "/s", "--set", "teacher.cache=cache"], "teacher.cache", "cache", SHARED, ""),
+        (
+            ["sweep", "--store", "/s", "--set", "teacher.cache=cache"],
+            "teacher.cache",
+            "cache",
+            SHARED,
+            "",
+        ),
         (
             ["sweep", "--store", "/s", "--set", "teacher.network.weights=mine.safetensors"],
             "teacher.network.weights",
@@ -132,7 +203,13 @@ COMMANDS = ("sweep", "train", "teacher")
             SHARED,
             "",
         ),
-        (["teacher", "--store", "/s", "--set", "teacher=null"], "teacher", None, "teacher.network.name", ""),
+        (
+            ["teacher", "--store", "/s", "--set", "teacher=null"],
+            "teacher",
+            None,
+            "teacher.network.name",
+            "",
+        ),
         (
             ["sweep", "--store", "/s", "--set", "project=password=hunter22"],
             "command line",
@@ -142,7 +219,9 @@ COMMANDS = ("sweep", "train", "teacher")
         ),
     ],
 )
-def test_what_would_fail_there_fails_here(words: list[str], field: str, value: object, allowed: object, hint: str) -> None:
+def test_what_would_fail_there_fails_here(
+    words: list[str], field: str, value: object, allowed: object, hint: str
+) -> None:
     with refused(field, value, allowed) as told:
         made(*words)
     error = told.value

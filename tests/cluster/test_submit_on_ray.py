@@ -26,11 +26,25 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
     elsewhere.mkdir()
     with head() as cluster:
         address = ["--address", cluster.address]
-        code, output = cluster.call("submit", *address, "--", "train", "--store", str(store), token="another", cwd=elsewhere)
-        assert (code, output.count("\n")) == (3, 1) and "the cluster refuses the token it was given" in output
+        code, output = cluster.call(
+            "submit", *address, "--", "train", "--store", str(store), token="another", cwd=elsewhere
+        )
+        assert (code, output.count("\n")) == (
+            3,
+            1,
+        ) and "the cluster refuses the token it was given" in output
         assert "another" not in output.removeprefix("error")
         code, output = cluster.call(
-            "submit", *address, "--", "train", "--store", str(store), "--name", "mine", *SMALL, cwd=elsewhere
+            "submit",
+            *address,
+            "--",
+            "train",
+            "--store",
+            str(store),
+            "--name",
+            "mine",
+            *SMALL,
+            cwd=elsewhere,
         )
         assert code == 0, output
         said = (
@@ -40,10 +54,18 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
             output.index(": succeeded"),
         )
         assert list(said) == sorted(said), output
-        assert not any(secret in output for name, secret in cluster.environment.items() if name == "RAY_AUTH_TOKEN")
+        assert not any(
+            secret in output
+            for name, secret in cluster.environment.items()
+            if name == "RAY_AUTH_TOKEN"
+        )
         code, listed = cluster.call("status", *address, "--json", cwd=elsewhere)
     (job,) = json.loads(listed)
-    assert code == 0 and (job["state"], job["returned"], job["labels"]["run"]) == ("succeeded", 0, "mine")
+    assert code == 0 and (job["state"], job["returned"], job["labels"]["run"]) == (
+        "succeeded",
+        0,
+        "mine",
+    )
     assert job["name"].startswith("mine-") and "--store" in job["entrypoint"]
     assert json.loads((store / "sweeps/mine/sweep.json").read_text())["state"] == "finished"
     assert not list(elsewhere.iterdir())  # nothing was left in the calling folder

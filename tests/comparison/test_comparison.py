@@ -45,9 +45,13 @@ FEW = ("cross_entropy", "kd")
 QUIET = Console(quiet=True)
 
 
-def begun(store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS) -> Comparison:
+def begun(
+    store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS
+) -> Comparison:
     common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
-    return Comparison.create(store, "mine", prepare_run(store, common, "sweep", local=False).configuration, seeds)
+    return Comparison.create(
+        store, "mine", prepare_run(store, common, "sweep", local=False).configuration, seeds
+    )
 
 
 @pytest.fixture
@@ -67,7 +71,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 def plain_values(sweep: Sweep, method: str) -> dict[int, float]:
     """Return test accuracies by seed, read only from the records."""
-    own = [trial for trial in sweep.trials.values() if trial.params["method.name"] == method and trial.state == "complete"]
+    own = [
+        trial
+        for trial in sweep.trials.values()
+        if trial.params["method.name"] == method and trial.state == "complete"
+    ]
     return {trial.params["seed"]: trial.metrics["test/last/accuracy"] for trial in own}
 
 
@@ -84,28 +92,52 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
     comparison = begun(store)
     last = running.run_comparison(store, comparison, QUIET)
-    assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-ttm": 2, "mine-seeds": 9}
+    assert Counter(here.trained) == {
+        "mine-cross_entropy": 2,
+        "mine-kd": 2,
+        "mine-ttm": 2,
+        "mine-seeds": 9,
+    }
     found = result(store, comparison)
     assert [row.method for row in found.rows] == list(METHODS) and found.seeds == (1, 2, 3)
     values = {method: plain_values(last, method) for method in METHODS}
     assert all(sorted(own) == [1, 2, 3] for own in values.values())
     for row in found.rows:
         own = list(values[row.method].values())
-        assert row.means["accuracy"].value == pytest.approx(sum(own) / 3) and row.means["accuracy"].count == 3
-        assert row.search.trials == 2 and row.over_seeds.trials == 3 and row.over_seeds.cpu_s and not row.message
+        assert (
+            row.means["accuracy"].value == pytest.approx(sum(own) / 3)
+            and row.means["accuracy"].count == 3
+        )
+        assert (
+            row.search.trials == 2
+            and row.over_seeds.trials == 3
+            and row.over_seeds.cpu_s
+            and not row.message
+        )
         for reference in {"cross_entropy", "kd"} - {row.method}:
             theirs = [values[reference][seed] for seed in values[row.method]]
-            assert row.against[reference].difference.mean == pytest.approx(sum(own) / 3 - sum(theirs) / 3)
-            assert row.against[reference].difference.p == pytest.approx(stats.ttest_rel(own, theirs).pvalue)
+            assert row.against[reference].difference.mean == pytest.approx(
+                sum(own) / 3 - sum(theirs) / 3
+            )
+            assert row.against[reference].difference.p == pytest.approx(
+                stats.ttest_rel(own, theirs).pvalue
+            )
             searched = Sweep.open(store, comparison.search(row.method)).best()
             assert searched is not None and row.settings == searched.settings
     told = [row.against[name] for row in found.rows for name in row.against]
-    assert all(one.corrected is not None and one.corrected >= (one.difference.p or 0) for one in told)
+    assert all(
+        one.corrected is not None and one.corrected >= (one.difference.p or 0) for one in told
+    )
 
 
 def test_seeds_are_paired(store: Store, here: Here) -> None:
     """Without a teacher term and with a fixed recipe, KD is plain training: students are equal."""
-    held = ("method.name=kd", "method.alpha=0.0", "method.temperature=1.0", "training.learning_rate=0.05")
+    held = (
+        "method.name=kd",
+        "method.alpha=0.0",
+        "method.temperature=1.0",
+        "training.learning_rate=0.05",
+    )
     comparison = begun(store, *held, 'search.freeze=["training.learning_rate"]', methods=FEW)
     comparison.chosen = {
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
@@ -117,7 +149,9 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
     assert here.conducted == [("mine-seeds", False)]  # chosen settings are not searched again
 
 
-def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here: Here, tmp_path: Path) -> None:
+def test_a_comparison_that_was_interrupted_comes_to_the_same(
+    store: Store, here: Here, tmp_path: Path
+) -> None:
     whole = begun(store, methods=FEW, seeds=2)
     running.run_comparison(store, whole, QUIET)
     other = Store.open(tmp_path / "other")
@@ -128,9 +162,15 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here:
         with pytest.raises(KeyboardInterrupt):
             running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
-    assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-seeds": 4}  # none twice
+    assert Counter(here.trained) == {
+        "mine-cross_entropy": 2,
+        "mine-kd": 2,
+        "mine-seeds": 4,
+    }  # none twice
     assert {("mine-kd", True), ("mine-seeds", True)} <= set(here.conducted)
-    assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(result(store, whole))
+    assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(
+        result(store, whole)
+    )
     here.conducted = []
     running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     assert here.conducted == []  # all of it has ended
@@ -138,37 +178,59 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here:
 
 def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW)
-    failed = begun_search(store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite"))
+    failed = begun_search(
+        store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite")
+    )
     running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     (_, kd) = found.rows
-    assert kd.message == "every trial of its search failed: the loss is not finite" and not kd.means and kd.student is None
+    assert (
+        kd.message == "every trial of its search failed: the loss is not finite"
+        and not kd.means
+        and kd.student is None
+    )
     assert found.references == ["cross_entropy"] and found.rows[0].means["accuracy"].count == 3
     assert failed.name not in {name for name, _ in here.conducted}
     text = page.markdown(found)
-    assert "| kd | – | – | – | – | – |" in text and "kd: every trial of its search failed: the loss is not finite" in text
+    assert (
+        "| kd | – | – | – | – | – |" in text
+        and "kd: every trial of its search failed: the loss is not finite" in text
+    )
 
 
 def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW)
     for method in comparison.methods:
-        begun_search(store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged"))
-    with pytest.raises(TrialError, match=r"cross_entropy: .*cross_entropy diverged; kd: .*kd diverged"):
+        begun_search(
+            store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged")
+        )
+    with pytest.raises(
+        TrialError, match=r"cross_entropy: .*cross_entropy diverged; kd: .*kd diverged"
+    ):
         running.run_comparison(store, comparison, QUIET)
 
 
 def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW)
     last = running.run_comparison(store, comparison, QUIET)
-    lost = next(trial for trial in last.trials.values() if trial.params["method.name"] == "kd" and trial.params["seed"] == 2)
+    lost = next(
+        trial
+        for trial in last.trials.values()
+        if trial.params["method.name"] == "kd" and trial.params["seed"] == 2
+    )
     lost.state, lost.message = "failed", "it diverged"
     last.save_trial(lost)
     plain, kd = result(store, comparison).rows
-    assert kd.message == "2 of 3 seeds were trained to their end: it diverged" and kd.means["accuracy"].count == 2
+    assert (
+        kd.message == "2 of 3 seeds were trained to their end: it diverged"
+        and kd.means["accuracy"].count == 2
+    )
     assert plain.against["kd"].difference.pairs == 2 and plain.means["accuracy"].count == 3
 
 
-def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(store: Store, here: Here) -> None:
+def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
+    store: Store, here: Here
+) -> None:
     comparison = begun(store, methods=FEW, seeds=1)
     running.run_comparison(store, comparison, QUIET, ship_of=lambda name: f"ship of {name}")  # type: ignore[arg-type,return-value]
     names = ["mine-cross_entropy", "mine-kd", "mine-seeds"]
@@ -184,16 +246,26 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
     code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
     text = told.getvalue()
     assert code == errors.INTERRUPTED
-    assert "unfinished: 1 of 6 trainings" in text and "mine (unfinished): test part" in text and "not told apart" not in text
+    assert (
+        "unfinished: 1 of 6 trainings" in text
+        and "mine (unfinished): test part" in text
+        and "not told apart" not in text
+    )
     assert "cross_entropy: 1 of 3 seeds were trained to their end" in text
-    assert text.index("unfinished: 1 of 6") < text.index("interrupted; resume: python run.py compare --resume mine")
+    assert text.index("unfinished: 1 of 6") < text.index(
+        "interrupted; resume: python run.py compare --resume mine"
+    )
 
 
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = begun(store, methods=FEW), "mine-cross_entropy"
     told = io.StringIO()
     code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
-    assert code == errors.INTERRUPTED and "unfinished" not in told.getvalue() and "compare --resume mine" in told.getvalue()
+    assert (
+        code == errors.INTERRUPTED
+        and "unfinished" not in told.getvalue()
+        and "compare --resume mine" in told.getvalue()
+    )
 
 
 def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here) -> None:
@@ -215,13 +287,18 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
         search = begun_search(store, comparison, method)
         search.described["data"]["sums"] = {"train": "of other data"}
         search.save()
-    said = "cannot be trained on what its searches were trained on: digits has changed: as many samples, and not the same ones"
+    said = (
+        "cannot be trained on what its searches were trained on: digits has changed: as "
+        "many samples, and not the same ones"
+    )
     with pytest.raises(ConfigurationError, match=said):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
     planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
     data = prepare(planned.data, store.root, planned.data.seed)
-    Sweep.create(store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data))
+    Sweep.create(
+        store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
+    )
     with pytest.raises(ConfigurationError, match=said):
         running.run_comparison(store, comparison, QUIET)
     assert here.conducted == []
@@ -232,7 +309,10 @@ def begun_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
     sweep = Sweep.create(
-        store.sweep(comparison.search(method)), configuration, "sweep", describe_sweep(configuration, "sweep", data)
+        store.sweep(comparison.search(method)),
+        configuration,
+        "sweep",
+        describe_sweep(configuration, "sweep", data),
     )
     for trial in trials:
         sweep.save_trial(trial)
@@ -251,7 +331,9 @@ def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None
     assert "not told apart from cross_entropy by 1 seed: kd" in text
 
 
-def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store, here: Here) -> None:
+def test_sweeps_of_another_configuration_or_other_data_are_refused(
+    store: Store, here: Here
+) -> None:
     comparison = begun(store, methods=FEW)
     other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
     Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
@@ -266,12 +348,29 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store,
 
 
 def test_a_trial_over_seeds_is_the_best_of_its_search_with_another_seed() -> None:
-    common = design.base(load(None, [*SMALL, "method.name=kd", "method.alpha=0.3"]), ("kd", "wttm"), 2)
-    chosen = {"kd": {"temperature": 3.0, "training.learning_rate": 0.1}, "wttm": {"temperature": 5.0, "alpha": 0.7}}
+    common = design.base(
+        load(None, [*SMALL, "method.name=kd", "method.alpha=0.3"]), ("kd", "wttm"), 2
+    )
+    chosen = {
+        "kd": {"temperature": 3.0, "training.learning_rate": 0.1},
+        "wttm": {"temperature": 5.0, "alpha": 0.7},
+    }
     planned = design.over_seeds(common, chosen, 2)
-    trials = [apply(planned, {**one, "seed": seed}) for seed in planned.search.seeds for one in planned.search.configurations]
-    assert [(trial.method.name, trial.seed) for trial in trials] == [("kd", 1), ("wttm", 1), ("kd", 2), ("wttm", 2)]
+    trials = [
+        apply(planned, {**one, "seed": seed})
+        for seed in planned.search.seeds
+        for one in planned.search.configurations
+    ]
+    assert [(trial.method.name, trial.seed) for trial in trials] == [
+        ("kd", 1),
+        ("wttm", 1),
+        ("kd", 2),
+        ("wttm", 2),
+    ]
     for trial in trials:
         alone = apply(design.search_of(common, trial.method.name), chosen[trial.method.name])
         assert trial.method == alone.method and trial.training == alone.training
-    assert trials[0].method.settings == {"alpha": 0.3, "temperature": 3.0} and trials[1].method.settings["alpha"] == 0.7
+    assert (
+        trials[0].method.settings == {"alpha": 0.3, "temperature": 3.0}
+        and trials[1].method.settings["alpha"] == 0.7
+    )

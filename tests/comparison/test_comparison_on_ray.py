@@ -14,7 +14,13 @@ from orchestrator.sweep.comparison import running
 from orchestrator.sweep.driver import open_dispatcher
 
 pytestmark = pytest.mark.ray
-SMALL = ("teacher.network.width=16", "teacher.training.epochs=1", "student.width=6", "training.epochs=2", "search.grace_epochs=1")
+SMALL = (
+    "teacher.network.width=16",
+    "teacher.training.epochs=1",
+    "student.width=6",
+    "training.epochs=2",
+    "search.grace_epochs=1",
+)
 
 
 def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,20 +33,49 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return open_dispatcher(*given)
 
     monkeypatch.setattr(running, "open_dispatcher", counted)
-    pairs = [part for pair in (*SMALL, "data.limit.train=200", "project=compared") for part in ("--set", pair)]
-    asked = ["--methods", "cross_entropy,kd", "--trials", "2", "--seeds", "2", "--name", "mine", "--store", str(tmp_path)]
+    pairs = [
+        part
+        for pair in (*SMALL, "data.limit.train=200", "project=compared")
+        for part in ("--set", pair)
+    ]
+    asked = [
+        "--methods",
+        "cross_entropy,kd",
+        "--trials",
+        "2",
+        "--seeds",
+        "2",
+        "--name",
+        "mine",
+        "--store",
+        str(tmp_path),
+    ]
     done = CliRunner().invoke(run.app, ["compare", *asked, "--json", *pairs])
     assert done.exit_code == 0, done.output
     assert len(opened) == 1
     told = json.loads(done.stdout)
-    assert [row["method"] for row in told["rows"]] == ["cross_entropy", "kd"] and told["seeds"] == [1, 2]
+    assert [row["method"] for row in told["rows"]] == ["cross_entropy", "kd"] and told["seeds"] == [
+        1,
+        2,
+    ]
     last = Sweep.open(Store(tmp_path), "mine-seeds")
     for row in told["rows"]:
-        reached = [t.metrics["test/last/accuracy"] for t in last.trials.values() if t.params["method.name"] == row["method"]]
-        assert len(reached) == 2 and row["means"]["accuracy"]["value"] == pytest.approx(sum(reached) / 2)
+        reached = [
+            t.metrics["test/last/accuracy"]
+            for t in last.trials.values()
+            if t.params["method.name"] == row["method"]
+        ]
+        assert len(reached) == 2 and row["means"]["accuracy"]["value"] == pytest.approx(
+            sum(reached) / 2
+        )
     assert json.loads((tmp_path / "comparisons" / "mine" / "result.json").read_text()) == told
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (parent,) = client.search_runs([client.get_experiment_by_name("compared").experiment_id], "run_name = 'mine-seeds'")
-    assert parent.data.metrics["comparison/kd/accuracy"] == told["rows"][1]["means"]["accuracy"]["value"]
+    (parent,) = client.search_runs(
+        [client.get_experiment_by_name("compared").experiment_id], "run_name = 'mine-seeds'"
+    )
+    assert (
+        parent.data.metrics["comparison/kd/accuracy"]
+        == told["rows"][1]["means"]["accuracy"]["value"]
+    )
     logged = {file.path for file in client.list_artifacts(parent.info.run_id, "comparison")}
     assert logged == {"comparison/result.json", "comparison/comparison.md"}

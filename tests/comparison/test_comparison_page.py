@@ -21,23 +21,44 @@ VALUES = {
 def made(values: dict[str, dict[int, float]], beside: Published | None = None) -> Result:
     against, nothing = differences(values), Cost(0, None, None)
     rows = [
-        Row(name, {}, "", {"accuracy": mean(list(own.values()))}, against[name], None, nothing, nothing)
+        Row(
+            name,
+            {},
+            "",
+            {"accuracy": mean(list(own.values()))},
+            against[name],
+            None,
+            nothing,
+            nothing,
+        )
         for name, own in values.items()
     ]
     seeds = tuple(next(iter(values.values())))
-    return Result("mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), beside)
+    return Result(
+        "mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), beside
+    )
 
 
 def test_all_differences_of_a_table_are_one_family() -> None:
     """Five differences: three to cross entropy, two more to KD; a reverse is the same one."""
     against = differences(VALUES)
-    pairs = [("kd", "cross_entropy"), ("ttm", "cross_entropy"), ("wttm", "cross_entropy"), ("ttm", "kd"), ("wttm", "kd")]
-    alone = {pair: paired.p for pair in pairs if (paired := difference(VALUES[pair[0]], VALUES[pair[1]]))}
+    pairs = [
+        ("kd", "cross_entropy"),
+        ("ttm", "cross_entropy"),
+        ("wttm", "cross_entropy"),
+        ("ttm", "kd"),
+        ("wttm", "kd"),
+    ]
+    alone = {
+        pair: paired.p for pair in pairs if (paired := difference(VALUES[pair[0]], VALUES[pair[1]]))
+    }
     corrected = holm({pair: p for pair, p in alone.items() if p is not None})
     assert len(corrected) == 5
     assert {pair: against[pair[0]][pair[1]].corrected for pair in pairs} == pytest.approx(corrected)
     there, back = against["kd"]["cross_entropy"], against["cross_entropy"]["kd"]
-    assert back.corrected == there.corrected and back.difference.mean == pytest.approx(-there.difference.mean)
+    assert back.corrected == there.corrected and back.difference.mean == pytest.approx(
+        -there.difference.mean
+    )
 
 
 def test_sentences_say_what_is_told_apart_and_what_is_not() -> None:
@@ -64,7 +85,10 @@ def test_a_difference_that_is_the_same_in_every_seed_is_no_claim() -> None:
 def test_a_reference_that_is_not_compared_has_no_column() -> None:
     found = made({name: VALUES[name] for name in ("ttm", "wttm", "kd")})
     titles, rows = page.quality(found)
-    assert titles[:3] == ["method", "accuracy, %", "over kd, points"] and "over cross_entropy, points" not in titles
+    assert (
+        titles[:3] == ["method", "accuracy, %", "over kd, points"]
+        and "over cross_entropy, points" not in titles
+    )
     assert [len(row) for row in rows] == [len(titles)] * 3 and rows[2][2] == "0"
     one: Against = found.rows[0].against["kd"]
     assert one.difference.low is not None and one.difference.high is not None
@@ -74,17 +98,26 @@ def test_a_reference_that_is_not_compared_has_no_column() -> None:
 def test_published_numbers_have_a_column_and_a_source() -> None:
     found = made(VALUES, PUBLISHED[0])
     titles, rows = page.quality(found)
-    assert titles[-1] == "published, %" and [row[-1] for row in rows] == ["69.06", "70.66 ± 0.24", "71.83 ± 0.16", "71.92 ± 0.40"]
+    assert titles[-1] == "published, %" and [row[-1] for row in rows] == [
+        "69.06",
+        "70.66 ± 0.24",
+        "71.83 ± 0.16",
+        "71.92 ± 0.40",
+    ]
     text = page.markdown(found)
     assert PUBLISHED[0].source in text and "its teacher reached 72.34 %" in text
 
 
 def test_searches_that_ended_with_fewer_trials_are_named() -> None:
     found = made({name: VALUES[name] for name in ("cross_entropy", "kd", "ttm")})
-    rows = tuple(replace(row, searched=count) for row, count in zip(found.rows, (12, 5, 11), strict=True))
+    rows = tuple(
+        replace(row, searched=count) for row, count in zip(found.rows, (12, 5, 11), strict=True)
+    )
     told = page.conditions(replace(found, rows=rows, trials=12))
     assert "searches that ended with fewer trials: kd with 5, ttm with 11" in told
-    whole = page.conditions(replace(found, rows=tuple(replace(row, searched=12) for row in rows), trials=12))
+    whole = page.conditions(
+        replace(found, rows=tuple(replace(row, searched=12) for row in rows), trials=12)
+    )
     assert not any("fewer trials" in line for line in whole)
 
 

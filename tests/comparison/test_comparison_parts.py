@@ -33,7 +33,9 @@ def call(*arguments: str) -> tuple[int, str]:
     return found.exit_code, found.output
 
 
-@pytest.mark.parametrize(("names", "pairs"), [(ALONE, ()), (tuple(METHODS), ("peers.b.network.name=mlp",))])
+@pytest.mark.parametrize(
+    ("names", "pairs"), [(ALONE, ()), (tuple(METHODS), ("peers.b.network.name=mlp",))]
+)
 def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, ...]) -> None:
     """The sweep over seeds may train every setting that a method's search may choose."""
     common = design.base(load(None, ["search.trials=4", *pairs]), names, 3)
@@ -52,12 +54,26 @@ def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, 
     ("pairs", "seeds", "field", "value", "allowed"),
     [
         ([], 0, "--seeds", 0, (1, LONGEST_LIST)),
-        (["search.scheduler=pbt"], 3, "search.scheduler", "pbt", ("asha", "median", "hyperband", "none")),
-        (["search.configurations=[{temperature: 2.0}]"], 3, "search.configurations", ({"temperature": 2.0},), "left out"),
+        (
+            ["search.scheduler=pbt"],
+            3,
+            "search.scheduler",
+            "pbt",
+            ("asha", "median", "hyperband", "none"),
+        ),
+        (
+            ["search.configurations=[{temperature: 2.0}]"],
+            3,
+            "search.configurations",
+            ({"temperature": 2.0},),
+            "left out",
+        ),
         (["seed=2147483640"], 10, "seed", 2147483640, (0, 2**31 - 11)),
     ],
 )
-def test_what_cannot_be_compared_is_refused(pairs: list[str], seeds: int, field: str, value: object, allowed: object) -> None:
+def test_what_cannot_be_compared_is_refused(
+    pairs: list[str], seeds: int, field: str, value: object, allowed: object
+) -> None:
     with refused(field, value, allowed):
         design.base(load(None, pairs), ("cross_entropy", "kd"), seeds)
 
@@ -69,12 +85,24 @@ def test_what_cannot_be_compared_is_refused(pairs: list[str], seeds: int, field:
         (["--methods", ","], "--methods names none"),
         (["--methods", "kd,akd,kd"], "--methods names 'kd' twice"),
         (["--methods", "kd,cross_entrpy"], "did you mean 'cross_entropy'"),
-        (["--methods", "kd,dml"], "'dml' trains students that hear one another, and there are no peers"),
-        (["--methods", "kd,ttm", "--set", "method.name=wttm"], "method.name = wttm is not among search.methods = ['kd', 'ttm']"),
-        (["--methods", "ttm,wttm", "--set", "method.temperature=2"], "the settings under method are those of kd, which is not"),
+        (
+            ["--methods", "kd,dml"],
+            "'dml' trains students that hear one another, and there are no peers",
+        ),
+        (
+            ["--methods", "kd,ttm", "--set", "method.name=wttm"],
+            "method.name = wttm is not among search.methods = ['kd', 'ttm']",
+        ),
+        (
+            ["--methods", "ttm,wttm", "--set", "method.temperature=2"],
+            "the settings under method are those of kd, which is not",
+        ),
         (["--methods", "kd,ttm", "--seeds", "0"], "--seeds 0 is not allowed"),
         (["--methods", "kd,ttm", "--trials", "0"], "search.trials = 0 is not allowed"),
-        (["--methods", "kd,ttm", "--trials", str(10**20)], f"search.trials = {10**20} is not allowed"),
+        (
+            ["--methods", "kd,ttm", "--trials", str(10**20)],
+            f"search.trials = {10**20} is not allowed",
+        ),
         (["--methods", "kd,ttm", "--seeds", str(10**20)], f"--seeds {10**20} is not allowed"),
         (["--methods", "kd,ttm", "--name", "../x"], "the name '../x' is not allowed"),
         ([], "--methods is missing"),
@@ -92,7 +120,10 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     store, common = Store.open(tmp_path), design.base(load(None, []), ("cross_entropy", "kd"), 2)
     Sweep.create(store.sweep("one-kd"), common, "sweep")
     Comparison.create(store, "two", common, 2)
-    for name, said in (("one", "would begin the sweep 'one-kd', which exists already"), ("two", "compare --resume two")):
+    for name, said in (
+        ("one", "would begin the sweep 'one-kd', which exists already"),
+        ("two", "compare --resume two"),
+    ):
         code, text = call("--methods", "cross_entropy,kd", "--name", name, "--store", str(tmp_path))
         assert code == 2 and said in " ".join(text.split())
 
@@ -105,13 +136,22 @@ def test_an_address_is_checked_at_a_resume_too(tmp_path: Path) -> None:
 
 
 def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
-    store, common = Store.open(tmp_path), design.base(load(None, ["seed=3"]), ("cross_entropy", "kd"), 2)
+    store, common = (
+        Store.open(tmp_path),
+        design.base(load(None, ["seed=3"]), ("cross_entropy", "kd"), 2),
+    )
     made = Comparison.create(store, "mine", common, 2)
-    made.chosen = {"kd": {"trial": 1, "value": 0.5, "settings": {"alpha": 0.5}}, "cross_entropy": {"message": "none"}}
+    made.chosen = {
+        "kd": {"trial": 1, "value": 0.5, "settings": {"alpha": 0.5}},
+        "cross_entropy": {"message": "none"},
+    }
     made.save()
     read = Comparison.open(store, "mine")
     assert (read.configuration, read.seeds, read.chosen) == (common, 2, made.chosen)
-    assert read.settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (4, 5)
+    assert read.settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (
+        4,
+        5,
+    )
     file = read.folder / FILE
     for change, value in (({"format": 99}, 99), ({"unknown": 1}, "unknown")):
         values = json.loads(file.read_text())
@@ -125,17 +165,41 @@ def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
 
 
 def test_the_plan_says_how_many_trainings_there_are(tmp_path: Path) -> None:
-    code, text = call("--methods", "cross_entropy,kd,akd", "--trials", "5", "--seeds", "4", "--dry-run", "--store", str(tmp_path))
-    assert code == 0 and "5 trials for each of 3 methods, then 3 x 4 trainings, seeds 1 to 4" in " ".join(text.split())
+    code, text = call(
+        "--methods",
+        "cross_entropy,kd,akd",
+        "--trials",
+        "5",
+        "--seeds",
+        "4",
+        "--dry-run",
+        "--store",
+        str(tmp_path),
+    )
+    assert (
+        code == 0
+        and "5 trials for each of 3 methods, then 3 x 4 trainings, seeds 1 to 4"
+        in " ".join(text.split())
+    )
     assert not (tmp_path / "comparisons").exists()
 
 
 def test_published_numbers_stand_beside_their_own_setting_alone() -> None:
     wttm: Configuration = load(CONFIGS / "cifar100_wttm.yaml", [])
     found = published(wttm)
-    assert found is not None and found.accuracies["wttm"] == (71.92, 0.40) and found.accuracies["cross_entropy"] == (69.06, None)
+    assert (
+        found is not None
+        and found.accuracies["wttm"] == (71.92, 0.40)
+        and found.accuracies["cross_entropy"] == (69.06, None)
+    )
     assert "2402.11148" in found.source
-    for pair in ("training.epochs=200", "student.name=resnet8x4", "data.label_noise=0.1", "data.limit.train=5000", "teacher=null"):
+    for pair in (
+        "training.epochs=200",
+        "student.name=resnet8x4",
+        "data.label_noise=0.1",
+        "data.limit.train=5000",
+        "teacher=null",
+    ):
         milestones = ["training.milestones=[10]"]
         assert published(load(CONFIGS / "cifar100_wttm.yaml", [pair, *milestones])) is None
     assert published(load(CONFIGS / "digits.yaml", [])) is None
@@ -151,20 +215,30 @@ def test_what_is_published_names_networks_and_methods_that_there_are() -> None:
 def test_the_cost_of_a_student_is_counted() -> None:
     """By hand: an mlp of 64 -> 16 -> 10, and a convolutional network, layer by layer."""
     summary = {"classes": ["one"] * 10, "shape": [1, 8, 8]}
-    found = student_cost(Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3)
-    assert (found.parameters, found.multiply_adds) == (64 * 16 + 16 + 16 * 10 + 10, 64 * 16 + 16 * 10)
+    found = student_cost(
+        Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3
+    )
+    assert (found.parameters, found.multiply_adds) == (
+        64 * 16 + 16 + 16 * 10 + 10,
+        64 * 16 + 16 * 10,
+    )
     assert found.latency_ms > 0
     summary = {"classes": ["one"] * 100, "shape": [3, 32, 32]}
     resnet = student_cost(Network(name="resnet20"), summary, repeats=1)
     stem, stages = 32 * 32 * 3 * 16 * 9, [(32, 16, 16), (16, 16, 32), (8, 32, 64)]
-    blocks = sum(side * side * 9 * (before * width + 5 * width * width) for side, before, width in stages)
+    blocks = sum(
+        side * side * 9 * (before * width + 5 * width * width) for side, before, width in stages
+    )
     shortcuts = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
     assert resnet.multiply_adds in (stem + blocks + 64 * 100, stem + blocks + shortcuts + 64 * 100)
     assert resnet.parameters == 278_324
 
 
 def test_costs_are_of_all_trials_or_not_known() -> None:
-    spent = [Trial(0, {}, epochs=2, metrics={"seconds/cpu_total": 2.0}), Trial(1, {}, "failed", epochs=1, metrics={})]
+    spent = [
+        Trial(0, {}, epochs=2, metrics={"seconds/cpu_total": 2.0}),
+        Trial(1, {}, "failed", epochs=1, metrics={}),
+    ]
     assert cost(spent).cpu_s is None and cost(spent).trials == 2
     spent[1].metrics = {"seconds/cpu_total": 0.5, "seconds/gpu_total": 3.0}
     assert (cost(spent).cpu_s, cost(spent).gpu_s) == (2.5, 3.0)

@@ -17,7 +17,8 @@ def by_seed(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[int,
 
 
 def paired(
-    mine: "np.ndarray[tuple[int], np.dtype[np.float64]]", theirs: "np.ndarray[tuple[int], np.dtype[np.float64]]"
+    mine: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    theirs: "np.ndarray[tuple[int], np.dtype[np.float64]]",
 ) -> Difference:
     found = difference(by_seed(mine), by_seed(theirs))
     assert found is not None
@@ -30,16 +31,22 @@ def test_a_difference_is_that_of_scipy(seeds: int, shift: float) -> None:
     theirs = draw.normal(0.9, 0.02, seeds)
     mine = theirs + draw.normal(shift, 0.05, seeds)
     found, test = paired(mine, theirs), stats.ttest_rel(mine, theirs)
-    low, high = stats.t.interval(0.95, seeds - 1, loc=np.mean(mine - theirs), scale=stats.sem(mine - theirs))
+    low, high = stats.t.interval(
+        0.95, seeds - 1, loc=np.mean(mine - theirs), scale=stats.sem(mine - theirs)
+    )
     assert found.p == pytest.approx(test.pvalue, rel=1e-9)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
-    assert found.error == pytest.approx(stats.sem(mine - theirs), rel=1e-12) and found.pairs == seeds
+    assert (
+        found.error == pytest.approx(stats.sem(mine - theirs), rel=1e-12) and found.pairs == seeds
+    )
 
 
 def test_a_mean_and_its_error_are_those_of_scipy() -> None:
     values = np.random.default_rng(1).normal(size=12)
     found = mean(values.tolist())
-    assert (found.value, found.error) == pytest.approx((values.mean(), stats.sem(values))) and found.count == 12
+    assert (found.value, found.error) == pytest.approx(
+        (values.mean(), stats.sem(values))
+    ) and found.count == 12
 
 
 def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
@@ -47,13 +54,17 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
     draw, repetitions, true, covered = np.random.default_rng(2), 4000, 0.013, 0
     for _ in range(repetitions):
         common = draw.normal(0, 0.1, SEEDS)
-        found = paired(common + draw.normal(true, 0.02, SEEDS), common + draw.normal(0, 0.01, SEEDS))
+        found = paired(
+            common + draw.normal(true, 0.02, SEEDS), common + draw.normal(0, 0.01, SEEDS)
+        )
         assert found.low is not None and found.high is not None
         covered += found.low <= true <= found.high
     assert abs(covered / repetitions - 0.95) < 4 * math.sqrt(0.95 * 0.05 / repetitions)
 
 
-def family(values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> dict[tuple[int, int], float]:
+def family(
+    values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+) -> dict[tuple[int, int], float]:
     """Return the p of every method (M, S) against the first and the second, as in a table."""
     pairs = [(one, other) for other, one in product((0, 1), range(METHODS)) if one > other]
     return {pair: paired(values[pair[0]], values[pair[1]]).p or 0.0 for pair in pairs}
@@ -75,7 +86,10 @@ def test_where_nothing_differs_hardly_any_table_claims_so() -> None:
 def test_a_difference_that_is_there_is_found_with_the_power_that_theory_says() -> None:
     """For one test without a correction, the noncentral t distribution gives the power."""
     draw, repetitions, true, noise = np.random.default_rng(4), 3000, 0.02, 0.02
-    found = sum((paired(draw.normal(true, noise, SEEDS), np.zeros(SEEDS)).p or 1.0) < 0.05 for _ in range(repetitions))
+    found = sum(
+        (paired(draw.normal(true, noise, SEEDS), np.zeros(SEEDS)).p or 1.0) < 0.05
+        for _ in range(repetitions)
+    )
     bound, shift = stats.t.ppf(0.975, SEEDS - 1), true / (noise / math.sqrt(SEEDS))
     power = stats.nct.sf(bound, SEEDS - 1, shift) + stats.nct.cdf(-bound, SEEDS - 1, shift)
     assert 0.5 < power < 0.95
@@ -91,7 +105,9 @@ def test_a_clear_difference_is_claimed_after_the_correction_too() -> None:
 
 
 def test_holm_is_what_the_paper_says() -> None:
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
+    )
     assert holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
     assert holm({"a": 0.2}) == {"a": 0.2}
     assert not holm({})
@@ -116,5 +132,11 @@ def test_without_variance_nothing_is_claimed() -> None:
     theirs = {0: 0.2, 1: 0.3, 2: 0.6}
     shifted = difference(mine, theirs)
     assert shifted is not None and shifted.mean == pytest.approx(0.1)
-    assert (shifted.error, shifted.low, shifted.high, shifted.p, shifted.pairs) == (0.0, None, None, None, 3)
+    assert (shifted.error, shifted.low, shifted.high, shifted.p, shifted.pairs) == (
+        0.0,
+        None,
+        None,
+        None,
+        3,
+    )
     assert difference(mine, mine) == Difference(0.0, 0.0, 0.0, 0.0, 1.0, 3)

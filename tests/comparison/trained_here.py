@@ -44,14 +44,23 @@ class Here:
         assert asked is not None and shared_groups == LENT
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)
-        teacher, _, _ = acquire_teacher(store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch)
-        folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
+        teacher, _, _ = acquire_teacher(
+            store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch
+        )
+        folders = {
+            "trials": sweep.folder / "trials",
+            "data": data,
+            "teacher": teacher,
+            "knowledge": asked.folder,
+        }
         study = open_study(sweep.folder, sweep.configuration, resume)
         reconcile(study, sweep)
         unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
         searcher = StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
         sweep.state = "interrupted"
-        for _ in range(sweep.configuration.search.trials - sum(trial.ended for trial in sweep.trials.values())):
+        for _ in range(
+            sweep.configuration.search.trials - sum(trial.ended for trial in sweep.trials.values())
+        ):
             if sweep.name == self.interrupted_in and sweep.trials:
                 self.interrupted_in = ""
                 sweep.save()
@@ -69,8 +78,14 @@ class Here:
             searcher.on_trial_complete("only", {"failed": asked["error"]})
             return
         configuration = Configuration.model_validate_json(asked["configuration"])
-        train(TrialSpec.numbered(asked["number"], configuration, folders), TrialContext(report=records.append))
-        told = [{"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])} for record in records]
+        train(
+            TrialSpec.numbered(asked["number"], configuration, folders),
+            TrialContext(report=records.append),
+        )
+        told = [
+            {"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])}
+            for record in records
+        ]
         for result in told[:-1]:
             searcher.on_trial_result("only", result)
         searcher.on_trial_complete("only", {**told[-1], "done": True})

@@ -21,7 +21,9 @@ SECRET = "sesame-42"
         (f"ann:{SECRET}@host", "MLflow"),
     ],
 )
-def test_a_secret_in_the_address_is_refused_and_not_repeated(uri: str, said: str, tmp_path: Path) -> None:
+def test_a_secret_in_the_address_is_refused_and_not_repeated(
+    uri: str, said: str, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"tracking: {{uri: '{uri}'}}")
     for config, pairs in ((None, [f"tracking.uri={uri}"]), (file, [])):
@@ -46,16 +48,36 @@ def test_an_address_that_mlflow_does_not_take_is_refused(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:5000", "https://mlflow.example.org/team", "postgresql://ann@db/runs", "databricks", "sqlite:///m.db"]
+    "uri",
+    [
+        "http://127.0.0.1:5000",
+        "https://mlflow.example.org/team",
+        "postgresql://ann@db/runs",
+        "databricks",
+        "sqlite:///m.db",
+    ],
 )
 def test_other_addresses_are_taken(uri: str) -> None:
     assert load(None, [f"tracking.uri={uri}"]).tracking.uri == uri
 
 
 ODD = [
-    "my%20project", "a?b", "a#b", "100%41", "per%%x", "sp ace", "ünï-日", "quo'te", 'dq"x', "amp&x", "a=b", "co:lon", "at@x",
-    "back\\slash", "a+b",
-]  # fmt: skip
+    "my%20project",
+    "a?b",
+    "a#b",
+    "100%41",
+    "per%%x",
+    "sp ace",
+    "ünï-日",
+    "quo'te",
+    'dq"x',
+    "amp&x",
+    "a=b",
+    "co:lon",
+    "at@x",
+    "back\\slash",
+    "a+b",
+]
 
 
 @pytest.mark.parametrize("name", ["plain", *ODD])
@@ -67,11 +89,20 @@ def test_a_database_is_found_by_its_address_whatever_its_path(name: str) -> None
     assert make_url(uri).database == str(file) and not make_url(uri).query, "as SQLAlchemy reads it"
     assert database_file(uri) == file
     literal = Path(uri.removeprefix("sqlite:///"))
-    assert literal == file or not uri.startswith("sqlite:///"), "MLflow makes the folders of what stands there"
+    assert literal == file or not uri.startswith("sqlite:///"), (
+        "MLflow makes the folders of what stands there"
+    )
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:5000", "postgresql://ann@db/runs", "sqlite://", "sqlite:///:memory:", "sqlite:///m.db?x=1"]
+    "uri",
+    [
+        "http://127.0.0.1:5000",
+        "postgresql://ann@db/runs",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///m.db?x=1",
+    ],
 )
 def test_what_is_no_plain_file_has_none(uri: str) -> None:
     assert database_file(uri) is None

@@ -20,7 +20,9 @@ def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
     found = list_branches(name, {})
     assert len({str(branch.answers) for branch in found}) == len(found)
     for branch in found:
-        METHODS[name].Settings.build({key: value for key, value in branch.values.items() if "." not in key})
+        METHODS[name].Settings.build(
+            {key: value for key, value in branch.values.items() if "." not in key}
+        )
         assert set(branch.answers) == set(branch.choices)
         assert all(branch.answers[key] in choices for key, choices in branch.choices.items())
 
@@ -37,7 +39,9 @@ def test_a_question_comes_in_its_branches_alone() -> None:
     for branch in list_branches("akd", {}):
         learned = branch.answers["alpha_schedule"] == "learnable"
         assert ("alpha_learning_rate" in branch.continuous) == learned
-        assert ("alpha_tau" in branch.ranges) == (branch.answers.get("alpha_learnable") == "entropy")
+        assert ("alpha_tau" in branch.ranges) == (
+            branch.answers.get("alpha_learnable") == "entropy"
+        )
         assert ("cam_rho" in branch.ranges) == branch.answers["cam"]
 
 
@@ -50,23 +54,35 @@ def test_what_is_held_is_not_asked_and_is_among_the_values() -> None:
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        (("method.cam=true", "method.cam_heads=32"), ("method.cam_width", 16, "a multiple of cam_heads = 32")),
+        (
+            ("method.cam=true", "method.cam_heads=32"),
+            ("method.cam_width", 16, "a multiple of cam_heads = 32"),
+        ),
         (("method.alpha_when=1",), ("method.alpha_when", 1, (0, 1))),
     ],
 )
-def test_what_is_held_against_what_the_search_would_choose_is_refused(pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_what_is_held_against_what_the_search_would_choose_is_refused(
+    pairs: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected) as told:
         check_search(load(None, [*AKD, *pairs]))
     assert "method akd" in str(told.value) and "\n" not in str(told.value)
 
 
 def test_a_held_setting_that_goes_with_every_choice_passes() -> None:
-    check_search(load(None, [*AKD, "method.cam=true", "method.cam_heads=32", "method.cam_width=64"]))
+    check_search(
+        load(None, [*AKD, "method.cam=true", "method.cam_heads=32", "method.cam_width=64"])
+    )
     check_search(load(None, [*AKD, "method.alpha_schedule=linear", "method.alpha_when=1"]))
 
 
 def test_a_population_varies_what_any_branch_leaves_free() -> None:
-    held = ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9", "search.freeze=[training.learning_rate]")
+    held = (
+        "search.scheduler=pbt",
+        "method.temperature=4",
+        "method.alpha=0.9",
+        "search.freeze=[training.learning_rate]",
+    )
     check_search(load(None, [*AKD, *held]))
     with refused("search.scheduler", "pbt", "with a continuous setting that is searched"):
         check_search(load(None, [*KD, *held]))

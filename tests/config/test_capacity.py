@@ -25,7 +25,9 @@ def numbers(section: type[BaseModel] = Configuration, prefix: str = "") -> Itera
         kinds += [argument for kind in kinds for argument in get_args(kind)]
         below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if below:
-            yield from numbers(below[0], f"{prefix}{name}.b." if name == "peers" else f"{prefix}{name}.")
+            yield from numbers(
+                below[0], f"{prefix}{name}.b." if name == "peers" else f"{prefix}{name}."
+            )
         elif {int, float} & set(kinds):
             yield f"{prefix}{name}"
 
@@ -48,7 +50,9 @@ def test_the_numbers_are_found() -> None:
 @pytest.mark.parametrize("key", NUMBERS)
 def test_every_number_has_bounds(key: str) -> None:
     for value in HUGE:
-        field, given = (f"{key}.0", [value]) if key.endswith(("milestones", "seeds")) else (key, value)
+        field, given = (
+            (f"{key}.0", [value]) if key.endswith(("milestones", "seeds")) else (key, value)
+        )
         with refused(field) as told:
             load(None, [PEER], {key: given})
         low, high = told.value.allowed
@@ -70,7 +74,11 @@ def test_every_number_has_bounds(key: str) -> None:
     ],
 )
 def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
-    field, refusal = (f"{key}.training.batch_size", value["training.batch_size"]) if isinstance(value, dict) else (key, value)
+    field, refusal = (
+        (f"{key}.training.batch_size", value["training.batch_size"])
+        if isinstance(value, dict)
+        else (key, value)
+    )
     with refused(field, refusal) as told:
         load(None, [], {key: value})
     assert len(str(told.value)) < 1000
@@ -78,10 +86,24 @@ def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
 
 def test_the_networks_that_a_search_may_choose_are_few() -> None:
     some = list(range(1, 21))
-    wide = load(None, ["student.name=mlp", f"search.extra_space={{student.width: {some}, student.depth: {some}}}"])
+    wide = load(
+        None,
+        [
+            "student.name=mlp",
+            f"search.extra_space={{student.width: {some}, student.depth: {some}}}",
+        ],
+    )
     with refused("search.extra_space.student", 400, (1, 300)):
         check_choices(wide)
-    check_choices(load(None, ["student.name=mlp", f"search.extra_space={{student.width: {some}, student.depth: {some[:15]}}}"]))
+    check_choices(
+        load(
+            None,
+            [
+                "student.name=mlp",
+                f"search.extra_space={{student.width: {some}, student.depth: {some[:15]}}}",
+            ],
+        )
+    )
     assert extra_space.MOST_NETWORKS == 300
 
 
@@ -95,7 +117,9 @@ def test_the_networks_that_a_search_may_choose_are_few() -> None:
         (("data.loader_workers=9",), ""),  # processes decode only images of a folder
     ],
 )
-def test_threads_and_processes_are_compared_with_the_cores(pairs: tuple[str, ...], field: str) -> None:
+def test_threads_and_processes_are_compared_with_the_cores(
+    pairs: tuple[str, ...], field: str
+) -> None:
     configuration = load(None, list(pairs))
     require_cores(configuration, [])  # nothing is refused for unknown nodes
     if not field:
@@ -115,7 +139,9 @@ def test_threads_and_processes_are_compared_with_the_cores(pairs: tuple[str, ...
         (("training.batch_size=10",), Sizes(0, 0, 100), 12_000, "training.batch_size"),
     ],
 )
-def test_networks_and_batches_are_compared_with_the_memory(pairs: tuple[str, ...], sizes: Sizes, needed: int, named: str) -> None:
+def test_networks_and_batches_are_compared_with_the_memory(
+    pairs: tuple[str, ...], sizes: Sizes, needed: int, named: str
+) -> None:
     configuration = load(None, list(pairs))
     require_memory(configuration, sizes, needed)
     require_memory(configuration, sizes, 0)  # not known

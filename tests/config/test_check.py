@@ -13,7 +13,12 @@ from orchestrator.sweep.preflight.configuration import check_network, check_sear
 from tests.refusal import refused
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
-HELD = ("search.scheduler=pbt", "search.freeze=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
+HELD = (
+    "search.scheduler=pbt",
+    "search.freeze=[training.learning_rate]",
+    "method.temperature=4",
+    "method.alpha=0.9",
+)
 
 
 def check(*pairs: str) -> None:
@@ -54,26 +59,47 @@ def test_the_defaults_pass() -> None:
             ("search.methods", "ttm", "with a teacher, or cross_entropy"),
         ),
         (("method.name=dual_student",), ("method.name", "dual_student", "with peers, or kd")),
-        (("method.name=dml", "teacher=null"), ("method.name", "dml", "with peers, or cross_entropy")),
+        (
+            ("method.name=dml", "teacher=null"),
+            ("method.name", "dml", "with peers, or cross_entropy"),
+        ),
         (
             ("method.name=dual_student", "teacher=null", "peers.b.network.name=mlp"),
             ("method.name", "dual_student", "with a teacher, or dml"),
         ),
         (("search.methods=[kd, dml]",), ("search.methods", "dml", "with peers, or kd")),
-        (("search.freeze=[training.rate]",), ("search.freeze", "training.rate", "keys of the configuration")),
-        (("search.freeze=[temperature]",), ("search.freeze", "temperature", "keys of the configuration")),
+        (
+            ("search.freeze=[training.rate]",),
+            ("search.freeze", "training.rate", "keys of the configuration"),
+        ),
+        (
+            ("search.freeze=[temperature]",),
+            ("search.freeze", "temperature", "keys of the configuration"),
+        ),
         (("search.freeze=[seed.low]",), ("search.freeze", "seed.low", "keys of the configuration")),
         (("search.objective=accuracy",), ("search.objective", "accuracy")),
         (("search.objective=test/last/accuracy",), ("search.objective", "test/last/accuracy")),
         ((PEER, "search.objective=b/validation/nll"), ("search.objective", "b/validation/nll")),
-        (("search.objective=a/validation/accuracy",), ("search.objective", "a/validation/accuracy")),
+        (
+            ("search.objective=a/validation/accuracy",),
+            ("search.objective", "a/validation/accuracy"),
+        ),
         (("search.objective=parameters",), ("search.objective", "parameters")),
         (
-            ("search.objectives=[validation/accuracy, parameters]", NONE, "search.extra_space={training.momentum: [0.5, 0.9]}"),
+            (
+                "search.objectives=[validation/accuracy, parameters]",
+                NONE,
+                "search.extra_space={training.momentum: [0.5, 0.9]}",
+            ),
             ("search.objectives", "parameters", "with search.extra_space.student"),
         ),
         (
-            (PEER, "search.objectives=[train/loss, b/parameters]", NONE, "search.extra_space={student.width: [8, 16]}"),
+            (
+                PEER,
+                "search.objectives=[train/loss, b/parameters]",
+                NONE,
+                "search.extra_space={student.width: [8, 16]}",
+            ),
             ("search.objectives", "b/parameters", "with search.extra_space.peers.b.network"),
         ),
         (("search.direction=minimize",), ("search.direction", "minimize", ("maximize",))),
@@ -94,7 +120,10 @@ def test_the_defaults_pass() -> None:
             HELD,
             ("search.scheduler", "pbt", "with a continuous setting that is searched"),
         ),
-        (("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs", 5, (1, 4))),
+        (
+            ("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"),
+            ("search.grace_epochs", 5, (1, 4)),
+        ),
         (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs", 5, (1, 4))),
         (("search.students=min",), ("search.students", "min", ("mean",))),
         (("search.students=a",), ("search.students", "a", ("mean",))),
@@ -112,12 +141,30 @@ def test_the_defaults_pass() -> None:
             ("search.objectives=[parameters, parameters]", NONE),
             ("search.objectives", ("parameters", "parameters"), "two or more, each once"),
         ),
-        (("search.objectives=[parameters, validation/acc]", NONE), ("search.objectives", "validation/acc")),
-        (("search.objectives=[parameters, b/parameters]", NONE), ("search.objectives", "b/parameters")),
-        ((PEER, "search.objectives=[parameters, c/parameters]", NONE), ("search.objectives", "c/parameters")),
-        (("search.objectives=[parameters, validation/entropy]", NONE), ("search.objectives", "validation/entropy")),
-        ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), ("search.objectives", "b/validation/entropy")),
-        (("search.objectives=[parameters, test/last/accuracy]", NONE), ("search.objectives", "test/last/accuracy")),
+        (
+            ("search.objectives=[parameters, validation/acc]", NONE),
+            ("search.objectives", "validation/acc"),
+        ),
+        (
+            ("search.objectives=[parameters, b/parameters]", NONE),
+            ("search.objectives", "b/parameters"),
+        ),
+        (
+            (PEER, "search.objectives=[parameters, c/parameters]", NONE),
+            ("search.objectives", "c/parameters"),
+        ),
+        (
+            ("search.objectives=[parameters, validation/entropy]", NONE),
+            ("search.objectives", "validation/entropy"),
+        ),
+        (
+            (PEER, "search.objectives=[parameters, b/validation/entropy]", NONE),
+            ("search.objectives", "b/validation/entropy"),
+        ),
+        (
+            ("search.objectives=[parameters, test/last/accuracy]", NONE),
+            ("search.objectives", "test/last/accuracy"),
+        ),
         (
             ("search.objectives=[parameters, train/loss]", "search.scheduler=asha"),
             ("search.scheduler", "asha", ("none",)),
@@ -127,12 +174,19 @@ def test_the_defaults_pass() -> None:
             ("search.scheduler", "pbt", ("none",)),
         ),
         (
-            ("search.objectives=[parameters, validation/agreement]", NONE, "teacher=null", "method.name=cross_entropy"),
+            (
+                "search.objectives=[parameters, validation/agreement]",
+                NONE,
+                "teacher=null",
+                "method.name=cross_entropy",
+            ),
             ("search.objectives", "validation/agreement"),
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_what_cannot_be_is_refused_with_field_and_value(
+    pairs: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected) as told:
         check(*pairs)
     assert "\n" not in str(told.value)
@@ -147,8 +201,14 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         (("search.methods=[kd, tmm]",), "did you mean 'ttm'"),
         (("search.objective=accuracy",), "did you mean 'validation/accuracy'"),
         (("search.objective=a/validation/accuracy",), "did you mean 'validation/accuracy'"),
-        (("search.objectives=[parameters, validation/acc]", NONE), "did you mean 'validation/accuracy'"),
-        ((PEER, "search.objective=b/validation/nll"), "search.objective=validation/nll and search.students=b"),
+        (
+            ("search.objectives=[parameters, validation/acc]", NONE),
+            "did you mean 'validation/accuracy'",
+        ),
+        (
+            (PEER, "search.objective=b/validation/nll"),
+            "search.objective=validation/nll and search.students=b",
+        ),
         (("search.objective=parameters",), "search.objectives=[validation/accuracy, "),
         (("search.objectives=[parameters, validation/entropy]", NONE), "direction"),
         ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), "direction"),
@@ -166,9 +226,18 @@ def test_a_refusal_holds_what_to_do_next(pairs: tuple[str, ...], hint: str) -> N
         ("teacher=null", "method.name=cross_entropy"),
         ("method.temperature=3", "method.alpha=1"),
         ("method.name=dual_student", "peers.b.network.name=mlp"),
-        ("method.name=dual_student", "method.lambda_peer=0", "method.peer_weight=1-w", "peers.b.network.name=mlp"),
+        (
+            "method.name=dual_student",
+            "method.lambda_peer=0",
+            "method.peer_weight=1-w",
+            "peers.b.network.name=mlp",
+        ),
         ("method.name=dml", "teacher=null", "peers.b.network.name=mlp"),
-        ("search.methods=[kd, dual_student, dml]", "peers.b.network.name=mlp", "peers.c.network.name=cnn"),
+        (
+            "search.methods=[kd, dual_student, dml]",
+            "peers.b.network.name=mlp",
+            "peers.c.network.name=cnn",
+        ),
         ("method.name=ttm", "method.form=additive", "method.beta=0"),
         ("search.methods=[kd, ttm, wttm, cross_entropy]", "method.temperature=3"),
         ("search.freeze=[training.learning_rate, seed, data.limit.train]",),
@@ -178,10 +247,29 @@ def test_a_refusal_holds_what_to_do_next(pairs: tuple[str, ...], hint: str) -> N
         ("search.grace_epochs=5", "training.epochs=4", "search.scheduler=none"),
         ("search.scheduler=pbt", "search.trials=2", "search.grace_epochs=50"),
         ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9"),
-        ("search.scheduler=pbt", "search.methods=[kd, ttm]", "method.temperature=4", "search.freeze=[training.learning_rate]"),
-        ("search.scheduler=hyperband", "search.grace_epochs=50", "search.trials=1", "training.epochs=1"),
-        ("search.objectives=[validation/accuracy, parameters]", NONE, "search.extra_space={student.width: [8, 16]}"),
-        (PEER, "search.objectives=[train/loss, parameters]", NONE, "search.extra_space={peers.b.network.width: [8, 16]}"),
+        (
+            "search.scheduler=pbt",
+            "search.methods=[kd, ttm]",
+            "method.temperature=4",
+            "search.freeze=[training.learning_rate]",
+        ),
+        (
+            "search.scheduler=hyperband",
+            "search.grace_epochs=50",
+            "search.trials=1",
+            "training.epochs=1",
+        ),
+        (
+            "search.objectives=[validation/accuracy, parameters]",
+            NONE,
+            "search.extra_space={student.width: [8, 16]}",
+        ),
+        (
+            PEER,
+            "search.objectives=[train/loss, parameters]",
+            NONE,
+            "search.extra_space={peers.b.network.width: [8, 16]}",
+        ),
         (
             PEER,
             NONE,
@@ -213,7 +301,12 @@ def test_every_objective_has_a_direction_that_passes(objective: str) -> None:
 
 
 def test_a_network_is_checked_without_memory() -> None:
-    check_network(load(None, ["student.name=mlp", "student.width=200000", "student.depth=3"]).student, "student", 10, (3, 32, 32))
+    check_network(
+        load(None, ["student.name=mlp", "student.width=200000", "student.depth=3"]).student,
+        "student",
+        10,
+        (3, 32, 32),
+    )
 
 
 def test_a_search_without_the_method_that_is_named() -> None:

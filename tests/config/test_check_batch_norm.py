@@ -59,7 +59,13 @@ def test_the_share_of_a_worker_counts() -> None:
         check(RESNET, "training.batch_size=4", "resources.workers=4", side=8)
     assert "sync_batch_norm" in str(told.value)
     check(RESNET, "training.batch_size=8", "resources.workers=4", side=8)
-    check(RESNET, "training.batch_size=4", "resources.workers=4", "training.sync_batch_norm=true", side=8)
+    check(
+        RESNET,
+        "training.batch_size=4",
+        "resources.workers=4",
+        "training.sync_batch_norm=true",
+        side=8,
+    )
 
 
 def test_every_network_that_is_trained_is_looked_at() -> None:
@@ -68,7 +74,13 @@ def test_every_network_that_is_trained_is_looked_at() -> None:
     assert "teacher.network" in fitted
     learner = ("method.name=kd_aif", "method.update=both", "data.labelled=10")
     assert "teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
-    searched = refusal('student={"name": "resnet8"}', CHOICE, "training.batch_size=1", "teacher=null", searching=True)
+    searched = refusal(
+        'student={"name": "resnet8"}',
+        CHOICE,
+        "training.batch_size=1",
+        "teacher=null",
+        searching=True,
+    )
     assert "student.name = 'resnet18'" in searched
 
 

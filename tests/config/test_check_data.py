@@ -79,14 +79,19 @@ def data_line(store: Path, *pairs: str) -> str:
     [
         ((), "digits: train 400, validation 216, test 359; "),
         (FEW[1:], "digits: train 40 labelled of 400, validation 216, test 359; "),
-        (("data.validation_in_training=true",), "digits: train 616 with the validation part, validation 216, test 359; "),
+        (
+            ("data.validation_in_training=true",),
+            "digits: train 616 with the validation part, validation 216, test 359; ",
+        ),
         (
             (FEW[1], "data.validation_in_training=true"),
             "digits: train 256 labelled of 616 with the validation part, validation 216",
         ),
     ],
 )
-def test_the_plan_says_how_many_are_labelled(digits_store: Path, change: tuple[str, ...], said: str) -> None:
+def test_the_plan_says_how_many_are_labelled(
+    digits_store: Path, change: tuple[str, ...], said: str
+) -> None:
     small = ("training.batch_size=32", "teacher.training.batch_size=32")
     assert said in data_line(digits_store, FEW[0], *small, *change)
 
@@ -103,7 +108,9 @@ def batched(name: str, size: int, teacher: int = 32, *pairs: str) -> Configurati
 
 def searching(configuration: Configuration, *methods: str) -> Configuration:
     """Return the configuration of a search over these methods."""
-    return configuration.model_copy(update={"search": configuration.search.model_copy(update={"methods": methods})})
+    return configuration.model_copy(
+        update={"search": configuration.search.model_copy(update={"methods": methods})}
+    )
 
 
 @pytest.mark.parametrize(

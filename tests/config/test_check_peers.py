@@ -33,7 +33,10 @@ ACTORS, ONE = "resources.peer_placement=actors", "resources.peer_placement=coloc
             ("resources.workers", 3, "a multiple of 2"),
         ),
         ((PEER, ACTORS), ("resources.workers", 1, "a multiple of 2")),
-        ((PEER, "peers.c.network.name=mlp", "resources.workers=4"), ("resources.workers", 4, "a multiple of 3")),
+        (
+            (PEER, "peers.c.network.name=mlp", "resources.workers=4"),
+            ("resources.workers", 4, "a multiple of 3"),
+        ),
         (
             (PEER, ONE, "resources.workers=2"),
             ("resources.workers", 2, (1, 1)),
@@ -47,7 +50,9 @@ ACTORS, ONE = "resources.peer_placement=actors", "resources.peer_placement=coloc
         ),
     ],
 )
-def test_students_that_cannot_be_given_workers(changes: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_students_that_cannot_be_given_workers(
+    changes: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     configuration = load(None, list(changes))
     for check in (check_peers, check_train, check_search):
         with refused(*expected) as told:
@@ -63,7 +68,13 @@ def test_students_that_cannot_be_given_workers(changes: tuple[str, ...], expecte
         (PEER,),
         (PEER, ONE),
         (PEER, "resources.workers=2"),
-        (PEER, ACTORS, "resources.workers=4", "peers.b.cpus_per_worker=0.5", "peers.b.gpus_per_worker=0"),
+        (
+            PEER,
+            ACTORS,
+            "resources.workers=4",
+            "peers.b.cpus_per_worker=0.5",
+            "peers.b.gpus_per_worker=0",
+        ),
         (PEER, "peers.c.network.name=mlp", "resources.workers=6"),
     ],
 )
@@ -92,7 +103,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return make
 
 
-def shown(store: Path, configuration: Configuration, kind: str = "train", local: bool = False) -> dict[str, str]:
+def shown(
+    store: Path, configuration: Configuration, kind: str = "train", local: bool = False
+) -> dict[str, str]:
     """Return the lines of the plan by their names."""
     console = Console(file=StringIO(), width=300)
     show_plan(Store(store), configuration, kind, local, console)
@@ -103,33 +116,51 @@ def shown(store: Path, configuration: Configuration, kind: str = "train", local:
 
 def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -> None:
     machine(7.0)
-    own = ("peers.b.cpus_per_worker=0.5", "peers.b.training.learning_rate=0.1", "resources.workers=4")
+    own = (
+        "peers.b.cpus_per_worker=0.5",
+        "peers.b.training.learning_rate=0.1",
+        "resources.workers=4",
+    )
     lines = shown(digits_store, load(None, [PEER, *own]), "sweep")
-    assert lines["student a"] == "mlp (width=16, depth=1)" and lines["student b"] == "cnn", "its rate is searched"
+    assert lines["student a"] == "mlp (width=16, depth=1)" and lines["student b"] == "cnn", (
+        "its rate is searched"
+    )
     assert lines["groups"] == (
         "2 x 4 workers, 2 for student a of 1 CPU and 0 GPU, 2 for student b of 0.5 CPU and 0 GPU; "
         "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2 fit, 20 trials"
     )
     assert lines["trials"].endswith("maximize validation/accuracy (mean of a, b)")
-    assert shown(digits_store, load(None, [PEER, *own]), "train")["student b"] == "cnn, learning_rate 0.1"
+    assert (
+        shown(digits_store, load(None, [PEER, *own]), "train")["student b"]
+        == "cnn, learning_rate 0.1"
+    )
     held = ("search.freeze=[peers.b.training.learning_rate]", "peers.b.training.momentum=0.5")
     chosen = "search.extra_space={peers.b.training.momentum: [0.5, 0.9]}"
-    assert shown(digits_store, load(None, [PEER, *own, *held, chosen]), "sweep")["student b"] == "cnn, learning_rate 0.1"
+    assert (
+        shown(digits_store, load(None, [PEER, *own, *held, chosen]), "sweep")["student b"]
+        == "cnn, learning_rate 0.1"
+    )
     lines = shown(digits_store, load(None, [PEER, "search.students=b"]), "sweep")
     assert lines["trials"].endswith("maximize validation/accuracy (of b)")
     lines = shown(digits_store, load(None, [PEER]))
-    assert lines["groups"].startswith("1 x 1 workers of 1 CPU and 0 GPU for students a, b; floor(7 CPU / 1 per group) = 7 fit")
+    assert lines["groups"].startswith(
+        "1 x 1 workers of 1 CPU and 0 GPU for students a, b; floor(7 CPU / 1 per group) = 7 fit"
+    )
     assert shown(digits_store, load(None, []))["student"] == "mlp (width=16, depth=1)"
 
 
-def test_a_worker_that_this_machine_cannot_hold_is_refused(digits_store: Path, machine: Machine) -> None:
+def test_a_worker_that_this_machine_cannot_hold_is_refused(
+    digits_store: Path, machine: Machine
+) -> None:
     machine(2.0)
     configuration = load(None, [PEER, "peers.b.cpus_per_worker=8", "resources.workers=2"])
     with refused("peers.b.cpus_per_worker", 8, (0, 2)):
         prepare_run(Store(digits_store), configuration, "train", local=False)
 
 
-def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_of_checkpoints_are_those_of_all_students(
+    digits_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
 
     def counted(parameters: int, trials: int) -> int:
@@ -140,17 +171,27 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, 
     configuration = load(None, [PEER])
     prepare_run(Store(digits_store), configuration, "train", local=True)
     shape = (1, 8, 8)
-    each = [check_network(network, "student", 10, shape) for network, _ in configuration.students.values()]
+    each = [
+        check_network(network, "student", 10, shape)
+        for network, _ in configuration.students.values()
+    ]
     assert asked == [sum(each)] and min(each) > 0
 
 
 def test_a_peer_whose_network_does_not_exist_is_refused(digits_store: Path) -> None:
     with refused("peers.b.network.name", "resnet9", tuple(MODELS)):
-        prepare_run(Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True)
+        prepare_run(
+            Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True
+        )
 
 
-@pytest.mark.parametrize(("field", "weights"), [("student.weights", "student"), ("peers.b.network.weights", "peers.b.network")])
-def test_students_that_do_not_share_the_classes_are_refused(field: str, weights: str, digits_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "weights"),
+    [("student.weights", "student"), ("peers.b.network.weights", "peers.b.network")],
+)
+def test_students_that_do_not_share_the_classes_are_refused(
+    field: str, weights: str, digits_store: Path, tmp_path: Path
+) -> None:
     files = {}
     for classes in (10, 12):
         torch.manual_seed(classes)
@@ -159,7 +200,11 @@ def test_students_that_do_not_share_the_classes_are_refused(field: str, weights:
     networks = ["student.name=mlp", "student.width=16", "student.depth=1"]
     networks += ["peers.b.network.name=mlp", "peers.b.network.width=16", "peers.b.network.depth=1"]
     store = Store(digits_store)
-    prepare_run(store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True)
+    prepare_run(
+        store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True
+    )
     with refused(field, str(files[12])) as told:
-        prepare_run(store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True)
+        prepare_run(
+            store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True
+        )
     assert "head.weight" in str(told.value)

@@ -25,7 +25,12 @@ from tests.refusal import refused
 from tests.retrieving import retrieving_method
 
 PEER = "peers.b.network.name=cnn"
-SUMMARY: dict[str, Any] = {"sizes": {"train": 50}, "class_sizes": [9, 20, 13], "classes": ["a", "b", "c"], "shape": [1, 8, 8]}
+SUMMARY: dict[str, Any] = {
+    "sizes": {"train": 50},
+    "class_sizes": [9, 20, 13],
+    "classes": ["a", "b", "c"],
+    "shape": [1, 8, 8],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +58,15 @@ def configured(*pairs: str) -> Configuration:
             ["teacher=null"],
             ("method.paradigm", "offline", "with a teacher, or method.paradigm=teacher_free"),
         ),
-        (["teacher=null", PEER], ("method.paradigm", "offline", "with a teacher, or method.paradigm=online")),
+        (
+            ["teacher=null", PEER],
+            ("method.paradigm", "offline", "with a teacher, or method.paradigm=online"),
+        ),
         (["data.mixing=cutmix"], ("data.mixing", "cutmix", ("none",))),
-        (["data.mixing=mixup", "method.paradigm=teacher_free"], ("data.mixing", "mixup", ("none",))),
+        (
+            ["data.mixing=mixup", "method.paradigm=teacher_free"],
+            ("data.mixing", "mixup", ("none",)),
+        ),
         (
             ["method.paradigm=teacher_free", "method.first=3", "training.epochs=3"],
             ("method.first",),
@@ -99,9 +110,22 @@ def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held()
 
 
 def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() -> None:
-    assert [method.retrieves for method in build_variants(configured("method.positives=5"), "retrieving", False)] == [(5, 32)]
-    searched = [(method.needs.bank, method.retrieves[0]) for method in build_variants(configured(), "retrieving", True)]
-    assert sorted(searched) == [(False, 4), (False, 4), (False, 8), (False, 8), (True, 4), (True, 8)]
+    assert [
+        method.retrieves
+        for method in build_variants(configured("method.positives=5"), "retrieving", False)
+    ] == [(5, 32)]
+    searched = [
+        (method.needs.bank, method.retrieves[0])
+        for method in build_variants(configured(), "retrieving", True)
+    ]
+    assert sorted(searched) == [
+        (False, 4),
+        (False, 4),
+        (False, 8),
+        (False, 8),
+        (True, 4),
+        (True, 8),
+    ]
     both = load(None, ["search.methods=[kd, retrieving]"])
     assert sum(method.needs.bank for method in build_all_variants(both, True)) == 2
     assert not any(method.needs.bank for method in build_all_variants(both, False))
@@ -118,20 +142,27 @@ def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() 
             ["method.negatives=23"],
             ("method.negatives", 23, (0, 22)),
         ),
-        (["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"], ("method.positives", 20, (0, 19))),
+        (
+            ["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"],
+            ("method.positives", 20, (0, 19)),
+        ),
         (
             ["method.positives=20", "method.negatives=23"],
             ("method.positives", 20, (0, 19)),
         ),
     ],
 )
-def test_more_than_there_are_cannot_be_retrieved(pairs: list[str], expected: tuple[Any, ...]) -> None:
+def test_more_than_there_are_cannot_be_retrieved(
+    pairs: list[str], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         check_retrieval(configured(*pairs), False, SUMMARY, gpu=False)
 
 
 def test_as_many_as_there_are_can_be_retrieved() -> None:
-    check_retrieval(configured("method.positives=19", "method.negatives=22"), False, SUMMARY, gpu=False)
+    check_retrieval(
+        configured("method.positives=19", "method.negatives=22"), False, SUMMARY, gpu=False
+    )
     check_retrieval(load(None, ["method.name=kd"]), False, {}, gpu=False)
     with refused("method.negatives", 32, (0, 22)):
         check_retrieval(configured("method.paradigm=offline"), True, SUMMARY, gpu=False)
@@ -148,8 +179,16 @@ FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
             ("method.positives", 8, (0, 6)),
             "hold method.positives of at most 6 and method.negatives of at most 11, or give",
         ),
-        (["method.positives=3"], ("method.negatives", 32, (0, 11)), "hold method.negatives of at most 11, or give"),
-        (["method.negatives=9"], ("method.positives", 8, (0, 6)), "hold method.positives of at most 6, or give"),
+        (
+            ["method.positives=3"],
+            ("method.negatives", 32, (0, 11)),
+            "hold method.negatives of at most 11, or give",
+        ),
+        (
+            ["method.negatives=9"],
+            ("method.positives", 8, (0, 6)),
+            "hold method.positives of at most 6, or give",
+        ),
         (
             ["method.positives=9", "method.negatives=12"],
             ("method.positives", 9, (0, 6)),
@@ -178,7 +217,11 @@ def test_what_a_sentence_advises_is_accepted_next() -> None:
     check_retrieval(taken, True, FEW, gpu=False)
 
     alone = ["search.methods=[cross_entropy, retrieving]", "teacher=null"]
-    with refused("method.paradigm", "offline", "with a teacher, or method.paradigm=teacher_free with method.name=retrieving"):
+    with refused(
+        "method.paradigm",
+        "offline",
+        "with a teacher, or method.paradigm=teacher_free with method.name=retrieving",
+    ):
         check_search(load(None, ["method.name=cross_entropy", *alone]))
     check_search(configured(*alone, "method.paradigm=teacher_free"))
     with refused("search.methods", "kd", "with a teacher, or cross_entropy"):
@@ -211,13 +254,19 @@ QUEUED = ["method.paradigm=teacher_free", "method.positives=8", "method.negative
         (["method.queue=1", "method.paradigm=offline"], None),
     ],
 )
-def test_a_queue_holds_what_is_retrieved_from_it(pairs: list[str], expected: tuple[Any, ...] | None) -> None:
+def test_a_queue_holds_what_is_retrieved_from_it(
+    pairs: list[str], expected: tuple[Any, ...] | None
+) -> None:
     with refused(*expected) if expected else nullcontext():
         check_train(configured(*QUEUED, *pairs))
 
 
 def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
-    given = ["search.methods=[cross_entropy, retrieving]", "method.paradigm=teacher_free", "method.negatives=3"]
+    given = [
+        "search.methods=[cross_entropy, retrieving]",
+        "method.paradigm=teacher_free",
+        "method.negatives=3",
+    ]
     with refused("method.queue", 4, (9, None)):
         check_search(configured(*given, "method.queue=4"))
     check_search(configured(*given, "method.queue=9"))
@@ -228,7 +277,9 @@ def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     configuration = configured("resources.retrieval=approximate", f"method.negatives={wanted}")
     said = retrieval_line(configuration, False, SUMMARY, False, True)
-    assert said.startswith("approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of")
+    assert said.startswith(
+        "approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of"
+    )
     if wanted:
         with refused("resources.retrieval", "approximate", ("exact",)):
             check_retrieval(configuration, False, SUMMARY, False)
@@ -249,9 +300,16 @@ def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted
     ],
 )
 def test_an_approximate_search_needs_its_library(
-    monkeypatch: pytest.MonkeyPatch, chosen: str, samples: int, gpu: bool, paradigm: str, missing: bool
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str,
+    samples: int,
+    gpu: bool,
+    paradigm: str,
+    missing: bool,
 ) -> None:
-    configuration = configured(f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9")
+    configuration = configured(
+        f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9"
+    )
     summary = SUMMARY | {"class_sizes": [samples - 20, 10, 10]}
     check_retrieval(configuration, False, summary, gpu)
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
@@ -267,7 +325,10 @@ def test_the_cache_holds_features_and_each_pair_once() -> None:
     width = feature_width(configured().teacher.network, 3, [1, 8, 8])  # type: ignore[union-attr]
     assert width == 256
     assert clean_bytes(configured(), False, 50, width) == 50 * 256 * 2 + 50 * (8 + 32) * 8
-    assert clean_bytes(configured("teacher.dtype=float32"), True, 50, width) == 50 * 256 * 4 + 50 * (4 + 32) * 8 + 50 * (8 + 32) * 8
+    assert (
+        clean_bytes(configured("teacher.dtype=float32"), True, 50, width)
+        == 50 * 256 * 4 + 50 * (4 + 32) * 8 + 50 * (8 + 32) * 8
+    )
     assert clean_bytes(configured("method.paradigm=teacher_free"), False, 50, width) == 0
     assert clean_bytes(load(None, ["method.name=kd"]), False, 50, width) == 0
 
@@ -276,10 +337,19 @@ def test_the_plan_says_how_samples_are_retrieved() -> None:
     def said(*pairs: str, searching: bool = False, gpu: bool = False, cached: bool = True) -> str:
         return retrieval_line(configured(*pairs), searching, SUMMARY, gpu, cached)
 
-    assert said() == "exact, among 42 samples: 8 + 32 of the same and of other classes; 15.6 KiB in the cache, once for all trials"
+    assert (
+        said()
+        == "exact, among 42 samples: 8 + 32 of the same and of other classes; 15.6 KiB in the "
+        "cache, once for all trials"
+    )
     assert said(cached=False).endswith("; by every trial anew")
-    assert said("resources.retrieval=approximate").startswith("approximate, by faiss, among 42 samples")
-    assert said("method.paradigm=teacher_free") == "exact, among at most 42 samples, in each bank that students fill"
+    assert said("resources.retrieval=approximate").startswith(
+        "approximate, by faiss, among 42 samples"
+    )
+    assert (
+        said("method.paradigm=teacher_free")
+        == "exact, among at most 42 samples, in each bank that students fill"
+    )
     assert "among at most 40 samples" in said("method.paradigm=teacher_free", "method.queue=40")
     assert "among at most 42 samples" in said("method.paradigm=teacher_free", "method.queue=43")
     every = said(PEER, searching=True)
@@ -293,19 +363,32 @@ def test_class_sizes_are_of_the_labels_that_are_known(tmp_path: Path) -> None:
     before = describe(data, tmp_path, 0)
     folder = prepare(data, tmp_path, 0)
     assert sum(before["class_sizes"]) == 50 and len(before["class_sizes"]) == 10
-    assert describe(data, tmp_path, 0)["class_sizes"] == before["class_sizes"] == read_summary(folder)["class_sizes"]
-    write_json(folder / "data.json", {name: value for name, value in read_summary(folder).items() if name != "class_sizes"})
+    assert (
+        describe(data, tmp_path, 0)["class_sizes"]
+        == before["class_sizes"]
+        == read_summary(folder)["class_sizes"]
+    )
+    write_json(
+        folder / "data.json",
+        {name: value for name, value in read_summary(folder).items() if name != "class_sizes"},
+    )
     assert describe(data, tmp_path, 0)["class_sizes"] == before["class_sizes"]
 
 
 def test_an_exported_student_names_a_teacher_that_it_heard() -> None:
-    assert needs_teacher(configured()) and not needs_teacher(configured("method.paradigm=teacher_free"))
+    assert needs_teacher(configured()) and not needs_teacher(
+        configured("method.paradigm=teacher_free")
+    )
 
 
-def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dry_run_shows_the_line_and_the_bytes(
+    digits_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def shown(kind: str, *pairs: str) -> str:
         console = Console(file=StringIO(), width=300)
-        show_plan(Store(digits_store), configured("data.augmentation=none", *pairs), kind, True, console)
+        show_plan(
+            Store(digits_store), configured("data.augmentation=none", *pairs), kind, True, console
+        )
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     samples = 1222
@@ -319,7 +402,9 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
     assert "by every trial anew" in shown("train", "teacher.mode=online")
 
 
-@pytest.mark.parametrize("command", [["sweep"], ["sweep", "--dry-run"], ["train"], ["train", "--dry-run"]])
+@pytest.mark.parametrize(
+    "command", [["sweep"], ["sweep", "--dry-run"], ["train"], ["train", "--dry-run"]]
+)
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
@@ -328,16 +413,33 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
         (["data.mixing=mixup"], "data.mixing = 'mixup' blends two samples"),
     ],
 )
-def test_a_person_gets_one_sentence_and_nothing_starts(tmp_path: Path, command: list[str], pairs: list[str], sentence: str) -> None:
-    given = ["method.name=retrieving", "search.methods=[retrieving]", "method.paradigm=offline", *pairs]
-    arguments = [*command, "--store", str(tmp_path / "store"), *(part for pair in given for part in ("--set", pair))]
+def test_a_person_gets_one_sentence_and_nothing_starts(
+    tmp_path: Path, command: list[str], pairs: list[str], sentence: str
+) -> None:
+    given = [
+        "method.name=retrieving",
+        "search.methods=[retrieving]",
+        "method.paradigm=offline",
+        *pairs,
+    ]
+    arguments = [
+        *command,
+        "--store",
+        str(tmp_path / "store"),
+        *(part for pair in given for part in ("--set", pair)),
+    ]
     result = CliRunner().invoke(run.app, arguments)
     assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
     assert sentence in result.output and not (tmp_path / "store" / "sweeps").exists()
 
 
 def test_the_cache_is_filled_with_features_where_a_search_may_need_them(tmp_path: Path) -> None:
-    small = ["data.limit.train=100", "data.augmentation=none", "teacher.training.epochs=1", "teacher.network.width=8"]
+    small = [
+        "data.limit.train=100",
+        "data.augmentation=none",
+        "teacher.training.epochs=1",
+        "teacher.network.width=8",
+    ]
     for name, wanted in (("kd", 0), ("retrieving", 1)):
         given = [*small, f"search.methods=[cross_entropy, {name}]"]
         arguments = [

@@ -21,7 +21,10 @@ def configured(*pairs: str) -> Configuration:
     ("pairs", "expected"),
     [
         (["method.update=ssl"], ("data.labelled", None, int)),
-        (["method.update=static", "training.epochs=1"], ("method.update", "static", "training.epochs of 2 or more")),
+        (
+            ["method.update=static", "training.epochs=1"],
+            ("method.update", "static", "training.epochs of 2 or more"),
+        ),
         (["method.warmup=1.0"], ("method.update", "iterative", "training.epochs of 2 or more")),
         (["method.update=both", "peers.b.network.name=cnn"], ("peers", ("b",), ())),
         (["data.mixing=mixup"], ("data.mixing", "mixup", ("none",))),
@@ -66,7 +69,9 @@ def test_what_fits_is_not_refused(estimator: str) -> None:
         (["method.weigh_by=loss"], 10_000_000, 2.09),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_estimate(pairs: list[str], samples: int, needed_gib: float) -> None:
+def test_what_does_not_fit_is_refused_with_the_estimate(
+    pairs: list[str], samples: int, needed_gib: float
+) -> None:
     configuration = configured(*pairs)
     with refused("resources.influence_gib", 2) as told:
         check_memory(configuration, False, samples, *DIGITS[1:])

@@ -20,10 +20,22 @@ PEER = "peers.b.network.name=mlp"
 @pytest.mark.parametrize(
     ("choices", "expected"),
     [
-        ("student.width: [8]", ("search.extra_space.student.width", (8,), "two or more different values")),
-        ("student.width: []", ("search.extra_space.student.width", (), "two or more different values")),
-        ("student.width: [8, 8]", ("search.extra_space.student.width", (8, 8), "two or more different values")),
-        ("student.width: [8, [16]]", ("search.extra_space.student.width", [16], "numbers, texts, true, false or null")),
+        (
+            "student.width: [8]",
+            ("search.extra_space.student.width", (8,), "two or more different values"),
+        ),
+        (
+            "student.width: []",
+            ("search.extra_space.student.width", (), "two or more different values"),
+        ),
+        (
+            "student.width: [8, 8]",
+            ("search.extra_space.student.width", (8, 8), "two or more different values"),
+        ),
+        (
+            "student.width: [8, [16]]",
+            ("search.extra_space.student.width", [16], "numbers, texts, true, false or null"),
+        ),
         ("student.width: [8, 0]", ("student.width", 0, (1, 1000000))),
         ("student.wide: [8, 16]", ("student.wide", 8, ("width", "depth", "dropout"))),
         ("student.width: [4, big]", ("student.width", "big", (1, 1000000))),
@@ -31,32 +43,67 @@ PEER = "peers.b.network.name=mlp"
         (".width: [4, 8]", ("search.extra_space", ".width", EXAMPLE)),
         ("student.name: [mlp, resnet2]", ("student.name", "resnet2")),
         ("peers.b.network.width: [8, 0]", ("peers.b.network.width", 0, (1, 1000000))),
-        ("peers.c.network.width: [8, 16]", ("search.extra_space", "peers.c.network.width", EXAMPLE)),
+        (
+            "peers.c.network.width: [8, 16]",
+            ("search.extra_space", "peers.c.network.width", EXAMPLE),
+        ),
         ("peers.b.width: [8, 16]", ("search.extra_space", "peers.b.width", EXAMPLE)),
         ("peers.b.training.epochs: [8, 16]", ("search.extra_space.peers.b.training.epochs", 8)),
-        ("training.batch_size: [32, 0]", ("search.extra_space.training.batch_size", 0, (1, 1000000))),
+        (
+            "training.batch_size: [32, 0]",
+            ("search.extra_space.training.batch_size", 0, (1, 1000000)),
+        ),
         ("training.batchsize: [32, 64]", ("search.extra_space.training.batchsize", 32)),
-        ("training.schedule: [cosine, multi_step]", ("search.extra_space.training.milestones", (), "one epoch or more")),
+        (
+            "training.schedule: [cosine, multi_step]",
+            ("search.extra_space.training.milestones", (), "one epoch or more"),
+        ),
         ("nothing.at.all: [1, 2]", ("search.extra_space", "nothing.at.all", EXAMPLE)),
         ("training: [1, 2]", ("search.extra_space", "training", EXAMPLE)),
         ("temperature: [1, 2]", ("search.extra_space", "temperature", EXAMPLE)),
-        ("method.temperature: [1, 2]", ("search.extra_space", "method.temperature", "one value for the sweep")),
-        ("data.mixing: [none, mixup]", ("search.extra_space", "data.mixing", "one value for the sweep")),
+        (
+            "method.temperature: [1, 2]",
+            ("search.extra_space", "method.temperature", "one value for the sweep"),
+        ),
+        (
+            "data.mixing: [none, mixup]",
+            ("search.extra_space", "data.mixing", "one value for the sweep"),
+        ),
         ("teacher.seed: [1, 2]", ("search.extra_space", "teacher.seed", "one value for the sweep")),
-        ("search.trials: [1, 2]", ("search.extra_space", "search.trials", "one value for the sweep")),
-        ("resources.workers: [1, 2]", ("search.extra_space", "resources.workers", "one value for the sweep")),
-        ("training.epochs: [4, 8]", ("search.extra_space", "training.epochs", "one value for the sweep")),
+        (
+            "search.trials: [1, 2]",
+            ("search.extra_space", "search.trials", "one value for the sweep"),
+        ),
+        (
+            "resources.workers: [1, 2]",
+            ("search.extra_space", "resources.workers", "one value for the sweep"),
+        ),
+        (
+            "training.epochs: [4, 8]",
+            ("search.extra_space", "training.epochs", "one value for the sweep"),
+        ),
         ("seed: [4, 8]", ("search.extra_space", "seed", "one value for the sweep")),
-        ("peers.b.cpus_per_worker: [1, 2]", ("search.extra_space", "peers.b.cpus_per_worker", "one value for the sweep")),
-        ("student.weights: [one, other]", ("search.extra_space", "student.weights", "one value for the sweep")),
-        ("training.learning_rate: [0.1, 0.2]", ("search.extra_space", "training.learning_rate", "not in the search space")),
+        (
+            "peers.b.cpus_per_worker: [1, 2]",
+            ("search.extra_space", "peers.b.cpus_per_worker", "one value for the sweep"),
+        ),
+        (
+            "student.weights: [one, other]",
+            ("search.extra_space", "student.weights", "one value for the sweep"),
+        ),
+        (
+            "training.learning_rate: [0.1, 0.2]",
+            ("search.extra_space", "training.learning_rate", "not in the search space"),
+        ),
         (
             "peers.b.training.learning_rate: [0.1, 0.2]",
             ("search.extra_space", "peers.b.training.learning_rate", "not in the search space"),
         ),
     ],
 )
-def test_what_cannot_be_chosen_is_refused_in_a_sentence(choices: str, expected: tuple[Any, ...]) -> None:
+def test_what_cannot_be_chosen_is_refused_in_a_sentence(
+    choices: str, expected: tuple[Any, ...]
+) -> None:
     with refused(*expected) as told:
         check_search(load(None, [PEER, f"search.extra_space={{{choices}}}"]))
     assert "\n" not in str(told.value) and "search.extra_space" in str(told.value)
@@ -76,21 +123,38 @@ def test_a_wrong_name_among_choices_has_the_nearest_one(choices: str, hint: str)
 
 def test_what_is_held_is_not_chosen() -> None:
     with refused("search.extra_space", "training.momentum", "not in search.freeze"):
-        check_search(load(None, ["search.freeze=[training.momentum]", "search.extra_space={training.momentum: [0.1, 0.2]}"]))
+        check_search(
+            load(
+                None,
+                [
+                    "search.freeze=[training.momentum]",
+                    "search.extra_space={training.momentum: [0.1, 0.2]}",
+                ],
+            )
+        )
 
 
 @pytest.mark.parametrize(
     "choices",
     [
         "student.width: [8, 16], student.depth: [1, 2], peers.b.network.width: [4, 64]",
-        "peers.b.network.name: [mlp, cnn], training.nesterov: [true, false], training.gradient_clip: [1.0, null]",
+        "peers.b.network.name: [mlp, cnn], training.nesterov: [true, false], "
+        "training.gradient_clip: [1.0, null]",
         "peers.b.training.momentum: [0.5, 0.9], training.batch_size: [32, 64]",
     ],
 )
 @pytest.mark.parametrize("scheduler", ["asha", "pbt", "none"])
 def test_what_can_be_chosen_passes(choices: str, scheduler: str) -> None:
     check_search(
-        load(None, [PEER, f"search.scheduler={scheduler}", f"search.extra_space={{{choices}}}", "search.methods=[kd, akd]"])
+        load(
+            None,
+            [
+                PEER,
+                f"search.scheduler={scheduler}",
+                f"search.extra_space={{{choices}}}",
+                "search.methods=[kd, akd]",
+            ],
+        )
     )
 
 
@@ -98,14 +162,29 @@ def test_values_that_fit_alone_and_not_together_are_refused_of_a_network() -> No
     names = "peers.b.network.name: [mlp, cnn]"
     check_search(load(None, [PEER, f"search.extra_space={{{names}}}"]))
     with refused("peers.b.network.depth", 1, ("width",)):
-        check_search(load(None, [PEER, f"search.extra_space={{{names}, peers.b.network.depth: [1, 2]}}"]))
+        check_search(
+            load(None, [PEER, f"search.extra_space={{{names}, peers.b.network.depth: [1, 2]}}"])
+        )
 
 
 def test_a_key_may_be_given_in_sections() -> None:
     expected = {"student.width": (8, 16), "peers.b.network.depth": (1, 2)}
-    nested = load(None, ["search.extra_space.student.width=[8, 16]", "search.extra_space.peers.b.network.depth=[1, 2]"])
-    plain = load(None, ["search.extra_space={student.width: [8, 16], peers.b.network.depth: [1, 2]}"])
-    assert nested.search.extra_space == plain.search.extra_space == build(plain.plain()).search.extra_space == expected
+    nested = load(
+        None,
+        [
+            "search.extra_space.student.width=[8, 16]",
+            "search.extra_space.peers.b.network.depth=[1, 2]",
+        ],
+    )
+    plain = load(
+        None, ["search.extra_space={student.width: [8, 16], peers.b.network.depth: [1, 2]}"]
+    )
+    assert (
+        nested.search.extra_space
+        == plain.search.extra_space
+        == build(plain.plain()).search.extra_space
+        == expected
+    )
 
 
 def test_the_largest_network_of_each_student_counts() -> None:
@@ -115,18 +194,37 @@ def test_the_largest_network_of_each_student_counts() -> None:
         sizes = [64, *widths, classes]
         return sum((before + 1) * after for before, after in itertools.pairwise(sizes))
 
-    plain = load(None, [PEER, "student.width=16", "peers.b.network.width=4", "peers.b.network.depth=1"])
+    plain = load(
+        None, [PEER, "student.width=16", "peers.b.network.width=4", "peers.b.network.depth=1"]
+    )
     assert check_students(plain, False, classes, shape) == mlp(16) + mlp(4)
-    choices = "search.extra_space={student.width: [8, 32], student.depth: [1, 2], peers.b.network.width: [4, 64, 16]}"
+    choices = (
+        "search.extra_space={student.width: [8, 32], student.depth: [1, 2], "
+        "peers.b.network.width: [4, 64, 16]}"
+    )
     chosen = load(None, [PEER, "student.width=16", "peers.b.network.depth=1", choices])
     assert check_students(chosen, True, classes, shape) == mlp(32, 32) + mlp(64)
-    assert check_students(chosen, False, classes, shape) != check_students(chosen, True, classes, shape)
+    assert check_students(chosen, False, classes, shape) != check_students(
+        chosen, True, classes, shape
+    )
 
 
-@pytest.mark.parametrize(("section", "choice"), [("student", "student.width"), ("peers.b.network", "peers.b.network.depth")])
+@pytest.mark.parametrize(
+    ("section", "choice"),
+    [("student", "student.width"), ("peers.b.network", "peers.b.network.depth")],
+)
 def test_a_network_with_given_weights_does_not_vary(section: str, choice: str) -> None:
     with refused("search.extra_space", choice, f"without {section}.weights"):
-        check_search(load(None, [PEER, f"{section}.weights=some.safetensors", f"search.extra_space={{{choice}: [1, 2]}}"]))
+        check_search(
+            load(
+                None,
+                [
+                    PEER,
+                    f"{section}.weights=some.safetensors",
+                    f"search.extra_space={{{choice}: [1, 2]}}",
+                ],
+            )
+        )
 
 
 def test_one_training_chooses_nothing() -> None:
@@ -135,8 +233,21 @@ def test_one_training_chooses_nothing() -> None:
 
 def test_every_batch_size_is_held_against_the_data(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    summary = {"classes": ["a", "b"], "sizes": {"train": 100}, "shape": [1, 8, 8], "augmentation": "none", "name": "digits"}
-    configuration = load(None, ["search.extra_space={training.batch_size: [32, 200]}", "teacher=null", "method.name=cross_entropy"])
+    summary = {
+        "classes": ["a", "b"],
+        "sizes": {"train": 100},
+        "shape": [1, 8, 8],
+        "augmentation": "none",
+        "name": "digits",
+    }
+    configuration = load(
+        None,
+        [
+            "search.extra_space={training.batch_size: [32, 200]}",
+            "teacher=null",
+            "method.name=cross_entropy",
+        ],
+    )
     with refused("training.batch_size", 200, (1, 100)):
         _check_with_data(store, configuration, "sweep", True, summary, gpu=False)
     assert _check_with_data(store, configuration, "train", True, summary, gpu=False)[0] is None

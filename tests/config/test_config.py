@@ -54,7 +54,15 @@ def test_the_last_of_two_pairs_wins() -> None:
 
 
 def test_dotted_keys_reach_every_depth() -> None:
-    loaded = load(None, ["teacher.training.epochs=3", "data.limit.train=100", "student.name=cnn", "student.width=8"])
+    loaded = load(
+        None,
+        [
+            "teacher.training.epochs=3",
+            "data.limit.train=100",
+            "student.name=cnn",
+            "student.width=8",
+        ],
+    )
     assert loaded.teacher is not None and loaded.teacher.training.epochs == 3
     assert loaded.data.limit.train == 100
     assert loaded.student.settings == {"width": 8}
@@ -63,11 +71,16 @@ def test_dotted_keys_reach_every_depth() -> None:
 @pytest.mark.parametrize("given", ["method.temperature=2.5", "method: {temperature: 2.5}"])
 def test_a_setting_alone_keeps_the_default_choice(tmp_path: Path, given: str) -> None:
     loaded = load(None, [given]) if "=" in given else load(written(tmp_path, given), [])
-    assert loaded.method.name == Configuration().method.name and loaded.method.settings == {"temperature": 2.5}
+    assert loaded.method.name == Configuration().method.name and loaded.method.settings == {
+        "temperature": 2.5
+    }
 
 
 def test_a_part_of_a_section_keeps_the_rest_of_its_default() -> None:
-    loaded, default = load(None, ["teacher.training.batch_size=8", "teacher.network.width=4"]).teacher, Configuration().teacher
+    loaded, default = (
+        load(None, ["teacher.training.batch_size=8", "teacher.network.width=4"]).teacher,
+        Configuration().teacher,
+    )
     assert loaded is not None and default is not None
     assert loaded.training == default.training.model_copy(update={"batch_size": 8})
     assert loaded.network.settings == default.network.settings | {"width": 4}
@@ -86,9 +99,13 @@ def test_a_section_can_be_null_and_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", ".1e-2", "0.001", "+1e-3"])
-def test_powers_of_ten_are_numbers_in_the_file_and_on_the_command_line(tmp_path: Path, text: str) -> None:
+def test_powers_of_ten_are_numbers_in_the_file_and_on_the_command_line(
+    tmp_path: Path, text: str
+) -> None:
     assert load(None, [f"training.learning_rate={text}"]).training.learning_rate == 1e-3
-    file = written(tmp_path, f"training: {{weight_decay: {text}}}\nmethod: {{name: kd, beta: {text}}}\n")
+    file = written(
+        tmp_path, f"training: {{weight_decay: {text}}}\nmethod: {{name: kd, beta: {text}}}\n"
+    )
     assert load(file, []).training.weight_decay == 1e-3
     assert load(file, []).method.settings == {"beta": 1e-3}
 
@@ -146,7 +163,9 @@ def test_names_that_look_like_numbers_stay_names(text: str) -> None:
         ("method.name=3", "method.name", "3"),
     ],
 )
-def test_a_bad_value_is_told_in_one_sentence_with_field_and_value(pair: str, field: str, value: str) -> None:
+def test_a_bad_value_is_told_in_one_sentence_with_field_and_value(
+    pair: str, field: str, value: str
+) -> None:
     with refused(field) as told:
         load(None, [pair])
     assert repr(told.value.value) == value and "\n" not in str(told.value)
@@ -187,20 +206,37 @@ def test_what_is_allowed_at_a_key(field: str, allowed: object) -> None:
         ("resources.gpu_per_worker=1", "resources.gpu_per_worker", Resources, "gpus_per_worker"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_one(pair: str, field: str, section: type[Section], nearest: str) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_one(
+    pair: str, field: str, section: type[Section], nearest: str
+) -> None:
     with refused(field, allowed=tuple(section.model_fields)) as told:
         load(None, [pair])
-    assert "\n" not in str(told.value) and (not nearest or f"did you mean '{nearest}'" in str(told.value))
+    assert "\n" not in str(told.value) and (
+        not nearest or f"did you mean '{nearest}'" in str(told.value)
+    )
 
 
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
         (("training.schedule=multi_step",), ("training.milestones", (), "one epoch or more")),
-        (("training.warmup_epochs=4", "training.epochs=4"), ("training.warmup_epochs", 4.0, (0, 4))),
-        (("peers.b=cnn",), ("peers.b", "cnn", ("network", "training", "cpus_per_worker", "gpus_per_worker", "threads_per_worker"))),
+        (
+            ("training.warmup_epochs=4", "training.epochs=4"),
+            ("training.warmup_epochs", 4.0, (0, 4)),
+        ),
+        (
+            ("peers.b=cnn",),
+            (
+                "peers.b",
+                "cnn",
+                ("network", "training", "cpus_per_worker", "gpus_per_worker", "threads_per_worker"),
+            ),
+        ),
         (("peers=null",), ("peers", None, dict)),
-        (("search.extra_space={student.width: 4}",), ("search.extra_space.student.width", 4, "0 to 100 values")),
+        (
+            ("search.extra_space={student.width: 4}",),
+            ("search.extra_space.student.width", 4, "0 to 100 values"),
+        ),
         (("training",), ("--set", "training", "key=value")),
         (("=3",), ("--set", "=3", "key=value")),
         (("training..epochs=3",), ("--set", "training..epochs=3", "key=value")),
@@ -208,7 +244,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(pair: str, field: str, s
         (("seed=1", "seed.low=2"), ("seed.low", "2", "a section seed")),
     ],
 )
-def test_what_does_not_fit_together_is_told(pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_what_does_not_fit_together_is_told(
+    pairs: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected) as told:
         load(None, list(pairs))
     assert "\n" not in str(told.value)
@@ -230,7 +268,9 @@ def test_a_file_of_bytes_is_told(tmp_path: Path) -> None:
     assert str(file) in refuse(file)
 
 
-@pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2\n", "list"), ("words\n", "str"), ("3\n", "int")])
+@pytest.mark.parametrize(
+    ("text", "kind"), [("- 1\n- 2\n", "list"), ("words\n", "str"), ("3\n", "int")]
+)
 def test_a_file_without_keys_is_told(tmp_path: Path, text: str, kind: str) -> None:
     assert kind in refuse(written(tmp_path, text))
 
@@ -254,8 +294,18 @@ def test_keys_that_are_no_text_are_told(tmp_path: Path) -> None:
     [
         (),
         ("teacher=null", "method.name=cross_entropy"),
-        ("student.name=cnn", "student.width=3", "student.weights=some.safetensors", "data.path=/somewhere"),
-        ("training.schedule=multi_step", "training.milestones=[2, 3]", "method.form=additive", "search.freeze=[seed]"),
+        (
+            "student.name=cnn",
+            "student.width=3",
+            "student.weights=some.safetensors",
+            "data.path=/somewhere",
+        ),
+        (
+            "training.schedule=multi_step",
+            "training.milestones=[2, 3]",
+            "method.form=additive",
+            "search.freeze=[seed]",
+        ),
     ],
 )
 def test_plain_values_are_json_and_build_the_same_again(pairs: tuple[str, ...]) -> None:

@@ -33,8 +33,15 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
     """Return KD's space with edits."""
 
     def suggest(trial: Asked) -> None:
-        trial.suggest_float("temperature", *changes.get("temperature", (1.0, 10.0)), log=changes.get("log", True))
-        if trial.suggest_categorical("alpha_schedule", changes.get("schedules", ("constant", "linear"))) == "constant":
+        trial.suggest_float(
+            "temperature", *changes.get("temperature", (1.0, 10.0)), log=changes.get("log", True)
+        )
+        if (
+            trial.suggest_categorical(
+                "alpha_schedule", changes.get("schedules", ("constant", "linear"))
+            )
+            == "constant"
+        ):
             trial.suggest_float("alpha", *changes.get("alpha", (0.1, 1.0)))
         for name in changes.get("more", ()):
             trial.suggest_int(name, 1, 5)
@@ -46,7 +53,10 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
     ("changes", "said"),
     [
         ({}, []),
-        ({"temperature": (1.0, 8.0)}, ["temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"]),
+        (
+            {"temperature": (1.0, 8.0)},
+            ["temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"],
+        ),
         ({"log": False}, ["temperature was 1 to 10, logarithmic, is 1 to 10"]),
         ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1, is 0.2 to 1"]),
         (
@@ -54,32 +64,44 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
             ["alpha_schedule was one of constant, linear, is one of constant, linear, gap"],
         ),
         ({"more": ("depth",)}, ["depth was not searched, is 1 to 5, whole numbers"]),
-        ({"schedules": ("constant",)}, ["alpha_schedule was one of constant, linear, is always constant"]),
+        (
+            {"schedules": ("constant",)},
+            ["alpha_schedule was one of constant, linear, is always constant"],
+        ),
         (
             {"points": ({"temperature": 2.0, "alpha": 0.5, "alpha_schedule": "constant"},)},
             [
-                "point 1, which is tried first, was temperature = 4.0, alpha_schedule = constant, alpha = 0.9, "
+                "point 1, which is tried first, was temperature = 4.0, alpha_schedule = "
+                "constant, alpha = 0.9, "
                 "is temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
             ],
         ),
     ],
 )
-def test_a_space_that_was_edited(changes: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_that_was_edited(
+    changes: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     published = ({"temperature": 4.0, "alpha": 0.9, "alpha_schedule": "constant"},)
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(published))
     before = space_now()
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(**({"points": published} | changes)))
     told = differences(before, space_now())
     assert told[: len(said)] == said and bool(told) == bool(said)
-    assert all(text.startswith("point 1") for text in told[len(said) :]), "what is tried first follows"
+    assert all(text.startswith("point 1") for text in told[len(said) :]), (
+        "what is tried first follows"
+    )
 
 
 def test_the_same_questions_under_other_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for names in (("one", "two"), ("two", "one")):
-        monkeypatch.setitem(search_spaces.SPACES, "kd", Space((), partial(suggest_otherwise, names=names)))
+        monkeypatch.setitem(
+            search_spaces.SPACES, "kd", Space((), partial(suggest_otherwise, names=names))
+        )
         found.append(space_now())
-    assert differences(*found) == ["the space of the method asks otherwise under {'form': 'one'}, {'form': 'two'}"]
+    assert differences(*found) == [
+        "the space of the method asks otherwise under {'form': 'one'}, {'form': 'two'}"
+    ]
 
 
 def suggest_otherwise(trial: Asked, names: tuple[str, str]) -> None:
@@ -100,7 +122,11 @@ def test_every_space_is_what_it_was() -> None:
         peers = ["peers.b.network.name=mlp"]
         found = described_space(load(None, [f"method.name={name}", *peers]), "sweep")
         read = json.loads(json.dumps(found))
-        assert found["space"][name] and found["rates"] and differences(read, found) == [] == differences(found, read)
+        assert (
+            found["space"][name]
+            and found["rates"]
+            and differences(read, found) == [] == differences(found, read)
+        )
     assert described_space(load(None, ["method.name=kd"]), "train") == {}
     assert differences({}, space_now()) == [], "an older sweep describes nothing"
 
@@ -112,13 +138,24 @@ def test_data_that_were_changed(tmp_path: Path) -> None:
         draw, labels = np.random.default_rng(seed), np.arange(samples) % 3
         images = draw.integers(0, 255, (samples, 8, 8), dtype=np.uint8)
         tested = images[:30], labels[:30]
-        np.savez(file, train_images=images, train_labels=labels, test_images=tested[0], test_labels=tested[1])
-        configuration = load(None, ["data.name=npz", f"data.path={file}", "teacher=null", "method.name=cross_entropy"])
+        np.savez(
+            file,
+            train_images=images,
+            train_labels=labels,
+            test_images=tested[0],
+            test_labels=tested[1],
+        )
+        configuration = load(
+            None,
+            ["data.name=npz", f"data.path={file}", "teacher=null", "method.name=cross_entropy"],
+        )
         return described_data(configuration, prepare(configuration.data, tmp_path / "store", 0))
 
     first = now(1200)
     assert differences(first, now(1200)) == [], "it was written again, and is the same"
-    assert differences(first, now(1200, seed=1)) == [f"{file} has changed: as many samples, and not the same ones"]
+    assert differences(first, now(1200, seed=1)) == [
+        f"{file} has changed: as many samples, and not the same ones"
+    ]
     assert differences(first, now(1170)) == [f"{file} has changed: 1,200 samples were 1,230"]
 
 
@@ -135,13 +172,22 @@ def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
 
 def sweep(tmp_path: Path, *pairs: str, kind: str = "sweep") -> Sweep:
     # as a run resolves it
-    configuration = load(None, ["method.name=kd", "search.trials=6", "data.augmentation=none", *pairs])
-    made = Sweep.create(Store.open(tmp_path).sweep("mine"), configuration, kind, described_space(configuration, kind))
+    configuration = load(
+        None, ["method.name=kd", "search.trials=6", "data.augmentation=none", *pairs]
+    )
+    made = Sweep.create(
+        Store.open(tmp_path).sweep("mine"),
+        configuration,
+        kind,
+        described_space(configuration, kind),
+    )
     made.save_trial(Trial(0, {}))
     return made
 
 
-def test_a_changed_space_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_space_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = Sweep.open(Store(sweep(tmp_path).folder.parent.parent), "mine")
     changed_configuration.require_same(found, space_now())
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0), more="abcdefg"))
@@ -156,7 +202,9 @@ def test_a_changed_space_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.
 
 def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
     found = sweep(tmp_path)
-    assert changed_configuration.change_configuration(found, None, None, None) == found.configuration
+    assert (
+        changed_configuration.change_configuration(found, None, None, None) == found.configuration
+    )
     grown = changed_configuration.change_configuration(found, 9, 60.0, None).search
     assert (grown.trials, grown.time_budget) == (9, 60.0)
     with refused("--trials", 5, (6, MOST_TRIALS)):
@@ -165,7 +213,9 @@ def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
 
 def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
     found = sweep(tmp_path, kind="train")
-    assert changed_configuration.change_configuration(found, None, None, None) == found.configuration
+    assert (
+        changed_configuration.change_configuration(found, None, None, None) == found.configuration
+    )
     for trials, budget in ((2, None), (None, 60.0)):
         with refused("--resume", "mine", "without --trials and --time-budget"):
             changed_configuration.change_configuration(found, trials, budget, None)
@@ -181,22 +231,38 @@ def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
     ("text", "different"),
     [
         ("", ()),
-        ("method: {name: kd}\nteacher: {mode: auto}\ntraining: {epochs: 7}\nsearch: {trials: 20, time_budget: 9}", ()),
+        (
+            "method: {name: kd}\nteacher: {mode: auto}\ntraining: {epochs: 7}\nsearch: "
+            "{trials: 20, time_budget: 9}",
+            (),
+        ),
         ("training: {epochs: 9}", ("training.epochs = 9",)),
         ("method: {name: ttm}\nseed: 3", ("method.name = ttm", "seed = 3")),
         ("method: {name: kd, temperature: 3.0}", ("method.temperature = 3.0",)),
-        ("search: {extra_space: {student.width: [8, 16]}}", ("search.extra_space.student.width = [8, 16]",)),
+        (
+            "search: {extra_space: {student.width: [8, 16]}}",
+            ("search.extra_space.student.width = [8, 16]",),
+        ),
     ],
 )
-def test_a_file_that_is_given_beside_it(text: str, different: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_file_that_is_given_beside_it(
+    text: str, different: tuple[str, ...], tmp_path: Path
+) -> None:
     found = sweep(tmp_path, "teacher.mode=online", "training.epochs=7")
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     if not different:
-        assert changed_configuration.change_configuration(found, None, None, file) == found.configuration
+        assert (
+            changed_configuration.change_configuration(found, None, None, file)
+            == found.configuration
+        )
         return
     with refused("--config") as told:
         changed_configuration.change_configuration(found, None, None, file)
     assert (
-        tuple(text.partition(",")[0] if "[" not in text else text[: text.index("]") + 1] for text in told.value.value) == different
+        tuple(
+            text.partition(",")[0] if "[" not in text else text[: text.index("]") + 1]
+            for text in told.value.value
+        )
+        == different
     )

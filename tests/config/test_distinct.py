@@ -16,7 +16,11 @@ from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES, Space, Trial
 from tests.refusal import refused
 
-HELD = ("search.freeze=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")
+HELD = (
+    "search.freeze=[training.learning_rate]",
+    "method.name=cross_entropy",
+    "search.methods=[cross_entropy]",
+)
 ONE = (*HELD, "method.label_smoothing=0")
 
 
@@ -40,10 +44,15 @@ def configured(*pairs: str) -> Configuration:
     return load(None, list(pairs))
 
 
-def drawn(configuration: Configuration, count: int, sampler: str = "random", tell: Any = None) -> list[dict[str, Any]]:
+def drawn(
+    configuration: Configuration, count: int, sampler: str = "random", tell: Any = None
+) -> list[dict[str, Any]]:
     """Return the draws of `count` trials; each gets a value, if `tell` allows it."""
     chosen = configuration.search.model_copy(update={"sampler": sampler})
-    study = optuna.create_study(sampler=StatelessSampler(chosen, configuration.seed, ways(configuration)), direction="maximize")
+    study = optuna.create_study(
+        sampler=StatelessSampler(chosen, configuration.seed, ways(configuration)),
+        direction="maximize",
+    )
     for number in range(count):
         asked = study.ask()
         draw(asked, configuration)
@@ -67,7 +76,9 @@ def test_every_setting_of_a_branching_space_is_drawn_once(space: None, sampler: 
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(space: None, sampler: str) -> None:
+def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(
+    space: None, sampler: str
+) -> None:
     """TPE uses reported values; trials without one are drawn as at random, and never twice."""
     told = drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0)
     assert different(told) == 40
@@ -84,8 +95,24 @@ def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(space: None, s
         (HELD, None),
         (("search.methods=[kd]", "method.name=kd"), None),
         ((*ONE, "search.methods=[cross_entropy, kd]"), None),
-        (("search.methods=[dml]", "method.name=dml", "peers.b.network.name=mlp", "search.freeze=[training.learning_rate]"), None),
-        ((*ONE, "search.configurations=[{student.width: 8}, {student.width: 16}]", "search.seeds=[1, 2, 3]", "search.trials=6"), 6),
+        (
+            (
+                "search.methods=[dml]",
+                "method.name=dml",
+                "peers.b.network.name=mlp",
+                "search.freeze=[training.learning_rate]",
+            ),
+            None,
+        ),
+        (
+            (
+                *ONE,
+                "search.configurations=[{student.width: 8}, {student.width: 16}]",
+                "search.seeds=[1, 2, 3]",
+                "search.trials=6",
+            ),
+            6,
+        ),
     ],
 )
 def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> None:
@@ -94,9 +121,14 @@ def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> N
 
 def test_a_point_beside_the_space_counts() -> None:
     configuration = configured(
-        "search.methods=[ttm]", "method.name=ttm", "method.temperature=4", "search.freeze=[training.learning_rate]"
+        "search.methods=[ttm]",
+        "method.name=ttm",
+        "method.temperature=4",
+        "search.freeze=[training.learning_rate]",
     )
-    pinned = configuration.model_copy(update={"method": configuration.method.model_copy(update={"form": "additive", "beta": 3.0})})
+    pinned = configuration.model_copy(
+        update={"method": configuration.method.model_copy(update={"form": "additive", "beta": 3.0})}
+    )
     assert count_settings(configuration) is None and count_settings(pinned) == 2
 
 
@@ -106,26 +138,43 @@ def test_one_finite_method_beside_another_one_is_trained_once() -> None:
     assert methods.count("cross_entropy") == 1 and methods.count("kd") == 29
 
 
-@pytest.mark.parametrize(("trials", "begun", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)])
+@pytest.mark.parametrize(
+    ("trials", "begun", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)]
+)
 def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expected: int) -> None:
-    asked = configured(*ONE, "search.extra_space={student.width: [8, 16], student.depth: [1, 2, 3]}", f"search.trials={trials}")
+    asked = configured(
+        *ONE,
+        "search.extra_space={student.width: [8, 16], student.depth: [1, 2, 3]}",
+        f"search.trials={trials}",
+    )
     limited, note = limit_trials(asked, begun)
     assert limited.search.trials == expected
     assert bool(note) == (expected < trials)
     if note:
-        assert note.startswith(f"search.trials = {trials}, and cross_entropy has 6 different settings: {expected} trials instead")
+        assert note.startswith(
+            f"search.trials = {trials}, and cross_entropy has 6 different settings: {expected} "
+            f"trials instead"
+        )
 
 
 def test_equal_settings_in_a_list_are_refused_and_seeds_repeat_them() -> None:
     several = "search.configurations=[{method.name: kd}, {method.name: kd, alpha: 0.9}]"
     with refused("search.configurations[1]", {"method.name": "kd", "alpha": 0.9}, "each once"):
-        check_search(configured("search.methods=[kd]", "method.name=kd", several, "search.trials=2"))
+        check_search(
+            configured("search.methods=[kd]", "method.name=kd", several, "search.trials=2")
+        )
     other = several.replace("0.9", "0.8")
-    check_search(configured("search.methods=[kd]", "method.name=kd", other, "search.seeds=[1, 2]", "search.trials=4"))
+    check_search(
+        configured(
+            "search.methods=[kd]", "method.name=kd", other, "search.seeds=[1, 2]", "search.trials=4"
+        )
+    )
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_an_interrupted_sweep_has_the_settings_of_an_uninterrupted_one(space: None, sampler: str, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_has_the_settings_of_an_uninterrupted_one(
+    space: None, sampler: str, tmp_path: Path
+) -> None:
     configuration = configured(*HELD, f"search.sampler={sampler}", "search.trials=30")
 
     def settings(folder: str, stops: int) -> list[dict[str, Any]]:

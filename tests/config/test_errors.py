@@ -9,12 +9,19 @@ from tests.refusal import refused
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigurationError, PreflightError, TrialError])
-def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(kind: type[UserError]) -> None:
+def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(
+    kind: type[UserError],
+) -> None:
     error = copy.copy(
         kind("training.epochs is 0", field="training.epochs", value=0, allowed=(1, None))
     )  # through __reduce__, as in pickle
     assert type(error) is kind
-    assert (str(error), error.field, error.value, error.allowed) == ("training.epochs is 0", "training.epochs", 0, (1, None))
+    assert (str(error), error.field, error.value, error.allowed) == (
+        "training.epochs is 0",
+        "training.epochs",
+        0,
+        (1, None),
+    )
 
 
 def test_a_refusal_of_another_field_is_not_accepted() -> None:

@@ -26,14 +26,20 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
             ("cross_entropy", "complete", (0.99, 0.99), (0.99, 0.99)),
         ]
     ):
-        made.trials[number] = Trial(number, {"method.name": method}, state, sum(a), metrics=metrics_of(a, b))  # type: ignore[arg-type]
+        made.trials[number] = Trial(
+            number, {"method.name": method}, state, sum(a), metrics=metrics_of(a, b)
+        )  # type: ignore[arg-type]
     return made
 
 
 def test_each_student_is_judged_beside_its_own_best_kd_on_validation(sweep: Sweep) -> None:
-    assert {letter: trial.number for letter, trial in baselines(sweep, sweep.trials[3]).items()} == {"a": 0, "b": 1}
+    assert {
+        letter: trial.number for letter, trial in baselines(sweep, sweep.trials[3]).items()
+    } == {"a": 0, "b": 1}
     found = peer_gains(sweep, sweep.trials[3])
-    assert found["a"] == pytest.approx(Gain(0, 0.05, 0.06)) and found["b"] == pytest.approx(Gain(1, -0.01, 0.05))
+    assert found["a"] == pytest.approx(Gain(0, 0.05, 0.06)) and found["b"] == pytest.approx(
+        Gain(1, -0.01, 0.05)
+    )
 
 
 def test_a_tie_goes_to_the_first(sweep: Sweep) -> None:
@@ -49,7 +55,9 @@ def test_whoever_is_alone_or_not_complete_gains_nothing(sweep: Sweep, number: in
 def test_nothing_is_gained_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
     del sweep.trials[0], sweep.trials[1]
     assert not baselines(sweep, sweep.trials[3]) and not peer_gains(sweep, sweep.trials[3])
-    sweep.trials[0] = Trial(0, {"method.name": "kd"}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5)))
+    sweep.trials[0] = Trial(
+        0, {"method.name": "kd"}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5))
+    )
     assert set(baselines(sweep, sweep.trials[3])) == {"a", "b"}
     sweep.configuration = load(None, [])
     assert baselines(sweep, sweep.trials[3]) == {}
@@ -57,17 +65,27 @@ def test_nothing_is_gained_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
 
 def test_a_sweep_of_kd_alone_names_no_method(sweep: Sweep) -> None:
     sweep.configuration = load(None, ["peers.b.network.name=mlp"])
-    sweep.trials = {7: Trial(7, {"temperature": 2.0}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5)))}
+    sweep.trials = {
+        7: Trial(
+            7, {"temperature": 2.0}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5))
+        )
+    }
     assert baselines(sweep, sweep.trials[7])["b"].number == 7 and not METHODS["kd"].needs.peer
 
 
-def test_a_student_is_judged_beside_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_is_judged_beside_the_same_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer_method(monkeypatch)
     choices = "search.extra_space={student.width: [4, 64], peers.b.network.depth: [1, 2]}"
     made = Sweep.create(
-        tmp_path / "mine", load(None, ["peers.b.network.name=mlp", "search.methods=[kd, mutual]", choices]), "sweep"
+        tmp_path / "mine",
+        load(None, ["peers.b.network.name=mlp", "search.methods=[kd, mutual]", choices]),
+        "sweep",
     )
-    tried: list[tuple[str, int, int, float, float]] = [  # method, width of a, depth of b, accuracies
+    tried: list[
+        tuple[str, int, int, float, float]
+    ] = [  # method, width of a, depth of b, accuracies
         ("kd", 64, 1, 0.9, 0.5),
         ("kd", 4, 1, 0.6, 0.8),
         ("mutual", 4, 1, 0.7, 0.7),
@@ -75,18 +93,31 @@ def test_a_student_is_judged_beside_the_same_network(tmp_path: Path, monkeypatch
     ]
     for number, (method, width, depth, a, b) in enumerate(tried):
         params = {"method.name": method, "student.width": width, "peers.b.network.depth": depth}
-        made.trials[number] = Trial(number, params, "complete", a + b, metrics=metrics_of((a, a), (b, b)))
-    assert peer_gains(made, made.trials[2]) == {"a": pytest.approx(Gain(1, 0.1, 0.1)), "b": pytest.approx(Gain(1, -0.1, -0.1))}
-    assert peer_gains(made, made.trials[3]) == {"a": pytest.approx(Gain(0, -0.1, -0.1))}, "no kd trial has b with two layers"
+        made.trials[number] = Trial(
+            number, params, "complete", a + b, metrics=metrics_of((a, a), (b, b))
+        )
+    assert peer_gains(made, made.trials[2]) == {
+        "a": pytest.approx(Gain(1, 0.1, 0.1)),
+        "b": pytest.approx(Gain(1, -0.1, -0.1)),
+    }
+    assert peer_gains(made, made.trials[3]) == {"a": pytest.approx(Gain(0, -0.1, -0.1))}, (
+        "no kd trial has b with two layers"
+    )
 
 
 @pytest.mark.parametrize(("weight", "heard"), [(0.0, False), (0.2, True)])
-def test_students_whose_peers_have_no_weight_hear_nobody(tmp_path: Path, weight: float, heard: bool) -> None:
-    made = Sweep.create(tmp_path / "mine", load(None, ["peers.b.network.name=mlp", "search.methods=[kd, dual_student]"]), "sweep")
+def test_students_whose_peers_have_no_weight_hear_nobody(
+    tmp_path: Path, weight: float, heard: bool
+) -> None:
+    made = Sweep.create(
+        tmp_path / "mine",
+        load(None, ["peers.b.network.name=mlp", "search.methods=[kd, dual_student]"]),
+        "sweep",
+    )
     same = metrics_of((0.5, 0.5), (0.5, 0.5))
     made.trials[0] = Trial(0, {"method.name": "kd"}, "complete", 0.5, metrics=same)
     params = {"method.name": "dual_student", "dual_student.lambda_peer": weight}
     made.trials[1] = Trial(1, params, "complete", 0.5, metrics=same)
-    assert uses_peers(made, made.trials[1]) == bool(peer_gains(made, made.trials[1])) == heard and not uses_peers(
-        made, made.trials[0]
-    )
+    assert uses_peers(made, made.trials[1]) == bool(
+        peer_gains(made, made.trials[1])
+    ) == heard and not uses_peers(made, made.trials[0])

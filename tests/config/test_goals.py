@@ -19,11 +19,16 @@ from orchestrator.config.objectives import (
 
 def test_one_objective_has_the_direction_that_is_set() -> None:
     search = load(None, ["search.objective=validation/entropy", "search.direction=minimize"]).search
-    assert goals(search) == (("validation/entropy", "minimize"),) and primary_goal(search).sign == 1.0
+    assert (
+        goals(search) == (("validation/entropy", "minimize"),) and primary_goal(search).sign == 1.0
+    )
 
 
 def test_directions_of_several_follow_from_their_names_and_the_first_is_watched() -> None:
-    names = "b/validation/nll, validation/accuracy, parameters, a/parameters, a/validation/agreement, train/loss"
+    names = (
+        "b/validation/nll, validation/accuracy, parameters, a/parameters, "
+        "a/validation/agreement, train/loss"
+    )
     search = load(None, [f"search.objectives=[{names}]"]).search
     directions = ["minimize", "maximize", "minimize", "minimize", "maximize", "minimize"]
     assert [goal.direction for goal in goals(search)] == directions
@@ -34,10 +39,16 @@ def test_what_can_be_one_of_several() -> None:
     alone = list_objective_names(load(None, []))
     assert set(alone) == set(BETTER) - {"validation/entropy"} | {"parameters"}
     pair = list_objective_names(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
-    assert set(pair) == {f"{whose}{name}" for whose in ("", "a/", "b/") for name in set(alone) - {"validation/agreement"}}
+    assert set(pair) == {
+        f"{whose}{name}"
+        for whose in ("", "a/", "b/")
+        for name in set(alone) - {"validation/agreement"}
+    }
 
 
-@pytest.mark.parametrize(("students", "whose"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")])
+@pytest.mark.parametrize(
+    ("students", "whose"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")]
+)
 def test_an_objective_is_told_with_whose_it_is(students: str, whose: str) -> None:
     pair = load(None, ["peers.b.network.name=mlp", f"search.students={students}"])
     assert describe_objective(pair, "validation/accuracy") == f"validation/accuracy ({whose})"
@@ -63,11 +74,17 @@ def brute_force(points: dict[int, list[float]], directions: list[str]) -> set[in
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("directions", [["maximize", "minimize"], ["maximize", "minimize", "maximize"]])
+@pytest.mark.parametrize(
+    "directions", [["maximize", "minimize"], ["maximize", "minimize", "maximize"]]
+)
 def test_the_front_is_that_of_brute_force(seed: int, directions: list[str]) -> None:
     generator = random.Random(seed)
-    points = {number: [float(generator.randrange(6)) for _ in directions] for number in range(25)}  # many are equal
-    found = pareto_front(points, [Goal(str(place), direction) for place, direction in enumerate(directions)])  # type: ignore[arg-type]
+    points = {
+        number: [float(generator.randrange(6)) for _ in directions] for number in range(25)
+    }  # many are equal
+    found = pareto_front(
+        points, [Goal(str(place), direction) for place, direction in enumerate(directions)]
+    )  # type: ignore[arg-type]
     assert set(found) == brute_force(points, directions) and len(found) == len(set(found)) > 0
 
 

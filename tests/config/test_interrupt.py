@@ -9,7 +9,12 @@ import time
 import pytest
 
 from orchestrator.core import signals
-from orchestrator.core.signals import defer_signals, reinstall_handlers, remaining_timeout, stoppable
+from orchestrator.core.signals import (
+    defer_signals,
+    reinstall_handlers,
+    remaining_timeout,
+    stoppable,
+)
 
 SECOND = """
 import os, signal, sys
@@ -39,7 +44,8 @@ with signals.stoppable(), last(threading.Event().wait), last(lambda: print("writ
         threading.Timer(0.0, {signal}).start()
         time.sleep(60)
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)  # further ones come to another thread
+        # further ones come to another thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
         ctypes.CDLL(None).sleep(60)  # as a call to a library that does not return
         print("never")
 """
@@ -100,14 +106,23 @@ def test_the_second_signal_ends_at_once() -> None:
     ("signalled", "times", "code", "told"),
     [
         ("os.kill, (os.getpid(), signal.SIGTERM)", (0.2, 1.0, 2.0), 130, "not ended in time"),
-        ("signals.give_up, ('error: no node is left', 3)", (0.2, 1.0, 2.0), 3, "error: no node is left"),
+        (
+            "signals.give_up, ('error: no node is left', 3)",
+            (0.2, 1.0, 2.0),
+            3,
+            "error: no node is left",
+        ),
         ("again_and_again", (60.0, 0.0, 2.0), 130, "ended at once"),
     ],
 )
-def test_a_process_whose_main_thread_is_stuck_ends(signalled: str, times: tuple[float, ...], code: int, told: str) -> None:
+def test_a_process_whose_main_thread_is_stuck_ends(
+    signalled: str, times: tuple[float, ...], code: int, told: str
+) -> None:
     """The final actions run; an action that does not end is not waited for."""
     program = STUCK.format(signal=signalled, times=times)
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50
+    )
     assert (process.returncode, process.stdout) == (code, "written\n") and told in process.stderr
 
 
@@ -133,7 +148,10 @@ def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyP
             kill(signal.SIGINT)
         finally:
             now += 3.0
-            assert remaining_timeout(60.0) == signals.END_S - 3.0 and remaining_timeout(60.0, spare_s=8.0) == signals.END_S - 11.0
+            assert (
+                remaining_timeout(60.0) == signals.END_S - 3.0
+                and remaining_timeout(60.0, spare_s=8.0) == signals.END_S - 11.0
+            )
             assert remaining_timeout(2.0) == 2.0
             now += 60.0
             assert remaining_timeout(60.0) == 0.0

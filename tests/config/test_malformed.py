@@ -63,8 +63,16 @@ TEXTS = [
     "resources.peer_placement",
     "tracking.uri",
 ]
-NETWORKS = [f"{part}.{item.name}" for part in ("student", "teacher.network") for item in dataclasses.fields(MODELS["mlp"].settings)]
-METHOD_SETTINGS = [(name, item.name) for name, method in METHODS.items() for item in dataclasses.fields(method.Settings)]
+NETWORKS = [
+    f"{part}.{item.name}"
+    for part in ("student", "teacher.network")
+    for item in dataclasses.fields(MODELS["mlp"].settings)
+]
+METHOD_SETTINGS = [
+    (name, item.name)
+    for name, method in METHODS.items()
+    for item in dataclasses.fields(method.Settings)
+]
 KEYS = [*TEXTS, *NUMBERS, *NETWORKS]
 
 
@@ -87,12 +95,18 @@ def test_a_malformed_value_is_planned_or_refused_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    beside = ["peers.b.network.name=mlp", "method.name=dml", "teacher=null"] if key.startswith("peers.b.") else []
+    beside = (
+        ["peers.b.network.name=mlp", "method.name=dml", "teacher=null"]
+        if key.startswith("peers.b.")
+        else []
+    )
     for value in VALUES:
         planned(store, [*beside, f"{key}={value}"], "sweep")
 
 
 @pytest.mark.parametrize(("name", "setting"), METHOD_SETTINGS)
-def test_a_malformed_setting_is_planned_or_refused_in_one_sentence(name: str, setting: str, store: Store) -> None:
+def test_a_malformed_setting_is_planned_or_refused_in_one_sentence(
+    name: str, setting: str, store: Store
+) -> None:
     for value in ("", "true", "1e308", "9" * 400, "x", "[1, null]"):
         planned(store, [f"method.name={name}", f"method.{setting}={value}"], "train")

@@ -37,12 +37,19 @@ def word(folder: Path, age_s: float, **changes: object) -> None:
 
 def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         assert run_lock.running(folder)
-        with refused("name", "mine", "a sweep that nobody runs") as told, run_lock.hold_lock(folder):
+        with (
+            refused("name", "mine", "a sweep that nobody runs") as told,
+            run_lock.hold_lock(folder),
+        ):
             pass
-        assert all(part in str(told.value) for part in (socket.gethostname(), f"kill {process.pid}"))
+        assert all(
+            part in str(told.value) for part in (socket.gethostname(), f"kill {process.pid}")
+        )
         process.kill()
         process.wait()
     assert read_json(folder / run_lock.WORD)["pid"] == process.pid, "it could not clean up"
@@ -57,7 +64,10 @@ def test_another_host_whose_lock_is_not_seen_here(folder: Path) -> None:
     assert run_lock.running(folder)
     with refused("name", "mine", "a sweep that nobody runs") as told:
         run_lock.hold_lock(folder).__enter__()
-    assert all(part in str(told.value) for part in ("process 7", "elsewhere", "2023-", f"{run_lock.SILENT_S:.0f} s"))
+    assert all(
+        part in str(told.value)
+        for part in ("process 7", "elsewhere", "2023-", f"{run_lock.SILENT_S:.0f} s")
+    )
     assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", "its word is left alone"
     word(folder, age_s=run_lock.SILENT_S + 5)
     assert not run_lock.running(folder)
@@ -69,4 +79,7 @@ def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
     (folder / run_lock.WORD).write_text('{"host"')
     with run_lock.hold_lock(folder):
         (folder / run_lock.WORD).write_text("[]")
-        assert run_lock.describe_driver(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+        assert (
+            run_lock.describe_driver(folder)
+            == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+        )

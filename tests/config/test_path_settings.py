@@ -25,16 +25,26 @@ from orchestrator.teacher.moved import carry_teacher_over
 from tests.refusal import refused
 
 PAIRS = [
-    "data.path=sub/../d.npz", "teacher.cache=cache", "teacher.network.weights=t.safetensors", "student.weights=~/s.safetensors",
-    "peers={b: {network: {name: mlp, weights: b.safetensors}}}", "tracking.uri=sqlite:///my%20runs.db",
-]  # fmt: skip
+    "data.path=sub/../d.npz",
+    "teacher.cache=cache",
+    "teacher.network.weights=t.safetensors",
+    "student.weights=~/s.safetensors",
+    "peers={b: {network: {name: mlp, weights: b.safetensors}}}",
+    "tracking.uri=sqlite:///my%20runs.db",
+]
 
 
-def test_paths_are_resolved_before_they_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_resolved_before_they_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ann")
     found = resolve_paths(load(None, PAIRS))
-    assert found.teacher and found.data.path == tmp_path / "d.npz" and found.teacher.cache == tmp_path / "cache"
+    assert (
+        found.teacher
+        and found.data.path == tmp_path / "d.npz"
+        and found.teacher.cache == tmp_path / "cache"
+    )
     assert found.teacher.network.weights == str(tmp_path / "t.safetensors")
     assert found.student.weights == "/home/ann/s.safetensors"
     assert found.peers["b"].network.weights == str(tmp_path / "b.safetensors")
@@ -43,26 +53,51 @@ def test_paths_are_resolved_before_they_are_recorded(tmp_path: Path, monkeypatch
     assert resolve_paths(found) == found
 
 
-def test_names_of_torchvision_and_the_cache_of_a_cluster_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = load(None, ["student.weights=IMAGENET1K_V1", "teacher.cache=~/cache", "resources.address=10.0.0.1:6379"])
+def test_names_of_torchvision_and_the_cache_of_a_cluster_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = load(
+        None,
+        [
+            "student.weights=IMAGENET1K_V1",
+            "teacher.cache=~/cache",
+            "resources.address=10.0.0.1:6379",
+        ],
+    )
     assert resolve_paths(given) == given, "each node has a home of its own"
     here = resolve_paths(given, local=True).teacher
     assert here and here.cache == Path("~/cache").expanduser()
 
 
 @pytest.mark.parametrize(
-    "pair", ["method.temperature=3", "data.path=x.npz", "data.seed=1", "student.weights=x", "nonsense", "data.path"]
+    "pair",
+    [
+        "method.temperature=3",
+        "data.path=x.npz",
+        "data.seed=1",
+        "student.weights=x",
+        "nonsense",
+        "data.path",
+    ],
 )
 def test_a_resume_moves_nothing_else(pair: str) -> None:
     with refused(pair.partition("=")[0], pair.partition("=")[2], ("teacher.cache",)):
         move_paths(load(None, []), [pair])
 
 
-def test_a_path_is_moved_and_never_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_moved_and_never_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = resolve_paths(load(None, PAIRS))
-    found = move_paths(before, ["data.path=there/e.npz", "peers.b.network.weights=c.safetensors", "teacher.cache="])
-    assert found.data.path == tmp_path / "there" / "e.npz" and found.teacher and found.teacher.cache is None
+    found = move_paths(
+        before, ["data.path=there/e.npz", "peers.b.network.weights=c.safetensors", "teacher.cache="]
+    )
+    assert (
+        found.data.path == tmp_path / "there" / "e.npz"
+        and found.teacher
+        and found.teacher.cache is None
+    )
     assert found.peers["b"].network.weights == str(tmp_path / "c.safetensors")
     with refused("data.path", None, Path):
         move_paths(before, ["data.path="])
@@ -79,25 +114,39 @@ def write_npz(file: Path, first: int = 0) -> Path:
 def write_folder(root: Path, first: int = 0) -> Path:
     from PIL import Image
 
-    for number, (split, name) in enumerate((split, name) for split in ("train", "val", "test") for name in "ab"):
+    for number, (split, name) in enumerate(
+        (split, name) for split in ("train", "val", "test") for name in "ab"
+    ):
         (root / split / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), (first if not number else 50 * number, 0, 0)).save(root / split / name / "1.png")
+        Image.new("RGB", (8, 8), (first if not number else 50 * number, 0, 0)).save(
+            root / split / name / "1.png"
+        )
     return root
 
 
 @pytest.mark.parametrize(("name", "write"), [("npz", write_npz), ("folder", write_folder)])
-def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Path, name: str, write: Any) -> None:
+def test_data_in_another_place_are_compared_and_keep_their_teacher(
+    tmp_path: Path, name: str, write: Any
+) -> None:
     store, size = Store.open(tmp_path / "store"), ["data.size=8"] if name == "folder" else []
     old, same, other = tmp_path / "old.npz", tmp_path / "same.npz", tmp_path / "other.npz"
     write(old)
     configuration = load(None, [f"data.name={name}", f"data.path={old}", *size])
     data = prepare(configuration.data, store.root, 0)
-    sweep = Sweep.create(store.sweep("mine"), configuration, "train", described_data(configuration, data))
+    sweep = Sweep.create(
+        store.sweep("mine"), configuration, "train", described_data(configuration, data)
+    )
     keep(sweep.folder, data)
     teacher = fit.teacher_folder(store, configuration, data)
     teacher.mkdir(parents=True)
     (teacher / WEIGHTS).write_bytes(b"weights")
-    card = {"fingerprint": teacher.name, "weights": "7", "network": {"name": "mlp"}, "classes": 2, "shape": [3, 8, 8]}
+    card = {
+        "fingerprint": teacher.name,
+        "weights": "7",
+        "network": {"name": "mlp"},
+        "classes": 2,
+        "shape": [3, 8, 8],
+    }
     write_json(teacher / CARD, card)
     shutil.move(old, same)
     for file in [same, *same.rglob("*")]:
@@ -125,10 +174,14 @@ def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_st
     weights.write_bytes(b"one")
     given = load(None, [f"student.weights={weights}", "teacher=null", "method.name=cross_entropy"])
     data = prepare(given.data, digits_store, 0)
-    sweep = Sweep.create(Store.open(tmp_path / "store").sweep("mine"), given, "train", described_data(given, data))
+    sweep = Sweep.create(
+        Store.open(tmp_path / "store").sweep("mine"), given, "train", described_data(given, data)
+    )
     for name, content in (("t", b"one"), ("u", b"two")):
         (tmp_path / f"{name}.safetensors").write_bytes(content)
-        moved = change_configuration(sweep, None, None, None, pairs=[f"student.weights={tmp_path / name}.safetensors"])
+        moved = change_configuration(
+            sweep, None, None, None, pairs=[f"student.weights={tmp_path / name}.safetensors"]
+        )
         now = described_data(moved, data)
         if content == b"one":
             require_same(sweep, now)
@@ -141,4 +194,14 @@ def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_st
 def test_the_command_line_takes_them(tmp_path: Path) -> None:
     sweep = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, []), "sweep")
     with refused("method.temperature", "3", ("teacher.cache",)):
-        sweep_command.sweep(None, ["method.temperature=3"], tmp_path, None, None, False, None, None, resume=sweep.name)
+        sweep_command.sweep(
+            None,
+            ["method.temperature=3"],
+            tmp_path,
+            None,
+            None,
+            False,
+            None,
+            None,
+            resume=sweep.name,
+        )

@@ -58,16 +58,27 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.parametrize(("path", "said"), PROBLEMS.items())
 @pytest.mark.parametrize(
-    "reader", [read_path, lambda path, key: read_file(path, key, ""), lambda path, key: read_folder(path, key, "")]
+    "reader",
+    [
+        read_path,
+        lambda path, key: read_file(path, key, ""),
+        lambda path, key: read_folder(path, key, ""),
+    ],
 )
 def test_what_is_no_path_is_refused_with_its_key(path: str, said: str, reader: object) -> None:
     for key, start in (("data.path", "data.path = "), ("--store", "--store ")):
         with refused(key, path) as told:
             reader(path, key)  # type: ignore[operator]
-        assert str(told.value).startswith(start) and said in str(told.value) and len(str(told.value)) < 500
+        assert (
+            str(told.value).startswith(start)
+            and said in str(told.value)
+            and len(str(told.value)) < 500
+        )
 
 
-def test_a_path_is_absolute_and_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_absolute_and_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "there").mkdir()
     os.symlink("there", "here")
@@ -117,7 +128,9 @@ def test_what_must_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("key", HERE)
 @pytest.mark.parametrize("path", PROBLEMS)
-def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, tmp_path: Path) -> None:
+def test_every_key_with_a_path_is_refused_in_the_same_way(
+    key: str, path: str, tmp_path: Path
+) -> None:
     given = path or "''"
     end = ".safetensors" if key.endswith(".weights") and path not in ("loop", "") else ""
     if "weights" in key and path == "loop":
@@ -136,19 +149,30 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, t
 def _cache_of(configuration: Configuration, store: Path) -> None:
     from orchestrator.teacher.access import decide_access
 
-    decide_access(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
+    decide_access(
+        Store(store),
+        configuration,
+        {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"},
+        local=True,
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 # an empty path is the current folder
 @pytest.mark.parametrize("path", [path for path in PROBLEMS if path])
-def test_every_option_with_a_path_is_refused_in_one_line(options: tuple[str, ...], path: str) -> None:
+def test_every_option_with_a_path_is_refused_in_one_line(
+    options: tuple[str, ...], path: str
+) -> None:
     arguments = [*options, path, *(["image.png"] if options[0] == "predict" else [])]
     done = CliRunner().invoke(run.app, arguments)
     assert done.exit_code in (2, 3), done.output
     assert "Traceback" not in done.output
-    by_the_command_line = path in ("a\0b", "\ud800") and "Usage:" in done.output  # typer refuses these for its own paths
-    assert by_the_command_line or (done.output.count("\n") == 1 and (PROBLEMS[path] in done.output or "U+" in done.output))
+    by_the_command_line = (
+        path in ("a\0b", "\ud800") and "Usage:" in done.output
+    )  # typer refuses these for its own paths
+    assert by_the_command_line or (
+        done.output.count("\n") == 1 and (PROBLEMS[path] in done.output or "U+" in done.output)
+    )
 
 
 def test_an_export_is_read_from_a_path(tmp_path: Path) -> None:

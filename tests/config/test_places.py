@@ -23,15 +23,25 @@ from tests.refusal import refused
         ([{"CPU": 2.0}, {"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}], 2),
     ],
 )
-def test_groups_are_placed_worker_by_worker(bundles: list[dict[str, float]], nodes: list[dict[str, float]], expected: int) -> None:
+def test_groups_are_placed_worker_by_worker(
+    bundles: list[dict[str, float]], nodes: list[dict[str, float]], expected: int
+) -> None:
     assert count_fitting_groups(bundles, nodes, 99) == expected
     assert count_fitting_groups(bundles, nodes, 1) == 1, "no more than are wanted"
 
 
 def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
-    assert count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
-    assert count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
-    assert not has_space({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_space({"CPU": 1.0}, {"CPU": 1.0})
+    assert (
+        count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}])
+        == 2
+    )
+    assert (
+        count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}])
+        == 3
+    )
+    assert not has_space({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_space(
+        {"CPU": 1.0}, {"CPU": 1.0}
+    )
 
 
 def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
@@ -54,7 +64,10 @@ def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> No
     wanted = load(None, ["resources.groups=3"])
     nodes = [{"CPU": 1.0}] * 2
     assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
-    assert plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups == 1
+    assert (
+        plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups
+        == 1
+    )
     with refused("resources.workers", 1, "2 CPU", error=PreflightError):
         plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
     with refused("resources.workers", 1, "0.5 CPU", error=PreflightError):
@@ -65,4 +78,9 @@ def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
     nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
     with refused("resources.workers", 1, "0 GPU", error=PreflightError):
         plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
-    assert plan.groups(load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free).groups == 4
+    assert (
+        plan.groups(
+            load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free
+        ).groups
+        == 4
+    )

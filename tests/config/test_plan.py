@@ -35,7 +35,9 @@ def counted(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each:
     return number
 
 
-def counted_on_gpus(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float) -> int:
+def counted_on_gpus(
+    cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float
+) -> int:
     """Count groups if each worker's fraction of a GPU lies on one GPU."""
     each = int(Fraction(1) / Fraction(str(gpus_each))) if gpus_each else None
     by_cpus = counted(cpus, 0.0, workers, cpus_each, 0.0)
@@ -43,7 +45,13 @@ def counted_on_gpus(cpus: float, gpus: float, workers: int, cpus_each: float, gp
 
 
 MACHINES = list(
-    itertools.product((0.9, 1.0, 2.0, 7.0, 16.0), (0.0, 1.0, 3.0, 8.0), (1, 2, 3), (0.1, 0.5, 1.0, 3.0), (0.0, 0.25, 0.3, 1.0))
+    itertools.product(
+        (0.9, 1.0, 2.0, 7.0, 16.0),
+        (0.0, 1.0, 3.0, 8.0),
+        (1, 2, 3),
+        (0.1, 0.5, 1.0, 3.0),
+        (0.0, 0.25, 0.3, 1.0),
+    )
 )
 
 
@@ -62,7 +70,9 @@ def test_as_many_groups_as_fit() -> None:
             refused += not nodes
             with pytest.raises((PreflightError, ConfigurationError) if nodes else PreflightError):
                 plan.groups(wanted, machine, 1000, nodes)
-    assert 0 < refused < len(MACHINES) and fewer, "0.3 of a GPU goes three times into each, ten times into three by the sum"
+    assert 0 < refused < len(MACHINES) and fewer, (
+        "0.3 of a GPU goes three times into each, ten times into three by the sum"
+    )
 
 
 def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
@@ -73,17 +83,32 @@ def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
     assert plan.groups(resources(), machine, trials=0).groups == 1
 
 
-@pytest.mark.parametrize(("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (0.0, 2, 0.0), (4.0, 2, 1.0)])
-def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(gpus: float, workers: int, each: float) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (0.0, 2, 0.0), (4.0, 2, 1.0)]
+)
+def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
+    gpus: float, workers: int, each: float
+) -> None:
     made = plan.groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
     assert made.bundles == ({"CPU": 1.0} | ({"GPU": each} if each else {}),) * workers
     assert made.mean == made.bundles[0] and not made.uneven and made.whole_gpus is bool(each)
 
 
-@pytest.mark.parametrize("peers", [(), ("peers.b.network.name=cnn",), ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5")])
-def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(peers: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "peers",
+    [
+        (),
+        ("peers.b.network.name=cnn",),
+        ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5"),
+    ],
+)
+def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(
+    peers: tuple[str, ...],
+) -> None:
     with refused("resources.gpus_per_worker", None, (0, 0.5), error=PreflightError):
-        plan.groups(load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9)
+        plan.groups(
+            load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9
+        )
 
 
 def test_a_refusal_holds_the_arithmetic() -> None:
@@ -97,7 +122,9 @@ def test_a_refusal_holds_the_arithmetic() -> None:
 
 
 def test_the_arithmetic_is_told() -> None:
-    made = plan.groups(resources(workers=2, gpus_per_worker=0.5), {"CPU": 7.0, "GPU": 2.0}, trials=9)
+    made = plan.groups(
+        resources(workers=2, gpus_per_worker=0.5), {"CPU": 7.0, "GPU": 2.0}, trials=9
+    )
     assert made.arithmetic == "floor(7 CPU / 2 per group , 2 GPU / 1 per group) = 2"
 
 
@@ -106,12 +133,20 @@ def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given()
     assert made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2 and made.uneven and made.workers == 4
     assert made.mean == {"CPU": 0.75} and made.groups == 2
     assert made.arithmetic == "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2"
-    three = plan.groups(pairs("peers.c.network.name=mlp", "peers.c.cpus_per_worker=2", workers=3), {"CPU": 4.0}, trials=9)
+    three = plan.groups(
+        pairs("peers.c.network.name=mlp", "peers.c.cpus_per_worker=2", workers=3),
+        {"CPU": 4.0},
+        trials=9,
+    )
     assert [bundle["CPU"] for bundle in three.bundles] == [1, 1, 2]
 
 
 def test_a_peer_that_says_nothing_has_what_resources_say() -> None:
-    made = plan.groups(pairs("resources.cpus_per_worker=2", "resources.gpus_per_worker=0.5"), {"CPU": 8.0, "GPU": 2.0}, trials=9)
+    made = plan.groups(
+        pairs("resources.cpus_per_worker=2", "resources.gpus_per_worker=0.5"),
+        {"CPU": 8.0, "GPU": 2.0},
+        trials=9,
+    )
     assert made.bundles == ({"CPU": 2.0, "GPU": 0.5},) * 2 and not made.uneven and made.groups == 2
 
 
@@ -150,12 +185,18 @@ SMALL, BIG = {"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}
         (("resources.cpus_per_worker=3",), ("resources.cpus_per_worker", 3.0, (0, 2.0))),
         (("peers.b.gpus_per_worker=2",), ("peers.b.gpus_per_worker", 2.0, (0, 1.0))),
         (
-            ("peers.b.gpus_per_worker=1", "resources.gpus_per_worker=0", "peers.b.cpus_per_worker=2"),
+            (
+                "peers.b.gpus_per_worker=1",
+                "resources.gpus_per_worker=0",
+                "peers.b.cpus_per_worker=2",
+            ),
             ("peers.b.gpus_per_worker", 1.0, "what one node has"),
         ),
     ],
 )
-def test_a_worker_that_fits_no_node_is_refused(changes: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_a_worker_that_fits_no_node_is_refused(
+    changes: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         plan.groups(pairs(*changes), {"CPU": 30.0, "GPU": 9.0}, 9, [SMALL, BIG])
 
@@ -167,17 +208,26 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
     with refused("resources.workers", 1, "3 groups", error=PreflightError):
         plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
-    assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, "each on a node of its own"
+    assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, (
+        "each on a node of its own"
+    )
 
 
 def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
     with refused("resources.workers", 2, "4 CPU", error=PreflightError) as told:
-        plan.groups(pairs("resources.groups=2", "peers.b.cpus_per_worker=2"), {"CPU": 4.0}, 9, [{"CPU": 4.0}])
+        plan.groups(
+            pairs("resources.groups=2", "peers.b.cpus_per_worker=2"),
+            {"CPU": 4.0},
+            9,
+            [{"CPU": 4.0}],
+        )
     assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(told.value)
 
 
 def test_groups_have_room_for_their_influence_actors() -> None:
-    for cpus, workers, cpus_each, actor_cpus in itertools.product((1.0, 2.0, 7.0, 16.0), (1, 2), (0.5, 1.0), (0.1, 1.0, 2.0)):
+    for cpus, workers, cpus_each, actor_cpus in itertools.product(
+        (1.0, 2.0, 7.0, 16.0), (1, 2), (0.5, 1.0), (0.1, 1.0, 2.0)
+    ):
         wanted = resources(workers=workers, cpus_per_worker=cpus_each, influence_cpus=actor_cpus)
         need = workers * Fraction(str(cpus_each)) + Fraction(str(actor_cpus))
         expected, fits = int(Fraction(str(cpus)) / need), cpus >= workers * cpus_each
@@ -192,19 +242,29 @@ def test_groups_have_room_for_their_influence_actors() -> None:
 def test_the_arithmetic_tells_of_influence_actors() -> None:
     made = plan.groups(resources(), {"CPU": 2.0}, trials=9, aides=1)
     assert made.groups == 1 and made.bundles == ({"CPU": 1.0},)
-    assert made.arithmetic == "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1"
+    assert (
+        made.arithmetic
+        == "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1"
+    )
     of_pairs = plan.groups(pairs("resources.influence_cpus=0.5"), {"CPU": 7.0}, trials=9, aides=2)
-    assert of_pairs.arithmetic == "floor(7 CPU / 3 (1 x 1 of a + 1 x 1 of b + 2 influence actors of 0.5 CPU) per group) = 2"
+    assert (
+        of_pairs.arithmetic
+        == "floor(7 CPU / 3 (1 x 1 of a + 1 x 1 of b + 2 influence actors of 0.5 CPU) per "
+        "group) = 2"
+    )
     shared = resources(gpus_per_worker=0.5, influence_gpus=0.25)
     assert plan.groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1).groups == 2
-    assert plan.groups(resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1).bundles == (
-        {"CPU": 1.0, "GPU": 1.0},
-    )
+    assert plan.groups(
+        resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1
+    ).bundles == ({"CPU": 1.0, "GPU": 1.0},)
 
 
 def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
     held = resources(influence_cpus=99, influence_gpus=99)
-    assert plan.groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic == "floor(2 CPU / 1 per group) = 2"
+    assert (
+        plan.groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic
+        == "floor(2 CPU / 1 per group) = 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,10 +274,19 @@ def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
         (("peers.b.network.name=mlp",), 1),
         (("peers.b.network.name=mlp", "resources.workers=4"), 2),
         (("resources.workers=4",), 1),
-        (("resources.influence_backend=inline", "peers.b.network.name=mlp", "resources.workers=4"), 0),
+        (
+            (
+                "resources.influence_backend=inline",
+                "peers.b.network.name=mlp",
+                "resources.workers=4",
+            ),
+            0,
+        ),
     ],
 )
-def test_one_influence_actor_for_each_student_with_workers_of_its_own(changes: tuple[str, ...], expected: int) -> None:
+def test_one_influence_actor_for_each_student_with_workers_of_its_own(
+    changes: tuple[str, ...], expected: int
+) -> None:
     assert plan.influence_actors(load(None, list(changes))) == expected
 
 
@@ -283,14 +352,29 @@ def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
         return count_influence_actors(load(None, list(changes)), kind)
 
     among = "search.methods=[kd,weighing]"
-    assert found("sweep", among) == 1 and found("train", among) == 0 and found("teacher", "method.name=weighing") == 0
+    assert (
+        found("sweep", among) == 1
+        and found("train", among) == 0
+        and found("teacher", "method.name=weighing") == 0
+    )
     assert found("sweep", "method.name=weighing") == found("train", "method.name=weighing") == 1
-    assert found("sweep", among, "resources.influence_backend=inline") == found("sweep", "method.name=kd") == 0
+    assert (
+        found("sweep", among, "resources.influence_backend=inline")
+        == found("sweep", "method.name=kd")
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("grace", "factor", "epochs", "expected"),
-    [(2, 3, 18, [2, 6, 18]), (2, 3, 20, [2, 6, 18, 20]), (1, 2, 8, [1, 2, 4, 8]), (5, 3, 4, [4]), (4, 3, 4, [4]), (1, 4, 1, [1])],
+    [
+        (2, 3, 18, [2, 6, 18]),
+        (2, 3, 20, [2, 6, 18, 20]),
+        (1, 2, 8, [1, 2, 4, 8]),
+        (5, 3, 4, [4]),
+        (4, 3, 4, [4]),
+        (1, 4, 1, [1]),
+    ],
 )
 def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> None:
     search = Search(grace_epochs=grace, reduction_factor=factor)
@@ -305,7 +389,11 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
         ("asha", "asha compares after 2, 6, 12"),
         ("median", "median compares after every epoch from 2 on"),
         ("pbt", "pbt: a population of 10 is compared after 5, 10, its worst 25% take over"),
-        ("hyperband", "hyperband: trials in brackets: 3 trained to the end; 5 compared after 4; 2 compared after 1, 3"),
+        (
+            "hyperband",
+            "hyperband: trials in brackets: 3 trained to the end; 5 compared after 4; 2 "
+            "compared after 1, 3",
+        ),
     ],
 )
 def test_when_trials_are_compared_in_words(scheduler: str, said: str) -> None:
@@ -315,17 +403,28 @@ def test_when_trials_are_compared_in_words(scheduler: str, said: str) -> None:
 
 def test_more_trials_than_one_band_of_brackets_holds() -> None:
     search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
-    assert plan.comparisons(search, 12).endswith("9 compared after 1, 3; the other 3 in brackets anew")
+    assert plan.comparisons(search, 12).endswith(
+        "9 compared after 1, 3; the other 3 in brackets anew"
+    )
 
 
-@pytest.mark.parametrize(("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)])
-def test_a_trial_sees_no_more_views_than_it_has_epochs(views: str, epochs: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)]
+)
+def test_a_trial_sees_no_more_views_than_it_has_epochs(
+    views: str, epochs: int, expected: int
+) -> None:
     assert sizes.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
 
 
 def test_bytes_of_the_cache() -> None:
     def size(*pairs: str, augmentation: str = "crop") -> int:
-        return sizes.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
+        return sizes.cache_bytes(
+            load(None, ["training.epochs=6", *pairs]),
+            samples=1000,
+            classes=10,
+            augmentation=augmentation,
+        )
 
     assert size() == (6 + 1) * 1000 * 10 * 2
     assert size("teacher.dtype=float32", "data.views=4") == (4 + 1) * 1000 * 10 * 4
@@ -355,5 +454,7 @@ def test_a_batch_is_shared_by_the_workers_of_one_student_and_the_teachers_by_all
     with refused("training.batch_size", 8, "a multiple of 3"):
         plan.require_batches(pairs("training.batch_size=8", "teacher=null", workers=6), samples=100)
     with refused("teacher.training.batch_size", 9, "a multiple of 6"):
-        plan.require_batches(pairs("training.batch_size=6", "teacher.training.batch_size=9", workers=6), samples=100)
+        plan.require_batches(
+            pairs("training.batch_size=6", "teacher.training.batch_size=9", workers=6), samples=100
+        )
     plan.require_batches(pairs("training.batch_size=7", "teacher=null", workers=1), samples=100)

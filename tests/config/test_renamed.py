@@ -78,7 +78,10 @@ def test_other_names_pass(name: str) -> None:
 @pytest.mark.parametrize("option", OLD_OPTIONS)
 def test_an_old_option_is_refused_and_not_listed(option: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(run.app, ["teacher", option, "--store", str(tmp_path / "store")])
-    assert (result.exit_code, result.output) == (2, f"error: {option} was renamed: write {RENAMED[option]}\n")
+    assert (result.exit_code, result.output) == (
+        2,
+        f"error: {option} was renamed: write {RENAMED[option]}\n",
+    )
     assert not (tmp_path / "store").exists()
     listed = CliRunner().invoke(run.app, ["teacher", "--help"]).output
     assert RENAMED[option] in listed and option not in listed

@@ -19,12 +19,19 @@ def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None
     store = Store.open(tmp_path / "store")
     for asked, policy in (("auto", "none"), ("crop", "crop")):
         configuration = load(None, [f"data.augmentation={asked}", "data.limit.train=100"])
-        assert prepare_run(store, configuration, "train", local=True).configuration.data.augmentation == policy
+        assert (
+            prepare_run(store, configuration, "train", local=True).configuration.data.augmentation
+            == policy
+        )
 
 
-def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(tmp_path: Path) -> None:
+def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(
+    tmp_path: Path,
+) -> None:
     sweep = begun(Store.open(tmp_path / "store"))
-    assert change_configuration(sweep, None, None, None).data.augmentation == "none", "of such a sweep nothing is known"
+    assert change_configuration(sweep, None, None, None).data.augmentation == "none", (
+        "of such a sweep nothing is known"
+    )
     summary = describe(sweep.configuration.data, tmp_path, 0)
     write_json(sweep.folder / "data.json", summary | {"augmentation": "crop"})
     assert change_configuration(sweep, None, None, None).data.augmentation == "crop"

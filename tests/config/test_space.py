@@ -26,11 +26,15 @@ class Low:
     def asked(self) -> list[str]:
         return list(self.answers)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         self.answers[name] = low
         return low
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         self.answers[name] = low
         return low
 
@@ -47,7 +51,9 @@ def configured(*pairs: str) -> Configuration:
 def test_one_method_is_asked_by_the_names_of_its_space() -> None:
     trial = Low()
     drawn = draw(trial, configured())
-    assert trial.asked == ["temperature", "alpha", "training.learning_rate"], "`form` has one choice, which is no question"
+    assert trial.asked == ["temperature", "alpha", "training.learning_rate"], (
+        "`form` has one choice, which is no question"
+    )
     assert drawn == {"temperature": 1.0, "alpha": 0.1, "training.learning_rate": 0.005}
 
 
@@ -55,14 +61,18 @@ def test_one_method_is_asked_by_the_names_of_its_space() -> None:
 def test_a_trial_trains_with_every_answer_asked_or_not(name: str) -> None:
     direct, configuration = Low(), configured(f"method.name={name}")
     SPACES[name].suggest(direct)
-    made = METHODS[name].Settings.build(apply(configuration, draw(Low(), configuration)).method.settings)
+    made = METHODS[name].Settings.build(
+        apply(configuration, draw(Low(), configuration)).method.settings
+    )
     answers = {key: value for key, value in direct.answers.items() if "." not in key}
     assert answers and {key: getattr(made, key) for key in answers} == answers
 
 
 def test_what_is_held_is_not_asked() -> None:
     trial = Low()
-    drawn = draw(trial, configured("method.temperature=3", "search.freeze=[training.learning_rate]"))
+    drawn = draw(
+        trial, configured("method.temperature=3", "search.freeze=[training.learning_rate]")
+    )
     assert trial.asked == list(drawn) == ["alpha"]
 
 
@@ -79,7 +89,11 @@ def test_several_methods_have_settings_under_their_names_and_keys_in_common(meth
     configuration = configured("search.methods=[kd, ttm, cross_entropy]", "method.temperature=3")
     drawn = draw(trial, configuration)
     assert trial.asked[0] == "method.name" and drawn["method.name"] == method
-    expected = {"kd": {"kd.alpha"}, "ttm": {"ttm.temperature", "ttm.alpha"}, "cross_entropy": {"cross_entropy.label_smoothing"}}
+    expected = {
+        "kd": {"kd.alpha"},
+        "ttm": {"ttm.temperature", "ttm.alpha"},
+        "cross_entropy": {"cross_entropy.label_smoothing"},
+    }
     assert set(trial.asked[1:]) == expected[method] | {"training.learning_rate"}
     assert list(drawn) == trial.asked
     assert apply(configuration, drawn).method.name == method
@@ -96,7 +110,10 @@ def test_every_point_is_a_configuration() -> None:
 
 def test_the_points_of_several_methods_take_turns() -> None:
     methods = ("cross_entropy", "ttm", "kd", "wttm")
-    order = [point["method.name"] for point in points(configured(f"search.methods=[{', '.join(methods)}]"))]
+    order = [
+        point["method.name"]
+        for point in points(configured(f"search.methods=[{', '.join(methods)}]"))
+    ]
     left = {name: len(SPACES[name].points) for name in methods}
     expected = []
     while any(left.values()):
@@ -108,22 +125,57 @@ def test_the_points_of_several_methods_take_turns() -> None:
 
 
 def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
-    held = configured("method.name=ttm", "method.temperature=2", "search.freeze=[training.learning_rate]")
+    held = configured(
+        "method.name=ttm", "method.temperature=2", "search.freeze=[training.learning_rate]"
+    )
     first = points(held)
-    assert all("temperature" not in point and "training.learning_rate" not in point for point in first)
-    given = ("method.form=convex", "method.alpha_schedule=constant", "method.alpha=0.5", "method.temperature=2")
-    assert points(configured("method.name=ttm", *given, "search.freeze=[training.learning_rate]")) == []
+    assert all(
+        "temperature" not in point and "training.learning_rate" not in point for point in first
+    )
+    given = (
+        "method.form=convex",
+        "method.alpha_schedule=constant",
+        "method.alpha=0.5",
+        "method.temperature=2",
+    )
+    assert (
+        points(configured("method.name=ttm", *given, "search.freeze=[training.learning_rate]"))
+        == []
+    )
     same = configured("method.name=ttm", *given)
-    assert points(same) == [{"training.learning_rate": 0.05}], "the published point has another form"
+    assert points(same) == [{"training.learning_rate": 0.05}], (
+        "the published point has another form"
+    )
 
 
 def test_points_that_become_equal_are_tried_once() -> None:
-    alike = configured("method.name=akd", "method.temperature=2", "method.cam_rho=2", "search.freeze=[training.learning_rate]")
-    assert len(points(alike)) == len({str(point) for point in points(alike)}) == len(SPACES["akd"].points)
-    ratios = configured("method.name=akd", "method.alpha_schedule=gap", "method.alpha_gap=ratio", "method.alpha_ema=0.0")
+    alike = configured(
+        "method.name=akd",
+        "method.temperature=2",
+        "method.cam_rho=2",
+        "search.freeze=[training.learning_rate]",
+    )
+    assert (
+        len(points(alike))
+        == len({str(point) for point in points(alike)})
+        == len(SPACES["akd"].points)
+    )
+    ratios = configured(
+        "method.name=akd",
+        "method.alpha_schedule=gap",
+        "method.alpha_gap=ratio",
+        "method.alpha_ema=0.0",
+    )
     assert points(ratios) == [
         {"temperature": 4.0, "cam": False, "training.learning_rate": 0.05},
-        {"temperature": 4.0, "cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0, "training.learning_rate": 0.05},
+        {
+            "temperature": 4.0,
+            "cam": True,
+            "cam_width": 32,
+            "cam_heads": 4,
+            "cam_rho": 4.0,
+            "training.learning_rate": 0.05,
+        },
     ]
     given = ("method.alpha=0.5", "method.temperature=2", "search.freeze=[training.learning_rate]")
     assert points(configured("search.methods=[kd, ttm]", "method.name=ttm", *given)) == [
@@ -134,10 +186,15 @@ def test_points_that_become_equal_are_tried_once() -> None:
 
 def test_a_point_of_another_choice_than_what_is_held_is_left_out() -> None:
     fixed = points(configured("method.name=akd", "method.alpha_schedule=constant"))
-    assert fixed == [{"alpha": 0.9, "temperature": 4.0, "cam": False, "training.learning_rate": 0.05}]
+    assert fixed == [
+        {"alpha": 0.9, "temperature": 4.0, "cam": False, "training.learning_rate": 0.05}
+    ]
     assert points(configured("method.name=akd", "method.alpha_schedule=linear")) == []
     assert points(configured("method.name=kd", "method.form=additive")) == []
-    assert all("cam_rho" not in point for point in points(configured("method.name=akd", "method.cam=false")))
+    assert all(
+        "cam_rho" not in point
+        for point in points(configured("method.name=akd", "method.cam=false"))
+    )
 
 
 PEER, RATE = "peers.b.network.name=mlp", "peers.b.training.learning_rate"
@@ -152,7 +209,9 @@ def test_the_learning_rates_of_all_students_are_searched_in_the_same_bounds() ->
 
 
 @pytest.mark.parametrize(("pairs", "rate"), [((), 0.05), ((f"{RATE}=0.3",), 0.3)])
-def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(pairs: tuple[str, ...], rate: float) -> None:
+def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(
+    pairs: tuple[str, ...], rate: float
+) -> None:
     configuration = configured(PEER, f"search.freeze=[{RATE}]", *pairs)
     assert all(RATE not in point for point in points(configuration))
     drawn = draw(Low(), configuration)
@@ -162,21 +221,33 @@ def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(pairs: tuple
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_point_has_its_rate_at_every_student(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_has_its_rate_at_every_student(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = SPACES["ttm"].points[0]
     other = SPACES["ttm"]._replace(points=(first, {**first, "training.learning_rate": 0.2}))
     monkeypatch.setitem(SPACES, "ttm", other)
-    configuration = configured(PEER, f"search.methods=[{'kd, ttm' if several else 'ttm'}]", "method.name=ttm", f"{RATE}=0.4")
+    configuration = configured(
+        PEER,
+        f"search.methods=[{'kd, ttm' if several else 'ttm'}]",
+        "method.name=ttm",
+        f"{RATE}=0.4",
+    )
     found = points(configuration)
     assert len({point[RATE] for point in found}) == 2, "the points of ttm have two rates"
     for point in found:
         made = apply(configuration, point)
-        rates = {letter: student.training.learning_rate for letter, student in made.students.items()}
+        rates = {
+            letter: student.training.learning_rate for letter, student in made.students.items()
+        }
         assert rates == dict.fromkeys("ab", point["training.learning_rate"])
 
 
 def test_choices_are_asked_beside_every_space() -> None:
-    chosen = "search.extra_space={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], training.batch_size: [32, 128]}"
+    chosen = (
+        "search.extra_space={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], "
+        "training.batch_size: [32, 128]}"
+    )
     configuration = configured(PEER, chosen, "search.methods=[kd, ttm]", "student.width=16")
     trial = Low("kd")
     drawn = draw(trial, configuration)
@@ -185,8 +256,14 @@ def test_choices_are_asked_beside_every_space() -> None:
     assert made.student.settings["width"] == 8 and made.peers["b"].network.settings == {"depth": 1}
     assert made.students["b"].training.batch_size == 32
     for point in points(configuration):
-        named = (point["student.width"], point["peers.b.network.depth"], point["training.batch_size"])
-        assert named == (16, 2, 32), "the configured value, or the network's default, where it is among them, else the first"
+        named = (
+            point["student.width"],
+            point["peers.b.network.depth"],
+            point["training.batch_size"],
+        )
+        assert named == (16, 2, 32), (
+            "the configured value, or the network's default, where it is among them, else the first"
+        )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +278,12 @@ def test_choices_are_asked_beside_every_space() -> None:
     ],
 )
 def test_a_choice_begins_with_what_holds_without_it(choice: str, begun: object) -> None:
-    configuration = configured("student.name=cnn", PEER, "peers.b.training.momentum=0.5", f"search.extra_space={{{choice}}}")
+    configuration = configured(
+        "student.name=cnn",
+        PEER,
+        "peers.b.training.momentum=0.5",
+        f"search.extra_space={{{choice}}}",
+    )
     key = choice.partition(":")[0]
     assert {point[key] for point in points(configuration)} == {begun}
 
@@ -222,14 +304,26 @@ def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) 
 
 
 def test_several_methods_and_settings_of_another_one_leave_the_method_alone() -> None:
-    for methods, settings in ((["wttm", "ttm"], {}), (["wttm"], {"alpha": 0.5}), (["kd"], {"alpha": 0.5})):
-        configuration = build({"search": {"methods": methods}, "method": {"name": "kd", **settings}})
+    for methods, settings in (
+        (["wttm", "ttm"], {}),
+        (["wttm"], {"alpha": 0.5}),
+        (["kd"], {"alpha": 0.5}),
+    ):
+        configuration = build(
+            {"search": {"methods": methods}, "method": {"name": "kd", **settings}}
+        )
         assert with_its_method(configuration).method.name == "kd"
 
 
 PUBLISHED = {
     "ttm": {"form": "additive", "normalize": False, "temperature": 10 / 3, "beta": 7.0},
-    "wttm": {"form": "additive", "normalize": False, "mean_power_sum": False, "temperature": 10 / 3, "beta": 1.5},
+    "wttm": {
+        "form": "additive",
+        "normalize": False,
+        "mean_power_sum": False,
+        "temperature": 10 / 3,
+        "beta": 1.5,
+    },
 }
 
 
@@ -244,14 +338,30 @@ def test_a_published_point_beside_the_space_is_trained_as_it_is(name: str, sever
     trained = [apply(configuration, draw(study.ask(), configuration)) for _ in range(20)]
     own = [trial for trial in trained if trial.method.name == name]
     assert own[1].method.settings == PUBLISHED[name] and own[1].training.learning_rate == 0.05
-    assert all("form" not in trial.method.settings for trial in own[:1] + own[2:]), "nothing else is drawn beside the space"
+    assert all("form" not in trial.method.settings for trial in own[:1] + own[2:]), (
+        "nothing else is drawn beside the space"
+    )
     assert [study.trials[number].params for number in range(len(first))] == first
 
 
 @pytest.mark.parametrize(
-    "pair", ["method.alpha=0.5", "method.form=convex", "method.alpha_schedule=linear", "method.normalize=true"]
+    "pair",
+    [
+        "method.alpha=0.5",
+        "method.form=convex",
+        "method.alpha_schedule=linear",
+        "method.normalize=true",
+    ],
 )
 def test_a_point_beside_the_space_is_left_out_where_it_would_ignore_what_is_held(pair: str) -> None:
-    assert not any("beta" in point for point in points(configured("search.methods=[ttm]", "method.name=ttm", pair)))
+    assert not any(
+        "beta" in point
+        for point in points(configured("search.methods=[ttm]", "method.name=ttm", pair))
+    )
     kept = points(configured("search.methods=[ttm]", "method.name=ttm", "method.temperature=2"))
-    assert kept[1] == {"form": "additive", "normalize": False, "beta": 7.0, "training.learning_rate": 0.05}
+    assert kept[1] == {
+        "form": "additive",
+        "normalize": False,
+        "beta": 7.0,
+        "training.learning_rate": 0.05,
+    }

@@ -9,7 +9,16 @@ from typing import NamedTuple
 import pytest
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.store.store import CONTENT, FORMAT, FORMAT_FILE, SPARE_BYTES, Store, read_json, replacing, write_json
+from orchestrator.store.store import (
+    CONTENT,
+    FORMAT,
+    FORMAT_FILE,
+    SPARE_BYTES,
+    Store,
+    read_json,
+    replacing,
+    write_json,
+)
 from tests.refusal import refused
 
 
@@ -21,7 +30,25 @@ class Usage(NamedTuple):
     free: int
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/a", "a\\b", ".hidden", "-x", "a b", "a\n", "ä", "a" * 101, "a\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "",
+        "a/b",
+        "../a",
+        "/a",
+        "a\\b",
+        ".hidden",
+        "-x",
+        "a b",
+        "a\n",
+        "ä",
+        "a" * 101,
+        "a\0",
+    ],
+)
 def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
     with refused("name", name) as raised:
         Store(tmp_path).sweep(name)
@@ -35,8 +62,17 @@ def test_a_usable_name_is_a_folder_right_below_the_sweeps(tmp_path: Path, name: 
 
 def test_every_place_is_inside_and_different(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    places = [store.database, store.artifacts, store.teachers, store.knowledge, store.exports, store.sweep("a")]
-    assert len(set(places)) == len(places) and all(place.is_relative_to(tmp_path) for place in places)
+    places = [
+        store.database,
+        store.artifacts,
+        store.teachers,
+        store.knowledge,
+        store.exports,
+        store.sweep("a"),
+    ]
+    assert len(set(places)) == len(places) and all(
+        place.is_relative_to(tmp_path) for place in places
+    )
 
 
 def test_a_store_is_made_with_its_parents_and_holds_its_format_alone(tmp_path: Path) -> None:
@@ -51,7 +87,9 @@ OPENED = [Store.open, Store.existing]
 
 @pytest.mark.parametrize("opened", OPENED)
 @pytest.mark.parametrize("name", CONTENT)
-def test_content_without_a_format_is_of_an_older_version(tmp_path: Path, name: str, opened: Callable[[Path], Store]) -> None:
+def test_content_without_a_format_is_of_an_older_version(
+    tmp_path: Path, name: str, opened: Callable[[Path], Store]
+) -> None:
     (tmp_path / name).mkdir()
     with refused("--store", 0, FORMAT) as caught:
         opened(tmp_path)
@@ -60,8 +98,12 @@ def test_content_without_a_format_is_of_an_older_version(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("opened", OPENED)
-@pytest.mark.parametrize(("number", "version"), [(FORMAT - 1, "older version"), (FORMAT + 1, "newer version")])
-def test_another_format_is_refused(tmp_path: Path, number: int, version: str, opened: Callable[[Path], Store]) -> None:
+@pytest.mark.parametrize(
+    ("number", "version"), [(FORMAT - 1, "older version"), (FORMAT + 1, "newer version")]
+)
+def test_another_format_is_refused(
+    tmp_path: Path, number: int, version: str, opened: Callable[[Path], Store]
+) -> None:
     write_json(tmp_path / FORMAT_FILE, {"format": number})
     with refused("--store", number, FORMAT) as caught:
         opened(tmp_path)
@@ -84,14 +126,18 @@ def test_other_files_are_no_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["file", "file/below"])
-def test_a_store_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, below: str) -> None:
+def test_a_store_that_cannot_be_written_is_refused_in_a_sentence(
+    tmp_path: Path, below: str
+) -> None:
     (tmp_path / "file").touch()
     with refused("--store", str(tmp_path / below), error=PreflightError) as raised:
         Store.open(tmp_path / below)
     assert "\n" not in str(raised.value)
 
 
-def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_with_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12, SPARE_BYTES - 1))
     with refused("--store", SPARE_BYTES - 1, (SPARE_BYTES, None), PreflightError):
         Store.open(tmp_path)
@@ -101,7 +147,9 @@ def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch:
         store.require_space(300 * 2**20)
 
 
-def test_a_command_names_the_store_unless_it_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_names_the_store_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert Store.open(Path("runs")).option == ""
     assert Store.open(Path("my runs")).option == f" --store '{tmp_path.resolve()}/my runs'"

@@ -22,17 +22,37 @@ def test_a_bare_name_is_a_setting_of_the_method_and_a_dotted_one_a_key() -> None
 
 def test_what_is_held_stays_beside_what_is_searched() -> None:
     base = load(None, ["method.name=kd", "method.form=additive", "method.temperature=9"])
-    assert apply(base, {"beta": 3.0}).method.settings == {"form": "additive", "temperature": 9, "beta": 3.0}
-    assert apply(base, {"temperature": 1.5}).method.settings == {"form": "additive", "temperature": 1.5}
+    assert apply(base, {"beta": 3.0}).method.settings == {
+        "form": "additive",
+        "temperature": 9,
+        "beta": 3.0,
+    }
+    assert apply(base, {"temperature": 1.5}).method.settings == {
+        "form": "additive",
+        "temperature": 1.5,
+    }
 
 
 def test_with_several_methods_the_settings_stand_under_the_chosen_one() -> None:
     base = load(None, ["method.name=kd", "method.form=additive", "search.methods=[kd, ttm]"])
-    chosen = apply(base, {"method.name": "ttm", "ttm.temperature": 3.0, "ttm.alpha": 0.5, "training.learning_rate": 0.2})
-    assert chosen.method.name == "ttm" and chosen.method.settings == {"temperature": 3.0, "alpha": 0.5}
+    chosen = apply(
+        base,
+        {
+            "method.name": "ttm",
+            "ttm.temperature": 3.0,
+            "ttm.alpha": 0.5,
+            "training.learning_rate": 0.2,
+        },
+    )
+    assert chosen.method.name == "ttm" and chosen.method.settings == {
+        "temperature": 3.0,
+        "alpha": 0.5,
+    }
     assert chosen.training.learning_rate == 0.2
     own = apply(base, {"method.name": "kd", "kd.beta": 2.0})
-    assert own.method.settings == {"form": "additive", "beta": 2.0}, "held settings belong to the method that was configured"
+    assert own.method.settings == {"form": "additive", "beta": 2.0}, (
+        "held settings belong to the method that was configured"
+    )
 
 
 def test_nothing_searched_changes_nothing() -> None:
@@ -47,7 +67,10 @@ def test_the_base_is_not_changed() -> None:
     assert base.plain() == before
 
 
-@pytest.mark.parametrize(("key", "value"), [("training.learning_rate", -1.0), ("training.epochs", 2.5), ("training.nothing", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.learning_rate", -1.0), ("training.epochs", 2.5), ("training.nothing", 1)],
+)
 def test_a_value_that_does_not_fit_is_refused_in_a_sentence(key: str, value: float) -> None:
     with refused(key, value) as raised:
         apply(Configuration(), {key: value})
@@ -68,4 +91,6 @@ def test_a_specification_travels_as_json() -> None:
 def test_a_student_has_one_place_in_a_checkpoint_and_one_key_of_its_network() -> None:
     configuration = load(None, ["peers.b.network.name=cnn"])
     assert [student_folder(letter) for letter in configuration.students] == [".", "b"]
-    assert [key_value(configuration, network_key(letter))["name"] for letter in configuration.students] == ["mlp", "cnn"]
+    assert [
+        key_value(configuration, network_key(letter))["name"] for letter in configuration.students
+    ] == ["mlp", "cnn"]

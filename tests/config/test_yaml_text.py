@@ -20,13 +20,25 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("[1e-3, -1e-3, +1e-3, 1E5, 1e+2, .5e1, 1.e1, 1_0e-1, -1_0.5e1]", [1e-3, -1e-3, 1e-3, 1e5, 100, 5, 10, 1.0, -105]),
+        (
+            "[1e-3, -1e-3, +1e-3, 1E5, 1e+2, .5e1, 1.e1, 1_0e-1, -1_0.5e1]",
+            [1e-3, -1e-3, 1e-3, 1e5, 100, 5, 10, 1.0, -105],
+        ),
         ("[7, +7, -7, 1_000, 0, 00, 0x1F, 0o17, 0b11]", [7, 7, -7, 1000, 0, 0, 31, 15, 3]),
-        ("[.inf, -.inf, ~, null, yes, Off]", [float("inf"), float("-inf"), None, None, True, False]),
+        (
+            "[.inf, -.inf, ~, null, yes, Off]",
+            [float("inf"), float("-inf"), None, None, True, False],
+        ),
         ("[1:30, 12:30:45, 2020-13-45, 1e, e5, _1, v1e3, 1e-3-run, =]", None),
         ("- 1e-3\n- -2e-3\n", [1e-3, -2e-3]),
-        ("{base: &b {x: 1, y: 2}, own: {<<: *b, x: 3}}", {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}}),
-        ("{a: &a {x: 1}, b: &b {<<: *a, x: 2}, c: {<<: *b}}", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}),
+        (
+            "{base: &b {x: 1, y: 2}, own: {<<: *b, x: 3}}",
+            {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}},
+        ),
+        (
+            "{a: &a {x: 1}, b: &b {<<: *a, x: 2}, c: {<<: *b}}",
+            {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}},
+        ),
         ("{a: {x: 1}, b: {x: 1}}", {"a": {"x": 1}, "b": {"x": 1}}),
         ("[!!int '7', !!float '1', !!bool 'yes', !!str 5, !!null '']", [7, 1.0, True, "5", None]),
         ("[" * (MAX_DEPTH - 1) + "x" + "]" * (MAX_DEPTH - 1), ...),
@@ -44,7 +56,11 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("training: {epochs: 3}\nseed: 1\ntraining: {batch_size: 8}\n", 3, "the key 'training' stands in line 1 already"),
+        (
+            "training: {epochs: 3}\nseed: 1\ntraining: {batch_size: 8}\n",
+            3,
+            "the key 'training' stands in line 1 already",
+        ),
         ("a:\n  b:\n    c: 1\n    d: 2\n    c: 3\n", 5, "the key 'c' stands in line 3 already"),
         ("- {a: 1, a: 2}", 1, "the key 'a' stands in line 1 already"),
         ("a: [{b: {c: 1, 'c': 2}}]", 1, "the key 'c' stands in line 1"),
@@ -64,7 +80,11 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
         (ALIASES, 5, f"more than {MAX_VALUES} values"),
         (MERGES, 6, f"more than {MAX_VALUES} values"),
         ("[" * 3000 + "]" * 3000, 1, f"more than {MAX_DEPTH} levels"),
-        ("\n".join(" " * level + "a:" for level in range(3000))[:MAX_BYTES], MAX_DEPTH, f"more than {MAX_DEPTH} levels"),
+        (
+            "\n".join(" " * level + "a:" for level in range(3000))[:MAX_BYTES],
+            MAX_DEPTH,
+            f"more than {MAX_DEPTH} levels",
+        ),
         ("# long\n" * MAX_BYTES, 1, f"it has more than {MAX_BYTES} bytes: shorten it"),
         ("a: " + "9" * 4000, 1, "beyond all bounds"),
         ("a: " + "9" * 5000, 1, "beyond all bounds: give a smaller one"),
@@ -97,7 +117,10 @@ def test_what_is_refused_names_the_line(text: str | bytes, line: int, said: str)
     assert said in str(raised.value) and len(str(raised.value)) < 500
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "%TAG ! x\na: 1", "a: !!map x"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "%TAG ! x\na: 1", "a: !!map x"],
+)
 def test_what_is_no_yaml_is_told_apart(text: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)

@@ -32,7 +32,10 @@ def file(tmp_path: Path) -> Path:
         (("teacher.training.epochs=2",), {"teacher.training.warmup_epochs": 0.2}),
         (("training.epochs=7",), {}),
         (("training={epochs: 4}",), {"search.grace_epochs": 4}),
-        (("training.epochs=4", "search.scheduler=pbt"), {"search.perturb_epochs": 1, "training.warmup_epochs": 0.1}),
+        (
+            ("training.epochs=4", "search.scheduler=pbt"),
+            {"search.perturb_epochs": 1, "training.warmup_epochs": 0.1},
+        ),
         (("training.epochs=4", "search.scheduler=none"), {"training.warmup_epochs": 0.1}),
         (("method.name=ttm",), {"search.methods": []}),
         (("method.name=kd",), {}),
@@ -41,16 +44,27 @@ def file(tmp_path: Path) -> Path:
         (("search.objective=validation/nll",), {"search.direction": "minimize"}),
         (("search.objective=validation/entropy",), {}),
         (("search.objectives=[validation/accuracy, train/loss]",), {"search.scheduler": "none"}),
-        (("search.configurations=[{method.name: kd}, {method.name: akd}]", "search.seeds=[1, 2, 3]"), {"search.trials": 6}),
+        (
+            (
+                "search.configurations=[{method.name: kd}, {method.name: akd}]",
+                "search.seeds=[1, 2, 3]",
+            ),
+            {"search.trials": 6},
+        ),
     ],
 )
-def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], changed: dict[str, object]) -> None:
+def test_what_gives_way_is_valid_and_said(
+    file: Path, pairs: tuple[str, ...], changed: dict[str, object]
+) -> None:
     loaded = load(file, list(pairs))
     check_search(loaded)
     assert set(loaded.yielded) == set(changed)
     for key, value in changed.items():
         assert key_value(loaded, key) == value
-        assert f"{key} = {f'{value:g}' if isinstance(value, float) else value} (not " in loaded.yielded[key]
+        assert (
+            f"{key} = {f'{value:g}' if isinstance(value, float) else value} (not "
+            in loaded.yielded[key]
+        )
     assert describe_yielded(loaded, "sweep") == list(loaded.yielded.values())
     assert all(not sentence.startswith("search.") for sentence in describe_yielded(loaded, "train"))
 
@@ -58,10 +72,16 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        (("training.epochs=3", "training.warmup_epochs=3"), ("training.warmup_epochs", 3.0, (0, 3))),
+        (
+            ("training.epochs=3", "training.warmup_epochs=3"),
+            ("training.warmup_epochs", 3.0, (0, 3)),
+        ),
         (("training.epochs=3", "search.grace_epochs=4"), ("search.grace_epochs", 4, (1, 3))),
         (("search.grace_epochs=241",), ("search.grace_epochs", 241, (1, 240))),
-        (("search.configurations=[{method.name: kd}]", "search.trials=2"), ("search.trials", 2, (1, 1))),
+        (
+            ("search.configurations=[{method.name: kd}]", "search.trials=2"),
+            ("search.trials", 2, (1, 1)),
+        ),
         (("search.methods=[kd]", "method.name=wttm"), ("method.name", "wttm", ("kd",))),
         (("method.name=wttm", "search.methods=[kd, akd]"), ("method.name", "wttm", ("kd", "akd"))),
         (("search={methods: [akd]}", "method={name: kd}"), ("method.name", "kd", ("akd",))),
@@ -69,10 +89,15 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
             ("search.methods=[akd]", "method.temperature=2"),
             ("method.name", "kd", ("akd",)),
         ),
-        (("search.objective=validation/nll", "search.direction=maximize"), ("search.direction", "maximize", ("minimize",))),
+        (
+            ("search.objective=validation/nll", "search.direction=maximize"),
+            ("search.direction", "maximize", ("minimize",)),
+        ),
     ],
 )
-def test_what_was_typed_never_gives_way(file: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_what_was_typed_never_gives_way(
+    file: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         check_search(load(file, list(pairs)))
 
@@ -94,7 +119,10 @@ def steps(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("pairs", "changed"),
     [
-        (("training.epochs=200",), {"training": [125, 150, 175], "peers.b.training": [100, 199]}),  # 125 is 150 / 240 * 200
+        (
+            ("training.epochs=200",),
+            {"training": [125, 150, 175], "peers.b.training": [100, 199]},
+        ),  # 125 is 150 / 240 * 200
         (("training.epochs=10",), {"training": [6, 8, 9], "peers.b.training": [5, 9]}),
         # below the epochs, without duplicates
         (("training.epochs=2",), {"training": [1], "peers.b.training": [1]}),
@@ -105,9 +133,13 @@ def steps(tmp_path: Path) -> Path:
         (("teacher.training.epochs=20",), {"teacher.training": [10, 15]}),
     ],
 )
-def test_milestones_keep_their_share_of_the_epochs(steps: Path, pairs: tuple[str, ...], changed: dict[str, list[int]]) -> None:
+def test_milestones_keep_their_share_of_the_epochs(
+    steps: Path, pairs: tuple[str, ...], changed: dict[str, list[int]]
+) -> None:
     loaded = load(steps, list(pairs))
-    noted = {key: sentence for key, sentence in loaded.yielded.items() if key.endswith("milestones")}
+    noted = {
+        key: sentence for key, sentence in loaded.yielded.items() if key.endswith("milestones")
+    }
     assert set(noted) == {f"{section}.milestones" for section in changed}
     for section, milestones in changed.items():
         assert list(key_value(loaded, f"{section}.milestones")) == milestones
@@ -117,7 +149,9 @@ def test_milestones_keep_their_share_of_the_epochs(steps: Path, pairs: tuple[str
 def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
     loaded = load(steps, ["training.epochs=1"])
     assert loaded.training.schedule == loaded.students["b"].training.schedule == "constant"
-    assert "training.schedule = constant (not multi_step, of " in loaded.yielded["training.schedule"]
+    assert (
+        "training.schedule = constant (not multi_step, of " in loaded.yielded["training.schedule"]
+    )
     assert loaded.teacher is not None and loaded.teacher.training.schedule == "multi_step"
 
 
@@ -130,7 +164,10 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
         ),
         (("training.milestones=[5, 240]",), ("training.milestones", (5, 240), (1, 239))),
         (("training.epochs=1", "training.milestones=[1]"), ("training.milestones", (1,), None)),
-        (("training.epochs=1", "training.schedule=multi_step"), ("training.milestones", (150, 180, 210), None)),
+        (
+            ("training.epochs=1", "training.schedule=multi_step"),
+            ("training.milestones", (150, 180, 210), None),
+        ),
         (
             ("teacher.training.milestones=[100]",),
             ("teacher.training.milestones", (100,), (1, 99)),
@@ -141,13 +178,19 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
         ),
     ],
 )
-def test_milestones_that_were_typed_are_below_the_epochs(steps: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+def test_milestones_that_were_typed_are_below_the_epochs(
+    steps: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         load(steps, list(pairs))
 
 
 def test_milestones_without_meaning_are_not_checked(steps: Path) -> None:
-    pairs = ["training.schedule=cosine", "training.milestones=[500]", "peers.b.training.milestones=[500]"]
+    pairs = [
+        "training.schedule=cosine",
+        "training.milestones=[500]",
+        "peers.b.training.milestones=[500]",
+    ]
     assert load(steps, pairs).training.milestones == (500,)
 
 

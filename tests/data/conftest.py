@@ -19,5 +19,7 @@ def dataset(tmp_path: Path) -> Dataset:
 @pytest.fixture
 def files(tmp_path: Path) -> Dataset:
     """Return a data set of image files, which are decoded on access."""
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
+    config = Data(
+        name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16
+    )
     return Dataset.open(prepare(config, tmp_path, 0))

@@ -16,7 +16,9 @@ CLASSES, SIDE = 4, 8
 
 def images(count: int, first: int = 0, channels: int = 3) -> NDArray[np.uint8]:
     """Return (count, SIDE, SIDE, channels) of noise; two pixels of image i hold first + i."""
-    drawn = np.random.default_rng([first, count]).integers(1, 256, (count, SIDE, SIDE, channels), dtype=np.uint8)
+    drawn = np.random.default_rng([first, count]).integers(
+        1, 256, (count, SIDE, SIDE, channels), dtype=np.uint8
+    )
     drawn[:, 0, 0, 0], drawn[:, 0, 1, 0] = np.divmod(np.arange(first, first + count), 256)
     return drawn
 
@@ -44,7 +46,12 @@ def npz(folder: Path, **changed: Any) -> Path:
     return file
 
 
-def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), each: int = 6, sizes: tuple[int, ...] = (20, 31, 44)) -> Path:
+def folder(
+    root: Path,
+    splits: tuple[str, ...] = ("train", "test"),
+    each: int = 6,
+    sizes: tuple[int, ...] = (20, 31, 44),
+) -> Path:
     """Write an ImageFolder: per split two classes of `each` smooth images of various sizes."""
     generator = np.random.default_rng(7)
     for split in splits:

@@ -20,7 +20,9 @@ from orchestrator.data.prepare import prepare
 from orchestrator.data.views import Views
 from tests.refusal import refused
 
-FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST"))
+FASHION = Path(
+    os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST")
+)
 
 
 def views(dataset: Dataset) -> Views:
@@ -28,7 +30,14 @@ def views(dataset: Dataset) -> Views:
     return Views.of(dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0)
 
 
-def batches(dataset: Dataset, size: int = 16, rank: int = 0, world_size: int = 1, seed: int = 0, workers: int = 0) -> Batches:
+def batches(
+    dataset: Dataset,
+    size: int = 16,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    workers: int = 0,
+) -> Batches:
     return Batches(dataset, views(dataset), size, seed, rank, world_size, loader_workers=workers)
 
 
@@ -61,11 +70,18 @@ def test_ranks_together_see_each_global_batch(dataset: Dataset, world_size: int)
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_an_ordered_pass_takes_every_sample_in_order(dataset: Dataset, split: str, world_size: int) -> None:
-    passes = [list(batches(dataset, 15, rank, world_size).ordered(split, None)) for rank in range(world_size)]  # type: ignore[arg-type]
+def test_an_ordered_pass_takes_every_sample_in_order(
+    dataset: Dataset, split: str, world_size: int
+) -> None:
+    passes = [
+        list(batches(dataset, 15, rank, world_size).ordered(split, None))
+        for rank in range(world_size)
+    ]  # type: ignore[arg-type]
     taken = [batch for one in passes for batch in one]
     assert indices(taken) == list(range(len(dataset.split(split))))
-    assert torch.equal(torch.cat([batch.labels for batch in taken]), torch.from_numpy(dataset.split(split).labels))
+    assert torch.equal(
+        torch.cat([batch.labels for batch in taken]), torch.from_numpy(dataset.split(split).labels)
+    )
     assert max(len(one) for one in passes) - min(len(one) for one in passes) <= 1
 
 
@@ -76,13 +92,19 @@ def test_training_and_an_ordered_pass_show_the_same_picture_of_a_view(dataset: D
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 5])
-def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(dataset: Dataset, world_size: int) -> None:
-    ranks = [list(batches(dataset, 20).full_blocks(5, rank, world_size)) for rank in range(world_size)]
+def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(
+    dataset: Dataset, world_size: int
+) -> None:
+    ranks = [
+        list(batches(dataset, 20).full_blocks(5, rank, world_size)) for rank in range(world_size)
+    ]
     assert {len(one) for one in ranks} == {-(-6 // world_size)}, "102 samples are 6 blocks of 20"
     dealt = [block for turn in zip(*ranks, strict=True) for block in turn]
     assert all(len(block.index) == 20 for block in dealt)
     assert indices(dealt[:6]) == [*range(102), *range(18)]
-    assert all(torch.equal(block.index, dealt[5].index) for block in dealt[6:]), "a rank without a block repeats the last one"
+    assert all(torch.equal(block.index, dealt[5].index) for block in dealt[6:]), (
+        "a rank without a block repeats the last one"
+    )
 
 
 @pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
@@ -95,7 +117,9 @@ def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, residen
         for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
     }
     taken = [
-        (index, picture) for batch in made.train(1, 5) for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
+        (index, picture)
+        for batch in made.train(1, 5)
+        for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
     ]
     known = [(index, picture) for index, picture in taken if index in seen]
     assert len(known) > 10 and all(torch.equal(seen[index], picture) for index, picture in known)
@@ -105,23 +129,34 @@ def test_full_blocks_of_a_part_that_goes_up_repeat_nothing(dataset: Dataset) -> 
     assert indices(list(batches(dataset, 51).full_blocks(None, 0, 1))) == list(range(102))
 
 
-def held_out(dataset: Dataset, epoch: int, count: int, size: int = 16, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    return [batch.index.tolist() for batch in batches(dataset, size, rank, world_size).held_out(epoch, count)]
+def held_out(
+    dataset: Dataset, epoch: int, count: int, size: int = 16, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    return [
+        batch.index.tolist()
+        for batch in batches(dataset, size, rank, world_size).held_out(epoch, count)
+    ]
 
 
 @pytest.mark.parametrize(("size", "each"), [(4, 4), (16, 16), (60, 18)])
-def test_held_out_batches_are_of_the_validation_part_and_no_larger_than_it(dataset: Dataset, size: int, each: int) -> None:
+def test_held_out_batches_are_of_the_validation_part_and_no_larger_than_it(
+    dataset: Dataset, size: int, each: int
+) -> None:
     assert len(dataset.validation) == 18
     taken = list(batches(dataset, size).held_out(0, 7))
     assert [len(batch.index) for batch in taken] == [each] * 7
     whole = next(batches(dataset, 18).ordered("validation"))
     for batch in taken:
-        assert torch.equal(batch.inputs, whole.inputs[batch.index]) and torch.equal(batch.labels, whole.labels[batch.index])
+        assert torch.equal(batch.inputs, whole.inputs[batch.index]) and torch.equal(
+            batch.labels, whole.labels[batch.index]
+        )
         assert batch.mix is None
 
 
 @pytest.mark.parametrize("size", [4, 7, 16, 60])
-def test_held_out_batches_begin_anew_when_all_samples_were_seen(dataset: Dataset, size: int) -> None:
+def test_held_out_batches_begin_anew_when_all_samples_were_seen(
+    dataset: Dataset, size: int
+) -> None:
     taken = indices(list(batches(dataset, size).held_out(3, 20)))
     for first in range(0, len(taken) - 17, 18):
         assert sorted(taken[first : first + 18]) == list(range(18))
@@ -139,7 +174,9 @@ def test_the_held_out_order_depends_on_seed_and_epoch_alone(dataset: Dataset) ->
 
 
 @pytest.mark.parametrize(("size", "world_size"), [(16, 2), (16, 4), (60, 3), (4, 4)])
-def test_ranks_together_see_each_held_out_batch(dataset: Dataset, size: int, world_size: int) -> None:
+def test_ranks_together_see_each_held_out_batch(
+    dataset: Dataset, size: int, world_size: int
+) -> None:
     """A single worker sees the same batches, if the ranks can share the samples evenly."""
     ranks = [held_out(dataset, 2, 5, size, rank, world_size) for rank in range(world_size)]
     together = [[index for part in parts for index in part] for parts in zip(*ranks, strict=True)]
@@ -149,20 +186,27 @@ def test_ranks_together_see_each_held_out_batch(dataset: Dataset, size: int, wor
 
 def test_a_part_smaller_than_the_ranks_still_gives_each_of_them_two_samples(tmp_path: Path) -> None:
     small = opened(tmp_path, npz(tmp_path), limit={"validation": 4})
-    assert [[len(batch) for batch in held_out(small, 0, 6, 16, rank, 8)] for rank in range(8)] == [[2] * 6] * 8
+    assert [[len(batch) for batch in held_out(small, 0, 6, 16, rank, 8)] for rank in range(8)] == [
+        [2] * 6
+    ] * 8
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, [0]), (2, [0, 17]), (5, [0, 4, 8, 12, 17]), (18, list(range(18))), (99, list(range(18)))]
+    ("count", "expected"),
+    [(1, [0]), (2, [0, 17]), (5, [0, 4, 8, 12, 17]), (18, list(range(18))), (99, list(range(18)))],
 )
-def test_some_samples_are_evenly_spaced_whatever_the_rank(dataset: Dataset, count: int, expected: list[int]) -> None:
+def test_some_samples_are_evenly_spaced_whatever_the_rank(
+    dataset: Dataset, count: int, expected: list[int]
+) -> None:
     for rank in range(2):
         assert indices(list(batches(dataset, 8, rank, 2).some("validation", count))) == expected
 
 
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
     seen = torch.cat([batch.inputs for batch in batches(dataset).ordered("train")])
-    expected = (np.asarray(dataset.train.inputs) / 255 - np.array(dataset.mean)) / np.array(dataset.std)
+    expected = (np.asarray(dataset.train.inputs) / 255 - np.array(dataset.mean)) / np.array(
+        dataset.std
+    )
     assert seen.dtype == torch.float32 and seen.is_contiguous()
     assert np.allclose(seen.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
 
@@ -170,14 +214,18 @@ def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
 def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
     last = Batches(dataset, views(dataset), 16, 0, channels_last=True)
     for one, other in zip(last.train(0, 1), batches(dataset).train(0, 1), strict=True):
-        assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(one.inputs, other.inputs)
+        assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(
+            one.inputs, other.inputs
+        )
 
 
 def test_the_index_stays_on_the_host(dataset: Dataset) -> None:
     """A lookup by the index must not wait for the device."""
     away = Batches(dataset, views(dataset), 16, 0, device=torch.device("meta"))
     for batch, near in zip(away.train(0, 1), batches(dataset).train(0, 1), strict=True):
-        assert batch.inputs.is_meta and batch.labels.is_meta and torch.equal(batch.index, near.index)
+        assert (
+            batch.inputs.is_meta and batch.labels.is_meta and torch.equal(batch.index, near.index)
+        )
 
 
 def test_digits_are_normalised_to_mean_zero_and_deviation_one(tmp_path: Path) -> None:
@@ -207,7 +255,9 @@ def test_files_are_the_same_in_any_number_of_workers(files: Dataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_pass_over_files_leaves_the_random_numbers_of_the_trial(files: Dataset, workers: int) -> None:
+def test_a_pass_over_files_leaves_the_random_numbers_of_the_trial(
+    files: Dataset, workers: int
+) -> None:
     before = torch.get_rng_state()
     list(batches(files, 4, workers=workers).train(0, 0))
     assert torch.equal(torch.get_rng_state(), before)
@@ -217,12 +267,16 @@ def test_files_keep_their_parts_and_labels(files: Dataset) -> None:
     assert files.classes == ("cat", "dog") and files.shape == (3, 16, 16)
     for name, there in (("train", "train"), ("validation", "val"), ("test", "test")):
         paths = [Path(os.fsdecode(path)) for path in files.split(name).inputs]
-        assert [path.parts[:2] for path in paths] == [(there, files.classes[label]) for label in files.split(name).labels]
+        assert [path.parts[:2] for path in paths] == [
+            (there, files.classes[label]) for label in files.split(name).labels
+        ]
         assert len(set(paths)) == 12
 
 
 def test_a_folder_without_test_holds_out_its_own_validation_part(tmp_path: Path) -> None:
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val")), size=16, validation=0.34)
+    config = Data(
+        name="folder", path=folder(tmp_path / "images", ("train", "val")), size=16, validation=0.34
+    )
     prepared = Dataset.open(prepare(config, tmp_path, 0))
     assert all(path.startswith(b"val/") for path in prepared.test.inputs)
     assert not set(prepared.validation.inputs.tolist()) & set(prepared.train.inputs.tolist())
@@ -230,26 +284,37 @@ def test_a_folder_without_test_holds_out_its_own_validation_part(tmp_path: Path)
 
 
 def test_views_of_files_differ_and_the_clean_view_is_the_middle(files: Dataset) -> None:
-    first, second, clean = (torch.cat([b.inputs for b in batches(files, 4).ordered("train", view)]) for view in (0, 1, None))
+    first, second, clean = (
+        torch.cat([b.inputs for b in batches(files, 4).ordered("train", view)])
+        for view in (0, 1, None)
+    )
     assert not torch.equal(first, second) and not torch.equal(first, clean)
     assert files.root is not None
     image = Image.open(files.root / os.fsdecode(files.train.inputs[0]))
     side = 7 / 8 * min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    middle = image.resize((16, 16), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    middle = image.resize(
+        (16, 16), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+    )
     expected = (np.asarray(middle) / 255 - np.array(files.mean)) / np.array(files.std)
     assert np.allclose(clean[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
 
 
 def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
-    seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(0, 2, 3, 1)
+    seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(
+        0, 2, 3, 1
+    )
     pixels = 255 * (seen * torch.tensor(files.std) + torch.tensor(files.mean))
     assert files.root is not None
     for index, row in enumerate(views(files).numbers(3)):
         image = Image.open(files.root / os.fsdecode(files.train.inputs[index]))
         box = boxes(row[None], image.height, image.width, 0.08)[0]
-        cut = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3])))
-        assert np.abs(pixels[index].numpy() - (cut[:, ::-1] if row[FLIP] < 0.5 else cut)).max() < 0.01
+        cut = np.asarray(
+            image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3]))
+        )
+        assert (
+            np.abs(pixels[index].numpy() - (cut[:, ::-1] if row[FLIP] < 0.5 else cut)).max() < 0.01
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -274,7 +339,9 @@ def test_close_ends_a_pass_that_was_left(files: Dataset) -> None:
 
 def test_fashion_mnist_from_its_files(tmp_path: Path) -> None:
     if not (FASHION / "raw").is_dir():
-        pytest.skip(f"no FashionMNIST at {FASHION}: set FASHION_MNIST to the folder that holds raw/")
+        pytest.skip(
+            f"no FashionMNIST at {FASHION}: set FASHION_MNIST to the folder that holds raw/"
+        )
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for file in (FASHION / "raw").glob("*.gz"):
@@ -283,5 +350,7 @@ def test_fashion_mnist_from_its_files(tmp_path: Path) -> None:
     fashion = Dataset.open(prepare(Data(name="FashionMNIST", path=tmp_path), tmp_path / "store", 0))
     assert (len(fashion.train), len(fashion.validation), len(fashion.test)) == (51000, 9000, 10000)
     assert fashion.shape == (1, 28, 28) and fashion.classes[9] == "Ankle boot"
-    assert fashion.mean[0] == pytest.approx(0.286, abs=2e-3) and fashion.std[0] == pytest.approx(0.353, abs=2e-3)
+    assert fashion.mean[0] == pytest.approx(0.286, abs=2e-3) and fashion.std[0] == pytest.approx(
+        0.353, abs=2e-3
+    )
     assert next(iter(batches(fashion, 128).train(0, 0))).inputs.shape == (128, 1, 28, 28)

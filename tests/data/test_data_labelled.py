@@ -34,7 +34,14 @@ def few(tmp_path: Path) -> Dataset:
     return opened(tmp_path, npz(tmp_path), labelled=LABELLED)
 
 
-def batches(dataset: Dataset, size: int = 16, rank: int = 0, world: int = 1, seed: int = 0, share: float | None = 0.25) -> Batches:
+def batches(
+    dataset: Dataset,
+    size: int = 16,
+    rank: int = 0,
+    world: int = 1,
+    seed: int = 0,
+    share: float | None = 0.25,
+) -> Batches:
     views = Views("crop_flip", 0, len(dataset.train), 1)
     return Batches(dataset, views, size, seed, rank, world, labelled_share=share)
 
@@ -45,7 +52,9 @@ def order(made: Batches, epoch: int) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("wanted", [CLASSES, 20, 41, SAMPLES - 1])
-def test_exactly_so_many_keep_their_label_of_every_class_its_share(tmp_path: Path, wanted: int) -> None:
+def test_exactly_so_many_keep_their_label_of_every_class_its_share(
+    tmp_path: Path, wanted: int
+) -> None:
     file = npz(tmp_path)
     whole, part = opened(tmp_path, file), opened(tmp_path, file, labelled=wanted)
     kept = shown(part)
@@ -53,9 +62,13 @@ def test_exactly_so_many_keep_their_label_of_every_class_its_share(tmp_path: Pat
     assert np.array_equal(part.train.labels[kept], whole.train.labels[kept]) and np.array_equal(
         part.clean_labels, whole.train.labels
     )
-    shares = np.bincount(part.train.labels[kept], minlength=CLASSES) / np.bincount(whole.train.labels)
+    shares = np.bincount(part.train.labels[kept], minlength=CLASSES) / np.bincount(
+        whole.train.labels
+    )
     assert np.abs(shares - wanted / SAMPLES).max() <= 1 / np.bincount(whole.train.labels).min()
-    assert np.array_equal(part.train.inputs, whole.train.inputs) and part.content == whole.content, "the pictures are the same"
+    assert (
+        np.array_equal(part.train.inputs, whole.train.inputs) and part.content == whole.content
+    ), "the pictures are the same"
     for name in ("validation", "test"):
         assert np.array_equal(part.split(name).labels, whole.split(name).labels)
 
@@ -65,8 +78,12 @@ def test_who_is_labelled_follows_from_the_seed_alone(tmp_path: Path) -> None:
     made = {seed: Dataset.open(prepare(config, tmp_path, seed)) for seed in (0, 1)}
     noisy = Dataset.open(prepare(config.model_copy(update={"label_noise": 0.3}), tmp_path, 0))
     again = Dataset.open(prepare(config, tmp_path / "elsewhere", 0))
-    assert np.array_equal(shown(made[0]), shown(noisy)) and np.array_equal(made[0].train.labels, again.train.labels)
-    assert identities(made[0].train.inputs[shown(made[0])]) != identities(made[1].train.inputs[shown(made[1])])
+    assert np.array_equal(shown(made[0]), shown(noisy)) and np.array_equal(
+        made[0].train.labels, again.train.labels
+    )
+    assert identities(made[0].train.inputs[shown(made[0])]) != identities(
+        made[1].train.inputs[shown(made[1])]
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.99])
@@ -86,17 +103,28 @@ def test_what_stands_prepared_keeps_its_place() -> None:
     assert _folder(Data(), store, 0).name == "d6fd73b803521e33"
     older = Data(label_noise=0.2, limit=Limit(train=400), validation=0.2, labelled_share=0.5)
     assert _folder(older, store, 3).name == "235ac40554067b23"
-    changes: list[dict[str, Any]] = [{}, {"labelled": 20}, {"labelled": 21}, {"validation_in_training": True}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"labelled": 20},
+        {"labelled": 21},
+        {"validation_in_training": True},
+    ]
     assert len({_folder(Data(**change), store, 0) for change in changes}) == len(changes)
 
 
 def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) -> None:
     file = npz(tmp_path)
-    for change, said in (({}, None), ({"labelled": 30}, 30), ({"labelled": 30, "validation_in_training": True}, 30 + 18)):
+    for change, said in (
+        ({}, None),
+        ({"labelled": 30}, 30),
+        ({"labelled": 30, "validation_in_training": True}, 30 + 18),
+    ):
         config, store = Data(name="npz", path=file, **change), tmp_path / "store"  # type: ignore[arg-type]
         before = describe(config, store, 0)
         written = read_summary(prepare(config, store, 0))
-        known = {key: value for key, value in written.items() if key != "sha256"} | {"augmentation": "none"}
+        known = {key: value for key, value in written.items() if key != "sha256"} | {
+            "augmentation": "none"
+        }
         assert before == known and before.get("labelled") == said
         assert before.get("validation_in_training", False) is config.validation_in_training
 
@@ -116,8 +144,13 @@ def test_so_many_labels_as_cannot_be(tmp_path: Path, wanted: int) -> None:
 
 def test_the_labelled_part_is_a_data_set_of_its_own(few: Dataset) -> None:
     part, kept = few.labelled(), shown(few)
-    assert np.array_equal(part.train.inputs, few.train.inputs[kept]) and np.array_equal(part.train.labels, few.train.labels[kept])
-    assert np.array_equal(part.clean_labels, few.clean_labels[kept]) and len(part.clean_labels) == LABELLED
+    assert np.array_equal(part.train.inputs, few.train.inputs[kept]) and np.array_equal(
+        part.train.labels, few.train.labels[kept]
+    )
+    assert (
+        np.array_equal(part.clean_labels, few.clean_labels[kept])
+        and len(part.clean_labels) == LABELLED
+    )
     assert part.validation is few.validation and part.test is few.test and part.mean == few.mean
     assert part.fingerprint != few.fingerprint and part.content != few.content
     assert part.labelled() is part, "all of it is labelled"
@@ -125,16 +158,29 @@ def test_the_labelled_part_is_a_data_set_of_its_own(few: Dataset) -> None:
 
 def test_its_fingerprints_are_of_who_is_labelled(tmp_path: Path) -> None:
     file = npz(tmp_path)
-    several = [opened(tmp_path, file, **change).labelled() for change in ({"labelled": 20}, {"labelled": 21}, {})]
-    assert len({part.content for part in several}) == len({part.fingerprint for part in several}) == 3
+    several = [
+        opened(tmp_path, file, **change).labelled()
+        for change in ({"labelled": 20}, {"labelled": 21}, {})
+    ]
+    assert (
+        len({part.content for part in several}) == len({part.fingerprint for part in several}) == 3
+    )
     assert opened(tmp_path, file, labelled=20).labelled().content == several[0].content
 
 
 def test_the_labelled_part_of_files(tmp_path: Path) -> None:
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16, labelled=4)
+    config = Data(
+        name="folder",
+        path=folder(tmp_path / "images", ("train", "val", "test")),
+        size=16,
+        labelled=4,
+    )
     files = Dataset.open(prepare(config, tmp_path, 0))
     part = files.labelled()
-    assert part.train.inputs.tolist() == files.train.inputs[shown(files)].tolist() and len(part.train) == 4
+    assert (
+        part.train.inputs.tolist() == files.train.inputs[shown(files)].tolist()
+        and len(part.train) == 4
+    )
     (batch,) = batches(part, 4).ordered("train")
     (whole,) = batches(files, 12, share=None).ordered("train")
     assert torch.equal(batch.inputs, whole.inputs[torch.from_numpy(shown(files))])
@@ -145,29 +191,51 @@ def test_whole_and_part_are_not_confused_in_the_memory_of_a_device(few: Dataset)
     part, kept = few.labelled(), torch.from_numpy(shown(few))
     for dataset in (few, part, few):
         held = memory.on_device(dataset, "train", torch.device("cpu"))
-        assert torch.equal(held, torch.from_numpy(np.array(few.train.inputs))[kept if dataset is part else slice(None)])
+        assert torch.equal(
+            held,
+            torch.from_numpy(np.array(few.train.inputs))[kept if dataset is part else slice(None)],
+        )
     memory._kept.clear()
 
 
-@pytest.mark.parametrize("change", [{}, {"label_noise": 0.4}, {"labelled": LABELLED, "label_noise": 0.5}])
-def test_the_validation_part_in_training_is_clean_labelled_and_comes_last(tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{}, {"label_noise": 0.4}, {"labelled": LABELLED, "label_noise": 0.5}]
+)
+def test_the_validation_part_in_training_is_clean_labelled_and_comes_last(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     file = npz(tmp_path)
-    apart, joined = (opened(tmp_path, file, validation_in_training=both, **change) for both in (False, True))
+    apart, joined = (
+        opened(tmp_path, file, validation_in_training=both, **change) for both in (False, True)
+    )
     assert len(joined.train) == SAMPLES + 18
-    for mine, its in ((joined.train, apart.train), (joined.validation, apart.validation), (joined.test, apart.test)):
-        assert np.array_equal(mine.inputs[: len(its)], its.inputs) and np.array_equal(mine.labels[: len(its)], its.labels)
+    for mine, its in (
+        (joined.train, apart.train),
+        (joined.validation, apart.validation),
+        (joined.test, apart.test),
+    ):
+        assert np.array_equal(mine.inputs[: len(its)], its.inputs) and np.array_equal(
+            mine.labels[: len(its)], its.labels
+        )
     assert np.array_equal(joined.train.inputs[SAMPLES:], apart.validation.inputs)
     assert np.array_equal(joined.train.labels[SAMPLES:], apart.validation.labels)
-    assert np.array_equal(joined.clean_labels, np.concatenate([apart.clean_labels, apart.validation.labels]))
+    assert np.array_equal(
+        joined.clean_labels, np.concatenate([apart.clean_labels, apart.validation.labels])
+    )
     assert joined.content != apart.content and len(joined.validation) == 18
-    assert (joined.mean, joined.std) == (apart.mean, apart.std), "a student sees the pictures that it would see without"
+    assert (joined.mean, joined.std) == (apart.mean, apart.std), (
+        "a student sees the pictures that it would see without"
+    )
 
 
 def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path) -> None:
     root = folder(tmp_path / "images", ("train", "val", "test"))
     config = Data(name="folder", path=root, size=16, validation_in_training=True)
     joined = Dataset.open(prepare(config, tmp_path, 0))
-    assert joined.train.inputs[12:].tolist() == joined.validation.inputs.tolist() and len(joined.train) == 24
+    assert (
+        joined.train.inputs[12:].tolist() == joined.validation.inputs.tolist()
+        and len(joined.train) == 24
+    )
     (root / "val" / "cat" / "0.png").write_bytes(b"no image")
     with refused(str(root / "val" / "cat" / "0.png")) as told:
         prepare(config, tmp_path / "again", 0)
@@ -186,12 +254,16 @@ def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path
         (2, 0.5, 1, 1),
     ],
 )
-def test_labelled_samples_of_a_batch_are_shared_evenly(size: int, share: float, workers: int, expected: int) -> None:
+def test_labelled_samples_of_a_batch_are_shared_evenly(
+    size: int, share: float, workers: int, expected: int
+) -> None:
     assert labelled_in(size, share, workers, 1000) == expected
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.9])
-def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once(few: Dataset, share: float) -> None:
+def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once(
+    few: Dataset, share: float
+) -> None:
     made = batches(few, share=share)
     many = max(round(16 * share), 1)
     found, kept = order(made, 3), shown(few)
@@ -204,9 +276,15 @@ def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_labelled_samples_come_again_and_again_one_as_often_as_another(few: Dataset, share: float) -> None:
+def test_labelled_samples_come_again_and_again_one_as_often_as_another(
+    few: Dataset, share: float
+) -> None:
     """Share 0.9 uses them several times an epoch, 0.1 less than once."""
-    made, kept, seen = batches(few, share=share), np.flatnonzero(shown(few)).tolist(), Counter[int]()
+    made, kept, seen = (
+        batches(few, share=share),
+        np.flatnonzero(shown(few)).tolist(),
+        Counter[int](),
+    )
     orders = []
     for epoch in range(5):
         drawn = order(made, epoch)
@@ -222,16 +300,22 @@ def test_an_epoch_follows_from_seed_and_number(few: Dataset) -> None:
     for other in (order(batches(few), 5), order(batches(few, seed=1), 4)):
         kept = shown(few)[other]
         mine = order(batches(few), 4)
-        assert not np.array_equal(mine[kept], other[kept]) and not np.array_equal(mine[~kept], other[~kept])
+        assert not np.array_equal(mine[kept], other[kept]) and not np.array_equal(
+            mine[~kept], other[~kept]
+        )
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_labelled_and_unlabelled_samples_of_the_same_batches(few: Dataset, world: int) -> None:
+def test_ranks_share_labelled_and_unlabelled_samples_of_the_same_batches(
+    few: Dataset, world: int
+) -> None:
     kept = shown(few)
     ranks = [order(batches(few, 16, rank, world), 2) for rank in range(world)]
     for whole, *parts in zip(order(batches(few), 2), *ranks, strict=True):
         assert sorted(whole) == sorted(np.concatenate(parts))
-        assert {int(kept[part].sum()) for part in parts} == {4 // world} and {len(part) for part in parts} == {16 // world}
+        assert {int(kept[part].sum()) for part in parts} == {4 // world} and {
+            len(part) for part in parts
+        } == {16 // world}
 
 
 def test_where_all_are_labelled_a_share_changes_nothing(tmp_path: Path) -> None:
@@ -243,13 +327,20 @@ def test_where_all_are_labelled_a_share_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_share_all_come_as_they_come(few: Dataset, tmp_path: Path) -> None:
-    assert np.array_equal(order(batches(few, share=None), 1), order(batches(opened(tmp_path, npz(tmp_path)), share=None), 1))
+    assert np.array_equal(
+        order(batches(few, share=None), 1),
+        order(batches(opened(tmp_path, npz(tmp_path)), share=None), 1),
+    )
 
 
 def test_a_pass_in_order_and_blocks_take_the_unlabelled_too(few: Dataset) -> None:
     made = batches(few)
-    assert torch.cat([batch.index for batch in made.ordered("train")]).tolist() == list(range(SAMPLES))
-    assert torch.cat([batch.index for batch in made.full_blocks(None, 0, 1)])[:SAMPLES].tolist() == list(range(SAMPLES))
+    assert torch.cat([batch.index for batch in made.ordered("train")]).tolist() == list(
+        range(SAMPLES)
+    )
+    assert torch.cat([batch.index for batch in made.full_blocks(None, 0, 1)])[
+        :SAMPLES
+    ].tolist() == list(range(SAMPLES))
 
 
 def test_a_blend_with_an_unlabelled_partner_says_so(few: Dataset) -> None:
@@ -258,14 +349,18 @@ def test_a_blend_with_an_unlabelled_partner_says_so(few: Dataset) -> None:
     assert partners is not None
     for batch in Batches(few, views, 16, 0, labelled_share=0.25).train(0, 0):
         assert batch.mix is not None
-        assert torch.equal(batch.mix.labels, torch.from_numpy(few.train.labels)[partners.partner[batch.index]])
+        assert torch.equal(
+            batch.mix.labels, torch.from_numpy(few.train.labels)[partners.partner[batch.index]]
+        )
 
 
 @pytest.mark.parametrize(
     ("size", "world", "allowed"),
     [(4, 4, (8, None)), (100, 1, "at most 12 unlabelled samples in a batch")],
 )
-def test_batches_that_have_no_room_for_both_kinds(tmp_path: Path, size: int, world: int, allowed: object) -> None:
+def test_batches_that_have_no_room_for_both_kinds(
+    tmp_path: Path, size: int, world: int, allowed: object
+) -> None:
     most = opened(tmp_path, npz(tmp_path), labelled=90)
     with refused("training.batch_size", size, allowed) as told:
         batches(most, size, 0, world)
@@ -275,9 +370,14 @@ def test_batches_that_have_no_room_for_both_kinds(tmp_path: Path, size: int, wor
 
 @pytest.mark.parametrize("share", [None, 0.25])
 @pytest.mark.parametrize("count", [1, 7, 40, SAMPLES])
-def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(few: Dataset, share: float | None, count: int) -> None:
+def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(
+    few: Dataset, share: float | None, count: int
+) -> None:
     """Each sample once, even if it was repeated; fewer if fewer were drawn."""
-    alone, ranks = batches(few, share=share), [batches(few, rank=rank, world=2, share=share) for rank in (0, 1)]
+    alone, ranks = (
+        batches(few, share=share),
+        [batches(few, rank=rank, world=2, share=share) for rank in (0, 1)],
+    )
     for epoch in (0, 3):
         last: list[int] = []
         for sample in order(alone, epoch).ravel()[::-1].tolist():
@@ -285,4 +385,6 @@ def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(few: Dataset, shar
                 last.append(sample)
         for made in (alone, *ranks):
             assert made.drawn_last(epoch, count).tolist() == last[:count]
-        assert set(last) == {sample for made in ranks for sample in order(made, epoch).ravel().tolist()}
+        assert set(last) == {
+            sample for made in ranks for sample in order(made, epoch).ravel().tolist()
+        }

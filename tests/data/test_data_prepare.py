@@ -42,7 +42,9 @@ def test_stratified_keeps_the_proportions() -> None:
 
 def test_no_sample_is_in_two_parts_and_none_is_lost(tmp_path: Path) -> None:
     dataset = opened(tmp_path, npz(tmp_path), validation=0.2)
-    train, validation, test = (identities(dataset.split(name).inputs) for name in ("train", "validation", "test"))
+    train, validation, test = (
+        identities(dataset.split(name).inputs) for name in ("train", "validation", "test")
+    )
     assert train | validation == set(range(120)) and not train & validation
     assert test == set(range(120, 160))
     assert np.bincount(dataset.validation.labels).tolist() == [6] * CLASSES
@@ -57,15 +59,25 @@ def test_each_image_keeps_its_label(tmp_path: Path) -> None:
 
 def test_the_validation_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
     config = Data(name="npz", path=npz(tmp_path))
-    first, again, other = (Dataset.open(prepare(config, tmp_path / store, seed)) for store, seed in (("a", 0), ("b", 0), ("c", 1)))
-    assert np.array_equal(first.validation.inputs, again.validation.inputs) and first.fingerprint == again.fingerprint
+    first, again, other = (
+        Dataset.open(prepare(config, tmp_path / store, seed))
+        for store, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert (
+        np.array_equal(first.validation.inputs, again.validation.inputs)
+        and first.fingerprint == again.fingerprint
+    )
     assert identities(first.validation.inputs) != identities(other.validation.inputs)
 
 
 def test_a_validation_part_that_is_given_is_used(tmp_path: Path) -> None:
-    file = npz(tmp_path, val_images=images(20, first=500), val_labels=(np.arange(20) % CLASSES)[:, None])
+    file = npz(
+        tmp_path, val_images=images(20, first=500), val_labels=(np.arange(20) % CLASSES)[:, None]
+    )
     dataset = opened(tmp_path, file)
-    assert identities(dataset.validation.inputs) == set(range(500, 520)) and len(dataset.train) == 120
+    assert (
+        identities(dataset.validation.inputs) == set(range(500, 520)) and len(dataset.train) == 120
+    )
 
 
 def test_limits_are_exact_and_stratified(tmp_path: Path) -> None:
@@ -86,7 +98,9 @@ def test_label_noise_is_exact_never_the_same_class_and_in_training_alone(tmp_pat
     assert np.array_equal(noisy.train.inputs, clean.train.inputs)
 
 
-def test_preparing_again_reuses_what_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preparing_again_reuses_what_stands_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = Data(name="npz", path=npz(tmp_path))
     first = prepare(config, tmp_path, 0)
     before = {file.name: file.stat().st_mtime_ns for file in first.iterdir()}
@@ -94,7 +108,9 @@ def test_preparing_again_reuses_what_stands_there(tmp_path: Path, monkeypatch: p
     def refuse(*_: Any) -> Any:
         raise AssertionError("the source was loaded again")
 
-    monkeypatch.setitem(datasets.DATASETS, "npz", datasets.Source(refuse, datasets.DATASETS["npz"].identity))
+    monkeypatch.setitem(
+        datasets.DATASETS, "npz", datasets.Source(refuse, datasets.DATASETS["npz"].identity)
+    )
     assert prepare(config, tmp_path, 0) == first
     assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == before
 
@@ -116,7 +132,14 @@ def test_each_setting_that_matters_has_a_folder_of_its_own(tmp_path: Path) -> No
     folders = {prepare(Data(name="npz", path=file, **change), tmp_path, 0) for change in changes}
     assert len(folders) == len(changes)
     same = Data(
-        name="npz", path=file, views=3, loader_workers=0, augmentation="crop", mixing="cutmix", mix_alpha=0.5, on_device=True
+        name="npz",
+        path=file,
+        views=3,
+        loader_workers=0,
+        augmentation="crop",
+        mixing="cutmix",
+        mix_alpha=0.5,
+        on_device=True,
     )
     assert prepare(same, tmp_path, 0) in folders
 
@@ -129,7 +152,12 @@ def _prepare_at_once(config: Data, store: Path, barrier: Any, answers: Any) -> N
 def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
     config, context = Data(name="npz", path=npz(tmp_path)), multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=_prepare_at_once, args=(config, tmp_path / "store", barrier, answers)) for _ in range(3)]
+    workers = [
+        context.Process(
+            target=_prepare_at_once, args=(config, tmp_path / "store", barrier, answers)
+        )
+        for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     folders = {answers.get(timeout=60) for _ in workers}
@@ -140,7 +168,9 @@ def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
     assert len(Dataset.open(folders.pop()).train) == 102
 
 
-def test_the_loser_of_a_race_takes_the_winner_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loser_of_a_race_takes_the_winner_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, rename = Data(name="npz", path=npz(tmp_path)), os.rename
     winners: list[float] = []
 
@@ -161,14 +191,26 @@ def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) ->
     config, store = Data(name="npz", path=npz(tmp_path), limit=Limit(train=40)), tmp_path / "store"
     before = describe(config, store, 0)
     assert not store.exists()
-    assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [3, 8, 8]
+    assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [
+        3,
+        8,
+        8,
+    ]
     written = read_summary(prepare(config, store, 0))
     policy = {"augmentation": "none"}  # of the run, not of the data
-    assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"} | policy
+    assert (
+        describe(config, store, 0)
+        == before
+        == {key: value for key, value in written.items() if key != "sha256"} | policy
+    )
 
 
-def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_used_with(tmp_path: Path) -> None:
-    config, asked = (Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop"))
+def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_used_with(
+    tmp_path: Path,
+) -> None:
+    config, asked = (
+        Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop")
+    )
     for _ in range(2):
         assert describe(config, tmp_path / "store", 0)["augmentation"] == "none"
         assert describe(asked, tmp_path / "store", 0)["augmentation"] == "crop"
@@ -186,7 +228,9 @@ def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -
 def test_mean_and_deviation_are_those_of_the_training_part(tmp_path: Path) -> None:
     dataset = opened(tmp_path, npz(tmp_path))
     scaled = np.asarray(dataset.train.inputs, dtype=np.float64) / 255
-    assert np.allclose(dataset.mean, scaled.mean(axis=(0, 1, 2))) and np.allclose(dataset.std, scaled.std(axis=(0, 1, 2)))
+    assert np.allclose(dataset.mean, scaled.mean(axis=(0, 1, 2))) and np.allclose(
+        dataset.std, scaled.std(axis=(0, 1, 2))
+    )
 
 
 def test_a_constant_channel_can_be_normalised(tmp_path: Path) -> None:
@@ -209,7 +253,9 @@ def test_grey_images_and_named_classes(tmp_path: Path) -> None:
 
 def test_digits_have_one_test_part_whatever_the_seed(tmp_path: Path) -> None:
     first, second = (Dataset.open(prepare(Data(), tmp_path, seed)) for seed in (0, 1))
-    assert np.array_equal(first.test.inputs, second.test.inputs) and not np.array_equal(first.train.inputs, second.train.inputs)
+    assert np.array_equal(first.test.inputs, second.test.inputs) and not np.array_equal(
+        first.train.inputs, second.train.inputs
+    )
     assert (len(first.train), len(first.validation), len(first.test)) == (1222, 216, 359)
     assert first.train.inputs.max() == 255
 
@@ -233,8 +279,12 @@ class Svhn:
         self.labels = np.arange(len(self.data)) % 10
 
 
-@pytest.mark.parametrize(("name", "fake", "classes"), [("CIFAR10", Cifar, "abcd"), ("SVHN", Svhn, "0123456789")])
-def test_the_layouts_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fake: type, classes: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fake", "classes"), [("CIFAR10", Cifar, "abcd"), ("SVHN", Svhn, "0123456789")]
+)
+def test_the_layouts_of_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fake: type, classes: str
+) -> None:
     monkeypatch.setattr(f"torchvision.datasets.{name}", fake)
     dataset = Dataset.open(prepare(Data(name=name), tmp_path, 0))
     assert dataset.classes == tuple(classes) and dataset.shape == (3, 8, 8)
@@ -242,7 +292,9 @@ def test_the_layouts_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(dataset.test.labels, np.arange(40) % len(classes))
 
 
-def test_a_download_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_may_not_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "x")
 
@@ -256,17 +308,24 @@ def test_a_store_that_is_no_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(PreflightError) as told:
         prepare(Data(), tmp_path / "store", 0)
     assert Path(str(told.value.field)).parent == tmp_path / "store" / "data"
-    assert told.value.value == os.strerror(errno.ENOTDIR) and told.value.allowed == "a folder that can be written"
+    assert (
+        told.value.value == os.strerror(errno.ENOTDIR)
+        and told.value.allowed == "a folder that can be written"
+    )
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(PreflightError) as told:
         prepare(Data(), tmp_path, 0)
-    assert Path(str(told.value.field)).parent == tmp_path / "data" and told.value.value == os.strerror(errno.ENOSPC)
+    assert Path(
+        str(told.value.field)
+    ).parent == tmp_path / "data" and told.value.value == os.strerror(errno.ENOSPC)
     assert not list((tmp_path / "data").iterdir())
 
 
@@ -274,11 +333,16 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
     folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
-    with refused(str(folder / file if file == "data.json" else folder), error=DamagedRecordError) as told:
+    with refused(
+        str(folder / file if file == "data.json" else folder), error=DamagedRecordError
+    ) as told:
         Dataset.open(folder)
     assert "remove it" in str(told.value)
     assert prepare(Data(name="npz", path=tmp_path / "data.npz"), tmp_path, 0) == folder
-    assert len(Dataset.open(folder).train) and (folder.parent / f"{folder.name}.damaged" / file).stat().st_size <= 100
+    assert (
+        len(Dataset.open(folder).train)
+        and (folder.parent / f"{folder.name}.damaged" / file).stat().st_size <= 100
+    )
 
 
 def _labels(folder: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
@@ -287,13 +351,19 @@ def _labels(folder: Path, name: str, change: Callable[[NDArray[Any]], NDArray[An
 
 def _terabytes(file: Path) -> None:
     with file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)})
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)}
+        )
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a label beyond the classes": lambda folder: _labels(folder, "train_labels", lambda labels: labels + 2**40),
+    "a label beyond the classes": lambda folder: _labels(
+        folder, "train_labels", lambda labels: labels + 2**40
+    ),
     "a label below none": lambda folder: _labels(folder, "train_labels", lambda labels: labels - 2),
-    "labels of another type": lambda folder: _labels(folder, "train_labels", lambda labels: labels.astype(float)),
+    "labels of another type": lambda folder: _labels(
+        folder, "train_labels", lambda labels: labels.astype(float)
+    ),
     "one label less": lambda folder: _labels(folder, "train_labels", lambda labels: labels[:-1]),
     "terabytes of labels": lambda folder: _terabytes(folder / "train_labels.npy"),
     "a header that is no Python": lambda folder: (folder / "train_labels.npy").write_bytes(
@@ -304,7 +374,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
-def test_prepared_labels_that_cannot_be_are_refused_and_prepared_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_prepared_labels_that_cannot_be_are_refused_and_prepared_anew(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
     config = Data(name="npz", path=npz(tmp_path))
     folder = prepare(config, tmp_path, 0)
     before = describe(config, tmp_path, 0)

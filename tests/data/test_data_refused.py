@@ -22,19 +22,45 @@ from tests.refusal import ANY, refused
 
 LABELS = np.arange(120) % 4
 
-IMAGES, EVERY_CLASS = "(n, height, width) or (n, height, width, 1 to 4)", "at least one sample of every class"
-UNICODE, KEYS = "text, or bytes in UTF-8", ("train_images", "train_labels", "test_images", "test_labels")
-Refusal = tuple[str, Any, Any]  # the array of the file, or "" for the file; the value; what is allowed
+IMAGES, EVERY_CLASS = (
+    "(n, height, width) or (n, height, width, 1 to 4)",
+    "at least one sample of every class",
+)
+UNICODE, KEYS = (
+    "text, or bytes in UTF-8",
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+Refusal = tuple[
+    str, Any, Any
+]  # the array of the file, or "" for the file; the value; what is allowed
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
     "missing key": ({"test_labels": None}, ("", ("test_labels",), KEYS)),
-    "half a validation part": ({"val_images": images(20)}, ("", ("val_labels",), (*KEYS, "val_images", "val_labels"))),
-    "float images": ({"train_images": images(120).astype(np.float32)}, ("train_images", "float32", "uint8")),
-    "flat images": ({"train_images": images(120).reshape(120, -1)}, ("train_images", (120, 192), IMAGES)),
-    "channels first": ({"train_images": np.zeros((120, 3, 32, 32), np.uint8)}, ("train_images", (120, 3, 32, 32), IMAGES)),
-    "no images": ({"test_images": images(0), "test_labels": LABELS[:0]}, ("test_images", (0, 8, 8, 3), IMAGES)),
+    "half a validation part": (
+        {"val_images": images(20)},
+        ("", ("val_labels",), (*KEYS, "val_images", "val_labels")),
+    ),
+    "float images": (
+        {"train_images": images(120).astype(np.float32)},
+        ("train_images", "float32", "uint8"),
+    ),
+    "flat images": (
+        {"train_images": images(120).reshape(120, -1)},
+        ("train_images", (120, 192), IMAGES),
+    ),
+    "channels first": (
+        {"train_images": np.zeros((120, 3, 32, 32), np.uint8)},
+        ("train_images", (120, 3, 32, 32), IMAGES),
+    ),
+    "no images": (
+        {"test_images": images(0), "test_labels": LABELS[:0]},
+        ("test_images", (0, 8, 8, 3), IMAGES),
+    ),
     "one label missing": ({"train_labels": LABELS[:-1]}, ("train_labels", (119,), (120,))),
-    "several labels an image": ({"train_labels": np.zeros((120, 14), int)}, ("train_labels", (120, 14), (120,))),
+    "several labels an image": (
+        {"train_labels": np.zeros((120, 14), int)},
+        ("train_labels", (120, 14), (120,)),
+    ),
     "float labels": ({"train_labels": LABELS.astype(float)}, ("train_labels", "float64", int)),
     "negative label": ({"train_labels": LABELS - 1}, ("train", -1, (0, 2))),
     "label that training does not have": ({"test_labels": np.full(40, 4)}, ("test", 4, (0, 3))),
@@ -43,17 +69,32 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
         {"train_labels": np.where(LABELS == 0, 2**32 - 1, LABELS)},
         ("train_labels", 2**32 - 1, (0, 119)),
     ),
-    "a label of 2^64 - 1": ({"test_labels": np.full(40, 2**64 - 1, np.uint64)}, ("test_labels", 2**64 - 1, (0, 39))),
-    "a label as large as there are images": ({"test_labels": np.full(40, 40)}, ("test_labels", 40, (0, 39))),
+    "a label of 2^64 - 1": (
+        {"test_labels": np.full(40, 2**64 - 1, np.uint64)},
+        ("test_labels", 2**64 - 1, (0, 39)),
+    ),
+    "a label as large as there are images": (
+        {"test_labels": np.full(40, 40)},
+        ("test_labels", 40, (0, 39)),
+    ),
     "more names than images": ({"classes": np.arange(121).astype(str)}, ("classes", 121, (2, 120))),
-    "names in Latin-1": ({"classes": np.array([b"caf\xe9", b"b", b"c", b"d"])}, ("classes", b"\xe9", UNICODE)),
+    "names in Latin-1": (
+        {"classes": np.array([b"caf\xe9", b"b", b"c", b"d"])},
+        ("classes", b"\xe9", UNICODE),
+    ),
     "a surrogate in a name": (
         {"classes": np.array(["\ud800", "b", "c", "d"])},
         ("classes", "\ud800".encode("utf-32-le", "surrogatepass"), UNICODE),
     ),
-    "a name twice": ({"classes": np.array(["a", "b", "c", "b"])}, ("classes][3", "b", "a name of its own")),
+    "a name twice": (
+        {"classes": np.array(["a", "b", "c", "b"])},
+        ("classes][3", "b", "a name of its own"),
+    ),
     "an empty name": ({"classes": np.array(["a", "b", "", "d"])}, ("classes][2", "", "a name")),
-    "a name of spaces": ({"classes": np.array([b"a", b"b", b"c", b"  "])}, ("classes][3", "  ", "a name")),
+    "a name of spaces": (
+        {"classes": np.array([b"a", b"b", b"c", b"  "])},
+        ("classes][3", "  ", "a name"),
+    ),
     "an escape in a name": (
         {"classes": np.array(["a\x1b[2J", "b", "c", "d"])},
         ("classes][0", "a\x1b[2J", "printable characters"),
@@ -62,12 +103,21 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
         {"classes": np.array(["a", "b\nc", "c", "d"])},
         ("classes][1", "b\nc", "printable characters"),
     ),
-    "a tab in a name": ({"classes": np.array([b"a", b"b", b"c\t", b"d"])}, ("classes][2", "c\t", "printable characters")),
+    "a tab in a name": (
+        {"classes": np.array([b"a", b"b", b"c\t", b"d"])},
+        ("classes][2", "c\t", "printable characters"),
+    ),
     "names that are numbers": ({"classes": np.arange(4)}, ("classes", ((4,), "int64"), str)),
-    "a single class": ({"train_labels": LABELS * 0, "test_labels": LABELS[:40] * 0}, ("", 1, (2, None))),
+    "a single class": (
+        {"train_labels": LABELS * 0, "test_labels": LABELS[:40] * 0},
+        ("", 1, (2, None)),
+    ),
     "class missing in train": ({"train_labels": LABELS % 2 * 3}, ("train", "1", EVERY_CLASS)),
     "class missing in test": ({"test_labels": LABELS[:40] % 3}, ("test", "3", EVERY_CLASS)),
-    "other shape in test": ({"test_images": np.zeros((40, 9, 9, 3), np.uint8)}, ("test", (9, 9, 3), (8, 8, 3))),
+    "other shape in test": (
+        {"test_images": np.zeros((40, 9, 9, 3), np.uint8)},
+        ("test", (9, 9, 3), (8, 8, 3)),
+    ),
     "class missing in validation": (
         {"val_images": images(20), "val_labels": np.arange(20) % 3},
         ("validation", "3", EVERY_CLASS),
@@ -76,7 +126,10 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
         {"train_labels": np.minimum(np.arange(120), 1), "test_labels": LABELS[:40] % 2},
         ("train", "0", EVERY_CLASS),
     ),
-    "pickled objects": ({"train_labels": LABELS.astype(object)}, ("train_labels", "object", "no pickled objects")),
+    "pickled objects": (
+        {"train_labels": LABELS.astype(object)},
+        ("train_labels", "object", "no pickled objects"),
+    ),
 }
 
 
@@ -97,7 +150,9 @@ def test_bad_arrays(tmp_path: Path, changed: dict[str, Any], refusal: Refusal) -
 
 def header(shape: tuple[int, ...], of: Any = "|u1") -> bytes:
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": of, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": of, "fortran_order": False, "shape": shape}
+    )
     return stream.getvalue()
 
 
@@ -126,26 +181,46 @@ BAD_MEMBERS: dict[str, tuple[bytes, Any, Any]] = {
     "a short one": (packed(images(120))[:-100], (120, 8, 8, 3), "22940 bytes"),
     "a long one": (packed(images(120)) + b"x", (120, 8, 8, 3), "23041 bytes"),
     "an unknown format": (b"\x93NUMPY\x09\x00" + bytes(100), (9, 0), ((1, 0), (2, 0))),
-    "a header that is no Python": (b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000, ANY, NO_HEADER),
+    "a header that is no Python": (
+        b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000,
+        ANY,
+        NO_HEADER,
+    ),
     "a header of brackets that close": (
         b"\x93NUMPY\x01\x00" + (6001).to_bytes(2, "little") + b"(" * 3000 + b")" * 3000 + b"\n",
         ANY,
         NO_HEADER,
     ),
-    "a dtype of a thousand fields": (header((3,), [(f"field{n}", "|u1") for n in range(400)]), ANY, ANY),
+    "a dtype of a thousand fields": (
+        header((3,), [(f"field{n}", "|u1") for n in range(400)]),
+        ANY,
+        ANY,
+    ),
     "a text that no character has": (header((3,), "<U1") + b"\xff\xff\xff\x7f" * 3, "<U1", "uint8"),
 }
 
 
-@pytest.mark.parametrize(("content", "value", "allowed"), BAD_MEMBERS.values(), ids=list(BAD_MEMBERS))
-def test_a_member_that_is_no_array(tmp_path: Path, content: bytes, value: Any, allowed: Any) -> None:
-    made = {f"{key}.npy": packed(array) for key, array in arrays().items()} | {"train_images.npy": content}
+@pytest.mark.parametrize(
+    ("content", "value", "allowed"), BAD_MEMBERS.values(), ids=list(BAD_MEMBERS)
+)
+def test_a_member_that_is_no_array(
+    tmp_path: Path, content: bytes, value: Any, allowed: Any
+) -> None:
+    made = {f"{key}.npy": packed(array) for key, array in arrays().items()} | {
+        "train_images.npy": content
+    }
     with refused("data.path[train_images]", value, allowed) as told:
-        describe(Data(name="npz", path=archive(tmp_path / "data.npz", list(made.items()))), tmp_path / "store", 0)
+        describe(
+            Data(name="npz", path=archive(tmp_path / "data.npz", list(made.items()))),
+            tmp_path / "store",
+            0,
+        )
     assert "\n" not in str(told.value) and len(str(told.value)) < 700 + len(str(tmp_path))
 
 
-def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_encrypted(tmp_path: Path) -> None:
+def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_encrypted(
+    tmp_path: Path,
+) -> None:
     made = [(f"{key}.npy", packed(array)) for key, array in arrays().items()]
     names = ("classes.npy", header((4,), "<U1") + b"\xff\xff\xff\x7f" * 4)
     locked = bytearray(archive(tmp_path / "locked.npz", made).read_bytes())
@@ -165,7 +240,9 @@ def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_
         assert ("encrypted" in str(told.value)) == (file == locked_file)
 
 
-def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Like a zip bomb, but with all of its bytes in the file."""
     config = Data(name="npz", path=npz(tmp_path))
     held = sum(array.nbytes for array in arrays().values())
@@ -187,13 +264,23 @@ def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path
 
 
 SEEN_IN_HEADERS = [
-    "one label missing", "several labels an image", "float labels", "float images", "flat images", "channels first", "no images",
-    "other shape in test", "more names than images", "names that are numbers",
-]  # fmt: skip
+    "one label missing",
+    "several labels an image",
+    "float labels",
+    "float images",
+    "flat images",
+    "channels first",
+    "no images",
+    "other shape in test",
+    "more names than images",
+    "names that are numbers",
+]
 
 
 @pytest.mark.parametrize("what", SEEN_IN_HEADERS)
-def test_what_headers_say_is_refused_before_an_array_is_read(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_headers_say_is_refused_before_an_array_is_read(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gigabytes of zeros are kilobytes in the file, and take half a minute to read."""
     changed, refusal = BAD_ARRAYS[what]
     config = Data(name="npz", path=npz(tmp_path, **changed))
@@ -208,8 +295,17 @@ def test_what_headers_say_is_refused_before_an_array_is_read(what: str, tmp_path
 
 def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
     names = ["käse", "b", "naïve 猫", "d"]
-    for given in (np.array(names), np.array([name.encode() for name in names]), np.array(names).astype(">U8")):
-        assert describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)["classes"] == names
+    for given in (
+        np.array(names),
+        np.array([name.encode() for name in names]),
+        np.array(names).astype(">U8"),
+    ):
+        assert (
+            describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)[
+                "classes"
+            ]
+            == names
+        )
 
 
 def test_many_names_are_read_as_they_are() -> None:
@@ -261,11 +357,23 @@ BAD_SETTINGS: dict[str, tuple[Data, Refusal]] = {
     "npz without path": (Data(name="npz"), ("data.path", None, "an .npz file")),
     "folder without path": (Data(name="folder", size=8), ("data.path", None, "a folder of images")),
     "folder without size": (Data(name="folder", path=Path("/nowhere")), ("data.size", None, int)),
-    "no file": (Data(name="npz", path=Path("/nowhere/x.npz")), ("data.path", "/nowhere/x.npz", "file")),
-    "no folder": (Data(name="folder", path=Path("/nowhere"), size=8), ("data.path", "/nowhere", "folder")),
+    "no file": (
+        Data(name="npz", path=Path("/nowhere/x.npz")),
+        ("data.path", "/nowhere/x.npz", "file"),
+    ),
+    "no folder": (
+        Data(name="folder", path=Path("/nowhere"), size=8),
+        ("data.path", "/nowhere", "folder"),
+    ),
     "limit below the classes": (Data(limit=Limit(test=9)), ("data.limit.test", 9, (10, None))),
-    "share below the classes": (Data(validation=0.001), ("data.validation", 0.001, (10 / 1438, 1 - 10 / 1438))),
-    "share above the classes": (Data(validation=0.999), ("data.validation", 0.999, (10 / 1438, 1 - 10 / 1438))),
+    "share below the classes": (
+        Data(validation=0.001),
+        ("data.validation", 0.001, (10 / 1438, 1 - 10 / 1438)),
+    ),
+    "share above the classes": (
+        Data(validation=0.999),
+        ("data.validation", 0.999, (10 / 1438, 1 - 10 / 1438)),
+    ),
 }
 
 
@@ -299,7 +407,9 @@ def _truncated_mnist(root: Path) -> None:
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (raw / f"{name}-ubyte").write_bytes(b"\x00\x00\x08\x03" + (1000).to_bytes(4, "big") + bytes(100))
+        (raw / f"{name}-ubyte").write_bytes(
+            b"\x00\x00\x08\x03" + (1000).to_bytes(4, "big") + bytes(100)
+        )
 
 
 def test_a_truncated_torchvision_file(tmp_path: Path) -> None:

@@ -37,13 +37,20 @@ def dataset(tmp_path: Path) -> Dataset:
     return opened(tmp_path, npz(tmp_path))
 
 
-def batches(dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: str = "none", **given: Any) -> Batches:
+def batches(
+    dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: str = "none", **given: Any
+) -> Batches:
     views = Views(policy, 0, len(dataset.train), 1, mix)
     return Batches(dataset, views, 16, 0, on_device=resident, **given)
 
 
 def every_pass(made: Batches) -> Iterator[Inputs]:
-    parts = (made.ordered("validation"), made.ordered("test"), made.ordered("train"), made.ordered("train", 2))
+    parts = (
+        made.ordered("validation"),
+        made.ordered("test"),
+        made.ordered("train"),
+        made.ordered("train", 2),
+    )
     return chain(made.train(1, 2), made.train(1, None), made.full_blocks(2, 0, 1), *parts)
 
 
@@ -54,8 +61,13 @@ def tensors(batch: Inputs) -> list[torch.Tensor]:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_resident_data_give_the_same_bits(dataset: Dataset, policy: str, mix: str, channels_last: bool) -> None:
-    near, mapped = (batches(dataset, resident, policy, mix, channels_last=channels_last) for resident in (True, False))
+def test_resident_data_give_the_same_bits(
+    dataset: Dataset, policy: str, mix: str, channels_last: bool
+) -> None:
+    near, mapped = (
+        batches(dataset, resident, policy, mix, channels_last=channels_last)
+        for resident in (True, False)
+    )
     for one, other in zip(every_pass(near), every_pass(mapped), strict=True):
         assert (one.mix is None) == (other.mix is None)
         for mine, its in zip(tensors(one), tensors(other), strict=True):
@@ -77,7 +89,12 @@ def unreadable(dataset: Dataset) -> Dataset:
     def emptied(split: Split) -> Split:
         return Split(Gone(), split.labels)  # type: ignore[arg-type]
 
-    return replace(dataset, train=emptied(dataset.train), validation=emptied(dataset.validation), test=emptied(dataset.test))
+    return replace(
+        dataset,
+        train=emptied(dataset.train),
+        validation=emptied(dataset.validation),
+        test=emptied(dataset.test),
+    )
 
 
 def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) -> None:
@@ -90,7 +107,9 @@ def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) ->
 
 def test_one_data_set_is_kept_at_a_time(dataset: Dataset) -> None:
     list(every_pass(batches(dataset, True)))
-    assert {key[:2] for key in memory._kept} == {(dataset.fingerprint, part) for part in ("train", "validation", "test")}
+    assert {key[:2] for key in memory._kept} == {
+        (dataset.fingerprint, part) for part in ("train", "validation", "test")
+    }
     list(batches(replace(dataset, fingerprint="other"), True).ordered("test"))
     assert {key[:2] for key in memory._kept} == {("other", "test")}
 
@@ -100,7 +119,9 @@ def test_a_copy_in_chunks_is_the_whole(dataset: Dataset, monkeypatch: pytest.Mon
     assert np.array_equal(memory.on_device(dataset, "train", CPU).numpy(), dataset.train.inputs)
 
 
-def test_mapped_data_are_not_copied_as_a_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_data_are_not_copied_as_a_whole(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "_copied", lambda *_: pytest.fail("the whole part was copied"))
     list(every_pass(batches(dataset, False)))
     assert not memory._kept
@@ -114,10 +135,16 @@ def test_everything_of_a_batch_lies_on_the_device_of_resident_data(dataset: Data
 
 
 def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
+    config = Data(
+        name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16
+    )
     files = Dataset.open(prepare(config, tmp_path, 0))
     for near, mapped in zip(
-        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, on_device=r).train(0, 1) for r in (True, False)), strict=True
+        *(
+            Batches(files, Views("crop", 0, 12, 2), 4, 0, on_device=r).train(0, 1)
+            for r in (True, False)
+        ),
+        strict=True,
     ):
         assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
     assert not memory._kept
@@ -164,9 +191,16 @@ def test_a_resident_pass_never_waits_for_the_gpu(dataset: Dataset, policy: str, 
 @gpu
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_gpu_sees_the_same_pictures_resident_or_not(dataset: Dataset, policy: str, mix: str) -> None:
+def test_a_gpu_sees_the_same_pictures_resident_or_not(
+    dataset: Dataset, policy: str, mix: str
+) -> None:
     device = torch.device("cuda", 0)
-    near, sent = (batches(dataset, resident, policy, mix, device=device) for resident in (True, False))
+    near, sent = (
+        batches(dataset, resident, policy, mix, device=device) for resident in (True, False)
+    )
     for one, other in zip(every_pass(near), every_pass(sent), strict=True):
         assert one.index.device == device and other.index.device == CPU
-        assert all(torch.equal(mine.cpu(), its.cpu()) for mine, its in zip(tensors(one), tensors(other), strict=True))
+        assert all(
+            torch.equal(mine.cpu(), its.cpu())
+            for mine, its in zip(tensors(one), tensors(other), strict=True)
+        )

@@ -16,7 +16,11 @@ AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
 def seen(views: Views, view: int | None, index: list[int], whole: torch.Tensor) -> torch.Tensor:
     """Return the images of the samples `index` in a view, from all images (n, H, W, C)."""
     places = views.places(view, *whole.shape[1:3])
-    return whole[index] if places is None else views.augment(whole[index], places[index].to(whole.device))
+    return (
+        whole[index]
+        if places is None
+        else views.augment(whole[index], places[index].to(whole.device))
+    )
 
 
 def pictures(views: Views, view: int | None, index: list[int]) -> torch.Tensor:
@@ -50,13 +54,17 @@ def test_numbers_are_kept_for_the_last_view_drawn() -> None:
     assert np.array_equal(views.numbers(1), first)
 
 
-@pytest.mark.parametrize(("policy", "view"), [("none", 3), *((policy, None) for policy in AUGMENTING)])
+@pytest.mark.parametrize(
+    ("policy", "view"), [("none", 3), *((policy, None) for policy in AUGMENTING)]
+)
 def test_no_policy_and_no_view_leave_the_images_alone(policy: str, view: int | None) -> None:
     whole = torch.from_numpy(images(COUNT))
     assert torch.equal(pictures(Views(policy, 0, COUNT, 2), view, list(range(COUNT))), whole)
 
 
-def slow(image: NDArray[np.uint8], row: NDArray[np.float64], pad: int, flips: bool) -> NDArray[np.uint8]:
+def slow(
+    image: NDArray[np.uint8], row: NDArray[np.float64], pad: int, flips: bool
+) -> NDArray[np.uint8]:
     """Return one image, padded, cropped and flipped step by step."""
     height, width, channels = image.shape
     padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), dtype=np.uint8)
@@ -72,7 +80,9 @@ def test_crops_agree_with_a_slow_reference(flips: bool, shape: tuple[int, ...]) 
     whole = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     views = Views("crop_flip" if flips else "crop", 1, COUNT, 2)
     fast = seen(views, 0, list(range(COUNT)), torch.from_numpy(whole)).numpy()
-    expected = np.stack([slow(image, row, 2, flips) for image, row in zip(whole, views.numbers(0), strict=True)])
+    expected = np.stack(
+        [slow(image, row, 2, flips) for image, row in zip(whole, views.numbers(0), strict=True)]
+    )
     assert np.array_equal(fast, expected)
 
 
@@ -83,8 +93,15 @@ def test_crops_reach_every_place_and_flips_are_half() -> None:
 
 
 def test_boxes_lie_inside_with_the_area_and_ratio_that_were_drawn() -> None:
-    left, top, right, bottom = boxes(Views("resized_crop_flip", 0, 2000, 0).numbers(0), 30, 50, 0.08).T
-    assert (left >= 0).all() and (top >= 0).all() and (right <= 50 + 1e-9).all() and (bottom <= 30 + 1e-9).all()
+    left, top, right, bottom = boxes(
+        Views("resized_crop_flip", 0, 2000, 0).numbers(0), 30, 50, 0.08
+    ).T
+    assert (
+        (left >= 0).all()
+        and (top >= 0).all()
+        and (right <= 50 + 1e-9).all()
+        and (bottom <= 30 + 1e-9).all()
+    )
     area, ratio = (right - left) * (bottom - top) / 1500, (right - left) / (bottom - top)
     whole = bottom - top < 30 - 1e-9  # a side that did not fit was shortened
     assert area.max() <= 1 + 1e-9 and area[whole].min() >= 0.08 - 1e-9
@@ -93,7 +110,9 @@ def test_boxes_lie_inside_with_the_area_and_ratio_that_were_drawn() -> None:
 
 def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
     side, count = 32, 50
-    ramp = np.broadcast_to((4 * np.arange(side, dtype=np.uint8))[None, None, :, None], (count, side, side, 1)).copy()
+    ramp = np.broadcast_to(
+        (4 * np.arange(side, dtype=np.uint8))[None, None, :, None], (count, side, side, 1)
+    ).copy()
     views = Views("resized_crop_flip", 0, count, 0)
     found = seen(views, 0, list(range(count)), torch.from_numpy(ramp)).numpy()[..., 0]
     left, _, right, _ = boxes(views.numbers(0), side, side, 0.5).T
@@ -106,11 +125,17 @@ def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
 
 def test_resizing_leaves_a_constant_image_alone() -> None:
     grey = torch.full((COUNT, 8, 8, 3), 77, dtype=torch.uint8)
-    assert torch.equal(seen(Views("resized_crop_flip", 0, COUNT, 0), 0, list(range(COUNT)), grey), grey)
+    assert torch.equal(
+        seen(Views("resized_crop_flip", 0, COUNT, 0), 0, list(range(COUNT)), grey), grey
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("policy", ["crop", "crop_flip"])
 def test_a_picture_is_the_same_on_the_gpu(policy: str) -> None:
-    views, index, whole = Views(policy, 0, COUNT, 2), list(range(COUNT)), torch.from_numpy(images(COUNT))
+    views, index, whole = (
+        Views(policy, 0, COUNT, 2),
+        list(range(COUNT)),
+        torch.from_numpy(images(COUNT)),
+    )
     assert torch.equal(seen(views, 0, index, whole.cuda()).cpu(), seen(views, 0, index, whole))

@@ -45,9 +45,26 @@ def tiff(values: NDArray[Any], bits: int, white: int) -> bytes:
         pairs = values.ravel().reshape(-1, 2).tolist()
         data = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
     height, width = values.shape
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, white), (273, 8), (277, 1), (278, height), (279, len(data))]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, white),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(data)),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -56,7 +73,9 @@ def test_grey_of_16_bits_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> 
     file = tmp_path / f"a.{suffix}"
     Image.fromarray(GREY.astype(np.uint16) * 257).save(file)
     assert np.array_equal(decoded(file), grey(GREY)) and np.array_equal(decoded(file, 1), GREY)
-    values = np.array([[0, 128, 129, 385, 386, 65535]], np.uint16)  # 257 / 2 and 257 * 3 / 2 lie between
+    values = np.array(
+        [[0, 128, 129, 385, 386, 65535]], np.uint16
+    )  # 257 / 2 and 257 * 3 / 2 lie between
     Image.fromarray(values).save(file)
     assert decoded(file, 1).tolist() == [[0, 0, 1, 1, 2, 255]]
 
@@ -114,14 +133,21 @@ def test_one_colour_that_is_transparent(tmp_path: Path) -> None:
 
 
 TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.T, 6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).T, 8: np.rot90,
-}  # fmt: skip
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_a_picture_is_turned_as_the_camera_noted(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     Image.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif)
@@ -142,7 +168,9 @@ def test_cmyk_is_converted_by_its_definition(tmp_path: Path) -> None:
     assert decode_image(tmp_path / "a.tif", 1).notes == ("CMYK converted without a colour profile",)
 
 
-@pytest.mark.parametrize(("suffix", "array"), [("tif", GREY.astype(np.int32)), ("tif", GREY / 255), ("pfm", GREY / 255)])
+@pytest.mark.parametrize(
+    ("suffix", "array"), [("tif", GREY.astype(np.int32)), ("tif", GREY / 255), ("pfm", GREY / 255)]
+)
 def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArray[Any]) -> None:
     array = array if array.dtype == np.int32 else array.astype(np.float32)
     Image.fromarray(array).save(tmp_path / f"a.{suffix}", "TIFF" if suffix == "tif" else "PPM")
@@ -164,7 +192,9 @@ def test_lab_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
-def test_an_animation_or_several_pages_are_refused_and_one_is_not(tmp_path: Path, suffix: str) -> None:
+def test_an_animation_or_several_pages_are_refused_and_one_is_not(
+    tmp_path: Path, suffix: str
+) -> None:
     first, second = Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
     with pytest.raises(ImageError, match="several frames"):
@@ -194,7 +224,9 @@ def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: 
     said_input = {"shape": [3, 16, 16], "cut": 224 / 256}
     for part in ("train", "test"):
         for path in prepared[8].split(part).inputs:
-            (eight,), (sixteen,) = (read(tmp_path / f"bits{bits}" / path.decode(), said_input) for bits in (8, 16))
+            (eight,), (sixteen,) = (
+                read(tmp_path / f"bits{bits}" / path.decode(), said_input) for bits in (8, 16)
+            )
             assert np.array_equal(eight.pixels, sixteen.pixels)
             assert (eight.note, sixteen.note) == ("", "grey of 16 bits scaled to 8")
 
@@ -202,27 +234,39 @@ def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: 
 def test_a_range_of_which_little_is_used_is_said(tmp_path: Path) -> None:
     """Twelve bits in a file of sixteen leave sixteen grey levels."""
     Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "a.png")
-    assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
+    assert decode_image(tmp_path / "a.png", 3).notes == (
+        "grey of 16 bits scaled to 8, with less than 1/16 of the range in use",
+    )
     assert decoded(tmp_path / "a.png", 1).max() <= 16
 
 
 def test_a_narrow_range_far_from_black_is_said(tmp_path: Path) -> None:
     """Signed values plus 32768, as scanners store them."""
     Image.fromarray(GREY.astype(np.uint16) * 16 + 30_000).save(tmp_path / "a.png")
-    assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
+    assert decode_image(tmp_path / "a.png", 3).notes == (
+        "grey of 16 bits scaled to 8, with less than 1/16 of the range in use",
+    )
 
 
 def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
     """Return a PNG of 16 bits with 2 channels (grey and alpha), 3 or 4."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     height, width, channels = values.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
     extra = chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = False) -> bytes:
@@ -236,13 +280,23 @@ def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = Fals
     offsets = struct.pack(f"{order}{planes}I", *(8 + plane * each for plane in range(planes)))
     counts = struct.pack(f"{order}{planes}I", *[each] * planes)
     places = (8, each) if planes == 1 else (offsets_at, offsets_at + len(offsets))
-    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (273, planes, places[0])]
+    tags = [
+        (256, 1, width),
+        (257, 1, height),
+        (258, channels, bits_at),
+        (259, 1, 1),
+        (273, planes, places[0]),
+    ]
     tags = sorted([*tags, (262, 1, 5 if inks else 2)])
     tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)]
     tags += [(338, 1, 2)] * (channels == 4 and not inks)
     entries = b"".join(
         struct.pack(f"{order}HHI", tag, 3 if tag in (258, 259, 262, 277, 284, 338) else 4, count)
-        + (struct.pack(f"{order}HH", value, 0) if tag in (259, 262, 277, 284, 338) else struct.pack(f"{order}I", value))
+        + (
+            struct.pack(f"{order}HH", value, 0)
+            if tag in (259, 262, 277, 284, 338)
+            else struct.pack(f"{order}I", value)
+        )
         for tag, count, value in tags
     )
     mark = b"II*\0" if order == "<" else b"MM\0*"
@@ -257,9 +311,14 @@ def ppm_16(values: NDArray[Any]) -> bytes:
 
 
 WRITERS: dict[str, tuple[int, Callable[[NDArray[Any]], bytes]]] = {
-    "grey and alpha": (2, png_16), "RGB": (3, png_16), "RGBA": (4, png_16), "TIFF": (3, lambda v: tiff_16(v, "<")),
-    "TIFF, big end first": (3, lambda v: tiff_16(v, ">")), "TIFF with alpha": (4, lambda v: tiff_16(v, "<")), "PPM": (3, ppm_16),
-}  # fmt: skip
+    "grey and alpha": (2, png_16),
+    "RGB": (3, png_16),
+    "RGBA": (4, png_16),
+    "TIFF": (3, lambda v: tiff_16(v, "<")),
+    "TIFF, big end first": (3, lambda v: tiff_16(v, ">")),
+    "TIFF with alpha": (4, lambda v: tiff_16(v, "<")),
+    "PPM": (3, ppm_16),
+}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -271,10 +330,18 @@ def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
     full = [np.full((*GREY.shape, 1), 255)] if has_alpha else []
     for values, notes in (
         (colours.astype(np.uint16) * 257, ("16 bits a channel cut to 8",)),
-        (colours % 200 + 20, ("16 bits a channel cut to 8, with less than 1/16 of the range in use",)),
-        (colours % 200 + np.uint16(40_000), ("16 bits a channel cut to 8, with less than 1/16 of the range in use",)),
+        (
+            colours % 200 + 20,
+            ("16 bits a channel cut to 8, with less than 1/16 of the range in use",),
+        ),
+        (
+            colours % 200 + np.uint16(40_000),
+            ("16 bits a channel cut to 8, with less than 1/16 of the range in use",),
+        ),
     ):
-        file.write_bytes(written(np.dstack([values, *(alpha.astype(np.uint16) * 257 for alpha in full)])))
+        file.write_bytes(
+            written(np.dstack([values, *(alpha.astype(np.uint16) * 257 for alpha in full)]))
+        )
         assert decode_image(file, 3).notes == notes
         if values.max() > 50_000:
             assert np.array_equal(decoded(file), np.broadcast_to(colours, (*GREY.shape, 3)))
@@ -285,11 +352,16 @@ def test_inks_of_16_bits_are_cut_and_said(tmp_path: Path) -> None:
     Image.fromarray(inks, "CMYK").save(tmp_path / "8.tif")
     (tmp_path / "16.tif").write_bytes(tiff_16(inks.astype(np.uint16) * 257, ">", inks=True))
     assert np.array_equal(decoded(tmp_path / "16.tif"), decoded(tmp_path / "8.tif"))
-    assert decode_image(tmp_path / "16.tif", 3).notes == ("16 bits a channel cut to 8", "CMYK converted without a colour profile")
+    assert decode_image(tmp_path / "16.tif", 3).notes == (
+        "16 bits a channel cut to 8",
+        "CMYK converted without a colour profile",
+    )
 
 
 def test_colours_of_16_bits_that_pillow_mistakes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20)))
+    (tmp_path / "a").write_bytes(
+        png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20))
+    )
     with pytest.raises(ImageError, match="16 bits is transparent"):
         decode_image(tmp_path / "a", 3)
     (tmp_path / "a").write_bytes(tiff_16(COLOUR.astype(np.uint16) * 257, "<", planar=2))

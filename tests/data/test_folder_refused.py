@@ -42,15 +42,26 @@ def _two_validation_parts(root: Path) -> None:
 # a field that begins with / is below the folder
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], Refusal]] = {
     "no test": (_no_test, ("data.path[test]", None, LAYOUT)),
-    "no train": (lambda root: (root / "train").rename(root / "training"), ("data.path[train]", None, LAYOUT)),
+    "no train": (
+        lambda root: (root / "train").rename(root / "training"),
+        ("data.path[train]", None, LAYOUT),
+    ),
     "empty class": (_empty_class, ("/test/dog", 0, (1, None))),
-    "two validation parts": (_two_validation_parts, ("data.path[validation]", ("val", "valid"), "one of them")),
+    "two validation parts": (
+        _two_validation_parts,
+        ("data.path[validation]", ("val", "valid"), "one of them"),
+    ),
     "a name that is not UTF-8": (
-        lambda root: [(root / split / "cat").rename(os.fsdecode(bytes(root / split) + b"/caf\xe9")) for split in ("train", "test")],
+        lambda root: [
+            (root / split / "cat").rename(os.fsdecode(bytes(root / split) + b"/caf\xe9"))
+            for split in ("train", "test")
+        ],
         ("/train/caf\udce9", "caf\udce9", "UTF-8"),
     ),
     "a name with a line break": (
-        lambda root: [(root / split / "cat").rename(root / split / "a\nb") for split in ("train", "test")],
+        lambda root: [
+            (root / split / "cat").rename(root / split / "a\nb") for split in ("train", "test")
+        ],
         ("/train/a\nb", "a\nb", "printable characters"),
     ),
     "class that training does not have": (
@@ -71,7 +82,9 @@ def test_bad_folders(tmp_path: Path, damage: Callable[[Path], object], refusal: 
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: Path, content: bytes | None) -> None:
+def test_images_that_cannot_be_opened_are_counted_before_any_training(
+    tmp_path: Path, content: bytes | None
+) -> None:
     root = folder(tmp_path / "images")
     first, second = root / "train" / "dog" / "1.png", root / "test" / "cat" / "0.png"
     for path in (first, second):
@@ -79,11 +92,19 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: 
     config = Data(name="folder", path=root, size=8, validation=0.34)
     with refused(str(first.resolve())) as told:
         prepare(config, tmp_path / "store", 0)
-    assert "2 of 24" in str(told.value) and "\n" not in str(told.value) and not (tmp_path / "store").exists()
-    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"
+    assert (
+        "2 of 24" in str(told.value)
+        and "\n" not in str(told.value)
+        and not (tmp_path / "store").exists()
+    )
+    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, (
+        "a dry run lists and opens nothing"
+    )
 
 
-def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_find_what_one_finds_and_their_death_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = folder(tmp_path / "images")
     said: list[str] = []
     (root / "train" / "dog" / "1.png").write_bytes(b"no image")
@@ -103,7 +124,9 @@ def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path:
         prepare(config, tmp_path / "store", 0)
 
 
-def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(
+    tmp_path: Path,
+) -> None:
     """The header of such a JPEG is complete."""
     root = folder(tmp_path / "images")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
@@ -123,7 +146,9 @@ def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp
     assert "1 of 26" in str(told.value) and "frames" in str(told.value.value)
 
 
-def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_a_program_would_draw_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pillow detects formats by content, and renders EPS by Ghostscript."""
     from PIL import EpsImagePlugin
 

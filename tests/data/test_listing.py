@@ -37,8 +37,12 @@ def test_images_however_deep_belong_to_their_class(tmp_path: Path) -> None:
         image(root / "train" / "cat" / "session2" / "morning" / f"{number}.JPEG")
     data = Dataset.open(prepare(config(root), tmp_path, 0))
     paths = {bytes(path) for part in ("train", "validation") for path in data.split(part).inputs}
-    assert {f"train/cat/session2/morning/{number}.JPEG".encode() for number in range(4)} < paths and len(paths) == 16
-    labels = {bytes(path): label for path, label in zip(data.train.inputs, data.train.labels, strict=True)}
+    assert {
+        f"train/cat/session2/morning/{number}.JPEG".encode() for number in range(4)
+    } < paths and len(paths) == 16
+    labels = {
+        bytes(path): label for path, label in zip(data.train.inputs, data.train.labels, strict=True)
+    }
     assert all(label == (path.split(b"/")[1] == b"dog") for path, label in labels.items())
 
 
@@ -55,11 +59,23 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
     root = folder(tmp_path / "images")
     before = describe(config(root), tmp_path / "store", 0)
     assert not list_notes(before)
-    for hidden in ("train/cat/._0.png", "train/dog/._1.png", "test/cat/.DS_Store", "train/dog/Thumbs.db", "._train"):
+    for hidden in (
+        "train/cat/._0.png",
+        "train/dog/._1.png",
+        "test/cat/.DS_Store",
+        "train/dog/Thumbs.db",
+        "._train",
+    ):
         (root / hidden).write_bytes(b"x")
     for file in ("train/cat/a.txt", "train/cat/b.TXT", "test/dog/c.heic", "README"):
         (root / file).write_bytes(b"x")
-    for file in ("train/stray.png", "top.png", "holdout/cat/1.png", "holdout/cat/2.png", "__MACOSX/train/cat/._1.png"):
+    for file in (
+        "train/stray.png",
+        "top.png",
+        "holdout/cat/1.png",
+        "holdout/cat/2.png",
+        "__MACOSX/train/cat/._1.png",
+    ):
         image(root / file)
     for name in ("cat", "dog"):
         image(root / "train" / name / ".ipynb_checkpoints" / "0-checkpoint.png")
@@ -78,7 +94,9 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
     }
     assert list_notes(after)["not read"] == "; ".join(after["unread"])
     assert {key: value for key, value in after.items() if key != "unread"} == before
-    assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], "nor does it make other data"
+    assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], (
+        "nor does it make other data"
+    )
 
 
 def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -> None:
@@ -96,7 +114,10 @@ def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -
     for name, target in links.items():
         os.symlink(target, root / "train" / "cat" / name)
     listing = list_images(root)
-    expected = [f"train/cat/{name}" for name in (*(f"{number}.png" for number in range(6)), "far/a.png", "more/b.png")]
+    expected = [
+        f"train/cat/{name}"
+        for name in (*(f"{number}.png" for number in range(6)), "far/a.png", "more/b.png")
+    ]
     assert listing.images["train"]["cat"] == expected
     assert listing.unread.in_words() == [
         "links to folders that are read already: 3 (such as train/cat/again)",
@@ -117,7 +138,9 @@ def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
     Image.init()
     formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
     assert formats == {*FORMATS, "MPO"}
-    assert {suffix for suffix, name in Image.registered_extensions().items() if name == "JPEG"} <= set(SUFFIXES)
+    assert {
+        suffix for suffix, name in Image.registered_extensions().items() if name == "JPEG"
+    } <= set(SUFFIXES)
 
 
 def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
@@ -148,25 +171,40 @@ def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
 
 
 def test_many_kinds_are_cut_off_with_their_number() -> None:
-    said = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})["not read"]
+    said = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})[
+        "not read"
+    ]
     assert said.count("; ") == 12 and said.endswith("; 8 more kinds")
 
 
-def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = folder(tmp_path / "images", each=8)
     (root / "train" / "cat" / "a.txt").write_bytes(b"x")
     Image.fromarray(np.zeros((9, 9), np.uint16) + 40_000).save(root / "train" / "cat" / "wide.png")
-    values = {"data": config(root).model_dump(mode="json"), "teacher": None, "method": {"name": "cross_entropy"}}
-    configuration, store = build(values | {"training": {"batch_size": 4}}), Store.open(tmp_path / "store")
+    values = {
+        "data": config(root).model_dump(mode="json"),
+        "teacher": None,
+        "method": {"name": "cross_entropy"},
+    }
+    configuration, store = (
+        build(values | {"training": {"batch_size": 4}}),
+        Store.open(tmp_path / "store"),
+    )
     said: list[str] = []
     show_plan(store, configuration, "train", True, Console())
     before = capsys.readouterr().out
     prepare_run(store, configuration, "train", local=True, note=said.append)
     show_plan(store, configuration, "train", True, Console())
     after = capsys.readouterr().out
-    assert said == ["not read: files of .txt: 1 (train/cat/a.txt)", "images: grey of 16 bits scaled to 8: 1"]
-    assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", before) and "images  " not in before, (
-        "a dry run decodes nothing"
-    )
+    assert said == [
+        "not read: files of .txt: 1 (train/cat/a.txt)",
+        "images: grey of 16 bits scaled to 8: 1",
+    ]
+    assert (
+        re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", before)
+        and "images  " not in before
+    ), "a dry run decodes nothing"
     assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", after)
     assert re.search(r"images +grey of 16 bits scaled to 8: 1", after)

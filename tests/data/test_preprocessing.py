@@ -15,18 +15,32 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.datasets import DATASETS
 from orchestrator.data.prepare import prepare
-from orchestrator.data.preprocessing import AUTOMATIC, IMAGENET, choose_normalization, explain, resolve_augmentation, shift_pixels
+from orchestrator.data.preprocessing import (
+    AUTOMATIC,
+    IMAGENET,
+    choose_normalization,
+    explain,
+    resolve_augmentation,
+    shift_pixels,
+)
 from orchestrator.data.views import Views
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import show_plan
 from tests.refusal import refused
 
-SUMMARY: dict[str, Any] = {"shape": [3, 32, 32], "mean": [0.5, 0.25, 0.125], "std": [0.2, 0.2, 0.25], "root": None}
+SUMMARY: dict[str, Any] = {
+    "shape": [3, 32, 32],
+    "mean": [0.5, 0.25, 0.125],
+    "std": [0.2, 0.2, 0.25],
+    "root": None,
+}
 
 
 def test_every_data_set_has_an_automatic_policy_and_no_digit_is_mirrored() -> None:
     assert set(AUTOMATIC) == set(DATASETS)
-    assert {each.policy for each in AUTOMATIC.values()} <= set(get_args(Data.model_fields["augmentation"].annotation)) - {"auto"}
+    assert {each.policy for each in AUTOMATIC.values()} <= set(
+        get_args(Data.model_fields["augmentation"].annotation)
+    ) - {"auto"}
     assert all(each.reason for each in AUTOMATIC.values())
     assert not [name for name in ("digits", "MNIST", "SVHN") if "flip" in AUTOMATIC[name].policy]
 
@@ -38,13 +52,15 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
     automatic, reason = AUTOMATIC[name]
     applies = automatic if policy == "auto" else policy
     assert resolve_augmentation(data) == resolve_augmentation(data, {}) == applies
-    assert resolve_augmentation(data, {"augmentation": "crop"}) == ("crop" if policy == "auto" else policy), "as it began"
+    assert resolve_augmentation(data, {"augmentation": "crop"}) == (
+        "crop" if policy == "auto" else policy
+    ), "as it began"
     line = explain(data, SUMMARY)["augmentation"]
     assert line.startswith(f"{applies} (") and "data.augmentation" in line and reason in line
     assert ("set by data.augmentation; auto is" in line) == (applies != automatic)
-    assert ("by up to 4 pixels" in line) == applies.startswith("crop") and ("mirrored" in line.partition(")")[0]) == (
-        "flip" in applies
-    )
+    assert ("by up to 4 pixels" in line) == applies.startswith("crop") and (
+        "mirrored" in line.partition(")")[0]
+    ) == ("flip" in applies)
 
 
 @pytest.mark.parametrize(("side", "most"), [(7, 0), (8, 1), (28, 3), (32, 4)])
@@ -53,7 +69,9 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
     places = views.places(0, side, side)
     assert places is not None
     down, right = places // (side + 2 * most), places % (side + 2 * most)
-    assert {int(down.min()), int(right.min())} == {0} and {int(down.max()), int(right.max())} == {2 * most}
+    assert {int(down.min()), int(right.min())} == {0} and {int(down.max()), int(right.max())} == {
+        2 * most
+    }
 
 
 @pytest.mark.parametrize(
@@ -62,20 +80,29 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
         (
             Data(),
             None,
-            ("mean [0.5, 0.25, 0.125], std [0.2, 0.2, 0.25]", "those of the training images", "data.mean and data.std set"),
+            (
+                "mean [0.5, 0.25, 0.125], std [0.2, 0.2, 0.25]",
+                "those of the training images",
+                "data.mean and data.std set",
+            ),
         ),
         (Data(name="folder"), "images", ("ImageNet's", "data.mean and data.std set")),
         (Data(mean=(0.5,) * 3, std=(0.2,) * 3), None, ("set by data.mean and data.std",)),
     ],
 )
-def test_the_plan_names_the_normalisation_and_its_source(data: Data, root: str | None, said: tuple[str, ...]) -> None:
+def test_the_plan_names_the_normalisation_and_its_source(
+    data: Data, root: str | None, said: tuple[str, ...]
+) -> None:
     line = explain(data, SUMMARY | {"root": root})["normalisation"]
     assert all(part in line for part in said), line
 
 
 def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
     own = ([0.1], [0.2])
-    assert choose_normalization(Data(), 1, own) == own and choose_normalization(Data(), 3, None) == IMAGENET
+    assert (
+        choose_normalization(Data(), 1, own) == own
+        and choose_normalization(Data(), 3, None) == IMAGENET
+    )
     assert choose_normalization(Data(mean=(0.3,), std=(0.4,)), 1, own) == ([0.3], [0.4])
     with refused("data.mean", (0.3,), "3 values"):
         choose_normalization(Data(mean=(0.3,), std=(0.4,)), 3, None)
@@ -97,7 +124,9 @@ def test_half_a_normalisation_is_refused(pairs: list[str], field: str, value: ob
         load(None, pairs)
 
 
-def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_own(
+    tmp_path: Path,
+) -> None:
     file = npz(tmp_path)
     config = Data(name="npz", path=file, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 0.25))
     folder = prepare(config, tmp_path, 0)
@@ -106,7 +135,9 @@ def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_
     made = next(iter(Batches(dataset, Views.of(dataset, config, 0), 8, 0).ordered("test")))
     pixels = np.asarray(arrays()["test_images"][: len(made.index)], dtype=np.float64) / 255
     expected = (pixels - np.array([0.5, 0.25, 0.0])) / np.array([0.5, 1.0, 0.25])
-    torch.testing.assert_close(made.inputs, torch.from_numpy(expected.transpose(0, 3, 1, 2)).float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        made.inputs, torch.from_numpy(expected.transpose(0, 3, 1, 2)).float(), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["sweep", "train", "teacher"])
@@ -116,7 +147,19 @@ def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
     show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["augmentation"].startswith("none (images as they are): chosen for digits, as ")
-    assert lines["normalisation"].startswith("mean [0.306") and "those of the training images" in lines["normalisation"]
-    left = ["teacher.training.precision", "teacher.precision", "teacher.training.channels_last = false for mlp", "data.views = 1 ("]
-    left += [] if kind == "teacher" else ["training.precision = ", "; training.channels_last = false for mlp", "tracking.uri"]
+    assert (
+        lines["normalisation"].startswith("mean [0.306")
+        and "those of the training images" in lines["normalisation"]
+    )
+    left = [
+        "teacher.training.precision",
+        "teacher.precision",
+        "teacher.training.channels_last = false for mlp",
+        "data.views = 1 (",
+    ]
+    left += (
+        []
+        if kind == "teacher"
+        else ["training.precision = ", "; training.channels_last = false for mlp", "tracking.uri"]
+    )
     assert all(key in lines["automatic"] for key in left), lines["automatic"]

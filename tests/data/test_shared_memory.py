@@ -33,14 +33,20 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def decoded(root: Path, workers: int = 1, wait_s: float = 60.0, size: int = 8) -> list[torch.Tensor]:
+def decoded(
+    root: Path, workers: int = 1, wait_s: float = 60.0, size: int = 8
+) -> list[torch.Tensor]:
     batches = [np.array([0, 1]), np.array([3, 2])]
-    return list(decode(root, np.array(NAMES, dtype=bytes), batches, size, None, workers, False, wait_s))
+    return list(
+        decode(root, np.array(NAMES, dtype=bytes), batches, size, None, workers, False, wait_s)
+    )
 
 
 def free(monkeypatch: pytest.MonkeyPatch, mib: float, tmp_path: Path) -> None:
     monkeypatch.setattr(shared_memory, "SHARED", tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64 * MIB, (64 - mib) * MIB, mib * MIB))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: Usage(64 * MIB, (64 - mib) * MIB, mib * MIB)
+    )
 
 
 def expected(batches: list[torch.Tensor]) -> bool:
@@ -48,14 +54,21 @@ def expected(batches: list[torch.Tensor]) -> bool:
 
 
 def full(_: torch.Tensor) -> torch.Tensor:
-    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+    raise RuntimeError(
+        "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on "
+        "device (28)"
+    )
 
 
 @pytest.mark.parametrize("how", ["shared", "no room", "no room in the end", "no socket"])
-def test_batches_come_whole_and_in_order(images: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_batches_come_whole_and_in_order(
+    images: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     if how == "no room":
         monkeypatch.setattr(pictures, "has_room", lambda _: False)
-        monkeypatch.setattr(torch.Tensor, "share_memory_", lambda _: pytest.fail("there is no room"))
+        monkeypatch.setattr(
+            torch.Tensor, "share_memory_", lambda _: pytest.fail("there is no room")
+        )
     if how == "no room in the end":
         monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     if how == "no socket":
@@ -63,33 +76,51 @@ def test_batches_come_whole_and_in_order(images: Path, monkeypatch: pytest.Monke
     assert expected(decoded(images, workers=2))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere shared memory is no file that a limit could stop")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere shared memory is no file that a limit could stop"
+)
 def test_a_batch_for_which_the_system_has_no_room_comes_through_a_pipe(images: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))  # no larger file, so no larger shared memory: 2 x 200 x 200 x 3 bytes
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (65536, hard)
+    )  # no larger file, so no larger shared memory: 2 x 200 x 200 x 3 bytes
     try:
         assert expected(decoded(images, size=200))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_room_is_what_is_free_beside_a_reserve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_room_is_what_is_free_beside_a_reserve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     free(monkeypatch, 20, tmp_path)
     assert has_room(4 * MIB) and not has_room(4 * MIB + 1)
-    monkeypatch.setattr(shared_memory, "SHARED", tmp_path / "none")  # as on macOS, where no folder bounds it
+    monkeypatch.setattr(
+        shared_memory, "SHARED", tmp_path / "none"
+    )  # as on macOS, where no folder bounds it
     assert has_room(2**50)
 
 
-def test_a_shortage_is_told_with_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_shortage_is_told_with_its_arithmetic(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     free(monkeypatch, 40, tmp_path)
-    assert describe_shortage(MIB, 6) == "" == describe_shortage(2**40, 0)  # 24 MiB and the reserve; no processes, no memory
-    assert "less free than the 44 MiB that data.loader_workers = 7 may need" in describe_shortage(MIB, 7)
-    assert "less free than the 48 MiB that data.loader_workers = 2 may need" in describe_shortage(MIB, 2, processes=4)
+    assert (
+        describe_shortage(MIB, 6) == "" == describe_shortage(2**40, 0)
+    )  # 24 MiB and the reserve; no processes, no memory
+    assert "less free than the 44 MiB that data.loader_workers = 7 may need" in describe_shortage(
+        MIB, 7
+    )
+    assert "less free than the 48 MiB that data.loader_workers = 2 may need" in describe_shortage(
+        MIB, 2, processes=4
+    )
     assert describe_shortage(MIB, 7).startswith(f"{tmp_path}, of 64 MiB")
 
 
 def test_a_long_tmpdir_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 74)  # with multiprocessing's 32 the longest path of a socket
+    monkeypatch.setattr(
+        tempfile, "tempdir", "/" + "t" * 74
+    )  # with multiprocessing's 32 the longest path of a socket
     assert can_pass_memory()
     monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 80)
     assert not can_pass_memory() and describe_shortage(1, 1).startswith("TMPDIR = /ttt")

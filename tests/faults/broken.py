@@ -23,12 +23,24 @@ from tests.processes import titled
 ROOT = Path(__file__).parents[2]
 NAME = "sweep"
 SETTINGS = (
-    "data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "student.name=cnn", "method.name=kd",
-    "search.sampler=random", "search.scheduler=none", "resources.groups=1", "project=tests",
-)  # fmt: skip
+    "data.name=digits",
+    "teacher.network.width=32",
+    "teacher.training.epochs=2",
+    "student.name=cnn",
+    "method.name=kd",
+    "search.sampler=random",
+    "search.scheduler=none",
+    "resources.groups=1",
+    "project=tests",
+)
 TIMED = (  # differs from run to run
-    "seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/waited", "influence/cpu_seconds",
-)  # fmt: skip
+    "seconds/",
+    "train/images_per_second",
+    "cache/",
+    "influence/seconds",
+    "influence/waited",
+    "influence/cpu_seconds",
+)
 LIFE_S = 280.0  # limit for a process: many times its duration on an idle machine
 # limit for leftovers of a dead driver: Ray's agents search for their head for a minute
 LEFT_S = 120.0
@@ -42,7 +54,9 @@ class Life:
 
     seen: ClassVar[set[psutil.Process]] = set()
 
-    def __init__(self, store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, store: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         store.parent.mkdir(parents=True, exist_ok=True)
         self.printed = store.parent / f"printed-{len(list(store.parent.glob('printed-*')))}.txt"
         command = [sys.executable, "run.py", *arguments, "--store", str(store)]
@@ -88,7 +102,9 @@ class Life:
         """
         end = time.monotonic() + seconds
         while not (found := condition()):
-            assert self.process.poll() is None, f"it ended with {self.process.returncode} before {what}:\n{self.said}"
+            assert self.process.poll() is None, (
+                f"it ended with {self.process.returncode} before {what}:\n{self.said}"
+            )
             assert time.monotonic() < end, f"no {what} within {seconds:g} s:\n{self.said}"
             time.sleep(0.01)
         return found
@@ -127,7 +143,9 @@ def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None
     empty.parent.mkdir(parents=True, exist_ok=True)
     empty.touch()
     settings = [part for pair in (*SETTINGS, *pairs) for part in ("--set", pair)]
-    return Life(store, "sweep", "--config", str(empty), "--name", NAME, *settings, environment=environment)
+    return Life(
+        store, "sweep", "--config", str(empty), "--name", NAME, *settings, environment=environment
+    )
 
 
 def resumed(store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Life:
@@ -162,7 +180,9 @@ def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
 def compare(found: Sweep | None, expected: Sweep) -> None:
     """Assert that both sweeps have the same trials with bit-identical results."""
     assert found is not None and found.state == expected.state == "finished"
-    assert sorted(found.trials) == sorted(expected.trials), "trials are missing, or there are too many"
+    assert sorted(found.trials) == sorted(expected.trials), (
+        "trials are missing, or there are too many"
+    )
     for number, trial in expected.trials.items():
         other = found.trials[number]
         assert _result(other) == _result(trial), f"trial {number}"
@@ -179,7 +199,11 @@ def check_study(sweep: Sweep) -> None:
 
     from orchestrator.sweep._study import open_study
 
-    states = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
+    states = {
+        "complete": TrialState.COMPLETE,
+        "stopped_early": TrialState.PRUNED,
+        "failed": TrialState.FAIL,
+    }
     trials = open_study(sweep.folder, sweep.configuration, resume=True).trials
     assert {trial.number: trial.state for trial in trials} == {
         number: states[trial.state] for number, trial in sweep.trials.items()
@@ -188,7 +212,10 @@ def check_study(sweep: Sweep) -> None:
         mine = sweep.trials[trial.number]
         assert trial.params == mine.params
         if mine.state != "failed":
-            assert trial.value == mine.value and list(trial.intermediate_values.values()) == mine.history
+            assert (
+                trial.value == mine.value
+                and list(trial.intermediate_values.values()) == mine.history
+            )
 
 
 def check_runs(sweep: Sweep, uri: str | None = None) -> int:
@@ -210,19 +237,31 @@ def _checked_runs(sweep: Sweep, client: Any) -> int:
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
     ids = json.loads((sweep.folder / "mlflow.json").read_text())
     parents = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
-    assert [run.info.run_id for run in parents] == [ids["parent"]] and parents[0].info.status == "FINISHED"
+    assert [run.info.run_id for run in parents] == [ids["parent"]] and parents[
+        0
+    ].info.status == "FINISHED"
     names = sorted(run.info.run_name for run in runs.values())
     of_trial = 1 + (len(sweep.configuration.students) if sweep.configuration.peers else 0)
-    assert len(runs) == 1 + of_trial * len(sweep.trials), f"runs are missing, or there are too many: {names}"
+    assert len(runs) == 1 + of_trial * len(sweep.trials), (
+        f"runs are missing, or there are too many: {names}"
+    )
     points = 0
     for number, trial in sweep.trials.items():
         run = runs[ids[str(number)]]
         assert run.info.status == ("FAILED" if trial.state == "failed" else "FINISHED")
-        assert run.data.tags["state"] == trial.state and run.data.tags["mlflow.parentRunId"] == ids["parent"]
+        assert (
+            run.data.tags["state"] == trial.state
+            and run.data.tags["mlflow.parentRunId"] == ids["parent"]
+        )
         for name in run.data.metrics:
-            history = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+            history = sorted(
+                (point.step, point.value)
+                for point in client.get_metric_history(run.info.run_id, name)
+            )
             if name == "validation/accuracy":
-                assert history == list(enumerate(trial.history, start=1)), f"{name} of trial {number}"
+                assert history == list(enumerate(trial.history, start=1)), (
+                    f"{name} of trial {number}"
+                )
             steps = [step for step, _ in history]
             assert len(steps) == len(set(steps)), f"{name} of trial {number} twice: {steps}"
             points += len(steps)

@@ -19,7 +19,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for a run as a program
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import LEFT_S, NAME, Life, begun, check_runs, check_study, compare, end_what_is_left, record, resumed
+from tests.faults.broken import (
+    LEFT_S,
+    NAME,
+    Life,
+    begun,
+    check_runs,
+    check_study,
+    compare,
+    end_what_is_left,
+    record,
+    resumed,
+)
 from tests.faults.chaos_report import Log, Made, summary, table
 from tests.faults.chaos_schedule import OFFLINE, WEIGHTS, Failure, schedule
 from tests.faults.chaos_targets import damage, damaged_file, fill, mount, processes
@@ -31,11 +42,18 @@ LIMIT_S = 200.0
 PROMISED_S = 20.0  # limit for the end of a driver after SIGTERM
 TRIALS = 20  # initial number; the sweep grows by it whenever it has ended
 SETTINGS = (
-    "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.protect_initial_trials=false",
-    "resources.max_failures=1000", "resources.heartbeat_warning_s=4", f"resources.heartbeat_timeout_s={WAIT_S:g}",
-    "resources.influence_cpus=0.5", f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}",
-    "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
-)  # fmt: skip
+    "search.methods=[kd,kd_aif]",
+    "data.label_noise=0.3",
+    "training.epochs=6",
+    "search.protect_initial_trials=false",
+    "resources.max_failures=1000",
+    "resources.heartbeat_warning_s=4",
+    f"resources.heartbeat_timeout_s={WAIT_S:g}",
+    "resources.influence_cpus=0.5",
+    f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}",
+    "resources.cpus_per_worker=0.5",
+    "search.max_failed_trials=3",
+)
 UNFIT, INTERRUPTED = 3, 130
 HOPELESS = 8  # consecutive drivers that ended by themselves before an epoch
 
@@ -107,10 +125,15 @@ class Chaos:
             return self.life
         self.barren = 0 if self.progress.look() > self.begun_at else self.barren + 1
         if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
-            self.log.unexpected.append(f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}")
+            self.log.unexpected.append(
+                f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}"
+            )
             tell(f"the driver ended with {code}:\n{self.life.said[-3000:]}")
         if self.barren >= HOPELESS:
-            raise SystemExit(f"the driver ended {self.barren} times without an epoch, last with {code}:\n{self.life.said}")
+            raise SystemExit(
+                f"the driver ended {self.barren} times without an epoch, last with "
+                f"{code}:\n{self.life.said}"
+            )
         found = record(self.store)
         return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
 
@@ -119,7 +142,9 @@ class Chaos:
         if self.life and self.life.process.poll() is None:
             self.life.kill()
 
-    def watch(self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03) -> bool:
+    def watch(
+        self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03
+    ) -> bool:
         """Wait while outages end; return whether the condition became true."""
         end = time.monotonic() + seconds
         while not until():
@@ -149,24 +174,39 @@ class Chaos:
         self.watch(failure.after_s)
         # finding a process takes a while
         if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):
-            tell(f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible within {LIMIT_S:g} s")
+            tell(
+                f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible "
+                f"within {LIMIT_S:g} s"
+            )
             return
         made = Made(failure.seed, failure.number, failure.kind)
         struck, before, life = time.monotonic(), self.progress.look(), self.running()
         if failure.waits:
             ends = failure.action == "SIGTERM"
             limit_s = PROMISED_S if ends else LIMIT_S
-            over = self.watch(limit_s, lambda: life.process.poll() is not None or (not ends and self.progress.look() > before + 1))
+            over = self.watch(
+                limit_s,
+                lambda: (
+                    life.process.poll() is not None
+                    or (not ends and self.progress.look() > before + 1)
+                ),
+            )
             made.recovery_s = time.monotonic() - struck
             if not over:
                 made.exceeded = True
-                tell(f"nothing was finished for {limit_s:g} s after {failure.kind}:\n{life.said[-3000:]}")
+                tell(
+                    f"nothing was finished for {limit_s:g} s after "
+                    f"{failure.kind}:\n{life.said[-3000:]}"
+                )
                 self.end_driver()
         code = life.process.poll()
         made.ended = code if code != -signal.SIGKILL else None
         self.log.failures.append(made)
         self.log.save()
-        tell(f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, {made.ended}")
+        tell(
+            f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, "
+            f"{made.ended}"
+        )
 
     def strike(self, failure: Failure) -> bool:
         """Cause the failure if its target exists; return whether it was caused."""
@@ -235,7 +275,12 @@ class Chaos:
             life = self.running()
             self.watch(LIMIT_S * 4, lambda life=life: life.process.poll() is not None)  # type: ignore[misc]
             found = record(self.store)
-            if life.process.poll() == 0 and found and found.state == "finished" and "were not sent" not in life.said:
+            if (
+                life.process.poll() == 0
+                and found
+                and found.state == "finished"
+                and "were not sent" not in life.said
+            ):
                 return found
             if life.process.poll() == 0:
                 self.start()
@@ -251,7 +296,9 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
     if found is None or len(found.trials) < trials:
         started = time.monotonic()
         new = (*SETTINGS, f"search.trials={trials}")
-        with begun(store, *new) if found is None else resumed(store, "--trials", str(trials)) as life:
+        with (
+            begun(store, *new) if found is None else resumed(store, "--trials", str(trials)) as life
+        ):
             assert life.ended(3600.0) == 0, life.said
         seconds += time.monotonic() - started
         file.write_text(json.dumps(seconds))
@@ -276,7 +323,9 @@ def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
     return missed
 
 
-def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, only: frozenset[str]) -> dict[str, object]:
+def run(
+    folder: Path, failures: int, seed: int, minutes: float, pause: bool, only: frozenset[str]
+) -> dict[str, object]:
     """Cause failures, finish the sweep, compare it, and return the report.
 
     Args:
@@ -292,7 +341,9 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, onl
     server = Server(folder / "mlflow", int(port.read_text()) if port.exists() else None)
     port.write_text(str(server.port))
     chaos = Chaos(folder, log, server)
-    without = frozenset(WEIGHTS) - (only or frozenset(WEIGHTS)) | (frozenset() if mount(chaos.store) else {"full disk"})
+    without = frozenset(WEIGHTS) - (only or frozenset(WEIGHTS)) | (
+        frozenset() if mount(chaos.store) else {"full disk"}
+    )
     started, patience_s = time.monotonic(), 0.0
     try:
         server.begin()  # the first outage: it answers after some seconds
@@ -315,7 +366,11 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, onl
     if pause:
         return summary(log, len(found.trials), 0, 0.0, [])
     expected, seconds = undisturbed(folder / "undisturbed" / "store", len(found.trials))
-    missed = [*log.unexpected, *differences(found, expected, server), *(f"still running: {each}" for each in left)]
+    missed = [
+        *log.unexpected,
+        *differences(found, expected, server),
+        *(f"still running: {each}" for each in left),
+    ]
     epochs = sum(trial.epochs for trial in found.trials.values())
     return summary(log, len(found.trials), epochs, seconds, missed)
 
@@ -323,16 +378,40 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, onl
 def main() -> int:
     """Run the command line; return 1 if anything differs or waited too long."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--failures", type=int, default=50, help="how many of the seed's failures are made")
+    parser.add_argument(
+        "--failures", type=int, default=50, help="how many of the seed's failures are made"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="make no more failures after this time")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "chaos"), help="continued where it exists")
-    parser.add_argument("--only", choices=list(WEIGHTS), action="append", default=[], help="draw this kind alone; repeat it")
-    parser.add_argument("--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="make no more failures after this time"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "chaos"),
+        help="continued where it exists",
+    )
+    parser.add_argument(
+        "--only",
+        choices=list(WEIGHTS),
+        action="append",
+        default=[],
+        help="draw this kind alone; repeat it",
+    )
+    parser.add_argument(
+        "--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet"
+    )
     parser.add_argument("--json", action="store_true", help="the report for programs")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes, given.pause, frozenset(given.only))
+    report = run(
+        given.folder.resolve(),
+        given.failures,
+        given.seed,
+        given.minutes,
+        given.pause,
+        frozenset(given.only),
+    )
     print(json.dumps(report, indent=1) if given.json else table(report))
     return int(bool(report["differences"] or report["exceeded"]))
 

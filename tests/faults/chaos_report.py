@@ -90,7 +90,9 @@ def _row(kind: str, made: Sequence[Made]) -> Row:
     )
 
 
-def summary(log: Log, trials: int, epochs: int, undisturbed_s: float, differences: Sequence[str]) -> dict[str, Any]:
+def summary(
+    log: Log, trials: int, epochs: int, undisturbed_s: float, differences: Sequence[str]
+) -> dict[str, Any]:
     """Return the report as plain values.
 
     Args:
@@ -117,19 +119,36 @@ def summary(log: Log, trials: int, epochs: int, undisturbed_s: float, difference
 
 def table(report: Mapping[str, Any]) -> str:
     """Return the report as text, with a Markdown table of the kinds."""
-    ratio = report["seconds"] / report["undisturbed_seconds"] if report["undisturbed_seconds"] else float("nan")
+    ratio = (
+        report["seconds"] / report["undisturbed_seconds"]
+        if report["undisturbed_seconds"]
+        else float("nan")
+    )
     lines = [
-        f"{report['failures']} failures (seeds {', '.join(map(str, report['seeds']))}) in one sweep of {report['trials']} trials",
-        f"epochs repeated: {report['epochs_repeated']} of {report['epochs']}; drivers started: {report['driver_starts']}",
-        f"wall time: {report['seconds']:.0f} s, undisturbed {report['undisturbed_seconds']:.0f} s ({ratio:.1f} times)",
+        f"{report['failures']} failures (seeds {', '.join(map(str, report['seeds']))}) in one "
+        f"sweep of {report['trials']} trials",
+        f"epochs repeated: {report['epochs_repeated']} of {report['epochs']}; drivers started: "
+        f"{report['driver_starts']}",
+        f"wall time: {report['seconds']:.0f} s, undisturbed "
+        f"{report['undisturbed_seconds']:.0f} s ({ratio:.1f} times)",
         f"waits beyond their limit: {report['exceeded']}",
         f"differences from the undisturbed sweep: {'; '.join(report['differences']) or 'none'}",
         "",
-        "| failure | made | waited for | median (s) | longest (s) | ended the driver | beyond the limit |",
+        "| failure | made | waited for | median (s) | longest (s) | ended the driver | beyond "
+        "the limit |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in report["kinds"]:
-        seconds = [f"{row[key]:.1f}" if row[key] is not None else "-" for key in ("median_s", "longest_s")]
-        cells = [row["kind"], row["made"], row["waited_for"], *seconds, row["drivers_ended"], row["exceeded"]]
+        seconds = [
+            f"{row[key]:.1f}" if row[key] is not None else "-" for key in ("median_s", "longest_s")
+        ]
+        cells = [
+            row["kind"],
+            row["made"],
+            row["waited_for"],
+            *seconds,
+            row["drivers_ended"],
+            row["exceeded"],
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

@@ -91,5 +91,8 @@ def schedule(seed: int, without: frozenset[str] = frozenset()) -> Iterator[Failu
         number += 1
         kind = draw.choices(kinds, weights)[0]
         after_s, outage_s = draw.uniform(SHORTEST_S, LONGEST_S), draw.uniform(*OUTAGE_S)
-        choice, waits = draw.random(), draw.random() < WAITED_FOR or kind.startswith(("SIGSTOP", "SIGTERM"))
+        choice, waits = (
+            draw.random(),
+            draw.random() < WAITED_FOR or kind.startswith(("SIGSTOP", "SIGTERM")),
+        )
         yield Failure(seed, number, kind, after_s, outage_s, choice, waits)

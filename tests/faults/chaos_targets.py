@@ -37,7 +37,10 @@ def mount(folder: Path) -> bool:
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None, use_errno=True)
-    return bool(library.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={DISK_BYTES},mode=700".encode()) == 0)
+    return bool(
+        library.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={DISK_BYTES},mode=700".encode())
+        == 0
+    )
 
 
 def unmount(folder: Path) -> None:
@@ -59,7 +62,10 @@ def damaged_file(store: Path, failure: Failure) -> Path | None:
     """Return the file or folder that a failure damages; None if there is none yet."""
     sweep = store / "sweeps" / NAME
     if failure.target == "checkpoint":
-        found = sorted((path for path in sweep.glob("trials/*/checkpoint") if (path / CHECKPOINT[0]).exists()), reverse=True)
+        found = sorted(
+            (path for path in sweep.glob("trials/*/checkpoint") if (path / CHECKPOINT[0]).exists()),
+            reverse=True,
+        )
         if not found:
             return None
         names = CHECKPOINT if failure.action == "truncated" else (*CHECKPOINT, "")
@@ -68,7 +74,10 @@ def damaged_file(store: Path, failure: Failure) -> Path | None:
         return _chosen(sorted(store.glob("knowledge/*/*.npy")), failure.choice)
     if failure.target == "record":
         trials = sorted(sweep.glob("trials/*/trial.json"))
-        return _chosen([*trials, *(sweep / name for name in ("sweep.json", "sweep.copy.json", "mlflow.json"))], failure.choice)
+        return _chosen(
+            [*trials, *(sweep / name for name in ("sweep.json", "sweep.copy.json", "mlflow.json"))],
+            failure.choice,
+        )
     return sweep / "study.log"
 
 
@@ -83,7 +92,11 @@ def damage(path: Path, failure: Failure) -> bool:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             return True
         content = path.read_bytes()
-        kept = content.rstrip(b"\n")[:-9] if failure.target == "study" else content[: len(content) // 2]
+        kept = (
+            content.rstrip(b"\n")[:-9]
+            if failure.target == "study"
+            else content[: len(content) // 2]
+        )
         with path.open("r+b") as stream:  # the same inode, which other processes may have mapped
             stream.truncate(len(kept))
         return True

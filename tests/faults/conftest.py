@@ -27,7 +27,9 @@ def tell(request: pytest.FixtureRequest) -> Tell:
     return add
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Print the table in the format of docs/results.md."""
     rows = config.stash.get(ROWS, [])
     if rows:
@@ -48,7 +50,9 @@ def nothing_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     patient = request.node.get_closest_marker("faults") is not None
     left = end_what_is_left(LEFT_S if patient else 0.0)
-    assert not (left and patient), f"their driver is gone, and {LEFT_S:g} s later these are not: {left}"
+    assert not (left and patient), (
+        f"their driver is gone, and {LEFT_S:g} s later these are not: {left}"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -32,13 +32,32 @@ class Server:
         """Start the server unless it runs; it answers after some seconds."""
         if self.process and self.process.poll() is None:
             return
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         command += ["--backend-store-uri", f"sqlite:///{self.database}", "--serve-artifacts"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = os.environ | {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
         with open(self.folder / "printed", "ab") as printed:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdout=printed, stderr=printed, start_new_session=True, env=environment
+                command,
+                cwd=self.folder,
+                stdout=printed,
+                stderr=printed,
+                start_new_session=True,
+                env=environment,
             )
 
     def start(self) -> None:
@@ -47,7 +66,9 @@ class Server:
         end = time.monotonic() + START_S
         while not self.answers():
             assert self.process is not None
-            assert self.process.poll() is None and time.monotonic() < end, (self.folder / "printed").read_text()
+            assert self.process.poll() is None and time.monotonic() < end, (
+                self.folder / "printed"
+            ).read_text()
             time.sleep(0.1)
 
     def answers(self) -> bool:

@@ -33,7 +33,9 @@ def test_a_seed_has_one_schedule_which_a_longer_run_continues() -> None:
 
 
 def test_kinds_that_are_not_possible_are_left_out() -> None:
-    assert "full disk" not in {each.kind for each in islice(schedule(0, frozenset({"full disk"})), 500)}
+    assert "full disk" not in {
+        each.kind for each in islice(schedule(0, frozenset({"full disk"})), 500)
+    }
 
 
 def test_every_kind_names_something_that_is_broken() -> None:
@@ -57,25 +59,46 @@ def test_the_report_counts_by_kind_and_continues_from_its_file(tmp_path: Path) -
     again = Log.open(tmp_path / "log.json")
     assert again == log and (again.reached(1), again.reached(2), again.reached(3)) == (3, 1, 0)
     killed, full = rows(again.failures)
-    assert (killed.made, killed.waited_for, killed.median_s, killed.longest_s, killed.drivers_ended) == (3, 2, 9.0, 9.0, 1)
+    assert (
+        killed.made,
+        killed.waited_for,
+        killed.median_s,
+        killed.longest_s,
+        killed.drivers_ended,
+    ) == (3, 2, 9.0, 9.0, 1)
     assert (full.kind, full.exceeded) == ("full disk", 1)
     report = summary(again, 30, 180, 60.0, ["results: trial 3"])
-    assert json.loads(json.dumps(report)) == report and report["seeds"] == [1, 2] and report["exceeded"] == 1
+    assert (
+        json.loads(json.dumps(report)) == report
+        and report["seeds"] == [1, 2]
+        and report["exceeded"] == 1
+    )
     text = table(report)
-    assert "4 failures (seeds 1, 2) in one sweep of 30 trials" in text and "(2.0 times)" in text and "trial 3" in text
-    assert "| SIGKILL worker | 3 | 2 | 9.0 | 9.0 | 1 | 0 |" in text and "| full disk | 1 | 1 | 1.0 | 1.0 | 0 | 1 |" in text
+    assert (
+        "4 failures (seeds 1, 2) in one sweep of 30 trials" in text
+        and "(2.0 times)" in text
+        and "trial 3" in text
+    )
+    assert (
+        "| SIGKILL worker | 3 | 2 | 9.0 | 9.0 | 1 | 0 |" in text
+        and "| full disk | 1 | 1 | 1.0 | 1.0 | 0 | 1 |" in text
+    )
 
 
 def test_epochs_that_are_finished_again_are_counted(tmp_path: Path) -> None:
     progress, trials = Progress(tmp_path), tmp_path / "sweeps" / NAME / "trials"
-    for moment, (name, epoch) in enumerate([("00000", 1), ("00000", 3), ("00000", 1), ("00001", 1), ("00001", 1)]):
+    for moment, (name, epoch) in enumerate(
+        [("00000", 1), ("00000", 3), ("00000", 1), ("00001", 1), ("00001", 1)]
+    ):
         file = trials / name / "checkpoint" / "progress.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"record": {"epoch": epoch}}))
         _at(file, moment)
         progress.look()
         progress.look()
-    assert (progress.finished, progress.repeated) == (6, 4), "epochs 1 to 3, then 1 again: two of them are lost with it"
+    assert (progress.finished, progress.repeated) == (6, 4), (
+        "epochs 1 to 3, then 1 again: two of them are lost with it"
+    )
 
 
 def _at(file: Path, moment: int) -> None:
@@ -98,7 +121,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WEIGHTS if kind.startswith(("truncated", "missing"))])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in WEIGHTS if kind.startswith(("truncated", "missing"))]
+)
 def test_files_are_cut_off_or_removed(kind: str, store: Path) -> None:
     for choice in (0.0, 0.5, 0.99):
         each = failure(kind, choice)

@@ -29,7 +29,11 @@ def unfinished(store: Path) -> Path:
     """Return the folder of the unfinished trial."""
     found = record(store)
     assert found is not None
-    return next(found.trial_folder(trial.number) for trial in found.trials.values() if trial.epochs and not trial.ended)
+    return next(
+        found.trial_folder(trial.number)
+        for trial in found.trials.values()
+        if trial.epochs and not trial.ended
+    )
 
 
 def sweep_file(name: str) -> Callable[[Path], Path]:
@@ -53,7 +57,9 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "the progress of a checkpoint": of_trial("checkpoint/progress.json"),
     "the last line of the study": sweep_file("study.log"),
     "the record of a trial": of_trial("trial.json"),
-    "the record of a trial that has ended": lambda store: store / "sweeps" / NAME / "trials" / "00000" / "trial.json",
+    "the record of a trial that has ended": lambda store: (
+        store / "sweeps" / NAME / "trials" / "00000" / "trial.json"
+    ),
     "the record of the sweep": sweep_file("sweep.json"),
     "the ids of the runs in MLflow": sweep_file("mlflow.json"),
     "a file of the teacher's cache": any_of("knowledge/*/*.npy"),

@@ -48,10 +48,16 @@ def test_a_sweep_waits_for_space(store: Path, whole: Sweep, tell: Tell) -> None:
     with begun(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= 8, "epoch 8")
         fill(ballast)
-        life.until(lambda: "the disk of" in life.said and "is full" in life.said, "sentence about the disk")
+        life.until(
+            lambda: "the disk of" in life.said and "is full" in life.said, "sentence about the disk"
+        )
         at_rest = epochs(store)
         ballast.unlink()
         life.until(lambda: epochs(store) > at_rest, "next epoch")
         assert life.ended() == 0, life.said
     check_all(store, whole)
-    tell("the disk full in the middle of a sweep, until the sweep said so", "once, in the first trial", len(whole.trials))
+    tell(
+        "the disk full in the middle of a sweep, until the sweep said so",
+        "once, in the first trial",
+        len(whole.trials),
+    )

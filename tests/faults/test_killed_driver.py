@@ -14,15 +14,29 @@ from orchestrator.store.store import Store
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.preflight.preflight import prepare_run
-from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
+from tests.faults.broken import (
+    Life,
+    begun,
+    check_all,
+    check_runs,
+    check_study,
+    reached,
+    record,
+    resumed,
+    untimed,
+)
 from tests.faults.conftest import WHOLE, Tell
 from tests.sweep.conftest import Watch
 
 KILLS = 10
 RUNGS = (
-    "training.epochs=9", "search.trials=8", "search.scheduler=asha", "search.grace_epochs=1", "search.protect_initial_trials=false",
+    "training.epochs=9",
+    "search.trials=8",
+    "search.scheduler=asha",
+    "search.grace_epochs=1",
+    "search.protect_initial_trials=false",
     "search.keep_checkpoints=1",
-)  # fmt: skip
+)
 STEPS = ("starting Ray", "worker groups", "bringing the teacher")
 
 
@@ -34,7 +48,9 @@ def a_moment(life: Life, seconds: float) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [0])
-def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_a_sweep_whose_driver_is_killed_ten_times(
+    seed: int, whole: Sweep, tmp_path: Path, tell: Tell
+) -> None:
     """Twice during the start, eight times during training at a random moment after an epoch."""
     chance, store = random.Random(seed), tmp_path / "store"
     total = sum(trial.epochs for trial in whole.trials.values())
@@ -55,7 +71,9 @@ def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_p
 
 
 @pytest.mark.faults
-def test_rungs_outlive_the_driver(unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell) -> None:
+def test_rungs_outlive_the_driver(
+    unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell
+) -> None:
     """The scheduler stops the same trials; the weights of stopped trials are deleted."""
     expected, store = unbroken(*RUNGS), tmp_path / "store"
     assert {"stopped_early", "complete"} <= {trial.state for trial in expected.trials.values()}
@@ -73,9 +91,17 @@ def test_rungs_outlive_the_driver(unbroken: Callable[..., Sweep], tmp_path: Path
     found = record(store)
     best = found.best() if found else None
     assert found and best
-    kept = [number for number in found.trials if (found.trial_folder(number) / CHECKPOINT / "best.safetensors").exists()]
+    kept = [
+        number
+        for number in found.trials
+        if (found.trial_folder(number) / CHECKPOINT / "best.safetensors").exists()
+    ]
     assert kept == [best.number]
-    tell("SIGKILL of the driver under asha, which keeps one checkpoint", "3 times in one sweep", len(expected.trials))
+    tell(
+        "SIGKILL of the driver under asha, which keeps one checkpoint",
+        "3 times in one sweep",
+        len(expected.trials),
+    )
 
 
 @pytest.mark.ray
@@ -88,7 +114,11 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
     with resumed(store) as life:
         assert life.ended() == 0, life.said
     found = record(store)
-    assert found is not None and found.state == "finished" and sorted(found.trials) == list(range(trials))
+    assert (
+        found is not None
+        and found.state == "finished"
+        and sorted(found.trials) == list(range(trials))
+    )
     check_study(found)
     check_runs(found)
     (tmp_path / found.name).mkdir()
@@ -98,7 +128,11 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
         assert mine.params == params and mine.state == "complete" and len(mine.history) == each
         if number < 3:  # ended, unfinished and not started at the driver's death
             assert results(mine) == results(alone(found, number)), f"trial {number}"
-    tell("SIGKILL of the driver, then `--resume` (in `make test`)", "once, in the second trial", trials)
+    tell(
+        "SIGKILL of the driver, then `--resume` (in `make test`)",
+        "once, in the second trial",
+        trials,
+    )
 
 
 def alone(sweep: Sweep, number: int) -> Trial:

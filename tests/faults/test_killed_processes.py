@@ -15,7 +15,13 @@ from tests.faults.conftest import WHOLE, Tell
 pytestmark = pytest.mark.faults
 Unbroken = Callable[..., Sweep]
 PAIR = ("resources.workers=2", "search.trials=3", "training.epochs=12")
-PEERS = ("resources.workers=2", "peers.b.network.name=mlp", "method.name=dual_student", "search.trials=2", "training.epochs=12")
+PEERS = (
+    "resources.workers=2",
+    "peers.b.network.name=mlp",
+    "method.name=dual_student",
+    "search.trials=2",
+    "training.epochs=12",
+)
 WEIGHED = (
     "method.name=kd_aif",
     "data.label_noise=0.3",
@@ -51,7 +57,13 @@ def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int
     ],
 )
 def test_who_trains_is_killed(
-    pairs: tuple[str, ...], title: str, moments: list[int], fault: str, unbroken: Unbroken, tmp_path: Path, tell: Tell
+    pairs: tuple[str, ...],
+    title: str,
+    moments: list[int],
+    fault: str,
+    unbroken: Unbroken,
+    tmp_path: Path,
+    tell: Tell,
 ) -> None:
     expected = unbroken(*pairs)
     life = killed_in(tmp_path / "store", pairs, title, moments)
@@ -65,7 +77,9 @@ def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> N
     store = tmp_path / "store"
     life = killed_in(store, WHOLE, "ray::Dispatcher", [30])
     found = record(store)
-    assert found is not None and not [trial.message for trial in found.trials.values() if trial.state == "failed"], life.said
+    assert found is not None and not [
+        trial.message for trial in found.trials.values() if trial.state == "failed"
+    ], life.said
     if found.state != "finished":
         assert "--resume" in life.said, life.said
         with resumed(store) as again:
@@ -82,4 +96,8 @@ def test_a_group_that_is_killed_whole(whole: Sweep, tmp_path: Path, tell: Tell) 
         with resumed(store) as again:
             assert again.ended() == 0, again.said
     check_all(store, whole)
-    tell("SIGKILL of the controller of the only group", "once, in the second trial", len(whole.trials))
+    tell(
+        "SIGKILL of the controller of the only group",
+        "once, in the second trial",
+        len(whole.trials),
+    )

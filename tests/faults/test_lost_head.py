@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import pytest
 from ray._private import ray_constants
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
@@ -20,8 +22,16 @@ from orchestrator.core.errors import UNFIT_ENVIRONMENT
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0
-CHANGES = ("data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "method.name=kd", "student.name=cnn",
-           "search.trials=50", "search.scheduler=none", "training.epochs=30")  # fmt: skip
+CHANGES = (
+    "data.name=digits",
+    "teacher.network.width=32",
+    "teacher.training.epochs=2",
+    "method.name=kd",
+    "student.name=cnn",
+    "search.trials=50",
+    "search.scheduler=none",
+    "training.epochs=30",
+)
 
 
 @pytest.fixture
@@ -71,6 +81,9 @@ def test_a_head_that_dies_ends_the_sweep_with_a_sentence(cluster: Cluster, tmp_p
         process.kill()
         process.wait()
     assert "error: the head of the Ray cluster does not answer any more: " in said.read_text()
-    assert "does not answer any more" in json.loads((folder / "sweep.json").read_text())["notes"][-1]["text"]
+    assert (
+        "does not answer any more"
+        in json.loads((folder / "sweep.json").read_text())["notes"][-1]["text"]
+    )
     states = {json.loads(file.read_text())["state"] for file in folder.glob("trials/*/trial.json")}
     assert "failed" not in states, "whether the main thread heard of it or not: a resume goes on"

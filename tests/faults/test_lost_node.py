@@ -8,7 +8,9 @@ from unittest.mock import patch
 
 import pytest
 from ray._private import ray_constants
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
@@ -41,11 +43,15 @@ def settings(cluster: Cluster) -> tuple[str, ...]:
     return (*WHOLE, f"resources.address={cluster.address}", f"resources.groups={NODES}")
 
 
-def test_a_node_goes_and_another_comes(cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_a_node_goes_and_another_comes(
+    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+) -> None:
     store = tmp_path / "store"
     with begun(store, *settings(cluster)) as life:
         life.until(reached(store, 8), "epoch 8")
-        cluster.remove_node(random.Random(0).choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False)
+        cluster.remove_node(
+            random.Random(0).choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False
+        )
         at = epochs(store)
         life.until(reached(store, at + 8), "epochs on what is left")
         cluster.add_node(num_cpus=1)
@@ -54,7 +60,9 @@ def test_a_node_goes_and_another_comes(cluster: Cluster, whole: Sweep, tmp_path:
     tell("a node of three removed, another added", "once each, in one sweep", len(whole.trials))
 
 
-def test_the_driver_dies_on_a_cluster_that_lives_on(cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_the_driver_dies_on_a_cluster_that_lives_on(
+    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+) -> None:
     """Leftovers on the cluster's nodes are no descendants; they must not hold resources."""
     store = tmp_path / "store"
     with begun(store, *settings(cluster)) as life:

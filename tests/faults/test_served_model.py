@@ -27,7 +27,9 @@ pytestmark = pytest.mark.faults
 def answer(port: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the predictions of the served model."""
     body = json.dumps({"inputs": images.tolist()}).encode()
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(asked, timeout=60) as reply:
         return np.array(json.load(reply)["predictions"], np.float32)
 
@@ -40,7 +42,9 @@ def healthy(port: int) -> bool:
         return False
 
 
-def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
     tracking = Server(tmp_path)
     with socket.socket() as probe:
@@ -69,8 +73,12 @@ def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(tmp_path: 
         with (tmp_path / "serving.log").open("ab") as log:
             serving = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(port)],
-                start_new_session=True, stdout=log, stderr=log, env=environment, cwd=tmp_path,
-            )  # fmt: skip
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=tmp_path,
+            )
         until(lambda: healthy(port))
         images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
         data = read_json(sweep.folder / "data.json")

@@ -11,13 +11,21 @@ from tests.cluster.running_head import head
 
 # sequential: after the first one, the others take longer than the start of a command
 TRIALS, EPOCHS = 4, 300
-SETTINGS = ["search.methods=[]", "method.name=kd", "search.scheduler=none", "teacher.training.epochs=2", "resources.groups=1"]
+SETTINGS = [
+    "search.methods=[]",
+    "method.name=kd",
+    "search.scheduler=none",
+    "teacher.training.epochs=2",
+    "resources.groups=1",
+]
 DEADLINE_S = 180.0
 
 
 def states(store: Path) -> list[dict[str, Any]]:
     """Return the trials' records, by their numbers."""
-    files = sorted((store / "sweeps/mine/trials").glob("*/trial.json"), key=lambda file: int(file.parent.name))
+    files = sorted(
+        (store / "sweeps/mine/trials").glob("*/trial.json"), key=lambda file: int(file.parent.name)
+    )
     return [json.loads(file.read_text()) for file in files]
 
 
@@ -27,12 +35,20 @@ def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
     with head() as cluster:
         address = ["--address", cluster.address]
         command = ["sweep", "--store", str(store), "--name", "mine", "--trials", str(TRIALS)]
-        command += [part for pair in (*SETTINGS, f"training.epochs={EPOCHS}") for part in ("--set", pair)]
-        code, output = cluster.call("submit", *address, "--detach", "--name", "first", "--", *command, cwd=tmp_path)
-        assert code == 0 and f"python run.py stop first --address http://{cluster.address}" in output
+        command += [
+            part for pair in (*SETTINGS, f"training.epochs={EPOCHS}") for part in ("--set", pair)
+        ]
+        code, output = cluster.call(
+            "submit", *address, "--detach", "--name", "first", "--", *command, cwd=tmp_path
+        )
+        assert (
+            code == 0 and f"python run.py stop first --address http://{cluster.address}" in output
+        )
         until = time.monotonic() + DEADLINE_S
         while not any(trial["state"] == "complete" for trial in states(store)):
-            assert time.monotonic() < until, cluster.call("status", "first", *address, cwd=tmp_path)[1]
+            assert time.monotonic() < until, cluster.call(
+                "status", "first", *address, cwd=tmp_path
+            )[1]
             time.sleep(0.2)
         code, output = cluster.call("stop", "first", *address, cwd=tmp_path)
         assert code == 0 and output.startswith("first: stopped"), output
@@ -40,11 +56,17 @@ def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
         assert f"resume: python run.py {resume}" in output
         assert json.loads((store / "sweeps/mine/sweep.json").read_text())["state"] == "interrupted"
         before = {trial["number"]: trial for trial in states(store)}
-        assert any(trial["state"] != "complete" for trial in before.values()) or len(before) < TRIALS
+        assert (
+            any(trial["state"] != "complete" for trial in before.values()) or len(before) < TRIALS
+        )
         code, output = cluster.call(*resume.split(), cwd=tmp_path)
         assert code == 0, output
         code, output = cluster.call("status", "first", *address, cwd=tmp_path)
-        assert code == 0 and "interrupted after" in output and "resume: python run.py sweep --resume mine" in output
+        assert (
+            code == 0
+            and "interrupted after" in output
+            and "resume: python run.py sweep --resume mine" in output
+        )
     after = states(store)
     assert [trial["number"] for trial in after] == list(range(TRIALS))
     assert all((trial["state"], trial["epochs"]) == ("complete", EPOCHS) for trial in after)

@@ -29,7 +29,9 @@ def passed(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= until
 
 
-def test_a_server_is_gone_for_ten_seconds(server: Server, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_a_server_is_gone_for_ten_seconds(
+    server: Server, whole: Sweep, tmp_path: Path, tell: Tell
+) -> None:
     store = tmp_path / "store"
     with begun(store, *WHOLE, f"tracking.uri={server.uri}") as life:
         life.until(lambda: epochs(store) >= 2, "epoch 2")
@@ -48,4 +50,9 @@ def test_a_server_is_gone_for_ten_seconds(server: Server, whole: Sweep, tmp_path
     assert found is not None
     check_study(found)
     points = check_runs(found, server.uri)
-    tell(f"the MLflow server killed, and started again {AWAY_S:g} s later", "once", len(whole.trials), f"none of {points} points")
+    tell(
+        f"the MLflow server killed, and started again {AWAY_S:g} s later",
+        "once",
+        len(whole.trials),
+        f"none of {points} points",
+    )

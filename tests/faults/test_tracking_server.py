@@ -47,12 +47,33 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        where = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "files")]
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        where = [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination",
+            str(self.folder / "files"),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         with (self.folder / "server.log").open("ab") as log:
             environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
             self.process = subprocess.Popen(
-                [*command, *where], start_new_session=True, stdout=log, stderr=log, env=environment, cwd=self.folder
+                [*command, *where],
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
             )
         until(self.answers)
 
@@ -80,7 +101,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         made.kill()
 
 
-def test_every_point_arrives_once_and_in_order(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_point_arrives_once_and_in_order(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.setattr(writing, "LONGEST_RETRY_S", 1.0)
@@ -100,7 +123,9 @@ def test_every_point_arrives_once_and_in_order(server: Server, tmp_path: Path, m
         trial.state = "running"
         tracker.trial_started(trial)
         for epoch in epochs:
-            tracker.trial_reported(trial, epoch, {name: epoch + index / 10 for index, name in enumerate(METRICS)})
+            tracker.trial_reported(
+                trial, epoch, {name: epoch + index / 10 for index, name in enumerate(METRICS)}
+            )
             trial.value, trial.epochs = float(epoch), epoch
         if state != "running":
             trial.state = state  # type: ignore[assignment]
@@ -128,23 +153,32 @@ def test_every_point_arrives_once_and_in_order(server: Server, tmp_path: Path, m
     server.start()
     assert second.close("finished", timeout=300) == 0
     assert sum("cannot be written to" in text for text in said) == 2
-    assert "answers again" in [text for text in said if not text.startswith("waiting for MLflow")][-1]
+    assert (
+        "answers again" in [text for text in said if not text.startswith("waiting for MLflow")][-1]
+    )
 
     client = MlflowClient(server.uri)
     ids = RUN_IDS.read(sweep.folder / "mlflow.json")
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert sorted(runs) == ["mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"] and len(set(ids.values())) == 4
+    assert (
+        sorted(runs) == ["mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"]
+        and len(set(ids.values())) == 4
+    )
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     for number, epochs in ((0, 15), (1, 20), (2, 3)):
         run = runs[f"mine/{number:03d} kd"]
-        assert run.info.run_id == ids[str(number)] and run.data.params["temperature"] == str(1.0 + number)
+        assert run.info.run_id == ids[str(number)] and run.data.params["temperature"] == str(
+            1.0 + number
+        )
         assert run.data.tags["state"] == trials[number].state
         for index, name in enumerate(METRICS):
             points = client.get_metric_history(run.info.run_id, name)
             assert [(point.step, point.value) for point in points] == [
                 (epoch, epoch + index / 10) for epoch in range(1, epochs + 1)
             ]
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["configuration.json"]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == [
+            "configuration.json"
+        ]
     assert not (sweep.folder / "outbox-refused.jsonl").exists()

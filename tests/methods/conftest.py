@@ -16,7 +16,9 @@ MakeBatch = Callable[..., Batch]
 
 
 def _output(logits: Tensor, generator: torch.Generator) -> Output:
-    return Output(logits, torch.randn(len(logits), FEATURES, generator=generator, dtype=logits.dtype))
+    return Output(
+        logits, torch.randn(len(logits), FEATURES, generator=generator, dtype=logits.dtype)
+    )
 
 
 def _draw(generator: torch.Generator, size: int, scale: float, dtype: torch.dtype) -> Tensor:
@@ -27,7 +29,13 @@ def _draw(generator: torch.Generator, size: int, scale: float, dtype: torch.dtyp
 def make_batch() -> MakeBatch:
     """Return a function that builds a batch with exactly the inputs that a method needs."""
 
-    def make(method: Method, size: int = 8, scale: float = 3.0, dtype: torch.dtype = torch.float32, seed: int = 0) -> Batch:
+    def make(
+        method: Method,
+        size: int = 8,
+        scale: float = 3.0,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> Batch:
         generator = torch.Generator().manual_seed(seed)
         student, teacher, peer = (_draw(generator, size, scale, dtype) for _ in range(3))
         weights = torch.rand(size, generator=generator) + 0.5

@@ -48,7 +48,9 @@ def softmax(row: list[float]) -> list[float]:
     return [math.exp(value - top) / total for value in row]
 
 
-def by_hand(logits: Tensor, query: int, places: list[int], similarity: list[float], tau: float, how: How) -> list[float]:
+def by_hand(
+    logits: Tensor, query: int, places: list[int], similarity: list[float], tau: float, how: How
+) -> list[float]:
     """Return the target probabilities of one query at the temperature, by definition."""
     said = logits.double().tolist()
     if not places:
@@ -56,28 +58,46 @@ def by_hand(logits: Tensor, query: int, places: list[int], similarity: list[floa
     weights = softmax([value / tau for value in similarity])
     if how == "prob":
         voices = [softmax([value / TEMPERATURE for value in said[place]]) for place in places]
-        return [sum(a * voice[k] for a, voice in zip(weights, voices, strict=True)) for k in range(CLASSES)]
-    mean = [sum(a * said[place][k] for a, place in zip(weights, places, strict=True)) for k in range(CLASSES)]
+        return [
+            sum(a * voice[k] for a, voice in zip(weights, voices, strict=True))
+            for k in range(CLASSES)
+        ]
+    mean = [
+        sum(a * said[place][k] for a, place in zip(weights, places, strict=True))
+        for k in range(CLASSES)
+    ]
     return softmax([value / TEMPERATURE for value in mean])
 
 
 def expect(targets: Tensor, wanted: list[list[float]]) -> None:
     assert targets.dtype == torch.float32
-    torch.testing.assert_close((targets.double() / TEMPERATURE).softmax(1), torch.tensor(wanted).double(), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        (targets.double() / TEMPERATURE).softmax(1),
+        torch.tensor(wanted).double(),
+        atol=2e-6,
+        rtol=1e-5,
+    )
 
 
 @HOWS
 @pytest.mark.parametrize("width", [1, 5, 35])
-def test_targets_are_those_of_the_definition(features: Tensor, logits: Tensor, labels: Tensor, how: How, width: int) -> None:
+def test_targets_are_those_of_the_definition(
+    features: Tensor, logits: Tensor, labels: Tensor, how: How, width: int
+) -> None:
     neighbours = nearest(features, labels, width, 0)
     places = [[place for place in row if place != -1] for row in neighbours.positives.tolist()]
     similarity = neighbours.positive_similarity.tolist()
-    wanted = [by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how) for i in range(SAMPLES)]
+    wanted = [
+        by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how)
+        for i in range(SAMPLES)
+    ]
     targets = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
     expect(targets, wanted)
     assert torch.equal(targets[[10, 20, 33]], logits[[10, 20, 33]])  # no neighbours
     rows = torch.tensor([33, 4, 4, 59])
-    torch.testing.assert_close(aggregated(logits, neighbours, TAU, how, TEMPERATURE, rows), targets[rows])
+    torch.testing.assert_close(
+        aggregated(logits, neighbours, TAU, how, TEMPERATURE, rows), targets[rows]
+    )
 
 
 @HOWS
@@ -89,13 +109,17 @@ def test_the_whole_class_says_what_all_of_its_members_say(
     exact = nearest(features, labels, SAMPLES, 0, members)
     for tau in (0.01, TAU, math.inf):
         whole = class_aggregated(features, logits, labels, tau, how, TEMPERATURE, members)
-        torch.testing.assert_close(whole, aggregated(logits, exact, tau, how, TEMPERATURE), atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            whole, aggregated(logits, exact, tau, how, TEMPERATURE), atol=2e-4, rtol=1e-4
+        )
     assert torch.equal(whole[[10, 20, 33]], logits[[10, 20, 33]])
 
 
 @HOWS
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_of_any_size_say_the_same(features: Tensor, logits: Tensor, labels: Tensor, how: How) -> None:
+def test_blocks_of_any_size_say_the_same(
+    features: Tensor, logits: Tensor, labels: Tensor, how: How
+) -> None:
     blocks = list(retrieval.ByClass(features, labels).blocks(torch.arange(SAMPLES)))
     assert len(blocks) == 10 + 10 + 1  # 28 and 29 of the large classes, in blocks of three
     whole = class_aggregated(features, logits, labels, TAU, how, TEMPERATURE)
@@ -103,7 +127,10 @@ def test_blocks_of_any_size_say_the_same(features: Tensor, logits: Tensor, label
     listed = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
     similarity = neighbours.positive_similarity.tolist()
     places = [[place for place in row if place != -1] for row in neighbours.positives.tolist()]
-    wanted = [by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how) for i in range(SAMPLES)]
+    wanted = [
+        by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how)
+        for i in range(SAMPLES)
+    ]
     expect(whole, wanted)
     expect(listed, wanted)
 
@@ -122,7 +149,9 @@ def test_the_nearest_alone_counts_at_a_low_temperature_of_the_retrieval(
         torch.testing.assert_close((targets[heard] / TEMPERATURE).softmax(1), of_nearest)
 
 
-def test_all_count_alike_at_a_high_temperature_of_the_retrieval(features: Tensor, logits: Tensor, labels: Tensor) -> None:
+def test_all_count_alike_at_a_high_temperature_of_the_retrieval(
+    features: Tensor, logits: Tensor, labels: Tensor
+) -> None:
     targets = class_aggregated(features, logits, labels, math.inf, "logit", TEMPERATURE)
     for query in (0, 1, 8, 59):
         others = (labels == labels[query]) & (torch.arange(SAMPLES) != query)
@@ -132,21 +161,31 @@ def test_all_count_alike_at_a_high_temperature_of_the_retrieval(features: Tensor
 
 
 @HOWS
-def test_a_sample_that_may_retrieve_itself_says_what_the_teacher_says(logits: Tensor, how: How) -> None:
+def test_a_sample_that_may_retrieve_itself_says_what_the_teacher_says(
+    logits: Tensor, how: How
+) -> None:
     itself = torch.arange(SAMPLES, dtype=torch.int32)[:, None]
     none = itself[:, :0]
     neighbours = Neighbours(itself, none, torch.ones(SAMPLES, 1), none.float())
     targets = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
-    torch.testing.assert_close((targets / TEMPERATURE).softmax(1), (logits / TEMPERATURE).softmax(1))
+    torch.testing.assert_close(
+        (targets / TEMPERATURE).softmax(1), (logits / TEMPERATURE).softmax(1)
+    )
 
 
 @HOWS
-def test_without_any_positives_all_have_their_own_logits(features: Tensor, logits: Tensor, labels: Tensor, how: How) -> None:
-    assert torch.equal(aggregated(logits, nearest(features, labels, 0, 2), TAU, how, TEMPERATURE), logits)
+def test_without_any_positives_all_have_their_own_logits(
+    features: Tensor, logits: Tensor, labels: Tensor, how: How
+) -> None:
+    assert torch.equal(
+        aggregated(logits, nearest(features, labels, 0, 2), TAU, how, TEMPERATURE), logits
+    )
 
 
 @HOWS
-def test_a_class_of_one_mind_says_what_each_says(features: Tensor, labels: Tensor, how: How) -> None:
+def test_a_class_of_one_mind_says_what_each_says(
+    features: Tensor, labels: Tensor, how: How
+) -> None:
     alike = 5 * torch.eye(CLASSES)[labels.clamp(min=0)]
     targets = aggregated(alike, nearest(features, labels, 4, 0), TAU, how, TEMPERATURE)
     torch.testing.assert_close((targets / TEMPERATURE).softmax(1), (alike / TEMPERATURE).softmax(1))
@@ -156,7 +195,9 @@ def test_the_mean_of_probabilities_has_the_gradient_of_the_mean_divergence(
     features: Tensor, logits: Tensor, labels: Tensor
 ) -> None:
     neighbours = nearest(features, labels, 5, 0)
-    student = torch.randn(SAMPLES, CLASSES, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    student = torch.randn(
+        SAMPLES, CLASSES, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     heard = (neighbours.positives[:, 0] != -1).nonzero().squeeze(1)
 
     def gradient(divergence: Callable[[Tensor], Tensor]) -> Tensor:
@@ -169,7 +210,9 @@ def test_the_mean_of_probabilities_has_the_gradient_of_the_mean_divergence(
 
     weights = (neighbours.positive_similarity[heard].double() / TAU).softmax(1)
     voices = (logits[neighbours.positives[heard].long()].double() / TEMPERATURE).softmax(-1)
-    together = (aggregated(logits, neighbours, TAU, "prob", TEMPERATURE)[heard].double() / TEMPERATURE).softmax(1)
+    together = (
+        aggregated(logits, neighbours, TAU, "prob", TEMPERATURE)[heard].double() / TEMPERATURE
+    ).softmax(1)
     one = gradient(lambda log_q: to(together, log_q).sum())
     other = gradient(lambda log_q: (weights * to(voices, log_q[:, None])).sum())
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -188,7 +231,9 @@ def test_targets_have_no_gradient_and_stay_finite(features: Tensor, labels: Tens
 
 
 def test_entropy_of_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = torch.tensor([[0.0, 0.0, 0.0], [math.log(6.0), math.log(3.0), math.log(1.0)], [200.0, 0.0, 0.0]])
+    targets = torch.tensor(
+        [[0.0, 0.0, 0.0], [math.log(6.0), math.log(3.0), math.log(1.0)], [200.0, 0.0, 0.0]]
+    )
     second = -sum(p * math.log(p) for p in (0.6, 0.3, 0.1))
     assert target_entropy(targets) == pytest.approx((math.log(3) + second) / 3, rel=1e-5)
     assert target_entropy(2 * targets, 2.0) == pytest.approx((math.log(3) + second) / 3, rel=1e-5)
@@ -197,9 +242,14 @@ def test_entropy_of_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_share_of_positives_that_the_teacher_gets_right() -> None:
-    logits, labels = torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 0, 1, 1])  # right, wrong, right, wrong
+    logits, labels = (
+        torch.eye(3)[[0, 1, 1, 2]],
+        torch.tensor([0, 0, 1, 1]),
+    )  # right, wrong, right, wrong
     none = torch.empty(4, 0)
     places = torch.tensor([[1, -1], [0, -1], [3, -1], [2, 2]], dtype=torch.int32)
-    assert rightly_retrieved(logits, labels, Neighbours(places, none, places.float(), none)) == pytest.approx(3 / 5)
+    assert rightly_retrieved(
+        logits, labels, Neighbours(places, none, places.float(), none)
+    ) == pytest.approx(3 / 5)
     nobody = torch.full((4, 2), -1)
     assert math.isnan(rightly_retrieved(logits, labels, Neighbours(nobody, none, none, none)))

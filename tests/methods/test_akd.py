@@ -29,7 +29,9 @@ class Free(nn.Module):
 
 def method_for(classes: int, kind: type[Method] = AKD, **settings: Any) -> Method:
     torch.manual_seed(0)
-    method = kind(kind.Settings.build({"cam": True, **FIXED, **settings} if kind is AKD else FIXED | settings))
+    method = kind(
+        kind.Settings.build({"cam": True, **FIXED, **settings} if kind is AKD else FIXED | settings)
+    )
     method.prepare(None, Task(classes, 24, 3))
     return method
 
@@ -44,13 +46,24 @@ def awake(method: Method) -> Method:
     return method
 
 
-def batch_of(classes: int, size: int = 6, dtype: torch.dtype = torch.float64, scale: float = 3.0) -> Batch:
+def batch_of(
+    classes: int, size: int = 6, dtype: torch.dtype = torch.float64, scale: float = 3.0
+) -> Batch:
     generator = torch.Generator().manual_seed(4)
-    drawn = [(scale * torch.randn(size, classes, generator=generator, dtype=torch.float64)).to(dtype) for _ in range(2)]
+    drawn = [
+        (scale * torch.randn(size, classes, generator=generator, dtype=torch.float64)).to(dtype)
+        for _ in range(2)
+    ]
     labels = torch.randint(classes, (size,), generator=generator)
     features = torch.zeros(size, 2)
     student, teacher = drawn[0].requires_grad_(), drawn[1]
-    return Batch(torch.arange(size), torch.zeros(size, 1), labels, Output(student, features), Output(teacher, features))
+    return Batch(
+        torch.arange(size),
+        torch.zeros(size, 1),
+        labels,
+        Output(student, features),
+        Output(teacher, features),
+    )
 
 
 def gradients(loss: Tensor, method: Method, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
@@ -64,7 +77,9 @@ def gradients(loss: Tensor, method: Method, batch: Batch) -> tuple[Tensor, list[
 def test_it_begins_as_kd(classes: int) -> None:
     method, kd, batch = method_for(classes).double(), method_for(classes, KD), batch_of(classes)
     objective = method(batch)
-    torch.testing.assert_close(objective.loss - objective.terms["cam"], kd(batch).loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        objective.loss - objective.terms["cam"], kd(batch).loss, rtol=1e-12, atol=1e-12
+    )
     student, _ = gradients(objective.loss, method, batch)
     expected, _ = gradients(kd(batch).loss, kd, batch)
     torch.testing.assert_close(student, expected, rtol=1e-10, atol=1e-14)
@@ -79,13 +94,19 @@ def test_it_begins_as_kd_in_float32_for_each_sample() -> None:
 
 @pytest.mark.parametrize("rho", [0.5, 4.0])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_modules_objective_ends_at_a_teacher_whose_labels_were_corrected(rho: float, temperature: float) -> None:
+def test_the_modules_objective_ends_at_a_teacher_whose_labels_were_corrected(
+    rho: float, temperature: float
+) -> None:
     method, batch = method_for(10, cam_rho=rho, temperature=temperature), batch_of(10)
     assert isinstance(method, AKD)
     free = Free(6, 10)
     method.context = free  # type: ignore[assignment]
     optimizer = torch.optim.LBFGS(
-        free.parameters(), max_iter=500, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+        free.parameters(),
+        max_iter=500,
+        tolerance_grad=1e-10,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> float:
@@ -98,28 +119,38 @@ def test_the_modules_objective_ends_at_a_teacher_whose_labels_were_corrected(rho
     optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
     p = (batch.teacher_logits / temperature).softmax(1)
     expected = (functional.one_hot(batch.labels, 10) + rho * p) / (1 + rho)
-    torch.testing.assert_close(method.show(batch)["reweighted"].detach(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        method.show(batch)["reweighted"].detach(), expected, rtol=0, atol=1e-4
+    )
     mean = method.class_weights(batch)
     assert mean is not None
     torch.testing.assert_close(mean.mean(1), torch.ones(6).double())
 
 
-def test_the_modules_objective_is_cross_entropy_and_rho_times_the_divergence_from_the_teacher() -> None:
+def test_the_modules_objective_is_cross_entropy_and_rho_times_the_divergence_from_the_teacher() -> (
+    None
+):
     method, batch = awake(method_for(10, cam_rho=2.5)).double(), batch_of(10)
     assert isinstance(method, AKD) and method.context is not None
     v, scores = batch.teacher_logits / 4, method.context(batch.teacher_logits, batch.student.logits)
     p, mixed = v.softmax(1), (v + scores).softmax(1)
-    expected = functional.nll_loss(mixed.log(), batch.labels) + 2.5 * (p * (p / mixed).log()).sum(1).mean()
+    expected = (
+        functional.nll_loss(mixed.log(), batch.labels) + 2.5 * (p * (p / mixed).log()).sum(1).mean()
+    )
     objective = method(batch)
     torch.testing.assert_close(objective.terms["cam"], expected.detach(), rtol=1e-10, atol=0)
     q = (batch.student.logits / 4).log_softmax(1)
     soft = 16 * (mixed * (mixed.log() - q)).sum(1).mean()
     hard = functional.cross_entropy(batch.student.logits, batch.labels)
-    torch.testing.assert_close(objective.loss, 0.3 * hard + 0.7 * soft + expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        objective.loss, 0.3 * hard + 0.7 * soft + expected, rtol=1e-10, atol=0
+    )
 
 
 @every_size
-def test_a_detached_module_learns_from_its_own_objective_alone_and_the_student_nothing_of_it(classes: int) -> None:
+def test_a_detached_module_learns_from_its_own_objective_alone_and_the_student_nothing_of_it(
+    classes: int,
+) -> None:
     method, batch = awake(method_for(classes)).double(), batch_of(classes)
     assert isinstance(method, AKD)
     soft, hard = method.soft(batch), batch.cross_entropy()
@@ -142,7 +173,9 @@ def test_a_joint_module_learns_from_the_students_loss_too() -> None:
     student, module = gradients(method(batch).loss, method, batch)
     expected, alone = gradients(apart(batch).loss, apart, batch)
     torch.testing.assert_close(student, expected, rtol=1e-12, atol=1e-16)
-    _, through = gradients(0.3 * batch.cross_entropy() + 0.7 * method.soft(batch).value.mean(), method, batch)
+    _, through = gradients(
+        0.3 * batch.cross_entropy() + 0.7 * method.soft(batch).value.mean(), method, batch
+    )
     for both, one, other in zip(module, alone, through, strict=True):
         assert both is not None and one is not None and other is not None
         torch.testing.assert_close(both, one + other, rtol=1e-8, atol=1e-12)
@@ -161,41 +194,71 @@ def test_the_teacher_gets_no_gradient(grad: str) -> None:
 @every_size
 @pytest.mark.parametrize("grad", ["detached", "joint"])
 def test_any_number_of_classes_trains_and_autocast_changes_nothing(classes: int, grad: str) -> None:
-    method, batch = awake(method_for(classes, cam_grad=grad)), batch_of(classes, size=3, dtype=torch.float32)
+    method, batch = (
+        awake(method_for(classes, cam_grad=grad)),
+        batch_of(classes, size=3, dtype=torch.float32),
+    )
     outside = method(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = method(batch)
     assert torch.equal(outside.loss, inside.loss) and inside.loss.dtype == torch.float32
-    for one, other in zip(gradients(outside.loss, method, batch)[1], gradients(inside.loss, method, batch)[1], strict=True):
-        assert one is not None and other is not None and one.isfinite().all() and torch.equal(one, other)
+    for one, other in zip(
+        gradients(outside.loss, method, batch)[1],
+        gradients(inside.loss, method, batch)[1],
+        strict=True,
+    ):
+        assert (
+            one is not None
+            and other is not None
+            and one.isfinite().all()
+            and torch.equal(one, other)
+        )
 
 
-@pytest.mark.parametrize("settings", [{}, {"alpha_schedule": "gap"}, {"alpha_schedule": "learnable"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"alpha_schedule": "gap"}, {"alpha_schedule": "learnable"}]
+)
 def test_unlabelled_and_blended_samples_train_the_module_too(settings: dict[str, Any]) -> None:
     method, batch = awake(method_for(10, **settings)), batch_of(10, dtype=torch.float32)
     none = torch.full((6,), -1)
-    for one in (replace(batch, labels=none), replace(batch, mix=Mix(batch.labels.roll(1), torch.linspace(0, 1, 6)))):
+    for one in (
+        replace(batch, labels=none),
+        replace(batch, mix=Mix(batch.labels.roll(1), torch.linspace(0, 1, 6))),
+    ):
         objective = method(one)
         assert objective.loss.isfinite()
-        assert all(found is not None and found.isfinite().all() for found in gradients(objective.loss, method, one)[1])
+        assert all(
+            found is not None and found.isfinite().all()
+            for found in gradients(objective.loss, method, one)[1]
+        )
 
 
 def test_without_labels_the_module_stays_with_the_teacher() -> None:
     """Its cross entropy is zero then; the rest is least without a change."""
-    method, batch = method_for(10), replace(batch_of(10, dtype=torch.float32), labels=torch.full((6,), -1))
+    method, batch = (
+        method_for(10),
+        replace(batch_of(10, dtype=torch.float32), labels=torch.full((6,), -1)),
+    )
     objective = method(batch)
     assert float(objective.terms["cam"]) == pytest.approx(0, abs=1e-6)
-    assert all(found is None or found.abs().max() < 1e-6 for found in gradients(objective.loss, method, batch)[1])
+    assert all(
+        found is None or found.abs().max() < 1e-6
+        for found in gradients(objective.loss, method, batch)[1]
+    )
 
 
-@pytest.mark.parametrize("alpha", [{}, {"alpha_schedule": "learnable", "alpha_learning_rate": 0.003}])
+@pytest.mark.parametrize(
+    "alpha", [{}, {"alpha_schedule": "learnable", "alpha_learning_rate": 0.003}]
+)
 def test_the_module_is_a_group_on_the_schedule_beside_alpha(alpha: dict[str, Any]) -> None:
     method = method_for(10, cam_learning_rate=0.05, **alpha)
     assert isinstance(method, AKD) and method.context is not None
     *before, last = method.parameter_groups()
     assert last.learning_rate == 0.05 and last.scheduled
     assert {id(one) for one in last.parameters} == {id(one) for one in method.context.parameters()}
-    assert [(group.learning_rate, group.scheduled) for group in before] == ([(0.003, False)] if alpha else [])
+    assert [(group.learning_rate, group.scheduled) for group in before] == (
+        [(0.003, False)] if alpha else []
+    )
     grouped = [id(one) for group in method.parameter_groups() for one in group.parameters]
     assert sorted(grouped) == sorted(id(one) for one in method.parameters())
 
@@ -234,7 +297,10 @@ def test_a_look_ahead_goes_through_the_module_and_leaves_its_gradients() -> None
 
 
 def test_the_gap_is_measured_on_the_teacher_that_is_followed() -> None:
-    method, batch = awake(method_for(10, alpha_schedule="gap", alpha_ema=0.0)).double(), batch_of(10, scale=1.0)
+    method, batch = (
+        awake(method_for(10, alpha_schedule="gap", alpha_ema=0.0)).double(),
+        batch_of(10, scale=1.0),
+    )
     assert isinstance(method, AKD)
     soft = method.soft(batch)
     found = method.alpha.of(batch, Terms(batch.cross_entropy(), soft.value, soft.divergence))
@@ -255,24 +321,34 @@ def test_preparing_asks_the_teacher_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"cam": True}, {"alpha_schedule": "learnable", "alpha_learnable": "uncertainty"}], ids=["cam", "uncertainty"]
+    "settings",
+    [{"cam": True}, {"alpha_schedule": "learnable", "alpha_learnable": "uncertainty"}],
+    ids=["cam", "uncertainty"],
 )
-def test_the_tracked_loss_is_the_students_alone(settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+def test_the_tracked_loss_is_the_students_alone(
+    settings: dict[str, Any], prepare: Any, make_batch: Any
+) -> None:
     method = prepare("akd", **settings)
     objective = method(make_batch(method))
-    hard, soft, weight = (objective.terms[name] for name in ("cross_entropy", "distillation", "alpha"))
+    hard, soft, weight = (
+        objective.terms[name] for name in ("cross_entropy", "distillation", "alpha")
+    )
     torch.testing.assert_close(objective.terms["loss"], (1 - weight) * hard + weight * soft)
     assert not torch.equal(objective.loss, objective.terms["loss"])
 
 
-def test_without_all_labels_the_module_still_ends_at_the_corrected_teacher(prepare: Any, make_batch: Any) -> None:
+def test_without_all_labels_the_module_still_ends_at_the_corrected_teacher(
+    prepare: Any, make_batch: Any
+) -> None:
     """Its objective is a mean over samples: CE + rho D with a label, rho D without one."""
     method = prepare("akd", cam=True, cam_rho=3.0)
     batch = make_batch(method)
     labels = torch.where(torch.arange(len(batch.labels)) % 2 == 0, batch.labels, -1)
     with torch.no_grad():
         for parameter in method.context.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+            parameter.add_(
+                0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+            )
         scores = method.context(batch.teacher.logits, batch.student.logits)
     log_p = (batch.teacher.logits / 4).log_softmax(1)
     log_mixed = (batch.teacher.logits / 4 + scores).log_softmax(1)
@@ -280,4 +356,9 @@ def test_without_all_labels_the_module_still_ends_at_the_corrected_teacher(prepa
         3.0 * (p.exp() * (p - mixed)).sum() - (mixed[label] if label >= 0 else 0.0)
         for p, mixed, label in zip(log_p, log_mixed, labels.tolist(), strict=True)
     ]
-    torch.testing.assert_close(method(replace(batch, labels=labels)).terms["cam"], torch.stack(each).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        method(replace(batch, labels=labels)).terms["cam"],
+        torch.stack(each).mean(),
+        rtol=1e-5,
+        atol=1e-6,
+    )

@@ -15,11 +15,16 @@ from methods.weighted import Weighted
 from tests.refusal import ANY, refused
 
 LOW, HIGH = 0.2, 0.7
-PLANS: dict[str, dict[str, Any]] = {name: {"alpha_schedule": name} for name in ("constant", "linear", "cosine", "step")}
-LEARNED: dict[str, dict[str, Any]] = {
-    name: {"alpha_schedule": "learnable", "alpha_learnable": name} for name in ("raw", "uncertainty", "entropy", "bayes", "bilevel")
+PLANS: dict[str, dict[str, Any]] = {
+    name: {"alpha_schedule": name} for name in ("constant", "linear", "cosine", "step")
 }
-GAPS: dict[str, dict[str, Any]] = {name: {"alpha_schedule": "gap", "alpha_gap": name} for name in ("ratio", "kl", "label", "acc")}
+LEARNED: dict[str, dict[str, Any]] = {
+    name: {"alpha_schedule": "learnable", "alpha_learnable": name}
+    for name in ("raw", "uncertainty", "entropy", "bayes", "bilevel")
+}
+GAPS: dict[str, dict[str, Any]] = {
+    name: {"alpha_schedule": "gap", "alpha_gap": name} for name in ("ratio", "kl", "label", "acc")
+}
 GAPS["kl-sample"] = {**GAPS["kl"], "alpha_per_sample": True}
 FORMS = PLANS | LEARNED | GAPS
 WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)]
@@ -28,14 +33,18 @@ CLAMP = {"alpha_min": LOW, "alpha_max": HIGH}
 every_weighted = pytest.mark.parametrize("name", WEIGHTED)
 # every form on one method, and one form on every method: alpha depends only on the two terms
 every_form_or_weighted = pytest.mark.parametrize(
-    ("name", "form"), [*(("akd", form) for form in FORMS), *((name, "raw") for name in WEIGHTED if name != "akd")]
+    ("name", "form"),
+    [*(("akd", form) for form in FORMS), *((name, "raw") for name in WEIGHTED if name != "akd")],
 )
 
 
 def hard_and_soft(batch: Batch, temperature: float = 4.0) -> tuple[Tensor, Tensor]:
     """Return cross entropy and T^2 D(p_T || q_T), means over the batch, written out."""
     assert batch.teacher is not None
-    q, p = ((logits / temperature).log_softmax(1) for logits in (batch.student.logits, batch.teacher.logits))
+    q, p = (
+        (logits / temperature).log_softmax(1)
+        for logits in (batch.student.logits, batch.teacher.logits)
+    )
     hard = functional.cross_entropy(batch.student.logits, batch.labels)
     return hard, temperature**2 * (p.exp() * (p - q)).sum(1).mean()
 
@@ -54,7 +63,10 @@ def variants(batch: Batch) -> dict[str, Batch]:
         "blended": replace(batch, mix=Mix(batch.labels.roll(1), share)),
         "blended, half unlabelled": replace(batch, labels=some, mix=Mix(some.roll(1), share)),
         "blended, unlabelled": replace(batch, labels=none, mix=Mix(none, share)),
-        "identical": replace(batch, student=Output(batch.teacher.logits.clone().requires_grad_(), batch.student.features)),
+        "identical": replace(
+            batch,
+            student=Output(batch.teacher.logits.clone().requires_grad_(), batch.student.features),
+        ),
     }
 
 
@@ -89,12 +101,18 @@ def test_alpha_stays_in_its_clamp_and_the_gradient_is_finite(
         for what, batch in variants(make_batch(method, scale=scale, seed=seed)).items():
             objective = method(batch)
             assert LOW - 1e-6 <= objective.terms["alpha"] <= HIGH + 1e-6, what
-            assert ((alphas(method, batch) >= LOW - 1e-6) & (alphas(method, batch) <= HIGH + 1e-6)).all(), what
-            assert objective.loss.isfinite() and gradient(objective.loss, batch).isfinite().all(), what
+            assert (
+                (alphas(method, batch) >= LOW - 1e-6) & (alphas(method, batch) <= HIGH + 1e-6)
+            ).all(), what
+            assert objective.loss.isfinite() and gradient(objective.loss, batch).isfinite().all(), (
+                what
+            )
 
 
 @pytest.mark.parametrize("form", LEARNED)
-@pytest.mark.parametrize(("scale", "what"), [(0.1, "unlabelled"), (3.0, "plain"), (1e4, "identical")])
+@pytest.mark.parametrize(
+    ("scale", "what"), [(0.1, "unlabelled"), (3.0, "plain"), (1e4, "identical")]
+)
 def test_many_steps_against_the_clamp_leave_alpha_finite_and_within(
     form: str, scale: float, what: str, prepare: Any, make_batch: Any
 ) -> None:
@@ -113,7 +131,11 @@ def test_a_learned_alpha_comes_back_from_both_ends_of_the_clamp_whatever_it_saw(
     method = prepare("akd", **LEARNED[form], **CLAMP, alpha_tau=0.1)
     follows = variants(make_batch(method))["identical"]  # soft = 0 < CE: alpha rises
     says = follows.teacher_logits
-    wrong = replace(follows, labels=says.argmax(1), student=Output((20 * says).requires_grad_(), follows.student.features))
+    wrong = replace(
+        follows,
+        labels=says.argmax(1),
+        student=Output((20 * says).requires_grad_(), follows.student.features),
+    )
     trained(method, make_batch(method, scale=scale), 100)
     ends = []
     for _ in range(2):
@@ -123,7 +145,9 @@ def test_a_learned_alpha_comes_back_from_both_ends_of_the_clamp_whatever_it_saw(
     assert ends == pytest.approx([HIGH, LOW, HIGH, LOW], abs=1e-5)
 
 
-def test_alpha_without_a_clamp_never_quite_reaches_zero_or_one(prepare: Any, make_batch: Any) -> None:
+def test_alpha_without_a_clamp_never_quite_reaches_zero_or_one(
+    prepare: Any, make_batch: Any
+) -> None:
     """At one its slope would stay zero."""
     for form in ("raw", "entropy", "bilevel"):
         method = prepare("akd", **LEARNED[form], alpha_min=0.0, alpha_max=1.0)
@@ -145,25 +169,38 @@ def test_a_fixed_alpha_weighs_cross_entropy_and_the_soft_term(
     batch = make_batch(method, scale=1.0, dtype=dtype)
     hard, soft = hard_and_soft(batch)
     close = 1e-12 if dtype == torch.float64 else 1e-6
-    torch.testing.assert_close(method(batch).loss, (1 - alpha) * hard + alpha * soft, rtol=close, atol=close)
+    torch.testing.assert_close(
+        method(batch).loss, (1 - alpha) * hard + alpha * soft, rtol=close, atol=close
+    )
     assert torch.equal(method(batch).loss, kd(batch).loss)
 
 
 @every_weighted
-def test_at_the_ends_of_alpha_the_gradient_is_that_of_one_term(name: str, prepare: Any, make_batch: Any) -> None:
+def test_at_the_ends_of_alpha_the_gradient_is_that_of_one_term(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     for alpha in (0.0, 1.0):
         method = prepare(name, alpha_schedule="constant", alpha=alpha)
         batch = make_batch(method, dtype=torch.float64)
         terms = method._terms(batch)
-        expected = gradient(terms.soft.mean() if alpha else functional.cross_entropy(batch.student.logits, batch.labels), batch)
-        torch.testing.assert_close(gradient(method(batch).loss, batch), expected, rtol=1e-12, atol=1e-15)
+        expected = gradient(
+            terms.soft.mean()
+            if alpha
+            else functional.cross_entropy(batch.student.logits, batch.labels),
+            batch,
+        )
+        torch.testing.assert_close(
+            gradient(method(batch).loss, batch), expected, rtol=1e-12, atol=1e-15
+        )
     if name in ("kd", "akd"):
         torch.testing.assert_close(terms.soft.mean(), hard_and_soft(batch)[1], rtol=1e-12, atol=0)
 
 
 @every_weighted
 @pytest.mark.parametrize("logit", [-1.5, 0.0, 0.7])
-def test_the_slope_along_a_raw_alpha_is_that_of_central_differences(name: str, logit: float, prepare: Any, make_batch: Any) -> None:
+def test_the_slope_along_a_raw_alpha_is_that_of_central_differences(
+    name: str, logit: float, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name, **LEARNED["raw"]).double()
     batch = make_batch(method, dtype=torch.float64)
     losses = []
@@ -175,12 +212,16 @@ def test_the_slope_along_a_raw_alpha_is_that_of_central_differences(name: str, l
             (slope,) = torch.autograd.grad(losses[-1], method.alpha.logit, retain_graph=True)
             alpha = 1 / (1 + math.exp(-logit))
             terms = method._terms(batch)
-            torch.testing.assert_close(slope, alpha * (1 - alpha) * (terms.soft.mean() - terms.hard), rtol=1e-12, atol=0)
+            torch.testing.assert_close(
+                slope, alpha * (1 - alpha) * (terms.soft.mean() - terms.hard), rtol=1e-12, atol=0
+            )
     torch.testing.assert_close((losses[2] - losses[0]) / 2e-6, slope, rtol=1e-7, atol=1e-8)
 
 
 @every_form_or_weighted
-def test_no_alpha_lends_the_student_a_gradient_of_its_own(name: str, form: str, prepare: Any, make_batch: Any) -> None:
+def test_no_alpha_lends_the_student_a_gradient_of_its_own(
+    name: str, form: str, prepare: Any, make_batch: Any
+) -> None:
     """The student's gradient is that of the weighted sum with a constant alpha."""
     method = prepare(name, **FORMS[form]).double()
     batch = make_batch(method, dtype=torch.float64)
@@ -210,17 +251,28 @@ def test_plans_are_what_they_say_in_every_epoch(when: float, prepare: Any, make_
     found = along(PLANS["linear"] | settings, 8, prepare, make_batch)
     assert found == pytest.approx([0.9 - 0.8 * share for share in shares], abs=1e-6)
     found = along(PLANS["cosine"] | settings, 8, prepare, make_batch)
-    assert found == pytest.approx([0.1 + 0.4 * (1 + math.cos(math.pi * share)) for share in shares], abs=1e-6)
+    assert found == pytest.approx(
+        [0.1 + 0.4 * (1 + math.cos(math.pi * share)) for share in shares], abs=1e-6
+    )
     if when < 1:
         found = along(PLANS["step"] | settings, 8, prepare, make_batch)
         assert found == pytest.approx([0.9] * reached + [0.1] * (9 - reached), abs=1e-6)
-    assert along(PLANS["constant"] | settings | {"alpha": 0.4}, 8, prepare, make_batch) == pytest.approx([0.4] * 9)
+    assert along(
+        PLANS["constant"] | settings | {"alpha": 0.4}, 8, prepare, make_batch
+    ) == pytest.approx([0.4] * 9)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.9, 0.1), (0.0, 1.0), (0.5, 0.5)])
 @pytest.mark.parametrize("plan", ["linear", "cosine", "step"])
-def test_plans_go_one_way_and_a_step_jumps_once(plan: str, start: float, end: float, prepare: Any, make_batch: Any) -> None:
-    found = along(PLANS[plan] | {"alpha_start": start, "alpha_end": end, "alpha_when": 0.7}, 10, prepare, make_batch)
+def test_plans_go_one_way_and_a_step_jumps_once(
+    plan: str, start: float, end: float, prepare: Any, make_batch: Any
+) -> None:
+    found = along(
+        PLANS[plan] | {"alpha_start": start, "alpha_end": end, "alpha_when": 0.7},
+        10,
+        prepare,
+        make_batch,
+    )
     changes = [after - before for before, after in pairwise(found)]
     assert all(change * (end - start) >= 0 for change in changes)
     assert found[0] == pytest.approx(start, abs=1e-6) and found[-1] == pytest.approx(end, abs=1e-6)
@@ -230,7 +282,9 @@ def test_plans_go_one_way_and_a_step_jumps_once(plan: str, start: float, end: fl
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("epoch", [1, 3, 7, 8])
-def test_a_plan_goes_on_after_a_resume(plan: str, epoch: int, prepare: Any, make_batch: Any) -> None:
+def test_a_plan_goes_on_after_a_resume(
+    plan: str, epoch: int, prepare: Any, make_batch: Any
+) -> None:
     settings = PLANS[plan] | {"alpha_when": 0.6}
     whole = along(settings, 8, prepare, make_batch)
     fresh = prepare("akd", **settings)
@@ -257,7 +311,9 @@ def test_settings_that_contradict_each_other_are_refused_in_a_sentence(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in WEIGHTED if "form" in METHODS[name].Settings.__dataclass_fields__])
+@pytest.mark.parametrize(
+    "name", [name for name in WEIGHTED if "form" in METHODS[name].Settings.__dataclass_fields__]
+)
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "step", "learnable", "gap"])
 def test_the_additive_form_has_no_alpha_to_schedule(name: str, schedule: str) -> None:
     with refused("alpha_schedule", schedule, ("constant",), error=SettingsError) as caught:
@@ -267,8 +323,12 @@ def test_the_additive_form_has_no_alpha_to_schedule(name: str, schedule: str) ->
 
 
 @pytest.mark.parametrize(("width", "heads"), [(32, 3), (16, 32), (1, 2)])
-def test_a_width_that_heads_cannot_share_is_refused_with_one_that_they_can(width: int, heads: int) -> None:
-    with refused("cam_width", width, f"a multiple of cam_heads = {heads}", error=SettingsError) as caught:
+def test_a_width_that_heads_cannot_share_is_refused_with_one_that_they_can(
+    width: int, heads: int
+) -> None:
+    with refused(
+        "cam_width", width, f"a multiple of cam_heads = {heads}", error=SettingsError
+    ) as caught:
         METHODS["akd"].Settings.build({"cam_width": width, "cam_heads": heads})
     assert "\n" not in str(caught.value)
     proposed = int(str(caught.value).split()[-1])

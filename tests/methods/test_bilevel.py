@@ -20,7 +20,9 @@ INPUTS, CLASSES, RATE = 5, 10, 0.3
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(INPUTS, CLASSES),
     "tanh": lambda: nn.Sequential(nn.Linear(INPUTS, 7), nn.Tanh(), nn.Linear(7, CLASSES)),
-    "batchnorm": lambda: nn.Sequential(nn.Linear(INPUTS, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, CLASSES)),
+    "batchnorm": lambda: nn.Sequential(
+        nn.Linear(INPUTS, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, CLASSES)
+    ),
 }
 every_network = pytest.mark.parametrize("network", NETWORKS)
 every_method = pytest.mark.parametrize("name", ["kd", "ttm", "wttm", "akd"])
@@ -36,7 +38,9 @@ class Scene:
         self.labels, self.held_out = torch.randint(CLASSES, (12,)), torch.randint(CLASSES, (10,))
         self.teacher = 2 * torch.randn(12, CLASSES).double()
 
-    def batch(self, inputs: Tensor, labels: Tensor, teacher: Tensor | None) -> Callable[[Mapping[str, Tensor]], Batch]:
+    def batch(
+        self, inputs: Tensor, labels: Tensor, teacher: Tensor | None
+    ) -> Callable[[Mapping[str, Tensor]], Batch]:
         def at(parameters: Mapping[str, Tensor]) -> Batch:
             buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
             logits = functional_call(self.network, {**parameters, **buffers}, (inputs,))
@@ -48,7 +52,10 @@ class Scene:
     def ahead(self) -> LookAhead:
         training = self.batch(self.inputs, self.labels, self.teacher)
         return LookAhead(
-            dict(self.network.named_parameters()), training, self.batch(self.apart, self.held_out, None), learning_rate=RATE
+            dict(self.network.named_parameters()),
+            training,
+            self.batch(self.apart, self.held_out, None),
+            learning_rate=RATE,
         )
 
     def after(self, method: Weighted, alpha: float) -> float:
@@ -56,22 +63,39 @@ class Scene:
         student = copy.deepcopy(self.network)
         optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
         logits = student(self.inputs)
-        batch = Batch(torch.arange(12), self.inputs, self.labels, Output(logits, logits), Output(self.teacher, self.teacher))
+        batch = Batch(
+            torch.arange(12),
+            self.inputs,
+            self.labels,
+            Output(logits, logits),
+            Output(self.teacher, self.teacher),
+        )
         terms = method._terms(batch)
-        loss: Tensor = (1 - alpha) * functional.cross_entropy(logits, self.labels) + alpha * terms.soft.mean()
+        loss: Tensor = (1 - alpha) * functional.cross_entropy(
+            logits, self.labels
+        ) + alpha * terms.soft.mean()
         torch.autograd.backward(loss)
         optimizer.step()
         return functional.cross_entropy(student(self.apart), self.held_out).item()
 
 
-def slope(scene: Scene, method: Weighted, alpha: float, mean: Callable[[Tensor], Tensor] = lambda value: value) -> float:
-    return held_out_slope(scene.ahead(), method._terms, torch.tensor(alpha, dtype=torch.float64), mean).item()
+def slope(
+    scene: Scene,
+    method: Weighted,
+    alpha: float,
+    mean: Callable[[Tensor], Tensor] = lambda value: value,
+) -> float:
+    return held_out_slope(
+        scene.ahead(), method._terms, torch.tensor(alpha, dtype=torch.float64), mean
+    ).item()
 
 
 @every_network
 @every_method
 @pytest.mark.parametrize("alpha", [0.0, 0.35, 0.9])
-def test_the_slope_is_that_of_central_differences_over_whole_steps(network: str, name: str, alpha: float, prepare: Any) -> None:
+def test_the_slope_is_that_of_central_differences_over_whole_steps(
+    network: str, name: str, alpha: float, prepare: Any
+) -> None:
     scene, method = Scene(network), prepare(name)
     expected = (scene.after(method, alpha + 1e-5) - scene.after(method, alpha - 1e-5)) / 2e-5
     found = slope(scene, method, alpha)
@@ -81,22 +105,36 @@ def test_the_slope_is_that_of_central_differences_over_whole_steps(network: str,
 @every_network
 def test_the_slope_is_that_of_a_virtual_step_written_out(network: str, prepare: Any) -> None:
     """Hinton's loss written out, with the graph kept through the step and alpha as a leaf."""
-    scene, method, alpha = Scene(network), prepare("kd"), torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
-    here = {name: value.detach().clone().requires_grad_() for name, value in scene.network.named_parameters()}
+    scene, method, alpha = (
+        Scene(network),
+        prepare("kd"),
+        torch.tensor(0.6, dtype=torch.float64, requires_grad=True),
+    )
+    here = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in scene.network.named_parameters()
+    }
     buffers = {name: buffer.clone() for name, buffer in scene.network.named_buffers()}
     logits = functional_call(scene.network, {**here, **buffers}, (scene.inputs,))
     log_q, log_p = ((one / 4).log_softmax(1) for one in (logits, scene.teacher))
     soft = 16 * functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
     loss = (1 - alpha) * functional.cross_entropy(logits, scene.labels) + alpha * soft
     gradients = torch.autograd.grad(loss, list(here.values()), create_graph=True)
-    there = {name: value - RATE * gradient for (name, value), gradient in zip(here.items(), gradients, strict=True)}
-    after = functional.cross_entropy(functional_call(scene.network, {**there, **buffers}, (scene.apart,)), scene.held_out)
+    there = {
+        name: value - RATE * gradient
+        for (name, value), gradient in zip(here.items(), gradients, strict=True)
+    }
+    after = functional.cross_entropy(
+        functional_call(scene.network, {**there, **buffers}, (scene.apart,)), scene.held_out
+    )
     (expected,) = torch.autograd.grad(after, alpha)
     assert slope(scene, method, 0.6) == pytest.approx(expected.item(), rel=1e-9)
 
 
 @every_network
-def test_asking_changes_neither_parameters_nor_buffers_nor_gradients(network: str, prepare: Any) -> None:
+def test_asking_changes_neither_parameters_nor_buffers_nor_gradients(
+    network: str, prepare: Any
+) -> None:
     scene, method = Scene(network), bilevel(prepare)
     for parameter in scene.network.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
@@ -120,7 +158,11 @@ def test_two_ranks_have_the_slope_of_the_whole_batch(prepare: Any) -> None:
     whole, halves = Scene("tanh"), [Scene("tanh"), Scene("tanh")]
     for rank, half in enumerate(halves):
         mine, apart = slice(6 * rank, 6 * rank + 6), slice(5 * rank, 5 * rank + 5)
-        half.inputs, half.labels, half.teacher = half.inputs[mine], half.labels[mine], half.teacher[mine]
+        half.inputs, half.labels, half.teacher = (
+            half.inputs[mine],
+            half.labels[mine],
+            half.teacher[mine],
+        )
         half.apart, half.held_out = half.apart[apart], half.held_out[apart]
     alone = [slope(half, prepare("kd"), 0.4) for half in halves]
     met, said = Barrier(2, timeout=30), [torch.zeros(0), torch.zeros(0)]
@@ -159,7 +201,9 @@ def step(scene: Scene, method: Method) -> float:
 
 
 @pytest.mark.parametrize("logit", [-1.0, 0.5])
-def test_the_step_after_a_look_gives_the_slope_over_its_running_size_and_other_steps_nothing(logit: float, prepare: Any) -> None:
+def test_the_step_after_a_look_gives_the_slope_over_its_running_size_and_other_steps_nothing(
+    logit: float, prepare: Any
+) -> None:
     scene, method = Scene("batchnorm"), bilevel(prepare)
     (parameter,) = method.parameters()
     square = None
@@ -198,7 +242,11 @@ def test_following_the_slope_lowers_the_held_out_loss(prepare: Any) -> None:
 
 def test_only_bilevel_looks_ahead_and_as_often_as_it_was_told(prepare: Any) -> None:
     assert bilevel(prepare, alpha_every=7).looks_ahead_every == 7
-    for settings in ({"alpha_schedule": "gap"}, {"alpha_schedule": "learnable"}, {"alpha_schedule": "linear"}):
+    for settings in (
+        {"alpha_schedule": "gap"},
+        {"alpha_schedule": "learnable"},
+        {"alpha_schedule": "linear"},
+    ):
         assert prepare("akd", **settings).looks_ahead_every == 0
     assert prepare("cross_entropy").looks_ahead_every == 0
 

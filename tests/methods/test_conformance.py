@@ -9,14 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS, Batch, Method, Mix, Objective, Output, Progress, SettingsError, allowed, allowed_values
+from methods import (
+    METHODS,
+    Batch,
+    Method,
+    Mix,
+    Objective,
+    Output,
+    Progress,
+    SettingsError,
+    allowed,
+    allowed_values,
+)
 from tests.refusal import refused
 
 Field = dataclasses.Field[Any]
 
 every_method = pytest.mark.parametrize("name", METHODS)
-every_method_with_a_teacher = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.needs.teacher])
-every_method_with_peers = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.needs.peer])
+every_method_with_a_teacher = pytest.mark.parametrize(
+    "name", [name for name, kind in METHODS.items() if kind.needs.teacher]
+)
+every_method_with_peers = pytest.mark.parametrize(
+    "name", [name for name, kind in METHODS.items() if kind.needs.peer]
+)
 
 
 def every_setting() -> Iterator[Any]:
@@ -44,7 +59,9 @@ def options() -> Iterator[Any]:
     """Yield every choice and every switch of every method, one at a time."""
     for name, kind in METHODS.items():
         for item in fields(kind.Settings):
-            values = (False, True) if isinstance(item.default, bool) else item.metadata["choices"] or ()
+            values = (
+                (False, True) if isinstance(item.default, bool) else item.metadata["choices"] or ()
+            )
             for value in values:
                 yield pytest.param(name, {item.name: value}, id=f"{name}-{item.name}-{value}")
 
@@ -89,7 +106,9 @@ def test_setting_is_documented(name: str, item: Field) -> None:
 
 
 @every_method
-def test_loss_is_a_finite_scalar_that_the_student_can_follow(name: str, prepare: Any, make_batch: Any) -> None:
+def test_loss_is_a_finite_scalar_that_the_student_can_follow(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name)
     batch = make_batch(method)
     objective = method(batch)
@@ -101,7 +120,9 @@ def test_loss_is_a_finite_scalar_that_the_student_can_follow(name: str, prepare:
 
 
 @pytest.mark.parametrize(("name", "settings"), list(options()))
-def test_every_option_gives_a_finite_loss_and_gradient(name: str, settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+def test_every_option_gives_a_finite_loss_and_gradient(
+    name: str, settings: dict[str, Any], prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name, **settings)
     batch = make_batch(method)
     objective = method(batch)
@@ -122,7 +143,9 @@ def test_terms_are_detached_finite_scalars(name: str, prepare: Any, make_batch: 
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_give_a_float32_loss(name: str, dtype: torch.dtype, prepare: Any, make_batch: Any) -> None:
+def test_half_precision_logits_give_a_float32_loss(
+    name: str, dtype: torch.dtype, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name)
     half = make_batch(method, dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -143,7 +166,9 @@ def test_autocast_changes_nothing(name: str, prepare: Any, make_batch: Any) -> N
 
 
 @every_method
-def test_extreme_logits_give_a_finite_loss_and_gradient(name: str, prepare: Any, make_batch: Any) -> None:
+def test_extreme_logits_give_a_finite_loss_and_gradient(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name)
     batch = make_batch(method, scale=1e4)
     objective = method(batch)
@@ -235,5 +260,7 @@ def test_missing_peers_are_said(name: str, prepare: Any, make_batch: Any) -> Non
 
 @every_method
 def test_end_of_epoch_says_finite_numbers(name: str, prepare: Any) -> None:
-    for value in prepare(name).end_epoch(Progress(epoch=1, epochs=3, validation={"accuracy": 0.5})).values():
+    for value in (
+        prepare(name).end_epoch(Progress(epoch=1, epochs=3, validation={"accuracy": 0.5})).values()
+    ):
         assert torch.tensor(float(value)).isfinite()

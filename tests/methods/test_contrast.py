@@ -13,11 +13,17 @@ CLASSES = 5
 def test_a_negative_that_is_absent_does_not_count(loss: str) -> None:
     """Against each sample alone with its present negatives, down to none."""
     generator = torch.Generator().manual_seed(5)
-    student, positive, directions = (torch.randn(*shape, CLASSES, generator=generator) for shape in ((4,), (4,), (4, 6)))
+    student, positive, directions = (
+        torch.randn(*shape, CLASSES, generator=generator) for shape in ((4,), (4,), (4, 6))
+    )
     present = torch.arange(6) < torch.tensor([[6], [3], [1], [0]])
 
     def value(rows: slice, left: int) -> Tensor:
-        z, others, there = student[rows], contrast.centred(directions[rows, :left]), present[rows, :left]
+        z, others, there = (
+            student[rows],
+            contrast.centred(directions[rows, :left]),
+            present[rows, :left],
+        )
         if loss == "hinge":
             # so that every counted negative has an effect
             return contrast.hinge(z, others, there, margin=-1.0)

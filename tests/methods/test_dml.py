@@ -17,7 +17,9 @@ every_mutual = pytest.mark.parametrize("name", MUTUAL)
 
 def asking(batch: Batch, student: Tensor, *peers: Tensor) -> Batch:
     """Return the batch with the logits of a student and its peers."""
-    return replace(batch, student=Output(student, batch.student.features), peers=lambda: torch.stack(peers))
+    return replace(
+        batch, student=Output(student, batch.student.features), peers=lambda: torch.stack(peers)
+    )
 
 
 def gradient(objective: Objective, logits: Tensor) -> Tensor:
@@ -26,7 +28,9 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
 
 
 def draw(seed: int, size: int = 8) -> Tensor:
-    logits = 3 * torch.randn(size, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    logits = 3 * torch.randn(
+        size, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return logits.requires_grad_()
 
 
@@ -40,13 +44,21 @@ def refuses() -> Tensor:
 
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
     """Return D(p_T || q_T) by torch, (B,)."""
-    p, q = (torch.distributions.Categorical(logits=logits / temperature) for logits in (p_logits, q_logits))
+    p, q = (
+        torch.distributions.Categorical(logits=logits / temperature)
+        for logits in (p_logits, q_logits)
+    )
     return torch.distributions.kl_divergence(p, q)
 
 
 def test_the_defaults_are_the_published_ones(prepare: Any, make_batch: Any) -> None:
     settings = METHODS["dml"].Settings()
-    assert vars(settings) == {"lambda_peer": 1.0, "peer_temperature": 1.0, "peer_warmup": 0.0, "update": "alternating"}
+    assert vars(settings) == {
+        "lambda_peer": 1.0,
+        "peer_temperature": 1.0,
+        "peer_warmup": 0.0,
+        "update": "alternating",
+    }
     assert METHODS["dml"](settings).alternates
     method, first, second = prepare("dml"), draw(1), draw(2)
     batch = asking(make_batch(method), first, second)
@@ -55,7 +67,9 @@ def test_the_defaults_are_the_published_ones(prepare: Any, make_batch: Any) -> N
     hard = functional.cross_entropy(first, batch.labels)
     objective = method(batch)
     torch.testing.assert_close(objective.loss, hard + divergence)
-    torch.testing.assert_close(objective.terms, {"cross_entropy": hard.detach(), "peer": divergence.detach()})
+    torch.testing.assert_close(
+        objective.terms, {"cross_entropy": hard.detach(), "peer": divergence.detach()}
+    )
 
 
 def test_of_three_students_each_hears_the_mean_of_two(prepare: Any, make_batch: Any) -> None:
@@ -77,14 +91,19 @@ def test_swapping_the_students_swaps_their_losses(name: str, prepare: Any, make_
 
     def both(first: Tensor, second: Tensor) -> list[float]:
         of_first, of_second = prepare(name), prepare(name)  # each has its own instance
-        return [of_first(asking(batch, first, second)).loss.item(), of_second(asking(batch, second, first)).loss.item()]
+        return [
+            of_first(asking(batch, first, second)).loss.item(),
+            of_second(asking(batch, second, first)).loss.item(),
+        ]
 
     losses = both(one, two)
     assert losses[0] != losses[1] and both(two, one) == losses[::-1]
 
 
 @every_mutual
-def test_identical_students_have_nothing_to_say_to_one_another(name: str, prepare: Any, make_batch: Any) -> None:
+def test_identical_students_have_nothing_to_say_to_one_another(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     joined, alone = prepare(name), prepare(name, lambda_peer=0.0)
     logits = draw(1)
     # a shift of the logits has no effect
@@ -92,23 +111,34 @@ def test_identical_students_have_nothing_to_say_to_one_another(name: str, prepar
     found, expected = joined(batch), alone(batch)
     assert abs(found.terms["peer"]) < 1e-12
     torch.testing.assert_close(found.loss, expected.loss)
-    torch.testing.assert_close(gradient(found, logits), gradient(expected, logits), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        gradient(found, logits), gradient(expected, logits), rtol=0, atol=1e-12
+    )
 
 
 @every_mutual
 @pytest.mark.parametrize("settings", [{}, {"peer_temperature": 3.0, "lambda_peer": 0.4}])
-def test_gradient_is_that_of_finite_differences(name: str, settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+def test_gradient_is_that_of_finite_differences(
+    name: str, settings: dict[str, Any], prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name, **settings)
     batch, two, three = make_batch(method), draw(2, 4), draw(3, 4)
     teacher = batch.teacher and Output(draw(4, 4).detach(), batch.teacher.features[:4])
     few = replace(batch, labels=batch.labels[:4], teacher=teacher)
-    assert torch.autograd.gradcheck(lambda one: method(asking(few, one, two, three)).loss, (draw(1, 4),))
+    assert torch.autograd.gradcheck(
+        lambda one: method(asking(few, one, two, three)).loss, (draw(1, 4),)
+    )
 
 
 @every_mutual
-def test_gradient_of_the_peers_term_is_the_difference_of_the_probabilities(name: str, prepare: Any, make_batch: Any) -> None:
+def test_gradient_of_the_peers_term_is_the_difference_of_the_probabilities(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     """T^2 d/dz D(p_T || q_T) = T (q_T - p_T), means over batch and peers."""
-    joined, alone = prepare(name, lambda_peer=0.5, peer_temperature=2.0), prepare(name, lambda_peer=0.0)
+    joined, alone = (
+        prepare(name, lambda_peer=0.5, peer_temperature=2.0),
+        prepare(name, lambda_peer=0.0),
+    )
     one, two, three = draw(1), draw(2), draw(3)
     batch = asking(make_batch(joined), one, two, three)
     found = gradient(joined(batch), one) - gradient(alone(batch), one)
@@ -117,10 +147,14 @@ def test_gradient_of_the_peers_term_is_the_difference_of_the_probabilities(name:
 
 
 @every_mutual
-def test_a_peer_gets_no_gradient_of_another_students_loss(name: str, prepare: Any, make_batch: Any) -> None:
+def test_a_peer_gets_no_gradient_of_another_students_loss(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     one, two = draw(1), draw(2)
     method = prepare(name)
-    _, of_two = torch.autograd.grad(method(asking(make_batch(method), one, two)).loss, (one, two), materialize_grads=True)
+    _, of_two = torch.autograd.grad(
+        method(asking(make_batch(method), one, two)).loss, (one, two), materialize_grads=True
+    )
     assert torch.equal(of_two, torch.zeros_like(two))
 
 
@@ -147,7 +181,9 @@ def test_the_same_terms_are_tracked_at_every_step(name: str, prepare: Any, make_
     heard = method(make_batch(method)).terms
     assert list(silent) == list(heard)
     assert silent["peer"] == 0 and heard["peer"] > 0
-    assert all(value.dtype == heard[name].dtype and value.shape == () for name, value in silent.items())
+    assert all(
+        value.dtype == heard[name].dtype and value.shape == () for name, value in silent.items()
+    )
 
 
 def weight(method: Method, silent: Method, batch: Batch) -> float:
@@ -170,7 +206,10 @@ def weight(method: Method, silent: Method, batch: Batch) -> float:
 def test_the_weight_grows_linearly_over_its_share_of_the_epochs(
     name: str, warmup: float, planned: list[float], prepare: Any, make_batch: Any
 ) -> None:
-    method, silent = prepare(name, lambda_peer=0.6, peer_warmup=warmup), prepare(name, lambda_peer=0.0)
+    method, silent = (
+        prepare(name, lambda_peer=0.6, peer_warmup=warmup),
+        prepare(name, lambda_peer=0.0),
+    )
     batch = asking(make_batch(method), draw(1), draw(2))
     for epoch, share in enumerate(planned, start=1):
         assert weight(method, silent, batch) == pytest.approx(0.6 * share, abs=1e-9)
@@ -179,7 +218,9 @@ def test_the_weight_grows_linearly_over_its_share_of_the_epochs(
 
 @every_mutual
 @pytest.mark.parametrize("epoch", [1, 2, 3, 7])
-def test_a_resume_finds_its_place_in_the_warm_up(name: str, epoch: int, prepare: Any, make_batch: Any) -> None:
+def test_a_resume_finds_its_place_in_the_warm_up(
+    name: str, epoch: int, prepare: Any, make_batch: Any
+) -> None:
     whole, resumed = (prepare(name, peer_warmup=0.5) for _ in range(2))
     batch = asking(make_batch(whole), draw(1), draw(2))
     for finished in range(1, epoch + 1):
@@ -198,7 +239,9 @@ def test_students_take_turns_where_asked_to_and_where_they_listen(name: str, pre
 
 
 @every_mutual
-def test_the_peers_are_asked_once_and_last(name: str, prepare: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peers_are_asked_once_and_last(
+    name: str, prepare: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Terms without peers are computed before, while the peers' logits may be in transit."""
     method = prepare(name)
     batch = make_batch(method)
@@ -213,7 +256,9 @@ def test_the_peers_are_asked_once_and_last(name: str, prepare: Any, make_batch: 
 
     heard = replace(batch, peers=noting("peers", batch.peers))
     monkeypatch.setattr(Batch, "cross_entropy", noting("labels", Batch.cross_entropy))
-    monkeypatch.setattr(Batch, "teacher_logits", property(noting("teacher", lambda batch: batch.teacher.logits)))
+    monkeypatch.setattr(
+        Batch, "teacher_logits", property(noting("teacher", lambda batch: batch.teacher.logits))
+    )
     method(heard)
     assert happened.count("peers") == 1 and happened[-1] == "peers"
     assert set(happened) == {"labels", "peers"} | ({"teacher"} if method.needs.teacher else set())
@@ -224,4 +269,6 @@ def test_dml_is_cross_entropy_without_its_peers(prepare: Any, make_batch: Any) -
     batch = make_batch(alone)
     first, second = alone(batch), plain(batch)
     assert torch.equal(first.loss, second.loss)
-    assert torch.equal(gradient(first, batch.student.logits), gradient(second, batch.student.logits))
+    assert torch.equal(
+        gradient(first, batch.student.logits), gradient(second, batch.student.logits)
+    )

@@ -16,7 +16,11 @@ def test_shares_are_those_of_all_batches_and_the_ends_count() -> None:
     histogram.count(torch.tensor([0.51, 0.52, 0.53, 0.02], requires_grad=True))
     shares = histogram.shares(alone)
     assert shares is not None and shares.shape == (BINS,) == (20,) and not shares.requires_grad
-    assert {place: round(8 * value) for place, value in enumerate(shares.tolist()) if value} == {0: 3, 10: 3, 19: 2}
+    assert {place: round(8 * value) for place, value in enumerate(shares.tolist()) if value} == {
+        0: 3,
+        10: 3,
+        19: 2,
+    }
     torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
 
 

@@ -20,12 +20,18 @@ EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).float()
 
 
 @pytest.fixture
 def knowledge() -> Knowledge:
-    return Knowledge(3 * draw(SAMPLES, CLASSES, seed=1), draw(SAMPLES, FEATURES, seed=2), torch.arange(SAMPLES) % CLASSES)
+    return Knowledge(
+        3 * draw(SAMPLES, CLASSES, seed=1),
+        draw(SAMPLES, FEATURES, seed=2),
+        torch.arange(SAMPLES) % CLASSES,
+    )
 
 
 def method(known: Knowledge | None = None, **settings: Any) -> ICKD:
@@ -44,7 +50,11 @@ def batch(known: Knowledge, **parts: Any) -> Batch:
 def by_hand(known: Knowledge, i: int, k: int, tau: float) -> tuple[list[int], list[float]]:
     """Return the positives of sample i and their weights, by a loop over all pairs."""
     unit = [row / row.norm() for row in known.features.double()]  # type: ignore[union-attr]
-    sims = {j: float(unit[i] @ unit[j]) for j in range(SAMPLES) if j != i and known.labels[j] == known.labels[i]}
+    sims = {
+        j: float(unit[i] @ unit[j])
+        for j in range(SAMPLES)
+        if j != i and known.labels[j] == known.labels[i]
+    }
     best = sorted(sims, key=lambda j: -sims[j])[:k]
     powers = [math.exp(sims[j] / tau) for j in best]
     return best, [power / sum(powers) for power in powers]
@@ -52,7 +62,9 @@ def by_hand(known: Knowledge, i: int, k: int, tau: float) -> tuple[list[int], li
 
 def negatives_by_hand(known: Knowledge, i: int, k: int) -> list[int]:
     unit = [row / row.norm() for row in known.features.double()]  # type: ignore[union-attr]
-    sims = {j: float(unit[i] @ unit[j]) for j in range(SAMPLES) if known.labels[j] != known.labels[i]}
+    sims = {
+        j: float(unit[i] @ unit[j]) for j in range(SAMPLES) if known.labels[j] != known.labels[i]
+    }
     return sorted(sims, key=lambda j: -sims[j])[:k]
 
 
@@ -69,12 +81,22 @@ def kd_of(seen: Batch, **settings: Any) -> Tensor:
 
 @pytest.mark.parametrize("aggregate", ["logit", "prob"])
 @pytest.mark.parametrize("positives", [1, 3])
-def test_the_whole_objective_against_a_loop(knowledge: Knowledge, aggregate: str, positives: int) -> None:
+def test_the_whole_objective_against_a_loop(
+    knowledge: Knowledge, aggregate: str, positives: int
+) -> None:
     alpha, share, weight, tau, temperature, cosine = 0.7, 0.4, 0.3, 0.2, 3.0, 0.5
     chosen = method(
-        knowledge, alpha=alpha, picd=share, nicd=weight, positives=positives, negatives=4, retrieval_temperature=tau,
-        aggregate=aggregate, temperature=temperature, nicd_temperature=cosine,
-    )  # fmt: skip
+        knowledge,
+        alpha=alpha,
+        picd=share,
+        nicd=weight,
+        positives=positives,
+        negatives=4,
+        retrieval_temperature=tau,
+        aggregate=aggregate,
+        temperature=temperature,
+        nicd_temperature=cosine,
+    )
     seen = batch(knowledge)
     logits, z = knowledge.logits.double(), seen.student.logits.detach().double()
     total = 0.0
@@ -83,19 +105,30 @@ def test_the_whole_objective_against_a_loop(knowledge: Knowledge, aggregate: str
         if aggregate == "logit":
             u = sum(a * logits[j] for a, j in zip(weights, best, strict=True))
         else:
-            mean = sum(a * (logits[j] / temperature).softmax(0) for a, j in zip(weights, best, strict=True))
+            mean = sum(
+                a * (logits[j] / temperature).softmax(0) for a, j in zip(weights, best, strict=True)
+            )
             u = temperature * mean.log()  # type: ignore[union-attr]
         assert isinstance(u, Tensor)
         q = (z[row] / temperature).softmax(0)
-        own, retrieved = (temperature**2 * float(kl((v / temperature).softmax(0), q)) for v in (logits[i], u))
+        own, retrieved = (
+            temperature**2 * float(kl((v / temperature).softmax(0), q)) for v in (logits[i], u)
+        )
 
         def c(x: Tensor) -> Tensor:
             return functional.normalize(x - x.mean(), dim=0)
 
         right = math.exp(float(c(z[row]) @ c(u)) / cosine)
-        wrong = sum(math.exp(float(c(z[row]) @ c(logits[j])) / cosine) for j in negatives_by_hand(knowledge, i, 4))
+        wrong = sum(
+            math.exp(float(c(z[row]) @ c(logits[j])) / cosine)
+            for j in negatives_by_hand(knowledge, i, 4)
+        )
         hard = -float(z[row].log_softmax(0)[knowledge.labels[i]])
-        total += (1 - alpha) * hard + alpha * ((1 - share) * own + share * retrieved) - weight * math.log(right / (right + wrong))
+        total += (
+            (1 - alpha) * hard
+            + alpha * ((1 - share) * own + share * retrieved)
+            - weight * math.log(right / (right + wrong))
+        )
     assert chosen(seen).loss.item() == pytest.approx(total / SIZE, rel=1e-5)
 
 
@@ -110,7 +143,11 @@ def test_without_both_terms_it_is_kd(knowledge: Knowledge) -> None:
 def test_of_a_class_with_one_opinion_it_is_kd(knowledge: Knowledge, aggregate: str) -> None:
     one = replace(knowledge, logits=3 * draw(CLASSES, CLASSES)[knowledge.labels])
     seen = batch(one)
-    torch.testing.assert_close(method(one, picd=0.6, nicd=0.0, aggregate=aggregate)(seen).loss, kd_of(seen, alpha=0.9), **EXACT)
+    torch.testing.assert_close(
+        method(one, picd=0.6, nicd=0.0, aggregate=aggregate)(seen).loss,
+        kd_of(seen, alpha=0.9),
+        **EXACT,
+    )
 
 
 def test_picd_shares_the_budget_of_kd(knowledge: Knowledge) -> None:
@@ -120,10 +157,19 @@ def test_picd_shares_the_budget_of_kd(knowledge: Knowledge) -> None:
     torch.testing.assert_close(between, 0.75 * ends[0] + 0.25 * ends[1], **EXACT)
 
 
-def test_the_mean_of_distributions_has_the_gradient_of_the_mean_of_divergences(knowledge: Knowledge) -> None:
+def test_the_mean_of_distributions_has_the_gradient_of_the_mean_of_divergences(
+    knowledge: Knowledge,
+) -> None:
     temperature, seen = 2.0, batch(knowledge)
     chosen = method(
-        knowledge, alpha=1.0, picd=1.0, nicd=0.0, positives=3, aggregate="prob", temperature=temperature, retrieval_temperature=0.3
+        knowledge,
+        alpha=1.0,
+        picd=1.0,
+        nicd=0.0,
+        positives=3,
+        aggregate="prob",
+        temperature=temperature,
+        retrieval_temperature=0.3,
     )
     (found,) = torch.autograd.grad(chosen(seen).loss, seen.student.logits)
     apart = torch.zeros(())
@@ -131,7 +177,10 @@ def test_the_mean_of_distributions_has_the_gradient_of_the_mean_of_divergences(k
         best, weights = by_hand(knowledge, i, 3, 0.3)
         q = (seen.student.logits[row] / temperature).softmax(0)
         for j, a in zip(best, weights, strict=True):
-            apart = apart + temperature**2 * a * kl((knowledge.logits[j] / temperature).softmax(0), q) / SIZE
+            apart = (
+                apart
+                + temperature**2 * a * kl((knowledge.logits[j] / temperature).softmax(0), q) / SIZE
+            )
     (expected,) = torch.autograd.grad(apart, seen.student.logits)
     torch.testing.assert_close(found, expected, **EXACT)
     assert apart.item() > chosen(seen).loss.item(), "by Jensen's inequality"
@@ -167,7 +216,9 @@ def test_nicd_stays_within_its_bounds(knowledge: Knowledge, temperature: float) 
 def test_nicd_sees_the_direction_of_the_logits_alone(knowledge: Knowledge) -> None:
     z = 3 * draw(SIZE, CLASSES, seed=9)
     scale, shift = torch.rand(SIZE, 1) + 0.5, torch.randn(SIZE, 1)
-    torch.testing.assert_close(nicd(scale * z + shift, knowledge), nicd(z, knowledge), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        nicd(scale * z + shift, knowledge), nicd(z, knowledge), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_gradient_of_nicd_changes_neither_mean_nor_length(knowledge: Knowledge) -> None:
@@ -180,8 +231,12 @@ def test_the_gradient_of_nicd_changes_neither_mean_nor_length(knowledge: Knowled
     value = contrast.info_nce(z, target.double(), directions.double(), present, 0.5).sum()
     (slope,) = torch.autograd.grad(value, z)
     apart = z.detach() - z.detach().mean(dim=1, keepdim=True)
-    torch.testing.assert_close(slope.sum(dim=1), torch.zeros(SIZE, dtype=torch.float64), rtol=0, atol=1e-8)
-    torch.testing.assert_close((slope * apart).sum(dim=1), torch.zeros(SIZE, dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        slope.sum(dim=1), torch.zeros(SIZE, dtype=torch.float64), rtol=0, atol=1e-8
+    )
+    torch.testing.assert_close(
+        (slope * apart).sum(dim=1), torch.zeros(SIZE, dtype=torch.float64), rtol=0, atol=1e-8
+    )
     assert slope.norm() > 0.1
 
 
@@ -198,18 +253,24 @@ def test_the_hinge_is_the_mean_over_the_negatives(knowledge: Knowledge) -> None:
     for row, i in enumerate(seen.index.tolist()):
         for j in negatives_by_hand(knowledge, i, 4):
             pair = [x - x.mean() for x in (seen.student.logits[row].detach(), knowledge.logits[j])]
-            total += max(functional.cosine_similarity(pair[0], pair[1], dim=0).item() - 0.1, 0) / (4 * SIZE)
+            total += max(functional.cosine_similarity(pair[0], pair[1], dim=0).item() - 0.1, 0) / (
+                4 * SIZE
+            )
     assert (chosen(seen).loss - seen.cross_entropy()).item() == pytest.approx(total, abs=1e-5)
 
 
 def test_the_positive_may_be_what_is_said_of_the_sample_itself(knowledge: Knowledge) -> None:
     """With one distribution per class both positives are equal; with many they differ."""
     seen, settings = batch(knowledge), {"alpha": 0.0, "nicd": 1.0}
-    own, retrieved = (method(knowledge, nicd_pos=which, **settings)(seen).loss for which in ("own", "bank"))
+    own, retrieved = (
+        method(knowledge, nicd_pos=which, **settings)(seen).loss for which in ("own", "bank")
+    )
     assert not torch.allclose(own, retrieved)
     one = replace(knowledge, logits=3 * draw(CLASSES, CLASSES)[knowledge.labels])
     seen = batch(one)
-    own, retrieved = (method(one, nicd_pos=which, **settings)(seen).loss for which in ("own", "bank"))
+    own, retrieved = (
+        method(one, nicd_pos=which, **settings)(seen).loss for which in ("own", "bank")
+    )
     torch.testing.assert_close(own, retrieved, **EXACT)
 
 
@@ -229,7 +290,12 @@ def test_a_table_that_does_not_fit_is_looked_up_batch_by_batch(
     seen, fitting = batch(knowledge), method(knowledge, aggregate=aggregate)
     monkeypatch.setattr(bank, "TABLE_BYTES", 0)
     other = method(knowledge, aggregate=aggregate)
-    assert other.bank and other.bank.targets is None and fitting.bank and fitting.bank.targets is not None
+    assert (
+        other.bank
+        and other.bank.targets is None
+        and fitting.bank
+        and fitting.bank.targets is not None
+    )
     torch.testing.assert_close(other(seen).loss, fitting(seen).loss)
 
 
@@ -256,7 +322,9 @@ def test_what_the_bank_is_like_is_tracked(knowledge: Knowledge) -> None:
     found = method(knowledge, positives=3, temperature=1.0).end_epoch(None)  # type: ignore[arg-type]
     right = knowledge.logits.argmax(dim=1) == knowledge.labels
     retrieved = [j for i in range(SAMPLES) for j in by_hand(knowledge, i, 3, 1.0)[0]]
-    assert found["retrieved_right"] == pytest.approx(sum(bool(right[j]) for j in retrieved) / len(retrieved))
+    assert found["retrieved_right"] == pytest.approx(
+        sum(bool(right[j]) for j in retrieved) / len(retrieved)
+    )
     p = knowledge.logits.double().softmax(dim=1)
     assert found["own_entropy"] == pytest.approx(float(-(p * p.log()).sum(dim=1).mean()), rel=1e-5)
     assert found["recall"] == 1.0 and found["target_entropy"] > 0
@@ -264,7 +332,9 @@ def test_what_the_bank_is_like_is_tracked(knowledge: Knowledge) -> None:
 
 @pytest.mark.parametrize("shape", [(SAMPLES - 1, CLASSES), (SAMPLES, CLASSES + 1)])
 def test_a_bank_of_other_data_is_refused(knowledge: Knowledge, shape: tuple[int, int]) -> None:
-    other = Knowledge(draw(*shape), draw(shape[0], FEATURES), torch.zeros(shape[0], dtype=torch.long))
+    other = Knowledge(
+        draw(*shape), draw(shape[0], FEATURES), torch.zeros(shape[0], dtype=torch.long)
+    )
     with refused(None, shape, (SAMPLES, CLASSES), error=SettingsError):
         method(other)
 
@@ -274,7 +344,9 @@ def test_offline_without_a_teacher_is_refused() -> None:
         method(None)
 
 
-def test_without_a_teacher_and_before_the_first_bank_it_is_plain_training(knowledge: Knowledge) -> None:
+def test_without_a_teacher_and_before_the_first_bank_it_is_plain_training(
+    knowledge: Knowledge,
+) -> None:
     chosen, seen = method(paradigm="teacher_free"), batch(knowledge, teacher=None)
     assert torch.equal(chosen(seen).loss, seen.cross_entropy()) and not chosen.end_epoch(None)  # type: ignore[arg-type]
 
@@ -295,7 +367,9 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
     seen, peers = heard(knowledge)
     apart = [kd_of(replace(seen, teacher=Output(peer, peer)), alpha=0.9) for peer in peers]
     chosen = method(paradigm="online")
-    torch.testing.assert_close(chosen(seen).loss, (apart[0] + apart[1]) / 2, **EXACT)  # before the first bank
+    torch.testing.assert_close(
+        chosen(seen).loss, (apart[0] + apart[1]) / 2, **EXACT
+    )  # before the first bank
     chosen.refresh(knowledge)
     own, retrieved = (method(knowledge, picd=share)(batch(knowledge)).terms for share in (0.0, 1.0))
     terms = chosen(seen).terms
@@ -305,16 +379,21 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
 
 def test_who_looks_nothing_up_fills_no_bank() -> None:
     assert method(paradigm="online", picd=0.0, nicd=0.0).banking(10) is None
-    assert method(paradigm="teacher_free", picd=0.0, nicd=0.0).banking(10) is not None  # its own target comes from the bank
+    assert (
+        method(paradigm="teacher_free", picd=0.0, nicd=0.0).banking(10) is not None
+    )  # its own target comes from the bank
 
 
 @pytest.mark.parametrize(
-    ("warmup", "epochs", "first"), [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.27, 10, 3), (0.23, 10, 2), (0.1, 2, 1)]
+    ("warmup", "epochs", "first"),
+    [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.27, 10, 3), (0.23, 10, 2), (0.1, 2, 1)],
 )
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
     found = method(paradigm="online", warmup=warmup).banking(epochs)
     assert found is not None and found.source == "peers"
-    assert [epoch for epoch in range(epochs + 1) if found.due(epoch, epochs)] == list(range(first, epochs))
+    assert [epoch for epoch in range(epochs + 1) if found.due(epoch, epochs)] == list(
+        range(first, epochs)
+    )
 
 
 @pytest.mark.parametrize(("warmup", "epochs"), [(0.1, 1), (1.0, 10)])
@@ -371,9 +450,16 @@ def test_entropies_are_those_of_labelled_samples_at_the_temperature(
     expected = {"target_entropy": 0.0, "own_entropy": 0.0}
     for i in some:
         best, weights = by_hand(known, i, 3, tau)
-        target = [sum(a * float(known.logits[j, k]) for a, j in zip(weights, best, strict=True)) for k in range(CLASSES)]
+        target = [
+            sum(a * float(known.logits[j, k]) for a, j in zip(weights, best, strict=True))
+            for k in range(CLASSES)
+        ]
         for name, said in (("target_entropy", target), ("own_entropy", known.logits[i].tolist())):
             powers = [math.exp(each / temperature) for each in said]
-            expected[name] -= sum(p / sum(powers) * math.log(p / sum(powers)) for p in powers) / len(some)
-    found = method(known, positives=3, temperature=temperature, retrieval_temperature=tau).end_epoch(None)  # type: ignore[arg-type]
+            expected[name] -= sum(
+                p / sum(powers) * math.log(p / sum(powers)) for p in powers
+            ) / len(some)
+    found = method(
+        known, positives=3, temperature=temperature, retrieval_temperature=tau
+    ).end_epoch(None)  # type: ignore[arg-type]
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)

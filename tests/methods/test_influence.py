@@ -42,16 +42,26 @@ class Small(NamedTuple):
 
     def problem(self, limit_bytes: int = 1 << 20) -> LastLayer:
         training = self.part(self.inputs, torch.full((len(self.inputs),), -1))
-        return LastLayer(training, self.losses, self.part(*self.held_out), self.weights, limit_bytes)
+        return LastLayer(
+            training, self.losses, self.part(*self.held_out), self.weights, limit_bytes
+        )
 
     def last(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.network.named_parameters() if name.startswith("2.")}
+        return {
+            name: tensor.detach()
+            for name, tensor in self.network.named_parameters()
+            if name.startswith("2.")
+        }
 
 
 @pytest.fixture(scope="module")
 def small() -> Small:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(5, FEATURES), nn.Tanh(), nn.Linear(FEATURES, CLASSES)).double().requires_grad_(False)
+    network = (
+        nn.Sequential(nn.Linear(5, FEATURES), nn.Tanh(), nn.Linear(FEATURES, CLASSES))
+        .double()
+        .requires_grad_(False)
+    )
     inputs, held_out = torch.randn(SAMPLES, 5).double(), torch.randn(HELD_OUT, 5).double()
     labels, teacher = torch.randint(CLASSES, (SAMPLES,)), 3 * torch.randn(SAMPLES, CLASSES).double()
     hard, soft = torch.rand(SAMPLES).double(), torch.rand(SAMPLES).double()
@@ -61,12 +71,19 @@ def small() -> Small:
 
     def loss_of(logits: Tensor) -> Tensor:
         soft_targets = (teacher / 3).softmax(1)
-        divergence = functional.kl_div((logits / 3).log_softmax(1), soft_targets, reduction="none").sum(1)
-        return hard * functional.cross_entropy(logits, labels, reduction="none") + soft * 9 * divergence
+        divergence = functional.kl_div(
+            (logits / 3).log_softmax(1), soft_targets, reduction="none"
+        ).sum(1)
+        return (
+            hard * functional.cross_entropy(logits, labels, reduction="none")
+            + soft * 9 * divergence
+        )
 
     known = torch.randint(CLASSES, (HELD_OUT,))
     known[3] = -1
-    return Small(network, inputs, losses, loss_of, 2 * torch.rand(SAMPLES).double(), (held_out, known))
+    return Small(
+        network, inputs, losses, loss_of, 2 * torch.rand(SAMPLES).double(), (held_out, known)
+    )
 
 
 def flat(parameters: Any) -> Tensor:
@@ -106,7 +123,11 @@ def test_gradients_and_curvature_are_the_derivatives_of_the_losses(small: Small)
 
 
 def test_rows_say_which_samples(small: Small) -> None:
-    logits, directions, rows = torch.randn(SAMPLES, CLASSES).double(), torch.randn(SAMPLES, CLASSES).double(), slice(7, 30)
+    logits, directions, rows = (
+        torch.randn(SAMPLES, CLASSES).double(),
+        torch.randn(SAMPLES, CLASSES).double(),
+        slice(7, 30),
+    )
     for of in (small.losses.values, small.losses.gradients):
         torch.testing.assert_close(of(logits[rows], rows), of(logits, ALL)[rows])
     bent = small.losses.curvature(logits[rows], directions[rows], rows)
@@ -116,10 +137,14 @@ def test_rows_say_which_samples(small: Small) -> None:
 def test_the_sum_of_curvatures_is_that_of_single_ones(small: Small) -> None:
     logits = torch.randn(SAMPLES, CLASSES).double()
     columns = [
-        (small.losses.curvature(logits, unit.expand(SAMPLES, -1), ALL) * small.weights[:, None]).sum(0)
+        (
+            small.losses.curvature(logits, unit.expand(SAMPLES, -1), ALL) * small.weights[:, None]
+        ).sum(0)
         for unit in torch.eye(CLASSES, dtype=torch.float64)
     ]
-    torch.testing.assert_close(small.losses.curvature_sum(logits, small.weights, ALL), torch.stack(columns))
+    torch.testing.assert_close(
+        small.losses.curvature_sum(logits, small.weights, ALL), torch.stack(columns)
+    )
     weighted = (small.losses.curvature_traces(logits, ALL) * small.weights).sum()
     torch.testing.assert_close(weighted, torch.stack(columns).trace())
 
@@ -129,11 +154,15 @@ def test_drawn_gradients_have_the_covariance_of_the_curvature() -> None:
     logits = torch.tensor([[1.0, -1.0, 0.5]]).double().expand(draws, -1)
     targets = torch.full((draws, 3), 1 / 3).double()
     losses = Losses(
-        [Term(torch.full((draws,), 0.7).double(), 1.0, targets), Term(torch.full((draws,), 2.0).double(), 2.0, targets)]
+        [
+            Term(torch.full((draws,), 0.7).double(), 1.0, targets),
+            Term(torch.full((draws,), 2.0).double(), 2.0, targets),
+        ]
     )
     drawn = losses.drawn_gradients(logits, slice(0, draws), torch.Generator().manual_seed(0))
     expected = sum(
-        weight * (q.diag() - q.outer(q)) for weight, q in ((0.7, logits[0].softmax(0)), (2.0, (logits[0] / 2).softmax(0)))
+        weight * (q.diag() - q.outer(q))
+        for weight, q in ((0.7, logits[0].softmax(0)), (2.0, (logits[0] / 2).softmax(0)))
     )
     torch.testing.assert_close(drawn.T @ drawn / draws, expected, rtol=0.03, atol=0.01)
     assert drawn.mean(0).abs().max() < 0.02
@@ -154,7 +183,11 @@ def test_along_is_the_product_with_every_samples_gradient(small: Small, limit_by
     problem = small.problem(limit_bytes)
     gradients = torch.stack(
         [
-            flat(torch.func.grad(lambda last, one=one: small.loss_of(small.logits(last, small.inputs))[one])(small.last()))
+            flat(
+                torch.func.grad(
+                    lambda last, one=one: small.loss_of(small.logits(last, small.inputs))[one]
+                )(small.last())
+            )
             for one in range(SAMPLES)
         ]
     )
@@ -169,7 +202,9 @@ def test_the_held_out_gradient_is_of_the_labelled(small: Small) -> None:
     def loss(last: dict[str, Tensor]) -> Tensor:
         return functional.cross_entropy(small.logits(last, inputs), labels, ignore_index=-1)
 
-    torch.testing.assert_close(small.problem().held_out_gradient(), flat(torch.func.grad(loss)(small.last())))
+    torch.testing.assert_close(
+        small.problem().held_out_gradient(), flat(torch.func.grad(loss)(small.last()))
+    )
 
 
 def solved(small: Small) -> Tensor:
@@ -188,14 +223,18 @@ def solved(small: Small) -> Tensor:
         (influence.lissa, {"tolerance": 1e-12}),
     ],
 )
-def test_estimators_solve_the_damped_system(small: Small, estimator: influence.Estimator, options: dict[str, Any]) -> None:
+def test_estimators_solve_the_damped_system(
+    small: Small, estimator: influence.Estimator, options: dict[str, Any]
+) -> None:
     found = influence.scores(small.problem(), estimator, DAMPING, **options)
     torch.testing.assert_close(found.phi, solved(small), rtol=1e-9, atol=1e-10)
     assert found.residual is not None
     assert found.residual < 1e-11
 
 
-def test_a_large_last_layer_is_solved_by_conjugate_gradients(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_last_layer_is_solved_by_conjugate_gradients(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(influence, "EXACT_UP_TO", 1)
     found = influence.scores(small.problem(), influence.last_layer, DAMPING)
     assert found.iterations > 1
@@ -204,7 +243,10 @@ def test_a_large_last_layer_is_solved_by_conjugate_gradients(small: Small, monke
 
 def test_conjugate_gradients_end_after_as_many_steps_as_there_are_parameters(small: Small) -> None:
     problem = small.problem()
-    assert influence.cg(problem, problem.held_out_gradient(), 1.0, tolerance=1e-12).iterations <= problem.size
+    assert (
+        influence.cg(problem, problem.held_out_gradient(), 1.0, tolerance=1e-12).iterations
+        <= problem.size
+    )
     assert influence.cg(problem, problem.held_out_gradient(), DAMPING, largest=3).iterations == 3
 
 
@@ -212,7 +254,9 @@ def test_a_preconditioner_changes_the_way_and_not_the_solution(small: Small) -> 
     problem = small.problem()
     gradient = problem.held_out_gradient()
     plain = influence.cg(problem, gradient, DAMPING, tolerance=1e-13)
-    helped = influence.cg(problem, gradient, DAMPING, tolerance=1e-13, preconditioner=problem.preconditioner(DAMPING))
+    helped = influence.cg(
+        problem, gradient, DAMPING, tolerance=1e-13, preconditioner=problem.preconditioner(DAMPING)
+    )
     torch.testing.assert_close(helped.direction, plain.direction)
 
 
@@ -251,22 +295,33 @@ def test_lissa_notices_a_scale_that_is_too_small(small: Small) -> None:
 
 
 @pytest.mark.parametrize("estimator", [influence.exact, influence.cg])
-def test_curvature_that_is_not_positive_is_refused(small: Small, estimator: influence.Estimator) -> None:
+def test_curvature_that_is_not_positive_is_refused(
+    small: Small, estimator: influence.Estimator
+) -> None:
     with pytest.raises(Diverged, match="damping"):
         influence.scores(small.problem(), estimator, -100.0)
 
 
-@pytest.mark.parametrize("estimator", [influence.exact, influence.cg, influence.lissa, influence.identity, influence.last_layer])
-def test_nothing_has_influence_where_the_held_out_loss_is_flat(small: Small, estimator: influence.Estimator) -> None:
+@pytest.mark.parametrize(
+    "estimator",
+    [influence.exact, influence.cg, influence.lissa, influence.identity, influence.last_layer],
+)
+def test_nothing_has_influence_where_the_held_out_loss_is_flat(
+    small: Small, estimator: influence.Estimator
+) -> None:
     problem = small.problem()
     found: Solution = estimator(problem, torch.zeros(problem.size).double(), DAMPING)
     assert torch.equal(found.direction, torch.zeros(problem.size).double())
 
 
 @pytest.mark.parametrize("limit_bytes", [1, 1 << 20])
-def test_self_influence_is_the_quadratic_form_of_every_gradient(small: Small, limit_bytes: int) -> None:
+def test_self_influence_is_the_quadratic_form_of_every_gradient(
+    small: Small, limit_bytes: int
+) -> None:
     problem = small.problem(limit_bytes)
-    inverse = torch.linalg.inv(dense(small) + DAMPING * torch.eye(problem.size, dtype=torch.float64))
+    inverse = torch.linalg.inv(
+        dense(small) + DAMPING * torch.eye(problem.size, dtype=torch.float64)
+    )
     gradients = problem.gradients(ALL)
     found = influence.self_influence(problem, DAMPING)
     torch.testing.assert_close(found, torch.einsum("np,pq,nq->n", gradients, inverse, gradients))
@@ -279,4 +334,6 @@ def test_a_matrix_is_what_needs_memory() -> None:
     assert influence.needed_bytes("last_layer", 50_000, 100, 512, size) < 100e6
     for name in ("cg", "lissa", "identity"):
         assert influence.needed_bytes(name, 50_000, 100, 512, size) < 10e6
-    assert influence.needed_bytes("last_layer", 500, 10, 64, 650) == influence.needed_bytes("exact", 500, 10, 64, 650)
+    assert influence.needed_bytes("last_layer", 500, 10, 64, 650) == influence.needed_bytes(
+        "exact", 500, 10, 64, 650
+    )

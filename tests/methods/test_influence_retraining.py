@@ -59,13 +59,20 @@ def regression(soft: bool, decay: float = DECAY, flips: bool = False) -> Regress
         hard = functional.cross_entropy(logits(layer, h), known, reduction="none")
         each = share * hard
         if soft:
-            each = each + 9 * (1 - share) * functional.cross_entropy(logits(layer, h) / 3, terms[1].targets, reduction="none")
+            each = each + 9 * (1 - share) * functional.cross_entropy(
+                logits(layer, h) / 3, terms[1].targets, reduction="none"
+            )
         return (weights * each).mean() + decay / 2 * layer.square().sum()
 
     slope, hessian = torch.func.grad(objective), torch.func.hessian(objective)
     ones, minimum = torch.ones(SAMPLES).double(), torch.zeros(CLASSES * 65).double()
     for _ in range(12):  # Newton
-        minimum = minimum - torch.linalg.lstsq(hessian(minimum, ones), slope(minimum, ones), driver="gelsd").solution
+        minimum = (
+            minimum
+            - torch.linalg.lstsq(
+                hessian(minimum, ones), slope(minimum, ones), driver="gelsd"
+            ).solution
+        )
     assert slope(minimum, ones).abs().max() < 1e-10
     factor = torch.linalg.inv(hessian(minimum, ones)) if decay else torch.eye(0)
 
@@ -75,7 +82,9 @@ def regression(soft: bool, decay: float = DECAY, flips: bool = False) -> Regress
             layers = layers - slopes(layers, weights) @ factor
         assert slopes(layers, weights).abs().max() < 1e-12
         of_one = functional.cross_entropy
-        return torch.stack([of_one(logits(layer, inputs[held_out]), labels[held_out]) for layer in layers])
+        return torch.stack(
+            [of_one(logits(layer, inputs[held_out]), labels[held_out]) for layer in layers]
+        )
 
     problem = LastLayer(
         Part(logits(minimum, h), h, known),
@@ -103,7 +112,10 @@ def test_influence_foresees_training_without_a_sample(fitted: Regression) -> Non
     *without, before = fitted.held_out_losses(weights)
     foreseen, found = -fitted.phi[left_out] / SAMPLES, torch.stack(without) - before
     assert correlation(foreseen, found) > 0.95
-    assert correlation(foreseen.argsort().argsort().double(), found.argsort().argsort().double()) > 0.95
+    assert (
+        correlation(foreseen.argsort().argsort().double(), found.argsort().argsort().double())
+        > 0.95
+    )
     assert 0.9 < float((foreseen @ found) / (foreseen @ foreseen)) < 1.3
 
 
@@ -112,7 +124,9 @@ def test_the_score_is_the_derivative_in_the_weight_of_a_sample(fitted: Regressio
     chosen = phi.abs().topk(5).indices
     moved = step * functional.one_hot(chosen, SAMPLES).double()
     above, below = fitted.held_out_losses(1 + moved), fitted.held_out_losses(1 - moved)
-    torch.testing.assert_close((above - below) / (2 * step) * SAMPLES, phi[chosen], rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        (above - below) / (2 * step) * SAMPLES, phi[chosen], rtol=1e-3, atol=0
+    )
 
 
 def test_the_scores_sum_to_what_the_decay_adds(fitted: Regression) -> None:

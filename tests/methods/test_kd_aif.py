@@ -24,7 +24,10 @@ def method(**settings: Any) -> KDAIF:
 
 def batch(seed: int = 0, unlabelled: bool = False) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    student, teacher = (2 * torch.randn(SAMPLES, CLASSES, generator=generator, dtype=torch.float64) for _ in range(2))
+    student, teacher = (
+        2 * torch.randn(SAMPLES, CLASSES, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
     labels = torch.randint(CLASSES, (SAMPLES,), generator=generator)
     if unlabelled:
         labels[::3] = -1
@@ -40,12 +43,16 @@ def batch(seed: int = 0, unlabelled: bool = False) -> Batch:
     )
 
 
-def survey(batch: Batch, weights: Tensor | None = None, before: dict[str, float] | None = None) -> Survey:
+def survey(
+    batch: Batch, weights: Tensor | None = None, before: dict[str, float] | None = None
+) -> Survey:
     """Return a survey of the student with the batch as the whole training part."""
     generator = torch.Generator().manual_seed(9)
     said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
     held_out = Part(
-        said, torch.randn(HELD_OUT, FEATURES, generator=generator, dtype=torch.float64), torch.arange(HELD_OUT) % CLASSES
+        said,
+        torch.randn(HELD_OUT, FEATURES, generator=generator, dtype=torch.float64),
+        torch.arange(HELD_OUT) % CLASSES,
     )
     assert batch.teacher is not None
     return Survey(
@@ -64,7 +71,9 @@ def survey(batch: Batch, weights: Tensor | None = None, before: dict[str, float]
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_with_equal_weights_it_is_kd(unlabelled: bool) -> None:
     seen = batch(unlabelled=unlabelled)
-    ours = method(alpha=0.7, temperature=3.0)(replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64)))
+    ours = method(alpha=0.7, temperature=3.0)(
+        replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64))
+    )
     kind = METHODS["kd"]
     theirs = kind(kind.Settings.build({"alpha": 0.7, "temperature": 3.0}))
     theirs.train()
@@ -83,7 +92,11 @@ def test_a_weight_multiplies_its_sample() -> None:
         p, q = (v / 2).softmax(0), (z / 2).softmax(0)
         divergence = (p * (p.log() - q.log())).sum()
         assert seen.weights is not None
-        alone += seen.weights[i] * (0.4 * -z.log_softmax(0)[seen.labels[i]] + 0.6 * 4 * divergence) / SAMPLES
+        alone += (
+            seen.weights[i]
+            * (0.4 * -z.log_softmax(0)[seen.labels[i]] + 0.6 * 4 * divergence)
+            / SAMPLES
+        )
     torch.testing.assert_close(whole, alone)
 
 
@@ -91,7 +104,9 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     seen = batch()
     equal = replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64))
     torch.testing.assert_close(method(update="teacher_only")(seen).loss, method()(equal).loss)
-    assert method(update="teacher_only").teaching_rate == method(update="both").teaching_rate == 0.01
+    assert (
+        method(update="teacher_only").teaching_rate == method(update="both").teaching_rate == 0.01
+    )
     assert method().teaching_rate == method(update="ssl").teaching_rate == 0
     assert method(update="ssl", feedback=0.5, teacher_learning_rate=0.2).teaching_rate == 0.2
 
@@ -106,14 +121,18 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     ],
     ids=["supervised", "soft", "hard"],
 )
-def test_what_it_says_it_minimises_is_what_it_does(settings: dict[str, Any], unlabelled: bool) -> None:
+def test_what_it_says_it_minimises_is_what_it_does(
+    settings: dict[str, Any], unlabelled: bool
+) -> None:
     """The closed-form gradient of the weighted mean against autograd through a step's loss."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
     objective, _, counted = tested.minimised(survey(seen))
     weights = torch.where(counted, seen.weights, 1.0)
     (found,) = torch.autograd.grad(tested(replace(seen, weights=weights)).loss, seen.student.logits)
-    closed = weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    closed = (
+        weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    )
     torch.testing.assert_close(closed, found)
 
 
@@ -122,7 +141,9 @@ def test_semi_supervised_weighs_the_unlabelled_alone() -> None:
     tested = method(update="ssl", temperature=2.0, unlabelled_weight=3.0)
     assert seen.weights is not None
     unlabelled = seen.labels == -1
-    log_p, log_q = (each.div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits))
+    log_p, log_q = (
+        each.div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits)
+    )
     divergence = 4 * functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
     weighed = (seen.weights * divergence)[unlabelled].mean()
     labelled = functional.cross_entropy(seen.student.logits[~unlabelled], seen.labels[~unlabelled])
@@ -139,8 +160,13 @@ def test_hard_pseudo_labels_count_where_the_teacher_is_sure() -> None:
     assert 0 < used.sum() < unlabelled.sum()
     equal = torch.ones(SAMPLES, dtype=torch.float64)
     found = method(update="ssl", pseudo="hard", threshold=0.6)(replace(seen, weights=equal)).loss
-    each = functional.cross_entropy(seen.student.logits[used], classes[used], reduction="sum") / unlabelled.sum()
-    torch.testing.assert_close(found, each + functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1))
+    each = (
+        functional.cross_entropy(seen.student.logits[used], classes[used], reduction="sum")
+        / unlabelled.sum()
+    )
+    torch.testing.assert_close(
+        found, each + functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1)
+    )
 
 
 def test_the_teacher_learns_with_the_weights() -> None:
@@ -156,15 +182,26 @@ def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
     seen = batch(unlabelled=True)
     sure, pseudo = seen.teacher_logits.softmax(1).max(1)
     unlabelled = (seen.labels == -1) & (sure >= threshold)
-    tested = method(update="ssl", feedback=2.0, pseudo="hard" if threshold else "soft", threshold=threshold or 0.95)
+    tested = method(
+        update="ssl",
+        feedback=2.0,
+        pseudo="hard" if threshold else "soft",
+        threshold=threshold or 0.95,
+    )
     for progress in (0.5, -0.5):
         loss = tested.teach(seen, progress)
         hard = functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1)
         torch.testing.assert_close(
-            loss, hard + 2 * progress * functional.cross_entropy(seen.student.logits[unlabelled], pseudo[unlabelled])
+            loss,
+            hard
+            + 2
+            * progress
+            * functional.cross_entropy(seen.student.logits[unlabelled], pseudo[unlabelled]),
         )
         (slope,) = torch.autograd.grad(loss, seen.student.logits)
-        assert (torch.sign(slope[unlabelled, pseudo[unlabelled]]) == -torch.sign(torch.tensor(progress))).all()
+        assert (
+            torch.sign(slope[unlabelled, pseudo[unlabelled]]) == -torch.sign(torch.tensor(progress))
+        ).all()
 
 
 @pytest.mark.parametrize(
@@ -178,16 +215,25 @@ def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
         ({"warmup": 0.5, "lag": 0}, 2, [1]),
     ],
 )
-def test_samples_are_weighed_while_an_epoch_is_left(settings: dict[str, Any], epochs: int, due: list[int]) -> None:
+def test_samples_are_weighed_while_an_epoch_is_left(
+    settings: dict[str, Any], epochs: int, due: list[int]
+) -> None:
     weighing = method(**settings).weighing(epochs)
     assert [epoch for epoch in range(epochs + 1) if weighing.due(epoch)] == due
     assert weighing.begins_anew_after == (due[0] if settings.get("update") == "static" else None)
     assert weighing.lag == (0 if settings.get("update") == "static" else settings.get("lag", 1))
 
 
-@pytest.mark.parametrize(("settings", "epochs"), [({"update": "static"}, 1), ({}, 1), ({"warmup": 1.0}, 20)])
+@pytest.mark.parametrize(
+    ("settings", "epochs"), [({"update": "static"}, 1), ({}, 1), ({"warmup": 1.0}, 20)]
+)
 def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epochs: int) -> None:
-    with refused("update", settings.get("update", "iterative"), "training.epochs of 2 or more", error=SettingsError):
+    with refused(
+        "update",
+        settings.get("update", "iterative"),
+        "training.epochs of 2 or more",
+        error=SettingsError,
+    ):
         method(**settings).weighing(epochs)
 
 
@@ -208,14 +254,18 @@ def appraisal(**settings: Any) -> Appraisal:
 
 @pytest.mark.parametrize("by", ["influence", "loss", "random"])
 @pytest.mark.parametrize("unlabelled", [False, True])
-def test_weights_have_mean_one_and_keep_a_share_of_those_in_force(by: str, unlabelled: bool) -> None:
+def test_weights_have_mean_one_and_keep_a_share_of_those_in_force(
+    by: str, unlabelled: bool
+) -> None:
     seen = batch(unlabelled=True)
     update = "ssl" if unlabelled else "iterative"
     counted = seen.labels == -1 if unlabelled else torch.ones(SAMPLES, dtype=torch.bool)
     in_force = torch.where(counted, torch.linspace(0.5, 1.5, SAMPLES), 1.0)
     in_force[counted] /= in_force[counted].mean()
     new = appraisal(update=update, weigh_by=by, momentum=0.0).weigh(survey(seen, in_force)).weights
-    mixed = appraisal(update=update, weigh_by=by, momentum=0.8).weigh(survey(seen, in_force)).weights
+    mixed = (
+        appraisal(update=update, weigh_by=by, momentum=0.8).weigh(survey(seen, in_force)).weights
+    )
     torch.testing.assert_close(mixed, (0.8 * in_force + 0.2 * new).float())
     assert new[counted].mean() == pytest.approx(1) and new.dtype == torch.float32
     assert (new[~counted] == 1).all() and new[counted].std() > 0.01
@@ -226,8 +276,13 @@ def test_weights_have_mean_one_and_keep_a_share_of_those_in_force(by: str, unlab
 
 def test_random_weights_are_those_of_influence_shuffled() -> None:
     seen = batch()
-    by = {name: appraisal(weigh_by=name, momentum=0.0).weigh(survey(seen)) for name in ("influence", "random")}
-    torch.testing.assert_close(by["influence"].weights.sort().values, by["random"].weights.sort().values)
+    by = {
+        name: appraisal(weigh_by=name, momentum=0.0).weigh(survey(seen))
+        for name in ("influence", "random")
+    }
+    torch.testing.assert_close(
+        by["influence"].weights.sort().values, by["random"].weights.sort().values
+    )
     assert (by["influence"].weights != by["random"].weights).float().mean() > 0.5
     again = appraisal(weigh_by="random", momentum=0.0).weigh(survey(seen))
     torch.testing.assert_close(again.weights, by["random"].weights)
@@ -258,14 +313,20 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(padded[:120] @ layer, noisy[:120]) + 0.005 * layer.square().sum()
+        loss = (
+            functional.cross_entropy(padded[:120] @ layer, noisy[:120])
+            + 0.005 * layer.square().sum()
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     said = (padded @ layer).detach()
     network = Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(()))
-    parts = Part(said[:120], features[:120], noisy[:120]), Part(said[120:], features[120:], labels[120:])
+    parts = (
+        Part(said[:120], features[:120], noisy[:120]),
+        Part(said[120:], features[120:], labels[120:]),
+    )
     seen = Survey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
     weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
     assert weights[:40].mean() < 0.8 * weights[40:].mean()
@@ -274,44 +335,70 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
 
     def after(weights: Tensor) -> float:
         (slope,) = torch.autograd.grad(
-            (weights * functional.cross_entropy(padded[:120] @ layer, noisy[:120], reduction="none")).mean(), layer
+            (
+                weights
+                * functional.cross_entropy(padded[:120] @ layer, noisy[:120], reduction="none")
+            ).mean(),
+            layer,
         )
         stepped = layer.detach() - 0.5 * (slope + 0.01 * layer.detach())
         return float(functional.cross_entropy(padded[120:] @ stepped, labels[120:]))
 
-    assert after(weights.double()) < after(torch.ones(120, dtype=torch.float64)) < after(released.double())
+    assert (
+        after(weights.double())
+        < after(torch.ones(120, dtype=torch.float64))
+        < after(released.double())
+    )
 
 
 def test_all_alike_is_a_baseline_too() -> None:
     seen = batch()
-    weighed = appraisal(weigh_by="none", momentum=0.0).weigh(survey(seen, torch.linspace(0.5, 1.5, SAMPLES)))
+    weighed = appraisal(weigh_by="none", momentum=0.0).weigh(
+        survey(seen, torch.linspace(0.5, 1.5, SAMPLES))
+    )
     assert (weighed.weights == 1).all() and weighed.scores.isnan().all() and not weighed.notes
 
 
 def test_an_unlabelled_sample_counts_by_what_the_student_has_yet_to_learn_of_it() -> None:
     seen = batch(unlabelled=True)
     unlabelled = seen.labels == -1
-    scores = appraisal(update="ssl", weigh_by="loss", temperature=2.0).weigh(survey(seen)).scores[unlabelled]
-    log_p, log_q = (each.detach().div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits))
-    divergence = functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)[unlabelled]
-    torch.testing.assert_close(scores / scores.std(), ((divergence - divergence.mean()) / divergence.std()).float())
+    scores = (
+        appraisal(update="ssl", weigh_by="loss", temperature=2.0)
+        .weigh(survey(seen))
+        .scores[unlabelled]
+    )
+    log_p, log_q = (
+        each.detach().div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits)
+    )
+    divergence = functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)[
+        unlabelled
+    ]
+    torch.testing.assert_close(
+        scores / scores.std(), ((divergence - divergence.mean()) / divergence.std()).float()
+    )
 
 
 def test_weights_of_hard_pseudo_labels_have_mean_one_over_those_that_are_used() -> None:
     seen = batch(unlabelled=True)
     used = (seen.labels == -1) & (seen.teacher_logits.softmax(1).max(1).values >= 0.6)
-    weighed = appraisal(update="ssl", pseudo="hard", threshold=0.6, momentum=0.0).weigh(survey(seen))
+    weighed = appraisal(update="ssl", pseudo="hard", threshold=0.6, momentum=0.0).weigh(
+        survey(seen)
+    )
     assert weighed.weights[used].mean() == pytest.approx(1) and (weighed.weights[~used] == 1).all()
     assert weighed.tracked["weighed"] == used.sum() and weighed.scores[~used].isnan().all()
 
 
 def test_a_teacher_that_is_never_sure_is_told() -> None:
-    weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(survey(batch(unlabelled=True)))
+    weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(
+        survey(batch(unlabelled=True))
+    )
     assert (weighed.weights == 1).all() and "sure of no sample" in weighed.notes[0]
 
 
 def test_an_influence_that_was_not_solved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3))
+    monkeypatch.setitem(
+        ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3)
+    )
     (note,) = appraisal().weigh(survey(batch())).notes
     assert "residual of 0.3 only, after 7 iterations: raise method.damping" in note
 
@@ -334,7 +421,9 @@ def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:
     rates /= rates.mean()
     objective, weights, _ = tested.minimised(replace(survey(seen, seen.weights), rates=rates))
     (found,) = torch.autograd.grad(tested(epoch).loss, seen.student.logits)
-    closed = weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    closed = (
+        weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    )
     torch.testing.assert_close(closed, found)
     mean = appraisal().weigh(replace(survey(seen), rates=rates)).weights
     assert float((rates * mean).sum() / rates.sum()) == pytest.approx(1)
@@ -349,7 +438,9 @@ def test_the_student_of_a_teacher_that_is_weighed_has_equal_weights() -> None:
 def test_few_clean_samples_are_few() -> None:
     seen = survey(batch())
     few = appraisal(clean_samples=8)._clean(seen)
-    assert (few.labels != -1).sum() == 8 and ((few.labels == -1) | (few.labels == seen.held_out.labels)).all()
+    assert (few.labels != -1).sum() == 8 and (
+        (few.labels == -1) | (few.labels == seen.held_out.labels)
+    ).all()
     assert appraisal(clean_samples=0)._clean(seen) is seen.held_out
     assert appraisal(clean_samples=HELD_OUT)._clean(seen) is seen.held_out
 

@@ -19,18 +19,30 @@ def learnable(prepare: Any) -> Any:
     """Return a function that builds AKD with a learnable alpha, in float64, almost unclamped."""
 
     def make(name: str, **settings: Any) -> Method:
-        chosen = {"alpha_schedule": "learnable", "alpha_learnable": name, "alpha_min": 1e-4, "alpha_max": 1 - 1e-4, **settings}
+        chosen = {
+            "alpha_schedule": "learnable",
+            "alpha_learnable": name,
+            "alpha_min": 1e-4,
+            "alpha_max": 1 - 1e-4,
+            **settings,
+        }
         method: Method = prepare("akd", **chosen).double()
         return method
 
     return make
 
 
-def settled(method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5) -> float:
+def settled(
+    method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5
+) -> float:
     """Return alpha after its own optimiser has seen constant terms."""
     assert isinstance(method, Weighted)
     batch = make_batch(method)
-    terms = Terms(torch.tensor(hard).double(), torch.tensor([soft / 2, 1.5 * soft]).double(), torch.ones(2).double())
+    terms = Terms(
+        torch.tensor(hard).double(),
+        torch.tensor([soft / 2, 1.5 * soft]).double(),
+        torch.ones(2).double(),
+    )
     optimizer = torch.optim.SGD(method.parameters(), lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -42,14 +54,20 @@ def settled(method: Method, make_batch: Any, hard: float, soft: float, steps: in
 
 @steady
 @pytest.mark.parametrize("tau", [0.5, 2.0])
-def test_the_entropy_ends_at_its_fixed_point(hard: float, soft: float, tau: float, learnable: Any, make_batch: Any) -> None:
+def test_the_entropy_ends_at_its_fixed_point(
+    hard: float, soft: float, tau: float, learnable: Any, make_batch: Any
+) -> None:
     """In losses of mean one: the difference over (CE + soft) / 2, over tau."""
     expected = 1 / (1 + math.exp(-(hard - soft) / ((hard + soft) / 2) / tau))
-    assert settled(learnable("entropy", alpha_tau=tau), make_batch, hard, soft, rate=2.0) == pytest.approx(expected, abs=1e-6)
+    assert settled(
+        learnable("entropy", alpha_tau=tau), make_batch, hard, soft, rate=2.0
+    ) == pytest.approx(expected, abs=1e-6)
 
 
 @steady
-def test_the_uncertainties_end_at_the_share_of_the_other_term(hard: float, soft: float, learnable: Any, make_batch: Any) -> None:
+def test_the_uncertainties_end_at_the_share_of_the_other_term(
+    hard: float, soft: float, learnable: Any, make_batch: Any
+) -> None:
     method = learnable("uncertainty")
     assert settled(method, make_batch, hard, soft) == pytest.approx(hard / (hard + soft), abs=1e-6)
     expected = torch.tensor([hard, soft], dtype=torch.float64).log()
@@ -66,14 +84,20 @@ def test_bayes_ends_at_half_its_degrees_over_the_soft_term(
     assert found == pytest.approx(beta / (1 + beta), abs=1e-6)
 
 
-@pytest.mark.parametrize(("hard", "soft", "end"), [(2.0, 0.5, 0.8), (0.5, 2.0, 0.3), (1.0, 1.0, 0.5)])
-def test_raw_goes_to_the_end_of_the_smaller_term(hard: float, soft: float, end: float, learnable: Any, make_batch: Any) -> None:
+@pytest.mark.parametrize(
+    ("hard", "soft", "end"), [(2.0, 0.5, 0.8), (0.5, 2.0, 0.3), (1.0, 1.0, 0.5)]
+)
+def test_raw_goes_to_the_end_of_the_smaller_term(
+    hard: float, soft: float, end: float, learnable: Any, make_batch: Any
+) -> None:
     method = learnable("raw", alpha_min=0.3, alpha_max=0.8)
     assert settled(method, make_batch, hard, soft, steps=300) == pytest.approx(end, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "entropy", "bayes"])
-def test_what_trains_alpha_is_its_own_loss_whose_slope_is_that_of_differences(name: str, learnable: Any, make_batch: Any) -> None:
+def test_what_trains_alpha_is_its_own_loss_whose_slope_is_that_of_differences(
+    name: str, learnable: Any, make_batch: Any
+) -> None:
     """The published sums, written out, at terms of 2 and 0.6 nats."""
     hard, soft = 2.0, 0.6
     scale = (hard + soft) / 2
@@ -92,10 +116,14 @@ def test_what_trains_alpha_is_its_own_loss_whose_slope_is_that_of_differences(na
     start = [0.4, -0.3][: parameter.numel()]
     with torch.no_grad():
         parameter.copy_(torch.tensor(start).reshape(parameter.shape))
-    terms = Terms(torch.tensor(hard).double(), torch.full((4,), soft).double(), torch.ones(4).double())
+    terms = Terms(
+        torch.tensor(hard).double(), torch.full((4,), soft).double(), torch.ones(4).double()
+    )
     method.alpha(make_batch(method), terms).total.backward()
     for position, slope in enumerate(parameter.grad.flatten().tolist()):
-        up, down = ([v + sign * 1e-5 * (i == position) for i, v in enumerate(start)] for sign in (1, -1))
+        up, down = (
+            [v + sign * 1e-5 * (i == position) for i, v in enumerate(start)] for sign in (1, -1)
+        )
         assert slope == pytest.approx((published(up) - published(down)) / 2e-5, rel=1e-6)
 
 
@@ -109,17 +137,24 @@ def test_alpha_is_one_group_at_a_constant_rate_of_its_own(name: str, learnable: 
 
 @pytest.mark.parametrize("name", ["raw", "uncertainty", "entropy", "bayes", "bilevel"])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_every_parameter_gets_a_gradient_from_every_batch(name: str, labelled: bool, prepare: Any, make_batch: Any) -> None:
+def test_every_parameter_gets_a_gradient_from_every_batch(
+    name: str, labelled: bool, prepare: Any, make_batch: Any
+) -> None:
     """Replicas wait for the gradients of all parameters."""
     method = prepare("akd", alpha_schedule="learnable", alpha_learnable=name, cam=True)
     batch = make_batch(method)
     if not labelled:
         batch.labels.fill_(-1)
     method(batch).loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in method.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in method.parameters()
+    )
 
 
-def test_the_entropy_measures_its_losses_by_the_mean_of_all_ranks(learnable: Any, make_batch: Any) -> None:
+def test_the_entropy_measures_its_losses_by_the_mean_of_all_ranks(
+    learnable: Any, make_batch: Any
+) -> None:
     method, asked = learnable("entropy"), list[float]()
 
     def mean(value: torch.Tensor) -> torch.Tensor:

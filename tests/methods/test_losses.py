@@ -63,20 +63,31 @@ def test_mixed_cross_entropy_is_the_mean_over_the_labelled_shares(smoothing: flo
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_of_mixed_cross_entropy_agree_with_finite_differences(smoothing: float) -> None:
-    z, share = logits(6).requires_grad_(), torch.tensor([0.0, 0.6, 1.0, 0.5, 0.25], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: losses.cross_entropy(z, MIXED_LABELS[0], smoothing, MIXED_LABELS[1], share), (z,))
+    z, share = (
+        logits(6).requires_grad_(),
+        torch.tensor([0.0, 0.6, 1.0, 0.5, 0.25], dtype=torch.float64),
+    )
+    assert torch.autograd.gradcheck(
+        lambda z: losses.cross_entropy(z, MIXED_LABELS[0], smoothing, MIXED_LABELS[1], share), (z,)
+    )
 
 
 @pytest.mark.parametrize(
     ("labels", "partners", "share"),
-    [([-1] * 5, [-1] * 5, [0.5] * 5), ([-1] * 5, [1] * 5, [1.0] * 5), ([1] * 5, [-1] * 5, [0.0] * 5)],
+    [
+        ([-1] * 5, [-1] * 5, [0.5] * 5),
+        ([-1] * 5, [1] * 5, [1.0] * 5),
+        ([1] * 5, [-1] * 5, [0.0] * 5),
+    ],
     ids=["no label", "no share of the labelled partners", "no share of the labelled samples"],
 )
 def test_mixed_cross_entropy_without_labels_is_a_zero_that_can_be_followed(
     labels: list[int], partners: list[int], share: list[float]
 ) -> None:
     z = logits(5).requires_grad_()
-    loss = losses.cross_entropy(z, torch.tensor(labels), 0.0, torch.tensor(partners), torch.tensor(share))
+    loss = losses.cross_entropy(
+        z, torch.tensor(labels), 0.0, torch.tensor(partners), torch.tensor(share)
+    )
     (slope,) = torch.autograd.grad(loss, z)
     assert loss.item() == 0
     assert torch.equal(slope, torch.zeros_like(z))
@@ -86,7 +97,9 @@ def test_mixed_cross_entropy_without_labels_is_a_zero_that_can_be_followed(
 def test_gradients_agree_with_finite_differences(temperature: float) -> None:
     v, z = logits(6), logits(7).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: losses.tempered_kl(v, z, temperature), (z,))
-    assert torch.autograd.gradcheck(lambda z: losses.transformed_teacher_kl(v, z, temperature), (z,))
+    assert torch.autograd.gradcheck(
+        lambda z: losses.transformed_teacher_kl(v, z, temperature), (z,)
+    )
     assert torch.autograd.gradcheck(lambda z: power_sums(z, temperature), (z,))
 
 
@@ -131,8 +144,12 @@ def test_float64_stays() -> None:
 
 def test_power_sum_of_float32_keeps_its_precision_at_large_logits() -> None:
     v = logits(11)
-    torch.testing.assert_close(power_sums((v + 1000).float(), 10.0).double(), power_sums(v, 10.0), rtol=1e-3, atol=0)
-    torch.testing.assert_close(power_sums(v.float(), 10.0).double(), power_sums(v, 10.0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        power_sums((v + 1000).float(), 10.0).double(), power_sums(v, 10.0), rtol=1e-3, atol=0
+    )
+    torch.testing.assert_close(
+        power_sums(v.float(), 10.0).double(), power_sums(v, 10.0), rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -150,7 +167,9 @@ def test_normalized_entropy_has_its_bounds_and_reaches_them() -> None:
         torch.testing.assert_close(even, torch.ones(1), rtol=0, atol=2e-6)
         assert (sure == 0).all()
         for scale in (0.0, 1e-4, 1e-2, 1.0, 30.0, 1e6):
-            found = losses.normalized_entropy(scale * torch.randn(500, classes, generator=torch.Generator().manual_seed(classes)))
+            found = losses.normalized_entropy(
+                scale * torch.randn(500, classes, generator=torch.Generator().manual_seed(classes))
+            )
             assert ((found >= 0) & (found <= 1)).all()
 
 

@@ -34,7 +34,9 @@ def some_unlabelled(batch: Batch) -> Batch:
     return replace(batch, labels=torch.where(torch.arange(SIZE) % 3 == 0, -1, batch.labels))
 
 
-def test_without_a_mix_the_cross_entropy_is_the_plain_one_to_the_bit(prepare: Any, make_batch: Any) -> None:
+def test_without_a_mix_the_cross_entropy_is_the_plain_one_to_the_bit(
+    prepare: Any, make_batch: Any
+) -> None:
     batch = some_unlabelled(make_batch(prepare("cross_entropy")))
     for smoothing in (0.0, 0.1):
         plain = losses.cross_entropy(batch.student.logits, batch.labels, smoothing)
@@ -50,20 +52,29 @@ def test_a_share_of_one_is_no_mix(name: str, prepare: Any, make_batch: Any) -> N
 
 
 @every_method
-def test_a_share_of_zero_is_the_label_of_the_partner(name: str, prepare: Any, make_batch: Any) -> None:
+def test_a_share_of_zero_is_the_label_of_the_partner(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     for batch in (make_batch(prepare(name)), some_unlabelled(make_batch(prepare(name)))):
-        partner, nothing = prepare(name)(replace(batch, labels=batch.labels[PARTNERS])), prepare(name)(mixed(batch, 0.0))
+        partner, nothing = (
+            prepare(name)(replace(batch, labels=batch.labels[PARTNERS])),
+            prepare(name)(mixed(batch, 0.0)),
+        )
         torch.testing.assert_close(nothing.loss, partner.loss)
         torch.testing.assert_close(nothing.terms, partner.terms)
 
 
 @every_method
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
-def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, make_batch: Any) -> None:
+def test_the_loss_is_linear_in_the_share(
+    name: str, share: float, prepare: Any, make_batch: Any
+) -> None:
     method = with_fixed_weights(name, prepare)
     batch = make_batch(method)
     own, partner = (method(mixed(batch, end)).loss for end in (1.0, 0.0))
-    torch.testing.assert_close(method(mixed(batch, share)).loss, share * own + (1 - share) * partner)
+    torch.testing.assert_close(
+        method(mixed(batch, share)).loss, share * own + (1 - share) * partner
+    )
 
 
 @every_method
@@ -77,7 +88,9 @@ def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch:
         for labels, weight in ((batch.labels, share), (batch.labels[PARTNERS], 1 - share))
         for i in range(SIZE)
     ]
-    torch.testing.assert_close(mixed(batch, share).cross_entropy(), torch.stack(one_by_one).sum() / SIZE)
+    torch.testing.assert_close(
+        mixed(batch, share).cross_entropy(), torch.stack(one_by_one).sum() / SIZE
+    )
     change = method(mixed(batch, share)).loss - method(batch).loss
     hard = mixed(batch, share).cross_entropy() - batch.cross_entropy()
     whole = method(mixed(batch, 0.0)).loss - method(batch).loss
@@ -86,17 +99,23 @@ def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch:
 
 
 @every_method
-def test_labels_that_are_missing_on_either_side_do_not_count(name: str, prepare: Any, make_batch: Any) -> None:
+def test_labels_that_are_missing_on_either_side_do_not_count(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     batch = make_batch(prepare(name))
     plain = prepare(name)(batch).loss
     own_alone = prepare(name)(mixed(batch, 0.3, torch.full((SIZE,), -1)))
     torch.testing.assert_close(own_alone.loss, plain)
-    partner_alone = prepare(name)(mixed(replace(batch, labels=torch.full((SIZE,), -1)), 0.3, batch.labels))
+    partner_alone = prepare(name)(
+        mixed(replace(batch, labels=torch.full((SIZE,), -1)), 0.3, batch.labels)
+    )
     torch.testing.assert_close(partner_alone.loss, plain)
 
 
 @every_method
-def test_the_gradient_of_a_blend_is_finite_without_any_label(name: str, prepare: Any, make_batch: Any) -> None:
+def test_the_gradient_of_a_blend_is_finite_without_any_label(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name)
     batch = make_batch(method)
     none = torch.full((SIZE,), -1)
@@ -107,7 +126,9 @@ def test_the_gradient_of_a_blend_is_finite_without_any_label(name: str, prepare:
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_of_a_blend_give_a_float32_loss(name: str, dtype: torch.dtype, prepare: Any, make_batch: Any) -> None:
+def test_half_precision_logits_of_a_blend_give_a_float32_loss(
+    name: str, dtype: torch.dtype, prepare: Any, make_batch: Any
+) -> None:
     method = prepare(name)
     half = mixed(make_batch(method, dtype=dtype), 0.4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

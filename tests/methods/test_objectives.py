@@ -15,7 +15,10 @@ TASK = Task(classes=10, samples=24, epochs=3)
 
 def parts(batch: Any, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return cross entropy, divergences and power sums of a batch, written out."""
-    log_q, p_t = batch.student.logits.log_softmax(1), (batch.teacher.logits / temperature).softmax(1)
+    log_q, p_t = (
+        batch.student.logits.log_softmax(1),
+        (batch.teacher.logits / temperature).softmax(1),
+    )
     divergence = functional.kl_div(log_q, p_t, reduction="none").sum(1)
     power_sum = (batch.teacher.logits.softmax(1) ** (1 / temperature)).sum(1)
     return functional.cross_entropy(batch.student.logits, batch.labels), divergence, power_sum
@@ -37,15 +40,25 @@ def test_kd_is_hintons_weighted_sum(prepare: Any, make_batch: Any) -> None:
     objective = method(batch)
     torch.testing.assert_close(objective.loss, 0.1 * hard + 0.9 * soft)
     torch.testing.assert_close(
-        objective.terms, {"loss": 0.1 * hard + 0.9 * soft, "cross_entropy": hard, "distillation": soft, "alpha": torch.tensor(0.9)}
+        objective.terms,
+        {
+            "loss": 0.1 * hard + 0.9 * soft,
+            "cross_entropy": hard,
+            "distillation": soft,
+            "alpha": torch.tensor(0.9),
+        },
     )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_kd_at_the_ends_of_alpha_is_one_of_its_terms(alpha: float, prepare: Any, make_batch: Any) -> None:
+def test_kd_at_the_ends_of_alpha_is_one_of_its_terms(
+    alpha: float, prepare: Any, make_batch: Any
+) -> None:
     method = prepare("kd", alpha=alpha)
     objective = method(make_batch(method))
-    torch.testing.assert_close(objective.loss, objective.terms["distillation" if alpha else "cross_entropy"])
+    torch.testing.assert_close(
+        objective.loss, objective.terms["distillation" if alpha else "cross_entropy"]
+    )
 
 
 def test_kd_forms_are_one_objective_up_to_a_factor(prepare: Any, make_batch: Any) -> None:
@@ -60,17 +73,23 @@ def test_ttm_is_equation_2(prepare: Any, make_batch: Any) -> None:
     hard, divergence, _ = parts(batch, 10.0)
     objective = method(batch)
     torch.testing.assert_close(objective.loss, hard + 45 * divergence.mean())
-    torch.testing.assert_close(objective.terms, {"cross_entropy": hard, "distillation": divergence.mean()})
+    torch.testing.assert_close(
+        objective.terms, {"cross_entropy": hard, "distillation": divergence.mean()}
+    )
 
 
 def test_ttm_normalised_has_weights_that_sum_to_one(prepare: Any, make_batch: Any) -> None:
-    paper, normalised = (prepare("ttm", form="additive", beta=36.0, normalize=flag) for flag in (False, True))
+    paper, normalised = (
+        prepare("ttm", form="additive", beta=36.0, normalize=flag) for flag in (False, True)
+    )
     batch = make_batch(paper)
     torch.testing.assert_close(normalised(batch).loss, paper(batch).loss / 37)
 
 
 @pytest.mark.parametrize("name", ["ttm", "wttm"])
-def test_convex_form_is_equation_19_times_its_factor(name: str, prepare: Any, make_batch: Any) -> None:
+def test_convex_form_is_equation_19_times_its_factor(
+    name: str, prepare: Any, make_batch: Any
+) -> None:
     convex = prepare(name, temperature=4.0, alpha=0.9)
     additive = prepare(name, form="additive", temperature=4.0, beta=36.0, normalize=False)
     batch = make_batch(convex)
@@ -78,12 +97,18 @@ def test_convex_form_is_equation_19_times_its_factor(name: str, prepare: Any, ma
 
 
 def test_wttm_is_equation_23(prepare: Any, make_batch: Any) -> None:
-    method = prepare("wttm", form="additive", temperature=5.0, beta=1.4, normalize=False, mean_power_sum=False)
+    method = prepare(
+        "wttm", form="additive", temperature=5.0, beta=1.4, normalize=False, mean_power_sum=False
+    )
     batch = make_batch(method)
     hard, divergence, power_sum = parts(batch, 5.0)
     objective = method(batch)
     torch.testing.assert_close(objective.loss, hard + 1.4 * (power_sum * divergence).mean())
-    expected = {"cross_entropy": hard, "distillation": divergence.mean(), "power_sum": power_sum.mean()}
+    expected = {
+        "cross_entropy": hard,
+        "distillation": divergence.mean(),
+        "power_sum": power_sum.mean(),
+    }
     torch.testing.assert_close(objective.terms, expected)
 
 
@@ -95,7 +120,9 @@ def test_wttm_divides_by_the_mean_over_the_training_part(make_batch: Any) -> Non
     batch = make_batch(method)
     hard, divergence, power_sum = parts(batch, 4.0)
     mean = (logits.softmax(1) ** 0.25).sum(1).mean()
-    torch.testing.assert_close(method(batch).loss, hard + 2 / mean * (power_sum * divergence).mean())
+    torch.testing.assert_close(
+        method(batch).loss, hard + 2 / mean * (power_sum * divergence).mean()
+    )
 
 
 def test_mean_power_sum_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,30 +133,60 @@ def test_mean_power_sum_does_not_depend_on_the_blocks(monkeypatch: pytest.Monkey
     monkeypatch.setattr("methods.ttm._BLOCK", 5)
     blocks.prepare(lambda: knowledge, TASK)
     assert whole.log_mean == pytest.approx(blocks.log_mean, rel=1e-12)
-    assert whole.log_mean == pytest.approx(math.log((logits.double().softmax(1) ** 0.25).sum(1).mean()), rel=1e-12)
+    assert whole.log_mean == pytest.approx(
+        math.log((logits.double().softmax(1) ** 0.25).sum(1).mean()), rel=1e-12
+    )
 
 
-def test_wttm_of_a_uniform_teacher_is_ttm_where_a_power_sum_is_too_small_for_float32(prepare: Any, make_batch: Any) -> None:
+def test_wttm_of_a_uniform_teacher_is_ttm_where_a_power_sum_is_too_small_for_float32(
+    prepare: Any, make_batch: Any
+) -> None:
     """K^(1 - 1/T) = 1e-57 for every sample, so that all weights are 1."""
     settings = {"temperature": 0.05, "alpha": 0.9}
     wttm, ttm = WTTM(WTTM.Settings.build(settings)), TTM(TTM.Settings.build(settings))
-    logits, student = torch.zeros(6, 1000), torch.randn(6, 1000, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    logits, student = (
+        torch.zeros(6, 1000),
+        torch.randn(6, 1000, generator=torch.Generator().manual_seed(3)).requires_grad_(),
+    )
     for method in (wttm, ttm):
-        method.prepare(lambda: Knowledge(logits, None, torch.zeros(6, dtype=torch.int64)), Task(1000, 6, 1))
-    batch = Batch(torch.arange(6), student, torch.arange(6), Output(student, student), Output(logits, logits))
+        method.prepare(
+            lambda: Knowledge(logits, None, torch.zeros(6, dtype=torch.int64)), Task(1000, 6, 1)
+        )
+    batch = Batch(
+        torch.arange(6), student, torch.arange(6), Output(student, student), Output(logits, logits)
+    )
     found, expected = wttm(batch).loss, ttm(batch).loss
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (found, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, student)[0] for loss in (found, expected))
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.2, 0.9, 3.0])
-def test_weights_of_wttm_are_the_power_sums_over_their_mean_at_any_temperature(temperature: float) -> None:
+def test_weights_of_wttm_are_the_power_sums_over_their_mean_at_any_temperature(
+    temperature: float,
+) -> None:
     """Against sums of Python floats, which can hold 1e-308."""
     logits = 4 * torch.randn(5, 100, generator=torch.Generator().manual_seed(8))
-    method = WTTM(WTTM.Settings.build({"temperature": temperature, "form": "additive", "beta": 1.0, "normalize": False}))
-    method.prepare(lambda: Knowledge(logits, None, torch.zeros(5, dtype=torch.int64)), Task(100, 5, 1))
-    batch = Batch(torch.arange(5), logits, torch.full((5,), -1), Output(torch.zeros(5, 100), logits), Output(logits, logits))
-    powers = [math.fsum(value ** (1 / temperature) for value in row.double().softmax(0).tolist()) for row in logits]
+    method = WTTM(
+        WTTM.Settings.build(
+            {"temperature": temperature, "form": "additive", "beta": 1.0, "normalize": False}
+        )
+    )
+    method.prepare(
+        lambda: Knowledge(logits, None, torch.zeros(5, dtype=torch.int64)), Task(100, 5, 1)
+    )
+    batch = Batch(
+        torch.arange(5),
+        logits,
+        torch.full((5,), -1),
+        Output(torch.zeros(5, 100), logits),
+        Output(logits, logits),
+    )
+    powers = [
+        math.fsum(value ** (1 / temperature) for value in row.double().softmax(0).tolist())
+        for row in logits
+    ]
     weights = torch.tensor([5 * value / math.fsum(powers) for value in powers])
     divergence = losses.transformed_teacher_kl(logits, torch.zeros(5, 100), temperature)
     torch.testing.assert_close(method(batch).loss, (weights * divergence).mean())
@@ -146,5 +203,8 @@ def test_setting_of_the_other_form_is_ignored(kind: Any, prepare: Any, make_batc
     name = kind.__name__.lower()
     first, second = prepare(name, form="convex", beta=1.0), prepare(name, form="convex", beta=99.0)
     assert torch.equal(first(make_batch(first)).loss, second(make_batch(second)).loss)
-    first, second = prepare(name, form="additive", alpha=0.1), prepare(name, form="additive", alpha=0.8)
+    first, second = (
+        prepare(name, form="additive", alpha=0.1),
+        prepare(name, form="additive", alpha=0.8),
+    )
     assert torch.equal(first(make_batch(first)).loss, second(make_batch(second)).loss)

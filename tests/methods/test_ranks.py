@@ -20,8 +20,14 @@ HARD = {"update": "ssl", "pseudo": "hard", "feedback": 0.5, "threshold": 0.5}
 FORMS: list[tuple[str, dict[str, Any]]] = [
     ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "gap"}),
     ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "constant"}),
-    *(("kd", {"alpha_schedule": "learnable", "alpha_learnable": name}) for name in ("raw", "entropy", "bayes", "uncertainty")),
-    *(("kd", {"alpha_schedule": "gap", "alpha_gap": name}) for name in ("ratio", "kl", "label", "acc")),
+    *(
+        ("kd", {"alpha_schedule": "learnable", "alpha_learnable": name})
+        for name in ("raw", "entropy", "bayes", "uncertainty")
+    ),
+    *(
+        ("kd", {"alpha_schedule": "gap", "alpha_gap": name})
+        for name in ("ratio", "kl", "label", "acc")
+    ),
     ("kd_aif", {"update": "ssl", "pseudo": "hard", "threshold": 0.5}),
     ("dual_student", {"w_norm": "mean1", "peer_weight": "1-w"}),
 ]
@@ -71,16 +77,26 @@ def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
     rows = slice(rank * SIZE // WORLD, (rank + 1) * SIZE // WORLD)
 
     def cut(value: Any) -> Any:
-        return None if value is None else type(value)(*(each[rows] for each in value)) if isinstance(value, tuple) else value[rows]
+        return (
+            None
+            if value is None
+            else type(value)(*(each[rows] for each in value))
+            if isinstance(value, tuple)
+            else value[rows]
+        )
 
     peers = batch.peers
     told = None if peers is None else lambda: peers()[:, rows]
     names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
-    return replace(batch, peers=told, mean=mean, **{name: cut(getattr(batch, name)) for name in names})
+    return replace(
+        batch, peers=told, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
+    )
 
 
 def gradients(loss: Tensor, method: Method, logits: Tensor) -> list[Tensor]:
-    found = torch.autograd.grad(loss, [logits, *method.parameters()], allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        loss, [logits, *method.parameters()], allow_unused=True, materialize_grads=True
+    )
     return list(found)
 
 
@@ -88,7 +104,9 @@ def gradients(loss: Tensor, method: Method, logits: Tensor) -> list[Tensor]:
 def test_ranks_follow_together_the_gradient_of_one(
     name: str, settings: dict[str, Any], mix: bool, prepare: Any, make_batch: Any
 ) -> None:
-    batch = unevenly_labelled(make_batch(prepare(name, **settings), SIZE), mix and not METHODS[name].needs.weights)
+    batch = unevenly_labelled(
+        make_batch(prepare(name, **settings), SIZE), mix and not METHODS[name].needs.weights
+    )
     logits = batch.student.logits
     method = prepare(name, **settings)
     objective = method(batch)
@@ -105,25 +123,40 @@ def test_ranks_follow_together_the_gradient_of_one(
         return torch.cat([value.flatten() for value in gradients(found.loss, mine, logits)])
 
     found = torch.stack(ranks.play(work)).mean(0)
-    torch.testing.assert_close(found, torch.cat([value.flatten() for value in expected]), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.cat([value.flatten() for value in expected]), rtol=1e-4, atol=1e-6
+    )
     tracked = torch.stack([torch.stack(values) for values in terms.values()]).mean(0)
-    torch.testing.assert_close(tracked, torch.stack(list(objective.terms.values())), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        tracked, torch.stack(list(objective.terms.values())), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, HARD], ids=["labels", "pseudo"])
-def test_ranks_teach_together_what_one_does(settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+def test_ranks_teach_together_what_one_does(
+    settings: dict[str, Any], prepare: Any, make_batch: Any
+) -> None:
     method = prepare("kd_aif", **settings)
     batch, ranks = unevenly_labelled(make_batch(method, SIZE), mix=False), Ranks()
     logits = batch.student.logits
     expected = gradients(method.teach(batch, 0.7), method, logits)
-    found = ranks.play(lambda rank: gradients(method.teach(part(batch, rank, ranks.mean), 0.7), method, logits)[0])
+    found = ranks.play(
+        lambda rank: gradients(method.teach(part(batch, rank, ranks.mean), 0.7), method, logits)[0]
+    )
     torch.testing.assert_close(torch.stack(found).mean(0), expected[0])
 
 
 def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
     empty = torch.zeros(3)
-    batch = Batch(torch.arange(3), empty, torch.full((3,), -1), Output(torch.zeros(3, 2), torch.zeros(3, 2)))
-    assert batch.mean_over(empty, empty).item() == batch.cross_entropy().item() == batch.labelled.item() == 0
+    batch = Batch(
+        torch.arange(3), empty, torch.full((3,), -1), Output(torch.zeros(3, 2), torch.zeros(3, 2))
+    )
+    assert (
+        batch.mean_over(empty, empty).item()
+        == batch.cross_entropy().item()
+        == batch.labelled.item()
+        == 0
+    )
 
 
 def test_who_knows_that_all_are_labelled_asks_nobody(make_batch: Any, prepare: Any) -> None:
@@ -131,5 +164,7 @@ def test_who_knows_that_all_are_labelled_asks_nobody(make_batch: Any, prepare: A
         raise AssertionError("a step of labelled samples waits for nobody")
 
     batch = make_batch(prepare("cross_entropy"))
-    torch.testing.assert_close(replace(batch, mean=refuse, all_labelled=True).cross_entropy(), batch.cross_entropy())
+    torch.testing.assert_close(
+        replace(batch, mean=refuse, all_labelled=True).cross_entropy(), batch.cross_entropy()
+    )
     assert Task(2, 3, 1).mean(torch.ones(())) == 1

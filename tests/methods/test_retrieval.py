@@ -47,19 +47,27 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(one.double() @ other.double()) / lengths if lengths else 0.0
 
 
-def brute_force(bank: Bank, query: int, same: bool, members: Tensor | None = None) -> list[tuple[float, int]]:
+def brute_force(
+    bank: Bank, query: int, same: bool, members: Tensor | None = None
+) -> list[tuple[float, int]]:
     """Return (similarity, position) of all allowed samples, nearest first."""
     labels = bank.labels.tolist()
     found = []
     for other in range(len(labels)):
-        if -1 in (labels[query], labels[other]) or other == query or (members is not None and not members[other]):
+        if (
+            -1 in (labels[query], labels[other])
+            or other == query
+            or (members is not None and not members[other])
+        ):
             continue
         if (labels[other] == labels[query]) == same:
             found.append((cosine(bank.features[query], bank.features[other]), other))
     return sorted(found, key=lambda pair: (-pair[0], pair[1]))
 
 
-def expect(bank: Bank, found: Neighbours, queries: list[int], members: Tensor | None = None) -> None:
+def expect(
+    bank: Bank, found: Neighbours, queries: list[int], members: Tensor | None = None
+) -> None:
     """Assert that the neighbours are those of the double loop, with its similarities."""
     assert len(found.positives) == len(found.negatives) == len(queries)
     for same, places, similarity in (
@@ -67,23 +75,35 @@ def expect(bank: Bank, found: Neighbours, queries: list[int], members: Tensor | 
         (False, found.negatives, found.negative_similarity),
     ):
         width = places.shape[1]
-        assert places.dtype == torch.int32 and similarity.dtype == torch.float32 and similarity.shape == places.shape
+        assert (
+            places.dtype == torch.int32
+            and similarity.dtype == torch.float32
+            and similarity.shape == places.shape
+        )
         for row, query in enumerate(queries):
             wanted = brute_force(bank, query, same, members)[:width]
             missing = width - len(wanted)
             assert places[row].tolist() == [place for _, place in wanted] + [-1] * missing
-            assert similarity[row].tolist() == pytest.approx([value for value, _ in wanted] + [0.0] * missing, abs=1e-6)
+            assert similarity[row].tolist() == pytest.approx(
+                [value for value, _ in wanted] + [0.0] * missing, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (3, 10), (40, 100), (4, 0), (0, 6)])
 def test_finds_what_a_double_loop_finds(bank: Bank, positives: int, negatives: int) -> None:
     found = nearest(*bank, positives, negatives)
-    assert found.positives.shape == (SAMPLES, positives) and found.negatives.shape == (SAMPLES, negatives) and found.recall == 1
+    assert (
+        found.positives.shape == (SAMPLES, positives)
+        and found.negatives.shape == (SAMPLES, negatives)
+        and found.recall == 1
+    )
     expect(bank, found, list(range(SAMPLES)))
 
 
 @pytest.mark.parametrize("columns", [1, 4, 17, 64])
-def test_blocks_of_any_size_find_the_same(bank: Bank, small_blocks: Callable[[int], None], columns: int) -> None:
+def test_blocks_of_any_size_find_the_same(
+    bank: Bank, small_blocks: Callable[[int], None], columns: int
+) -> None:
     small_blocks(columns)
     expect(bank, nearest(*bank, 6, 9), list(range(SAMPLES)))
 
@@ -94,7 +114,11 @@ def test_members_alone_are_retrieved_and_queries_alone_are_answered(bank: Bank) 
     found = nearest(*bank, 5, 8, members, torch.tensor(queries))
     expect(bank, found, queries, members)
     nobody = nearest(*bank, 2, 2, torch.zeros(SAMPLES, dtype=torch.bool))
-    assert nobody.positives.eq(-1).all() and nobody.negatives.eq(-1).all() and not nobody.negative_similarity.any()
+    assert (
+        nobody.positives.eq(-1).all()
+        and nobody.negatives.eq(-1).all()
+        and not nobody.negative_similarity.any()
+    )
 
 
 def test_no_query_finds_itself_though_it_is_nearest_to_itself() -> None:
@@ -111,7 +135,11 @@ def test_without_a_label_or_a_companion_there_is_nobody(bank: Bank) -> None:
     unlabelled = bank.labels == -1
     assert found.positives[unlabelled].eq(-1).all() and found.negatives[unlabelled].eq(-1).all()
     assert not torch.isin(found.negatives, unlabelled.nonzero()).any()
-    assert found.positives[41].eq(-1).all() and not found.positive_similarity[41].any() and found.negatives[41].ne(-1).all()
+    assert (
+        found.positives[41].eq(-1).all()
+        and not found.positive_similarity[41].any()
+        and found.negatives[41].ne(-1).all()
+    )
 
 
 def test_a_single_class_has_no_negatives() -> None:
@@ -126,7 +154,9 @@ def test_of_equally_similar_samples_the_lower_positions_come_first(
     if columns:
         small_blocks(columns)
     generator = torch.Generator().manual_seed(2)
-    signs = torch.randint(2, (240, 4), generator=generator).mul(2).sub(1).float()  # cosines of 0, +-1/2 and +-1 without rounding
+    signs = (
+        torch.randint(2, (240, 4), generator=generator).mul(2).sub(1).float()
+    )  # cosines of 0, +-1/2 and +-1 without rounding
     ties = Bank(signs, torch.randint(3, (240,), generator=generator))
     queries = torch.arange(0, 240, 7)
     expect(ties, nearest(*ties, 9, 3, queries=queries), queries.tolist())
@@ -145,7 +175,9 @@ def test_a_wide_bank_in_groups_finds_what_a_sort_finds() -> None:
         allowed = (labels[queries][:, None] == labels) == same
         allowed[torch.arange(len(queries)), queries] = False
         cosines = (unit[queries] @ unit.T).masked_fill(~allowed, -2)
-        assert torch.equal(places, cosines.argsort(1, descending=True)[:, : places.shape[1]].to(torch.int32))
+        assert torch.equal(
+            places, cosines.argsort(1, descending=True)[:, : places.shape[1]].to(torch.int32)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -160,7 +192,9 @@ def test_lengths_do_not_matter_and_zero_is_similar_to_nothing(bank: Bank) -> Non
     scaled = bank.features * torch.logspace(-3, 3, SAMPLES)[:, None]
     one, other = nearest(*bank, 4, 8), nearest(scaled, bank.labels, 4, 8)
     known = torch.arange(SAMPLES) != 13
-    assert torch.equal(one.positives[known], other.positives[known]) and torch.equal(one.negatives, other.negatives)
+    assert torch.equal(one.positives[known], other.positives[known]) and torch.equal(
+        one.negatives, other.negatives
+    )
     assert bank.labels[13] != -1 and one.positives[13].ne(-1).all()
     assert not one.positive_similarity[13].any() and not one.negative_similarity[13].any()
 
@@ -176,14 +210,20 @@ def test_permuting_the_bank_changes_nothing(bank: Bank) -> None:
     torch.testing.assert_close(other.negative_similarity, one.negative_similarity[order])
 
 
-def test_says_that_it_is_alive_once_a_block(bank: Bank, small_blocks: Callable[[int], None]) -> None:
+def test_says_that_it_is_alive_once_a_block(
+    bank: Bank, small_blocks: Callable[[int], None]
+) -> None:
     small_blocks(10)
     calls: list[None] = []
     nearest(*bank, 2, 2, alive=lambda: calls.append(None))
-    assert len(calls) == sum(-(-count // 3) for count in bank.labels[bank.labels != -1].bincount().tolist())
+    assert len(calls) == sum(
+        -(-count // 3) for count in bank.labels[bank.labels != -1].bincount().tolist()
+    )
 
 
-def test_recall_is_the_share_of_the_exact_ones_that_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_is_the_share_of_the_exact_ones_that_were_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     exact = torch.tensor([[4, 2, 7], [1, 0, -1], [-1, -1, -1], [5, 3, 6]])
     found = torch.tensor([[7, 9], [0, -1], [1, 2], [3, 6]])
     assert recall(found, exact) == pytest.approx(4 / 8)

@@ -27,7 +27,9 @@ def test_the_maps_are_their_formulas() -> None:
     }
     assert set(expected) == set(MAPS)
     for by, weights in expected.items():
-        torch.testing.assert_close(sample_weights(phi, by, sharpness=5.0), (weights / weights.mean()).float())
+        torch.testing.assert_close(
+            sample_weights(phi, by, sharpness=5.0), (weights / weights.mean()).float()
+        )
 
 
 @EVERY
@@ -44,12 +46,16 @@ def test_weights_are_positive_of_mean_one_and_fall_with_the_score(by: str) -> No
 @EVERY
 @pytest.mark.parametrize("scale", [1e-12, 7.0, 1e12])
 def test_a_scale_of_the_scores_changes_nothing(by: str, scale: float) -> None:
-    torch.testing.assert_close(sample_weights(scale * scores().double(), by), sample_weights(scores().double(), by))
+    torch.testing.assert_close(
+        sample_weights(scale * scores().double(), by), sample_weights(scores().double(), by)
+    )
 
 
 @EVERY
 def test_the_released_sign_is_that_of_the_negated_scores(by: str) -> None:
-    torch.testing.assert_close(sample_weights(scores(), by, sign="released"), sample_weights(-scores(), by))
+    torch.testing.assert_close(
+        sample_weights(scores(), by, sign="released"), sample_weights(-scores(), by)
+    )
 
 
 def test_a_larger_sharpness_sets_the_weights_further_apart() -> None:
@@ -117,6 +123,9 @@ def test_auc_is_that_of_scikit_learn_ties_included() -> None:
 
 
 def test_auc_leaves_out_who_has_no_score() -> None:
-    values, positive = torch.tensor([0.0, 1.0, math.nan, 2.0]), torch.tensor([False, True, False, True])
+    values, positive = (
+        torch.tensor([0.0, 1.0, math.nan, 2.0]),
+        torch.tensor([False, True, False, True]),
+    )
     assert auc(values, positive) == 1
     assert math.isnan(auc(values, torch.tensor([False, False, True, False])))

@@ -30,7 +30,10 @@ class Own(Settings):
     ready: bool = setting(False, "true or false")
 
 
-OWNERS = {**{name: method.Settings for name, method in METHODS.items()}, **{name: each.settings for name, each in MODELS.items()}}
+OWNERS = {
+    **{name: method.Settings for name, method in METHODS.items()},
+    **{name: each.settings for name, each in MODELS.items()},
+}
 
 
 @pytest.mark.parametrize("text", ["features", "", "größer", "x" * 200, "a b"])
@@ -61,7 +64,11 @@ def test_a_text_without_choices_is_any_text(text: str) -> None:
 def test_what_is_refused_is_named_with_what_is_allowed(name: str, value: Any, bounds: Any) -> None:
     with refused(name, value, bounds, error=SettingsError) as told:
         Own.build({name: value})
-    assert name in str(told.value) and allowed(Own.__dataclass_fields__[name]) in str(told.value) and len(str(told.value)) < 700
+    assert (
+        name in str(told.value)
+        and allowed(Own.__dataclass_fields__[name]) in str(told.value)
+        and len(str(told.value)) < 700
+    )
 
 
 def test_a_whole_number_is_a_number_and_a_list_is_no_setting() -> None:
@@ -74,11 +81,15 @@ def test_a_whole_number_is_a_number_and_a_list_is_no_setting() -> None:
 def test_every_number_has_bounds(name: str) -> None:
     for item in dataclasses.fields(OWNERS[name]):
         if isinstance(item.default, int | float) and not isinstance(item.default, bool):
-            lower = item.metadata["low"] if item.metadata["above"] is None else item.metadata["above"]
+            lower = (
+                item.metadata["low"] if item.metadata["above"] is None else item.metadata["above"]
+            )
             assert math.isfinite(lower) and math.isfinite(item.metadata["high"]), item.name
             assert "inf" not in allowed(item)
             for beyond in (10**400, -(10**400), 1e308, -1e308):
-                with refused(item.name, beyond, (lower, item.metadata["high"]), error=SettingsError):
+                with refused(
+                    item.name, beyond, (lower, item.metadata["high"]), error=SettingsError
+                ):
                     OWNERS[name].build({item.name: beyond})
 
 
@@ -97,7 +108,10 @@ def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyP
     console = Console(file=io.StringIO(), width=200)
     methods_table.print_methods(console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "text = 'logits' (a text of at most 200 printable characters): the name of what is compared" in printed
+    assert (
+        "text = 'logits' (a text of at most 200 printable characters): the name of what is compared"
+        in printed
+    )
     assert "text one of logits, features" in printed
     assert [way.values["text"] for way in list_branches("compared", {})] == ["logits", "features"]
     assert [way.values["text"] for way in list_branches("compared", {"text": "other"})] == ["other"]

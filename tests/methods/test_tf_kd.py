@@ -31,15 +31,21 @@ def kd_of(seen: Batch, **settings: Any) -> Tensor:
 
 def virtual(alpha: float, correct: float, temperature: float) -> Method:
     kind = METHODS["tf_kd"]
-    return kind(kind.Settings.build({"alpha": alpha, "correct": correct, "temperature": temperature}))
+    return kind(
+        kind.Settings.build({"alpha": alpha, "correct": correct, "temperature": temperature})
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
 def test_the_virtual_teacher_is_right_about_every_label(seen: Batch, temperature: float) -> None:
     correct = 0.95
-    p = torch.full((SIZE, CLASSES), (1 - correct) / (CLASSES - 1)).scatter(1, seen.labels[:, None], correct)
+    p = torch.full((SIZE, CLASSES), (1 - correct) / (CLASSES - 1)).scatter(
+        1, seen.labels[:, None], correct
+    )
     expected = kd_of(replace(seen, teacher=Output(p.log(), p)), alpha=0.4, temperature=temperature)
-    torch.testing.assert_close(virtual(0.4, correct, temperature)(seen).loss, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        virtual(0.4, correct, temperature)(seen).loss, expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_virtual_teacher_at_temperature_one_is_label_smoothing(seen: Batch) -> None:
@@ -54,15 +60,28 @@ def test_the_virtual_teacher_at_temperature_one_is_label_smoothing(seen: Batch) 
 def test_the_virtual_teacher_says_nothing_of_a_sample_without_a_label(seen: Batch) -> None:
     chosen, half = virtual(0.4, 0.95, 4.0), torch.arange(SIZE) < SIZE // 2
     nobody = chosen(replace(seen, labels=torch.full((SIZE,), -1)))
-    assert [float(value) for value in (nobody.loss.detach(), *nobody.terms.values())] == pytest.approx([0, 0, 0], abs=1e-6)
-    alone = Batch(seen.index[half], seen.inputs, seen.labels[half], Output(*(each[half] for each in seen.student)))
-    torch.testing.assert_close(chosen(replace(seen, labels=seen.labels.where(half, -1))).loss, chosen(alone).loss, **EXACT)
+    assert [
+        float(value) for value in (nobody.loss.detach(), *nobody.terms.values())
+    ] == pytest.approx([0, 0, 0], abs=1e-6)
+    alone = Batch(
+        seen.index[half],
+        seen.inputs,
+        seen.labels[half],
+        Output(*(each[half] for each in seen.student)),
+    )
+    torch.testing.assert_close(
+        chosen(replace(seen, labels=seen.labels.where(half, -1))).loss, chosen(alone).loss, **EXACT
+    )
 
 
 def doubled(seen: Batch, count: int = 20) -> tuple[Tensor, Tensor]:
     """Return logits (B, K) in float64, and the teacher's p (B, K) at a = 0.99."""
-    p = torch.full((SIZE, count), 0.01 / (count - 1), dtype=torch.float64).scatter(1, seen.labels[:, None], 0.99)
-    return torch.randn(SIZE, count, generator=torch.Generator().manual_seed(9), dtype=torch.float64), p
+    p = torch.full((SIZE, count), 0.01 / (count - 1), dtype=torch.float64).scatter(
+        1, seen.labels[:, None], 0.99
+    )
+    return torch.randn(
+        SIZE, count, generator=torch.Generator().manual_seed(9), dtype=torch.float64
+    ), p
 
 
 def seen_by(method: Method, seen: Batch, logits: Tensor) -> tuple[float, float]:
@@ -72,18 +91,27 @@ def seen_by(method: Method, seen: Batch, logits: Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("temperature", [0.005, 1.0, 20.0, 1000.0, 1e4])
-def test_the_divergence_is_that_of_float64_at_any_temperature(seen: Batch, temperature: float) -> None:
+def test_the_divergence_is_that_of_float64_at_any_temperature(
+    seen: Batch, temperature: float
+) -> None:
     logits, p = doubled(seen)
-    log_p, log_q = (p.log() / temperature).log_softmax(1), (logits.float().double() / temperature).log_softmax(1)
+    log_p, log_q = (
+        (p.log() / temperature).log_softmax(1),
+        (logits.float().double() / temperature).log_softmax(1),
+    )
     apart = log_p - log_q
     # sum p (u + e^-u - 1) is the same sum without its cancellation, if e^-u is finite
     each = log_p.exp() * (torch.expm1(-apart) + apart) if temperature >= 1 else log_p.exp() * apart
     expected = float(temperature**2 * each.sum(1).mean())
-    assert seen_by(virtual(0.4, 0.99, temperature), seen, logits)[1] == pytest.approx(expected, rel=1e-4)
+    assert seen_by(virtual(0.4, 0.99, temperature), seen, logits)[1] == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
-def test_the_released_form_is_what_the_released_code_computes(seen: Batch, temperature: float) -> None:
+def test_the_released_form_is_what_the_released_code_computes(
+    seen: Batch, temperature: float
+) -> None:
     """KLDivLoss averages over samples and classes, the student has no temperature, T divides p."""
     logits, p = doubled(seen)
     kind = METHODS["tf_kd"]

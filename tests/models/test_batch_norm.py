@@ -25,14 +25,27 @@ KINDS: dict[str, dict[str, Any]] = {
 def network(kind: str) -> nn.Module:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4, **KINDS[kind])
-    return nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
 
 
 def batches() -> Tensor:
     """Return (steps, samples, 2, 6, 6); each rank's part has its own mean and spread."""
-    spread = torch.arange(1, WORLD + 1, dtype=torch.float64).repeat_interleave(EACH)[:, None, None, None]
+    spread = torch.arange(1, WORLD + 1, dtype=torch.float64).repeat_interleave(EACH)[
+        :, None, None, None
+    ]
     return (
-        spread * torch.randn(STEPS, WORLD * EACH, 2, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        spread
+        * torch.randn(
+            STEPS,
+            WORLD * EACH,
+            2,
+            6,
+            6,
+            generator=torch.Generator().manual_seed(1),
+            dtype=torch.float64,
+        )
         + 5 * spread
     )
 
@@ -76,13 +89,20 @@ def test_ranks_have_the_batch_norm_of_one_whole_batch() -> None:
 def test_every_batch_norm_is_replaced_and_nothing_else_changes(name: str) -> None:
     torch.manual_seed(0)
     made = build(name, 5, (3, 32, 32), {})
-    before, parameters = {key: value.clone() for key, value in made.state_dict().items()}, list(made.parameters())
+    before, parameters = (
+        {key: value.clone() for key, value in made.state_dict().items()},
+        list(made.parameters()),
+    )
     synchronise(made, TrialContext(0, 2))
-    norms = [module for module in made.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in made.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     assert norms and all(isinstance(module, SyncBatchNorm) for module in norms)
     assert all(old is new for old, new in zip(parameters, made.parameters(), strict=True))
     after = made.state_dict()
-    assert before.keys() == after.keys() and all(torch.equal(after[key], value) for key, value in before.items())
+    assert before.keys() == after.keys() and all(
+        torch.equal(after[key], value) for key, value in before.items()
+    )
 
 
 def test_one_worker_keeps_torchs_own() -> None:

@@ -18,14 +18,21 @@ from tests.refusal import refused
 
 every_model = pytest.mark.parametrize("name", MODELS)
 RESNETS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
-PUBLISHED = {"resnet20": 278_324, "resnet56": 861_620, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860}
+PUBLISHED = {
+    "resnet20": 278_324,
+    "resnet56": 861_620,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+}
 
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def small(name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 16, 16), **settings: Any) -> Network:
+def small(
+    name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 16, 16), **settings: Any
+) -> Network:
     torch.manual_seed(0)
     return build(name, classes, shape, settings)
 
@@ -38,7 +45,9 @@ def resnet_size(name: str, classes: int) -> int:
     total = 27 * first + 2 * first
     before = first
     for position, channels in enumerate(stages):
-        total += 9 * before * channels + (2 * blocks - 1) * 9 * channels**2 + 2 * blocks * 2 * channels
+        total += (
+            9 * before * channels + (2 * blocks - 1) * 9 * channels**2 + 2 * blocks * 2 * channels
+        )
         total += before * channels + 2 * channels if position or before != channels else 0
         before = channels
     return total + before * classes + classes
@@ -46,7 +55,9 @@ def resnet_size(name: str, classes: int) -> int:
 
 @every_model
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 64, 64), (1, 72, 64)])
-def test_gives_logits_and_features_for_large_small_and_grey_images(name: str, shape: tuple[int, int, int]) -> None:
+def test_gives_logits_and_features_for_large_small_and_grey_images(
+    name: str, shape: tuple[int, int, int]
+) -> None:
     network = small(name, 7, shape).eval()
     with torch.no_grad():
         output = network(torch.randn(2, *shape))
@@ -86,7 +97,9 @@ def test_evaluation_is_deterministic_and_changes_nothing(name: str) -> None:
 
 @every_model
 def test_same_seed_makes_the_same_network(name: str) -> None:
-    assert network_fingerprint(small(name).state_dict()) == network_fingerprint(small(name).state_dict())
+    assert network_fingerprint(small(name).state_dict()) == network_fingerprint(
+        small(name).state_dict()
+    )
 
 
 @every_model
@@ -117,7 +130,12 @@ def test_cifar_resnet_ends_at_a_quarter_of_the_side(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "imagenet"),
-    [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("mobilenet_v2", 3_504_872)],
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("mobilenet_v2", 3_504_872),
+    ],
 )
 def test_torchvision_network_has_its_published_size(name: str, imagenet: int) -> None:
     assert parameters(small(name, 1000, (3, 224, 224))) == imagenet
@@ -128,14 +146,18 @@ def test_small_images_get_a_gentler_stem() -> None:
         for side, expected in ((32, 4), (128, 4)):
             body = small(name, shape=(3, side, side)).body.eval()
             seen: list[torch.Size] = []
-            getattr(body, last).register_forward_hook(lambda _, __, out, seen=seen: seen.append(out.shape))
+            getattr(body, last).register_forward_hook(
+                lambda _, __, out, seen=seen: seen.append(out.shape)
+            )
             body(torch.randn(1, 3, side, side))
             assert seen[0][2:] == (expected, expected), name
 
 
 def test_mlp_has_the_layers_that_were_asked_for() -> None:
     network = small("mlp", shape=(1, 8, 8), width=5, depth=3, dropout=0.5)
-    assert [layer.out_features for layer in network.body.modules() if isinstance(layer, nn.Linear)] == [5, 5, 5]
+    assert [
+        layer.out_features for layer in network.body.modules() if isinstance(layer, nn.Linear)
+    ] == [5, 5, 5]
     assert sum(isinstance(layer, nn.Dropout) for layer in network.body.modules()) == 3
     assert parameters(network) == 64 * 5 + 5 + 2 * (25 + 5) + 5 * 10 + 10
 
@@ -169,7 +191,9 @@ def test_separable_cnn_filters_every_channel_by_itself() -> None:
     assert network.body[:-2](torch.randn(1, 3, 32, 32)).shape[1:] == (32, 8, 8)
 
 
-@pytest.mark.parametrize(("wrong", "meant"), [("resnt20", "resnet20"), ("MLP", "mlp"), ("mobilenet", "mobilenet_v2")])
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("resnt20", "resnet20"), ("MLP", "mlp"), ("mobilenet", "mobilenet_v2")]
+)
 def test_unknown_network_is_refused_with_the_known(wrong: str, meant: str) -> None:
     with refused("name", wrong, tuple(MODELS)) as caught:
         small(wrong)
@@ -204,7 +228,8 @@ def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -
 
 def test_torchvision_is_imported_by_those_who_need_it_alone() -> None:
     code = (
-        "import sys; from orchestrator.models.build import build; build('resnet20', 10, (3, 32, 32), {}); "
+        "import sys; from orchestrator.models.build import build; build('resnet20', 10, (3, "
+        "32, 32), {}); "
         "sys.exit('torchvision' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

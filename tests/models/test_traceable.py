@@ -59,7 +59,10 @@ def step(network: nn.Module, inputs: Tensor) -> Tensor:
     network.train()
     torch.manual_seed(5)  # dropout
     output = network(inputs)
-    loss = functional.cross_entropy(output.logits, torch.arange(len(inputs)) % CLASSES) + output.features.square().mean()
+    loss = (
+        functional.cross_entropy(output.logits, torch.arange(len(inputs)) % CLASSES)
+        + output.features.square().mean()
+    )
     loss.backward()
     optimizer.step()
     found: Tensor = loss.detach()
@@ -86,9 +89,9 @@ def test_what_is_compiled_in_one_piece_trains_a_step_the_same(name: str) -> None
     compiled.compile(backend="eager", fullgraph=True)
     losses = [step(network, images(name, 4)) for network in (eager, compiled)]
     assert losses[0].isfinite() and torch.allclose(losses[0], losses[1], rtol=1e-6, atol=0)
-    assert list(compiled.state_dict()) == keys and [key for key, _ in compiled.named_parameters()] == [
-        key for key, _ in eager.named_parameters()
-    ]
+    assert list(compiled.state_dict()) == keys and [
+        key for key, _ in compiled.named_parameters()
+    ] == [key for key, _ in eager.named_parameters()]
     for key, value in eager.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[key], value, msg=key)
 
@@ -107,7 +110,9 @@ def test_a_second_network_of_the_same_shape_is_not_compiled_again(name: str) -> 
         network.compile(backend=compiler, fullgraph=True)
         losses.append(step(network, images(name, 4)))
         assert compiler.graphs == 1
-        assert torch.allclose(losses[-1], step(made(name, seed), images(name, 4)), rtol=1e-6, atol=0), "with weights of its own"
+        assert torch.allclose(
+            losses[-1], step(made(name, seed), images(name, 4)), rtol=1e-6, atol=0
+        ), "with weights of its own"
     assert not torch.equal(*losses)
 
 
@@ -126,7 +131,9 @@ def test_a_trial_of_a_shape_that_was_met_before_compiles_nothing() -> None:
         network = made("mlp", seed)
         network.compile(backend=compiler)
         use(network)
-        assert compiler.graphs == 3, "one of steps, one of an evaluation, one of batches of any size"
+        assert compiler.graphs == 3, (
+            "one of steps, one of an evaluation, one of batches of any size"
+        )
 
 
 def test_every_network_that_a_process_meets_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

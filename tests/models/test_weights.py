@@ -17,11 +17,21 @@ from orchestrator.core.errors import PreflightError
 from orchestrator.models._misfits import MOST_ROWS
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
-from orchestrator.models.weights import load_weights, network_fingerprint, require_weights, save_weights
+from orchestrator.models.weights import (
+    load_weights,
+    network_fingerprint,
+    require_weights,
+    save_weights,
+)
 from tests.refusal import ANY, refused
 
 
-def network(name: str = "resnet8", classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Network:
+def network(
+    name: str = "resnet8",
+    classes: int = 10,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    seed: int = 0,
+) -> Network:
     torch.manual_seed(seed)
     return build(name, classes, shape, {})
 
@@ -79,7 +89,9 @@ def test_unwritable_file_is_said_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_said(tmp_path: Path) -> None:
-    assert "resnet8 with 10 classes" in refusal(network(), tmp_path / "none.safetensors", "a file that exists")
+    assert "resnet8 with 10 classes" in refusal(
+        network(), tmp_path / "none.safetensors", "a file that exists"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 4, 1000, -1])
@@ -97,14 +109,21 @@ def rows(said: str) -> list[list[str]]:
 def test_other_number_of_classes_is_said(file: Path) -> None:
     said = refusal(network(classes=100), file, "weights of resnet8 with 100 classes")
     assert "2 tensors" in said.splitlines()[0]
-    assert rows(said) == [["head.weight", "float32 10x64", "float32 100x64"], ["head.bias", "float32 10", "float32 100"]]
+    assert rows(said) == [
+        ["head.weight", "float32 10x64", "float32 100x64"],
+        ["head.bias", "float32 10", "float32 100"],
+    ]
 
 
 def test_of_another_network_every_tensor_is_said_up_to_a_number(file: Path) -> None:
     said = refusal(network("resnet20"), file, "weights of resnet20 with 10 classes")
-    missing = [name for name in network("resnet20").state_dict() if name not in network().state_dict()]
+    missing = [
+        name for name in network("resnet20").state_dict() if name not in network().state_dict()
+    ]
     assert f"{len(missing)} tensors" in said
-    assert [row[0] for row in rows(said)[:-1]] == missing[:MOST_ROWS] and said.endswith(f"and {len(missing) - MOST_ROWS} more")
+    assert [row[0] for row in rows(said)[:-1]] == missing[:MOST_ROWS] and said.endswith(
+        f"and {len(missing) - MOST_ROWS} more"
+    )
 
 
 def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
@@ -123,11 +142,19 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
     with torch.device("meta"):
         built = network()
     for check in (load_weights, require_weights):
-        with refused("weights", str(tmp_path / "odd.safetensors"), "weights of resnet8 with 10 classes") as caught:
+        with refused(
+            "weights", str(tmp_path / "odd.safetensors"), "weights of resnet8 with 10 classes"
+        ) as caught:
             check(network() if check is load_weights else built, str(tmp_path / "odd.safetensors"))
         given = {name: (what, needed) for name, what, needed in rows(str(caught.value))}
-        assert len(given) == 7 and given[negative] == ("1 variances below 0", "values of at least 0")
-        assert given[removed] == ("missing", "float32 16") and given["extra"] == ("float32 1", "not part of the network")
+        assert len(given) == 7 and given[negative] == (
+            "1 variances below 0",
+            "values of at least 0",
+        )
+        assert given[removed] == ("missing", "float32 16") and given["extra"] == (
+            "float32 1",
+            "not part of the network",
+        )
         assert given["head.weight"] == ("int8 10x64", "float32 10x64, or another float type")
         assert given["head.bias"] == ("2 of 10 values NaN or infinite", "finite values")
         assert given[counter] == ("float32 scalar", "int64 scalar, or another integer type")
@@ -136,7 +163,10 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_point_types_are_taken(tmp_path: Path, kind: torch.dtype) -> None:
-    state = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in network().state_dict().items()}
+    state = {
+        name: tensor.to(kind) if tensor.is_floating_point() else tensor
+        for name, tensor in network().state_dict().items()
+    }
     save_file(state, tmp_path / "cast.safetensors")
     load_weights(other := network(seed=1), str(tmp_path / "cast.safetensors"))
     assert torch.equal(other.head.weight, state["head.weight"].float())
@@ -152,13 +182,17 @@ class Harmful:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"]
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_opened(
     tmp_path: Path, name: str, zipped: bool
 ) -> None:
     file = tmp_path / name
-    torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped
+    )
     said = refusal(network("resnet18"), file, "a .safetensors file")
     assert said.startswith(f"{file} is a PyTorch checkpoint") and "`python -c" in said
     assert "weights_only=True" in said and not (tmp_path / "ran").exists()
@@ -188,7 +222,11 @@ def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
 def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, kind: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    said = refusal(network(), tmp_path / name, "a file that exists" if content is None else "a .safetensors file")
+    said = refusal(
+        network(),
+        tmp_path / name,
+        "a file that exists" if content is None else "a .safetensors file",
+    )
     assert said.startswith(f"{tmp_path / name} ") and kind in said
 
 
@@ -218,22 +256,34 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     from torchvision.models import ResNet18_Weights, resnet18
 
     torch.manual_seed(9)
-    state = {name: tensor for name, tensor in resnet18().state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = {
+        name: tensor
+        for name, tensor in resnet18().state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: state)
     return state
 
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_published_weights_fill_all_when_all_fits(published: dict[str, Tensor], weights: str) -> None:
+def test_published_weights_fill_all_when_all_fits(
+    published: dict[str, Tensor], weights: str
+) -> None:
     module = network("resnet18", 1000, (3, 224, 224))
     load_weights(module, weights)
     state = module.state_dict()
     assert torch.equal(state["head.weight"], published["fc.weight"])
     assert torch.equal(state["head.bias"], published["fc.bias"])
-    assert all(torch.equal(state[f"body.{name}"], published[name]) for name in published if not name.startswith("fc."))
+    assert all(
+        torch.equal(state[f"body.{name}"], published[name])
+        for name in published
+        if not name.startswith("fc.")
+    )
 
 
-def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(published: dict[str, Tensor]) -> None:
+def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(
+    published: dict[str, Tensor],
+) -> None:
     module, fresh = network("resnet18", 10, (3, 32, 32)), network("resnet18", 10, (3, 32, 32))
     load_weights(module, "IMAGENET1K_V1")
     state = module.state_dict()
@@ -275,19 +325,25 @@ def test_published_weights_of_mobilenet_go_to_their_places(monkeypatch: pytest.M
     module = network("mobilenet_v2", 1000, (3, 32, 32))
     load_weights(module, "IMAGENET1K_V2")
     assert torch.equal(module.head.weight, state["classifier.1.weight"])
-    assert torch.equal(module.state_dict()["body.features.0.0.weight"], state["features.0.0.weight"])
+    assert torch.equal(
+        module.state_dict()["body.features.0.0.weight"], state["features.0.0.weight"]
+    )
 
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "ResNet34_Weights.IMAGENET1K_V1", ""])
 def test_unknown_published_weights_are_refused_with_the_known(weights: str) -> None:
-    refusal(network("resnet18"), weights, ("ResNet18_Weights.IMAGENET1K_V1", "ResNet18_Weights.DEFAULT"))
+    refusal(
+        network("resnet18"), weights, ("ResNet18_Weights.IMAGENET1K_V1", "ResNet18_Weights.DEFAULT")
+    )
 
 
 def test_network_without_published_weights_is_said() -> None:
     assert "resnet8" in refusal(network(), "IMAGENET1K_V1", "a .safetensors file")
 
 
-@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash value")])
+@pytest.mark.parametrize(
+    "error", [URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash value")]
+)
 def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     from torchvision.models import ResNet18_Weights
 
@@ -300,7 +356,9 @@ def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Excepti
 
 def test_a_download_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"  # as torch keeps IMAGENET1K_V1
+    file = (
+        tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    )  # as torch keeps IMAGENET1K_V1
     file.parent.mkdir(parents=True)
     torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file)
     assert str(file) in refusal(network("resnet18"), "IMAGENET1K_V1", "weights alone")

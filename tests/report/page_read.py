@@ -7,7 +7,18 @@ from orchestrator.reporting.html.report import report
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 
-SECTIONS = ["summary", "trials", "curves", "stopped", "settings", "cost", "student", "pictures", "configuration", "environment"]
+SECTIONS = [
+    "summary",
+    "trials",
+    "curves",
+    "stopped",
+    "settings",
+    "cost",
+    "student",
+    "pictures",
+    "configuration",
+    "environment",
+]
 SECTIONS += ["reproduce"]
 VOID = {"meta", "link", "img", "br", "wbr"}
 

@@ -28,17 +28,34 @@ SPACE: dict[str, BaseDistribution] = {
     "akd.cam": CategoricalDistribution((True, False)),
     "akd.temperature": FloatDistribution(1.0, 10.0, log=True),
 }
-STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "stopped_early": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
-def made(root: Path, trials: int = 30, state: str = "finished", kind: str = "sweep", name: str = "mine", *pairs: str) -> Sweep:
+def made(
+    root: Path,
+    trials: int = 30,
+    state: str = "finished",
+    kind: str = "sweep",
+    name: str = "mine",
+    *pairs: str,
+) -> Sweep:
     """Make a sweep over three methods in a store.
 
     Two of three trials are stopped early, one in ten fails. With kind "train" the run is a
     training.
     """
     store = Store.open(root)
-    given = ["project=tests", f"training.epochs={EPOCHS}", f"search.trials={max(trials, 1)}", "student.width=8", *pairs]
+    given = [
+        "project=tests",
+        f"training.epochs={EPOCHS}",
+        f"search.trials={max(trials, 1)}",
+        "student.width=8",
+        *pairs,
+    ]
     searched = [f"search.methods=[{', '.join(METHODS)}]"] if kind == "sweep" else []
     sweep = Sweep.create(store.sweep(name), load(None, [*given, *searched]), kind)
     sweep.state, sweep.seconds, sweep.started = state, 3723.0, 1.75e9
@@ -55,16 +72,36 @@ def one(generator: np.random.Generator, number: int, kind: str = "sweep") -> Tri
     method = METHODS[number % 3]
     rate = float(np.exp(generator.uniform(np.log(0.005), np.log(0.5))))
     params: dict[str, Any] = {"method.name": method, "training.learning_rate": rate}
-    params |= {f"{method}.temperature": float(generator.uniform(1, 10))} if method != "cross_entropy" else {}
+    params |= (
+        {f"{method}.temperature": float(generator.uniform(1, 10))}
+        if method != "cross_entropy"
+        else {}
+    )
     params |= {"akd.cam": bool(number % 2)} if method == "akd" else {}
-    state = "failed" if number % 10 == 9 else "stopped_early" if number % 3 == 1 or number % 7 == 6 else "complete"
+    state = (
+        "failed"
+        if number % 10 == 9
+        else "stopped_early"
+        if number % 3 == 1 or number % 7 == 6
+        else "complete"
+    )
     epochs = {"failed": 2, "stopped_early": 3, "complete": EPOCHS}[state]
-    reached = 0.9 - 0.05 * abs(np.log(rate / 0.05)) + 0.01 * (number % 3) + generator.normal(0, 0.004)
+    reached = (
+        0.9 - 0.05 * abs(np.log(rate / 0.05)) + 0.01 * (number % 3) + generator.normal(0, 0.004)
+    )
     history = [float(reached * (1 - 0.5 ** (epoch + 1))) for epoch in range(epochs)]
-    metrics = {"validation/accuracy": history[-1], "seconds/epoch": 0.1 + 0.3 * generator.random(), "parameters": 1210.0}
+    metrics = {
+        "validation/accuracy": history[-1],
+        "seconds/epoch": 0.1 + 0.3 * generator.random(),
+        "parameters": 1210.0,
+    }
     if state == "complete":
-        metrics |= {f"test/{which}/accuracy": history[-1] - 0.01 for which in ("best", "last")} | {"test/best/nll": 0.4}
-    trial = Trial(number, params if kind == "sweep" else {}, state, history[-1], epochs, metrics, history)  # type: ignore[arg-type]
+        metrics |= {f"test/{which}/accuracy": history[-1] - 0.01 for which in ("best", "last")} | {
+            "test/best/nll": 0.4
+        }
+    trial = Trial(
+        number, params if kind == "sweep" else {}, state, history[-1], epochs, metrics, history
+    )  # type: ignore[arg-type]
     trial.message = "the loss is not finite" if state == "failed" else ""
     return trial
 
@@ -82,7 +119,13 @@ def study(sweep: Sweep, again: bool = False) -> None:
         bounds = {name: SPACE[name] for name in trial.params if name in SPACE}
         params = {name: trial.params[name] for name in bounds}
         kept.add_trial(
-            create_trial(state=state, value=value, params=params, distributions=bounds, intermediate_values=dict(trial.known))
+            create_trial(
+                state=state,
+                value=value,
+                params=params,
+                distributions=bounds,
+                intermediate_values=dict(trial.known),
+            )
         )
 
 
@@ -100,5 +143,11 @@ def give_weights(sweep: Sweep, number: int, letter: str = "") -> None:
     chosen = sweep.configuration.students["b" if letter == "b" else "a"].network
     network = build("mlp", 10, (1, 8, 8), chosen.settings)
     save_file(network.state_dict(), checkpoint / "best.safetensors")
-    steps = {"steps/epoch": torch.arange(20) / 4, "steps/cross_entropy": torch.rand(20), "steps/distillation": torch.rand(20)}
-    save_file(steps | {"epochs/class_accuracy": torch.rand(EPOCHS, 10)}, checkpoint / "trace.safetensors")
+    steps = {
+        "steps/epoch": torch.arange(20) / 4,
+        "steps/cross_entropy": torch.rand(20),
+        "steps/distillation": torch.rand(20),
+    }
+    save_file(
+        steps | {"epochs/class_accuracy": torch.rand(EPOCHS, 10)}, checkpoint / "trace.safetensors"
+    )

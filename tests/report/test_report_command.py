@@ -14,7 +14,13 @@ from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.store import Store, read_json
 from tests.report.report_made import made
 
-SETTINGS = ("training.epochs=2", "teacher.training.epochs=1", "teacher.network.width=16", "student.width=8", "method.name=kd")
+SETTINGS = (
+    "training.epochs=2",
+    "teacher.training.epochs=1",
+    "teacher.network.width=16",
+    "student.width=8",
+    "method.name=kd",
+)
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -32,13 +38,20 @@ def test_the_page_of_a_real_training_is_in_the_store_and_in_mlflow(tmp_path: Pat
     assert code == 0 and f"report: {file}" in said and "artifact report/mine.html" in said, said
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()
-    accuracy = read_json(Store(root).sweep("mine") / "trials" / "00000" / "trial.json")["metrics"]["test/best/accuracy"]
-    assert f"the training wrote down {accuracy:.4f}" in text and 'aria-labelledby="chart-confusion-a"' in text
+    accuracy = read_json(Store(root).sweep("mine") / "trials" / "00000" / "trial.json")["metrics"][
+        "test/best/accuracy"
+    ]
+    assert (
+        f"the training wrote down {accuracy:.4f}" in text
+        and 'aria-labelledby="chart-confusion-a"' in text
+    )
     assert ENVIRONMENT.read(Store(root).sweep("mine") / ENVIRONMENT_FILE) == describe()
     assert describe()["version.torch"] in text and "It kept no note" not in text
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     run_id = read_json(Store(root).sweep("mine") / "mlflow.json")["parent"]
-    assert [artifact.path for artifact in client.list_artifacts(run_id, "report")] == ["report/mine.html"]
+    assert [artifact.path for artifact in client.list_artifacts(run_id, "report")] == [
+        "report/mine.html"
+    ]
     assert next(root.glob("artifacts/*/artifacts/report/mine.html")).read_text() == text
 
 
@@ -47,7 +60,11 @@ def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
     target = tmp_path / "out.html"
     for _ in range(2):  # an earlier report is replaced
         code, said = call("report", "mine", "--store", str(tmp_path / "store"), "--to", str(target))
-        assert code == 0 and f"report: {target}" in said and "not logged: it has no run in MLflow" in said
+        assert (
+            code == 0
+            and f"report: {target}" in said
+            and "not logged: it has no run in MLflow" in said
+        )
     assert GENERATOR in target.read_text() and not (tmp_path / "store" / "reports").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "store"]
 
@@ -57,9 +74,15 @@ def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
     [
         (["mima"], "there is no sweep 'mima' in {root}/store: did you mean 'mine'?"),
         (["../mine"], "the name '../mine' is not allowed"),
-        (["mine", "--to", "{root}/nowhere/out.html"], "--to {root}/nowhere/out.html: the folder {root}/nowhere does not exist"),
+        (
+            ["mine", "--to", "{root}/nowhere/out.html"],
+            "--to {root}/nowhere/out.html: the folder {root}/nowhere does not exist",
+        ),
         (["mine", "--to", "{root}"], "--to {root} is a folder: give the name of a file"),
-        (["mine", "--to", "{root}/notes.txt"], "--to {root}/notes.txt exists and is no earlier report"),
+        (
+            ["mine", "--to", "{root}/notes.txt"],
+            "--to {root}/notes.txt exists and is no earlier report",
+        ),
         (["mine", "--store", "{root}/none"], "--store {root}/none does not exist"),
     ],
 )
@@ -68,8 +91,12 @@ def test_bad_arguments_are_one_sentence(tmp_path: Path, arguments: list[str], sa
     (tmp_path / "notes.txt").write_text("mine")
     given = [argument.format(root=tmp_path) for argument in arguments]
     code, output = call("report", "--store", str(tmp_path / "store"), *given)
-    assert code == 2 and output.startswith("error: ") and said.format(root=tmp_path) in output, output
-    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path / "store" / "reports").exists()
+    assert code == 2 and output.startswith("error: ") and said.format(root=tmp_path) in output, (
+        output
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (
+        tmp_path / "store" / "reports"
+    ).exists()
 
 
 def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:

@@ -47,17 +47,35 @@ def read(whole: Sweep) -> Page:
 
 def test_the_page_has_all_sections_in_order_and_links_to_them(read: Page) -> None:
     assert [str(given["id"]) for tag, given in read.tags if tag == "section"] == SECTIONS
-    assert [str(given["href"]) for tag, given in read.tags if tag == "a"] == [f"#{name}" for name in SECTIONS]
+    assert [str(given["href"]) for tag, given in read.tags if tag == "a"] == [
+        f"#{name}" for name in SECTIONS
+    ]
     charts = {name.removeprefix("chart-") for name in read.all("aria-labelledby")}
-    assert {"learning", "stopped", "importance-0", "parallel-0", "slice-0-0", "slice-0-1", "contour-0"} <= charts
+    assert {
+        "learning",
+        "stopped",
+        "importance-0",
+        "parallel-0",
+        "slice-0-0",
+        "slice-0-1",
+        "contour-0",
+    } <= charts
     assert {"cost-seconds", "confusion-a", "reliability-a", "classes-a"} <= charts
 
 
 def test_nothing_is_loaded_and_nothing_runs(read: Page) -> None:
     assert not {"script", "iframe", "object", "embed", "style-src"} & {tag for tag, _ in read.tags}
-    links = [given for name in ("src", "href", "xlink:href", "action", "srcset") for given in read.all(name)]
+    links = [
+        given
+        for name in ("src", "href", "xlink:href", "action", "srcset")
+        for given in read.all(name)
+    ]
     assert links and all(given.startswith(("#", "data:")) for given in links)
-    assert POLICY in read.all("content") and "default-src 'none'" in POLICY and "script-src" not in POLICY
+    assert (
+        POLICY in read.all("content")
+        and "default-src 'none'" in POLICY
+        and "script-src" not in POLICY
+    )
     assert "url(" not in "".join(read.words) and "@import" not in "".join(read.words)
     assert not [name for _, given in read.tags for name in given if name.startswith("on")]
 
@@ -67,16 +85,24 @@ def test_ids_are_unique_and_every_chart_and_picture_says_what_it_is(read: Page) 
     assert len(names) == len(set(names))
     assert set(read.all("aria-labelledby")) <= set(names)
     drawings = [given for tag, given in read.tags if tag == "svg"]
-    assert drawings and all("aria-labelledby" in given or given.get("aria-hidden") == "true" for given in drawings)
+    assert drawings and all(
+        "aria-labelledby" in given or given.get("aria-hidden") == "true" for given in drawings
+    )
     pictures = [given for tag, given in read.tags if tag == "img"]
-    assert len(pictures) == 2 and all(len(given["alt"] or "") > 20 for given in pictures)  # terms and class accuracy
+    assert len(pictures) == 2 and all(
+        len(given["alt"] or "") > 20 for given in pictures
+    )  # terms and class accuracy
     figures = sum(tag == "figure" for tag, _ in read.tags)
     assert figures == sum(tag == "figcaption" for tag, _ in read.tags)
 
 
 def test_numbers_of_charts_are_numbers(read: Page) -> None:
     for name in ("x", "y", "x1", "y1", "cx", "cy", "r", "width", "height"):
-        assert all(np.isfinite(float(given)) for tag, attributes in read.tags if tag != "meta" and (given := attributes.get(name)))
+        assert all(
+            np.isfinite(float(given))
+            for tag, attributes in read.tags
+            if tag != "meta" and (given := attributes.get(name))
+        )
     assert not re.search(r"nan|inf\b", " ".join(read.all("d")))
 
 
@@ -84,18 +110,31 @@ def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, re
     best = whole.best()
     assert best is not None and best.value is not None
     text = read.text
-    assert f"Trial {best.number} ({best.params['method.name']}) with validation/accuracy {best.value:.4g} after 9 epochs" in text
-    second = next(trial for trial in whole.ranked() if trial.params["method.name"] != best.params["method.name"])
     assert (
-        f"{best.value - (second.value or 0):.4f} better than the best {second.params['method.name']} (trial {second.number})"
-        in text
+        f"Trial {best.number} ({best.params['method.name']}) with validation/accuracy "
+        f"{best.value:.4g} after 9 epochs" in text
+    )
+    second = next(
+        trial
+        for trial in whole.ranked()
+        if trial.params["method.name"] != best.params["method.name"]
+    )
+    assert (
+        f"{best.value - (second.value or 0):.4f} better than the best "
+        f"{second.params['method.name']} (trial {second.number})" in text
     )
     error = np.sqrt(best.value * (1 - best.value) / 216)
     assert f"on 216 validation samples is {error:.4f}" in text
     epochs = sum(trial.epochs for trial in whole.trials.values())
-    assert f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 whole trials" in text
+    assert (
+        f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 whole trials"
+        in text
+    )
     assert "python run.py export mine --store" in text and "Unfinished" not in text
-    assert "python run.py compare --config mine.yaml --methods akd,cross_entropy,kd --seeds 10 --store" in text
+    assert (
+        "python run.py compare --config mine.yaml --methods akd,cross_entropy,kd --seeds 10 --store"
+        in text
+    )
 
 
 def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep) -> None:
@@ -105,17 +144,25 @@ def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep
     assert isinstance(found, Predictions)
     dataset = Dataset.open(next((store.root / "data").glob("*/data.json")).parent)
     network = build("mlp", 10, (1, 8, 8), whole.configuration.student.settings).eval()
-    network.load_state_dict(load_file(whole.trial_folder(best.number) / "checkpoint" / "best.safetensors"))
+    network.load_state_dict(
+        load_file(whole.trial_folder(best.number) / "checkpoint" / "best.safetensors")
+    )
     images = from_numpy(dataset.test.inputs.copy()).permute(0, 3, 1, 2) / 255
     logits = network((images - dataset.mean[0]) / dataset.std[0]).logits.detach().numpy()
     expected = logits.argmax(1)
     # another order of the same arithmetic may change one sample
     assert (found.predicted == expected).mean() > 0.99
     assert found.part == "test" and len(found.labels) == found.whole == len(dataset.test)
-    assert found.confusion.sum() == found.whole and np.trace(found.confusion) / found.whole == found.accuracy
+    assert (
+        found.confusion.sum() == found.whole
+        and np.trace(found.confusion) / found.whole == found.accuracy
+    )
     assert (found.confusion.sum(axis=1) == np.bincount(dataset.test.labels, minlength=10)).all()
     assert sum(each.samples for each in found.bins) == found.whole
-    gap = sum(each.samples * abs(each.confidence - each.accuracy) for each in found.bins) / found.whole
+    gap = (
+        sum(each.samples * abs(each.confidence - each.accuracy) for each in found.bins)
+        / found.whole
+    )
     assert found.calibration_error == pytest.approx(gap)
 
 
@@ -128,7 +175,9 @@ def test_what_is_gone_is_said(tmp_path: Path, gone: str) -> None:
     if gone != "weights":
         give_weights(sweep, best.number)
     if gone == "damaged":
-        (sweep.trial_folder(best.number) / "checkpoint" / "best.safetensors").write_bytes(b"no weights")
+        (sweep.trial_folder(best.number) / "checkpoint" / "best.safetensors").write_bytes(
+            b"no weights"
+        )
     if gone == "data":
         next((tmp_path / "store" / "data").glob("*/data.json")).unlink()
     said = {
@@ -142,17 +191,30 @@ def test_what_is_gone_is_said(tmp_path: Path, gone: str) -> None:
 def test_hostile_names_and_messages_are_text(tmp_path: Path) -> None:
     sweep = made(tmp_path / "store", 12)
     change(sweep, 9, message=HOSTILE)
-    change(sweep, 0, notes=[HOSTILE], params=sweep.trials[0].params | {"method.name": "cross_entropy", HOSTILE: HOSTILE})
-    change(sweep, 3, params=sweep.trials[3].params | {HOSTILE: "</svg><img src=x onerror=alert(1)>"})
+    change(
+        sweep,
+        0,
+        notes=[HOSTILE],
+        params=sweep.trials[0].params | {"method.name": "cross_entropy", HOSTILE: HOSTILE},
+    )
+    change(
+        sweep, 3, params=sweep.trials[3].params | {HOSTILE: "</svg><img src=x onerror=alert(1)>"}
+    )
     sweep.notes = [{"time": 0.0, "text": HOSTILE}]
     sweep.save()
     give_data(tmp_path / "store", sweep)
     data = yaml.safe_load((sweep.folder / "data.json").read_text())
-    (sweep.folder / "data.json").write_text(yaml.safe_dump(data | {"name": HOSTILE}, default_flow_style=True, width=10**6))
+    (sweep.folder / "data.json").write_text(
+        yaml.safe_dump(data | {"name": HOSTILE}, default_flow_style=True, width=10**6)
+    )
     (sweep.folder / "environment.json").write_text('{"<b>": "</table><script>"}')
     text = report(Store(tmp_path / "store"), Sweep.open(Store(tmp_path / "store"), "mine")).html
     found = Page(text)
-    assert not [tag for tag, _ in found.tags if tag in ("script", "b")] and "<script" not in text and "<img src=x" not in text
+    assert (
+        not [tag for tag, _ in found.tags if tag in ("script", "b")]
+        and "<script" not in text
+        and "<img src=x" not in text
+    )
     assert found.text.count("<script>alert(1)</script>") >= 4
     assert html.escape(HOSTILE) in text
 
@@ -174,14 +236,17 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (
             "interrupted",
             12,
-            "this sweep is interrupted. All numbers are of what it has so far. The rest is trained by: python run.py",
+            "this sweep is interrupted. All numbers are of what it has so far. The rest is "
+            "trained by: python run.py",
         ),
         ("running", 12, "this sweep is interrupted"),  # no driver runs it
         ("failed", 12, "this sweep is failed"),
         ("running", 0, "None has begun"),
     ],
 )
-def test_an_unfinished_sweep_is_marked_at_the_top(tmp_path: Path, state: str, trials: int, said: str) -> None:
+def test_an_unfinished_sweep_is_marked_at_the_top(
+    tmp_path: Path, state: str, trials: int, said: str
+) -> None:
     found = page_of(made(tmp_path / "store", trials, state, "sweep", "mine", "search.trials=50"))
     assert said in found.text and any(given.get("class") == "banner" for _, given in found.tags)
     assert "sweep --resume mine" in found.text
@@ -199,7 +264,12 @@ def test_one_training_leaves_out_what_has_no_sense(tmp_path: Path) -> None:
     found = page_of(made(tmp_path / "store", 1, kind="train"))
     charts = set(found.all("aria-labelledby"))
     assert charts == {"chart-learning"}
-    for said in ("One trial alone", "One training searched nothing", "nothing to weigh", "python run.py train --config mine.yaml"):
+    for said in (
+        "One trial alone",
+        "One training searched nothing",
+        "nothing to weigh",
+        "python run.py train --config mine.yaml",
+    ):
         assert said in found.text
 
 
@@ -209,7 +279,9 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     assert "trials/00004/trial.json is damaged: it is not JSON" in page_of(sweep).text
 
 
-def test_a_large_sweep_makes_a_page_of_a_few_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_sweep_makes_a_page_of_a_few_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = made(tmp_path / "store", 200)
     (sweep.folder / "study.log").unlink()  # importance takes long and does not affect the size
     store = Store(tmp_path / "store")
@@ -219,7 +291,9 @@ def test_a_large_sweep_makes_a_page_of_a_few_megabytes(tmp_path: Path, monkeypat
     assert "Of 200 trials, those that trained at least so many epochs" in found.text
 
 
-def test_the_configuration_and_the_best_trial_come_again(whole: Sweep, read: Page, tmp_path: Path) -> None:
+def test_the_configuration_and_the_best_trial_come_again(
+    whole: Sweep, read: Page, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(resolved(whole))
     assert load(file, []) == whole.configuration
@@ -239,11 +313,17 @@ def test_a_list_of_settings_with_seeds_is_not_told_as_a_search(tmp_path: Path) -
     ]
     sweep = made(tmp_path / "store", 2, "finished", "sweep", "listed", *listed)
     for number in (0, 1):
-        change(sweep, number, params={"method.name": "kd", "kd.temperature": 4.0, "seed": number + 1})
+        change(
+            sweep, number, params={"method.name": "kd", "kd.temperature": 4.0, "seed": number + 1}
+        )
     trial = Sweep.open(Store.open(tmp_path / "store"), "listed").trials[1]
     assert "--set seed=2" in pairs(sweep, trial) and "method.seed" not in pairs(sweep, trial)
     words = " ".join(page_of(sweep).words)
-    assert "Nothing: 1 settings of" in words and "drawn by" not in words and "run.py compare" not in words
+    assert (
+        "Nothing: 1 settings of" in words
+        and "drawn by" not in words
+        and "run.py compare" not in words
+    )
     assert "one seed" not in words
 
 
@@ -251,7 +331,9 @@ def _options(line: str) -> Iterator[str]:
     import shlex
 
     words = shlex.split(line)
-    yield from (value for option, value in zip(words[::2], words[1::2], strict=True) if option == "--set")
+    yield from (
+        value for option, value in zip(words[::2], words[1::2], strict=True) if option == "--set"
+    )
 
 
 def test_what_it_ran_on_is_told_where_it_was_written_down(tmp_path: Path) -> None:

@@ -14,23 +14,41 @@ from tests.report.report_made import EPOCHS, give_data, give_weights, made, stud
 
 def peers(sweep: Sweep) -> None:
     sweep.configuration = load(
-        None, ["method.name=dml", "peers.b.network.name=mlp", f"training.epochs={EPOCHS}", "resources.workers=2"]
+        None,
+        [
+            "method.name=dml",
+            "peers.b.network.name=mlp",
+            f"training.epochs={EPOCHS}",
+            "resources.workers=2",
+        ],
     )
     sweep.save()
     for number, trial in sweep.trials.items():
-        own = {f"{letter}/{name}": value for letter in "ab" for name, value in trial.metrics.items()}
+        own = {
+            f"{letter}/{name}": value for letter in "ab" for name, value in trial.metrics.items()
+        }
         change(sweep, number, params={"lambda_peer": 1.0 + number}, metrics=trial.metrics | own)
 
 
 def population(sweep: Sweep) -> None:
-    sweep.configuration = load(None, [f"training.epochs={EPOCHS}", "search.scheduler=pbt", "search.trials=12"])
+    sweep.configuration = load(
+        None, [f"training.epochs={EPOCHS}", "search.scheduler=pbt", "search.trials=12"]
+    )
     sweep.save()
     for number, trial in sweep.trials.items():
-        change(sweep, number, changes=[{"epoch": 3, "source": (number + 1) % 12, "params": trial.params}])
+        change(
+            sweep,
+            number,
+            changes=[{"epoch": 3, "source": (number + 1) % 12, "params": trial.params}],
+        )
 
 
 def several(sweep: Sweep) -> None:
-    pairs = ["search.objectives=[validation/accuracy, validation/nll]", "search.scheduler=none", f"training.epochs={EPOCHS}"]
+    pairs = [
+        "search.objectives=[validation/accuracy, validation/nll]",
+        "search.scheduler=none",
+        f"training.epochs={EPOCHS}",
+    ]
     sweep.configuration = load(None, pairs)
     sweep.save()
     for number, trial in sweep.trials.items():
@@ -39,7 +57,11 @@ def several(sweep: Sweep) -> None:
 
 def diverged(sweep: Sweep) -> None:
     for number, trial in sweep.trials.items():
-        change(sweep, number, metrics=trial.metrics | {"test/best/nll": float("nan"), "seconds/epoch": float("inf")})
+        change(
+            sweep,
+            number,
+            metrics=trial.metrics | {"test/best/nll": float("nan"), "seconds/epoch": float("inf")},
+        )
 
 
 def without_history(sweep: Sweep) -> None:
@@ -49,7 +71,16 @@ def without_history(sweep: Sweep) -> None:
 
 def all_failed(sweep: Sweep) -> None:
     for number in sweep.trials:
-        change(sweep, number, state="failed", value=None, message="no luck", history=[], epochs=0, metrics={})
+        change(
+            sweep,
+            number,
+            state="failed",
+            value=None,
+            message="no luck",
+            history=[],
+            epochs=0,
+            metrics={},
+        )
 
 
 def all_stopped(sweep: Sweep) -> None:
@@ -89,19 +120,31 @@ def test_several_objectives_have_their_front(tmp_path: Path) -> None:
     sweep = made(tmp_path / "store", 12)
     several(sweep)
     found = page_of(sweep)
-    numbers = ", ".join(str(trial.number) for trial in Sweep.open(Store(tmp_path / "store"), "mine").front())
-    assert "chart-objectives" in found.all("aria-labelledby") and f"On the Pareto front are trials {numbers};" in found.text
+    numbers = ", ".join(
+        str(trial.number) for trial in Sweep.open(Store(tmp_path / "store"), "mine").front()
+    )
+    assert (
+        "chart-objectives" in found.all("aria-labelledby")
+        and f"On the Pareto front are trials {numbers};" in found.text
+    )
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_better_follows_the_direction(tmp_path: Path, direction: str) -> None:
-    sweep = made(tmp_path / "store", 3, "finished", "sweep", "mine", f"search.direction={direction}")
+    sweep = made(
+        tmp_path / "store", 3, "finished", "sweep", "mine", f"search.direction={direction}"
+    )
     for number, value in ((0, 0.5), (1, 0.75), (2, 0.5)):
         change(sweep, number, state="complete", value=value)
     first, others = (
-        (1, "0.2500 better than") if direction == "maximize" else (0, "equal to the best akd (trial 2), 0.2500 better than")
+        (1, "0.2500 better than")
+        if direction == "maximize"
+        else (0, "equal to the best akd (trial 2), 0.2500 better than")
     )
-    assert f"In validation/accuracy: {others} the best" in page_of(sweep).text and f"Trial {first} (" in page_of(sweep).text
+    assert (
+        f"In validation/accuracy: {others} the best" in page_of(sweep).text
+        and f"Trial {first} (" in page_of(sweep).text
+    )
 
 
 def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
@@ -112,7 +155,9 @@ def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
     assert best is not None
     give_weights(sweep, best.number, "b")
     found = page_of(sweep)
-    assert {"chart-confusion-b", "chart-reliability-b"} <= set(found.all("aria-labelledby")) and "Student b" in found.text
+    assert {"chart-confusion-b", "chart-reliability-b"} <= set(
+        found.all("aria-labelledby")
+    ) and "Student b" in found.text
     assert "its weights are not in the store" in found.text  # those of student a
     give_weights(sweep, best.number, ".")
     found = page_of(sweep)
@@ -121,11 +166,19 @@ def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rate", "near"), [(0.0051, True), (0.05, False)])
-def test_a_best_trial_at_the_end_of_the_space_is_told(tmp_path: Path, rate: float, near: bool) -> None:
+def test_a_best_trial_at_the_end_of_the_space_is_told(
+    tmp_path: Path, rate: float, near: bool
+) -> None:
     sweep = made(tmp_path / "store", 24)
-    change(sweep, 0, value=0.99, params={"method.name": "cross_entropy", "training.learning_rate": rate})
+    change(
+        sweep,
+        0,
+        value=0.99,
+        params={"method.name": "cross_entropy", "training.learning_rate": rate},
+    )
     study(sweep, again=True)
     said = (
-        f"Search a wider space: the best trial is at the end of what was searched, training.learning_rate = {rate} of 0.005 to 0.5"
+        f"Search a wider space: the best trial is at the end of what was searched, "
+        f"training.learning_rate = {rate} of 0.005 to 0.5"
     )
     assert (said in page_of(sweep).text) == near

@@ -46,7 +46,13 @@ def by_method(name: str, settings: dict[str, Any]) -> Any:
     method.prepare(lambda: Knowledge(logits, None, labels), Task(CLASSES, SAMPLES, 1))
 
     def loss(rows: Tensor, student: Tensor) -> Tensor:
-        batch = Batch(rows, student, labels[rows], Output(student, student), Output(logits[rows], logits[rows]))
+        batch = Batch(
+            rows,
+            student,
+            labels[rows],
+            Output(student, student),
+            Output(logits[rows], logits[rows]),
+        )
         found: Tensor = method(batch).loss
         return found
 
@@ -63,7 +69,9 @@ def published(name: str) -> Any:
     def loss(rows: Tensor, student: Tensor) -> Tensor:
         powers = logits[rows].softmax(1) ** 0.3
         total = powers.sum(1, keepdim=True)
-        divergence = functional.kl_div(student.log_softmax(1), powers / total, reduction="none").sum(1)
+        divergence = functional.kl_div(
+            student.log_softmax(1), powers / total, reduction="none"
+        ).sum(1)
         soft = (total[:, 0] * divergence if name == "wttm" else divergence).mean()
         return functional.cross_entropy(student, labels[rows]) + TABLE[name] * soft
 
@@ -73,7 +81,9 @@ def published(name: str) -> Any:
 def point(name: str) -> tuple[dict[str, Any], float]:
     """Return the settings of the published point, and its learning rate."""
     values = dict(SPACES[name].points[1])
-    return {key: value for key, value in values.items() if "." not in key}, values["training.learning_rate"]
+    return {key: value for key, value in values.items() if "." not in key}, values[
+        "training.learning_rate"
+    ]
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -83,7 +93,12 @@ def apart(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_published_point_trains_the_published_weights(name: str) -> None:
     settings, rate = point(name)
-    assert apart(trained(by_method(name, settings), rate, DECAY), trained(published(name), 0.05, DECAY)) < 1e-10
+    assert (
+        apart(
+            trained(by_method(name, settings), rate, DECAY), trained(published(name), 0.05, DECAY)
+        )
+        < 1e-10
+    )
 
 
 @pytest.mark.parametrize("name", ["kd", "ttm"])

@@ -12,7 +12,11 @@ from search_spaces import SPACES
 every_space = pytest.mark.parametrize("name", SPACES)
 every_point = pytest.mark.parametrize(
     ("name", "point"),
-    [pytest.param(name, point, id=f"{name}-{i}") for name in SPACES for i, point in enumerate(SPACES[name].points)],
+    [
+        pytest.param(name, point, id=f"{name}-{i}")
+        for name in SPACES
+        for i, point in enumerate(SPACES[name].points)
+    ],
 )
 
 
@@ -28,7 +32,9 @@ class Replay:
         self.asked.append(name)
         return self.held[name]
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         value = self._take(name)
         assert low < high
         assert low > 0 or not log
@@ -36,7 +42,9 @@ class Replay:
         assert low <= value <= high, f"{name} = {value} is outside [{low}, {high}]"
         return value
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         value = self._take(name)
         assert isinstance(value, int)
         assert low <= value <= high, f"{name} = {value} is outside [{low}, {high}]"
@@ -56,11 +64,15 @@ class Draw(Replay):
         super().__init__(dict(held or {}))
         self.random = random.Random(seed)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         self.held.setdefault(name, self.random.choice([low, high, self.random.uniform(low, high)]))
         return super().suggest_float(name, low, high, log=log, step=step)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         self.held.setdefault(name, self.random.randrange(low, high + 1, step))
         return super().suggest_int(name, low, high, log=log, step=step)
 
@@ -153,7 +165,9 @@ def test_dual_students_are_asked_about_certainty_only_where_it_counts() -> None:
         SPACES["dual_student"].suggest(trial)
         held = trial.held
         assert ("w_norm" in held) == (held["certainty"] != "none")
-        assert ("certainty_temperature" in held) == (held["certainty"] != "none" or held["peer_weight"] == "1-w")
+        assert ("certainty_temperature" in held) == (
+            held["certainty"] != "none" or held["peer_weight"] == "1-w"
+        )
 
 
 def test_dual_students_begin_with_the_ablation_of_both_parts_at_weights_that_sum_to_one() -> None:
@@ -169,5 +183,8 @@ def test_all_that_hear_peers_are_asked_the_same_about_them() -> None:
     for name in ("dml", "dual_student"):
         trial = Draw(0)
         SPACES[name].suggest(trial)
-        asked.append(set(trial.asked) & {"peer_temperature", "peer_warmup", "update", "lambda_peer", "training.learning_rate"})
+        asked.append(
+            set(trial.asked)
+            & {"peer_temperature", "peer_warmup", "update", "lambda_peer", "training.learning_rate"}
+        )
     assert len(asked[0]) == 5 and asked[0] == asked[1]

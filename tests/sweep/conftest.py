@@ -66,7 +66,13 @@ Conduct = Callable[..., Sweep]
 def run(tmp_path: Path) -> Conduct:
     """Return a function that runs a sweep or training in its own store, and reads its record."""
 
-    def start(*pairs: str, kind: str = "sweep", name: str = "sweep", watch: Watch | None = None, **options: Any) -> Sweep:
+    def start(
+        *pairs: str,
+        kind: str = "sweep",
+        name: str = "sweep",
+        watch: Watch | None = None,
+        **options: Any,
+    ) -> Sweep:
         store = Store.open(tmp_path / "store")
         configuration = load(None, [*SMALL, *pairs])
         begun = prepare_run(store, configuration, kind, local=options.get("local", False))

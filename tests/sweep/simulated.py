@@ -22,12 +22,16 @@ OBJECTIVE = "validation/accuracy"
 Score = Callable[[int, int], float | None]  # number, epoch -> value; None: the trial fails
 
 
-def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tuple[Sweep, SynchronousSearch]:
+def begin(
+    folder: Path, *pairs: str, listeners: Sequence[Listener] = ()
+) -> tuple[Sweep, SynchronousSearch]:
     """Return a new KD sweep whose trials wait for each other, and its searcher."""
     configuration = load(None, ["method.name=kd", *pairs])
     sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
     study = open_study(sweep.folder, configuration, resume=False)
-    return sweep, SynchronousSearch(study, configuration, Events(sweep, list(listeners)), [], configuration.search.trials)
+    return sweep, SynchronousSearch(
+        study, configuration, Events(sweep, list(listeners)), [], configuration.search.trials
+    )
 
 
 def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
@@ -36,7 +40,9 @@ def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
     study = open_study(found.folder, found.configuration, resume=True)
     reconcile(study, found)
     unfinished = [trial for trial in found.trials.values() if not trial.ended]
-    return found, SynchronousSearch(study, found.configuration, Events(found, []), unfinished, len(unfinished))
+    return found, SynchronousSearch(
+        study, found.configuration, Events(found, []), unfinished, len(unfinished)
+    )
 
 
 class SimulatedTrial:
@@ -68,7 +74,9 @@ class SimulatedTrial:
     def keep(self, result: dict[str, Any]) -> Any:
         """Register and return the trial's checkpoint, as Tune does."""
         self.checkpoint = SimpleNamespace(weights=list(self.weights), epoch=self.epoch)
-        self.run_metadata.checkpoint_manager._latest_checkpoint_result = SimpleNamespace(checkpoint=self.checkpoint, metrics=result)
+        self.run_metadata.checkpoint_manager._latest_checkpoint_result = SimpleNamespace(
+            checkpoint=self.checkpoint, metrics=result
+        )
         return self.checkpoint
 
     def restore(self) -> None:
@@ -82,14 +90,18 @@ class SimulatedTrial:
 class SimulatedTune:
     """Tune's controller; a failed trial stays among the live ones, as in Tune."""
 
-    def __init__(self, asking: SynchronousSearch, scheduler: Any, score: Score, at_once: int, seed: int = 0) -> None:
+    def __init__(
+        self, asking: SynchronousSearch, scheduler: Any, score: Score, at_once: int, seed: int = 0
+    ) -> None:
         self.asking, self.scheduler, self.score, self.at_once = asking, scheduler, score, at_once
         self.order = random.Random(seed)
         self.trials: list[SimulatedTrial] = []
         self.most_running = 0
         for number in range(asking.total):
             config = asking.suggest(str(number))
-            self.trials.append(SimulatedTrial(str(number), config, asking.trials[str(number)].epochs))
+            self.trials.append(
+                SimulatedTrial(str(number), config, asking.trials[str(number)].epochs)
+            )
             scheduler.on_trial_add(self, self.trials[-1])
             assert self.trials[-1].status == TuneTrial.PAUSED, "nobody starts before all are there"
 
@@ -122,8 +134,14 @@ class SimulatedTune:
                 chosen.epoch -= chosen.epoch > 0 and chosen.checkpoint is None
             running = [trial for trial in self.trials if trial.status == TuneTrial.RUNNING]
             assert len(running) <= self.at_once
-            said = {number for number, trial in self.asking.events.sweep.trials.items() if trial.state == "running"}
-            assert said == {trial.config["number"] for trial in running}, "the records say whose turn it is"
+            said = {
+                number
+                for number, trial in self.asking.events.sweep.trials.items()
+                if trial.state == "running"
+            }
+            assert said == {trial.config["number"] for trial in running}, (
+                "the records say whose turn it is"
+            )
             self.most_running = max(self.most_running, len(running))
             if not running:
                 assert all(trial.is_finished() for trial in self.trials), "somebody waits for ever"

@@ -19,9 +19,13 @@ def by_number(number: int, epoch: int) -> float:
     return 0.01 * number + 0.001 * epoch
 
 
-def play(folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2) -> Sweep:
+def play(
+    folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2
+) -> Sweep:
     sweep, asking = begin(folder, *HYPERBAND, *pairs)
-    tune = SimulatedTune(asking, HyperbandBrackets(asking, lambda: at_once), score, at_once, order).run()
+    tune = SimulatedTune(
+        asking, HyperbandBrackets(asking, lambda: at_once), score, at_once, order
+    ).run()
     assert tune.most_running == at_once
     return sweep
 
@@ -32,7 +36,14 @@ def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
     sweep = play(tmp_path, order=order)
     epochs = [trial.epochs for trial in sweep.trials.values()]
     assert epochs == [9, 9, 9] + [3, 3, 3, 9, 9] + [1] * 6 + [3, 3, 9]
-    assert [number for number, trial in sweep.trials.items() if trial.state == "complete"] == [0, 1, 2, 6, 7, 16]
+    assert [number for number, trial in sweep.trials.items() if trial.state == "complete"] == [
+        0,
+        1,
+        2,
+        6,
+        7,
+        16,
+    ]
     assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
     assert plan.planned_epochs(sweep.configuration.search, 9) == sum(epochs)
 
@@ -52,12 +63,16 @@ def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: 
     for order in range(2):
         sweep = play(tmp_path / str(order), score=failing, order=order)
         failed = sweep.trials[number]
-        assert failed.state == "failed" or (failed.state == "stopped_early" and failed.epochs < epoch)
+        assert failed.state == "failed" or (
+            failed.state == "stopped_early" and failed.epochs < epoch
+        )
         assert all(trial.ended for trial in sweep.trials.values())
 
 
 @pytest.mark.parametrize("told", [3, 20, 40, 60])
-def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(told: int, tmp_path: Path) -> None:
+def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
+    told: int, tmp_path: Path
+) -> None:
     sweep, asking = begin(tmp_path, *HYPERBAND)
     SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run(told)
     found, again = resumed(sweep)
@@ -66,7 +81,9 @@ def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(told: in
     assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
 
 
-def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(tmp_path: Path) -> None:
+def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(
+    tmp_path: Path,
+) -> None:
     sweep, asking = begin(tmp_path, *HYPERBAND)
     for number in range(12):
         asking.suggest(str(number))
@@ -76,17 +93,29 @@ def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once
     SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     states = [trial.state for trial in found.trials.values()]
     assert states[:3] == ["complete"] * 3 and states[3:8].count("complete") == 2
-    assert [found.trials[number].state for number in (8, 9, 10)] == ["stopped_early"] * 3 and states[11] == "complete"
+    assert [found.trials[number].state for number in (8, 9, 10)] == [
+        "stopped_early"
+    ] * 3 and states[11] == "complete"
 
 
 def told_of(number: int, epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": json.dumps({"validation/accuracy": by_number(number, epoch)})}
+    return {
+        "epoch": epoch,
+        "metrics": json.dumps({"validation/accuracy": by_number(number, epoch)}),
+    }
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 12, 27, 30, 81, 100, 200])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_path: Path) -> None:
-    sweep, asking = begin(tmp_path, f"training.epochs={epochs}", f"search.reduction_factor={factor}", "search.scheduler=hyperband")
+def test_the_plan_tells_the_brackets_that_ray_builds(
+    epochs: int, factor: int, tmp_path: Path
+) -> None:
+    sweep, asking = begin(
+        tmp_path,
+        f"training.epochs={epochs}",
+        f"search.reduction_factor={factor}",
+        "search.scheduler=hyperband",
+    )
     scheduler = HyperbandBrackets(asking, lambda: 2)
     for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
@@ -100,8 +129,16 @@ def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, t
 
 @pytest.mark.parametrize("trials", [1, 7, 17, 40])
 @pytest.mark.parametrize("reduction", [2, 3])
-def test_the_plan_knows_the_epochs_of_all_trials_together(trials: int, reduction: int, tmp_path: Path) -> None:
-    given = (f"search.trials={trials}", f"search.reduction_factor={reduction}", "training.epochs=10")
+def test_the_plan_knows_the_epochs_of_all_trials_together(
+    trials: int, reduction: int, tmp_path: Path
+) -> None:
+    given = (
+        f"search.trials={trials}",
+        f"search.reduction_factor={reduction}",
+        "training.epochs=10",
+    )
     sweep, asking = begin(tmp_path, *HYPERBAND, *given)
     SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run()
-    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(sweep.configuration.search, 10)
+    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(
+        sweep.configuration.search, 10
+    )

@@ -50,7 +50,10 @@ def test_the_row_is_of_ends(limit: int | None, states: list[str], ends: bool) ->
 def test_the_first_reason_stays() -> None:
     reason = after(2, "failed", "failed").reason
     assert after(2, "failed", "failed", "failed").reason == reason
-    assert reason == "the last 2 trials have all failed (search.max_failed_trials = 2): each says: broken"
+    assert (
+        reason
+        == "the last 2 trials have all failed (search.max_failed_trials = 2): each says: broken"
+    )
 
 
 def test_messages_that_differ_in_numbers_are_one() -> None:
@@ -63,7 +66,10 @@ def test_settings_that_a_usable_trial_has_are_not_to_blame() -> None:
     failed = [ended(n, message=f"reason {'xyz'[n]}", **settings, lr=n) for n in range(3)]
     usable = [ended(9, "complete", **{**settings, "method.name": "dkd", "depth": 8})]
     said = in_common(failed, usable)
-    assert said == 'each for a reason of its own, the last one: reason z; in common they have method.name = "kd", depth = 9'
+    assert (
+        said == "each for a reason of its own, the last one: reason z; in common they have "
+        'method.name = "kd", depth = 9'
+    )
 
 
 def test_a_setting_that_one_of_them_lacks_is_not_in_common() -> None:
@@ -84,13 +90,25 @@ def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
 
 @pytest.mark.parametrize(
     ("state", "code", "resumes"),
-    [("finished", errors.OK, False), ("failed", errors.NO_USABLE_TRIAL, True), ("interrupted", 130, True)],
+    [
+        ("finished", errors.OK, False),
+        ("failed", errors.NO_USABLE_TRIAL, True),
+        ("interrupted", 130, True),
+    ],
 )
 def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
-    state: str, code: int, resumes: bool, specify: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    state: str,
+    code: int,
+    resumes: bool,
+    specify: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     """The sweep has failed although one of its trials can be used."""
-    found = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["search.trials=9"]), "sweep")
+    found = Sweep.create(
+        Store.open(tmp_path).sweep("mine"), load(None, ["search.trials=9"]), "sweep"
+    )
     usable = Trial(0, {}, "complete", value=0.5, metrics={"validation/accuracy": 0.5})
 
     def conduct(sweep: Sweep, *given: Any, **named: Any) -> None:

@@ -19,7 +19,11 @@ from orchestrator.sweep.space_snapshot import described_space, differences
 from tests.refusal import ANY, refused
 
 FIXED: list[dict[str, Any]] = [
-    {"method.name": "cross_entropy", "cross_entropy.label_smoothing": 0.1, "training.learning_rate": 0.2},
+    {
+        "method.name": "cross_entropy",
+        "cross_entropy.label_smoothing": 0.1,
+        "training.learning_rate": 0.2,
+    },
     {"method.name": "kd", "kd.temperature": 2.0, "kd.alpha": 0.75, "training.learning_rate": 0.1},
 ]
 SEEDS = (4, 7, 9)
@@ -35,7 +39,11 @@ def listed(**changes: Any) -> Configuration:
         "scheduler": "none",
         **changes,
     }
-    return load(None, [f"search.{key}={json.dumps(value)}" for key, value in search.items()] + [f"training.epochs={EPOCHS}"])
+    return load(
+        None,
+        [f"search.{key}={json.dumps(value)}" for key, value in search.items()]
+        + [f"training.epochs={EPOCHS}"],
+    )
 
 
 def searcher_of(sweep: Sweep, resume: bool) -> StudySearch:
@@ -57,7 +65,14 @@ def trained(sweep: Sweep) -> list[tuple[str, float, Any, int]]:
         configuration = apply(sweep.configuration, trial.settings)
         settings = configuration.method.settings
         own = settings.get("label_smoothing", settings.get("temperature"))
-        found.append((configuration.method.name, configuration.training.learning_rate, own, configuration.seed))
+        found.append(
+            (
+                configuration.method.name,
+                configuration.training.learning_rate,
+                own,
+                configuration.seed,
+            )
+        )
     return found
 
 
@@ -89,7 +104,9 @@ def test_without_seeds_every_setting_is_trained_once() -> None:
 
 
 def test_a_list_that_has_changed_is_another_sweep() -> None:
-    before, now = (described_space(listed(seeds=seeds), "sweep") for seeds in ([4, 7, 9], [4, 7, 8]))
+    before, now = (
+        described_space(listed(seeds=seeds), "sweep") for seeds in ([4, 7, 9], [4, 7, 8])
+    )
     assert not differences(before, before)
     assert any("seed = 9" in text and "seed = 8" in text for text in differences(before, now))
 
@@ -103,7 +120,11 @@ FIRST = "search.configurations[0]"
         ({"trials": 5}, "search.trials", 5, (6, 6)),
         ({"seeds": [1, 1, 2]}, "search.seeds", (1, 1, 2), "each once"),
         (
-            {"configurations": [{"method.name": "kd"}] * 400, "seeds": list(range(400)), "trials": 1},
+            {
+                "configurations": [{"method.name": "kd"}] * 400,
+                "seeds": list(range(400)),
+                "trials": 1,
+            },
             "search.configurations",
             160_000,
             (1, 100_000),
@@ -111,18 +132,40 @@ FIRST = "search.configurations[0]"
         ({"configurations": [], "trials": 6}, "search.seeds", (4, 7, 9), ()),
         ({"scheduler": "pbt"}, "search.scheduler", "pbt", ("none",)),
         ({"configurations": [{"seed": 3}], "trials": 3}, f"{FIRST}.seed", 3, "search.seeds"),
-        ({"configurations": [{"method.name": "kd", "kd.temprature": 2.0}], "trials": 3}, f"{FIRST}.temprature", 2.0, ANY),
-        ({"configurations": [{"method.name": "ttm"}], "trials": 3}, f"{FIRST}.method.name", "ttm", ("cross_entropy", "kd")),
+        (
+            {"configurations": [{"method.name": "kd", "kd.temprature": 2.0}], "trials": 3},
+            f"{FIRST}.temprature",
+            2.0,
+            ANY,
+        ),
+        (
+            {"configurations": [{"method.name": "ttm"}], "trials": 3},
+            f"{FIRST}.method.name",
+            "ttm",
+            ("cross_entropy", "kd"),
+        ),
         (
             {"configurations": [{"training.learning_rate": -1.0}], "trials": 3},
             f"{FIRST}.training.learning_rate",
             -1.0,
             (0, 1e30),
         ),
-        ({"configurations": [{"nothing.such": 1.0}], "trials": 3}, f"{FIRST}.nothing.such", 1.0, ANY),
-        ({"configurations": [{"temperature": [1.0]}], "trials": 3}, f"{FIRST}.temperature", [1.0], ANY),
+        (
+            {"configurations": [{"nothing.such": 1.0}], "trials": 3},
+            f"{FIRST}.nothing.such",
+            1.0,
+            ANY,
+        ),
+        (
+            {"configurations": [{"temperature": [1.0]}], "trials": 3},
+            f"{FIRST}.temperature",
+            [1.0],
+            ANY,
+        ),
     ],
 )
-def test_what_is_no_list_of_trials_is_refused(changes: dict[str, Any], field: str, value: object, allowed: object) -> None:
+def test_what_is_no_list_of_trials_is_refused(
+    changes: dict[str, Any], field: str, value: object, allowed: object
+) -> None:
     with refused(field, value, allowed):
         check_search(listed(**changes))

@@ -15,7 +15,13 @@ from orchestrator.tracking._description import description
 from orchestrator.tracking._runs import tracking_uri
 from tests.sweep.conftest import Conduct, Watch
 
-GIVEN = ("teacher.network.name=mlp", "teacher.network.width=8", "training.epochs=3", "training.learning_rate=0.2", "method.alpha=0")
+GIVEN = (
+    "teacher.network.name=mlp",
+    "teacher.network.width=8",
+    "training.epochs=3",
+    "training.learning_rate=0.2",
+    "method.alpha=0",
+)
 
 
 def test_the_accuracy_of_given_weights_is_said_everywhere(run: Conduct, tmp_path: Path) -> None:
@@ -35,16 +41,31 @@ def test_the_accuracy_of_given_weights_is_said_everywhere(run: Conduct, tmp_path
     assert quality is not None and quality.accuracy is not None and best is not None
     reached = f"validation accuracy {quality.accuracy:.4f}"
     assert watch.steps.count(f"teacher mlp (given weights given.safetensors): {reached}") == 1
-    assert best.metrics["validation/accuracy"] > quality.accuracy + 0.1, "a student of the labels alone is better"
+    assert best.metrics["validation/accuracy"] > quality.accuracy + 0.1, (
+        "a student of the labels alone is better"
+    )
     notes = [note["text"] for note in sweep.notes]
-    assert any(note.startswith("the teacher is no better than guessing") for note in notes) and set(notes) <= set(watch.notes)
-    assert any(note.startswith(f"the teacher is worse than its student: {reached}") for note in notes)
+    assert any(note.startswith("the teacher is no better than guessing") for note in notes) and set(
+        notes
+    ) <= set(watch.notes)
+    assert any(
+        note.startswith(f"the teacher is worse than its student: {reached}") for note in notes
+    )
     page = report(store, sweep).html
-    assert f"taught by the teacher mlp (given weights given.safetensors): {reached}" in page and notes[0][:60] in page
+    assert (
+        f"taught by the teacher mlp (given weights given.safetensors): {reached}" in page
+        and notes[0][:60] in page
+    )
     assert f"teacher `mlp` ({reached})" in description(store, sweep, "finished")
     run_id = read_json(sweep.folder / "mlflow.json")["parent"]
     parent = MlflowClient(tracking_uri(store, sweep.configuration)).get_run(run_id).data
     assert parent.metrics["teacher/validation/accuracy"] == quality.accuracy
-    assert parent.tags["teacher.validation_accuracy"] == f"{quality.accuracy:.4f}" and reached in parent.tags["mlflow.note.content"]
+    assert (
+        parent.tags["teacher.validation_accuracy"] == f"{quality.accuracy:.4f}"
+        and reached in parent.tags["mlflow.note.content"]
+    )
     (tmp_path / "given.safetensors").unlink()  # the run keeps its records
-    assert f"validation accuracy {quality.accuracy:.4f}" in (export(store, "sweep").folder / "README.md").read_text()
+    assert (
+        f"validation accuracy {quality.accuracy:.4f}"
+        in (export(store, "sweep").folder / "README.md").read_text()
+    )

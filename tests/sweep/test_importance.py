@@ -46,20 +46,31 @@ def conditional(generator: np.random.Generator, number: int) -> tuple[dict[str, 
     """
     rate, inner = generator.random(), generator.random()
     if number % 2:
-        return {"method.name": "kd", "rate": rate, "kd.temperature": inner, "kd.alpha": generator.random()}, inner
+        return {
+            "method.name": "kd",
+            "rate": rate,
+            "kd.temperature": inner,
+            "kd.alpha": generator.random(),
+        }, inner
     return {"method.name": "ttm", "rate": rate, "ttm.temperature": inner}, 0.5 + 0.01 * rate
 
 
 def nested(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
     """Return a draw of nested choices in which the rate decides."""
-    params: dict[str, Any] = {"method.name": "akd", "rate": generator.random(), "akd.temperature": generator.random()}
+    params: dict[str, Any] = {
+        "method.name": "akd",
+        "rate": generator.random(),
+        "akd.temperature": generator.random(),
+    }
     params |= {"akd.schedule": "constant" if number % 5 == 0 else "gap", "akd.cam": number % 3 == 0}
     if params["akd.schedule"] == "gap":
         params |= {"akd.gap": "label" if number % 2 else "ratio"}
         params |= {"akd.slope" if number % 2 else "akd.ema": generator.random()}
     if params["akd.cam"]:
         params["akd.width"] = generator.random()
-    return (params if number % 10 else {"method.name": "kd", "rate": params["rate"]}), params["rate"]
+    return (params if number % 10 else {"method.name": "kd", "rate": params["rate"]}), params[
+        "rate"
+    ]
 
 
 def rare(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
@@ -69,7 +80,13 @@ def rare(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], f
 
 
 def made(
-    root: Path, draw: Draw, trials: int = 40, pruned: int = 0, kind: str = "sweep", changed: int = 0, scheduler: str = "none"
+    root: Path,
+    draw: Draw,
+    trials: int = 40,
+    pruned: int = 0,
+    kind: str = "sweep",
+    changed: int = 0,
+    scheduler: str = "none",
 ) -> tuple[Store, Sweep]:
     """Make a sweep with a hand-written study.
 
@@ -77,7 +94,9 @@ def made(
     trials copied trial 0 after epoch 1.
     """
     store = Store.open(root)
-    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests", f"search.scheduler={scheduler}"]), kind)
+    sweep = Sweep.create(
+        store.sweep("mine"), load(None, ["project=tests", f"search.scheduler={scheduler}"]), kind
+    )
     storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.log")))
     study = optuna.create_study(study_name="mine", storage=storage, direction="maximize")
     generator = np.random.default_rng(0)
@@ -85,11 +104,23 @@ def made(
         params, value = draw(generator, number)
         distributions = {name: CHOICES.get(name, UNIT) for name in params}
         whole = number < trials
-        told = {"state": TrialState.COMPLETE, "value": value} if whole else {"state": TrialState.PRUNED}
+        told = (
+            {"state": TrialState.COMPLETE, "value": value}
+            if whole
+            else {"state": TrialState.PRUNED}
+        )
         between = {1: value, 2: value} if whole else {1: value}
-        attrs = {"changes": [{"epoch": 1, "source": 0, "params": params}]} if number < changed else {}
+        attrs = (
+            {"changes": [{"epoch": 1, "source": 0, "params": params}]} if number < changed else {}
+        )
         study.add_trial(
-            create_trial(params=params, distributions=distributions, intermediate_values=between, user_attrs=attrs, **told)
+            create_trial(
+                params=params,
+                distributions=distributions,
+                intermediate_values=between,
+                user_attrs=attrs,
+                **told,
+            )
         )
     return store, sweep
 
@@ -132,7 +163,12 @@ def test_branches_of_a_conditional_study(tmp_path: Path) -> None:
     # settings of all trials
     assert set(whole.ped_anova) == set(whole.fanova) == {"method.name", "rate"}
     assert (kd.branch, kd.trials, kd.path) == ("kd", 20, {"method.name": "kd"})
-    assert set(kd.fanova) == set(kd.ped_anova) == set(kd.chance) == {"rate", "kd.temperature", "kd.alpha"}
+    assert (
+        set(kd.fanova)
+        == set(kd.ped_anova)
+        == set(kd.chance)
+        == {"rate", "kd.temperature", "kd.alpha"}
+    )
     assert next(iter(kd.fanova)) == next(iter(kd.ped_anova)) == "kd.temperature"
     assert ttm.branch == "ttm" and next(iter(ttm.fanova)) == "rate"
     assert (found.too_few, found.alike) == ([], [])
@@ -161,7 +197,14 @@ def test_choices_in_choices_are_branches_in_branches(tmp_path: Path) -> None:
     }
     assert found.too_few == ["akd with schedule=constant (4)", "kd (4)"]
     metrics = found.metrics()
-    assert set(metrics) == {"method.name", "rate", "akd.rate", "akd.temperature", "akd.schedule", "akd.cam"}
+    assert set(metrics) == {
+        "method.name",
+        "rate",
+        "akd.rate",
+        "akd.temperature",
+        "akd.schedule",
+        "akd.cam",
+    }
 
 
 def test_a_sweep_of_one_method_is_split_at_once(tmp_path: Path) -> None:
@@ -179,10 +222,14 @@ def test_a_setting_of_few_trials_is_not_ranked(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, rare, trials=40)
     found = importance(sweep)
     (ranking,) = found.rankings
-    assert set(ranking.ped_anova) == set(ranking.fanova) == set(found.metrics()) == {"noise", "rate"}
+    assert (
+        set(ranking.ped_anova) == set(ranking.fanova) == set(found.metrics()) == {"noise", "rate"}
+    )
 
 
-def test_chance_tells_what_decides_from_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chance_tells_what_decides_from_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", SHUFFLES)
     (decided,) = importance(made(tmp_path / "flat", flat)[1]).rankings
     assert decided.chance["rate"] < min(0.05, decided.chance["noise"])
@@ -207,11 +254,17 @@ def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
     assert importance(sweep).changed == 1
 
 
-@pytest.mark.parametrize(("trials", "hint"), [(12, "; compare the 12 trials that reached epoch 1 with --epoch 1"), (7, "")])
+@pytest.mark.parametrize(
+    ("trials", "hint"),
+    [(12, "; compare the 12 trials that reached epoch 1 with --epoch 1"), (7, "")],
+)
 def test_a_population_has_nothing_to_compare(tmp_path: Path, trials: int, hint: str) -> None:
     made(tmp_path, flat, trials=trials, changed=trials, scheduler="pbt")
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    why = "population based training changes settings while it trains, so importance has nothing to compare"
+    why = (
+        "population based training changes settings while it trains, so importance has "
+        "nothing to compare"
+    )
     assert code == 1 and output.count("\n") == 1 and why in output and "--resume" not in output
     assert output.strip().endswith(f"in {trials} others{hint}"), output
 
@@ -235,7 +288,10 @@ def test_an_epoch_beyond_the_last_is_refused(tmp_path: Path) -> None:
 
 def test_trials_that_were_stopped_early_count_at_an_epoch_that_they_reached(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, trials=6, pruned=20)
-    with pytest.raises(UserError, match=r"6 complete trials and at least 8 are needed: .*the 26 trials .* with --epoch 1"):
+    with pytest.raises(
+        UserError,
+        match=r"6 complete trials and at least 8 are needed: .*the 26 trials .* with --epoch 1",
+    ):
         importance(sweep)
     found = importance(sweep, epoch=1)
     assert found.rankings[0].trials == 26 and next(iter(found.rankings[0].fanova)) == "rate"
@@ -254,20 +310,39 @@ def test_pages_need_no_network_and_no_setting_of_all_trials(tmp_path: Path) -> N
     made_pages = pages(importance(sweep))
     assert set(made_pages) == {"parallel_coordinate.html", "slice.html"}
     for text in made_pages.values():
-        assert "plotly.js v" in text and "kd.temperature" in text and '<script src="http' not in text
+        assert (
+            "plotly.js v" in text and "kd.temperature" in text and '<script src="http' not in text
+        )
 
 
 @pytest.mark.parametrize(
     ("draw", "trials", "code", "said"),
     [
-        (lambda generator, number: (flat(generator, number)[0], 0.5), 10, 1, "reached the same validation/accuracy"),
-        (lambda generator, number: ({"rate": 0.5}, generator.random()), 10, 1, "have the same settings"),
-        (lambda generator, number: ({"rate": generator.random()}, generator.random()), 10, 1, "differ in two settings"),
+        (
+            lambda generator, number: (flat(generator, number)[0], 0.5),
+            10,
+            1,
+            "reached the same validation/accuracy",
+        ),
+        (
+            lambda generator, number: ({"rate": 0.5}, generator.random()),
+            10,
+            1,
+            "have the same settings",
+        ),
+        (
+            lambda generator, number: ({"rate": generator.random()}, generator.random()),
+            10,
+            1,
+            "differ in two settings",
+        ),
         (flat, 7, 1, "has 7 complete trials and at least 8 are needed"),
         (flat, 0, 1, "has 0 complete trials"),
     ],
 )
-def test_no_answer_is_a_sentence(tmp_path: Path, draw: Draw, trials: int, code: int, said: str) -> None:
+def test_no_answer_is_a_sentence(
+    tmp_path: Path, draw: Draw, trials: int, code: int, said: str
+) -> None:
     made(tmp_path, draw, trials)
     found, output = call("importance", "mine", "--store", str(tmp_path))
     assert (found, output.count("\n")) == (code, 1) and said in output, output
@@ -304,7 +379,11 @@ def test_it_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     parent = json.loads((sweep.folder / "mlflow.json").read_text())["parent"]
     shares = importance(sweep).metrics()
     metrics = client.get_run(parent).data.metrics
-    logged = {name.removeprefix("importance/"): share for name, share in metrics.items() if name.startswith("importance/")}
+    logged = {
+        name.removeprefix("importance/"): share
+        for name, share in metrics.items()
+        if name.startswith("importance/")
+    }
     assert logged == pytest.approx(shares) and "kd.temperature" in shares and "kd.rate" in shares
     files = {Path(file.path).name for file in client.list_artifacts(parent, "importance")}
     assert files == {"importance.json", "parallel_coordinate.html", "slice.html"}
@@ -312,13 +391,23 @@ def test_it_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     assert json.loads(text)["rankings"][0]["trials"] == 40
     client.delete_run(parent)
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    assert code == 0 and "not logged: MLflow at sqlite" in output and "whole study: 40 trials" in output
+    assert (
+        code == 0
+        and "not logged: MLflow at sqlite" in output
+        and "whole study: 40 trials" in output
+    )
     store.database.unlink()
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    assert code == 0 and "not logged: the run of 'mine' is not in MLflow any more" in output and not store.database.exists()
+    assert (
+        code == 0
+        and "not logged: the run of 'mine' is not in MLflow any more" in output
+        and not store.database.exists()
+    )
 
 
-def test_a_server_that_is_away_costs_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_costs_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
         monkeypatch.setenv(name, "1")
     _, sweep = made(tmp_path, flat)

@@ -39,14 +39,21 @@ def weights(sweep: Sweep) -> set[int]:
     for number in sweep.trials:
         checkpoint = sweep.trial_folder(number) / CHECKPOINT
         for part in (checkpoint, checkpoint / "b"):
-            assert {file.name for file in part.iterdir() if file.is_file()} in (set(FILES), set(LIGHT))
+            assert {file.name for file in part.iterdir() if file.is_file()} in (
+                set(FILES),
+                set(LIGHT),
+            )
             found |= {(number, part.name)} if (part / "student.safetensors").exists() else set()
-    assert len(found) == 2 * len({number for number, _ in found}), "a student has them and its peer has not"
+    assert len(found) == 2 * len({number for number, _ in found}), (
+        "a student has them and its peer has not"
+    )
     return {number for number, _ in found}
 
 
 def made(folder: Path, *pairs: str) -> Sweep:
-    return Sweep.create(Store.open(folder).sweep("mine"), load(None, ["method.name=kd", *pairs]), "sweep")
+    return Sweep.create(
+        Store.open(folder).sweep("mine"), load(None, ["method.name=kd", *pairs]), "sweep"
+    )
 
 
 def add(sweep: Sweep, number: int, **values: Any) -> Trial:
@@ -57,7 +64,9 @@ def add(sweep: Sweep, number: int, **values: Any) -> Trial:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(tmp_path: Path, seed: int) -> None:
+def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(
+    tmp_path: Path, seed: int
+) -> None:
     draw = random.Random(seed)
     sweep = made(tmp_path, "search.keep_checkpoints=3")
     events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
@@ -72,12 +81,17 @@ def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(tmp_path
             key=lambda other: (other.state == "complete", other.value),
             reverse=True,
         )
-        assert weights(sweep) == {t.number for t in best[:3]} | {t.number for t in trials if not t.ended}
+        assert weights(sweep) == {t.number for t in best[:3]} | {
+            t.number for t in trials if not t.ended
+        }
 
 
 def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
     sweep = made(
-        tmp_path, "search.keep_checkpoints=1", "search.scheduler=none", "search.objectives=[validation/accuracy, train/loss]"
+        tmp_path,
+        "search.keep_checkpoints=1",
+        "search.scheduler=none",
+        "search.objectives=[validation/accuracy, train/loss]",
     )
     events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
     points = [(0.9, 1.0), (0.5, 0.1), (0.4, 0.5), (0.7, 0.5)]
@@ -89,7 +103,9 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
 
 def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
     sweep, held = made(tmp_path, "search.keep_checkpoints=1"), {1}
-    events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda number: number not in held)])
+    events = Events(
+        sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda number: number not in held)]
+    )
     first, second, third = (add(sweep, number) for number in range(3))
     first.value = 0.9
     events.end(first, "complete")
@@ -112,7 +128,9 @@ def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path
     search = sweep.configuration.search.model_copy(update={"keep_checkpoints": 3})
     sweep.configuration = sweep.configuration.model_copy(update={"search": search})
     RetentionPolicy(Store(tmp_path), sweep, lambda _: True)
-    assert trials_with_weights(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
+    assert trials_with_weights(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, (
+        "what was removed does not come back"
+    )
 
 
 def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> None:
@@ -128,7 +146,9 @@ def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) ->
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
     LocalCheckpoint(tmp_path).strip()
-    assert {path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()} == set(LIGHT)
+    assert {
+        path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()
+    } == set(LIGHT)
 
 
 def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
@@ -149,7 +169,10 @@ class Disk:
         change = trial.changes[-1] if trial.changes else None
         if change and change["epoch"] == epoch - 1:
             source = self.sweep.trials[change["source"]]
-            assert (snapshots.folder(self.sweep.trial_folder(source.number), epoch - 1) / "student.safetensors").exists()
+            assert (
+                snapshots.folder(self.sweep.trial_folder(source.number), epoch - 1)
+                / "student.safetensors"
+            ).exists()
             self.taken_over += 1
             self.donors_that_had_ended += source.ended
         write(self.sweep.trial_folder(trial.number))
@@ -172,20 +195,38 @@ def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, 
     disk = Disk(sweep)
     asking.events.listeners.extend([disk, RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
     SimulatedTune(asking, Population(asking, lambda: 1), better_later, 1, order).run()
-    assert disk.taken_over and disk.donors_that_had_ended, "one group: a donor may be through before its taker has its turn"
+    assert disk.taken_over and disk.donors_that_had_ended, (
+        "one group: a donor may be through before its taker has its turn"
+    )
     assert weights(sweep) == {sweep.best().number}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("values", "groups", "copies", "said"),
     [
-        ({"trials": 100, "keep_checkpoints": 5, "scheduler": "asha"}, 4, 5 + 8 + 1, "of the best 5"),
+        (
+            {"trials": 100, "keep_checkpoints": 5, "scheduler": "asha"},
+            4,
+            5 + 8 + 1,
+            "of the best 5",
+        ),
         ({"trials": 6, "keep_checkpoints": 5, "scheduler": "asha"}, 2, 8, "of every trial"),
         ({"trials": 100, "keep_checkpoints": 5, "scheduler": "pbt"}, 2, 300, "snapshots"),
-        ({"trials": 10, "scheduler": "none", "objectives": ("validation/accuracy", "train/loss")}, 2, 12, "Pareto front"),
+        (
+            {
+                "trials": 10,
+                "scheduler": "none",
+                "objectives": ("validation/accuracy", "train/loss"),
+            },
+            2,
+            12,
+            "Pareto front",
+        ),
     ],
 )
-def test_the_space_that_is_asked_for(values: dict[str, Any], groups: int, copies: int, said: str) -> None:
+def test_the_space_that_is_asked_for(
+    values: dict[str, Any], groups: int, copies: int, said: str
+) -> None:
     number, words = checkpoints(Search(**values), groups)
     assert number == copies and said in words
 

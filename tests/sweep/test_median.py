@@ -25,12 +25,21 @@ CONTROLLER: Any = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(statu
 
 
 def sweep_of(folder: Path, *pairs: str) -> Sweep:
-    given = ["method.name=kd", "training.epochs=10", "search.scheduler=median", "search.grace_epochs=3", *pairs]
+    given = [
+        "method.name=kd",
+        "training.epochs=10",
+        "search.scheduler=median",
+        "search.grace_epochs=3",
+        *pairs,
+    ]
     return Sweep.create(Store.open(folder).sweep("mine"), load(None, given), "sweep")
 
 
 def told(rule: Any, trial: Running, *values: float, first: int = 1) -> list[str]:
-    return [rule.on_trial_result(CONTROLLER, trial, {"epoch": epoch, VALUE: value}) for epoch, value in enumerate(values, first)]
+    return [
+        rule.on_trial_result(CONTROLLER, trial, {"epoch": epoch, VALUE: value})
+        for epoch, value in enumerate(values, first)
+    ]
 
 
 def begun(rule: Any, *numbers: int) -> list[Running]:
@@ -60,7 +69,9 @@ def test_two_others_are_too_few_and_pause_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("spared", "decision"), [("true", "CONTINUE"), ("false", "STOP")])
-def test_the_first_points_train_all_their_epochs(spared: str, decision: str, tmp_path: Path) -> None:
+def test_the_first_points_train_all_their_epochs(
+    spared: str, decision: str, tmp_path: Path
+) -> None:
     sweep = sweep_of(tmp_path, f"search.protect_initial_trials={spared}")
     rule = stopping(sweep.configuration, sweep)
     *others, point = begun(rule, 1, 2, 3, 0)  # KD has one initial point, which is trial 0
@@ -87,7 +98,9 @@ def test_an_epoch_counts_once(tmp_path: Path) -> None:
     rule.on_trial_complete(CONTROLLER, trial, {"epoch": 3, VALUE: 0.3, "done": True})
     assert [result["epoch"] for result in rule._results[trial]] == [1, 2, 3]
     rule.on_trial_complete(CONTROLLER, trial, {"epoch": 4, VALUE: 0.4, "done": True})
-    assert rule._running_mean(trial, 9) == pytest.approx(0.35), "the last epoch, which is the trial's end, counts too"
+    assert rule._running_mean(trial, 9) == pytest.approx(0.35), (
+        "the last epoch, which is the trial's end, counts too"
+    )
 
 
 def test_a_resume_knows_the_finished_epochs(tmp_path: Path) -> None:

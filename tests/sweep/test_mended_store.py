@@ -26,7 +26,11 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": json.dumps({"validation/accuracy": value, "seconds/data": 0.1}), **more}
+    return {
+        "epoch": epoch,
+        "metrics": json.dumps({"validation/accuracy": value, "seconds/data": 0.1}),
+        **more,
+    }
 
 
 def played(folder: Path) -> tuple[Sweep, StudySearch]:
@@ -38,7 +42,9 @@ def played(folder: Path) -> tuple[Sweep, StudySearch]:
         place = sweep.trial_folder(number) / CHECKPOINT
         place.mkdir(parents=True)
         best = {"best_value": records[-1]["metrics"]["validation/accuracy"], "best_epoch": 3}
-        (place / "progress.json").write_text(json.dumps({"record": records[-1], "records": records, **best}))
+        (place / "progress.json").write_text(
+            json.dumps({"record": records[-1], "records": records, **best})
+        )
     for epoch, name in ((1, "0"), (2, "0"), (1, "3"), (2, "3")):
         searcher.on_trial_result(name, result(epoch, 0.1 * epoch + 0.01 * int(name)))
     searcher.on_trial_complete("0", result(3, 0.3))
@@ -48,7 +54,10 @@ def played(folder: Path) -> tuple[Sweep, StudySearch]:
 
 
 def record(epoch: int, number: int) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": {"validation/accuracy": 0.1 * epoch + 0.01 * number, "seconds/data": 0.1}}
+    return {
+        "epoch": epoch,
+        "metrics": {"validation/accuracy": 0.1 * epoch + 0.01 * number, "seconds/data": 0.1},
+    }
 
 
 def damage(file: Path, how: str) -> None:
@@ -63,7 +72,11 @@ def test_a_damaged_trial_is_made_anew(how: str, tmp_path: Path) -> None:
     found = Sweep.open(Store(tmp_path), "mine")
     assert list(found.damaged) == [sweep.trial_file(number) for number in range(4)]
     told = found.status()["notes"][0]["text"]
-    assert re.match(r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` makes it anew", told)
+    assert re.match(
+        r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` makes "
+        r"it anew",
+        told,
+    )
     found, _ = resumed(sweep)
     for number, trial in found.trials.items():
         old = sweep.trials[number]
@@ -79,7 +92,11 @@ def test_a_record_and_its_checkpoint_may_both_be_lost(tmp_path: Path) -> None:
     (sweep.trial_folder(0) / CHECKPOINT / "progress.json").write_text("{")
     (sweep.trial_folder(0) / "trial.json").unlink()
     found, _ = resumed(sweep)
-    assert (found.trials[0].state, found.trials[0].value, found.trials[0].history) == ("complete", 0.3, [0.1, 0.2, 0.3])
+    assert (found.trials[0].state, found.trials[0].value, found.trials[0].history) == (
+        "complete",
+        0.3,
+        [0.1, 0.2, 0.3],
+    )
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -94,7 +111,9 @@ def test_one_of_the_two_files_of_a_sweep_is_enough(name: str, how: str, tmp_path
     found.save()
     assert read_json(sweep.folder / FILE) == read_json(sweep.folder / COPY)
     (sweep.folder / FILE).unlink()
-    assert Store(tmp_path).sweeps() == ["mine"] and Sweep.open(Store(tmp_path), "mine").kind == "sweep"
+    assert (
+        Store(tmp_path).sweeps() == ["mine"] and Sweep.open(Store(tmp_path), "mine").kind == "sweep"
+    )
 
 
 def test_both_of_them_damaged_is_said(tmp_path: Path) -> None:
@@ -109,14 +128,21 @@ def test_both_of_them_damaged_is_said(tmp_path: Path) -> None:
 def test_a_newer_version_is_said(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     for name in (FILE, COPY):
-        write_json(sweep.folder / name, read_json(sweep.folder / name) | {"format": SWEEP.number + 1, "unheard": "of"})
+        write_json(
+            sweep.folder / name,
+            read_json(sweep.folder / name) | {"format": SWEEP.number + 1, "unheard": "of"},
+        )
     with refused(str(sweep.folder / FILE), SWEEP.number + 1, (0, SWEEP.number)):
         Sweep.open(Store(tmp_path), "mine")
 
 
 def test_an_older_version_is_read(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
-    values = {key: value for key, value in read_json(sweep.folder / FILE).items() if key not in ("described", "checksum")}
+    values = {
+        key: value
+        for key, value in read_json(sweep.folder / FILE).items()
+        if key not in ("described", "checksum")
+    }
     (sweep.folder / COPY).unlink()
     write_json(sweep.folder / FILE, values | {"format": 1})
     assert Sweep.open(Store(tmp_path), "mine").described == {}
@@ -155,7 +181,12 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
     file.unlink()
     found, searcher = resumed(sweep)
-    assert [trial.state for trial in found.trials.values()] == ["complete", "stopped_early", "failed", "running"]
+    assert [trial.state for trial in found.trials.values()] == [
+        "complete",
+        "stopped_early",
+        "failed",
+        "running",
+    ]
     assert searcher.study.trials[0].params == sweep.trials[0].params
 
 

@@ -12,7 +12,9 @@ from unittest.mock import patch
 import pytest
 import ray
 from ray._private import ray_constants, state
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, free_nodes
@@ -72,30 +74,59 @@ class Changing(Watch):
         self.goal()
 
     def goal(self) -> None:
-        found = [re.match(r"trial-0*(\d+) goes on from its checkpoint: it lost its group", note) for note in self.notes]
+        found = [
+            re.match(r"trial-0*(\d+) goes on from its checkpoint: it lost its group", note)
+            for note in self.notes
+        ]
         self.lost = next((int(match[1]) for match in found if match), None)
-        if (self.lost, "complete") in self.ended and "a node joined: 2 worker groups now" in self.notes and self.step < 3:
+        if (
+            (self.lost, "complete") in self.ended
+            and "a node joined: 2 worker groups now" in self.notes
+            and self.step < 3
+        ):
             self.step = 3
             raise KeyboardInterrupt
 
 
 def left_behind() -> list[str]:
     """Return actors and placement groups that still hold resources of the connected cluster."""
-    actors = {str(actor["ActorClassName"]) for actor in state.actors(actor_state_name="ALIVE").values()} - RAYS_OWN
-    groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    actors = {
+        str(actor["ActorClassName"]) for actor in state.actors(actor_state_name="ALIVE").values()
+    } - RAYS_OWN
+    groups = [
+        group["state"]
+        for group in ray.util.placement_group_table().values()
+        if group["state"] != "REMOVED"
+    ]
     held = [] if sum(node.get("CPU", 0) for node in free_nodes()) == 2 else ["CPUs"]
     return sorted(actors) + groups + held
 
 
 def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -> None:
     store, watch = Store.open(tmp_path / "store"), Changing(cluster=cluster)
-    changes = ("method.name=kd", "student.name=cnn", "training.epochs=20", "search.scheduler=none", "search.trials=40")
-    configuration = load(None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"])
+    changes = (
+        "method.name=kd",
+        "student.name=cnn",
+        "training.epochs=20",
+        "search.scheduler=none",
+        "search.trials=40",
+    )
+    configuration = load(
+        None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"]
+    )
     begun = prepare_run(store, configuration, "sweep", local=False)
-    run_sweep(Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"), store, begun.data, begun.asked, watch)
+    run_sweep(
+        Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"),
+        store,
+        begun.data,
+        begun.asked,
+        watch,
+    )
     sweep = Sweep.open(store, "sweep")
     assert sweep.state == "interrupted" and watch.step == 3, watch.notes
-    assert {trial.state for trial in sweep.trials.values()} == {"complete", "waiting"}, "none has failed"
+    assert {trial.state for trial in sweep.trials.values()} == {"complete", "waiting"}, (
+        "none has failed"
+    )
     assert [note["text"] for note in sweep.notes] == watch.notes
 
     with connect_to_ray(cluster.address):
@@ -109,4 +140,6 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     alone = apply(begun.configuration, trial.settings)
     again = Sweep.create(store.sweep("alone"), alone, "train")
     run_sweep(again, store, begun.data, begun.asked, Watch(), local=True)
-    assert again.trials[0].history == trial.history and len(trial.history) == 20, "as if nothing had happened"
+    assert again.trials[0].history == trial.history and len(trial.history) == 20, (
+        "as if nothing had happened"
+    )

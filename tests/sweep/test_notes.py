@@ -28,7 +28,9 @@ def read_back(sweep: Sweep) -> Sweep:
 
 
 def record(epoch: int, *notes: str, **metrics: float) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": metrics or ACCURACY} | ({"notes": list(notes)} if notes else {})
+    return {"epoch": epoch, "metrics": metrics or ACCURACY} | (
+        {"notes": list(notes)} if notes else {}
+    )
 
 
 class Written:
@@ -48,7 +50,11 @@ class Written:
 def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {
+        "folders": folders,
+        "heartbeat_timeout_s": 5.0,
+        "objective": "validation/accuracy",
+    }
     made.dispatcher_client = cast(Any, Written(*records))
     return made
 
@@ -72,7 +78,9 @@ def test_a_resumed_trial_adds_to_the_notes_of_before(sweep: Sweep) -> None:
 
 def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path) -> None:
     """A resumed training begins with the record of its last finished epoch."""
-    sweep = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["training.epochs=2"]), "train")
+    sweep = Sweep.create(
+        Store.open(tmp_path).sweep("mine"), load(None, ["training.epochs=2"]), "train"
+    )
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
     dispatcher_client = Written(record(1, "before"), record(2, "after") | {"done": True})
@@ -86,7 +94,9 @@ def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path)
 
 
 @pytest.mark.parametrize("metrics", [{"train/loss": 1.0}, {"validation/accuracy": math.nan}])
-def test_notes_of_an_epoch_without_a_number_are_kept(sweep: Sweep, metrics: dict[str, float]) -> None:
+def test_notes_of_an_epoch_without_a_number_are_kept(
+    sweep: Sweep, metrics: dict[str, float]
+) -> None:
     events, trial = Events(sweep, []), Trial(0, {})
     events.report(trial, record(1, "of a diverged epoch", **metrics))
     events.end(trial, "failed", "the loss is not finite")
@@ -100,13 +110,24 @@ def test_epochs_that_were_never_told_keep_their_place_in_the_history(sweep: Swee
     for epoch in (4, 5):
         Events(found, []).report(found.trials[0], record(epoch))
     again = read_back(sweep).trials[0]
-    assert again.history == [0.5, None, None, 0.5, 0.5] and again.known == [(1, 0.5), (4, 0.5), (5, 0.5)]
+    assert again.history == [0.5, None, None, 0.5, 0.5] and again.known == [
+        (1, 0.5),
+        (4, 0.5),
+        (5, 0.5),
+    ]
 
 
 def test_a_record_of_before_there_were_notes_is_read(sweep: Sweep) -> None:
     sweep.save_trial(Trial(0, {}))
     file = sweep.trial_folder(0) / "trial.json"
-    write_json(file, {key: value for key, value in read_json(file).items() if key not in ("notes", "format", "checksum")})
+    write_json(
+        file,
+        {
+            key: value
+            for key, value in read_json(file).items()
+            if key not in ("notes", "format", "checksum")
+        },
+    )
     assert read_back(sweep).trials[0].notes == []
 
 
@@ -121,7 +142,9 @@ def test_a_stand_in_passes_notes_on_and_nothing_where_there_are_none(sweep: Swee
 def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
-    standing = stand_in(record(1, "one"), record(2), record(3, "two", "three"), record(4, "four") | {"done": True})
+    standing = stand_in(
+        record(1, "one"), record(2), record(3, "two", "three"), record(4, "four") | {"done": True}
+    )
     standing.begin(searcher.suggest("a"))
     for _ in range(3):
         searcher.on_trial_result("a", standing.step())
@@ -129,7 +152,11 @@ def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) 
     searcher.on_trial_complete("a", last)
     searcher.on_trial_complete("a", last)  # Tune may report it twice
     found = read_back(sweep).trials[0]
-    assert (found.state, found.notes, found.epochs) == ("complete", ["one", "two", "three", "four"], 4)
+    assert (found.state, found.notes, found.epochs) == (
+        "complete",
+        ["one", "two", "three", "four"],
+        4,
+    )
 
 
 def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
@@ -144,7 +171,14 @@ def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize(
     ("message", "notes", "said"),
-    [("", [], ""), ("it failed", [], "it failed"), ("", ["one", "two"], "one; two"), ("it failed", ["one"], "it failed; one")],
+    [
+        ("", [], ""),
+        ("it failed", [], "it failed"),
+        ("", ["one", "two"], "one; two"),
+        ("it failed", ["one"], "it failed; one"),
+    ],
 )
-def test_what_is_said_of_a_trial_is_its_message_and_its_notes(message: str, notes: list[str], said: str) -> None:
+def test_what_is_said_of_a_trial_is_its_message_and_its_notes(
+    message: str, notes: list[str], said: str
+) -> None:
     assert Trial(0, {}, message=message, notes=notes).said == said

@@ -17,14 +17,22 @@ from tests.sweep.conftest import Conduct, Watch
 pytestmark = pytest.mark.ray
 RATE = "training.learning_rate"
 # then b has a's
-B = ("peers.b.network.name=mlp", "peers.b.network.width=8", "search.freeze=[peers.b.training.learning_rate]")
+B = (
+    "peers.b.network.name=mlp",
+    "peers.b.network.width=8",
+    "search.freeze=[peers.b.training.learning_rate]",
+)
 PAIRS = (*B, "data.limit.train=400", "resources.workers=2", "resources.groups=1")
 
 
-def beginning(monkeypatch: pytest.MonkeyPatch, suggest: Callable[[Any], None], **rates: tuple[float, ...]) -> None:
+def beginning(
+    monkeypatch: pytest.MonkeyPatch, suggest: Callable[[Any], None], **rates: tuple[float, ...]
+) -> None:
     """Let each method try these learning rates first, in a space with nothing else."""
     for method, values in rates.items():
-        monkeypatch.setitem(SPACES, method, Space(tuple({RATE: value} for value in values), suggest))
+        monkeypatch.setitem(
+            SPACES, method, Space(tuple({RATE: value} for value in values), suggest)
+        )
 
 
 def good_poor_or_impossible(trial: Any) -> None:
@@ -37,52 +45,126 @@ def any_rate(trial: Any) -> None:
 
 def trace(sweep: Sweep, number: int, letter: str) -> dict[str, torch.Tensor]:
     """Return the trace of a student over all epochs."""
-    return load_file(sweep.trial_folder(number) / "checkpoint" / ("." if letter == "a" else letter) / "trace.safetensors")
+    return load_file(
+        sweep.trial_folder(number)
+        / "checkpoint"
+        / ("." if letter == "a" else letter)
+        / "trace.safetensors"
+    )
 
 
 def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_not(
     run: Conduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beginning(monkeypatch, good_poor_or_impossible, kd=(0.05, 1e-5), dual_student=(0.05, 1e12), dml=(1e-5, 0.05))
+    beginning(
+        monkeypatch,
+        good_poor_or_impossible,
+        kd=(0.05, 1e-5),
+        dual_student=(0.05, 1e12),
+        dml=(1e-5, 0.05),
+    )
     watch = Watch()
-    given = ("search.methods=[kd, dual_student, dml]", "search.trials=6", "search.reduction_factor=2", "search.grace_epochs=2")
+    given = (
+        "search.methods=[kd, dual_student, dml]",
+        "search.trials=6",
+        "search.reduction_factor=2",
+        "search.grace_epochs=2",
+    )
     # seconds a trial; a decision takes milliseconds
     slow = ("student.name=cnn", "training.epochs=40")
-    sweep = run(*given, *PAIRS, *slow, "search.protect_initial_trials=false", "search.students=min", watch=watch)
-    assert sweep.state == "finished" and sorted(watch.ended) == [(n, trial.state) for n, trial in sweep.trials.items()]
-    assert [trial.params["method.name"] for trial in sweep.trials.values()] == ["kd", "dual_student", "dml"] * 2
+    sweep = run(
+        *given,
+        *PAIRS,
+        *slow,
+        "search.protect_initial_trials=false",
+        "search.students=min",
+        watch=watch,
+    )
+    assert sweep.state == "finished" and sorted(watch.ended) == [
+        (n, trial.state) for n, trial in sweep.trials.items()
+    ]
+    assert [trial.params["method.name"] for trial in sweep.trials.values()] == [
+        "kd",
+        "dual_student",
+        "dml",
+    ] * 2
     assert sweep.trials[0].state == "complete" and sweep.trials[4].state == "failed"
-    assert "the loss of students a and b is not finite" in sweep.trials[4].message, "b heard what a said"
-    assert sweep.trials[5].epochs >= 2, "the pair whose loss was not finite left a group that goes on"
+    assert "the loss of students a and b is not finite" in sweep.trials[4].message, (
+        "b heard what a said"
+    )
+    assert sweep.trials[5].epochs >= 2, (
+        "the pair whose loss was not finite left a group that goes on"
+    )
     for number in (2, 3):  # the only group is free long before the trial's last epoch
         assert sweep.trials[number].state == "stopped_early"
-        progress = json.loads((sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text())
+        progress = json.loads(
+            (sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text()
+        )
         assert progress["record"]["epoch"] < 40
     study = open_study(sweep.folder, sweep.configuration, resume=True)
-    assert [study.trials[number].state.name for number in (0, 2, 3, 4)] == ["COMPLETE", "PRUNED", "PRUNED", "FAIL"]
+    assert [study.trials[number].state.name for number in (0, 2, 3, 4)] == [
+        "COMPLETE",
+        "PRUNED",
+        "PRUNED",
+        "FAIL",
+    ]
     for number, trial in sweep.trials.items():
         if number != 4:
             check_metrics(trial.metrics)
-            assert trial.value == trial.history[-1] == trial.metrics["validation/accuracy"] == study.trials[number].value
+            assert (
+                trial.value
+                == trial.history[-1]
+                == trial.metrics["validation/accuracy"]
+                == study.trials[number].value
+            )
     tested = sweep.trials[0].metrics
-    assert {"a/test/best/accuracy", "b/test/best/accuracy", "test/best/accuracy", "b/best_epoch"} <= set(tested)
+    assert {
+        "a/test/best/accuracy",
+        "b/test/best/accuracy",
+        "test/best/accuracy",
+        "b/best_epoch",
+    } <= set(tested)
 
 
 def check_metrics(metrics: dict[str, float]) -> None:
     """Assert metrics of each student under its letter, and of the worse one for the trial."""
-    of = {letter: {name[2:]: value for name, value in metrics.items() if name.startswith(f"{letter}/")} for letter in "ab"}
-    assert set(of["a"]) == set(of["b"]) > {"train/loss", "validation/accuracy", "validation/nll", "parameters"}
+    of = {
+        letter: {
+            name[2:]: value for name, value in metrics.items() if name.startswith(f"{letter}/")
+        }
+        for letter in "ab"
+    }
+    assert (
+        set(of["a"])
+        == set(of["b"])
+        > {"train/loss", "validation/accuracy", "validation/nll", "parameters"}
+    )
     worse = min(of.values(), key=lambda own: own["validation/accuracy"])
     assert all(metrics[name] == value for name, value in worse.items() if name != "parameters")
-    assert metrics["parameters"] == of["a"]["parameters"] + of["b"]["parameters"] > of["a"]["parameters"]
+    assert (
+        metrics["parameters"]
+        == of["a"]["parameters"] + of["b"]["parameters"]
+        > of["a"]["parameters"]
+    )
     # students that are both right agree; students that are both wrong may agree
     accuracies = [own["validation/accuracy"] for own in of.values()]
-    assert max(0.0, sum(accuracies) - 1) - 1e-6 <= metrics["pair/agreement"] <= 1 - abs(accuracies[0] - accuracies[1]) + 1e-6
+    assert (
+        max(0.0, sum(accuracies) - 1) - 1e-6
+        <= metrics["pair/agreement"]
+        <= 1 - abs(accuracies[0] - accuracies[1]) + 1e-6
+    )
 
 
-def test_a_pair_takes_over_both_students_of_another(run: Conduct, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_takes_over_both_students_of_another(
+    run: Conduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beginning(monkeypatch, any_rate, dual_student=(0.05, 0.03, 1e-6))
-    given = ("method.name=dual_student", "search.scheduler=pbt", "search.trials=3", "search.perturb_epochs=2")
+    given = (
+        "method.name=dual_student",
+        "search.scheduler=pbt",
+        "search.trials=3",
+        "search.perturb_epochs=2",
+    )
     sweep = run(*given, *PAIRS, "training.epochs=4")
     assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 3
     (taker,) = (trial for trial in sweep.trials.values() if trial.changes)
@@ -92,7 +174,9 @@ def test_a_pair_takes_over_both_students_of_another(run: Conduct, monkeypatch: p
         ours, theirs = trace(sweep, 2, letter), trace(sweep, change["source"], letter)
         for name, value in ours.items():
             half = len(value) // 2
-            assert torch.equal(value[:half], theirs[name][:half]), f"{name} of {letter}: it did not take over what was learned"
+            assert torch.equal(value[:half], theirs[name][:half]), (
+                f"{name} of {letter}: it did not take over what was learned"
+            )
         name = "steps/loss"
         assert not torch.equal(ours[name], theirs[name]), "the same settings were trained twice"
     assert all(len(trial.history) == 4 for trial in sweep.trials.values())
@@ -104,8 +188,13 @@ def test_this_process_trains_both_students_but_no_workers_of_their_own(run: Cond
     (trial,) = sweep.trials.values()
     assert trial.state == "complete" and trial.epochs == 3
     for letter in "ab":
-        assert trial.metrics[f"{letter}/validation/nll"] > 0 and len(trace(sweep, 0, letter)["epochs/uncertainty_histogram"]) == 3
-    first, last = (trace(sweep, 0, "b")["steps/cross_entropy"].chunk(3)[part].mean() for part in (0, 2))
+        assert (
+            trial.metrics[f"{letter}/validation/nll"] > 0
+            and len(trace(sweep, 0, letter)["epochs/uncertainty_histogram"]) == 3
+        )
+    first, last = (
+        trace(sweep, 0, "b")["steps/cross_entropy"].chunk(3)[part].mean() for part in (0, 2)
+    )
     assert last < first
     with refused("--local", True, "with resources.workers = 1"):
         run(*given, "resources.workers=2", kind="train", local=True, name="apart")

@@ -48,7 +48,9 @@ def test_continuous_settings_are_multiplied_and_the_others_inherited(seed: int) 
 @pytest.mark.parametrize("resample", [0.0, 0.5, 1.0])
 def test_no_setting_leaves_its_bounds(resample: float) -> None:
     for seed in range(200):
-        varied = explore({"temperature": 9.9, "alpha": 0.1, "coarse": 1.0}, BOUNDS, resample, str(seed))
+        varied = explore(
+            {"temperature": 9.9, "alpha": 0.1, "coarse": 1.0}, BOUNDS, resample, str(seed)
+        )
         assert 1.0 <= varied["temperature"] <= 10.0 and 0.1 <= varied["alpha"] <= 0.9
         assert varied["coarse"] in (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -59,15 +61,21 @@ def test_the_same_seed_varies_the_same_way_and_another_another() -> None:
 
 
 def test_what_is_drawn_anew_follows_the_distribution() -> None:
-    drawn = [explore({"temperature": 4.0}, BOUNDS, 1.0, str(seed))["temperature"] for seed in range(400)]
-    assert math.exp(sum(map(math.log, drawn)) / len(drawn)) == pytest.approx(math.sqrt(10.0), rel=0.1)
+    drawn = [
+        explore({"temperature": 4.0}, BOUNDS, 1.0, str(seed))["temperature"] for seed in range(400)
+    ]
+    assert math.exp(sum(map(math.log, drawn)) / len(drawn)) == pytest.approx(
+        math.sqrt(10.0), rel=0.1
+    )
 
 
 def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
     assert explore({"given": 0.3}, BOUNDS, 0.0, "1") == {"given": 0.3}
 
 
-def play(folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0) -> tuple[Sweep, SimulatedTune]:
+def play(
+    folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0
+) -> tuple[Sweep, SimulatedTune]:
     sweep, asking = begin(folder, *PBT, "search.trials=8", *pairs)
     tune = SimulatedTune(asking, Population(asking, lambda: at_once), score, at_once, order).run()
     return sweep, tune
@@ -75,10 +83,16 @@ def play(folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2,
 
 def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_path: Path) -> None:
     sweep, tune = play(tmp_path)
-    assert {trial.state for trial in sweep.trials.values()} == {"complete"} and tune.most_running == 2
-    assert all(len(trial.history) == 12 for trial in sweep.trials.values()), "no epoch is missing and none is told twice"
+    assert {trial.state for trial in sweep.trials.values()} == {
+        "complete"
+    } and tune.most_running == 2
+    assert all(len(trial.history) == 12 for trial in sweep.trials.values()), (
+        "no epoch is missing and none is told twice"
+    )
     changes = sweep.trials[1].changes
-    assert [change["epoch"] for change in changes] == [4, 8], "not after the last epoch, when there is nothing left to train"
+    assert [change["epoch"] for change in changes] == [4, 8], (
+        "not after the last epoch, when there is nothing left to train"
+    )
     assert all(change["source"] in (2, 0, 7) for change in changes) and not sweep.trials[2].changes
     assert tune.trials[1].weights[-1] == 1 and tune.trials[1].weights[-2] == changes[-1]["source"]
     assert sweep.trials[1].params != sweep.trials[1].settings == changes[-1]["params"]
@@ -116,7 +130,12 @@ def test_a_failed_trial_keeps_nobody_waiting(epoch: int, number: int, tmp_path: 
         sweep, _ = play(tmp_path / str(order), score=failing, order=order)
         states = {each: trial.state for each, trial in sweep.trials.items()}
         assert states.pop(number) == "failed" and set(states.values()) == {"complete"}
-        late = [change for trial in sweep.trials.values() for change in trial.changes if change["epoch"] >= epoch]
+        late = [
+            change
+            for trial in sweep.trials.values()
+            for change in trial.changes
+            if change["epoch"] >= epoch
+        ]
         assert not any(change["source"] == number for change in late), "nobody takes over from it"
 
 
@@ -134,12 +153,19 @@ def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert not sweep.trials[1].changes
     tune.die(tune.trials[0])
     tune.run()
-    assert [trial.state for trial in sweep.trials.values()] == ["failed", "complete", "complete", "complete"]
+    assert [trial.state for trial in sweep.trials.values()] == [
+        "failed",
+        "complete",
+        "complete",
+        "complete",
+    ]
     assert sweep.trials[1].changes
 
 
 @pytest.mark.parametrize("told", [5, 19, 33, 41, 60])
-def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(told: int, tmp_path: Path) -> None:
+def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
+    told: int, tmp_path: Path
+) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=6")
     SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(told)
     before = {number: trial.changes for number, trial in sweep.trials.items()}
@@ -158,20 +184,30 @@ def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(told: in
     assert all(len(trial.history) == 12 for trial in found.trials.values())
 
 
-def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(tmp_path: Path) -> None:
+def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
+    tmp_path: Path,
+) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
     SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)
     _, again = resumed(sweep)
-    configs = {config["number"]: config for config in (again.suggest(str(number)) for number in range(4))}
+    configs = {
+        config["number"]: config for config in (again.suggest(str(number)) for number in range(4))
+    }
     source = sweep.trial_folder(changed.changes[-1]["source"])
     assert configs[changed.number]["snapshot"] == str(snapshots.folder(source, 4))
-    assert all("snapshot" not in config for number, config in configs.items() if not sweep.trials[number].changes)
+    assert all(
+        "snapshot" not in config
+        for number, config in configs.items()
+        if not sweep.trials[number].changes
+    )
 
 
 def test_a_population_does_not_grow(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
-    with pytest.raises(ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"):
+    with pytest.raises(
+        ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"
+    ):
         sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
 
@@ -180,15 +216,26 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
     found = Sweep.open(Store(tmp_path), "mine")
     assert found.trials == sweep.trials
     summary = found.status()["trials"][1]
-    assert summary["settings"] == sweep.trials[1].settings and summary["params"] == sweep.trials[1].params
+    assert (
+        summary["settings"] == sweep.trials[1].settings
+        and summary["params"] == sweep.trials[1].params
+    )
     assert "took over trial " in found.trials[1].said and "after epoch 8" in found.trials[1].said
-    assert found.status()["trials"][2]["settings"] == found.trials[2].params and not found.trials[2].said
+    assert (
+        found.status()["trials"][2]["settings"] == found.trials[2].params
+        and not found.trials[2].said
+    )
 
 
 @pytest.mark.parametrize("order", range(3))
 def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> None:
     """Trials begin with a baseline of each method; the best ones all have one method."""
-    methods = ("search.methods=[cross_entropy, kd, ttm]", "search.trials=12", "search.quantile=0.5", "seed=3")
+    methods = (
+        "search.methods=[cross_entropy, kd, ttm]",
+        "search.trials=12",
+        "search.quantile=0.5",
+        "seed=3",
+    )
     best_of = {"kd": 0.5, "cross_entropy": 0.1, "ttm": 0.3}
     named: dict[int, str] = {}
 
@@ -203,7 +250,9 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
     for trial in sweep.trials.values():
         assert trial.settings["method.name"] == trial.params["method.name"]
         assert all(named[change["source"]] == named[trial.number] for change in trial.changes)
-    assert any(trial.changes for trial in sweep.trials.values()), "those that have a better one of their own take over"
+    assert any(trial.changes for trial in sweep.trials.values()), (
+        "those that have a better one of their own take over"
+    )
     lone = [trial for trial in sweep.trials.values() if named[trial.number] == "cross_entropy"]
     assert lone and not any(trial.changes for trial in lone), "none of the best is of its method"
 
@@ -212,10 +261,18 @@ def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Pat
     watch = Watch()
     _, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
     tune = SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2)
-    assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {"waiting"} and not watch.started
+    assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {
+        "waiting"
+    } and not watch.started
     tune.run(1)
     assert sorted(watch.started) == [0, 1]
-    assert sum(trial.state == "running" for trial in Sweep.open(Store(tmp_path), "mine").trials.values()) == 2
+    assert (
+        sum(
+            trial.state == "running"
+            for trial in Sweep.open(Store(tmp_path), "mine").trials.values()
+        )
+        == 2
+    )
     tune.run()
     assert sorted(watch.started) == list(range(8)), "once each, however many turns it has"
 
@@ -238,7 +295,12 @@ def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_p
 
 
 def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path) -> None:
-    pairs = ("peers.b.network.name=mlp", "search.extra_space={student.width: [8, 16, 32]}", "search.trials=2", *PBT)
+    pairs = (
+        "peers.b.network.name=mlp",
+        "search.extra_space={student.width: [8, 16, 32]}",
+        "search.trials=2",
+        *PBT,
+    )
     sweep, asking = begin(tmp_path, *pairs)
     for name in "xy":
         asking.suggest(name)

@@ -37,7 +37,9 @@ class Killed(BaseException):
 class Writes:
     """Counter of a driver's writes that kills it at one: before it, or within a study line."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, torn: bool = False) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, at: int | None = None, torn: bool = False
+    ) -> None:
         self.count, self.at, self.torn = 0, at, torn
         append = JournalFileBackend.append_logs
 
@@ -48,7 +50,9 @@ class Writes:
             self._die()
             append(backend, logs)
 
-        def record(schema: RecordSchema[Any], file: Path, values: Any, lasting: bool = True) -> None:
+        def record(
+            schema: RecordSchema[Any], file: Path, values: Any, lasting: bool = True
+        ) -> None:
             self._dies()
             self._die()
             schema.write(file, values() if callable(values) else values, lasting)
@@ -67,7 +71,10 @@ class Writes:
 
 def value(trial: Trial, epoch: int) -> float:
     """Return the value of a training as a function of its parameters."""
-    return sum(number for number in trial.params.values() if isinstance(number, float)) % 1.0 + 0.001 * epoch
+    return (
+        sum(number for number in trial.params.values() if isinstance(number, float)) % 1.0
+        + 0.001 * epoch
+    )
 
 
 def drive(sweep: Sweep, resume: bool, total: int) -> None:
@@ -105,8 +112,12 @@ def outcome(sweep: Sweep) -> list[tuple[Any, ...]]:
     """Return the visible results, in the records and in the study."""
     found = reopened(sweep)
     study = open_study(found.folder, found.configuration, resume=True)
-    assert [trial.number for trial in study.trials if trial.state != TrialState.WAITING] == list(found.trials)
-    of_study = [(each.params, each.state, each.values, each.intermediate_values) for each in study.trials]
+    assert [trial.number for trial in study.trials if trial.state != TrialState.WAITING] == list(
+        found.trials
+    )
+    of_study = [
+        (each.params, each.state, each.values, each.intermediate_values) for each in study.trials
+    ]
     return [
         (trial.number, trial.params, trial.state, trial.value, trial.history, of_study[number])
         for number, trial in found.trials.items()
@@ -141,7 +152,9 @@ def test_killed_at_every_write(torn: bool, tmp_path: Path, whole: Callable[..., 
         assert outcome(sweep) == expected, f"killed at write {at}"
 
 
-def test_killed_again_and_again_while_tpe_models_what_it_knows(tmp_path: Path, whole: Callable[..., Any]) -> None:
+def test_killed_again_and_again_while_tpe_models_what_it_knows(
+    tmp_path: Path, whole: Callable[..., Any]
+) -> None:
     pairs, total = ("search.methods=[kd, ttm]",), 14  # TPE draws at random until it has ten
     expected, writes = whole(total, *pairs)
     sweep, lives, resume = begin(tmp_path / "killed", *pairs), 0, False
@@ -161,7 +174,9 @@ def test_killed_again_and_again_while_tpe_models_what_it_knows(tmp_path: Path, w
 def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
     drawn = []
     for folder in ("whole", "half"):
-        sweep = begin(tmp_path / folder, "search.sampler=random", "search.freeze=[training.learning_rate]")
+        sweep = begin(
+            tmp_path / folder, "search.sampler=random", "search.freeze=[training.learning_rate]"
+        )
         study = open_study(sweep.folder, sweep.configuration, resume=False)
         study.ask()  # the published point
         trial = study.ask()
@@ -185,7 +200,9 @@ def test_more_trials_are_those_of_the_longer_sweep(tmp_path: Path) -> None:
     search = found.configuration.search.model_copy(update={"trials": 6})
     found.configuration = found.configuration.model_copy(update={"search": search})
     drive(found, True, 6)
-    assert [trial.params for trial in found.trials.values()] == [trial.params for trial in longer.trials.values()]
+    assert [trial.params for trial in found.trials.values()] == [
+        trial.params for trial in longer.trials.values()
+    ]
 
 
 def damaged_line(lines: list[bytes]) -> list[bytes]:
@@ -220,18 +237,27 @@ def test_several_objectives_come_back(tmp_path: Path) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
     number = searcher.suggest("a")["number"]
-    told = {"epoch": EPOCHS, "metrics": json.dumps({"validation/accuracy": 0.5, "validation/nll": 1.5})}
+    told = {
+        "epoch": EPOCHS,
+        "metrics": json.dumps({"validation/accuracy": 0.5, "validation/nll": 1.5}),
+    }
     searcher.on_trial_complete("a", told)
     (sweep.folder / "study.log").unlink()
     found = reopened(sweep)
     study = open_study(found.folder, found.configuration, resume=True)
     reconcile(study, found)
-    assert study.trials[number].values == [0.5, 1.5] and study.trials[number].state == TrialState.COMPLETE
+    assert (
+        study.trials[number].values == [0.5, 1.5]
+        and study.trials[number].state == TrialState.COMPLETE
+    )
 
 
 def test_no_configuration_is_asked_twice(tmp_path: Path) -> None:
     sweep = begin(tmp_path)
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
-    asked = [Configuration.model_validate_json(searcher.suggest(str(place))["configuration"]) for place in range(12)]
+    asked = [
+        Configuration.model_validate_json(searcher.suggest(str(place))["configuration"])
+        for place in range(12)
+    ]
     assert len({configuration.model_dump_json() for configuration in asked}) == len(asked)

@@ -18,7 +18,11 @@ from orchestrator.sweep._tune_runner import limit_time
 from tests.sweep import studies
 from tests.sweep.studies import resumed
 
-TWO = ("search.objectives=[validation/nll, b/validation/accuracy]", "search.scheduler=none", "peers.b.network.name=mlp")
+TWO = (
+    "search.objectives=[validation/nll, b/validation/accuracy]",
+    "search.scheduler=none",
+    "peers.b.network.name=mlp",
+)
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
@@ -26,7 +30,9 @@ def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
 
 
 def result(epoch: int, nll: float, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    metrics = {"validation/nll": nll} | ({} if accuracy is None else {"b/validation/accuracy": accuracy})
+    metrics = {"validation/nll": nll} | (
+        {} if accuracy is None else {"b/validation/accuracy": accuracy}
+    )
     return {"epoch": epoch, "metrics": json.dumps(metrics), **more}
 
 
@@ -41,10 +47,18 @@ def test_the_study_is_told_all_values_and_the_records_keep_them(tmp_path: Path) 
     train(searcher, "x", 0.5, 0.8)
     (told,) = searcher.study.trials
     assert searcher.study.directions == [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
-    assert told.state == TrialState.COMPLETE and told.values == [0.5, 0.8] and not told.intermediate_values
+    assert (
+        told.state == TrialState.COMPLETE
+        and told.values == [0.5, 0.8]
+        and not told.intermediate_values
+    )
     found = Sweep.open(Store(tmp_path), "mine").trials[0]
     assert found.values == [0.5, 0.8] and found.value == 0.5 and found.history == [1.5, 0.5]
-    assert told.params["peers.b.training.learning_rate"] == told.params["training.learning_rate"] == 0.05
+    assert (
+        told.params["peers.b.training.learning_rate"]
+        == told.params["training.learning_rate"]
+        == 0.05
+    )
 
 
 def test_an_epoch_that_misses_an_objective_is_none(tmp_path: Path) -> None:
@@ -76,7 +90,9 @@ def test_a_resume_goes_on_and_samples_with_what_was_stopped(tmp_path: Path) -> N
     assert found.trials[12].values == [0.4, 0.9], "better than all before, but of fewer epochs"
 
 
-def test_a_death_between_study_and_record_keeps_all_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_death_between_study_and_record_keeps_all_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep, searcher = begin(tmp_path)
     searcher.suggest("x")
     searcher.on_trial_result("x", result(2, 0.5, 0.8))
@@ -107,32 +123,47 @@ def test_other_directions_are_refused(others: tuple[str, ...], tmp_path: Path) -
 
 def test_the_front_and_the_ranking(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
-    for number, (nll, accuracy) in enumerate([(0.5, 0.8), (0.4, 0.7), (0.6, 0.9), (0.6, 0.85), (0.4, 0.7)]):
+    for number, (nll, accuracy) in enumerate(
+        [(0.5, 0.8), (0.4, 0.7), (0.6, 0.9), (0.6, 0.85), (0.4, 0.7)]
+    ):
         train(searcher, str(number), nll, accuracy)
-    assert [trial.number for trial in sweep.ranked()] == [1, 4, 0, 2, 3], "by the first objective, which is minimised"
+    assert [trial.number for trial in sweep.ranked()] == [1, 4, 0, 2, 3], (
+        "by the first objective, which is minimised"
+    )
     assert {trial.number for trial in sweep.front()} == {0, 1, 2, 4}
     told = json.loads(json.dumps(Sweep.open(Store(tmp_path), "mine").status()))
-    assert told["objective"] == "validation/nll" and told["direction"] == "minimize" and told["best"]["number"] == 1
+    assert (
+        told["objective"] == "validation/nll"
+        and told["direction"] == "minimize"
+        and told["best"]["number"] == 1
+    )
     assert told["objectives"] == [
         {"name": "validation/nll", "direction": "minimize"},
         {"name": "b/validation/accuracy", "direction": "maximize"},
     ]
     assert [(each["number"], each["values"]) for each in told["front"]] == [
-        (1, [0.4, 0.7]), (4, [0.4, 0.7]), (0, [0.5, 0.8]), (2, [0.6, 0.9]),
-    ]  # fmt: skip
+        (1, [0.4, 0.7]),
+        (4, [0.4, 0.7]),
+        (0, [0.5, 0.8]),
+        (2, [0.6, 0.9]),
+    ]
 
 
 def test_one_objective_has_no_front_and_old_records_are_read(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, "search.scheduler=none")
     searcher.suggest("x")
-    searcher.on_trial_complete("x", {"epoch": 2, "metrics": '{"validation/accuracy": 0.7}', "done": True})
+    searcher.on_trial_complete(
+        "x", {"epoch": 2, "metrics": '{"validation/accuracy": 0.7}', "done": True}
+    )
     file = sweep.trial_folder(0) / "trial.json"
     old = read_json(file)
     assert old.pop("values") is None and old.pop("format") == 1
     write_json(file, old)
     found = Sweep.open(Store(tmp_path), "mine")
     assert found.trials[0].value == 0.7 and found.trials[0].values is None and found.front() == []
-    assert found.status()["objectives"] == [{"name": "validation/accuracy", "direction": "maximize"}]
+    assert found.status()["objectives"] == [
+        {"name": "validation/accuracy", "direction": "maximize"}
+    ]
     assert searcher.study.trials[0].intermediate_values == {2: 0.7}
 
 

@@ -23,7 +23,9 @@ def read(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_a_snapshot_stays_what_it_was(linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_stays_what_it_was(
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_links(*_: object) -> None:
         raise OSError("this file system knows no links")
 
@@ -41,7 +43,10 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     for epoch in (2, 9, 10, 100):
         save(tmp_path / "a", str(epoch))
         snapshots.keep(tmp_path / "a", epoch)
-    assert sorted(path.name for path in (tmp_path / "a" / SNAPSHOTS).iterdir()) == ["epoch-10", "epoch-100"]
+    assert sorted(path.name for path in (tmp_path / "a" / SNAPSHOTS).iterdir()) == [
+        "epoch-10",
+        "epoch-100",
+    ]
     snapshots.remove(tmp_path / "a")
     snapshots.remove(tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == [CHECKPOINT]
@@ -55,7 +60,9 @@ def test_a_trial_takes_over_another_ones_and_leaves_it_whole(tmp_path: Path) -> 
     assert read(tmp_path / "poor" / CHECKPOINT) == "good"
     save(tmp_path / "poor", "poor goes on")
     assert read(kept) == read(tmp_path / "good" / CHECKPOINT) == "good"
-    assert sorted(path.name for path in (tmp_path / "poor").iterdir()) == [CHECKPOINT], "nothing is left beside it"
+    assert sorted(path.name for path in (tmp_path / "poor").iterdir()) == [CHECKPOINT], (
+        "nothing is left beside it"
+    )
 
 
 def test_what_is_gone_replaces_nothing(tmp_path: Path) -> None:
@@ -72,4 +79,7 @@ def test_a_pair_is_kept_and_taken_over_as_a_whole(tmp_path: Path) -> None:
         peer.mkdir()
         (peer / "student.safetensors").write_text(f"{trial} b")
     snapshots.put_back(snapshots.keep(tmp_path / "good", 5), tmp_path / "poor")
-    assert read(tmp_path / "poor" / CHECKPOINT) == "good" and read(tmp_path / "poor" / CHECKPOINT / "b") == "good b"
+    assert (
+        read(tmp_path / "poor" / CHECKPOINT) == "good"
+        and read(tmp_path / "poor" / CHECKPOINT / "b") == "good b"
+    )

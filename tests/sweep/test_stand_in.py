@@ -38,7 +38,11 @@ class Workers:
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         folder, until = Path(specification["folder"]), specification["until"] or self.epochs
         self.done.append(f"submit {trial} until {until}")
-        whose, epoch = read(folder / "checkpoint").split() if (folder / "checkpoint").is_dir() else (folder.name, "0")
+        whose, epoch = (
+            read(folder / "checkpoint").split()
+            if (folder / "checkpoint").is_dir()
+            else (folder.name, "0")
+        )
         first = max(int(epoch), 1)
         for each in range(specification["known"] + 1, first):  # which were not received
             self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
@@ -59,13 +63,22 @@ def dispatcher_client() -> Workers:
 def stand_in(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {
+        "folders": folders,
+        "heartbeat_timeout_s": 5.0,
+        "objective": "validation/accuracy",
+    }
     made.dispatcher_client = cast(Any, dispatcher_client)
     return made
 
 
 def config(number: int, until: int | None = None, **more: Any) -> dict[str, Any]:
-    return {"number": number, "configuration": Configuration().model_dump_json(), "until": until, **more}
+    return {
+        "number": number,
+        "configuration": Configuration().model_dump_json(),
+        "until": until,
+        **more,
+    }
 
 
 def epochs(stand_in: ProxyTrainable, steps: int) -> list[int]:
@@ -78,7 +91,9 @@ def checkpoint(stand_in: ProxyTrainable, folder: Path) -> Path:
     return folder
 
 
-def test_nothing_is_submitted_before_the_first_step(stand_in: ProxyTrainable, dispatcher_client: Workers) -> None:
+def test_nothing_is_submitted_before_the_first_step(
+    stand_in: ProxyTrainable, dispatcher_client: Workers
+) -> None:
     assert stand_in.reset_config(config(0)) and not dispatcher_client.done
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
     assert dispatcher_client.done == ["submit trial-00000 until 6"]
@@ -99,7 +114,9 @@ def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(
     assert dispatcher_client.done[-2:] == ["released trial-00000", "submit trial-00000 until 4"]
 
 
-def test_a_trial_takes_over_another_ones_weights(stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path) -> None:
+def test_a_trial_takes_over_another_ones_weights(
+    stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
+) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
     kept = checkpoint(stand_in, tmp_path / "tune")
@@ -108,8 +125,14 @@ def test_a_trial_takes_over_another_ones_weights(stand_in: ProxyTrainable, dispa
     stand_in.reset_config(config(1, until=4))
     stand_in.load_checkpoint(str(kept))
     assert epochs(stand_in, 2) == [3, 4]
-    assert read(tmp_path / "00001" / "checkpoint") == "00000 4" and read(tmp_path / "00000" / "checkpoint") == "00000 2"
-    assert sorted(path.name for path in (tmp_path / "00001" / SNAPSHOTS).iterdir()) == ["epoch-2", "epoch-4"]
+    assert (
+        read(tmp_path / "00001" / "checkpoint") == "00000 4"
+        and read(tmp_path / "00000" / "checkpoint") == "00000 2"
+    )
+    assert sorted(path.name for path in (tmp_path / "00001" / SNAPSHOTS).iterdir()) == [
+        "epoch-2",
+        "epoch-4",
+    ]
 
 
 def test_the_last_epoch_is_no_pause(stand_in: ProxyTrainable, tmp_path: Path) -> None:
@@ -118,10 +141,16 @@ def test_the_last_epoch_is_no_pause(stand_in: ProxyTrainable, tmp_path: Path) ->
     assert stand_in.step()["done"] and not (tmp_path / "00000" / SNAPSHOTS).exists()
 
 
-def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: ProxyTrainable, dispatcher_client: Workers) -> None:
+def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(
+    stand_in: ProxyTrainable, dispatcher_client: Workers
+) -> None:
     stand_in.begin(config(0, until=2))
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
-    assert dispatcher_client.done == ["submit trial-00000 until 2", "released trial-00000", "submit trial-00000 until 6"]
+    assert dispatcher_client.done == [
+        "submit trial-00000 until 2",
+        "released trial-00000",
+        "submit trial-00000 until 6",
+    ]
 
 
 def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(
@@ -131,13 +160,19 @@ def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_le
     kept = snapshots.keep(tmp_path / "00003", 2)
     save(tmp_path / "00000", "00000 2")
     stand_in.begin(config(0, until=4, snapshot=str(kept), known=1))
-    assert epochs(stand_in, 3) == [2, 3, 4], "the driver may have died before it heard of the second epoch"
+    assert epochs(stand_in, 3) == [2, 3, 4], (
+        "the driver may have died before it heard of the second epoch"
+    )
     assert read(tmp_path / "00000" / "checkpoint") == "00003 4"
 
 
-def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: ProxyTrainable, tmp_path: Path) -> None:
+def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(
+    stand_in: ProxyTrainable, tmp_path: Path
+) -> None:
     save(tmp_path / "00000", "00000 2")
-    stand_in.begin(config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2"), known=2))
+    stand_in.begin(
+        config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2"), known=2)
+    )
     assert epochs(stand_in, 3) == [2, 3, 4]
     assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
 
@@ -158,15 +193,23 @@ def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which
     told = stand_in.step()
     assert told["epoch"] == 4 and [record["epoch"] for record in told["missed"]] == [2, 3]
     assert not any("behind" in record for record in (told, *told["missed"]))
-    assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), "where it stands is kept, and nothing else"
+    assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), (
+        "where it stands is kept, and nothing else"
+    )
     assert "missed" not in stand_in.step()
 
 
 @pytest.mark.parametrize(
-    ("busy", "end", "said"), [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")]
+    ("busy", "end", "said"),
+    [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")],
 )
 def test_what_cannot_be_taken_over_fails_the_trial_alone(
-    busy: bool, end: str, said: str, stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
+    busy: bool,
+    end: str,
+    said: str,
+    stand_in: ProxyTrainable,
+    dispatcher_client: Workers,
+    tmp_path: Path,
 ) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
@@ -190,7 +233,9 @@ def test_a_trial_that_nobody_can_train_has_not_failed(
     assert stand_in.step() == {"unfit": "no worker group is left", "done": True}
 
 
-def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_shows_life_whatever_its_trial_waits_for(
+    stand_in: ProxyTrainable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Heartbeats come from a thread, because a step blocks within Ray; they name the process."""
     signs: list[tuple[str, str, Any]] = []
     ended: list[str] = []
@@ -206,10 +251,16 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, mo
         def deregister(self, reader: str) -> None:
             ended.append(reader)
 
-    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.DispatcherClient.find", lambda name: Attended())
-    monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
+    monkeypatch.setattr(
+        "orchestrator.cluster.dispatcher_client.DispatcherClient.find", lambda name: Attended()
+    )
+    monkeypatch.setattr(
+        stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process")
+    )
     stand_in.setup(config(3), stand_in.place | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
     assert enough.wait(60)
     stand_in.cleanup()
-    assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1
+    assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len(
+        {sign[0] for sign in signs}
+    ) == 1
     assert ended == [signs[0][0]], "it deregisters at its end"

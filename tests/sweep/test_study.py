@@ -25,7 +25,12 @@ def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
 
 
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": json.dumps({"validation/accuracy": value}), "validation/accuracy": value, **more}
+    return {
+        "epoch": epoch,
+        "metrics": json.dumps({"validation/accuracy": value}),
+        "validation/accuracy": value,
+        **more,
+    }
 
 
 def test_ends_are_told_apart(tmp_path: Path) -> None:
@@ -37,9 +42,19 @@ def test_ends_are_told_apart(tmp_path: Path) -> None:
     searcher.on_trial_complete("b", result(1, 0.2))  # ASHA stopped it
     searcher.on_trial_complete("c", {"failed": "the loss is not finite", "done": True})
     searcher.on_trial_complete("d", None, error=True)  # its stand-in died
-    assert [trial.state for trial in sweep.trials.values()] == ["complete", "stopped_early", "failed", "failed"]
+    assert [trial.state for trial in sweep.trials.values()] == [
+        "complete",
+        "stopped_early",
+        "failed",
+        "failed",
+    ]
     told = [(trial.state, trial.value) for trial in searcher.study.trials]
-    assert told == [(TrialState.COMPLETE, 0.9), (TrialState.PRUNED, 0.2), (TrialState.FAIL, None), (TrialState.FAIL, None)]
+    assert told == [
+        (TrialState.COMPLETE, 0.9),
+        (TrialState.PRUNED, 0.2),
+        (TrialState.FAIL, None),
+        (TrialState.FAIL, None),
+    ]
     assert sweep.trials[2].message == "the loss is not finite"
     assert sweep.best() is sweep.trials[0]
 
@@ -47,7 +62,10 @@ def test_ends_are_told_apart(tmp_path: Path) -> None:
 def test_the_first_point_is_the_published_one(tmp_path: Path) -> None:
     _, searcher = begin(tmp_path)
     first = Configuration.model_validate_json(searcher.suggest("a")["configuration"])
-    assert first.method.settings == {"temperature": 4.0, "alpha": 0.9} and first.training.learning_rate == 0.05
+    assert (
+        first.method.settings == {"temperature": 4.0, "alpha": 0.9}
+        and first.training.learning_rate == 0.05
+    )
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -59,7 +77,9 @@ def test_a_resumed_search_does_not_repeat_itself(sampler: str, tmp_path: Path) -
     _, again = resumed(sweep)
     second = [again.suggest(str(number)) for number in range(4)]
     assert [trial["number"] for trial in second] == [4, 5, 6, 7]
-    assert not {trial["configuration"] for trial in first} & {trial["configuration"] for trial in second}
+    assert not {trial["configuration"] for trial in first} & {
+        trial["configuration"] for trial in second
+    }
 
 
 def test_a_death_between_study_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +106,21 @@ def test_a_death_between_question_and_record(tmp_path: Path) -> None:
     found, again = resumed(sweep)
     assert again.study.trials[0].state == TrialState.RUNNING and found.trials[0].state == "waiting"
     assert again.suggest("x")["number"] == 0, "it is taken up"
-    assert found.trials[0].params == {"temperature": 4.0, "alpha": 0.9, "training.learning_rate": 0.05}
+    assert found.trials[0].params == {
+        "temperature": 4.0,
+        "alpha": 0.9,
+        "training.learning_rate": 0.05,
+    }
     assert again.suggest("y")["number"] == 1
 
 
 def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
-    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.protect_initial_trials=false")
+    pairs = (
+        "training.epochs=30",
+        "search.grace_epochs=5",
+        "search.reduction_factor=3",
+        "search.protect_initial_trials=false",
+    )
     sweep, searcher = begin(tmp_path, *pairs)
     searcher.suggest("a")
     history = [0.4 + 0.01 * epoch for epoch in range(20)]
@@ -103,12 +132,21 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
     asha.on_trial_add(None, going_on)
     asha.on_trial_add(None, fresh)
-    assert asha.on_trial_result(None, going_on, {"epoch": 21, "validation/accuracy": 0.9}) == "CONTINUE"
+    assert (
+        asha.on_trial_result(None, going_on, {"epoch": 21, "validation/accuracy": 0.9})
+        == "CONTINUE"
+    )
     # the rung of epoch 5 holds the trial's value of epoch 5, not its 0.9 of epoch 21
-    assert asha.on_trial_result(None, fresh, {"epoch": 5, "validation/accuracy": history[4] + 0.01}) == "CONTINUE"
+    assert (
+        asha.on_trial_result(None, fresh, {"epoch": 5, "validation/accuracy": history[4] + 0.01})
+        == "CONTINUE"
+    )
     worse = SimpleNamespace(trial_id="worse", config={"number": 2})
     asha.on_trial_add(None, worse)
-    assert asha.on_trial_result(None, worse, {"epoch": 5, "validation/accuracy": history[4] - 0.01}) == "STOP"
+    assert (
+        asha.on_trial_result(None, worse, {"epoch": 5, "validation/accuracy": history[4] - 0.01})
+        == "STOP"
+    )
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
@@ -138,7 +176,9 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:
         trial = SimpleNamespace(trial_id=f"id-{number}", config={"number": number})
         asha.on_trial_add(None, trial)
-        decisions.append(asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value}))
+        decisions.append(
+            asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value})
+        )
     assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
 
 

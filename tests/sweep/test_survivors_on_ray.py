@@ -17,17 +17,32 @@ from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
-SETTINGS = ("method.name=ttm", "training.epochs=12", "search.trials=4", "search.scheduler=none", "resources.groups=1")
+SETTINGS = (
+    "method.name=ttm",
+    "training.epochs=12",
+    "search.trials=4",
+    "search.scheduler=none",
+    "resources.groups=1",
+)
 
 
 def alone(run: Conduct, trial: Trial) -> list[float | None]:
     """Return the reported values of the trial when trained alone in this process."""
-    given = [f"{key if '.' in key else f'method.{key}'}={json.dumps(value)}" for key, value in trial.params.items()]
-    return run(*SETTINGS, *given, kind="train", local=True, name=f"alone-{trial.number}").trials[0].history
+    given = [
+        f"{key if '.' in key else f'method.{key}'}={json.dumps(value)}"
+        for key, value in trial.params.items()
+    ]
+    return (
+        run(*SETTINGS, *given, kind="train", local=True, name=f"alone-{trial.number}")
+        .trials[0]
+        .history
+    )
 
 
 @pytest.mark.faults
-def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_dies_comes_back(run: Conduct) -> None:
+def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_dies_comes_back(
+    run: Conduct,
+) -> None:
     hit: list[int] = []
 
     def strike(trial: Trial, epoch: int) -> None:
@@ -42,14 +57,21 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
             os.kill(hit[-1], signal.SIGKILL)
 
     watch = Watch(strike)
-    sweep = run(*SETTINGS, "resources.heartbeat_warning_s=2", "resources.heartbeat_timeout_s=4", watch=watch)
+    sweep = run(
+        *SETTINGS, "resources.heartbeat_warning_s=2", "resources.heartbeat_timeout_s=4", watch=watch
+    )
     assert len(hit) == 3 and not any(map(psutil.pid_exists, hit))
     assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 4
     for number in (1, 2, 3):
-        assert sweep.trials[number].history == alone(run, sweep.trials[number]), "no epoch is lost, none is told twice"
+        assert sweep.trials[number].history == alone(run, sweep.trials[number]), (
+            "no epoch is lost, none is told twice"
+        )
     notes = "\n".join(watch.notes)
     assert "the dispatcher, which hands out trials, died and was started again" in notes
-    assert "nothing was heard of trial-00002 for 2 s: group 0 has it, last at " in notes and "the cluster has 1 node with" in notes
+    assert (
+        "nothing was heard of trial-00002 for 2 s: group 0 has it, last at " in notes
+        and "the cluster has 1 node with" in notes
+    )
     assert "group 0 is replaced: nothing was heard of trial-00002" in notes
     assert "trial-00002 goes on from its checkpoint: its worker died (1 of 2 deaths" in notes
     assert [note["text"] for note in sweep.notes] == watch.notes
@@ -59,18 +81,36 @@ def learning_rates(trial: Any) -> None:
     trial.suggest_categorical("training.learning_rate", (0.05, 1e12, 2e12, 0.04))
 
 
-def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(run: Conduct, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = tuple({"training.learning_rate": value} for value in (0.05, 1e12, 2e12, 0.04))  # none twice
+def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(
+    run: Conduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tuple(
+        {"training.learning_rate": value} for value in (0.05, 1e12, 2e12, 0.04)
+    )  # none twice
     monkeypatch.setitem(SPACES, "kd", Space(points, learning_rates))
-    given = ("method.name=kd", "training.epochs=2", "search.trials=4", "search.max_failed_trials=2", "resources.groups=1")
+    given = (
+        "method.name=kd",
+        "training.epochs=2",
+        "search.trials=4",
+        "search.max_failed_trials=2",
+        "resources.groups=1",
+    )
     sweep = run(*given, "search.scheduler=none")
-    assert sweep.state == "failed" and {number: trial.state for number, trial in sweep.trials.items() if trial.ended} == {
-        0: "complete", 1: "failed", 2: "failed"
-    }  # fmt: skip
-    said = "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the loss is not finite in epoch 1"
-    assert said in sweep.notes[-1]["text"] and not any(trial.ended for trial in sweep.trials.values() if trial.number > 2)
+    assert sweep.state == "failed" and {
+        number: trial.state for number, trial in sweep.trials.items() if trial.ended
+    } == {0: "complete", 1: "failed", 2: "failed"}
+    said = (
+        "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the "
+        "loss is not finite in epoch 1"
+    )
+    assert said in sweep.notes[-1]["text"] and not any(
+        trial.ended for trial in sweep.trials.values() if trial.number > 2
+    )
     store = Store.open(sweep.folder.parent.parent)
     begun = prepare_run(store, sweep.configuration, "sweep", local=False)
     run_sweep(sweep, store, begun.data, begun.asked, Watch(), resume=True)
-    assert sweep.state == "finished" and [trial.state for trial in sweep.trials.values()].count("complete") == 2
+    assert (
+        sweep.state == "finished"
+        and [trial.state for trial in sweep.trials.values()].count("complete") == 2
+    )
     assert sorted(sweep.trials) == [0, 1, 2, 3]

@@ -22,7 +22,13 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     store = Store.open((tmp_path / "shared").as_uri())
-    pairs = ("method.name=kd", "training.epochs=3", "search.trials=4", "search.keep_checkpoints=1", "search.scheduler=none")
+    pairs = (
+        "method.name=kd",
+        "training.epochs=3",
+        "search.trials=4",
+        "search.keep_checkpoints=1",
+        "search.scheduler=none",
+    )
     configuration = load(None, [*SMALL, *pairs])
     begun = prepare_run(store, configuration, "sweep", local=False)
     sweep = Sweep.create(store.sweep("mine"), begun.configuration, "sweep")
@@ -30,7 +36,10 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert sweep.state == "finished" and len(sweep.ranked()) == 4
     best = sweep.best()
     assert best is not None
-    with_weights = {path.parts[-3] for path in (tmp_path / "shared/sweeps/mine/trials").glob("*/*/student.safetensors")}
+    with_weights = {
+        path.parts[-3]
+        for path in (tmp_path / "shared/sweeps/mine/trials").glob("*/*/student.safetensors")
+    }
     assert with_weights == {f"{best.number:05d}"}
     assert not list(sweep.folder.rglob("student.safetensors"))
     for number in sweep.trials:

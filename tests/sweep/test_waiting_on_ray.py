@@ -17,11 +17,21 @@ def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
     from mlflow import MlflowClient
 
     watch = Watch()
-    given = ("method.name=kd", "search.scheduler=pbt", "search.trials=4", "search.perturb_epochs=3", "resources.groups=2")
+    given = (
+        "method.name=kd",
+        "search.scheduler=pbt",
+        "search.trials=4",
+        "search.perturb_epochs=3",
+        "resources.groups=2",
+    )
     sweep = run(*given, "training.epochs=7", watch=watch)
     assert sorted(watch.ended) == [(number, "complete") for number in range(4)]
     takers = [trial for trial in sweep.trials.values() if trial.changes]
-    assert takers and watch.changed and {change["epoch"] for trial in takers for change in trial.changes} <= {3, 6}
+    assert (
+        takers
+        and watch.changed
+        and {change["epoch"] for trial in takers for change in trial.changes} <= {3, 6}
+    )
     ids = json.loads((sweep.folder / "mlflow.json").read_text())
     client = MlflowClient(f"sqlite:///{sweep.folder.parent.parent / 'mlflow.db'}")
     study = open_study(sweep.folder, sweep.configuration, resume=True)
@@ -30,11 +40,16 @@ def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
         assert study.trials[number].user_attrs.get("changes", []) == trial.changes
         for name, value in trial.params.items():
             history = client.get_metric_history(ids[str(number)], f"setting/{name}")
-            points = [(0, value), *((change["epoch"], change["params"][name]) for change in trial.changes)]
+            points = [
+                (0, value),
+                *((change["epoch"], change["params"][name]) for change in trial.changes),
+            ]
             assert [(point.step, point.value) for point in history] == points
         assert not (sweep.trial_folder(number) / SNAPSHOTS).exists()
     taker = takers[0]
-    progress = json.loads((sweep.trial_folder(taker.number) / "checkpoint" / "progress.json").read_text())
+    progress = json.loads(
+        (sweep.trial_folder(taker.number) / "checkpoint" / "progress.json").read_text()
+    )
     assert progress["record"]["epoch"] == 7 and progress["record"]["done"]
 
 
@@ -48,22 +63,36 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> 
         "search.perturb_epochs=200",
         "resources.groups=1",
     )
-    sweep = run(*given, "student.name=cnn", "training.epochs=400", "search.time_budget=22", watch=watch)
+    sweep = run(
+        *given, "student.name=cnn", "training.epochs=400", "search.time_budget=22", watch=watch
+    )
     assert sweep.state == "finished" and sweep.best() is not None
     begun = {number for number, trial in sweep.trials.items() if trial.state == "stopped_early"}
     assert begun and begun == set(watch.started)
-    assert all(trial.state == "waiting" and not trial.epochs for number, trial in sweep.trials.items() if number not in begun)
+    assert all(
+        trial.state == "waiting" and not trial.epochs
+        for number, trial in sweep.trials.items()
+        if number not in begun
+    )
     assert scheduler == "asha" or len(sweep.trials) == 12 > len(begun)
     assert set(RUN_IDS.read(sweep.folder / "mlflow.json")) == {"parent", *map(str, begun)}
     assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 
 def test_hyperband_ends(run: Conduct) -> None:
-    given = ("method.name=kd", "search.scheduler=hyperband", "search.trials=9", "search.reduction_factor=3", "resources.groups=2")
+    given = (
+        "method.name=kd",
+        "search.scheduler=hyperband",
+        "search.trials=9",
+        "search.reduction_factor=3",
+        "resources.groups=2",
+    )
     sweep = run(*given, "training.epochs=9")
     assert sweep.state == "finished"
     epochs = {number: trial.epochs for number, trial in sweep.trials.items()}
-    assert [epochs[number] for number in (0, 1, 2)] == [9, 9, 9], "the first bracket has no milestone"
+    assert [epochs[number] for number in (0, 1, 2)] == [9, 9, 9], (
+        "the first bracket has no milestone"
+    )
     assert sorted(epochs[number] for number in range(3, 8)) == [3, 3, 3, 9, 9] and epochs[8] == 9
     assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
     assert sum(trial.state == "stopped_early" for trial in sweep.trials.values()) == 3

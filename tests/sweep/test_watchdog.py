@@ -51,12 +51,28 @@ class Hands:
 
 
 def seen(*trials: dict[str, Any], **more: Any) -> dict[str, Any]:
-    plain = {"life": "one", "introduced": True, "missing": [], "groups": [0, 1], "serving": [0, 1], "waiting": 2, "last_error": ""}
+    plain = {
+        "life": "one",
+        "introduced": True,
+        "missing": [],
+        "groups": [0, 1],
+        "serving": [0, 1],
+        "waiting": 2,
+        "last_error": "",
+    }
     return {**plain, "notes": [], "trials": list(trials), "readers": [], "processes": {}, **more}
 
 
-def trial(silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2) -> dict[str, Any]:
-    return {"name": name, "group": group, "workers": workers, "doing": "epoch 4", "silent_s": silent_s}
+def trial(
+    silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "group": group,
+        "workers": workers,
+        "doing": "epoch 4",
+        "silent_s": silent_s,
+    }
 
 
 @pytest.fixture
@@ -73,11 +89,16 @@ def test_each_silence_is_told_once_with_all_that_is_known(dog: Watchdog, hands: 
     for second in range(0, 399, 10):
         dog.look(seen(trial(second), trial(0, "trial-00004", 0)), second)
         assert bool(hands.notes) == (second >= SILENCE_S)
-    told = "nothing was heard of trial-00003 for 100 s: group 1 has it, last at epoch 4; 2 trials wait for a group"
+    told = (
+        "nothing was heard of trial-00003 for 100 s: group 1 has it, last at epoch 4; 2 "
+        "trials wait for a group"
+    )
     assert hands.notes == [f"{told}; the cluster is small"] and not hands.done
     dog.look(seen(trial(0)), 400)
     dog.look(seen(trial(SILENCE_S), waiting=1), 500)
-    assert len(hands.notes) == 2 and "1 trial waits for a group" in hands.notes[1], "another silence"
+    assert len(hands.notes) == 2 and "1 trial waits for a group" in hands.notes[1], (
+        "another silence"
+    )
 
 
 def test_signs_of_life_keep_it_quiet(dog: Watchdog, hands: Hands) -> None:
@@ -86,11 +107,14 @@ def test_signs_of_life_keep_it_quiet(dog: Watchdog, hands: Hands) -> None:
     assert not hands.notes and not hands.done
 
 
-def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(dog: Watchdog, hands: Hands) -> None:
+def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(
+    dog: Watchdog, hands: Hands
+) -> None:
     dog.look(seen(trial(WAIT_S)), 0)
     assert hands.done == [("replace", 1)]
     assert (
-        hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s (resources.heartbeat_timeout_s = 400)"
+        hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s "
+        "(resources.heartbeat_timeout_s = 400)"
     )
     hands.workers.clear()
     dog.look(seen(trial(1, workers=0)), 1)
@@ -101,7 +125,9 @@ def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_ba
 
 
 @pytest.mark.parametrize(("workers", "replaced"), [(1, True), (0, False)])
-def test_a_group_that_starts_is_given_more_time_than_a_short_limit(workers: int, replaced: bool, hands: Hands) -> None:
+def test_a_group_that_starts_is_given_more_time_than_a_short_limit(
+    workers: int, replaced: bool, hands: Hands
+) -> None:
     dog = Watchdog(2, 5, hands)
     dog.look(seen(trial(RETURN_S - 1, workers=workers)), 0)
     assert bool(hands.done) is replaced
@@ -115,7 +141,11 @@ def test_a_run_in_which_no_group_starts_says_so_and_ends(dog: Watchdog, hands: H
     assert "the cluster is small" in hands.notes[0] and not hands.done
     dog.look(seen({**waits, "silent_s": WAIT_S}, serving=[]), 1)
     ((what, why),) = hands.done
-    assert what == "give up" and "no worker group takes it; the cluster is small" in why and len(hands.notes) == 1
+    assert (
+        what == "give up"
+        and "no worker group takes it; the cluster is small" in why
+        and len(hands.notes) == 1
+    )
 
 
 def test_sentences_of_workers_are_passed_on(dog: Watchdog, hands: Hands) -> None:
@@ -123,11 +153,17 @@ def test_sentences_of_workers_are_passed_on(dog: Watchdog, hands: Hands) -> None
     assert hands.notes == ["the disk is full", "trial-00001 goes on"]
 
 
-def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(dog: Watchdog, hands: Hands) -> None:
+def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(
+    dog: Watchdog, hands: Hands
+) -> None:
     dog.look(seen(groups=[0, 3]), 0)
     dog.look(None, 1)
     dog.look(seen(life="two", introduced=False, groups=[0, 1]), 2)
-    assert hands.done == [("recover", [0, 3])] and len(hands.notes) == 1 and "died and was started again" in hands.notes[0]
+    assert (
+        hands.done == [("recover", [0, 3])]
+        and len(hands.notes) == 1
+        and "died and was started again" in hands.notes[0]
+    )
     waits = trial(WAIT_S, group=None, workers=0)
     dog.look(seen(waits, life="two", groups=[0, 3], missing=[3]), 3)
     assert len(hands.done) == 1, "a group that trains for the old one may take its time"
@@ -136,14 +172,21 @@ def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(dog: Watch
     assert hands.done[1:] == [("lose", 3, "it was not heard of after the dispatcher had died")]
 
 
-def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(dog: Watchdog, hands: Hands) -> None:
+def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(
+    dog: Watchdog, hands: Hands
+) -> None:
     dog.look(seen(), 0)
     for second in range(10, 1000, 10):
         dog.look(None, second)
         expected = (second >= 30) + max((second - 30) // RETURN_S, 0)
-        assert hands.done == ["restart"] * int(expected), "one that does not come back, which takes a while, is ended again"
+        assert hands.done == ["restart"] * int(expected), (
+            "one that does not come back, which takes a while, is ended again"
+        )
     told = "the dispatcher, which hands out trials,"
-    assert hands.notes == [f"{told} is replaced: it has not answered for 30 s", f"{told} has not answered for 100 s"]
+    assert hands.notes == [
+        f"{told} is replaced: it has not answered for 30 s",
+        f"{told} has not answered for 100 s",
+    ]
     dog.look(seen(), 1000)
     for second in range(1001, 1200, 10):
         dog.look(None, second)
@@ -163,16 +206,21 @@ def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(hands: 
 
 def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands: Hands) -> None:
     for silent_s in (0.0, WAIT_S - 1, WAIT_S):
-        dog.look(seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s)
+        dog.look(
+            seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s
+        )
         assert hands.done == [("end", "one")] * (silent_s >= WAIT_S)
     (note,) = hands.notes
     assert note == (
-        "the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.heartbeat_timeout_s = 400)"
+        "the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s "
+        "(resources.heartbeat_timeout_s = 400)"
     )
 
 
 @pytest.mark.parametrize("later", ["another", "a third, as that one died too"])
-def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(later: str, dog: Watchdog, hands: Hands) -> None:
+def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(
+    later: str, dog: Watchdog, hands: Hands
+) -> None:
     """The new dispatcher does not know its trial, because no other process sends it."""
     before = {"one": ("trial-00003", "stopped"), "two": ("trial-00004", "well")}
     dog.look(seen(processes=before), 0)
@@ -180,7 +228,10 @@ def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(lat
         heard = {"two": before["two"]} if second > 10 else {}
         dog.look(seen(life="another" if second == 10 else later, processes=heard), second)
         assert hands.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
-    assert any(note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death") for note in hands.notes)
+    assert any(
+        note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death")
+        for note in hands.notes
+    )
 
 
 def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,12 @@ def truth(bank: tuple[Tensor, Tensor], same: bool, count: int) -> list[set[int]]
     features, labels = bank[0].double().numpy(), bank[1].numpy()
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     cosine = unit @ unit.T
-    may = ((labels[:, None] == labels) == same) & (labels >= 0) & (labels[:, None] >= 0) & ~np.eye(len(labels), dtype=bool)
+    may = (
+        ((labels[:, None] == labels) == same)
+        & (labels >= 0)
+        & (labels[:, None] >= 0)
+        & ~np.eye(len(labels), dtype=bool)
+    )
     order = np.argsort(-np.where(may, cosine, -9), axis=1)[:, :count]
     return [set(row.tolist()) if labels[query] >= 0 else set() for query, row in enumerate(order)]
 
@@ -42,11 +47,17 @@ def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -
     found = seek(torch.arange(SAMPLES))
     assert [set(row) - {-1} for row in found.positives.tolist()] == truth(bank, True, POSITIVES)
     rows, exact = found.negatives.tolist(), truth(bank, False, NEGATIVES)
-    recall = sum(len(set(row) & wanted) for row, wanted in zip(rows, exact, strict=True)) / sum(map(len, exact))
+    recall = sum(len(set(row) & wanted) for row, wanted in zip(rows, exact, strict=True)) / sum(
+        map(len, exact)
+    )
     assert recall > 0.9 and abs(recall - found.recall) < 0.05, "256 queries stand for all"
     known = labels >= 0
     others = labels[found.negatives[known].long()]
-    assert (found.negatives[known] >= 0).all() and (others >= 0).all() and (others != labels[known, None]).all()
+    assert (
+        (found.negatives[known] >= 0).all()
+        and (others >= 0).all()
+        and (others != labels[known, None]).all()
+    )
     assert (found.negatives[~known] == -1).all() and (found.negative_similarity[~known] == 0).all()
     unit = torch.nn.functional.normalize(features, dim=1)
     cosine = (unit[known, None] * unit[found.negatives[known].long()]).sum(dim=2)
@@ -54,7 +65,9 @@ def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -
     assert signs, "long work shows life"
 
 
-def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bank_of_an_exact_search_is_sorted_once(
+    bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     banks: list[int] = []
 
     def counted(features: Tensor, labels: Tensor) -> ByClass:
@@ -68,7 +81,9 @@ def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor],
     assert banks == [SAMPLES]
 
 
-def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recall_is_that_of_the_queries_that_were_tried(
+    bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All queries are tried, and the recall is counted from the lists of both searches."""
     monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     monkeypatch.setattr(faiss_index, "SAMPLE", SAMPLES)
@@ -76,11 +91,14 @@ def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, T
     found, exact = seek(torch.arange(SAMPLES)).negatives.tolist(), truth(bank, False, NEGATIVES)
     assert seek.recall < 1
     assert seek.recall == pytest.approx(
-        sum(len(set(row) & wanted) for row, wanted in zip(found, exact, strict=True)) / sum(map(len, exact))
+        sum(len(set(row) & wanted) for row, wanted in zip(found, exact, strict=True))
+        / sum(map(len, exact))
     )
 
 
-def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_added_until_enough_is_found(
+    bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recalls, looks = [], []
     for wanted in (0.0, 0.95, 1.0):
         monkeypatch.setattr(faiss_index, "RECALL", wanted)
@@ -92,7 +110,9 @@ def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monk
     assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 a cell"
 
 
-def test_where_few_cells_hold_too_few_others_all_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_few_cells_hold_too_few_others_all_are_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two distant classes: the cells near a query hold only its own class."""
     monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     generator = torch.Generator().manual_seed(1)
@@ -101,7 +121,9 @@ def test_where_few_cells_hold_too_few_others_all_are_looked_into(monkeypatch: py
     found = FaissIndex(features, labels, 0, 4)(torch.arange(0, 1590, 10))
     assert (found.negatives >= 1590).all()
     scarce = FaissIndex(features, labels, 0, 12)(torch.arange(0, 1590, 100))
-    assert ((scarce.negatives >= 1590).sum(dim=1) == 10).all() and ((scarce.negatives == -1).sum(dim=1) == 2).all()
+    assert ((scarce.negatives >= 1590).sum(dim=1) == 10).all() and (
+        (scarce.negatives == -1).sum(dim=1) == 2
+    ).all()
 
 
 def test_half_types_and_any_queries(bank: tuple[Tensor, Tensor]) -> None:
@@ -113,7 +135,9 @@ def test_half_types_and_any_queries(bank: tuple[Tensor, Tensor]) -> None:
 
 def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> None:
     generator = torch.Generator().manual_seed(2)
-    left, right = (torch.randn(300, 300, generator=generator, dtype=torch.float64) for _ in range(2))
+    left, right = (
+        torch.randn(300, 300, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     expected, threads = torch.from_numpy(left.numpy() @ right.numpy()), torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -129,7 +153,9 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
         torch.set_num_threads(threads)
 
 
-def test_without_the_library_a_sentence_says_what_to_do(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_a_sentence_says_what_to_do(
+    bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(faiss_index, "is_installed", lambda: False)
     with refused("resources.retrieval", "approximate", ("exact",), PreflightError) as told:
         FaissIndex(*bank, POSITIVES, NEGATIVES)

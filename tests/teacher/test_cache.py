@@ -114,7 +114,9 @@ def test_a_plain_array_of_numpy_is_no_file_of_the_cache(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("name", ["photographs", "0123456789abcdef"])
-def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(tmp_path: Path, name: str) -> None:
+def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(
+    tmp_path: Path, name: str
+) -> None:
     theirs = tmp_path / name / "mine.npy"
     theirs.parent.mkdir()
     theirs.write_bytes(b"0" * 10 * FILE_BYTES)

@@ -48,17 +48,27 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 @pytest.mark.parametrize("given", [False, True])
-def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_set_aside_and_made_anew(
+    what: str, given: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     damage, said = DAMAGES[what]
     file = tmp_path / "given.safetensors"
     torch.manual_seed(3)
     save_weights(build("mlp", 10, (1, 8, 8), {"width": 8, "depth": 1}), file)
-    pairs = ["teacher.network.width=8", "teacher.network.depth=1", *([f"teacher.network.weights={file}"] if given else [])]
+    pairs = [
+        "teacher.network.width=8",
+        "teacher.network.depth=1",
+        *([f"teacher.network.weights={file}"] if given else []),
+    ]
     configuration, store = load(None, pairs), Store.open(tmp_path / "store")
     data = prepare(configuration.data, store.root, 0)
     folder = fit.teacher_folder(store, configuration, data)
     assert configuration.teacher is not None
-    fit.adopt_weights(folder, load(None, [*pairs, f"teacher.network.weights={file}"]).teacher or configuration.teacher, data)
+    fit.adopt_weights(
+        folder,
+        load(None, [*pairs, f"teacher.network.weights={file}"]).teacher or configuration.teacher,
+        data,
+    )
     check_weights(store, configuration, data)
     assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
     damage(folder)

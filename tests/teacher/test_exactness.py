@@ -48,7 +48,9 @@ def student(spec: TrialSpec, file: str = "student") -> Weights:
     return load_file(spec.folder / "checkpoint" / f"{file}.safetensors")
 
 
-def trained(specify: Specify, teacher: Callable[[TrialSpec], Path], folder: str, *pairs: str) -> TrialSpec:
+def trained(
+    specify: Specify, teacher: Callable[[TrialSpec], Path], folder: str, *pairs: str
+) -> TrialSpec:
     spec = specify(*SMALL, *pairs, folder=folder)
     spec = spec.model_copy(update={"teacher": teacher(spec)})
     train(spec, TrialContext())
@@ -61,44 +63,81 @@ def trained(specify: Specify, teacher: Callable[[TrialSpec], Path], folder: str,
 def test_the_float32_cache_with_a_view_an_epoch_is_the_online_teacher_to_the_bit(
     specify: Specify, make_teacher: MakeTeacher, network: str, policy: str, mix: str
 ) -> None:
-    pairs = (*CONVOLUTIONS, f"data.augmentation={policy}", f"data.mixing={mix}", "method.name=wttm", "teacher.dtype=float32")
+    pairs = (
+        *CONVOLUTIONS,
+        f"data.augmentation={policy}",
+        f"data.mixing={mix}",
+        "method.name=wttm",
+        "teacher.dtype=float32",
+    )
     settings = {"width": 4} if network == "cnn" else {}
     weights = []
     for mode in ("online", "cached"):
         made = trained(
-            specify, lambda spec: make_teacher(spec.data, network, **settings), mode, *pairs, f"teacher.network.name={network}",
+            specify,
+            lambda spec: make_teacher(spec.data, network, **settings),
+            mode,
+            *pairs,
+            f"teacher.network.name={network}",
             f"teacher.mode={mode}",
-        )  # fmt: skip
+        )
         weights.append(student(made))
-        assert made.knowledge is not None and any(made.knowledge.glob("*/*.npy")) == (mode == "cached")
+        assert made.knowledge is not None and any(made.knowledge.glob("*/*.npy")) == (
+            mode == "cached"
+        )
     assert all(torch.equal(weights[1][key], value) for key, value in weights[0].items())
 
 
-def test_the_float16_cache_stays_within_its_bound(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_the_float16_cache_stays_within_its_bound(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     """A logit's relative error is at most 2^-11; the student's path changes by less than 1 %."""
     pairs = (*CONVOLUTIONS, "method.name=kd", "data.augmentation=crop_flip")
     weights = {}
     for name, more in {"exact": "teacher.mode=online", "rounded": "teacher.dtype=float16"}.items():
-        weights[name] = student(trained(specify, lambda spec: make_teacher(spec.data, "cnn", width=4), name, *pairs, more))
+        weights[name] = student(
+            trained(
+                specify, lambda spec: make_teacher(spec.data, "cnn", width=4), name, *pairs, more
+            )
+        )
     start = student(
-        trained(specify, lambda spec: make_teacher(spec.data, "cnn", width=4), "start", *pairs, "training.learning_rate=1e-30")
+        trained(
+            specify,
+            lambda spec: make_teacher(spec.data, "cnn", width=4),
+            "start",
+            *pairs,
+            "training.learning_rate=1e-30",
+        )
     )
     learned = [key for key in start if key.endswith(("weight", "bias"))]
 
     def distance(one: Weights, other: Weights) -> float:
-        return float(torch.stack([(one[key] - other[key]).square().sum() for key in learned]).sum().sqrt())
+        return float(
+            torch.stack([(one[key] - other[key]).square().sum() for key in learned]).sum().sqrt()
+        )
 
-    assert 0 < distance(weights["rounded"], weights["exact"]) < 0.01 * distance(weights["exact"], start)
+    assert (
+        0
+        < distance(weights["rounded"], weights["exact"])
+        < 0.01 * distance(weights["exact"], start)
+    )
 
 
-@pytest.mark.parametrize("pairs", [("data.mixing=none",), ("data.mixing=cutmix",), ("teacher.mode=online",)], ids=str)
+@pytest.mark.parametrize(
+    "pairs", [("data.mixing=none",), ("data.mixing=cutmix",), ("teacher.mode=online",)], ids=str
+)
 def test_data_and_knowledge_in_the_memory_of_the_device_train_the_same_student(
     specify: Specify, make_teacher: MakeTeacher, pairs: tuple[str, ...]
 ) -> None:
     mapped, resident = (
         student(
             trained(
-                specify, lambda spec: make_teacher(spec.data, width=8), f"{kept}", *CONVOLUTIONS, *pairs, f"data.on_device={kept}"
+                specify,
+                lambda spec: make_teacher(spec.data, width=8),
+                f"{kept}",
+                *CONVOLUTIONS,
+                *pairs,
+                f"data.on_device={kept}",
             )
         )
         for kept in ("false", "true")
@@ -106,31 +145,46 @@ def test_data_and_knowledge_in_the_memory_of_the_device_train_the_same_student(
     assert all(torch.equal(resident[key], value) for key, value in mapped.items())
 
 
-def test_features_of_pictures_that_do_not_vary_come_from_the_cache(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_features_of_pictures_that_do_not_vary_come_from_the_cache(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     spec = specify(*SMALL, "data.augmentation=none")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     source = cached(spec)
     assert isinstance(
-        compute_teacher_outputs(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), CachedTeacher
+        compute_teacher_outputs(
+            spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True
+        ),
+        CachedTeacher,
     )
     source.open_view(None, features=True)
     for batch in source.batches.train(0, None):
         expected, answer = source.shared_pass.teacher(batch.inputs), source.answer(batch)
-        assert torch.equal(answer.features, expected.features) and torch.equal(answer.logits, expected.logits)
+        assert torch.equal(answer.features, expected.features) and torch.equal(
+            answer.logits, expected.logits
+        )
 
 
-def test_features_of_views_that_vary_are_asked_for_at_every_step(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_features_of_views_that_vary_are_asked_for_at_every_step(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     spec = specify(*SMALL, "data.augmentation=crop")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     source = cached(spec)
     assert isinstance(
-        compute_teacher_outputs(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), OnlineTeacher
+        compute_teacher_outputs(
+            spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True
+        ),
+        OnlineTeacher,
     )
 
 
 @pytest.mark.parametrize(
     ("scale", "refusal"),
-    [(1e6, ("teacher.dtype", "float16", ("float32",))), (float("inf"), ("teacher", "logits", "finite values"))],
+    [
+        (1e6, ("teacher.dtype", "float16", ("float32",))),
+        (float("inf"), ("teacher", "logits", "finite values")),
+    ],
 )
 def test_logits_that_the_type_cannot_hold_are_refused_with_a_sentence(
     specify: Specify, make_teacher: MakeTeacher, scale: float, refusal: tuple[str, str, object]
@@ -151,8 +205,13 @@ def test_fewer_views_than_epochs_cycle(specify: Specify, make_teacher: MakeTeach
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     train(spec, TrialContext(report=records.append))
     assert spec.knowledge is not None
-    assert sorted(file.name for file in spec.knowledge.glob("*/*.npy")) == ["view-00000.npy", "view-00001.npy"]
-    found = [(record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records]
+    assert sorted(file.name for file in spec.knowledge.glob("*/*.npy")) == [
+        "view-00000.npy",
+        "view-00001.npy",
+    ]
+    found = [
+        (record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records
+    ]
     assert found == [(0, 1), (0, 1), (1, 0), (1, 0), (1, 0)]
 
 
@@ -160,7 +219,14 @@ def cached(spec: TrialSpec, dtype: str = "float32") -> CachedTeacher:
     assert spec.teacher is not None and spec.knowledge is not None
     dataset = Dataset.open(spec.data)
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 32, 0)
-    return CachedTeacher(FrozenTeacher.open(spec.teacher, CPU), batches, Cache(spec.knowledge, 2**24), dtype, TrialContext(), 5)
+    return CachedTeacher(
+        FrozenTeacher.open(spec.teacher, CPU),
+        batches,
+        Cache(spec.knowledge, 2**24),
+        dtype,
+        TrialContext(),
+        5,
+    )
 
 
 def end() -> None:
@@ -180,7 +246,9 @@ def killed_while_filling(spec: TrialSpec, point: str) -> None:
         if point == "locked":
             source.batches.full_blocks = lambda *_: end()  # type: ignore[method-assign,assignment,return-value]
         elif point.startswith("block"):
-            source.shared_pass.told = lambda samples: end() if samples >= 32 * int(point[-1]) else None
+            source.shared_pass.told = lambda samples: (
+                end() if samples >= 32 * int(point[-1]) else None
+            )
         elif point == "unsealed":
             Writer.finish = lambda self: end()  # type: ignore[method-assign]
         elif point == "in place":
@@ -199,13 +267,17 @@ def test_a_death_at_any_point_leaves_a_cache_that_the_next_one_uses(
     killed_while_filling(spec, point)
     source = cached(spec)
     source.open_view(0)
-    assert source.counts() == ({"hits": 1, "misses": 0} if point == "in place" else {"hits": 0, "misses": 1})
+    assert source.counts() == (
+        {"hits": 1, "misses": 0} if point == "in place" else {"hits": 0, "misses": 1}
+    )
     assert not source.notes()
     logits, _ = source.everything()
     for batch in source.batches.train(0, 0):
         assert torch.equal(logits[batch.index], source.shared_pass.teacher(batch.inputs).logits)
     left = {file.name for file in source.files(0)["logits"].parent.iterdir()}
-    assert left == {"about.json", "view-00000.npy", "view-00000.npy.lock"}, "what the dead left was cleared"
+    assert left == {"about.json", "view-00000.npy", "view-00000.npy.lock"}, (
+        "what the dead left was cleared"
+    )
 
 
 def one_of_two(spec: TrialSpec, report: Any) -> None:
@@ -213,22 +285,38 @@ def one_of_two(spec: TrialSpec, report: Any) -> None:
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
     train(spec, TrialContext(report=records.append))
-    report.put([(record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records])
+    report.put(
+        [(record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records]
+    )
 
 
-def test_two_that_fill_the_same_cache_at_once_both_finish_and_agree(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_two_that_fill_the_same_cache_at_once_both_finish_and_agree(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     context = get_context("spawn")
-    pairs = (*SMALL, "data.augmentation=crop", "student.name=mlp", "student.width=8", "training.epochs=8")
+    pairs = (
+        *SMALL,
+        "data.augmentation=crop",
+        "student.name=mlp",
+        "student.width=8",
+        "training.epochs=8",
+    )
     specs = [specify(*pairs, folder=folder) for folder in ("one", "two")]
-    specs = [spec.model_copy(update={"teacher": make_teacher(spec.data, width=64)}) for spec in specs]
+    specs = [
+        spec.model_copy(update={"teacher": make_teacher(spec.data, width=64)}) for spec in specs
+    ]
     report = context.Queue()
-    processes = [context.Process(target=one_of_two, args=(spec, report), daemon=True) for spec in specs]
+    processes = [
+        context.Process(target=one_of_two, args=(spec, report), daemon=True) for spec in specs
+    ]
     for process in processes:
         process.start()
     counted = np.array([report.get(timeout=LONGEST_S) for _ in processes])
     for process in processes:
         process.join(LONGEST_S)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert counted.sum(axis=(0, 1)).tolist() == [8, 8], "each of 8 views was computed by one of them and found by the other"
+    assert counted.sum(axis=(0, 1)).tolist() == [8, 8], (
+        "each of 8 views was computed by one of them and found by the other"
+    )
     one, two = (student(spec) for spec in specs)
     assert all(torch.equal(two[key], value) for key, value in one.items())

@@ -27,9 +27,14 @@ from tests.refusal import refused
 
 SAMPLES, LONGEST_S, BROKEN_S = 140, 60.0, 5.0  # 140 samples do not go up in batches of 32
 SMALL = (
-    f"data.limit.train={SAMPLES}", "data.limit.validation=20", "data.limit.test=20", "data.augmentation=crop",
-    "training.epochs=3", "training.batch_size=32", "teacher.dtype=float32",
-)  # fmt: skip
+    f"data.limit.train={SAMPLES}",
+    "data.limit.validation=20",
+    "data.limit.test=20",
+    "data.augmentation=crop",
+    "training.epochs=3",
+    "training.batch_size=32",
+    "teacher.dtype=float32",
+)
 VIEWS: list[int | None] = [None, 0, 1, 2]
 FILES = {"clean.npy", "view-00000.npy", "view-00001.npy", "view-00002.npy"}
 
@@ -130,12 +135,24 @@ def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precompute, "TOLD_S", -1.0)
 
 
-def filled(spec: TrialSpec, groups: int = 1, dispatcher_client: Here | None = None, features: bool = False) -> tuple[Here, Shown]:
+def filled(
+    spec: TrialSpec, groups: int = 1, dispatcher_client: Here | None = None, features: bool = False
+) -> tuple[Here, Shown]:
     assert spec.teacher is not None and spec.knowledge is not None
-    folders = {"folder": spec.folder, "data": spec.data, "teacher": spec.teacher, "knowledge": spec.knowledge}
+    folders = {
+        "folder": spec.folder,
+        "data": spec.data,
+        "teacher": spec.teacher,
+        "knowledge": spec.knowledge,
+    }
     dispatcher_client, show = dispatcher_client or Here(), Shown()
     precompute_views(
-        spec.configuration, folders, distribute_views(VIEWS, groups, everywhere=False), features, dispatcher_client, show
+        spec.configuration,
+        folders,
+        distribute_views(VIEWS, groups, everywhere=False),
+        features,
+        dispatcher_client,
+        show,
     )
     return dispatcher_client, show
 
@@ -159,7 +176,9 @@ def order(views: list[int | None]) -> list[int]:
         (["data.mixing=mixup"], "none", VIEWS),
     ],
 )
-def test_what_there_is_to_fill(pairs: list[str], augmentation: str, views: list[int | None]) -> None:
+def test_what_there_is_to_fill(
+    pairs: list[str], augmentation: str, views: list[int | None]
+) -> None:
     configuration: Configuration = load(None, ["training.epochs=3", *pairs])
     assert views_to_fill(configuration, augmentation) == views
 
@@ -168,14 +187,19 @@ def test_what_there_is_to_fill(pairs: list[str], augmentation: str, views: list[
 def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
     dispatcher_client, show = filled(spec, groups)
     shares = [list(job.views) for job in dispatcher_client.jobs.values()]
-    assert len(shares) == min(groups, len(VIEWS)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert (
+        len(shares) == min(groups, len(VIEWS))
+        and max(map(len, shares)) - min(map(len, shares)) <= 1
+    )
     assert order([view for share in shares for view in share]) == order(show.views) == [-1, 0, 1, 2]
-    assert all((job.role, job.knowledge, job.configuration) == ("fill", spec.knowledge, spec.configuration)
-               for job in dispatcher_client.jobs.values())  # fmt: skip
+    assert all(
+        (job.role, job.knowledge, job.configuration) == ("fill", spec.knowledge, spec.configuration)
+        for job in dispatcher_client.jobs.values()
+    )
     assert set(cache_of(spec)) == FILES
-    assert set(dispatcher_client.stopped) == set(dispatcher_client.jobs) and dispatcher_client.silences == {
-        spec.configuration.resources.heartbeat_timeout_s
-    }
+    assert set(dispatcher_client.stopped) == set(
+        dispatcher_client.jobs
+    ) and dispatcher_client.silences == {spec.configuration.resources.heartbeat_timeout_s}
 
 
 def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
@@ -191,13 +215,19 @@ def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
 def test_what_is_filled_is_what_the_teacher_says_of_each_view(spec: TrialSpec) -> None:
     filled(spec, 2, features=True)
     assert spec.teacher is not None
-    files, dataset, teacher = cache_of(spec), Dataset.open(spec.data), FrozenTeacher.open(spec.teacher, torch.device("cpu"))
+    files, dataset, teacher = (
+        cache_of(spec),
+        Dataset.open(spec.data),
+        FrozenTeacher.open(spec.teacher, torch.device("cpu")),
+    )
     assert set(files) == FILES | {"clean-features.npy"}, "features are of the clean view alone"
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 20, 0)
     for view in VIEWS:
         answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
         logits = np.load(files["clean.npy" if view is None else f"view-{view:05d}.npy"])
-        np.testing.assert_allclose(logits, torch.cat([answer.logits for answer in answers]), atol=1e-5)
+        np.testing.assert_allclose(
+            logits, torch.cat([answer.logits for answer in answers]), atol=1e-5
+        )
         if view is None:
             features = torch.cat([answer.features for answer in answers])
             np.testing.assert_allclose(np.load(files["clean-features.npy"]), features, atol=1e-5)
@@ -207,9 +237,15 @@ def test_features_are_added_to_a_cache_that_has_none(spec: TrialSpec) -> None:
     filled(spec)
     before = cache_of(spec)["clean.npy"].read_bytes()
     _, show = filled(spec, features=True)
-    computed = {view: metrics["cache/misses"] for view, metrics in zip(show.views, show.metrics, strict=True)}
+    computed = {
+        view: metrics["cache/misses"]
+        for view, metrics in zip(show.views, show.metrics, strict=True)
+    }
     assert computed == {None: 1, 0: 0, 1: 0, 2: 0}
-    assert set(cache_of(spec)) == FILES | {"clean-features.npy"} and cache_of(spec)["clean.npy"].read_bytes() == before
+    assert (
+        set(cache_of(spec)) == FILES | {"clean-features.npy"}
+        and cache_of(spec)["clean.npy"].read_bytes() == before
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -225,14 +261,21 @@ def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: Tri
     precompute.precompute_view(job, TrialContext(report=records.append))
     within = [{"samples": samples} for samples in (32, 64, 96, 128, SAMPLES)]
     computed = {"cache/hits": 0.0, "cache/misses": 1.0}
-    ends: list[Record] = [{"epoch": number, "metrics": computed, "notes": [], "done": number == 2} for number in (1, 2)]
+    ends: list[Record] = [
+        {"epoch": number, "metrics": computed, "notes": [], "done": number == 2}
+        for number in (1, 2)
+    ]
     assert records == [*within, ends[0], *within, ends[1]]
     records.clear()
     precompute.precompute_view(job, TrialContext(report=records.append))
-    assert [record["metrics"] for record in records] == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 2
+    assert [record["metrics"] for record in records] == [
+        {"cache/hits": 1.0, "cache/misses": 0.0}
+    ] * 2
 
 
-def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_within_a_view_it_is_told_now_and_then(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # at the start, at each block, and once more at a report
     clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])
     monkeypatch.setattr(precompute, "TOLD_S", 0.3)
@@ -252,7 +295,9 @@ def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> Non
     job = spec.model_copy(update={"views": (0, 1, 2)})
     precompute.precompute_view(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
     assert [record["epoch"] for record in records if "epoch" in record] == [1]
-    assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {"view-00000.npy"}
+    assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {
+        "view-00000.npy"
+    }
 
 
 @pytest.fixture
@@ -273,30 +318,41 @@ def test_a_damaged_file_is_told_once(mended: Shown) -> None:
     assert len(mended.notes) == 1, mended.notes
 
 
-VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses": 0.0}, "notes": []}
+VIEW: dict[str, Any] = {
+    "epoch": 1,
+    "metrics": {"cache/hits": 1.0, "cache/misses": 0.0},
+    "notes": [],
+}
 
 
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
         ({"failed": "the disk is full"}, TrialError),
-        (PreflightError("the disk is full", field="teacher", value="the disk is full"), PreflightError),
+        (
+            PreflightError("the disk is full", field="teacher", value="the disk is full"),
+            PreflightError,
+        ),
     ],
 )
-def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError, kind: type[UserError]) -> None:
+def test_a_job_that_fails_stops_the_others(
+    spec: TrialSpec, failure: Record | UserError, kind: type[UserError]
+) -> None:
     dispatcher_client = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
     with refused("teacher", "the disk is full", error=kind) as raised:
         filled(spec, 3, dispatcher_client)
     assert type(raised.value) is kind and "the disk is full" in str(raised.value)
-    assert dispatcher_client.stopped == ["fill-0", "fill-1", "fill-2"] and set(dispatcher_client.jobs) == set(
-        dispatcher_client.stopped
-    )
+    assert dispatcher_client.stopped == ["fill-0", "fill-1", "fill-2"] and set(
+        dispatcher_client.jobs
+    ) == set(dispatcher_client.stopped)
 
 
 def test_a_teacher_that_cannot_be_kept_fails_the_filling_with_its_sentence(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        "os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
     with refused("teacher", error=TrialError) as raised:
         filled(spec, 2)
     assert "Input/output error" in str(raised.value)
@@ -317,7 +373,9 @@ def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.Monke
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
     """Errors of Ray other than those of a dispatcher; a waiting job would wait forever."""
-    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]})
+    dispatcher_client = Told(
+        {"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]}
+    )
     ended: list[BaseException] = []
 
     def driver() -> None:
@@ -329,11 +387,19 @@ def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
     thread = threading.Thread(target=driver, daemon=True)
     thread.start()
     thread.join(BROKEN_S)
-    assert ended and "an object of Ray was lost" in str(ended[0]) and dispatcher_client.stopped == ["fill-0", "fill-1"]
+    assert (
+        ended
+        and "an object of Ray was lost" in str(ended[0])
+        and dispatcher_client.stopped == ["fill-0", "fill-1"]
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])
 def test_where_every_node_has_its_own_cache_every_group_opens_all_views(groups: int) -> None:
     shares = distribute_views(VIEWS, groups, everywhere=True)
-    assert len(shares) == groups and all(set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares)
-    assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), "they begin at different ones"
+    assert len(shares) == groups and all(
+        set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares
+    )
+    assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), (
+        "they begin at different ones"
+    )

@@ -24,14 +24,21 @@ from orchestrator.training._trainer import train
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
-TINY = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "teacher.training.epochs=2")
+TINY = (
+    "data.limit.train=128",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "teacher.training.epochs=2",
+)
 
 Specify = Callable[..., TrialSpec]
 
 
 def place(root: Path, *pairs: str) -> Path:
     configuration = load(None, [*TINY, *pairs])
-    return fit.teacher_folder(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
+    return fit.teacher_folder(
+        Store(root), configuration, prepare(configuration.data, root, configuration.data.seed)
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,9 @@ def place(root: Path, *pairs: str) -> Path:
         "resources.workers=2",
     ],
 )
-def test_another_recipe_network_seed_or_data_is_another_teacher(digits_store: Path, pair: str) -> None:
+def test_another_recipe_network_seed_or_data_is_another_teacher(
+    digits_store: Path, pair: str
+) -> None:
     assert place(digits_store, pair) != place(digits_store)
 
 
@@ -82,7 +91,9 @@ def test_given_weights_are_known_by_their_bytes(digits_store: Path, tmp_path: Pa
         file.write_bytes(content)
         names.append(place(digits_store, *pairs))
     assert names[0] == names[2] != names[1]
-    assert place(digits_store, *pairs, "teacher.seed=4") == names[0], "nothing is fitted, so no recipe counts"
+    assert place(digits_store, *pairs, "teacher.seed=4") == names[0], (
+        "nothing is fitted, so no recipe counts"
+    )
 
 
 def given(tmp_path: Path, classes: int = 10, **settings: int) -> Path:
@@ -101,7 +112,13 @@ def adopt(specify: Specify, folder: Path, *pairs: str) -> TrialSpec:
 
 def test_given_weights_become_the_teacher(specify: Specify, tmp_path: Path) -> None:
     file = given(tmp_path, width=8, depth=1)
-    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+    adopt(
+        specify,
+        tmp_path / "adopted",
+        f"teacher.network.weights={file}",
+        "teacher.network.width=8",
+        "teacher.network.depth=1",
+    )
     card = fit.card(tmp_path / "adopted")
     assert card is not None and card["classes"] == 10 and card["shape"] == [1, 8, 8]
     torch.manual_seed(3)
@@ -112,7 +129,11 @@ def test_given_weights_become_the_teacher(specify: Specify, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("settings", "given_classes", "said"),
-    [({"width": 9, "depth": 1}, 10, "9x64"), ({"width": 8, "depth": 2}, 10, "body.3"), ({"width": 8, "depth": 1}, 7, "7x8")],
+    [
+        ({"width": 9, "depth": 1}, 10, "9x64"),
+        ({"width": 8, "depth": 2}, 10, "body.3"),
+        ({"width": 8, "depth": 1}, 7, "7x8"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused_in_a_sentence(
     specify: Specify, tmp_path: Path, settings: dict[str, int], given_classes: int, said: str
@@ -120,7 +141,11 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(
     file = given(tmp_path, classes=given_classes, **settings)
     with refused("teacher.network.weights", str(file), "weights of mlp with 10 classes") as raised:
         adopt(
-            specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1"
+            specify,
+            tmp_path / "adopted",
+            f"teacher.network.weights={file}",
+            "teacher.network.width=8",
+            "teacher.network.depth=1",
         )
     sentence, *table = str(raised.value).splitlines()
     assert sentence.startswith(str(file)) and len(table) > 1 and any(said in row for row in table)
@@ -132,31 +157,49 @@ def test_published_weights_with_another_classifier_make_no_teacher(
 ) -> None:
     from torchvision.models import ResNet18_Weights, resnet18
 
-    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: resnet18().state_dict())
+    monkeypatch.setattr(
+        ResNet18_Weights, "get_state_dict", lambda *_, **__: resnet18().state_dict()
+    )
     with refused("teacher.network.weights", "IMAGENET1K_V1", "a classifier for 10 classes"):
-        adopt(specify, tmp_path / "adopted", "teacher.network.name=resnet18", "teacher.network.weights=IMAGENET1K_V1")
+        adopt(
+            specify,
+            tmp_path / "adopted",
+            "teacher.network.name=resnet18",
+            "teacher.network.weights=IMAGENET1K_V1",
+        )
     assert not (tmp_path / "adopted").exists()
 
 
 def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -> None:
     """A recipe that is fitted again may give other weights; their outputs must not be mixed."""
-    configuration, data = (spec := specify(*TINY, "teacher.network.name=mlp", "teacher.network.width=8")).configuration, spec.data
+    configuration, data = (
+        (
+            spec := specify(*TINY, "teacher.network.name=mlp", "teacher.network.width=8")
+        ).configuration,
+        spec.data,
+    )
     folder, names = tmp_path / "teachers" / "fitted", []
     for seed in (1, 2, 1):
         torch.manual_seed(seed)
         student = build("mlp", 10, (1, 8, 8), {"width": 8})
-        save_weights(student, folder.with_name("fitted.fitting") / "checkpoint" / "student.safetensors")
+        save_weights(
+            student, folder.with_name("fitted.fitting") / "checkpoint" / "student.safetensors"
+        )
         fit.adopt_fitted(folder, configuration, data, {})
         names.append(FrozenTeacher.open(folder, CPU).fingerprint)
         assert names[-1] == network_fingerprint(student.state_dict())
     assert names[0] == names[2] != names[1]
     file = folder / WEIGHTS
-    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8")
+    adopt(
+        specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8"
+    )
     assert FrozenTeacher.open(tmp_path / "adopted", CPU).fingerprint == names[2]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all"])
-def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(specify: Specify, tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(
+    specify: Specify, tmp_path: Path, content: bytes | None
+) -> None:
     file = tmp_path / "given.safetensors"
     if content is not None:
         file.write_bytes(content)
@@ -168,14 +211,24 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(specify: Specify,
 
 
 def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) -> None:
-    pairs = ("teacher.network.name=cnn", "teacher.network.width=4", "teacher.training.batch_size=16", "teacher.seed=6")
+    pairs = (
+        "teacher.network.name=cnn",
+        "teacher.network.width=4",
+        "teacher.training.batch_size=16",
+        "teacher.seed=6",
+    )
     configuration, data = (spec := specify(*TINY, *pairs)).configuration, spec.data
     folder = tmp_path / "teachers" / "fitted"
     trial = fit.specification(folder, configuration, data)
     assert fit.card(folder) is None
     assert configuration.teacher is not None
-    assert trial.role == "teacher" and trial.configuration.training == configuration.teacher.training
-    assert trial.configuration.student == configuration.teacher.network and trial.configuration.seed == 6
+    assert (
+        trial.role == "teacher" and trial.configuration.training == configuration.teacher.training
+    )
+    assert (
+        trial.configuration.student == configuration.teacher.network
+        and trial.configuration.seed == 6
+    )
     records: list[Record] = []
     train(TrialSpec.model_validate(trial.plain()), TrialContext(report=records.append))
     metrics: dict[str, Any] = records[-1]["metrics"]
@@ -191,7 +244,13 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
 
 def test_a_teacher_whose_weights_are_missing_is_not_ready(specify: Specify, tmp_path: Path) -> None:
     file = given(tmp_path, width=8, depth=1)
-    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+    adopt(
+        specify,
+        tmp_path / "adopted",
+        f"teacher.network.weights={file}",
+        "teacher.network.width=8",
+        "teacher.network.depth=1",
+    )
     (tmp_path / "adopted" / WEIGHTS).unlink()
     assert fit.card(tmp_path / "adopted") is None
 

@@ -16,7 +16,13 @@ from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import open_teacher
 
 CPU = torch.device("cpu")
-SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "training.epochs=2", "training.batch_size=32")
+SMALL = (
+    "data.limit.train=128",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "training.epochs=2",
+    "training.batch_size=32",
+)
 ALONE = [name for name, kind in METHODS.items() if not kind.needs.peer]
 
 Specify = Callable[..., TrialSpec]
@@ -25,8 +31,16 @@ MakeTeacher = Callable[..., Path]
 
 @pytest.mark.parametrize("mode", ["online", "cached"])
 @pytest.mark.parametrize("name", ALONE)
-def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(specify: Specify, make_teacher: MakeTeacher, name: str, mode: str) -> None:
-    spec = specify(*SMALL, f"method.name={name}", f"teacher.mode={mode}", "teacher.network.name=cnn", "student.name=cnn")
+def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(
+    specify: Specify, make_teacher: MakeTeacher, name: str, mode: str
+) -> None:
+    spec = specify(
+        *SMALL,
+        f"method.name={name}",
+        f"teacher.mode={mode}",
+        "teacher.network.name=cnn",
+        "student.name=cnn",
+    )
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, "cnn", width=4)})
     assert spec.teacher is not None
     content = (spec.teacher / WEIGHTS).read_bytes()
@@ -34,14 +48,20 @@ def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(specify: Specify, make_
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     assert any("running_mean" in key for key in before)
     train(spec, TrialContext())
-    assert open_teacher(spec.teacher, CPU, True, None, False) is teacher, "the very one that the trial asked"
+    assert open_teacher(spec.teacher, CPU, True, None, False) is teacher, (
+        "the very one that the trial asked"
+    )
     after = teacher.state_dict()
-    assert set(after) == set(before) and all(torch.equal(after[key], value) for key, value in before.items())
+    assert set(after) == set(before) and all(
+        torch.equal(after[key], value) for key, value in before.items()
+    )
     assert not any(module.training for module in teacher.modules())
     assert (spec.teacher / WEIGHTS).read_bytes() == content
 
 
-def test_it_stays_in_eval_mode_inside_a_module_that_trains(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_it_stays_in_eval_mode_inside_a_module_that_trains(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     spec = specify(*SMALL)
     teacher = FrozenTeacher.open(make_teacher(spec.data, "cnn", width=4), CPU)
     holder = nn.ModuleList([teacher, nn.Dropout()]).train()
@@ -67,13 +87,18 @@ def test_what_it_says_may_be_saved_by_autograd(specify: Specify, make_teacher: M
     assert torch.equal(student.grad, said.logits)  # type: ignore[arg-type]
 
 
-def test_it_has_a_precision_of_its_own_and_answers_in_float32(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_it_has_a_precision_of_its_own_and_answers_in_float32(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     folder, inputs = make_teacher(specify(*SMALL).data, "mlp", width=16), torch.randn(64, 1, 8, 8)
     whole, half = (FrozenTeacher.open(folder, CPU, False, kind) for kind in (None, torch.bfloat16))
     assert (whole.precision, half.precision) == ("float32", "bfloat16, head in float32")
     exact, rounded = whole(inputs).logits, half(inputs).logits
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-    features, weight, bias = half(inputs).features, *map(half.network.get_parameter, ("head.weight", "head.bias"))
+    features, weight, bias = (
+        half(inputs).features,
+        *map(half.network.get_parameter, ("head.weight", "head.bias")),
+    )
     assert torch.equal(features, features.bfloat16().float()), "the body computes in bfloat16"
     assert torch.equal(rounded, functional.linear(features, weight, bias)), "the head does not"

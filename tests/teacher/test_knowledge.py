@@ -27,7 +27,12 @@ from tests.refusal import refused
 
 CPU = torch.device("cpu")
 LIMIT_BYTES = 2**24
-SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop")
+SMALL = (
+    "data.limit.train=128",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "data.augmentation=crop",
+)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -56,12 +61,16 @@ def teacher(spec: TrialSpec, make_teacher: MakeTeacher) -> Counting:
     return opened
 
 
-def batches_of(spec: TrialSpec, seed: int = 0, policy: str = "crop", pad: int = 1, size: int = 32) -> Batches:
+def batches_of(
+    spec: TrialSpec, seed: int = 0, policy: str = "crop", pad: int = 1, size: int = 32
+) -> Batches:
     dataset = Dataset.open(spec.data)
     return Batches(dataset, Views(policy, seed, len(dataset.train), pad), size, seed)
 
 
-def cached(teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str = "float32", wait_s: float = 5) -> CachedTeacher:
+def cached(
+    teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str = "float32", wait_s: float = 5
+) -> CachedTeacher:
     return CachedTeacher(teacher, batches, Cache(root, LIMIT_BYTES), dtype, TrialContext(), wait_s)
 
 
@@ -70,17 +79,29 @@ def folder_of(source: CachedTeacher) -> Path:
     return source.files(0)["logits"].parent
 
 
-def test_training_from_the_cache_is_training_online(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_training_from_the_cache_is_training_online(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     weights = []
     for mode in ("online", "cached"):
-        pairs = ("training.epochs=3", "training.batch_size=32", "method.name=wttm", f"teacher.mode={mode}", "teacher.dtype=float32")
+        pairs = (
+            "training.epochs=3",
+            "training.batch_size=32",
+            "method.name=wttm",
+            f"teacher.mode={mode}",
+            "teacher.dtype=float32",
+        )
         spec = specify(*SMALL, *pairs, folder=mode)
         spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=16)})
         train(spec, TrialContext())
         weights.append(load_file(spec.folder / "checkpoint" / "student.safetensors"))
         assert spec.knowledge is not None
         files = sorted(file.name for file in spec.knowledge.glob("*/*.npy"))
-        assert files == ([] if mode == "online" else ["clean.npy", *(f"view-{view:05d}.npy" for view in range(3))])
+        assert files == (
+            []
+            if mode == "online"
+            else ["clean.npy", *(f"view-{view:05d}.npy" for view in range(3))]
+        )
     assert all(torch.equal(weights[1][key], value) for key, value in weights[0].items())
 
 
@@ -99,7 +120,9 @@ def test_answers_are_those_of_the_teacher(
         assert ((answer - expected).abs() <= bound * expected.abs() + bound * 2.0**-13).all()
 
 
-def test_a_view_is_another_set_of_pictures(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+def test_a_view_is_another_set_of_pictures(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path
+) -> None:
     source = cached(teacher, batches_of(spec), tmp_path)
     seen = []
     for view in (None, 0, 1):
@@ -108,7 +131,9 @@ def test_a_view_is_another_set_of_pictures(spec: TrialSpec, teacher: Counting, t
     assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[1], seen[2])
 
 
-def test_a_second_user_finds_the_file_and_asks_nobody(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+def test_a_second_user_finds_the_file_and_asks_nobody(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path
+) -> None:
     batches = batches_of(spec)
     for user in range(3):
         source = cached(teacher, batches, tmp_path)
@@ -120,9 +145,13 @@ def test_a_second_user_finds_the_file_and_asks_nobody(spec: TrialSpec, teacher: 
     assert teacher.asked == 256
 
 
-def test_a_complete_cache_is_only_read(spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_cache_is_only_read(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cached(teacher, batches_of(spec), tmp_path).open_view(0)
-    monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
     for writing in ("make", "writer"):
         monkeypatch.setattr(Cache, writing, lambda *_: pytest.fail("it was written to"))
     source = cached(teacher, batches_of(spec), tmp_path)
@@ -130,7 +159,9 @@ def test_a_complete_cache_is_only_read(spec: TrialSpec, teacher: Counting, tmp_p
     assert source.counts() == {"hits": 1, "misses": 0}
 
 
-def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path
+) -> None:
     other = Counting(teacher.network, "another fingerprint")
     elsewhere = batches_of(spec)
     changed = Dataset.open(spec.data)
@@ -149,7 +180,9 @@ def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(spec: Tri
     assert folder_of(cached(teacher, batches_of(spec, size=8), tmp_path)) == folder_of(sources[0])
 
 
-def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path
+) -> None:
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
     folder_of(source).mkdir()
     held, done = threading.Event(), threading.Event()
@@ -163,7 +196,9 @@ def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(spec: TrialSpec, te
     holder.start()
     held.wait()
     try:
-        with refused(str(folder_of(source) / "view-00000.npy"), 0.01, error=PreflightError) as raised:
+        with refused(
+            str(folder_of(source) / "view-00000.npy"), 0.01, error=PreflightError
+        ) as raised:
             source.open_view(0)
     finally:
         done.set()
@@ -178,10 +213,17 @@ def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
 ) -> None:
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
     with monkeypatch.context() as patch:
-        patch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        with refused(str(folder_of(source) / "view-00000.npy"), "Input/output error", error=PreflightError):
+        patch.setattr(
+            "os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+        )
+        with refused(
+            str(folder_of(source) / "view-00000.npy"), "Input/output error", error=PreflightError
+        ):
             source.open_view(0)
-    assert {file.name for file in folder_of(source).iterdir()} == {"about.json", "view-00000.npy.lock"}
+    assert {file.name for file in folder_of(source).iterdir()} == {
+        "about.json",
+        "view-00000.npy.lock",
+    }
     source.open_view(0)
     assert source.everything()[0].shape == (128, 10)
 
@@ -211,7 +253,9 @@ def test_clean_knowledge_from_the_cache_reads_no_pictures(
     batches = batches_of(spec)
     source = cached(teacher, batches, tmp_path)
     source.open_view(None)
-    monkeypatch.setattr(Batches, "ordered", lambda *_: pytest.fail("the training part was read again"))
+    monkeypatch.setattr(
+        Batches, "ordered", lambda *_: pytest.fail("the training part was read again")
+    )
     knowledge = clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32
 

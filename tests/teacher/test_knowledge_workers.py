@@ -73,7 +73,10 @@ def full_at_first() -> Iterator[None]:
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """Run one rank: shared folders, its own, and a disk that is full only for the first rank."""
     context = TrialContext(rank, world_size, CPU)
-    told: dict[str, Any] = {"shared": fill(source(root, "shared", context)), "again": fill(source(root, "shared", context))}
+    told: dict[str, Any] = {
+        "shared": fill(source(root, "shared", context)),
+        "again": fill(source(root, "shared", context)),
+    }
     told["own"] = fill(source(root, f"own-{rank}", context))
     own = source(root, f"own-{rank}", context)
     if rank == 1:
@@ -81,12 +84,21 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     own.open_view(0)
     told["one lost"] = own.counts()
     told["notes"] = []
-    with patch.object(disk, "POLL_S", 0.001), full_at_first() if rank == 0 else contextlib.nullcontext():
-        told["full"] = fill(source(root, f"full-{rank}", replace(context, note=told["notes"].append)))
+    with (
+        patch.object(disk, "POLL_S", 0.001),
+        full_at_first() if rank == 0 else contextlib.nullcontext(),
+    ):
+        told["full"] = fill(
+            source(root, f"full-{rank}", replace(context, note=told["notes"].append))
+        )
     for name in ("acquire", "open"):  # the lock of a view, then its file, only on the first rank
         asked = source(root, f"broken-{name}" if name == "acquire" else "shared", context)
         broken = {"acquire": (FileLock, "acquire"), "open": (Path, "open")}[name]
-        with patch.object(*broken, side_effect=PermissionError(13, "Permission denied")) if rank == 0 else contextlib.nullcontext():
+        with (
+            patch.object(*broken, side_effect=PermissionError(13, "Permission denied"))
+            if rank == 0
+            else contextlib.nullcontext()
+        ):
             try:
                 asked.open_view(0)
             except PreflightError as error:
@@ -129,19 +141,25 @@ def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_counts_what_the_group_found_and_computed(told: list[dict[str, Any]], rank: int) -> None:
+def test_every_rank_counts_what_the_group_found_and_computed(
+    told: list[dict[str, Any]], rank: int
+) -> None:
     said = told[rank]
     assert said["shared"] == said["own"] == said["full"] == {"hits": 0, "misses": 2}
     assert said["again"] == {"hits": 2, "misses": 0}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(told: list[dict[str, Any]], rank: int) -> None:
+def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(
+    told: list[dict[str, Any]], rank: int
+) -> None:
     assert told[rank]["one lost"] == {"hits": 0, "misses": 1}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_says_so(told: list[dict[str, Any]], rank: int) -> None:
+def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_says_so(
+    told: list[dict[str, Any]], rank: int
+) -> None:
     said = [("is full" in note, "room again" in note) for note in told[rank]["notes"]]
     assert said == ([(True, False), (False, True)] if rank == 0 else [])
 

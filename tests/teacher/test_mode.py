@@ -13,7 +13,11 @@ from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_acce
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
-VARIED: dict[str, Any] = {"sizes": {"train": SAMPLES}, "classes": [str(name) for name in range(CLASSES)], "augmentation": "crop"}
+VARIED: dict[str, Any] = {
+    "sizes": {"train": SAMPLES},
+    "classes": [str(name) for name in range(CLASSES)],
+    "augmentation": "crop",
+}
 PLAIN = VARIED | {"augmentation": "none"}
 NEEDED = (VIEWS + 1) * SAMPLES * CLASSES * 2  # float16: 253.9 KiB
 LOTS = 2**40
@@ -42,46 +46,67 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
     return asked
 
 
-def said(store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True) -> TeacherAccess:
+def said(
+    store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True
+) -> TeacherAccess:
     return decide_access(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
 
 
 def test_auto_caches_in_the_store_what_fits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, LOTS)
     words = f"cached in {store.knowledge}, 254 KiB for 12 views and the clean one"
-    assert said(store) == said(store, "teacher.mode=cached") == TeacherAccess(store.knowledge, words)
+    assert (
+        said(store) == said(store, "teacher.mode=cached") == TeacherAccess(store.knowledge, words)
+    )
 
 
-def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_that_do_not_vary_are_the_clean_one_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk(monkeypatch, LOTS)
     alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert said(store, data=PLAIN) == alone
-    assert byte_sizes.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
+    assert byte_sizes.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, (
+        "mixing makes views of its own"
+    )
 
 
 @pytest.mark.parametrize(
     ("pairs", "needed"),
-    [(["data.views=3"], 4 * SAMPLES * CLASSES * 2), (["data.views=99"], NEEDED), (["teacher.dtype=float32"], 2 * NEEDED)],
+    [
+        (["data.views=3"], 4 * SAMPLES * CLASSES * 2),
+        (["data.views=99"], NEEDED),
+        (["teacher.dtype=float32"], 2 * NEEDED),
+    ],
 )
-def test_the_bytes_are_those_of_the_arrays(store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int) -> None:
+def test_the_bytes_are_those_of_the_arrays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int
+) -> None:
     disk(monkeypatch, LOTS)
     assert f", {byte_sizes.size(needed)} for " in said(store, *pairs).words
 
 
 @pytest.mark.parametrize("more", [0, -1])
-def test_the_limit_is_the_largest_size_that_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+def test_the_limit_is_the_largest_size_that_is_cached(
+    store: Store, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
     disk(monkeypatch, LOTS)
     limit = (NEEDED + more) / 2**30
     found = said(store, f"teacher.cache_gib={limit}")
     if more == 0:
         assert found.folder == store.knowledge
         return
-    words = "asked at every step: a cache would take 254 KiB for 12 views and the clean one, and teacher.cache_gib = "
+    words = (
+        "asked at every step: a cache would take 254 KiB for 12 views and the clean one, "
+        "and teacher.cache_gib = "
+    )
     assert found == TeacherAccess(None, f"{words}{limit:g}")
 
 
 @pytest.mark.parametrize("more", [0, -1])
-def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(store: Store, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(
+    store: Store, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
     disk(monkeypatch, NEEDED + SPARE_BYTES + more)
     found = said(store)
     if more == 0:
@@ -95,9 +120,16 @@ def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(store: Store, monk
 
 
 @pytest.mark.parametrize("more", [0, -1])
-def test_what_is_in_the_cache_already_counts_as_free(store: Store, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+def test_what_is_in_the_cache_already_counts_as_free(
+    store: Store, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
     one, two, strange = "1" * 16, "2" * 16, "3" * 16
-    sizes = {f"{one}/view-00000.npy": 700, f"{two}/clean.npy": 300, f"{one}/about.json": 5000, f"{two}/about.json": 5000}
+    sizes = {
+        f"{one}/view-00000.npy": 700,
+        f"{two}/clean.npy": 300,
+        f"{one}/about.json": 5000,
+        f"{two}/about.json": 5000,
+    }
     for name, size in {**sizes, "stray.npy": 5000, f"{strange}/not_ours.npy": 5000}.items():
         file = store.knowledge / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +138,9 @@ def test_what_is_in_the_cache_already_counts_as_free(store: Store, monkeypatch: 
     assert (said(store).folder is None) == (more < 0)
 
 
-def test_the_disk_is_that_of_the_folder_that_is_there(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_that_of_the_folder_that_is_there(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = disk(monkeypatch, LOTS)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -123,16 +157,27 @@ def test_a_cache_that_is_asked_for_and_does_not_fit_is_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], free: int, limited: bool
 ) -> None:
     disk(monkeypatch, free)
-    limit, disk_of = ("teacher.cache_gib", 0.0001, (NEEDED / 2**30, None)), ("teacher.cache", str(store.knowledge), ANY)
+    limit, disk_of = (
+        ("teacher.cache_gib", 0.0001, (NEEDED / 2**30, None)),
+        ("teacher.cache", str(store.knowledge), ANY),
+    )
     with refused(*(limit if limited else disk_of)) as raised:
         said(store, "teacher.mode=cached", *pairs)
     sentence = str(raised.value)
-    assert "\n" not in sentence and sentence.endswith("set teacher.mode=auto") and "254 KiB" in sentence
+    assert (
+        "\n" not in sentence
+        and sentence.endswith("set teacher.mode=auto")
+        and "254 KiB" in sentence
+    )
     assert limited or "200 MiB free" in sentence
-    assert said(store, "teacher.mode=auto", *pairs).folder is None, "what the sentence advises is accepted"
+    assert said(store, "teacher.mode=auto", *pairs).folder is None, (
+        "what the sentence advises is accepted"
+    )
 
 
-def test_online_has_no_folder_and_asks_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_has_no_folder_and_asks_no_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = disk(monkeypatch, 0)
     for more in ((), ("teacher.cache=elsewhere",), ("resources.address=10.0.0.1:6379",)):
         found = said(store, "teacher.mode=online", *more, local=False)
@@ -141,7 +186,9 @@ def test_online_has_no_folder_and_asks_no_disk(store: Store, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("by", ["resources.address", "RAY_ADDRESS"])
-def test_on_a_cluster_the_cache_is_that_of_each_node(store: Store, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+def test_on_a_cluster_the_cache_is_that_of_each_node(
+    store: Store, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
     asked = disk(monkeypatch, 0)  # of this machine, which does not train
     pairs = ["resources.address=10.0.0.1:6379"] if by == "resources.address" else []
     if by == "RAY_ADDRESS":
@@ -149,12 +196,16 @@ def test_on_a_cluster_the_cache_is_that_of_each_node(store: Store, monkeypatch: 
     found = said(store, *pairs, local=False)
     assert found.folder == OF_EACH_NODE and found.of_each_node and not asked
     assert str(found.folder).startswith("~/.cache/"), "`~` is left to the worker"
-    assert said(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path("/shared/cache")
+    assert said(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path(
+        "/shared/cache"
+    )
     limited = said(store, *pairs, "teacher.cache_gib=1e-5", local=False)
     assert limited.folder is None, "the limit holds there too"
 
 
-def test_in_this_process_a_cluster_is_nobodys_business(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_this_process_a_cluster_is_nobodys_business(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = disk(monkeypatch, LOTS)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert said(store, "resources.address=10.0.0.2:6379", local=True).folder == store.knowledge
@@ -163,19 +214,27 @@ def test_in_this_process_a_cluster_is_nobodys_business(store: Store, monkeypatch
     assert said(store, local=True).folder is None, "and this machine's disk counts"
 
 
-def test_ray_that_is_started_here_is_no_cluster(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_is_started_here_is_no_cluster(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk(monkeypatch, LOTS)
     assert said(store, local=False).folder == store.knowledge
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_the_cache_may_lie_elsewhere(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
+def test_the_cache_may_lie_elsewhere(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
     disk(monkeypatch, LOTS)
     found = said(store, f"teacher.cache={tmp_path / 'mine'}", local=local)
-    assert found.folder == tmp_path / "mine" and found.words.startswith(f"cached in {tmp_path / 'mine'}, ")
+    assert found.folder == tmp_path / "mine" and found.words.startswith(
+        f"cached in {tmp_path / 'mine'}, "
+    )
 
 
-def test_a_relative_folder_is_where_the_driver_stands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_where_the_driver_stands(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert said(store, "teacher.cache=mine").folder == tmp_path / "mine"
     with refused("teacher.cache", "mine", "an absolute path"):
@@ -190,7 +249,9 @@ def test_a_folder_that_cannot_be_one_is_refused(store: Store, tmp_path: Path) ->
             said(store, f"teacher.cache={given}")
 
 
-def test_a_file_that_goes_while_it_is_counted_is_no_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_while_it_is_counted_is_no_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk(monkeypatch, LOTS)
     folder = store.knowledge / ("1" * 16)
     folder.mkdir(parents=True)

@@ -29,7 +29,12 @@ from tests.refusal import refused
 
 
 def quality(accuracy: float | None, weights: str = "") -> TeacherQuality:
-    return TeacherQuality.of_card({"network": {"name": "mlp", "weights": weights}, "metrics": {"validation/accuracy": accuracy}})
+    return TeacherQuality.of_card(
+        {
+            "network": {"name": "mlp", "weights": weights},
+            "metrics": {"validation/accuracy": accuracy},
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,9 @@ def quality(accuracy: float | None, weights: str = "") -> TeacherQuality:
         ([], 0.5, False),
     ],
 )
-def test_near_chance_is_within_three_standard_errors_of_guessing(sizes: list[int], accuracy: float, chance: bool) -> None:
+def test_near_chance_is_within_three_standard_errors_of_guessing(
+    sizes: list[int], accuracy: float, chance: bool
+) -> None:
     assert bool(quality(accuracy).chance_warning(sizes)) == chance
 
 
@@ -53,24 +60,41 @@ def test_few_samples_that_nothing_could_tell_from_guessing_give_no_warning() -> 
 
 def test_the_warning_names_both_numbers_and_what_to_do() -> None:
     said = quality(0.1, "given.safetensors").chance_warning([10] * 10)
-    assert "its validation accuracy is 0.1000, and guessing reaches 0.1000 on these 100 samples" in said
-    assert "teacher.network.weights" in said and "teacher.training" in quality(0.1).chance_warning([10] * 10)
+    assert (
+        "its validation accuracy is 0.1000, and guessing reaches 0.1000 on these 100 samples"
+        in said
+    )
+    assert "teacher.network.weights" in said and "teacher.training" in quality(0.1).chance_warning(
+        [10] * 10
+    )
 
 
-@pytest.mark.parametrize(("of_teacher", "worse"), [(0.90, False), (0.881, False), (0.879, True), (None, False)])
-def test_a_teacher_is_worse_than_a_student_beyond_a_standard_error(of_teacher: float | None, worse: bool) -> None:
+@pytest.mark.parametrize(
+    ("of_teacher", "worse"), [(0.90, False), (0.881, False), (0.879, True), (None, False)]
+)
+def test_a_teacher_is_worse_than_a_student_beyond_a_standard_error(
+    of_teacher: float | None, worse: bool
+) -> None:
     error = math.sqrt(0.9 * 0.1 / 225)  # 0.02
     assert error == pytest.approx(0.02)
     said = quality(of_teacher).student_warning(0.9, 7, 225)
-    assert bool(said) == worse and (not worse or "validation accuracy 0.8790, and 0.9000 of trial 7" in said)
+    assert bool(said) == worse and (
+        not worse or "validation accuracy 0.8790, and 0.9000 of trial 7" in said
+    )
 
 
 def test_where_the_weights_come_from_is_said() -> None:
     assert quality(0.5).words == "mlp (fitted here): validation accuracy 0.5000"
-    assert quality(None, "/a/b.safetensors").words == "mlp (given weights b.safetensors): not evaluated"
+    assert (
+        quality(None, "/a/b.safetensors").words
+        == "mlp (given weights b.safetensors): not evaluated"
+    )
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"network": 3}', '{"network": {"name": "mlp"}, "metrics": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[]", "{}", '{"network": 3}', '{"network": {"name": "mlp"}, "metrics": 3}'],
+)
 def test_a_missing_or_damaged_card_says_nothing(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / CARD).write_text(content)
@@ -86,7 +110,11 @@ def given(tmp_path: Path) -> Given:
     store = Store.open(tmp_path / "store")
     torch.manual_seed(5)
     save_weights(build("mlp", 10, (1, 8, 8), {"width": 8}), tmp_path / "given.safetensors")
-    pairs = ("teacher.network.name=mlp", "teacher.network.width=8", f"teacher.network.weights={tmp_path / 'given.safetensors'}")
+    pairs = (
+        "teacher.network.name=mlp",
+        "teacher.network.width=8",
+        f"teacher.network.weights={tmp_path / 'given.safetensors'}",
+    )
     configuration = load(None, ["data.limit.train=100", "data.limit.test=50", *pairs])
     data = prepare(configuration.data, store.root, 0)
     check_weights(store, configuration, data)
@@ -103,22 +131,32 @@ def bring(given: Given) -> dict[str, Any]:
 
 def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given: Given) -> None:
     _, configuration, data = given
-    assert fit.card(fit.teacher_folder(*given)) is not None and read_quality(fit.teacher_folder(*given)) == quality(
-        None, _weights(configuration)
-    )
+    assert fit.card(fit.teacher_folder(*given)) is not None and read_quality(
+        fit.teacher_folder(*given)
+    ) == quality(None, _weights(configuration))
     card, dataset = bring(given), Dataset.open(data)
     torch.manual_seed(5)
     network = build("mlp", 10, (1, 8, 8), {"width": 8}).eval()
-    images = torch.from_numpy(np.array(dataset.validation.inputs)).permute(0, 3, 1, 2).float().div(255)
-    images = (images - torch.tensor(dataset.mean).view(1, -1, 1, 1)) / torch.tensor(dataset.std).view(1, -1, 1, 1)
+    images = (
+        torch.from_numpy(np.array(dataset.validation.inputs)).permute(0, 3, 1, 2).float().div(255)
+    )
+    images = (images - torch.tensor(dataset.mean).view(1, -1, 1, 1)) / torch.tensor(
+        dataset.std
+    ).view(1, -1, 1, 1)
     with torch.no_grad():
         logits = network(images).logits
     labels = torch.from_numpy(np.array(dataset.validation.labels))
-    assert card["metrics"]["validation/accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-12)
-    assert card["metrics"]["validation/nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert card["metrics"]["validation/accuracy"] == pytest.approx(
+        (logits.argmax(1) == labels).double().mean().item(), abs=1e-12
+    )
+    assert card["metrics"]["validation/nll"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5
+    )
     file = fit.teacher_folder(*given) / CARD
     write_json(file, read_json(file) | {"metrics": {"validation/accuracy": 0.123}})
-    assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, "what stands in the card is not computed again"
+    assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, (
+        "what stands in the card is not computed again"
+    )
 
 
 def test_a_card_of_an_older_version_is_evaluated_when_it_is_next_adopted(given: Given) -> None:
@@ -135,8 +173,13 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
     network = build("mlp", 10, (1, 8, 8), {"width": 8})
     torch.nn.init.constant_(network.head.weight, 3e38)
     save_weights(network, folder / "weights.safetensors")
-    TEACHER.write(folder / CARD, {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())})
-    with refused("teacher.network.weights", _weights(configuration), "weights whose logits are finite"):
+    TEACHER.write(
+        folder / CARD,
+        {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())},
+    )
+    with refused(
+        "teacher.network.weights", _weights(configuration), "weights whose logits are finite"
+    ):
         bring(given)
     assert read_quality(folder) == quality(None, _weights(configuration))
 
@@ -148,12 +191,17 @@ def _weights(configuration: Configuration) -> str:
 
 def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, float]:
     records: list[Record] = []
-    evaluate_teacher(TrialSpec.model_validate(plain), TrialContext(rank=rank, world_size=world_size, report=records.append))
+    evaluate_teacher(
+        TrialSpec.model_validate(plain),
+        TrialContext(rank=rank, world_size=world_size, report=records.append),
+    )
     assert len(records) == (rank == 0)
     return dict(records[0]["metrics"]) if records else {}
 
 
 def test_two_workers_find_what_one_finds(given: Given) -> None:
     alone = bring(given)["metrics"]
-    found, _ = on_every_rank(2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain())
+    found, _ = on_every_rank(
+        2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain()
+    )
     assert found == pytest.approx(alone, abs=1e-9)

@@ -50,7 +50,9 @@ def knowledge_of(samples: int = 60, seed: int = 0) -> Knowledge:
     return Knowledge(torch.randn(samples, 4, generator=generator), features, labels)
 
 
-def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[list[int]], list[list[int]]]:
+def by_hand(
+    knowledge: Knowledge, positives: int, negatives: int
+) -> tuple[list[list[int]], list[list[int]]]:
     """Return positions, most similar first, by a double loop."""
     assert knowledge.features is not None
     unit = knowledge.features.double().numpy()
@@ -58,7 +60,11 @@ def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[
     labels = knowledge.labels.tolist()
     found: tuple[list[list[int]], list[list[int]]] = ([], [])
     for query, label in enumerate(labels):
-        others = [other for other in range(len(labels)) if other != query and labels[other] >= 0 and label >= 0]
+        others = [
+            other
+            for other in range(len(labels))
+            if other != query and labels[other] >= 0 and label >= 0
+        ]
         others.sort(key=lambda other: -float(unit[query] @ unit[other]))
         for rows, own, count in ((found[0], True, positives), (found[1], False, negatives)):
             row = [other for other in others if (labels[other] == label) is own][:count]
@@ -66,16 +72,25 @@ def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[
     return found
 
 
-def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, teacher: str = "one") -> Retrieval:
+def kept(
+    root: Path, context: TrialContext | None = None, wait_s: float = 5, teacher: str = "one"
+) -> Retrieval:
     context = context or TrialContext()
-    return Retrieval(context, False, RankSharedFiles(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
+    return Retrieval(
+        context,
+        False,
+        RankSharedFiles(Cache(root, 2**24), context, wait_s),
+        {"teacher": teacher, "data": "these"},
+    )
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of queries of each further exact search."""
     asked, exact = list[int](), ByClass.nearest
 
-    def counted(bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]) -> Neighbours:
+    def counted(
+        bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]
+    ) -> Neighbours:
         asked.append(len(queries))
         return exact(bank, positives, negatives, queries, alive)
 
@@ -97,7 +112,11 @@ def test_neighbours_are_those_of_a_search_by_hand(
     assert found.positives.dtype == found.negatives.dtype == torch.int32 and found.recall == 1
     assert knowledge.features is not None
     unit = torch.nn.functional.normalize(knowledge.features, dim=1)
-    cosine = (unit[:, None] * unit[found.negatives.long()]).sum(dim=2).where(found.negatives >= 0, torch.zeros(()))
+    cosine = (
+        (unit[:, None] * unit[found.negatives.long()])
+        .sum(dim=2)
+        .where(found.negatives >= 0, torch.zeros(()))
+    )
     torch.testing.assert_close(found.negative_similarity, cosine)
 
 
@@ -106,7 +125,10 @@ def test_a_second_user_searches_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     first = kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     again = kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     assert asked == [60]
-    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in zip(first, again, strict=True))
+    assert all(
+        torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+        for one, other in zip(first, again, strict=True)
+    )
 
 
 def test_the_bank_is_sorted_once_however_many_blocks_ask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +151,9 @@ def test_the_next_student_of_a_trial_searches_nothing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("change", ["labels", "positives", "negatives", "teacher", "approximate"])
-def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(tmp_path: Path, change: str) -> None:
+def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(
+    tmp_path: Path, change: str
+) -> None:
     knowledge = knowledge_of()
     kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     find = kept(tmp_path, teacher="another" if change == "teacher" else "one")
@@ -141,7 +165,9 @@ def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 4), (3, 0), (0, 0)])
-def test_a_side_that_nobody_wants_has_no_columns(tmp_path: Path, positives: int, negatives: int) -> None:
+def test_a_side_that_nobody_wants_has_no_columns(
+    tmp_path: Path, positives: int, negatives: int
+) -> None:
     found = kept(tmp_path)(knowledge_of(), positives, negatives)
     assert found.positives.shape == found.positive_similarity.shape == (60, positives)
     assert found.negatives.shape == found.negative_similarity.shape == (60, negatives)
@@ -153,11 +179,16 @@ def test_a_damaged_table_is_found_anew(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*/positives.npy")
     file.write_bytes(file.read_bytes()[:-40] + bytes(40))
     again = kept(tmp_path)
-    assert again(knowledge, POSITIVES, NEGATIVES).positives.tolist() == by_hand(knowledge, POSITIVES, 0)[0]
+    assert (
+        again(knowledge, POSITIVES, NEGATIVES).positives.tolist()
+        == by_hand(knowledge, POSITIVES, 0)[0]
+    )
     assert again.sharing and "damaged" in again.sharing.cache.take_notes()[0]
 
 
-def test_of_trials_at_the_same_time_one_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_trials_at_the_same_time_one_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, knowledge, start = searches(monkeypatch), knowledge_of(), threading.Barrier(3)
     found: list[Neighbours] = []
 
@@ -174,25 +205,35 @@ def test_of_trials_at_the_same_time_one_searches(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(each.negatives, found[0].negatives) for each in found)
 
 
-def test_a_stop_is_heard_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_heard_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     signs: list[None] = []
-    stopping = TrialContext(asked_to_stop=lambda: len(signs) >= 2, heartbeat=lambda: signs.append(None))
+    stopping = TrialContext(
+        asked_to_stop=lambda: len(signs) >= 2, heartbeat=lambda: signs.append(None)
+    )
     with pytest.raises(Stopped):
         kept(tmp_path, stopping)(knowledge_of(), POSITIVES, NEGATIVES)
     assert not list(tmp_path.glob("*/*.npy")) and not list(tmp_path.glob("*/.*.npy.*"))
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
 
 
-def test_who_waits_sees_that_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_sees_that_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     shown: list[str] = []
-    monkeypatch.setattr("orchestrator.teacher.cache.Lock.show_life", lambda lock: shown.append(lock.file.name))
+    monkeypatch.setattr(
+        "orchestrator.teacher.cache.Lock.show_life", lambda lock: shown.append(lock.file.name)
+    )
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
     assert shown.count("positives.npy") >= 4, "60 queries, 16 at a time"
 
 
-def test_a_full_disk_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     refusals, take = iter(range(2)), os.posix_fallocate
 
@@ -209,18 +250,24 @@ def test_a_full_disk_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(found.positives, again.positives)
 
 
-def opened(spec: TrialSpec, make_teacher: MakeTeacher, dtype: str | None) -> tuple[CachedTeacher | OnlineTeacher, Batches]:
+def opened(
+    spec: TrialSpec, make_teacher: MakeTeacher, dtype: str | None
+) -> tuple[CachedTeacher | OnlineTeacher, Batches]:
     assert spec.knowledge is not None
     dataset = Dataset.open(spec.data)
     batches = Batches(dataset, Views("none", 0, len(dataset.train), 0), 32, 0)
     teacher = FrozenTeacher.open(make_teacher(spec.data, width=16), CPU)
     if dtype is None:
         return OnlineTeacher(teacher), batches
-    return CachedTeacher(teacher, batches, Cache(spec.knowledge, 2**24), dtype, TrialContext(), 5), batches
+    return CachedTeacher(
+        teacher, batches, Cache(spec.knowledge, 2**24), dtype, TrialContext(), 5
+    ), batches
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", None])
-def test_a_teachers_bank_is_mapped_and_searched(specify: Specify, make_teacher: MakeTeacher, dtype: str | None) -> None:
+def test_a_teachers_bank_is_mapped_and_searched(
+    specify: Specify, make_teacher: MakeTeacher, dtype: str | None
+) -> None:
     spec = specify(*SMALL)
     source, batches = opened(spec, make_teacher, dtype)
     find = retrieval_of(spec, source, batches, TrialContext())
@@ -238,32 +285,59 @@ def test_a_teachers_bank_is_mapped_and_searched(specify: Specify, make_teacher: 
     assert len(list(spec.knowledge.glob("*/negatives.npy"))) == (dtype is not None)
 
 
-def test_labels_as_they_are_used_decide_what_is_kept(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_labels_as_they_are_used_decide_what_is_kept(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     """Noise and hidden labels change no image and no teacher output, but all retrieved samples."""
     for changes in ((), ("data.label_noise=0.2",), ("data.labelled=50",)):
         spec = specify(*SMALL, *changes)
         source, batches = opened(spec, make_teacher, "float32")
-        knowledge = clean_knowledge(source, batches, TrialContext(), True, retrieval_of(spec, source, batches, TrialContext()))
-        assert knowledge.neighbours(POSITIVES, NEGATIVES).positives.tolist() == by_hand(knowledge, POSITIVES, 0)[0]
+        knowledge = clean_knowledge(
+            source,
+            batches,
+            TrialContext(),
+            True,
+            retrieval_of(spec, source, batches, TrialContext()),
+        )
+        assert (
+            knowledge.neighbours(POSITIVES, NEGATIVES).positives.tolist()
+            == by_hand(knowledge, POSITIVES, 0)[0]
+        )
     assert spec.knowledge is not None
     assert len(list(spec.knowledge.glob("*/clean-features.npy"))) == 1
     assert len(list(spec.knowledge.glob("*/positives.npy"))) == 3
 
 
 @pytest.mark.parametrize(
-    ("chosen", "limit", "approximate"), [("auto", 101, False), ("auto", 100, True), ("exact", 1, False), ("approximate", 999, True)]
+    ("chosen", "limit", "approximate"),
+    [("auto", 101, False), ("auto", 100, True), ("exact", 1, False), ("approximate", 999, True)],
 )
 def test_auto_is_exact_up_to_a_limit(
-    specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, chosen: str, limit: int, approximate: bool
+    specify: Specify,
+    make_teacher: MakeTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str,
+    limit: int,
+    approximate: bool,
 ) -> None:
     monkeypatch.setattr("orchestrator.config.sizes.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
-    assert retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate is approximate
+    assert (
+        retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate
+        is approximate
+    )
 
 
-@pytest.mark.parametrize(("pairs", "searched"), [((), 1), (("peers.b.network.name=mlp",), 1), (("teacher.mode=online",), 2)])
+@pytest.mark.parametrize(
+    ("pairs", "searched"),
+    [((), 1), (("peers.b.network.name=mlp",), 1), (("teacher.mode=online",), 2)],
+)
 def test_trials_and_students_that_agree_search_once(
-    specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, pairs: tuple[str, ...], searched: int
+    specify: Specify,
+    make_teacher: MakeTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    pairs: tuple[str, ...],
+    searched: int,
 ) -> None:
     """Trials of one student, of two in one worker, and of one with an online teacher."""
     retrieving_method(monkeypatch)

@@ -30,9 +30,13 @@ def knowledge() -> Knowledge:
     return Knowledge(torch.zeros(321, 4), torch.randn(321, 8, generator=generator), labels)
 
 
-def found(context: TrialContext, root: Path | None = None, approximate: bool = False) -> dict[str, Any]:
+def found(
+    context: TrialContext, root: Path | None = None, approximate: bool = False
+) -> dict[str, Any]:
     sharing = root and RankSharedFiles(Cache(root, 2**24), context, 20)
-    return Retrieval(context, approximate, sharing or None, {"data": "these"})(knowledge(), *ASKED)._asdict()
+    return Retrieval(context, approximate, sharing or None, {"data": "these"})(
+        knowledge(), *ASKED
+    )._asdict()
 
 
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
@@ -49,7 +53,9 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         told["none"] = found(context)
         told["approximate"] = found(context, approximate=True)
         notes: list[str] = []
-        refused = patch("os.posix_fallocate", side_effect=[FULL, FULL, *[None] * 9] if rank == 1 else None)
+        refused = patch(
+            "os.posix_fallocate", side_effect=[FULL, FULL, *[None] * 9] if rank == 1 else None
+        )
         with refused, patch.object(disk, "POLL_S", 0.0):
             told["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
         told["notes"] = notes
@@ -88,10 +94,17 @@ def test_each_searches_its_share_once(told: list[dict[str, Any]], rank: int) -> 
 
 def test_two_workers_say_the_same_of_an_index(told: list[dict[str, Any]]) -> None:
     first, second = (told[rank]["approximate"] for rank in range(WORKERS))
-    assert torch.equal(first["negatives"], second["negatives"]) and first["recall"] == second["recall"] >= 0.95
+    assert (
+        torch.equal(first["negatives"], second["negatives"])
+        and first["recall"] == second["recall"] >= 0.95
+    )
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_the_full_disk_of_one_is_waited_for_by_both_and_a_stop_heard(root: Path, told: list[dict[str, Any]], rank: int) -> None:
-    assert len(told[rank]["notes"]) == (2 if rank == 0 else 0) and told[rank]["stopped"], "the first one says it"
+def test_the_full_disk_of_one_is_waited_for_by_both_and_a_stop_heard(
+    root: Path, told: list[dict[str, Any]], rank: int
+) -> None:
+    assert len(told[rank]["notes"]) == (2 if rank == 0 else 0) and told[rank]["stopped"], (
+        "the first one says it"
+    )
     assert not list(root.glob("stopped/*/*.npy"))

@@ -14,21 +14,36 @@ from orchestrator.tracking._machine import Machine
 
 
 def sweep_of(folder: Path, *trials: Trial) -> Sweep:
-    made = Sweep.create(Store(folder).sweep("mine"), load(None, ["search.methods=[kd, akd]", "student.name=cnn"]), "sweep")
+    made = Sweep.create(
+        Store(folder).sweep("mine"),
+        load(None, ["search.methods=[kd, akd]", "student.name=cnn"]),
+        "sweep",
+    )
     made.trials = {trial.number: trial for trial in trials}
     return made
 
 
 def complete(number: int, value: float) -> Trial:
-    params = {"method.name": "akd", "akd.temperature": 1.23456, **{f"akd.setting_{place}": 1.0 for place in range(30)}}
+    params = {
+        "method.name": "akd",
+        "akd.temperature": 1.23456,
+        **{f"akd.setting_{place}": 1.0 for place in range(30)},
+    }
     return Trial(number, params, "complete", value, 3, {"test/best/accuracy": value - 0.1})
 
 
 def test_a_description_shows_the_best_first_and_what_to_do_next(tmp_path: Path) -> None:
-    trials = (complete(0, 0.5), complete(1, 0.75), Trial(2, {"method.name": "kd"}, "stopped_early", 0.9, 1), Trial(3, {}, "failed"))
+    trials = (
+        complete(0, 0.5),
+        complete(1, 0.75),
+        Trial(2, {"method.name": "kd"}, "stopped_early", 0.9, 1),
+        Trial(3, {}, "failed"),
+    )
     sweep = sweep_of(tmp_path, *trials)
     text = description(Store(tmp_path), sweep, "finished", "tests-mine")
-    assert text.startswith("**finished**: 4 trials of kd, akd on digits, student `cnn`, teacher `mlp`")
+    assert text.startswith(
+        "**finished**: 4 trials of kd, akd on digits, student `cnn`, teacher `mlp`"
+    )
     assert "The best is trial 1: validation/accuracy 0.7500, test accuracy 0.6500." in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:4] == [
@@ -36,8 +51,15 @@ def test_a_description_shows_the_best_first_and_what_to_do_next(tmp_path: Path) 
         "| 0 | akd | complete | 3 | 0.5000 | 0.4000 |",
         "| 2 | kd | stopped early | 1 | 0.9000 |  |",
     ]
-    assert "Not shown: 1 failed." in text and "| akd.temperature | 1.235 |" in text and "12 more stand in its run" in text
-    assert "[tests-mine](#/models/tests-mine)" in text and f"python run.py export mine --store {tmp_path}" in text
+    assert (
+        "Not shown: 1 failed." in text
+        and "| akd.temperature | 1.235 |" in text
+        and "12 more stand in its run" in text
+    )
+    assert (
+        "[tests-mine](#/models/tests-mine)" in text
+        and f"python run.py export mine --store {tmp_path}" in text
+    )
 
 
 def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Path) -> None:
@@ -49,7 +71,9 @@ def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Pa
         and "export" not in nothing
     )
     much = description(
-        Store(tmp_path), sweep_of(tmp_path / "much", *(complete(number, number / 99) for number in range(99))), "failed"
+        Store(tmp_path),
+        sweep_of(tmp_path / "much", *(complete(number, number / 99) for number in range(99))),
+        "failed",
     )
     assert len(much) <= LONGEST + 20 and f"Not shown: {99 - ROWS} more." in much
     assert [line.split(" | ")[0] for line in much.splitlines() if "| akd | complete" in line] == [
@@ -58,7 +82,13 @@ def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Pa
 
 
 def test_the_data_are_known_by_their_fingerprint() -> None:
-    summary = {"name": "digits", "shape": [3, 8, 9], "classes": ["0", "1"], "fingerprint": "f" * 50, "sizes": {"train": 7}}
+    summary = {
+        "name": "digits",
+        "shape": [3, 8, 9],
+        "classes": ["0", "1"],
+        "fingerprint": "f" * 50,
+        "sizes": {"train": 7},
+    }
     found = dataset(load(None, []), summary)
     assert (found["name"], found["digest"]) == ("digits", "f" * 36)  # MLflow accepts no longer one
     assert json.loads(found["profile"]) == {"sizes": {"train": 7}, "shape": [3, 8, 9], "classes": 2}
@@ -66,7 +96,9 @@ def test_the_data_are_known_by_their_fingerprint() -> None:
     assert features[0]["tensor-spec"]["shape"] == [-1, 8, 9, 3]
 
 
-def test_a_machine_is_measured_at_most_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_measured_at_most_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr("orchestrator.tracking._machine.time.monotonic", lambda: now)
     measured = Machine(tmp_path, steps=4)
@@ -74,6 +106,11 @@ def test_a_machine_is_measured_at_most_every_ten_seconds(tmp_path: Path, monkeyp
     assert measured.measure() == {} and measured.steps == 4
     now += 0.2
     found = measured.measure()
-    assert measured.steps == 5 and all(name.startswith("system/") and value >= 0 for name, value in found.items())
-    assert 0 < found["system/system_memory_usage_percentage"] <= 100 and found["system/driver_memory_megabytes"] > 10
+    assert measured.steps == 5 and all(
+        name.startswith("system/") and value >= 0 for name, value in found.items()
+    )
+    assert (
+        0 < found["system/system_memory_usage_percentage"] <= 100
+        and found["system/driver_memory_megabytes"] > 10
+    )
     assert measured.measure() == {}

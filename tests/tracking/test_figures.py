@@ -36,7 +36,11 @@ def traced(alpha: bool = True) -> Arrays:
     if alpha:
         histogram = np.zeros((EPOCHS, 20))
         histogram[:, 10] = histogram[:, 11] = 0.5
-        arrays |= {"steps/alpha": np.linspace(0.9, 0.5, POINTS), "steps/cam": np.exp(-epoch), "epochs/alpha_histogram": histogram}
+        arrays |= {
+            "steps/alpha": np.linspace(0.9, 0.5, POINTS),
+            "steps/cam": np.exp(-epoch),
+            "epochs/alpha_histogram": histogram,
+        }
     return {name: values.astype(np.float32) for name, values in arrays.items()}
 
 
@@ -55,7 +59,10 @@ def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
     """Return distributions of a few samples and the weights of the classes."""
     generator = np.random.default_rng(0)
     names = ("teacher", "student", "reweighted") if reweighted else ("teacher", "student")
-    arrays: Arrays = {name: generator.dirichlet(np.full(classes, 0.3), samples).astype(np.float32) for name in names}
+    arrays: Arrays = {
+        name: generator.dirichlet(np.full(classes, 0.3), samples).astype(np.float32)
+        for name in names
+    }
     weights = np.ones((classes, classes), dtype=np.float32)
     weights[0, 1] = 1.5
     return arrays | {"labels": np.arange(samples) % classes, "class_weights": weights}
@@ -72,7 +79,11 @@ def write(folder: Path, trace: Arrays | None, shown: Arrays | None) -> Path:
 
 
 def steps(trace: Arrays) -> Arrays:
-    return {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
+    return {
+        name.removeprefix("steps/"): values
+        for name, values in trace.items()
+        if name.startswith("steps/")
+    }
 
 
 def lines(axis: Any) -> dict[str, Any]:
@@ -88,7 +99,11 @@ def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
     assert np.allclose(above.get_lines()[0].get_ydata(), given["alpha"])
     assert set(lines(below)) == {"cross entropy", "distillation", "cam"}  # the loss is their sum
     assert np.allclose(lines(below)["distillation"].get_ydata(), given["distillation"])
-    assert below.get_yscale() == "log" and below.get_xlabel() == "epoch" and below.get_ylabel() == "mean per sample, as tracked"
+    assert (
+        below.get_yscale() == "log"
+        and below.get_xlabel() == "epoch"
+        and below.get_ylabel() == "mean per sample, as tracked"
+    )
     colours = {line.get_color() for line in below.get_lines()}
     assert len(colours) == 3
 
@@ -100,7 +115,9 @@ def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -
     assert [axis.get_yscale() for axis in figure.axes] == ["linear"]
     given["distillation"] = np.where(np.arange(POINTS) == 3, np.nan, 0.0).astype(np.float32)
     figure = epochs.terms(given)
-    assert figure.axes[0].get_yscale() == "linear" and np.isnan(lines(figure.axes[0])["distillation"].get_ydata()[3])
+    assert figure.axes[0].get_yscale() == "linear" and np.isnan(
+        lines(figure.axes[0])["distillation"].get_ydata()[3]
+    )
 
 
 @pytest.mark.parametrize("missing", ["epoch", "cross_entropy", "distillation"])
@@ -131,7 +148,11 @@ def test_class_weights_are_centred_at_one_whatever_their_number(classes: int) ->
     low, high = image.get_clim()
     assert (low + high) / 2 == pytest.approx(1.0) and high == pytest.approx(1.5)
     cells = np.asarray(image.get_array())
-    assert len(cells) <= 100 and cells.max() == pytest.approx(1.5) and cells.min() == pytest.approx(0.8)
+    assert (
+        len(cells) <= 100
+        and cells.max() == pytest.approx(1.5)
+        and cells.min() == pytest.approx(0.8)
+    )
     assert len(axis.texts) == (classes**2 if classes <= 12 else 0)
     assert len(axis.get_xticks()) <= 20
     if classes <= 12:
@@ -139,7 +160,9 @@ def test_class_weights_are_centred_at_one_whatever_their_number(classes: int) ->
 
 
 def test_class_names_are_ticks() -> None:
-    figure: Any = class_figures.class_weights(said(3)["class_weights"], ["cat", "dog", "a very long name of a class"])
+    figure: Any = class_figures.class_weights(
+        said(3)["class_weights"], ["cat", "dog", "a very long name of a class"]
+    )
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names[:2] == ["cat", "dog"] and len(names[2]) <= 12
 
@@ -164,9 +187,15 @@ def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> No
     for place, axis in enumerate(figure.axes):
         assert len(axis.get_lines()) == 3
         ticks = [int(tick.get_text()) for tick in axis.get_xticklabels()]
-        assert len(ticks) == 10 and shown["labels"][place] in ticks and shown["teacher"][place].argmax() in ticks
+        assert (
+            len(ticks) == 10
+            and shown["labels"][place] in ticks
+            and shown["teacher"][place].argmax() in ticks
+        )
         teacher = lines(axis)["teacher"].get_ydata()
-        assert np.allclose(teacher, shown["teacher"][place][ticks]) and (np.diff(teacher) <= 0).all()
+        assert (
+            np.allclose(teacher, shown["teacher"][place][ticks]) and (np.diff(teacher) <= 0).all()
+        )
 
 
 def test_a_trial_that_was_stopped_early_has_its_terms_alone(tmp_path: Path) -> None:
@@ -186,15 +215,25 @@ def test_pictures_are_small(tmp_path: Path, classes: int) -> None:
     assert len(drawn) == 4
     for content in drawn.values():
         image = Image.open(io.BytesIO(content))
-        assert image.width > 400 and len(content) < 60_000 and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert (
+            image.width > 400
+            and len(content) < 60_000
+            and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        )
 
 
-def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shown = said(10)
     shown["teacher"] = shown["teacher"][:, :3]  # of another shape than the student
     folder = write(tmp_path, traced(), shown)
     with caplog.at_level(logging.DEBUG, figures.__name__):
-        assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["terms", "alpha_per_sample", "class_weights"]
+        assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+            "terms",
+            "alpha_per_sample",
+            "class_weights",
+        ]
     assert "no figure distributions" in caplog.text
     file = folder / "checkpoint" / figures.TRACE
     file.write_bytes(file.read_bytes()[:50])
@@ -202,7 +241,9 @@ def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(tmp_path: Path, c
     assert not list(figures.of_trial(tmp_path / "nothing", complete=True))
 
 
-def test_a_home_that_cannot_be_written_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
@@ -234,14 +275,20 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
 
     def drawn(number: int) -> set[str]:
         return {
-            Path(file.path).stem for file in client.list_artifacts(read_json(sweep.folder / "mlflow.json")[str(number)], "figures")
+            Path(file.path).stem
+            for file in client.list_artifacts(
+                read_json(sweep.folder / "mlflow.json")[str(number)], "figures"
+            )
         }
 
     four = {"terms", "alpha_per_sample", "class_weights", "distributions"}
     assert drawn(0) == four and drawn(1) == {"terms"} and drawn(2) == set()
     assert drawn(3) == {"class_weights", "distributions"}
     assert client.get_run(read_json(sweep.folder / "mlflow.json")["3"]).info.status == "FINISHED"
-    assert client.get_run(read_json(sweep.folder / "mlflow.json")["parent"]).data.tags["state"] == "finished"
+    assert (
+        client.get_run(read_json(sweep.folder / "mlflow.json")["parent"]).data.tags["state"]
+        == "finished"
+    )
 
 
 def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:
@@ -249,10 +296,17 @@ def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:
     figure: Any = epochs.uncertainty(50 * histogram)  # counts are as good as shares
     (axis,) = figure.axes
     heights = np.array([bar.get_height() for bar in axis.containers[0]])
-    assert np.flatnonzero(heights).tolist() == [0, 19] and np.allclose(heights[[0, 19]], [80.0, 20.0])
-    assert axis.get_title() == "The teacher's uncertainty in epoch 2: mean 0.215"  # 0.8 * 0.025 + 0.2 * 0.975
+    assert np.flatnonzero(heights).tolist() == [0, 19] and np.allclose(
+        heights[[0, 19]], [80.0, 20.0]
+    )
+    assert (
+        axis.get_title() == "The teacher's uncertainty in epoch 2: mean 0.215"
+    )  # 0.8 * 0.025 + 0.2 * 0.975
     assert axis.get_xlim() == (0, 1)
-    assert epochs.uncertainty(np.zeros((2, 20))) is None and epochs.uncertainty(np.zeros((0, 20))) is None
+    assert (
+        epochs.uncertainty(np.zeros((2, 20))) is None
+        and epochs.uncertainty(np.zeros((0, 20))) is None
+    )
 
 
 def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
@@ -263,21 +317,39 @@ def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
     assert axis.get_title().endswith("80.0% at the end") and epochs.agreement(np.zeros(0)) is None
     for place in ("checkpoint", "checkpoint/b"):
         (tmp_path / place).mkdir()
-        save_file({"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE)
-    drawn = {letter: [name for name, _ in figures.of_trial(tmp_path, complete=True, letter=letter)] for letter in "ab"}
+        save_file(
+            {"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE
+        )
+    drawn = {
+        letter: [name for name, _ in figures.of_trial(tmp_path, complete=True, letter=letter)]
+        for letter in "ab"
+    }
     assert drawn == {"a": [figures.AGREEMENT], "b": []}
 
 
-@pytest.mark.parametrize("names", [["validation/accuracy", "parameters"], ["validation/accuracy", "parameters", "train/loss"]])
+@pytest.mark.parametrize(
+    "names",
+    [["validation/accuracy", "parameters"], ["validation/accuracy", "parameters", "train/loss"]],
+)
 def test_the_front_is_labelled_and_two_objectives_are_a_line(names: list[str]) -> None:
     points = {3: [0.9, 90.0, 0.0], 5: [0.5, 10.0, 0.0], 4: [0.7, 40.0, 0.0], 8: [0.4, 20.0, 0.0]}
-    figure: Any = figures.pareto_front({key: values[: len(names)] for key, values in points.items()}, [3, 5, 4], names)
+    figure: Any = figures.pareto_front(
+        {key: values[: len(names)] for key, values in points.items()}, [3, 5, 4], names
+    )
     (axis,) = figure.axes
     line = lines(axis)["Pareto front"]
-    assert list(line.get_xdata()) == [0.5, 0.7, 0.9] and list(line.get_ydata()) == [10.0, 40.0, 90.0]
+    assert list(line.get_xdata()) == [0.5, 0.7, 0.9] and list(line.get_ydata()) == [
+        10.0,
+        40.0,
+        90.0,
+    ]
     assert (line.get_linestyle() == "-") == (len(names) == 2)
     assert lines(axis)["other complete trials"].get_xdata().tolist() == [0.4]
-    assert {text.get_text(): text.xy for text in axis.texts} == {"3": (0.9, 90.0), "5": (0.5, 10.0), "4": (0.7, 40.0)}
+    assert {text.get_text(): text.xy for text in axis.texts} == {
+        "3": (0.9, 90.0),
+        "5": (0.5, 10.0),
+        "4": (0.7, 40.0),
+    }
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("validation/accuracy", "parameters")
     assert Image.open(io.BytesIO(figures.picture(figure))).width > 400
 
@@ -291,5 +363,11 @@ def test_a_peers_figures_are_of_its_own_folder(tmp_path: Path) -> None:
     folder = write(tmp_path, traced(), None)
     (folder / "checkpoint" / "b").mkdir()
     save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["terms", "alpha_per_sample"]
-    assert [name for name, _ in figures.of_trial(folder, complete=True, letter="b")] == ["terms", "uncertainty"]
+    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+        "terms",
+        "alpha_per_sample",
+    ]
+    assert [name for name, _ in figures.of_trial(folder, complete=True, letter="b")] == [
+        "terms",
+        "uncertainty",
+    ]

@@ -30,7 +30,11 @@ def write() -> Write:
     def train(store: Store, number: int) -> list[str]:
         utils._artifact_repos_cache.clear()  # a store is never moved while a process uses it
         folder, said = store.sweep("mine"), list[str]()
-        sweep = Sweep.open(store, "mine") if folder.exists() else Sweep.create(folder, load(None, ["project=tests"]), "sweep")
+        sweep = (
+            Sweep.open(store, "mine")
+            if folder.exists()
+            else Sweep.create(folder, load(None, ["project=tests"]), "sweep")
+        )
         tracker = Tracker(store, sweep)
         tracker.listen(said.append)
         tracker.trial_started(Trial(number, {}, state="running"))
@@ -55,39 +59,63 @@ def configurations(store: Store) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_artifacts_follow_a_store_that_is_moved_or_copied(tracked_store: Store, tmp_path: Path, write: Write, how: Any) -> None:
+def test_artifacts_follow_a_store_that_is_moved_or_copied(
+    tracked_store: Store, tmp_path: Path, write: Write, how: Any
+) -> None:
     assert write(tracked_store, 0) == []
     how(tracked_store.root, tmp_path / ODD)
     there, before = Store.open(tmp_path / ODD), sorted(tracked_store.root.rglob("*"))
     (moved,) = write(there, 1)
-    assert moved == f"the store was in {tracked_store.artifacts}: its artifacts in MLflow are now those of {there.artifacts}"
+    assert (
+        moved
+        == f"the store was in {tracked_store.artifacts}: its artifacts in MLflow are now those "
+        f"of {there.artifacts}"
+    )
     assert write(there, 2) == [], "once"
     found = configurations(there)
     assert set(found) == {"mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"}
     assert all(location.startswith(f"{there.artifacts.as_uri()}/") for location in found.values())
-    assert sorted(tracked_store.root.rglob("*")) == before, "what was copied stays as it is, what was moved stays away"
+    assert sorted(tracked_store.root.rglob("*")) == before, (
+        "what was copied stays as it is, what was moved stays away"
+    )
     assert {path.name for path in tmp_path.iterdir()} <= {ODD, "store"}, "nothing lies outside"
 
 
-def test_models_follow_too_and_what_lies_elsewhere_stays(tracked_store: Store, tmp_path: Path, write: Write) -> None:
+def test_models_follow_too_and_what_lies_elsewhere_stays(
+    tracked_store: Store, tmp_path: Path, write: Write
+) -> None:
     write(tracked_store, 0)
     old, outside = tracked_store.artifacts.as_uri(), tmp_path / "disk" / "artifacts"
     outside.mkdir(parents=True)
     with closing(sqlite3.connect(tracked_store.database)) as known, known:
         known.execute("INSERT INTO registered_models (name, workspace) VALUES ('m', 'default')")
         columns = "name, version, source, storage_location, workspace"
-        for version, source in enumerate((f"{old}/models/m-1/artifacts", f"{old}-not/x", "s3://bucket/x"), start=1):
-            known.execute(f"INSERT INTO model_versions ({columns}) VALUES ('m', ?, ?, ?, 'default')", (version, source, source))
+        for version, source in enumerate(
+            (f"{old}/models/m-1/artifacts", f"{old}-not/x", "s3://bucket/x"), start=1
+        ):
+            known.execute(
+                f"INSERT INTO model_versions ({columns}) VALUES ('m', ?, ?, ?, 'default')",
+                (version, source, source),
+            )
         columns = "name, artifact_location, workspace"
-        known.execute(f"INSERT INTO experiments ({columns}) VALUES ('o', ?, 'default')", (outside.as_uri(),))
+        known.execute(
+            f"INSERT INTO experiments ({columns}) VALUES ('o', ?, 'default')", (outside.as_uri(),)
+        )
     shutil.move(tracked_store.root, tmp_path / "there")
     there = Store.open(tmp_path / "there")
     assert relocate_artifacts(there.database, there.artifacts) == [str(tracked_store.artifacts)]
     with closing(sqlite3.connect(there.database)) as known:
-        rows = known.execute("SELECT source, storage_location FROM model_versions ORDER BY version").fetchall()
-        (location,) = known.execute("SELECT artifact_location FROM experiments WHERE name = 'o'").fetchone()
+        rows = known.execute(
+            "SELECT source, storage_location FROM model_versions ORDER BY version"
+        ).fetchall()
+        (location,) = known.execute(
+            "SELECT artifact_location FROM experiments WHERE name = 'o'"
+        ).fetchone()
     new = f"{there.artifacts.as_uri()}/models/m-1/artifacts"
-    assert rows == [(new, new), (f"{old}-not/x",) * 2, ("s3://bucket/x",) * 2] and location == outside.as_uri()
+    assert (
+        rows == [(new, new), (f"{old}-not/x",) * 2, ("s3://bucket/x",) * 2]
+        and location == outside.as_uri()
+    )
     assert relocate_artifacts(there.database, there.artifacts) == []
 
 
@@ -99,8 +127,12 @@ def test_in_a_database_of_several_stores_only_what_is_here_is_taken_for_moved(
     shutil.copy(tracked_store.database, shared)
     shutil.move(tracked_store.root, tmp_path / "there")
     there = Store.open(tmp_path / "there")
-    assert relocate_artifacts(shared, other, own=False) == [], "these artifacts are of another store"
-    assert "is not there (any more): move it back" in missing_artifacts(tracked_store.artifacts.as_uri(), other)
+    assert relocate_artifacts(shared, other, own=False) == [], (
+        "these artifacts are of another store"
+    )
+    assert "is not there (any more): move it back" in missing_artifacts(
+        tracked_store.artifacts.as_uri(), other
+    )
     assert relocate_artifacts(shared, there.artifacts, own=False) == [str(tracked_store.artifacts)]
     for fine in (there.artifacts.as_uri(), "mlflow-artifacts:/7", "s3://bucket/x"):
         assert missing_artifacts(fine, there.artifacts) == ""

@@ -68,7 +68,9 @@ def test_a_damaged_line_and_a_damaged_head_cost_nothing_else(tmp_path: Path) -> 
     assert numbers(Outbox(box.file)) == [None, 1, 2], "sent once more"
 
 
-def test_long_lines_and_many_of_them_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lines_and_many_of_them_are_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "CHUNK", 100)
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(50):

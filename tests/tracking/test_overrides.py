@@ -9,7 +9,13 @@ from orchestrator.config.uris import database_uri
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.tracking._client import connect
-from orchestrator.tracking.overrides import OF_A_SERVER, SWITCHED_OFF, UNUSED, server_environment, unused_variables
+from orchestrator.tracking.overrides import (
+    OF_A_SERVER,
+    SWITCHED_OFF,
+    UNUSED,
+    server_environment,
+    unused_variables,
+)
 from orchestrator.tracking.tracker import Tracker
 
 
@@ -23,7 +29,10 @@ def test_runs_and_models_are_where_the_configuration_says(
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     monkeypatch.setenv("MLFLOW_RUN_ID", "1" * 32)
-    tracker = Tracker(tracked_store, Sweep.create(tracked_store.sweep("mine"), load(None, ["project=tests"]), "sweep"))
+    tracker = Tracker(
+        tracked_store,
+        Sweep.create(tracked_store.sweep("mine"), load(None, ["project=tests"]), "sweep"),
+    )
     said: list[str] = []
     tracker.listen(said.append)
     tracker.trial_started(Trial(0, {}, state="running"))
@@ -36,12 +45,18 @@ def test_runs_and_models_are_where_the_configuration_says(
     assert [each.name for each in again.search_registered_models()] == ["student"]
     assert not (tmp_path / "elsewhere.db").exists()
     assert [text.partition("=")[0] for text in said] == [
-        "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "MLFLOW_WORKSPACE_STORE_URI",
-    ]  # fmt: skip
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_RUN_ID",
+        "MLFLOW_WORKSPACE_STORE_URI",
+    ]
     assert all("is not followed" in text for text in said)
 
 
-def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     uri = "http://127.0.0.1:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert unused_variables(uri) == []
@@ -64,4 +79,8 @@ def test_the_server_of_ui_is_sent_nowhere_else(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "DEBUG")
     environment, left_out = server_environment()
-    assert set(left_out) == names and not names & set(environment) and environment["MLFLOW_LOGGING_LEVEL"] == "DEBUG"
+    assert (
+        set(left_out) == names
+        and not names & set(environment)
+        and environment["MLFLOW_LOGGING_LEVEL"] == "DEBUG"
+    )

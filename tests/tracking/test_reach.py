@@ -37,7 +37,11 @@ def server() -> Iterator[int]:
 
 
 def test_any_answer_will_do(server: int) -> None:
-    for uri in (f"http://127.0.0.1:{server}/mlflow", f"https://127.0.0.1:{server}", f"postgresql://ann@127.0.0.1:{server}/runs"):
+    for uri in (
+        f"http://127.0.0.1:{server}/mlflow",
+        f"https://127.0.0.1:{server}",
+        f"postgresql://ann@127.0.0.1:{server}/runs",
+    ):
         assert find_unreachable(uri) == "", uri
 
 
@@ -52,7 +56,10 @@ def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> Non
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)  # it never answers
         port = silent.getsockname()[1]
-        assert f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)" in find_unreachable(f"http://127.0.0.1:{port}")
+        assert (
+            f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)"
+            in find_unreachable(f"http://127.0.0.1:{port}")
+        )
     for uri in (f"http://127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):
         assert "trials go on without it" in find_unreachable(uri)
 
@@ -63,4 +70,7 @@ def test_ui_says_where_runs_are_that_are_not_here(tmp_path: Path) -> None:
         Sweep.create(store.sweep(name), load(None, [f"tracking.uri={uri}"]), "sweep")
     assert serve(store, 5000, Console(file=output)) == OK
     assert "written to http://127.0.0.1:7000: open it in a browser" in output.getvalue()
-    assert "written to postgresql://***@db/runs: `mlflow server --backend-store-uri`" in output.getvalue()
+    assert (
+        "written to postgresql://***@db/runs: `mlflow server --backend-store-uri`"
+        in output.getvalue()
+    )

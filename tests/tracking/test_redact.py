@@ -12,7 +12,10 @@ PASSWORD = "open-sesame-42"
     [
         ("MLflow at https://ann:pw@host:5000/a: down", "MLflow at https://***@host:5000/a: down"),
         ("https://ann:p@ss/w?rd@host/x failed", "https://***@host/x failed"),
-        ("postgresql+psycopg://ann:pw@db/runs, and more", "postgresql+psycopg://***@db/runs, and more"),
+        (
+            "postgresql+psycopg://ann:pw@db/runs, and more",
+            "postgresql+psycopg://***@db/runs, and more",
+        ),
         ("http://host/?token=abc&step=3", "http://host/?token=***&step=3"),
         ("http://host/?key=abc", "http://host/?key=***"),
         ("called with password=abc, name=x", "called with password=***, name=x"),
@@ -46,9 +49,13 @@ def test_values_of_secret_variables_are_hidden_wherever_they_stand() -> None:
     environment = {"MLFLOW_TRACKING_PASSWORD": f"{PASSWORD}/x", "HF_TOKEN": "hf_abcdef"}
     assert redact(f"({PASSWORD}/x) {PASSWORD}%2Fx hf_abcdef", environment) == "(***) *** ***"
     kept = {
-        "RAY_AUTH_TOKEN_PATH": "/home/ann/token", "RAY_AUTH_MODE": "token", "TOKENIZERS_PARALLELISM": "warning",
-        "KEYBOARD": "qwertz", "SOME_KEY": "true", "MLFLOW_TRACKING_USERNAME": "ann-lee",
-    }  # fmt: skip
+        "RAY_AUTH_TOKEN_PATH": "/home/ann/token",
+        "RAY_AUTH_MODE": "token",
+        "TOKENIZERS_PARALLELISM": "warning",
+        "KEYBOARD": "qwertz",
+        "SOME_KEY": "true",
+        "MLFLOW_TRACKING_USERNAME": "ann-lee",
+    }
     text = "/home/ann/token token warning qwertz true ann-lee"
     assert redact(text, kept) == text
 
@@ -56,11 +63,16 @@ def test_values_of_secret_variables_are_hidden_wherever_they_stand() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        f"https://ann:{PASSWORD}@host", "http://ann@host:5000", f"https://ann:{PASSWORD}/?@x@host/path",
-        f"postgresql://ann:{PASSWORD}@db/runs", f"mysql://db/runs?password={PASSWORD}", f"https://host/?api_key={PASSWORD}",
-        f"mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BPWD%3D{PASSWORD}", f"https://host/#token={PASSWORD}",
+        f"https://ann:{PASSWORD}@host",
+        "http://ann@host:5000",
+        f"https://ann:{PASSWORD}/?@x@host/path",
+        f"postgresql://ann:{PASSWORD}@db/runs",
+        f"mysql://db/runs?password={PASSWORD}",
+        f"https://host/?api_key={PASSWORD}",
+        f"mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BPWD%3D{PASSWORD}",
+        f"https://host/#token={PASSWORD}",
     ],
-)  # fmt: skip
+)
 def test_a_secret_in_an_address_is_found(address: str) -> None:
     assert secret_in(address) and PASSWORD not in redact(address, {})
 
@@ -68,9 +80,15 @@ def test_a_secret_in_an_address_is_found(address: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "http://127.0.0.1:5000", "https://mlflow.example.org/team", "sqlite:///runs/mlflow.db", "sqlite:////home/ann@x:y/m.db",
-        "postgresql://ann@db:5432/runs", "databricks", "databricks://profile", "postgresql://db/runs?sslmode=require",
+        "http://127.0.0.1:5000",
+        "https://mlflow.example.org/team",
+        "sqlite:///runs/mlflow.db",
+        "sqlite:////home/ann@x:y/m.db",
+        "postgresql://ann@db:5432/runs",
+        "databricks",
+        "databricks://profile",
+        "postgresql://db/runs?sslmode=require",
     ],
-)  # fmt: skip
+)
 def test_an_address_without_one_is_left_alone(address: str) -> None:
     assert not secret_in(address) and redact(address, {}).endswith(address.rpartition("@")[2])

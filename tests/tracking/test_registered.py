@@ -60,28 +60,48 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     client = client_of(tracked_store, sweep)
     version = client.get_model_version_by_alias(NAME, "best")
     assert (str(version.version), version.tags["trial"], version.tags["method"]) == ("1", "1", "kd")
-    (example,) = [read_json(file) for file in tracked_store.artifacts.glob("models/*/artifacts/serving_input_example.json")]
-    files = [path for path in tracked_store.artifacts.glob("models/*/artifacts/**/*") if path.is_file()]
-    assert not [path for path in files if path.suffix in (".pkl", ".pth", ".pt")] and any(path.suffix == ".pt2" for path in files)
+    (example,) = [
+        read_json(file)
+        for file in tracked_store.artifacts.glob("models/*/artifacts/serving_input_example.json")
+    ]
+    files = [
+        path for path in tracked_store.artifacts.glob("models/*/artifacts/**/*") if path.is_file()
+    ]
+    assert not [path for path in files if path.suffix in (".pkl", ".pth", ".pt")] and any(
+        path.suffix == ".pt2" for path in files
+    )
 
     def no(*arguments: Any, **named: Any) -> None:
         raise AssertionError("something was unpickled")
 
     with monkeypatch.context() as patched:
-        for owner, attribute in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        for owner, attribute in (
+            (torch, "load"),
+            (pickle, "load"),
+            (pickle, "loads"),
+            (pickle, "Unpickler"),
+        ):
             patched.setattr(owner, attribute, no)
         model = loaded(tracked_store, sweep)
     images = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
     assert np.allclose(model.predict(images), logits(1, images, sweep), atol=1e-5)
-    assert [spec.shape for spec in (*model.metadata.signature.inputs.inputs, *model.metadata.signature.outputs.inputs)] == [
-        (-1, 1, 8, 8), (-1, 10),
-    ]  # fmt: skip
+    assert [
+        spec.shape
+        for spec in (
+            *model.metadata.signature.inputs.inputs,
+            *model.metadata.signature.outputs.inputs,
+        )
+    ] == [
+        (-1, 1, 8, 8),
+        (-1, 10),
+    ]
     shown = np.load(next((tracked_store.root / "data").glob("*/validation_inputs.npy")))[:2]
     assert np.allclose(np.array(example["inputs"]), shown.transpose(0, 3, 1, 2) / 255)
 
     logged = client.get_logged_model(model.metadata.model_id)
     assert (
-        logged.tags["mlflow.note.content"].startswith("# mine-1-a") and f'"name": "{NAME}"' in logged.tags["mlflow.modelVersions"]
+        logged.tags["mlflow.note.content"].startswith("# mine-1-a")
+        and f'"name": "{NAME}"' in logged.tags["mlflow.modelVersions"]
     )
     shown_metrics = {(metric.key, metric.dataset_name): metric.value for metric in logged.metrics}
     assert shown_metrics["student/test/best/accuracy", "digits"] == 0.3
@@ -89,7 +109,8 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     assert parent.data.tags["model.name"] == NAME and parent.data.tags["model.version"] == "1"
     assert [output.model_id for output in parent.outputs.model_outputs] == [model.metadata.model_id]
     assert f"[{NAME}](#/models/{NAME})" in parent.data.tags["mlflow.note.content"]
-    linked = f"(#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/configuration.json)"
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    linked = f"({page}/artifacts/configuration.json)"
     assert linked in parent.data.tags["mlflow.note.content"]
     told(tracked_store, sweep)  # a resume without work
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
@@ -97,7 +118,9 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     told(tracked_store, sweep, with_student(sweep, 2, 0.9))
     versions = client.search_model_versions(f"name = '{NAME}'")
     assert {str(entry.version): entry.tags["trial"] for entry in versions} == {"1": "1", "2": "2"}
-    assert np.allclose(loaded(tracked_store, sweep).predict(images), logits(2, images, sweep), atol=1e-5)
+    assert np.allclose(
+        loaded(tracked_store, sweep).predict(images), logits(2, images, sweep), atol=1e-5
+    )
     best = {key: run_of(tracked_store, sweep, key).data.tags.get("best") for key in ("0", "1", "2")}
     assert best == {"0": None, "1": None, "2": "true"}
 
@@ -121,17 +144,26 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
         model_registry.register(*asked)
     answers = [model_registry.register(*asked) for _ in range(2)]
     assert answers == [{"model.name": NAME, "model.version": "1"}] * 2
-    assert len(client.search_logged_models([run.experiment_id])) == len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert (
+        len(client.search_logged_models([run.experiment_id]))
+        == len(client.search_model_versions(f"name = '{NAME}'"))
+        == 1
+    )
 
 
-def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(tracked_store: Store) -> None:
+def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(
+    tracked_store: Store,
+) -> None:
     sweep = begun(tracked_store)
     trial = with_student(sweep, 0, 0.5)
     for file in (sweep.trial_folder(0) / "checkpoint").glob("*.safetensors"):
         file.unlink()
     told(tracked_store, sweep, trial)
     tags = run_of(tracked_store, sweep, "parent").data.tags
-    assert "the weights of trial 0 of 'mine' were removed" in tags["model.missing"] and "model.name" not in tags
+    assert (
+        "the weights of trial 0 of 'mine' were removed" in tags["model.missing"]
+        and "model.name" not in tags
+    )
     assert not client_of(tracked_store, sweep).search_registered_models()
     assert not Path(sweep.folder / "outbox-refused.jsonl").exists()
 
@@ -142,8 +174,18 @@ def test_runs_say_what_they_are_of(tracked_store: Store) -> None:
     told(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="failed")
     for key in ("parent", "0"):
         run = run_of(tracked_store, sweep, key)
-        assert {"method": "kd", "student": "cnn", "teacher": "mlp", "data": "digits"}.items() <= run.data.tags.items()
+        assert {
+            "method": "kd",
+            "student": "cnn",
+            "teacher": "mlp",
+            "data": "digits",
+        }.items() <= run.data.tags.items()
         (used,) = run.inputs.dataset_inputs
-        assert (used.dataset.name, used.dataset.digest) == ("digits", read_json(sweep.folder / "data.json")["fingerprint"])
-    found = client_of(tracked_store, sweep).search_runs([run.info.experiment_id], "dataset.name = 'digits' and tags.kind = 'trial'")
+        assert (used.dataset.name, used.dataset.digest) == (
+            "digits",
+            read_json(sweep.folder / "data.json")["fingerprint"],
+        )
+    found = client_of(tracked_store, sweep).search_runs(
+        [run.info.experiment_id], "dataset.name = 'digits' and tags.kind = 'trial'"
+    )
     assert [entry.info.run_name for entry in found] == ["mine/000 kd"]

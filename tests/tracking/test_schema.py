@@ -19,7 +19,12 @@ from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
 from orchestrator.tracking._client import connect, short, verdict
-from orchestrator.tracking.schema import create_schema, require_schema, schema_problem, upgrade_command
+from orchestrator.tracking.schema import (
+    create_schema,
+    require_schema,
+    schema_problem,
+    upgrade_command,
+)
 
 OLDER = "451aebb31d03"  # MLflow's second revision
 
@@ -41,25 +46,41 @@ def test_the_newest_revision_is_that_of_mlflow() -> None:
     assert head == _get_latest_schema_revision() and {head, OLDER} <= revisions
 
 
-def test_an_older_schema_is_refused_with_the_command_that_mends_it(tmp_path: Path, empty_database: Path) -> None:
+def test_an_older_schema_is_refused_with_the_command_that_mends_it(
+    tmp_path: Path, empty_database: Path
+) -> None:
     database = tmp_path / "my%20runs a?b#c'd" / "mlflow.db"
     database.parent.mkdir()
     shutil.copy(empty_database, database)
     require_schema(database)
     set_version(database, OLDER)
-    with pytest.raises(PreflightError, match=f"is out of date .its schema is {OLDER}, MLflow .* needs") as raised:
+    with pytest.raises(
+        PreflightError, match=f"is out of date .its schema is {OLDER}, MLflow .* needs"
+    ) as raised:
         connect(database_uri(database))
     command = upgrade_command(database)
-    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
-    assert words.stdout.splitlines() == ["python", "-m", "mlflow", "db", "upgrade", database_uri(database)], "as a shell reads it"
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True
+    )
+    assert words.stdout.splitlines() == [
+        "python",
+        "-m",
+        "mlflow",
+        "db",
+        "upgrade",
+        database_uri(database),
+    ], "as a shell reads it"
     assert f"run `{command}`" in str(raised.value) and command in short(raised.value)
     assert verdict(raised.value) == "away", "what is written waits for it"
 
 
 @pytest.mark.parametrize(
-    ("version", "allowed", "said"), [("f" * 12, "at most {}", "newer MLflow"), (OLDER, "{}", "python -m mlflow db upgrade")]
+    ("version", "allowed", "said"),
+    [("f" * 12, "at most {}", "newer MLflow"), (OLDER, "{}", "python -m mlflow db upgrade")],
 )
-def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str, allowed: str, said: str) -> None:
+def test_ui_and_doctor_refuse_another_schema(
+    tracked_store: Store, version: str, allowed: str, said: str
+) -> None:
     set_version(tracked_store.database, version)
     with pytest.raises(PreflightError, match=said):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
@@ -69,20 +90,32 @@ def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str,
     found = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
     assert found.fitness == "bad" and said in found.said
     for configuration in (load(None, []), shared):
-        assert said in schema_problem(tracked_store, configuration), "a plan and the start of a run say so too"
+        assert said in schema_problem(tracked_store, configuration), (
+            "a plan and the start of a run say so too"
+        )
 
 
-def test_a_database_of_the_installed_mlflow_and_one_that_is_not_there_are_no_problem(tracked_store: Store, tmp_path: Path) -> None:
-    assert schema_problem(tracked_store, load(None, [])) == schema_problem(Store(tmp_path / "none"), load(None, [])) == ""
+def test_a_database_of_the_installed_mlflow_and_one_that_is_not_there_are_no_problem(
+    tracked_store: Store, tmp_path: Path
+) -> None:
+    assert (
+        schema_problem(tracked_store, load(None, []))
+        == schema_problem(Store(tmp_path / "none"), load(None, []))
+        == ""
+    )
 
 
 def test_a_change_of_the_schema_that_was_cut_off_is_named(tracked_store: Store) -> None:
     execute(tracked_store.database, "CREATE TABLE _alembic_tmp_experiments (experiment_id INTEGER)")
-    with pytest.raises(PreflightError, match=r"is incomplete: .* left the table _alembic_tmp_experiments"):
+    with pytest.raises(
+        PreflightError, match=r"is incomplete: .* left the table _alembic_tmp_experiments"
+    ):
         require_schema(tracked_store.database)
 
 
-def test_of_several_first_runs_one_makes_the_schema(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_first_runs_one_makes_the_schema(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database, made, together = tmp_path / "mlflow.db", [], threading.Barrier(4)
 
     def initialize(aside: Path, artifacts: Path) -> None:
@@ -104,7 +137,9 @@ def test_of_several_first_runs_one_makes_the_schema(tmp_path: Path, empty_databa
     require_schema(database)
 
 
-def test_a_schema_whose_making_was_cut_off_leaves_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_whose_making_was_cut_off_leaves_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cut_off(database: Path, artifacts: Path) -> None:
         database.write_bytes(b"half")
         raise KeyboardInterrupt

@@ -54,19 +54,26 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert is_finished(sweep)
 
     monkeypatch.setattr(writing, "connect", connect)
-    monkeypatch.setattr(module, "open_dispatcher", lambda *given: pytest.fail("nothing is to be trained"))
+    monkeypatch.setattr(
+        module, "open_dispatcher", lambda *given: pytest.fail("nothing is to be trained")
+    )
     show = Watch()
     sweep.state = "failed"  # as after a death of Ray and the driver at the end of the last trial
     run_sweep(sweep, tracked_store, data, None, show, resume=True)
     assert show.notes == [] and sweep.state == "finished"
     left = Sweep.open(tracked_store, "mine")
-    assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], "nothing is unsent any more"
+    assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], (
+        "nothing is unsent any more"
+    )
     banner = summary.banner(Facts.of(left), Commands("", "", "", "", ""))
     assert not any("MLflow" in text for text in banner) and "a node was lost" in banner
     client = connect(f"sqlite:///{tracked_store.database}")
     experiment = client.get_experiment_by_name("tests")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert {name: run.info.status for name, run in runs.items()} == {"mine": "FINISHED", "mine/000 kd": "FINISHED"}
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "mine": "FINISHED",
+        "mine/000 kd": "FINISHED",
+    }
     assert runs["mine/000 kd"].data.metrics == {"validation/accuracy": 0.1}
     sweep.configuration = load(None, ["search.trials=2"])
     assert not is_finished(sweep), "there is another trial to train"

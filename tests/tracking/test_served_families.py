@@ -27,4 +27,7 @@ def test_what_is_served_gives_the_logits_of_the_student(name: str, tmp_path: Pat
     images = np.random.default_rng(0).random((5, *shape), np.float32)
     with torch.no_grad():
         expected = network((torch.from_numpy(images) - 0.4) / 0.2).logits.numpy()
-    assert np.abs(served.predict(None, images) - expected).max() <= FORMATS["torchexport"].tolerance * np.abs(expected).max()
+    assert (
+        np.abs(served.predict(None, images) - expected).max()
+        <= FORMATS["torchexport"].tolerance * np.abs(expected).max()
+    )

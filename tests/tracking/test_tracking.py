@@ -26,7 +26,10 @@ def test_a_removed_experiment_and_a_removed_database_are_made_again(tracked_stor
         client = MlflowClient(tracking_uri(store, sweep.configuration))
         experiment = client.get_experiment_by_name("tests")
         assert experiment is not None and experiment.lifecycle_stage == "active", step
-        assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"mine", "mine/000 kd"}
+        assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {
+            "mine",
+            "mine/000 kd",
+        }
         if step == "first":
             client.delete_experiment(experiment.experiment_id)
             sweep.folder.joinpath("mlflow.json").unlink()  # as for a new sweep
@@ -42,7 +45,9 @@ def test_a_resumed_sweep_goes_on_with_its_runs(tracked_store: Store) -> None:
     sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
     trial = Trial(0, {"temperature": 2.0}, state="running")
     sweep.save_trial(trial)
-    for epoch, (state, ended) in enumerate([("waiting", "interrupted"), ("complete", "finished")], start=1):
+    for epoch, (state, ended) in enumerate(
+        [("waiting", "interrupted"), ("complete", "finished")], start=1
+    ):
         tracker = Tracker(store, sweep)
         tracker.trial_started(trial)
         trial.value = 0.5 * epoch
@@ -67,14 +72,24 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tracked_store: St
     store = tracked_store
     from mlflow import MlflowClient
 
-    configuration = load(None, ["project=tests", "search.scheduler=pbt", "search.methods=[kd, ttm]"])
+    configuration = load(
+        None, ["project=tests", "search.scheduler=pbt", "search.methods=[kd, ttm]"]
+    )
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
-    trial = Trial(0, {"method.name": "kd", "kd.temperature": 2.0, "training.learning_rate": 0.1}, state="running")
+    trial = Trial(
+        0,
+        {"method.name": "kd", "kd.temperature": 2.0, "training.learning_rate": 0.1},
+        state="running",
+    )
     sweep.save_trial(trial)
     for epoch in (5, 10):  # the second time after a resume
         tracker = Tracker(store, sweep)
         tracker.trial_started(trial)
-        params = {"method.name": "ttm", "ttm.temperature": 3.0 * epoch, "training.learning_rate": 0.2 * epoch}
+        params = {
+            "method.name": "ttm",
+            "ttm.temperature": 3.0 * epoch,
+            "training.learning_rate": 0.2 * epoch,
+        }
         trial.changes = [*trial.changes, {"epoch": epoch, "source": 3, "params": params}]
         tracker.trial_changed(trial)
         tracker.trial_ended(trial)
@@ -87,15 +102,21 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tracked_store: St
         ("training.learning_rate", [(0, 0.1), (5, 1.0), (10, 2.0)]),
     ]:
         history = client.get_metric_history(run.info.run_id, f"setting/{name}")
-        assert [(point.step, "nan" if math.isnan(point.value) else point.value) for point in history] == points
+        assert [
+            (point.step, "nan" if math.isnan(point.value) else point.value) for point in history
+        ] == points
     assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
     assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
     assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
-    text = Path(client.download_artifacts(run.info.run_id, "configuration.json", str(store.root))).read_text()
+    text = Path(
+        client.download_artifacts(run.info.run_id, "configuration.json", str(store.root))
+    ).read_text()
     assert json.loads(text)["training"]["learning_rate"] == 2.0
 
 
-def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they_leave(tracked_store: Store) -> None:
+def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they_leave(
+    tracked_store: Store,
+) -> None:
     store = tracked_store
     from mlflow import MlflowClient
 
@@ -110,8 +131,12 @@ def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they
             trial.changes = [{"epoch": 3, "source": 1, "params": {"depth": 4, "beta": 0.1}}]
             tracker.trial_changed(trial)
         tracker.close("finished")
-        run = MlflowClient(tracking_uri(store, configuration)).get_run(read_json(sweep.folder / "mlflow.json")["0"])
-        found.append({name: value for name, value in run.data.tags.items() if name.startswith("setting/")})
+        run = MlflowClient(tracking_uri(store, configuration)).get_run(
+            read_json(sweep.folder / "mlflow.json")["0"]
+        )
+        found.append(
+            {name: value for name, value in run.data.tags.items() if name.startswith("setting/")}
+        )
     assert found == [{"setting/depth": "2", "setting/loss": "mse"}, {"setting/depth": "4"}]
     assert math.isnan(run.data.metrics["setting/alpha"]) and run.data.metrics["setting/beta"] == 0.1
 
@@ -141,7 +166,10 @@ def all_runs(store: Store, sweep: Sweep) -> list[tuple[str, str]]:
     client = MlflowClient(tracking_uri(store, sweep.configuration))
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    return sorted((run.info.run_name, run.info.status) for run in client.search_runs([experiment.experiment_id]))
+    return sorted(
+        (run.info.run_name, run.info.status)
+        for run in client.search_runs([experiment.experiment_id])
+    )
 
 
 def die(tracker: Tracker) -> None:
@@ -183,11 +211,22 @@ def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: S
         # killed before the tracker received it; it never received the other one
         sweep.save_trial(each)
     Tracker(store, sweep).close("finished")
-    assert all_runs(store, sweep) == [("mine", "FINISHED"), ("mine/000 kd", "FINISHED"), ("mine/001 kd", "FAILED")]
-    assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    assert all_runs(store, sweep) == [
+        ("mine", "FINISHED"),
+        ("mine/000 kd", "FINISHED"),
+        ("mine/001 kd", "FAILED"),
+    ]
+    assert history(store, sweep, "0", "validation/accuracy") == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.3),
+        (4, 0.4),
+    ]
     best = history(store, sweep, "parent", "best_so_far")
     Tracker(store, sweep).close("finished")
-    assert best == history(store, sweep, "parent", "best_so_far") == [(0, 0.4)], "and nothing is told twice"
+    assert best == history(store, sweep, "parent", "best_so_far") == [(0, 0.4)], (
+        "and nothing is told twice"
+    )
     sweep.state = "finished"
     quiet = Tracker(store, sweep)
     assert quiet.writer.unsent == 0 and quiet.close("finished") == 0 and not quiet.writer.started

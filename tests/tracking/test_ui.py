@@ -26,7 +26,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
         def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
             started.append(command)
-            assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "eight processes that nobody needs here"
+            assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", (
+                "eight processes that nobody needs here"
+            )
             assert env["MLFLOW_DISABLE_TELEMETRY"] == "false", "who sets a variable decides"
 
         def wait(self, timeout: float | None = None) -> int:
@@ -42,10 +44,15 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return dict(zip(words[3::2], words[4::2], strict=True))
 
 
-DEAF = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+DEAF = (
+    "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+)
 
 
-def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(command: list[str], **more: Any) -> subprocess.Popen[bytes]:
@@ -68,12 +75,17 @@ def test_it_listens_on_loopback_alone(command: dict[str, str]) -> None:
     assert command["--host"] == "127.0.0.1" and command["--port"] == "5000"
 
 
-@pytest.mark.parametrize("host", ["localhost:5000", "127.0.0.1:5000", "localhost", "127.0.0.1:8080"])
+@pytest.mark.parametrize(
+    "host", ["localhost:5000", "127.0.0.1:5000", "localhost", "127.0.0.1:8080"]
+)
 def test_this_machine_is_let_in_by_whatever_tunnel(command: dict[str, str], host: str) -> None:
     assert allowed(command, host)
 
 
-@pytest.mark.parametrize("host", ["10.example.org:5000", "192.168.example.org", "localhost.example.org:5000", "example.org", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["10.example.org:5000", "192.168.example.org", "localhost.example.org:5000", "example.org", ""],
+)
 def test_a_page_elsewhere_is_not(command: dict[str, str], host: str) -> None:
     assert not allowed(command, host)
 

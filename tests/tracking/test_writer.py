@@ -60,7 +60,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Writer, list[str]]]]:
+def writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Writer, list[str]]]]:
     made: list[Writer] = []
 
     def make(server: Server, uri: str = "http://server") -> tuple[Writer, list[str]]:
@@ -123,7 +125,12 @@ def test_an_outage_loses_nothing_and_is_said_once(writer: Any) -> None:
     hand_over(found, write(0), write(1))
     found.begin()
     until(lambda: found.writes.tries > 20)
-    assert len(said) == 1 and "trials go on" in said[0] and "secret" not in said[0] and server.taken == []
+    assert (
+        len(said) == 1
+        and "trials go on" in said[0]
+        and "secret" not in said[0]
+        and server.taken == []
+    )
     server.up = True
     hand_over(found, write(2))
     assert found.close() == 0 and server.numbers == [0, 1, 2]
@@ -163,7 +170,9 @@ def test_what_is_refused_is_set_aside_and_the_others_go_on(writer: Any) -> None:
     assert (found.folder / REFUSED).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(
+    writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "STUBBORN", 3)
     server = Server(lambda given: Answer(500) if given["number"] == 1 else None)
     found, said = writer(server)
@@ -187,11 +196,18 @@ def test_wrong_credentials_are_said_once_and_the_writes_kept(status: int, writer
     found, said = writer(server)
     hand_over(found, write(0), write(1))
     assert found.close() == 2 and server.taken == []
-    assert sum("MLFLOW_TRACKING_USERNAME" in text for text in said) == 1 and "abc" not in "".join(said)
+    assert sum("MLFLOW_TRACKING_USERNAME" in text for text in said) == 1 and "abc" not in "".join(
+        said
+    )
     assert "2 writes to MLflow were not sent" in said[-1] and "sweep --resume mine" in said[-1]
     server.fails = lambda given: None
     again, said = writer(server)
-    assert again.close() == 0 and server.numbers == [0, 1] and said == [] and server.again == [True, True]
+    assert (
+        again.close() == 0
+        and server.numbers == [0, 1]
+        and said == []
+        and server.again == [True, True]
+    )
 
 
 def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> None:
@@ -201,7 +217,13 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
         found, _ = writer(server)
         hand_over(found, *map(write, range(6)))
 
-        def perform(client: Any, writes: Sequence[Write], again: bool, at: int = killed, found: Writer = found) -> None:
+        def perform(
+            client: Any,
+            writes: Sequence[Write],
+            again: bool,
+            at: int = killed,
+            found: Writer = found,
+        ) -> None:
             server.perform(client, writes, again)
             if writes[0]["number"] == at:  # MLflow has it, and the process ends before the answer
                 found.given_up.set()
@@ -216,7 +238,9 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
         assert server.again[killed + 1], "the one that nobody knows of is looked for"
 
 
-def test_a_server_that_never_answers_is_given_up(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_given_up(
+    writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "INTERRUPTED_S", 0.3)
     monkeypatch.setattr(writing, "NOTICE_S", 0.0)
     hangs = threading.Event()
@@ -225,11 +249,15 @@ def test_a_server_that_never_answers_is_given_up(writer: Any, monkeypatch: pytes
     found.perform = lambda client, writes, again: hangs.wait(20)
     hand_over(found, write(0), write(1))
     assert found.close(hurried=True) == 2
-    assert said[0] == "waiting for MLflow: 2 writes unsent" and said[1].startswith("2 writes to MLflow were not sent")
+    assert said[0] == "waiting for MLflow: 2 writes unsent" and said[1].startswith(
+        "2 writes to MLflow were not sent"
+    )
     hangs.set()
     found.thread.join(10)
     again, _ = writer(server)
-    assert again.close() == 0 and server.numbers == [0, 1], "what an abandoned thread did is not believed"
+    assert again.close() == 0 and server.numbers == [0, 1], (
+        "what an abandoned thread did is not believed"
+    )
 
 
 def test_nothing_to_send_starts_nothing(writer: Any) -> None:
@@ -246,44 +274,72 @@ def test_errors_are_told_apart() -> None:
     response.status_code = 403
     expected = {
         "away": [
-            ConnectionError(), TimeoutError(), Refused(), OSError(28, "full"), Answer(503), Answer(429), MlflowException("any"),
+            ConnectionError(),
+            TimeoutError(),
+            Refused(),
+            OSError(28, "full"),
+            Answer(503),
+            Answer(429),
+            MlflowException("any"),
             Answer(404, "ENDPOINT_NOT_FOUND"),
         ],
-        "denied": [Answer(401), HTTPError(response=response), RestException({"error_code": "PERMISSION_DENIED"})],
-        "refused": [
-            KeyError("run"), RestException({"error_code": "INVALID_PARAMETER_VALUE"}), Answer(404, "RESOURCE_DOES_NOT_EXIST"),
+        "denied": [
+            Answer(401),
+            HTTPError(response=response),
+            RestException({"error_code": "PERMISSION_DENIED"}),
         ],
-    }  # fmt: skip
+        "refused": [
+            KeyError("run"),
+            RestException({"error_code": "INVALID_PARAMETER_VALUE"}),
+            Answer(404, "RESOURCE_DOES_NOT_EXIST"),
+        ],
+    }
     for found, errors in expected.items():
         assert {verdict(error) for error in errors} == {found}, found
 
 
 def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame-42")
-    pool = "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): Max retries exceeded with url: /api/"
+    pool = (
+        "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): "
+        "Max retries exceeded with url: /api/"
+    )
     for caused, expected in {
-        "(Caused by NewConnectionError('<x at 0x1>: Failed: [Errno 111] Connection refused'))": "[Errno 111] Connection refused",
+        "(Caused by NewConnectionError('<x at 0x1>: Failed: [Errno 111] Connection "
+        "refused'))": "[Errno 111] Connection refused",
         "(Caused by ResponseError('too many 503 error responses'))": "too many 503 error responses",
         "Read timed out. (read timeout=10)": "timed out",
     }.items():
         assert writing.short(OSError(f"{pool} {caused}")) == expected
     assert writing.short(ValueError("sesame-42 is\nwrong")) == "*** is wrong"
-    assert writing.short(ValueError()) == "ValueError" and len(writing.short(ValueError("x" * 1000))) == 200
+    assert (
+        writing.short(ValueError()) == "ValueError"
+        and len(writing.short(ValueError("x" * 1000))) == 200
+    )
 
 
-def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in (*writing.PATIENCE, *writing.QUIET):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     writing.connect("http://127.0.0.1:1")
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert (
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+        and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    )
     assert all(os.environ[name] == value for name, value in writing.QUIET.items())
 
 
-def test_the_end_is_as_patient_as_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_is_as_patient_as_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray's end, which comes before, restores the environment of its start."""
     for name, value in (writing.PATIENCE | writing.QUIET).items():
         monkeypatch.setenv(name, value)
         monkeypatch.delenv(name)
     assert Writer("http://127.0.0.1:1", tmp_path, lambda *given: None).close() == 0
-    assert all(os.environ[name] == value for name, value in (writing.PATIENCE | writing.QUIET).items())
+    assert all(
+        os.environ[name] == value for name, value in (writing.PATIENCE | writing.QUIET).items()
+    )

@@ -17,16 +17,27 @@ from orchestrator.data.views import Views
 from orchestrator.models.build import build
 
 SMALL = (
-    "method.name=remembering", "data.limit.train=140", "data.limit.validation=40", "data.limit.test=40", "training.batch_size=32",
-    "data.augmentation=crop", "data.views=2", "training.epochs=4",
-)  # fmt: skip
+    "method.name=remembering",
+    "data.limit.train=140",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "training.batch_size=32",
+    "data.augmentation=crop",
+    "data.views=2",
+    "training.epochs=4",
+)
 STUDENTS = {
     "own": ("student.name=cnn", "student.width=4", "method.source=own"),
     "peers": (
-        "student.name=cnn", "student.width=4", "method.source=peers",
-        "peers.b.network.name=mlp", "peers.b.network.width=6", "peers.c.network.name=mlp", "peers.c.network.width=5",
+        "student.name=cnn",
+        "student.width=4",
+        "method.source=peers",
+        "peers.b.network.name=mlp",
+        "peers.b.network.width=6",
+        "peers.c.network.name=mlp",
+        "peers.c.network.width=5",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,9 @@ class Remembering(Method):
         loss = batch.cross_entropy()
         if self.knowledge is None:
             return Objective(loss, {"remembered": loss.new_zeros(())})
-        said, features, _, members, _ = (getattr(self.knowledge, name) for name in self.knowledge.__dataclass_fields__)
+        said, features, _, members, _ = (
+            getattr(self.knowledge, name) for name in self.knowledge.__dataclass_fields__
+        )
         target = said[batch.index] + features[batch.index].mean(dim=1, keepdim=True)
         if members is not None:
             target = target + members[batch.index, None]
@@ -81,7 +94,9 @@ METHODS_WITH_IT: dict[str, type[Method]] = {**METHODS, "remembering": Rememberin
 def clean(spec: TrialSpec) -> Tensor:
     """Return the images (n, C, H, W) of the training part, as networks receive them."""
     dataset, configuration = Dataset.open(spec.data), spec.configuration
-    (whole,) = Batches(dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0).ordered("train")
+    (whole,) = Batches(
+        dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0
+    ).ordered("train")
     return whole.inputs
 
 
@@ -115,7 +130,11 @@ def brute_force(
         similarity = torch.cosine_similarity(features[query][None], features, dim=1).tolist()
         order = sorted(range(len(labels)), key=similarity.__getitem__, reverse=True)
         for place, (same, asked) in enumerate(((True, positives), (False, negatives))):
-            fit = [each for each in order if able[each] and each != query and (classes[each] == classes[query]) == same][:asked]
+            fit = [
+                each
+                for each in order
+                if able[each] and each != query and (classes[each] == classes[query]) == same
+            ][:asked]
             missing = asked - len(fit)
             tables[place].append([*fit, *[-1] * missing])
             tables[place + 2].append([*(similarity[other] for other in fit), *[0.0] * missing])

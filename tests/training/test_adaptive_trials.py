@@ -20,7 +20,13 @@ from orchestrator.data.passes import Inputs
 from orchestrator.training._optimization import learning_rate, optimizer, set_rates
 from orchestrator.training._student import TrainedStudent
 
-SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2")
+SMALL = (
+    "data.limit.train=96",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "data.augmentation=crop",
+    "data.views=2",
+)
 MLP = (*SMALL, "training.batch_size=16", "student.name=mlp", "student.width=8")
 CNN = (*SMALL, "training.batch_size=16", "student.name=cnn", "student.width=4")
 
@@ -34,13 +40,20 @@ def gap(name: str) -> tuple[str, ...]:
 
 
 FORMS: dict[str, tuple[str, ...]] = {
-    **{name: (f"method.alpha_schedule={name}",) for name in ("constant", "linear", "cosine", "step")},
+    **{
+        name: (f"method.alpha_schedule={name}",)
+        for name in ("constant", "linear", "cosine", "step")
+    },
     **{name: learnable(name) for name in ("raw", "uncertainty", "entropy", "bayes", "bilevel")},
     **{name: gap(name) for name in ("ratio", "kl", "label", "acc")},
     "kl-sample": (*gap("kl"), "method.alpha_per_sample=true"),
 }
 CAM = ("method.cam=true", "method.cam_width=8", "method.cam_heads=2")
-STATEFUL = {name: ("method.name=akd", *FORMS[name]) for name in FORMS if name not in ("constant", "kl-sample")} | {
+STATEFUL = {
+    name: ("method.name=akd", *FORMS[name])
+    for name in FORMS
+    if name not in ("constant", "kl-sample")
+} | {
     "bilevel-often": ("method.name=akd", *learnable("bilevel"), "method.alpha_every=4"),
     "cam": ("method.name=akd", *CAM),
     "cam-joint": ("method.name=akd", *CAM, "method.cam_grad=joint"),
@@ -58,8 +71,18 @@ def bits(value: Any, path: str = "") -> dict[str, bytes]:
     """Return every tensor of a state as bytes by its path, so that NaN equals NaN."""
     if isinstance(value, Tensor):
         return {path: value.contiguous().numpy().tobytes()}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {name: content for key, inner in items for name, content in bits(inner, f"{path}/{key}").items()}
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return {
+        name: content
+        for key, inner in items
+        for name, content in bits(inner, f"{path}/{key}").items()
+    }
 
 
 def everything(spec: TrialSpec) -> dict[str, bytes]:
@@ -72,7 +95,8 @@ def everything(spec: TrialSpec) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*(("akd", form) for form in FORMS), *((name, "raw") for name in WEIGHTED if name != "akd")]
+    ("name", "form"),
+    [*(("akd", form) for form in FORMS), *((name, "raw") for name in WEIGHTED if name != "akd")],
 )
 def test_every_alpha_and_every_method_trains(name: str, form: str, distil: Specify) -> None:
     spec = distil(*MLP, "training.epochs=2", f"method.name={name}", *FORMS[form])
@@ -83,7 +107,9 @@ def test_every_alpha_and_every_method_trains(name: str, form: str, distil: Speci
         assert 0 < record["metrics"]["train/alpha"] < 1
 
 
-@pytest.mark.parametrize(("form", "epoch"), [*((form, 1) for form in STATEFUL), ("cam-bilevel", 2), ("kl", 2)])
+@pytest.mark.parametrize(
+    ("form", "epoch"), [*((form, 1) for form in STATEFUL), ("cam-bilevel", 2), ("kl", 2)]
+)
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(form: str, epoch: int, distil: Specify) -> None:
     pairs = (*CNN, "training.epochs=3", *STATEFUL[form])
     whole, broken = (distil(*pairs, folder=folder) for folder in ("whole", "broken"))
@@ -94,15 +120,24 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(form: str, epoch: int, disti
     assert everything(broken) == everything(whole)
     for mine, ours in zip(again, records[epoch - 1 :], strict=True):
         names = [
-            name for name in ours["metrics"] if name.startswith(("train/", "validation/", "test/")) and "per_second" not in name
+            name
+            for name in ours["metrics"]
+            if name.startswith(("train/", "validation/", "test/")) and "per_second" not in name
         ]
-        assert {name: mine["metrics"][name] for name in names} == {name: ours["metrics"][name] for name in names}
+        assert {name: mine["metrics"][name] for name in names} == {
+            name: ours["metrics"][name] for name in names
+        }
 
 
-@pytest.mark.parametrize("form", ["raw", "uncertainty", "entropy", "bayes", "bilevel", "ratio", "kl", "acc", "cam"])
+@pytest.mark.parametrize(
+    "form", ["raw", "uncertainty", "entropy", "bayes", "bilevel", "ratio", "kl", "acc", "cam"]
+)
 def test_what_the_resume_restores_has_moved_from_where_it_began(form: str, distil: Specify) -> None:
     """Otherwise the test above would have no effect."""
-    first, later = (distil(*CNN, f"training.epochs={epochs}", *STATEFUL[form], folder=str(epochs)) for epochs in (1, 3))
+    first, later = (
+        distil(*CNN, f"training.epochs={epochs}", *STATEFUL[form], folder=str(epochs))
+        for epochs in (1, 3)
+    )
     records_of(first), records_of(later)
     one, other = saved(first).method, saved(later).method
     assert set(one) == set(other) and one
@@ -111,7 +146,9 @@ def test_what_the_resume_restores_has_moved_from_where_it_began(form: str, disti
 
 
 @pytest.mark.parametrize("form", ["raw", "bilevel", "cam", "cam-bilevel"])
-def test_the_student_that_is_exported_holds_nothing_of_the_method(form: str, distil: Specify) -> None:
+def test_the_student_that_is_exported_holds_nothing_of_the_method(
+    form: str, distil: Specify
+) -> None:
     spec, plain = (
         distil(*CNN, "training.epochs=1", *STATEFUL[form]),
         distil(*CNN, "training.epochs=1", "method.name=kd", folder="kd"),
@@ -119,13 +156,21 @@ def test_the_student_that_is_exported_holds_nothing_of_the_method(form: str, dis
     records_of(spec), records_of(plain)
     for file in ("student.safetensors", "best.safetensors"):
         found, expected = (load_file(one.folder / CHECKPOINT / file) for one in (spec, plain))
-        assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in expected.items()}
+        assert {key: value.shape for key, value in found.items()} == {
+            key: value.shape for key, value in expected.items()
+        }
     own = load_file(spec.folder / CHECKPOINT / "method.safetensors")
     assert own and not set(own) & set(found)
 
 
 def test_dropout_and_views_resume_to_the_bit_beside_a_look_ahead(distil: Specify) -> None:
-    pairs = (*MLP, "student.dropout=0.3", "training.epochs=3", "training.gradient_clip=0.5", *STATEFUL["cam-bilevel"])
+    pairs = (
+        *MLP,
+        "student.dropout=0.3",
+        "training.epochs=3",
+        "training.gradient_clip=0.5",
+        *STATEFUL["cam-bilevel"],
+    )
     whole, broken = (distil(*pairs, folder=folder) for folder in ("whole", "broken"))
     records_of(whole)
     records_of(broken, dies_after=1)
@@ -152,11 +197,23 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
 
     monkeypatch.setattr(Weighted, "look_ahead", looked)
     monkeypatch.setattr(TrainedStudent, "step", stepped)
-    records_of(distil(*MLP, "training.epochs=2", "method.name=akd", *learnable("bilevel"), f"method.alpha_every={every}"))
-    assert [at for at, _ in taken] == [epoch * 6 + look * every for epoch in range(2) for look in range(looks)]
+    records_of(
+        distil(
+            *MLP,
+            "training.epochs=2",
+            "method.name=akd",
+            *learnable("bilevel"),
+            f"method.alpha_every={every}",
+        )
+    )
+    assert [at for at, _ in taken] == [
+        epoch * 6 + look * every for epoch in range(2) for look in range(looks)
+    ]
 
 
-@pytest.mark.parametrize(("form", "looks"), [("raw", []), ("ratio", []), ("cam", []), ("bilevel-often", [2, 2])])
+@pytest.mark.parametrize(
+    ("form", "looks"), [("raw", []), ("ratio", []), ("cam", []), ("bilevel-often", [2, 2])]
+)
 def test_a_look_needs_nothing_that_others_pay_for(
     form: str, looks: list[int], distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,10 +240,16 @@ def test_alpha_keeps_its_rate_while_the_module_follows_the_schedule(
     def noted(self: TrainedStudent, batch: Any, answer: Any, progress: float) -> None:
         step(self, batch, answer, progress)
         rate, groups = learning_rate(self.recipe, progress), self.optimizer.param_groups
-        seen.append((rate, [group["lr"] for group in groups], [group["weight_decay"] for group in groups]))
+        seen.append(
+            (rate, [group["lr"] for group in groups], [group["weight_decay"] for group in groups])
+        )
 
     monkeypatch.setattr(TrainedStudent, "step", noted)
-    rates = ("training.learning_rate=0.1", "method.alpha_learning_rate=0.03", "method.cam_learning_rate=0.04")
+    rates = (
+        "training.learning_rate=0.1",
+        "method.alpha_learning_rate=0.03",
+        "method.cam_learning_rate=0.04",
+    )
     recipe = ("training.epochs=2", f"training.schedule={schedule}", "training.weight_decay=0.01")
     records_of(distil(*MLP, *recipe, *rates, "method.name=akd", *CAM, *learnable("raw")))
     assert len(seen) == 12 and (len({rate for rate, _, _ in seen}) == 12 or schedule == "constant")
@@ -201,7 +264,9 @@ def test_groups_without_a_rate_have_that_of_the_student(name: str) -> None:
     parts = [nn.Linear(1, 1) for _ in range(4)]
     own = [
         ParameterGroup(list(part.parameters()), rate, scheduled)
-        for part, rate, scheduled in zip(parts[1:], (None, 0.5, 0.5), (True, True, False), strict=True)
+        for part, rate, scheduled in zip(
+            parts[1:], (None, 0.5, 0.5), (True, True, False), strict=True
+        )
     ]
     recipe = Training.model_validate({"optimizer": name, "learning_rate": 0.4})
     made = optimizer(recipe, parts[0], own)

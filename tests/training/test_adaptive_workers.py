@@ -19,8 +19,19 @@ from tests.process_group import on_every_rank
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 2
 COMMON = (
-    *(f"training.epochs={EPOCHS}", "training.batch_size=16", "student.name=mlp", "student.width=8", "method.name=akd"),
-    *("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop"),
+    *(
+        f"training.epochs={EPOCHS}",
+        "training.batch_size=16",
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=akd",
+    ),
+    *(
+        "data.limit.train=128",
+        "data.limit.validation=40",
+        "data.limit.test=40",
+        "data.augmentation=crop",
+    ),
 )
 LEARNABLE = "method.alpha_schedule=learnable"
 TRIALS = {
@@ -33,7 +44,13 @@ TRIALS = {
     "acc": ("method.alpha_gap=acc",),
     "label": ("method.alpha_gap=label",),
     "cam": ("method.cam=true", "method.cam_width=8", "method.cam_heads=2"),
-    "stopped": ("method.cam=true", "method.cam_width=8", "method.cam_heads=2", LEARNABLE, "method.alpha_learnable=bilevel"),
+    "stopped": (
+        "method.cam=true",
+        "method.cam_width=8",
+        "method.cam_heads=2",
+        LEARNABLE,
+        "method.alpha_learnable=bilevel",
+    ),
 }
 CLOSE = [name for name in TRIALS if name != "stopped"]
 
@@ -45,10 +62,15 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 def worker(rank: int, world_size: int, root: Path) -> None:
     """Train every trial on one rank, and save alpha of every step and the method's last state."""
     for name in TRIALS:
-        save_file(said(trial(root, name), rank, world_size, name == "stopped"), root / f"{name}-{rank}.safetensors")
+        save_file(
+            said(trial(root, name), rank, world_size, name == "stopped"),
+            root / f"{name}-{rank}.safetensors",
+        )
 
 
-def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False) -> dict[str, torch.Tensor]:
+def said(
+    spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False
+) -> dict[str, torch.Tensor]:
     """Return a rank's alphas, weights and method state; the trial may be stopped and resumed."""
     learners, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
     original = Trace.step
@@ -68,14 +90,18 @@ def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = Fa
     last = learners[-1]
     found = {f"student.{key}": value for key, value in last.student.state_dict().items()}
     found |= {f"method.{key}": value for key, value in last.method.state_dict().items()}
-    return {key: value.detach().contiguous().clone() for key, value in found.items()} | {"alphas": torch.stack(alphas)}
+    return {key: value.detach().contiguous().clone() for key, value in found.items()} | {
+        "alphas": torch.stack(alphas)
+    }
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder in which two workers have trained all trials."""
     folder = tmp_path_factory.mktemp("adaptive")
-    add_teacher(trial(folder, "raw"), scale=15)  # far from the student: alpha is not at the end of its clamp
+    add_teacher(
+        trial(folder, "raw"), scale=15
+    )  # far from the student: alpha is not at the end of its clamp
     on_every_rank(WORKERS, worker, folder)
     return folder
 
@@ -95,7 +121,9 @@ def test_both_ranks_have_one_student_one_method_and_one_alpha(name: str, root: P
 def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path) -> None:
     alone = said(trial(root, name, folder=f"{name}-alone"))
     ranks = [load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS)]
-    torch.testing.assert_close((ranks[0]["alphas"] + ranks[1]["alphas"]) / 2, alone["alphas"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        (ranks[0]["alphas"] + ranks[1]["alphas"]) / 2, alone["alphas"], rtol=1e-3, atol=1e-4
+    )
     assert alone["alphas"].std() > 1e-4, "alpha moves"
     for key, value in alone.items():
         if key.startswith("student."):
@@ -105,7 +133,10 @@ def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path
 def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
     """Two workers' histogram is that of one, except for samples that rounding moves."""
     said(trial(root, "label", folder="label-histogram"))
-    both, alone = (load_file(root / folder / "checkpoint" / "trace.safetensors") for folder in ("label", "label-histogram"))
+    both, alone = (
+        load_file(root / folder / "checkpoint" / "trace.safetensors")
+        for folder in ("label", "label-histogram")
+    )
     rows = both["epochs/alpha_histogram"]
     torch.testing.assert_close(rows.sum(1), torch.ones(EPOCHS))
     assert (rows - alone["epochs/alpha_histogram"]).abs().sum(1).max() <= 4 / 128

@@ -73,12 +73,19 @@ def test_it_is_what_the_student_says_after_the_epoch_of_the_clean_part(specify: 
 
 def test_it_counts_from_the_epoch_after_that(specify: Specify) -> None:
     records = records_of(specify(*SMALL, *STUDENTS["own"], "method.first=2"))
-    assert [record["metrics"]["train/remembered"] > 0 for record in records] == [False, False, True, True]
+    assert [record["metrics"]["train/remembered"] > 0 for record in records] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert all(record["metrics"]["seconds/bank"] > 0 for record in records)
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema"])
-def test_to_fill_it_leaves_no_trace(specify: Specify, monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
+def test_to_fill_it_leaves_no_trace(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch, fill: str
+) -> None:
     """Without updates of its bank, a student trains as without a bank, to the random numbers."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     monkeypatch.setattr(Remembering, "refresh", lambda self, knowledge: None)
@@ -88,12 +95,21 @@ def test_to_fill_it_leaves_no_trace(specify: Specify, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Remembering, "banking", Method.banking)
     records_of(without)
     found, expected = left(with_bank), left(without)
-    assert set(found) == set(expected) and all(torch.equal(value, found[key]) for key, value in expected.items())
+    assert set(found) == set(expected) and all(
+        torch.equal(value, found[key]) for key, value in expected.items()
+    )
 
 
-def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(specify: Specify) -> None:
+def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(
+    specify: Specify,
+) -> None:
     """This includes samples that the last incomplete batch dropped."""
-    still = ("data.augmentation=none", "training.learning_rate=1e-30", "method.fill=momentum", "method.momentum=0")
+    still = (
+        "data.augmentation=none",
+        "training.learning_rate=1e-30",
+        "method.fill=momentum",
+        "method.momentum=0",
+    )
     spec = specify(*SMALL, "student.name=mlp", "student.width=8", "training.epochs=2", *still)
     assert SAMPLES % SIZE
     states = after_each_epoch(spec)
@@ -107,21 +123,31 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.head, self.body, self.norm = nn.Linear(inputs, CLASSES), nn.Linear(inputs, 3), nn.BatchNorm1d(3)
+        self.head, self.body, self.norm = (
+            nn.Linear(inputs, CLASSES),
+            nn.Linear(inputs, 3),
+            nn.BatchNorm1d(3),
+        )
 
     def forward(self, inputs: Tensor) -> Output:
         flat = inputs.flatten(1)
         return Output(self.head(flat), self.norm(self.body(flat)))
 
 
-def made(spec: TrialSpec, fill: str, momentum: float, share: float | None = None) -> tuple[StudentBank, Linear]:
+def made(
+    spec: TrialSpec, fill: str, momentum: float, share: float | None = None
+) -> tuple[StudentBank, Linear]:
     """Return the bank of a linear student, and this student."""
     dataset = Dataset.open(spec.data)
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share)
+    batches = Batches(
+        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share
+    )
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
     banking = BankSchedule("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
-    return StudentBank(banking, DistillationModule(student, method, None), batches, TrialContext()), student
+    return StudentBank(
+        banking, DistillationModule(student, method, None), batches, TrialContext()
+    ), student
 
 
 def go_on() -> None:
@@ -145,14 +171,17 @@ def test_the_average_moves_a_little_at_each_step(specify: Specify) -> None:
         Output(*(each.double() for each in found)),
         Output(
             pictures @ expected["head.weight"].T + expected["head.bias"],
-            body / math.sqrt(1 + student.norm.eps) * expected["norm.weight"] + expected["norm.bias"],
+            body / math.sqrt(1 + student.norm.eps) * expected["norm.weight"]
+            + expected["norm.bias"],
         ),
     )
     assert bank.learner.training
 
 
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_entries_are_blended_with_what_is_said_in_training(specify: Specify, share: float | None) -> None:
+def test_entries_are_blended_with_what_is_said_in_training(
+    specify: Specify, share: float | None
+) -> None:
     """One by one; if a sample occurs twice in a batch, the last one counts."""
     spec, momentum = specify(*SMALL, *(("data.labelled=12",) if share else ())), 0.8
     bank, _ = made(spec, "momentum", momentum, share)
@@ -162,11 +191,17 @@ def test_entries_are_blended_with_what_is_said_in_training(specify: Specify, sha
         for batch in bank.batches.train(epoch, None):
             said = Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3))
             bank.record(batch.index, said)
-            now = {int(sample): (said.logits[place], said.features[place]) for place, sample in enumerate(batch.index)}
+            now = {
+                int(sample): (said.logits[place], said.features[place])
+                for place, sample in enumerate(batch.index)
+            }
             twice |= len(now) < SIZE
             for sample, new in now.items():
                 old = expected.get(sample, new)
-                expected[sample] = tuple(momentum * one + (1 - momentum) * other for one, other in zip(old, new, strict=True))  # type: ignore[assignment]
+                expected[sample] = tuple(
+                    momentum * one + (1 - momentum) * other
+                    for one, other in zip(old, new, strict=True)
+                )  # type: ignore[assignment]
     assert twice == (share is not None)
     bank.end_epoch(last=False)
     found = bank.filled(go_on)
@@ -177,7 +212,9 @@ def test_entries_are_blended_with_what_is_said_in_training(specify: Specify, sha
     )
     before = [each.clone() for each in found]
     bank.record(torch.arange(SIZE), Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3)))
-    assert all(torch.equal(one, other) for one, other in zip(before, found, strict=True)), "what is in force stays"
+    assert all(torch.equal(one, other) for one, other in zip(before, found, strict=True)), (
+        "what is in force stays"
+    )
 
 
 def test_what_peers_say_is_the_mean_of_what_each_does(specify: Specify) -> None:
@@ -187,17 +224,25 @@ def test_what_peers_say_is_the_mean_of_what_each_does(specify: Specify) -> None:
     for place, knowledge in enumerate(Remembering.refreshed):
         said = fresh(spec, epochs[place // 3])
         others = [each for position, each in enumerate(said) if position != place % 3]
-        torch.testing.assert_close(knowledge.logits, (others[0].logits + others[1].logits) / 2, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            knowledge.logits, (others[0].logits + others[1].logits) / 2, rtol=1e-5, atol=1e-5
+        )
         assert knowledge.features is not None
-        cosines = [torch.cosine_similarity(each.features[:, None], each.features, dim=2) for each in others]
-        torch.testing.assert_close(knowledge.features @ knowledge.features.T, sum(cosines) / 2, rtol=1e-4, atol=1e-5)
+        cosines = [
+            torch.cosine_similarity(each.features[:, None], each.features, dim=2) for each in others
+        ]
+        torch.testing.assert_close(
+            knowledge.features @ knowledge.features.T, sum(cosines) / 2, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_of_two_students_each_has_the_bank_of_the_other() -> None:
     said = Output(torch.randn(7, 3), torch.randn(7, 5))
     found = join_banks([said])
     assert torch.equal(found.logits, said.logits)
-    torch.testing.assert_close(found.features, said.features / said.features.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        found.features, said.features / said.features.norm(dim=1, keepdim=True)
+    )
 
 
 @pytest.mark.parametrize("queue", [0, 50, 139, 140])
@@ -205,7 +250,9 @@ def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queu
     spec = specify(*SMALL, *STUDENTS["own"], f"method.queue={queue}", "training.epochs=3")
     records_of(spec)
     dataset, drawn = Dataset.open(spec.data), []
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, spec.configuration.seed)
+    batches = Batches(
+        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, spec.configuration.seed
+    )
     for epoch, knowledge in enumerate(Remembering.refreshed):
         drawn = [int(sample) for batch in batches.train(epoch, None) for sample in batch.index]
         if queue in (0, SAMPLES):
@@ -215,7 +262,9 @@ def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queu
             assert set(knowledge.members.nonzero().flatten().tolist()) == set(drawn[-queue:])
 
 
-@pytest.mark.parametrize(("source", "fill"), [("own", "epoch"), ("own", "ema"), ("own", "momentum"), ("peers", "ema")])
+@pytest.mark.parametrize(
+    ("source", "fill"), [("own", "epoch"), ("own", "ema"), ("own", "momentum"), ("peers", "ema")]
+)
 def test_a_resume_has_the_bits(specify: Specify, source: str, fill: str) -> None:
     """Before a bank exists, when the first one takes effect, and with an earlier one."""
     pairs = (*SMALL, *STUDENTS[source], f"method.fill={fill}", "method.first=2", "method.queue=60")
@@ -238,12 +287,16 @@ def test_a_checkpoint_keeps_what_the_weights_do_not_tell(specify: Specify) -> No
         files[fill] = set(load_file(file)) if file.exists() else set()
         records_of(spec)
         assert not file.exists(), "nobody needs a bank after the last epoch"
-    average = {f"average/{name}" for name, _ in network(spec, "a", saved(spec).student).named_parameters()}
+    average = {
+        f"average/{name}" for name, _ in network(spec, "a", saved(spec).student).named_parameters()
+    }
     assert files == {"epoch": set(), "ema": average, "momentum": {"logits", "features", "seen"}}
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
-def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(specify: Specify, fill: str) -> None:
+def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(
+    specify: Specify, fill: str
+) -> None:
     """With its own settings, as in PBT; a source without a bank in force has its inputs."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     donor = specify(*pairs, folder="donor")
@@ -256,14 +309,18 @@ def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(specify: Sp
         shutil.copytree(source.folder / "checkpoint", heir.folder / "checkpoint")
         Remembering.refreshed.clear()
         records_of(heir)
-        assert len(Remembering.refreshed) == 2, "after the second epoch, which the other one had, and after the third"
+        assert len(Remembering.refreshed) == 2, (
+            "after the second epoch, which the other one had, and after the third"
+        )
         if source is donor:
             assert same_knowledge(Remembering.refreshed[0], given)
         assert Remembering.refreshed[0].logits.isfinite().all()
 
 
 @pytest.mark.parametrize("fill", ["ema", "momentum"])
-def test_a_checkpoint_without_what_a_bank_is_made_of_begins_it_with_its_weights(specify: Specify, fill: str) -> None:
+def test_a_checkpoint_without_what_a_bank_is_made_of_begins_it_with_its_weights(
+    specify: Specify, fill: str
+) -> None:
     donor = specify(*SMALL, *STUDENTS["own"], folder="donor")
     records_of(donor, dies_after=2)
     heir = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", folder="heir")
@@ -276,7 +333,9 @@ def test_a_checkpoint_without_what_a_bank_is_made_of_begins_it_with_its_weights(
     close(Output(first.logits, first.features), expected)
 
 
-def test_a_trial_that_is_stopped_leaves_the_pass(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_is_stopped_leaves_the_pass(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(banks, "STOP_CHECK_BLOCKS", 2)
     spec, whole = (specify(*SMALL, *STUDENTS["own"], folder=name) for name in ("stopped", "whole"))
     expected = metrics(records_of(whole))
@@ -299,7 +358,13 @@ def test_a_trial_that_is_stopped_leaves_the_pass(specify: Specify, monkeypatch: 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
 def test_in_a_half_type_the_bank_is_in_float32(specify: Specify, fill: str) -> None:
-    spec = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", "training.precision=bfloat16", "training.epochs=2")
+    spec = specify(
+        *SMALL,
+        *STUDENTS["own"],
+        f"method.fill={fill}",
+        "training.precision=bfloat16",
+        "training.epochs=2",
+    )
     records_of(spec)
     (knowledge,) = Remembering.refreshed
     assert knowledge.features is not None

@@ -37,10 +37,19 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
         for name in names:
             records: list[Record] = []
             Remembering.refreshed.clear()
-            spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(update={"teacher": None})
-            for asked in (lambda done=records: len(done) == 2, lambda: False) if "stopped" in name else (lambda: False,):
+            spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(
+                update={"teacher": None}
+            )
+            for asked in (
+                (lambda done=records: len(done) == 2, lambda: False)
+                if "stopped" in name
+                else (lambda: False,)
+            ):
                 train(spec, TrialContext(rank, world_size, CPU, records.append, asked, pair=Pair))
-            found[name] = [[record["metrics"] for record in records], [told(each) for each in Remembering.refreshed]]
+            found[name] = [
+                [record["metrics"] for record in records],
+                [told(each) for each in Remembering.refreshed],
+            ]
     return found
 
 
@@ -49,7 +58,12 @@ def told(knowledge: Knowledge) -> dict[str, Tensor]:
     assert knowledge.features is not None and knowledge.members is not None
     neighbours = knowledge.neighbours(2, 3)._asdict()
     tables = {name: value for name, value in neighbours.items() if isinstance(value, Tensor)}
-    return {"logits": knowledge.logits, "features": knowledge.features, "members": knowledge.members, **tables}
+    return {
+        "logits": knowledge.logits,
+        "features": knowledge.features,
+        "members": knowledge.members,
+        **tables,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +90,28 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", [*OWN, "labelled"])
-def test_all_replicas_have_the_same_to_the_bit(of_two: list[dict[str, list[Any]]], name: str) -> None:
+def test_all_replicas_have_the_same_to_the_bit(
+    of_two: list[dict[str, list[Any]]], name: str
+) -> None:
     first, second = (of_rank[name][1] for of_rank in of_two)
-    assert len(first) == 3 and all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert len(first) == 3 and all(
+        same(one, other) for one, other in zip(first, second, strict=True)
+    )
     assert len({float(one["logits"].sum()) for one in first}) == 3, "a new one after each epoch"
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_two_workers_have_the_bank_of_one(root: str, of_two: list[dict[str, list[Any]]], name: str) -> None:
+def test_two_workers_have_the_bank_of_one(
+    root: str, of_two: list[dict[str, list[Any]]], name: str
+) -> None:
     (theirs, banks), (ours, told_two) = of_one(root, *OWN)[name], of_two[0][name]
     for one, other in zip(told_two, banks, strict=True):
         assert torch.equal(one["members"], other["members"])
         torch.testing.assert_close(one["logits"], other["logits"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(one["features"], other["features"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(one["negative_similarity"], other["negative_similarity"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            one["negative_similarity"], other["negative_similarity"], rtol=1e-4, atol=1e-4
+        )
     assert len(ours) == 4
     for mine, one_has in zip(ours, theirs, strict=True):
         assert untimed(mine) == pytest.approx(untimed(one_has), rel=1e-3, abs=1e-3)
@@ -115,6 +137,11 @@ def test_several_workers_resume_to_the_bit(of_two: list[dict[str, list[Any]]], n
     """Stopped in the third epoch: the bank after the second one is published again."""
     for of_rank in of_two:
         broken, whole = of_rank[name], of_rank[name.removeprefix("stopped-")]
-        assert all(same(one, other) for one, other in zip(broken[1], [whole[1][place] for place in (0, 1, 1, 2)], strict=True))
+        assert all(
+            same(one, other)
+            for one, other in zip(
+                broken[1], [whole[1][place] for place in (0, 1, 1, 2)], strict=True
+            )
+        )
     found, expected = (of_two[0][each][0] for each in (name, name.removeprefix("stopped-")))
     assert [untimed(each) for each in found[:2] + found[3:]] == [untimed(each) for each in expected]

@@ -14,7 +14,13 @@ from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
-FILES = ("student.safetensors", "best.safetensors", "method.safetensors", "optimizer.pt", "progress.json")
+FILES = (
+    "student.safetensors",
+    "best.safetensors",
+    "method.safetensors",
+    "optimizer.pt",
+    "progress.json",
+)
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "one byte": lambda content: content[:1],
@@ -31,7 +37,12 @@ def progress(epoch: int) -> dict[str, Any]:
 
 def made(epoch: int) -> Checkpoint:
     state = {"weight": torch.full((3, 4), float(epoch)), "steps": torch.tensor(epoch)}
-    optimizer = {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(3, 4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}}
+    optimizer = {
+        "optimizer": {
+            "state": {0: {"momentum_buffer": torch.ones(3, 4)}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        }
+    }
     return Checkpoint(state, dict(state), {"alpha": torch.tensor(0.5)}, optimizer, progress(epoch))
 
 
@@ -51,10 +62,16 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     for name in ("student", "best", "method"):
         expected = getattr(made(3), name)
         assert set(getattr(loaded, name)) == set(expected)
-        assert all(torch.equal(value, expected[key]) for key, value in getattr(loaded, name).items())
-    assert torch.equal(loaded.optimizer["optimizer"]["state"][0]["momentum_buffer"], torch.ones(3, 4))
+        assert all(
+            torch.equal(value, expected[key]) for key, value in getattr(loaded, name).items()
+        )
+    assert torch.equal(
+        loaded.optimizer["optimizer"]["state"][0]["momentum_buffer"], torch.ones(3, 4)
+    )
     files = loaded.progress.pop("files")
-    assert loaded.progress == progress(3) and sorted(files) == sorted(set(FILES) - {"progress.json"})
+    assert loaded.progress == progress(3) and sorted(files) == sorted(
+        set(FILES) - {"progress.json"}
+    )
 
 
 def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
@@ -72,7 +89,9 @@ def test_a_method_without_parameters_has_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(
+    tmp_path: Path, name: str, damage: str
+) -> None:
     save(tmp_path, made(1))
     shutil.copytree(tmp_path / CHECKPOINT, tmp_path / f"{CHECKPOINT}.old")
     save(tmp_path / "newer", made(2))
@@ -100,7 +119,9 @@ def test_the_older_one_is_read_when_the_end_came_between_two_renames(tmp_path: P
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
 
-def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, made(1))
 
     def broken(*_: Any) -> None:
@@ -139,13 +160,20 @@ def test_a_pair_is_one_checkpoint_with_the_first_student_at_the_top(tmp_path: Pa
     checkpoint.save(tmp_path, pair(1), TrialContext())
     loaded = checkpoint.load(tmp_path, "ab", CPU)
     assert loaded is not None
-    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {"a": 1, "b": 11}
+    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {
+        "a": 1,
+        "b": 11,
+    }
     assert load(tmp_path) is not None, "student a stands where a student that is alone does"
     assert (tmp_path / CHECKPOINT / "b" / "student.safetensors").exists()
 
 
-@pytest.mark.parametrize("file", ["student.safetensors", "b/student.safetensors", "b/progress.json"])
-def test_a_pair_of_which_one_is_damaged_is_passed_over_as_a_whole(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    "file", ["student.safetensors", "b/student.safetensors", "b/progress.json"]
+)
+def test_a_pair_of_which_one_is_damaged_is_passed_over_as_a_whole(
+    tmp_path: Path, file: str
+) -> None:
     checkpoint.save(tmp_path, pair(1), TrialContext())
     shutil.copytree(tmp_path / CHECKPOINT, tmp_path / "kept")
     checkpoint.save(tmp_path, pair(2), TrialContext())
@@ -153,4 +181,7 @@ def test_a_pair_of_which_one_is_damaged_is_passed_over_as_a_whole(tmp_path: Path
     (tmp_path / CHECKPOINT / file).write_bytes(b"")
     loaded = checkpoint.load(tmp_path, "ab", CPU)
     assert loaded is not None
-    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {"a": 1, "b": 11}
+    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {
+        "a": 1,
+        "b": 11,
+    }

@@ -46,7 +46,9 @@ def test_on_a_gpu_nothing_waits_before_the_reset(waited: list[Any]) -> None:
     assert not waited
     seconds = clock.reset()
     assert waited == [GPU]
-    assert seconds["student"] == pytest.approx(0.003) and seconds["data"] == pytest.approx(0.003), "a millisecond each time"
+    assert seconds["student"] == pytest.approx(0.003) and seconds["data"] == pytest.approx(0.003), (
+        "a millisecond each time"
+    )
 
 
 def test_on_a_cpu_nobody_waits_for_a_device(waited: list[Any]) -> None:

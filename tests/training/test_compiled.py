@@ -19,10 +19,18 @@ from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import open_teacher
 
 SMALL = (
-    "data.limit.train=140", "data.limit.validation=50", "data.limit.test=50", "data.augmentation=crop_flip", "training.epochs=2",
-    "training.batch_size=32", "student.name=cnn", "student.width=4", "method.name=wttm", "teacher.dtype=float32",
+    "data.limit.train=140",
+    "data.limit.validation=50",
+    "data.limit.test=50",
+    "data.augmentation=crop_flip",
+    "training.epochs=2",
+    "training.batch_size=32",
+    "student.name=cnn",
+    "student.width=4",
+    "method.name=wttm",
+    "teacher.dtype=float32",
     "teacher.network.name=cnn",
-)  # fmt: skip
+)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -49,14 +57,19 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
 def trial(specify: Specify, make_teacher: MakeTeacher, folder: str, *pairs: str) -> TrialSpec:
     spec = specify(*SMALL, *pairs, folder=folder)
     knowledge = spec.folder.parent / f"knowledge-{folder}"
-    return spec.model_copy(update={"teacher": make_teacher(spec.data, "cnn", width=8), "knowledge": knowledge})
+    return spec.model_copy(
+        update={"teacher": make_teacher(spec.data, "cnn", width=8), "knowledge": knowledge}
+    )
 
 
 def metrics_of(spec: TrialSpec) -> list[dict[str, float]]:
     records: list[Record] = []
     train(spec, TrialContext(report=records.append))
     timed = ("seconds/", "cache/", "train/images_per_second")
-    return [{key: value for key, value in record["metrics"].items() if not key.startswith(timed)} for record in records]
+    return [
+        {key: value for key, value in record["metrics"].items() if not key.startswith(timed)}
+        for record in records
+    ]
 
 
 def weights(spec: TrialSpec, file: str = "student") -> dict[str, torch.Tensor]:
@@ -72,14 +85,22 @@ def test_a_compiled_trial_ends_with_the_weights_of_one_that_is_not(
     specify: Specify, make_teacher: MakeTeacher, compiled: list[Network], mode: str
 ) -> None:
     plain, fast = (
-        trial(specify, make_teacher, name, f"training.compile={name == 'fast'}".lower(), f"teacher.mode={mode}")
+        trial(
+            specify,
+            make_teacher,
+            name,
+            f"training.compile={name == 'fast'}".lower(),
+            f"teacher.mode={mode}",
+        )
         for name in ("plain", "fast")
     )
     expected = metrics_of(plain)
     assert not compiled and not counters["stats"]
     found = metrics_of(fast)
     assert widths(compiled) == [16, 32], "student and teacher, each once"
-    assert counters["stats"]["unique_graphs"] >= 3, "a student in training and in evaluation, and a teacher"
+    assert counters["stats"]["unique_graphs"] >= 3, (
+        "a student in training and in evaluation, and a teacher"
+    )
     assert not counters["graph_break"] and not counters["unimplemented"]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6)
@@ -90,7 +111,9 @@ def test_a_compiled_trial_ends_with_the_weights_of_one_that_is_not(
             torch.testing.assert_close(states[0][key], value, rtol=0, atol=1e-6, msg=key)
 
 
-def test_a_compiled_trial_is_resumed_without_compilation(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_a_compiled_trial_is_resumed_without_compilation(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     fast = trial(specify, make_teacher, "fast", "training.compile=true")
     whole = trial(specify, make_teacher, "whole", "training.compile=false")
     asked = iter([False, True])
@@ -104,21 +127,38 @@ def test_a_compiled_trial_is_resumed_without_compilation(specify: Specify, make_
         torch.testing.assert_close(weights(plain)[key], value, rtol=0, atol=1e-6, msg=key)
 
 
-def test_the_next_trials_of_a_sweep_compile_nothing(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_the_next_trials_of_a_sweep_compile_nothing(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     pairs = ("training.compile=true", "teacher.mode=online")
     graphs = []
-    for name, more in {"first": (), "second": ("training.learning_rate=0.01",), "third": ("seed=4",)}.items():
+    for name, more in {
+        "first": (),
+        "second": ("training.learning_rate=0.01",),
+        "third": ("seed=4",),
+    }.items():
         metrics_of(trial(specify, make_teacher, name, *pairs, *more))
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[1] == graphs[2] > 0 and not counters["unimplemented"]
 
 
-def test_the_cache_is_filled_by_a_compiled_teacher(specify: Specify, make_teacher: MakeTeacher, compiled: list[Network]) -> None:
+def test_the_cache_is_filled_by_a_compiled_teacher(
+    specify: Specify, make_teacher: MakeTeacher, compiled: list[Network]
+) -> None:
     files = []
     for name in ("false", "true"):
         spec = trial(specify, make_teacher, name, f"training.compile={name}")
-        precompute_view(spec.model_copy(update={"role": "fill", "views": (None, 0)}), TrialContext())
+        precompute_view(
+            spec.model_copy(update={"role": "fill", "views": (None, 0)}), TrialContext()
+        )
         assert spec.knowledge is not None
-        files.append({file.relative_to(spec.knowledge): file.read_bytes() for file in spec.knowledge.glob("*/*.npy")})
+        files.append(
+            {
+                file.relative_to(spec.knowledge): file.read_bytes()
+                for file in spec.knowledge.glob("*/*.npy")
+            }
+        )
     assert widths(compiled) == [32] and len(files[0]) == 2
-    assert files[0] == files[1], "who is trained with a compiled teacher finds the files of one that was not"
+    assert files[0] == files[1], (
+        "who is trained with a compiled teacher finds the files of one that was not"
+    )

@@ -20,12 +20,28 @@ from tests.process_group import on_every_rank
 CPU = torch.device("cpu")
 SAMPLES, EPOCHS = 141, 3  # 141 is odd
 COMMON = (
-    f"data.limit.train={SAMPLES}", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2",
-    f"training.epochs={EPOCHS}", "training.batch_size=32", "student.name=mlp", "student.width=8",
-    "method.name=ic_kd", "method.positives=3", "method.negatives=4", "method.queue=90", "method.bank_momentum=0.5",
-)  # fmt: skip
+    f"data.limit.train={SAMPLES}",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "data.augmentation=crop",
+    "data.views=2",
+    f"training.epochs={EPOCHS}",
+    "training.batch_size=32",
+    "student.name=mlp",
+    "student.width=8",
+    "method.name=ic_kd",
+    "method.positives=3",
+    "method.negatives=4",
+    "method.queue=90",
+    "method.bank_momentum=0.5",
+)
 FREE = ("method.paradigm=teacher_free", "method.alpha=0.4")
-ONLINE = ("method.paradigm=online", "method.alpha=0.4", "peers.b.network.name=mlp", "peers.b.network.width=6")
+ONLINE = (
+    "method.paradigm=online",
+    "method.alpha=0.4",
+    "peers.b.network.name=mlp",
+    "peers.b.network.width=6",
+)
 TRIALS = {
     "offline": ("method.paradigm=offline",),
     **{f"free-{fill}": (*FREE, f"method.bank={fill}") for fill in ("epoch", "ema", "momentum")},
@@ -56,14 +72,18 @@ def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tens
     return [untimed(record["metrics"]) for record in records_of(spec)], left(spec)
 
 
-@pytest.mark.parametrize(("name", "dies_after"), [*((name, 2) for name in TRIALS), ("offline", 1), ("free-ema", 1)])
+@pytest.mark.parametrize(
+    ("name", "dies_after"), [*((name, 2) for name in TRIALS), ("offline", 1), ("free-ema", 1)]
+)
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_after: int) -> None:
     expected, tensors = whole(root, name)
     spec = trial(root, name, f"{name}-{dies_after}")
     before, after = records_of(spec, dies_after), records_of(spec)
     assert [untimed(record["metrics"]) for record in [*before, *after[1:]]] == expected
     found = left(spec)
-    assert set(found) == set(tensors) and all(torch.equal(value, found[key]) for key, value in tensors.items())
+    assert set(found) == set(tensors) and all(
+        torch.equal(value, found[key]) for key, value in tensors.items()
+    )
 
 
 @pytest.mark.parametrize("name", TRIALS)
@@ -72,7 +92,11 @@ def test_both_terms_count_as_soon_as_there_is_a_bank(root: Path, name: str) -> N
     metrics, _ = whole(root, name)
     for student in ("a/", "b/") if name.startswith("online") else ("",):
         for term in ("picd", "nicd"):
-            assert [each.get(f"{student}train/{term}", 0) > 0 for each in metrics] == [name == "offline", True, True]
+            assert [each.get(f"{student}train/{term}", 0) > 0 for each in metrics] == [
+                name == "offline",
+                True,
+                True,
+            ]
 
 
 def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
@@ -81,15 +105,24 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
     for name in SHARED:
         records, banks = list[Record](), list[dict[str, Tensor]]()
 
-        def noted(knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks) -> Bank:
+        def noted(
+            knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks
+        ) -> Bank:
             bank = Bank(knowledge, looking)
             assert bank.targets is not None
-            tables = {key: value for key, value in bank.neighbours._asdict().items() if isinstance(value, Tensor)}
+            tables = {
+                key: value
+                for key, value in bank.neighbours._asdict().items()
+                if isinstance(value, Tensor)
+            }
             banks.append({"logits": knowledge.logits, "targets": bank.targets, **tables})
             return bank
 
         with patch.object(ic_kd, "Bank", noted):
-            train(trial(Path(root), name, f"{name}-of-{world_size}"), TrialContext(rank, world_size, CPU, records.append))
+            train(
+                trial(Path(root), name, f"{name}-of-{world_size}"),
+                TrialContext(rank, world_size, CPU, records.append),
+            )
         found[name] = [[untimed(record["metrics"]) for record in records], banks]
     return found
 
@@ -109,7 +142,9 @@ def test_both_replicas_have_one_bank(of_two: list[dict[str, list[Any]]], name: s
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_two_workers_train_as_one_does(root: Path, of_two: list[dict[str, list[Any]]], name: str) -> None:
+def test_two_workers_train_as_one_does(
+    root: Path, of_two: list[dict[str, list[Any]]], name: str
+) -> None:
     (ours, banks), (theirs, banks_of_one) = of_two[0][name], both_alone(root)[name]
     for one, other in zip(banks, banks_of_one, strict=True):
         for table in ("logits", "targets", "positive_similarity", "negative_similarity"):

@@ -18,7 +18,12 @@ from orchestrator.teacher import fit
 from orchestrator.training.process_cache import open_batches
 
 LABELLED = 60
-SMALL = ("data.limit.train=256", "data.limit.validation=60", "data.limit.test=60", f"data.labelled={LABELLED}")
+SMALL = (
+    "data.limit.train=256",
+    "data.limit.validation=60",
+    "data.limit.test=60",
+    f"data.labelled={LABELLED}",
+)
 RECIPE = ("training.epochs=3", "training.batch_size=32", "student.name=mlp", "student.width=8")
 SUPERVISED = (*SMALL, *RECIPE, "method.name=cross_entropy")
 
@@ -28,13 +33,23 @@ Specify = Callable[..., TrialSpec]
 def test_a_method_that_needs_labels_has_the_labelled_samples_alone(specify: Specify) -> None:
     spec = specify(*SUPERVISED)
     made, whole = open_batches(spec, TrialContext()), Dataset.open(spec.data)
-    assert made.dataset.content == whole.labelled().content and made.steps() == 1 and made.labelled == 0
+    assert (
+        made.dataset.content == whole.labelled().content
+        and made.steps() == 1
+        and made.labelled == 0
+    )
     assert open_batches(spec, TrialContext()).dataset is made.dataset, "taken once per process"
 
 
 def test_other_methods_have_all_of_them_in_shares(specify: Specify) -> None:
-    made = open_batches(specify(*SMALL, *RECIPE, "method.name=kd", "data.labelled_share=0.5"), TrialContext())
-    assert len(made.dataset.train) == 256 and made.labelled == 16 and made.steps() == (256 - LABELLED) // 16
+    made = open_batches(
+        specify(*SMALL, *RECIPE, "method.name=kd", "data.labelled_share=0.5"), TrialContext()
+    )
+    assert (
+        len(made.dataset.train) == 256
+        and made.labelled == 16
+        and made.steps() == (256 - LABELLED) // 16
+    )
 
 
 def test_the_cache_is_filled_for_all_samples_whatever_the_method(specify: Specify) -> None:
@@ -50,7 +65,9 @@ def test_the_teacher_is_fitted_on_the_labelled_samples(specify: Specify, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "kd"])
-def test_what_a_method_is_given(name: str, distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_method_is_given(
+    name: str, distil: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each labelled sample with its label, and the configured number of them per batch."""
     seen: list[Batch] = []
     kind = METHODS[name]

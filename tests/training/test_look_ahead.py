@@ -22,7 +22,11 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) -> DistillationModule:
     torch.manual_seed(5)
     student = build(name, CLASSES, SHAPE, NETWORKS[name]).train()
-    method: Method = AKD(AKD.Settings.build({"alpha_schedule": "learnable", "alpha_learnable": "bilevel", **settings}))
+    method: Method = AKD(
+        AKD.Settings.build(
+            {"alpha_schedule": "learnable", "alpha_learnable": "bilevel", **settings}
+        )
+    )
     method.prepare(None, Task(CLASSES, 64, 3))
     return DistillationModule(student, method, half_type)
 
@@ -30,11 +34,15 @@ def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) ->
 def inputs(size: int, seed: int, dtype: torch.dtype = torch.float32) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.randn(size, *SHAPE, generator=generator, dtype=torch.float64).to(dtype)
-    return Inputs(torch.arange(size), pictures, torch.randint(CLASSES, (size,), generator=generator))
+    return Inputs(
+        torch.arange(size), pictures, torch.randint(CLASSES, (size,), generator=generator)
+    )
 
 
 def teacher(size: int, dtype: torch.dtype = torch.float32) -> Output:
-    logits = 2 * torch.randn(size, CLASSES, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
+    logits = 2 * torch.randn(
+        size, CLASSES, generator=torch.Generator().manual_seed(9), dtype=torch.float64
+    ).to(dtype)
     return Output(logits, logits)
 
 
@@ -66,7 +74,11 @@ def test_at_its_own_parameters_the_student_says_what_it_says(name: str) -> None:
     plain = made.seen(batch, teacher(6))
     seen = ahead.training(ahead.parameters)
     torch.testing.assert_close(seen.student.logits, plain.student.logits, rtol=0, atol=0)
-    assert torch.equal(seen.labels, batch.labels) and seen.teacher is not None and ahead.learning_rate == RATE
+    assert (
+        torch.equal(seen.labels, batch.labels)
+        and seen.teacher is not None
+        and ahead.learning_rate == RATE
+    )
     moved = {key: value + 0.1 for key, value in ahead.parameters.items()}
     assert not torch.allclose(ahead.training(moved).student.logits, plain.student.logits)
 
@@ -76,7 +88,9 @@ def test_the_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
     made, apart = learner(name), inputs(5, 1)
     ahead = made.ahead(inputs(6, 0), teacher(6), apart, RATE)
     seen = ahead.held_out(ahead.parameters)
-    assert isinstance(seen, Batch) and seen.teacher is None and torch.equal(seen.labels, apart.labels)
+    assert (
+        isinstance(seen, Batch) and seen.teacher is None and torch.equal(seen.labels, apart.labels)
+    )
     assert seen.student.logits.shape == (5, CLASSES)
 
 
@@ -85,7 +99,11 @@ def test_the_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
 def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: float) -> None:
     """A copy of the student takes an optimiser step, with slightly more and with less alpha."""
     made = learner(name).double()
-    batch, apart, says = inputs(12, 0, torch.float64), inputs(9, 1, torch.float64), teacher(12, torch.float64)
+    batch, apart, says = (
+        inputs(12, 0, torch.float64),
+        inputs(9, 1, torch.float64),
+        teacher(12, torch.float64),
+    )
 
     def after(weight: float) -> float:
         student = copy.deepcopy(made.student)
@@ -93,12 +111,16 @@ def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: floa
         logits = student(batch.inputs).logits
         log_q, log_p = ((one / 4).log_softmax(1) for one in (logits, says.logits))
         soft = 16 * functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-        torch.autograd.backward((1 - weight) * functional.cross_entropy(logits, batch.labels) + weight * soft)
+        torch.autograd.backward(
+            (1 - weight) * functional.cross_entropy(logits, batch.labels) + weight * soft
+        )
         optimizer.step()
         return functional.cross_entropy(student(apart.inputs).logits, apart.labels).item()
 
     ahead = made.ahead(batch, says, apart, RATE)
-    found = held_out_slope(ahead, made.method._terms, torch.tensor(alpha, dtype=torch.float64), lambda value: value)  # type: ignore[operator, arg-type]
+    found = held_out_slope(
+        ahead, made.method._terms, torch.tensor(alpha, dtype=torch.float64), lambda value: value
+    )  # type: ignore[operator, arg-type]
     expected = (after(alpha + 1e-5) - after(alpha - 1e-5)) / 2e-5
     # the difference is small, so that no maximum or rectifier switches within it
     assert abs(expected) > 1e-5 and found.item() == pytest.approx(expected, rel=1e-4)

@@ -14,7 +14,9 @@ from orchestrator.training.metrics import BINS, Scores
 CPU = torch.device("cpu")
 
 
-def drawn(count: int = 211, classes: int = 7, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(
+    count: int = 211, classes: int = 7, scale: float = 3.0, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(count, classes, generator=generator)
     labels, teacher = (torch.randint(classes, (count,), generator=generator) for _ in range(2))
@@ -25,7 +27,9 @@ def slow(logits: Tensor, labels: Tensor, teacher: Tensor) -> dict[str, float]:
     correct, nll, entropy, agreeing = [], [], [], []
     bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
     of_classes: dict[int, list[float]] = {}
-    for row, label, other in zip(logits.double().tolist(), labels.tolist(), teacher.tolist(), strict=True):
+    for row, label, other in zip(
+        logits.double().tolist(), labels.tolist(), teacher.tolist(), strict=True
+    ):
         exponentials: NDArray[Any] = np.exp(np.array(row) - max(row))
         probabilities = (exponentials / exponentials.sum()).tolist()
         guess = probabilities.index(max(probabilities))
@@ -34,12 +38,18 @@ def slow(logits: Tensor, labels: Tensor, teacher: Tensor) -> dict[str, float]:
         agreeing.append(float(guess == other))
         nll.append(-math.log(probabilities[label]))
         entropy.append(-sum(p * math.log(p) for p in probabilities if p > 0))
-        bins[min(int(probabilities[guess] * BINS), BINS - 1)].append((probabilities[guess], correct[-1]))
+        bins[min(int(probabilities[guess] * BINS), BINS - 1)].append(
+            (probabilities[guess], correct[-1])
+        )
     gaps = [abs(sum(c for c, _ in members) - sum(hit for _, hit in members)) for members in bins]
     mean = {"accuracy": correct, "nll": nll, "entropy": entropy, "agreement": agreeing}
     each = [sum(hits) / len(hits) for hits in of_classes.values()]
     classes = {"worst_class_accuracy": min(each), "class_gap": max(each) - min(each)}
-    return {name: sum(values) / len(values) for name, values in mean.items()} | classes | {"ece": sum(gaps) / len(labels)}
+    return (
+        {name: sum(values) / len(values) for name, values in mean.items()}
+        | classes
+        | {"ece": sum(gaps) / len(labels)}
+    )
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
@@ -47,7 +57,9 @@ def test_metrics_equal_a_slow_computation(scale: float) -> None:
     logits, labels, teacher = drawn(scale=scale)
     scores = Scores(7, CPU)
     scores.add(logits, labels, teacher)
-    assert scores.metrics(agreement=True) == pytest.approx(slow(logits, labels, teacher), rel=1e-5, abs=1e-6)
+    assert scores.metrics(agreement=True) == pytest.approx(
+        slow(logits, labels, teacher), rel=1e-5, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("cuts", [[1, 2, 3], [100], [10, 20, 200, 210]])
@@ -55,10 +67,14 @@ def test_sums_over_any_split_equal_those_of_the_whole(cuts: list[int]) -> None:
     logits, labels, teacher = drawn()
     whole, ranks = Scores(7, CPU), []
     whole.add(logits, labels, teacher)
-    for part in zip(*(values.tensor_split(cuts) for values in (logits, labels, teacher)), strict=True):
+    for part in zip(
+        *(values.tensor_split(cuts) for values in (logits, labels, teacher)), strict=True
+    ):
         ranks.append(Scores(7, CPU))
         ranks[-1].add(*part)
-    torch.testing.assert_close(torch.stack([rank.sums for rank in ranks]).sum(dim=0), whole.sums, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.stack([rank.sums for rank in ranks]).sum(dim=0), whole.sums, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_calibration_error_of_a_case_made_by_hand() -> None:
@@ -66,7 +82,9 @@ def test_calibration_error_of_a_case_made_by_hand() -> None:
     scores = Scores(2, CPU)
     scores.add(probabilities.log(), torch.tensor([0, 0, 1, 1]))
     # three of confidence 0.9 of which two are right, one of confidence 0.7 that is right
-    assert scores.metrics(agreement=False)["ece"] == pytest.approx((abs(2.7 - 2) + abs(0.7 - 1)) / 4, abs=1e-6)
+    assert scores.metrics(agreement=False)["ece"] == pytest.approx(
+        (abs(2.7 - 2) + abs(0.7 - 1)) / 4, abs=1e-6
+    )
 
 
 def test_gaps_of_opposite_sign_do_not_cancel_between_bins_and_do_within_one() -> None:
@@ -98,7 +116,9 @@ def test_agreement_is_told_only_when_asked_for() -> None:
     scores = Scores(7, CPU)
     scores.add(logits, labels)
     names = {"accuracy", "worst_class_accuracy", "class_gap", "nll", "ece", "entropy"}
-    assert set(scores.metrics(agreement=False)) == names and set(scores.metrics(agreement=True)) == names | {"agreement"}
+    assert set(scores.metrics(agreement=False)) == names and set(
+        scores.metrics(agreement=True)
+    ) == names | {"agreement"}
 
 
 def test_logits_that_are_not_finite_are_told_by_the_nll() -> None:
@@ -111,8 +131,20 @@ def test_a_class_without_a_sample_is_neither_the_best_nor_the_worst() -> None:
     """Right: class 0 two of four, class 1 none, class 2 one of one; class 3 has no sample."""
     scores = Scores(4, CPU)
     scores.add(torch.eye(4)[[0, 0, 1, 3]], torch.tensor([0, 0, 0, 0]))
-    assert scores.class_accuracies()[:1].tolist() == [0.5] and scores.class_accuracies()[1:].isnan().all()
-    assert (scores.metrics(False)["worst_class_accuracy"], scores.metrics(False)["class_gap"]) == (0.5, 0)
+    assert (
+        scores.class_accuracies()[:1].tolist() == [0.5]
+        and scores.class_accuracies()[1:].isnan().all()
+    )
+    assert (scores.metrics(False)["worst_class_accuracy"], scores.metrics(False)["class_gap"]) == (
+        0.5,
+        0,
+    )
     scores.add(torch.eye(4)[[3, 2]], torch.tensor([1, 2]))
-    assert scores.class_accuracies()[:3].tolist() == [0.5, 0, 1] and scores.class_accuracies()[3].isnan()
-    assert (scores.metrics(False)["worst_class_accuracy"], scores.metrics(False)["class_gap"]) == (0, 1)
+    assert (
+        scores.class_accuracies()[:3].tolist() == [0.5, 0, 1]
+        and scores.class_accuracies()[3].isnan()
+    )
+    assert (scores.metrics(False)["worst_class_accuracy"], scores.metrics(False)["class_gap"]) == (
+        0,
+        1,
+    )

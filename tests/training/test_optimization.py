@@ -22,13 +22,24 @@ def test_constant_stays(progress: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "share"), [(0.0, 1.0), (2.5, (1 + math.sqrt(0.5)) / 2), (5.0, 0.5), (7.5, (1 - math.sqrt(0.5)) / 2), (10.0, 0.0)]
+    ("progress", "share"),
+    [
+        (0.0, 1.0),
+        (2.5, (1 + math.sqrt(0.5)) / 2),
+        (5.0, 0.5),
+        (7.5, (1 - math.sqrt(0.5)) / 2),
+        (10.0, 0.0),
+    ],
 )
 def test_cosine_falls_from_the_rate_to_zero(progress: float, share: float) -> None:
-    assert learning_rate(recipe(schedule="cosine"), progress) == pytest.approx(0.4 * share, abs=1e-12)
+    assert learning_rate(recipe(schedule="cosine"), progress) == pytest.approx(
+        0.4 * share, abs=1e-12
+    )
 
 
-@pytest.mark.parametrize(("progress", "passed"), [(0.0, 0), (2.999, 0), (3.0, 1), (5.5, 1), (6.0, 2), (9.0, 2)])
+@pytest.mark.parametrize(
+    ("progress", "passed"), [(0.0, 0), (2.999, 0), (3.0, 1), (5.5, 1), (6.0, 2), (9.0, 2)]
+)
 def test_multi_step_multiplies_by_gamma_at_each_milestone(progress: float, passed: int) -> None:
     chosen = recipe(schedule="multi_step", milestones=[3, 6], gamma=0.2)
     assert learning_rate(chosen, progress) == pytest.approx(0.4 * 0.2**passed)
@@ -56,8 +67,14 @@ def test_cosine_never_rises_again_after_the_last_epoch() -> None:
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> None:
     student, method = nn.Linear(3, 2), nn.Linear(2, 2)
-    before = [parameter.detach().clone() for parameter in (*student.parameters(), *method.parameters())]
-    made = optimizer(recipe(optimizer=name, weight_decay=0.5), student, [ParameterGroup(list(method.parameters()))])
+    before = [
+        parameter.detach().clone() for parameter in (*student.parameters(), *method.parameters())
+    ]
+    made = optimizer(
+        recipe(optimizer=name, weight_decay=0.5),
+        student,
+        [ParameterGroup(list(method.parameters()))],
+    )
     for parameter in (*student.parameters(), *method.parameters()):
         parameter.grad = torch.zeros_like(parameter)
     made.step()
@@ -85,4 +102,6 @@ def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
     made = optimizer(recipe(optimizer="adamw", weight_decay=0), student, [])
     student.weight.grad = torch.tensor([[1.0, -20.0, 0.3, -5.0]])
     made.step()
-    torch.testing.assert_close(student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
+    torch.testing.assert_close(
+        student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    )

@@ -15,10 +15,19 @@ from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 COMMON = (
-    "data.limit.train=256", "data.limit.validation=61", "data.limit.test=61", "data.augmentation=crop", "data.views=2",
-    "training.batch_size=32", "training.epochs=3", "student.name=mlp", "student.width=8",
-    "peers.b.network.name=cnn", "peers.b.network.width=4", "peers.b.training.learning_rate=0.01",
-)  # fmt: skip
+    "data.limit.train=256",
+    "data.limit.validation=61",
+    "data.limit.test=61",
+    "data.augmentation=crop",
+    "data.views=2",
+    "training.batch_size=32",
+    "training.epochs=3",
+    "student.name=mlp",
+    "student.width=8",
+    "peers.b.network.name=cnn",
+    "peers.b.network.width=4",
+    "peers.b.training.learning_rate=0.01",
+)
 DUAL = ("method.name=dual_student", "method.lambda_peer=0.3", "method.peer_warmup=0.34")
 TRIALS = {
     "simultaneous": (*COMMON, *DUAL),
@@ -39,7 +48,9 @@ TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
-    """The records of a trial as one of its ranks reported them; stopped and taken up again where its name says so."""
+    """The records of a trial as one of its ranks reported them; stopped and taken up again where
+    its name says so.
+    """
     records: list[Record] = []
     asked = [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
     for asked_to_stop in asked:
@@ -69,13 +80,18 @@ def metrics(record: Record) -> dict[str, float]:
 
 
 def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
-    return load_file(root / name / "checkpoint" / ("" if letter == "a" else letter) / "student.safetensors")
+    return load_file(
+        root / name / "checkpoint" / ("" if letter == "a" else letter) / "student.safetensors"
+    )
 
 
 LONG = ("three-in-turn", "unheard", "apart", "alternating")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRIALS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRIALS],
+)
 def test_actors_train_the_students_that_one_process_does(root: Path, name: str) -> None:
     count = 3 if "three" in name else 2
     apart, together = (run(root, f"{name}-{world}", world, *TRIALS[name]) for world in (count, 1))
@@ -84,7 +100,9 @@ def test_actors_train_the_students_that_one_process_does(root: Path, name: str) 
     for letter in "abc"[:count]:
         ours, theirs = weights(root, f"{name}-{count}", letter), weights(root, f"{name}-1", letter)
         for key, value in ours.items():
-            torch.testing.assert_close(value, theirs[key], rtol=1e-5, atol=1e-6, msg=f"{letter} {key}")
+            torch.testing.assert_close(
+                value, theirs[key], rtol=1e-5, atol=1e-6, msg=f"{letter} {key}"
+            )
 
 
 def test_two_pairs_train_the_students_of_one(root: Path) -> None:
@@ -99,14 +117,25 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
         assert metrics(ours) == pytest.approx(metrics(theirs), rel=2e-3, abs=2e-3)
     for letter in "ab":
         for key, value in weights(root, "of-four", letter).items():
-            torch.testing.assert_close(value, weights(root, "of-one", letter)[key], rtol=1e-3, atol=1e-4, msg=f"{letter} {key}")
+            torch.testing.assert_close(
+                value,
+                weights(root, "of-one", letter)[key],
+                rtol=1e-3,
+                atol=1e-4,
+                msg=f"{letter} {key}",
+            )
 
 
 @pytest.mark.parametrize(
     ("world_size", "update"),
-    [(2, "alternating"), *(pytest.param(world, "simultaneous", marks=pytest.mark.slow) for world in (2, 4))],
+    [
+        (2, "alternating"),
+        *(pytest.param(world, "simultaneous", marks=pytest.mark.slow) for world in (2, 4)),
+    ],
 )
-def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path, world_size: int, update: str) -> None:
+def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(
+    root: Path, world_size: int, update: str
+) -> None:
     pairs = (*COMMON, *DUAL, f"method.update={update}")
     whole, broken = f"whole-{update}-{world_size}", f"stopped-{update}-{world_size}"
     expected, found = run(root, whole, world_size, *pairs), run(root, broken, world_size, *pairs)
@@ -114,7 +143,9 @@ def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path
     assert [metrics(record) for record in found[1:]] == [metrics(record) for record in expected]
     for letter in "ab":
         ours = weights(root, broken, letter)
-        assert all(torch.equal(value, ours[key]) for key, value in weights(root, whole, letter).items())
+        assert all(
+            torch.equal(value, ours[key]) for key, value in weights(root, whole, letter).items()
+        )
 
 
 def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
@@ -141,8 +172,12 @@ def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
-def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(in_turn: bool) -> None:
-    for rank, (heard, place, replicas, total, waited) in enumerate(on_every_rank(4, swapped, in_turn)):
+def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(
+    in_turn: bool,
+) -> None:
+    for rank, (heard, place, replicas, total, waited) in enumerate(
+        on_every_rank(4, swapped, in_turn)
+    ):
         other = rank + 1 if rank % 2 == 0 else rank - 1
         after = 10 if in_turn and rank % 2 else 0
         assert [box.shape for box in heard] == [(1, 4, 3)] * 2

@@ -66,8 +66,20 @@ def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
     seed_everything(spec.configuration.seed, PEER, 1)
     begun = build(network.name, len(dataset.classes), dataset.shape, network.settings)
     save_file(begun.state_dict(), tmp_path / "begun.safetensors")
-    own = ("student.name=cnn", "student.width=4", f"student.weights={tmp_path}/begun.safetensors", "training.epochs=3")
-    return distil(*SMALL, *own, "training.learning_rate=0.01", "training.optimizer=adamw", *method, folder="b-alone")
+    own = (
+        "student.name=cnn",
+        "student.width=4",
+        f"student.weights={tmp_path}/begun.safetensors",
+        "training.epochs=3",
+    )
+    return distil(
+        *SMALL,
+        *own,
+        "training.learning_rate=0.01",
+        "training.optimizer=adamw",
+        *method,
+        folder="b-alone",
+    )
 
 
 @pytest.fixture
@@ -80,7 +92,9 @@ def hears_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "deaf", Deaf)
 
 
-def test_students_that_hear_nothing_are_trained_as_if_alone(distil: Specify, tmp_path: Path) -> None:
+def test_students_that_hear_nothing_are_trained_as_if_alone(
+    distil: Specify, tmp_path: Path
+) -> None:
     both = distil(*SMALL, *A, *B, "method.name=kd", folder="both")
     records_of(both)
     for letter, spec in (
@@ -94,12 +108,17 @@ def test_students_that_hear_nothing_are_trained_as_if_alone(distil: Specify, tmp
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 @pytest.mark.usefixtures("hears_nobody")
-def test_without_a_peer_weight_the_peers_are_as_if_alone(distil: Specify, tmp_path: Path, update: str) -> None:
+def test_without_a_peer_weight_the_peers_are_as_if_alone(
+    distil: Specify, tmp_path: Path, update: str
+) -> None:
     settings = ("method.lambda_peer=0", f"method.update={update}")
     both = distil(*SMALL, *A, *B, "method.name=dual_student", *settings, folder="both")
     records_of(both)
     deaf = ("method.name=deaf", *settings)
-    for letter, spec in (("a", distil(*SMALL, *A, *deaf, folder="a-alone")), ("b", alone_as_b(distil, tmp_path, *deaf))):
+    for letter, spec in (
+        ("a", distil(*SMALL, *A, *deaf, folder="a-alone")),
+        ("b", alone_as_b(distil, tmp_path, *deaf)),
+    ):
         records_of(spec)
         assert same(weights(both, letter), weights(spec)), letter
 
@@ -108,26 +127,40 @@ def test_with_a_peer_weight_they_are_not(distil: Specify) -> None:
     trained = []
     for name, value in (("with", 0.3), ("without", 0.0)):
         spec = distil(
-            *SMALL, *A, *B, "method.name=dual_student", "method.peer_warmup=0", f"method.lambda_peer={value}", folder=name
+            *SMALL,
+            *A,
+            *B,
+            "method.name=dual_student",
+            "method.peer_warmup=0",
+            f"method.lambda_peer={value}",
+            folder=name,
         )
         records_of(spec)
         trained.append(spec)
-    assert not same(weights(trained[0]), weights(trained[1])) and not same(weights(trained[0], "b"), weights(trained[1], "b"))
+    assert not same(weights(trained[0]), weights(trained[1])) and not same(
+        weights(trained[0], "b"), weights(trained[1], "b")
+    )
 
 
 def forgetful(_: Any, classes: int, shape: tuple[int, int, int]) -> Network:
     """Return a linear student with dropout, which draws at every step."""
-    return Network("forgetful", nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), math.prod(shape), classes)
+    return Network(
+        "forgetful", nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), math.prod(shape), classes
+    )
 
 
-@pytest.mark.parametrize("method", [("method.name=kd",), (*DUAL, "method.lambda_peer=0", "method.update=alternating")])
+@pytest.mark.parametrize(
+    "method", [("method.name=kd",), (*DUAL, "method.lambda_peer=0", "method.update=alternating")]
+)
 def test_each_student_has_random_numbers_of_its_own(
     distil: Specify, monkeypatch: pytest.MonkeyPatch, method: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(MODELS, "forgetful", Builder(forgetful))
     student = ("student.name=forgetful", "training.epochs=2")
     pairs = [distil(*SMALL, *student, "peers.b.network.name=forgetful", *method, folder="drawing")]
-    pairs.append(distil(*SMALL, *student, "peers.b.network.name=mlp", *method, folder="not-drawing"))
+    pairs.append(
+        distil(*SMALL, *student, "peers.b.network.name=mlp", *method, folder="not-drawing")
+    )
     for spec in pairs:
         records_of(spec)
     assert same(*(weights(spec) for spec in pairs))
@@ -135,13 +168,19 @@ def test_each_student_has_random_numbers_of_its_own(
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 def test_a_pair_that_is_resumed_goes_on_to_the_bit(distil: Specify, update: str) -> None:
-    whole, broken = (distil(*SMALL, *A, *B, *DUAL, f"method.update={update}", folder=folder) for folder in ("whole", "broken"))
+    whole, broken = (
+        distil(*SMALL, *A, *B, *DUAL, f"method.update={update}", folder=folder)
+        for folder in ("whole", "broken")
+    )
     expected = records_of(whole)
     records_of(broken, dies_after=1)
     resumed = records_of(broken)
     assert [record["epoch"] for record in resumed] == [1, 2, 3]
     for one, other in zip(expected, resumed, strict=True):
-        timeless = [{key: value for key, value in each["metrics"].items() if not key.startswith(TIMED)} for each in (one, other)]
+        timeless = [
+            {key: value for key, value in each["metrics"].items() if not key.startswith(TIMED)}
+            for each in (one, other)
+        ]
         assert timeless[0] == timeless[1]
     assert all(same(weights(whole, letter), weights(broken, letter)) for letter in "ab")
 
@@ -163,18 +202,32 @@ class NotingInTurn(Noting):
 
 
 @pytest.mark.parametrize("kind", [Noting, NotingInTurn])
-def test_what_is_heard_is_what_the_others_say(distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Noting]) -> None:
+def test_what_is_heard_is_what_the_others_say(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Noting]
+) -> None:
     monkeypatch.setitem(METHODS, "noting", kind)
     monkeypatch.setattr(Noting, "heard", [])
-    three = ("peers.b.network.name=mlp", "peers.b.network.width=6", "peers.c.network.name=mlp", "peers.c.network.width=4")
+    three = (
+        "peers.b.network.name=mlp",
+        "peers.b.network.width=6",
+        "peers.c.network.name=mlp",
+        "peers.c.network.width=4",
+    )
     records_of(distil(*SMALL, *A, *three, "method.name=noting", "training.epochs=1"))
     steps = [kind.heard[step : step + 3] for step in range(0, len(kind.heard), 3)]
     assert len(steps) == 4
     for (a, of_a), (b, of_b), (c, of_c) in steps:
         assert of_a.shape == (2, 32, 10) and not of_a.requires_grad
-        assert torch.equal(of_a, torch.stack([b, c])), "who steps first hears what all have said before"
+        assert torch.equal(of_a, torch.stack([b, c])), (
+            "who steps first hears what all have said before"
+        )
         assert torch.equal(of_b[1], c)
-        assert torch.equal(of_b[0], a) == torch.equal(of_c[0], a) == torch.equal(of_c[1], b) == (kind is Noting)
+        assert (
+            torch.equal(of_b[0], a)
+            == torch.equal(of_c[0], a)
+            == torch.equal(of_c[1], b)
+            == (kind is Noting)
+        )
         assert torch.equal(of_b[0], of_c[0]), "both hear the same of a"
 
 
@@ -182,7 +235,14 @@ def test_hearing_anew_leaves_the_running_statistics_alone(distil: Specify) -> No
     both = []
     for update in ("simultaneous", "alternating"):
         spec = distil(
-            *SMALL, "student.name=cnn", "student.width=4", "training.epochs=1", *B, *DUAL, f"method.update={update}", folder=update
+            *SMALL,
+            "student.name=cnn",
+            "student.width=4",
+            "training.epochs=1",
+            *B,
+            *DUAL,
+            f"method.update={update}",
+            folder=update,
         )
         records_of(spec)  # the peer weight is 0 in the first epoch
         both.append(weights(spec))
@@ -195,10 +255,16 @@ def test_the_records_name_every_student(distil: Specify) -> None:
     for name in ("validation/accuracy", "test/last/accuracy", "train/loss", "best_epoch"):
         assert last[name] == pytest.approx((last[f"a/{name}"] + last[f"b/{name}"]) / 2)
     sizes = [
-        sum(value.numel() for key, value in weights(spec, letter).items() if "running" not in key and "num_" not in key)
+        sum(
+            value.numel()
+            for key, value in weights(spec, letter).items()
+            if "running" not in key and "num_" not in key
+        )
         for letter in "ab"
     ]
-    assert [last["a/parameters"], last["b/parameters"]] == sizes and last["parameters"] == sum(sizes)
+    assert [last["a/parameters"], last["b/parameters"]] == sizes and last["parameters"] == sum(
+        sizes
+    )
     assert last["a/train/learning_rate"] != last["b/train/learning_rate"]
     assert "seconds/student" in last and "a/seconds/student" not in last
 
@@ -210,11 +276,20 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
     part = dataset.split("validation")
     predicted = []
     for letter, student in spec.configuration.students.items():
-        network = build(student.network.name, len(dataset.classes), dataset.shape, student.network.settings).eval()
+        network = build(
+            student.network.name, len(dataset.classes), dataset.shape, student.network.settings
+        ).eval()
         network.load_state_dict(weights(spec, letter))
         batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 30, 0)
         with torch.no_grad():
-            predicted.append(torch.cat([network(batch.inputs).logits.argmax(dim=1) for batch in batches.ordered("validation")]))
+            predicted.append(
+                torch.cat(
+                    [
+                        network(batch.inputs).logits.argmax(dim=1)
+                        for batch in batches.ordered("validation")
+                    ]
+                )
+            )
     assert len(predicted[0]) == len(part) == 60
     assert agreement == pytest.approx((predicted[0] == predicted[1]).double().mean().item())
     for letter in "ab":
@@ -223,7 +298,12 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
 
 
 METRICS: dict[str, dict[str, float]] = {
-    "a": {"validation/accuracy": 0.8, "validation/nll": 0.5, "parameters": 10.0, "method/alpha": 1.0},
+    "a": {
+        "validation/accuracy": 0.8,
+        "validation/nll": 0.5,
+        "parameters": 10.0,
+        "method/alpha": 1.0,
+    },
     "b": {"validation/accuracy": 0.6, "validation/nll": 0.3, "parameters": 30.0},
 }
 
@@ -238,7 +318,9 @@ METRICS: dict[str, dict[str, float]] = {
         ({"students": "b"}, 0.6, 0.3),
     ],
 )
-def test_the_trials_metrics_are_those_of_whom_the_search_names(search: dict[str, Any], accuracy: float, nll: float) -> None:
+def test_the_trials_metrics_are_those_of_whom_the_search_names(
+    search: dict[str, Any], accuracy: float, nll: float
+) -> None:
     found = trial_metrics(METRICS, Search(**search))
     assert (found["validation/accuracy"], found["validation/nll"]) == pytest.approx((accuracy, nll))
     assert found["parameters"] == 40.0
@@ -247,11 +329,17 @@ def test_the_trials_metrics_are_those_of_whom_the_search_names(search: dict[str,
 
 
 def test_a_student_that_is_alone_is_the_trial() -> None:
-    assert trial_metrics({"a": METRICS["a"]}, Search()) == METRICS["a"] == student_metrics(METRICS["a"], "a", several=False)
+    assert (
+        trial_metrics({"a": METRICS["a"]}, Search())
+        == METRICS["a"]
+        == student_metrics(METRICS["a"], "a", several=False)
+    )
 
 
 @pytest.mark.parametrize(("weight", "told"), [(0.0, 0), (0.3, 2 * 4 * 2)])
-def test_who_listens_to_nobody_says_nothing(distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, told: int) -> None:
+def test_who_listens_to_nobody_says_nothing(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, told: int
+) -> None:
     calls: list[int] = []
     tell = Colocated.publish
 
@@ -266,7 +354,10 @@ def test_who_listens_to_nobody_says_nothing(distil: Specify, monkeypatch: pytest
 
 def test_a_divergence_names_the_students_and_their_own_recipes(distil: Specify) -> None:
     with refused("peers.b.training.learning_rate", 1e30, error=TrialError) as told:
-        train(distil(*SMALL, *A, *B, "method.name=kd", "peers.b.training.learning_rate=1e30"), TrialContext())
+        train(
+            distil(*SMALL, *A, *B, "method.name=kd", "peers.b.training.learning_rate=1e30"),
+            TrialContext(),
+        )
     assert "student b" in str(told.value) and "epoch 1" in str(told.value)
     both = ("training.learning_rate=1e30", "peers.b.training.learning_rate=1e30")
     with refused("training.learning_rate", 1e30, error=TrialError) as told:
@@ -275,10 +366,14 @@ def test_a_divergence_names_the_students_and_their_own_recipes(distil: Specify) 
 
 
 @pytest.mark.parametrize(
-    ("of_ranks", "precision"), [(("bfloat16", "bfloat16"), "bfloat16, head in float32"), (("bfloat16", None), "float32")]
+    ("of_ranks", "precision"),
+    [(("bfloat16", "bfloat16"), "bfloat16, head in float32"), (("bfloat16", None), "float32")],
 )
 def test_workers_on_unlike_devices_hear_one_teacher(
-    distil: Specify, monkeypatch: pytest.MonkeyPatch, of_ranks: tuple[str | None, ...], precision: str
+    distil: Specify,
+    monkeypatch: pytest.MonkeyPatch,
+    of_ranks: tuple[str | None, ...],
+    precision: str,
 ) -> None:
     types = [getattr(torch, name) if name else None for name in of_ranks]
     monkeypatch.setattr(TrialContext, "all_gather_object", lambda self, mine: types)

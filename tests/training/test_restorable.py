@@ -20,7 +20,13 @@ from orchestrator.training._restorable import find_optimizer_misfit, find_scaler
 from orchestrator.training._trainer import train
 from tests.conftest import Specify
 
-PLAIN = ("method.name=cross_entropy", "student.name=mlp", "student.width=4", "data.limit.train=64", "training.epochs=4")
+PLAIN = (
+    "method.name=cross_entropy",
+    "student.name=mlp",
+    "student.width=4",
+    "data.limit.train=64",
+    "training.epochs=4",
+)
 
 
 def change(name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
@@ -50,7 +56,10 @@ def change_progress(**changes: Any) -> Callable[[Path], None]:
 
     def damage(folder: Path) -> None:
         values = read_json(folder / "progress.json") | changes
-        write_json(folder / "progress.json", {name: value for name, value in values.items() if value is not None})
+        write_json(
+            folder / "progress.json",
+            {name: value for name, value in values.items() if value is not None},
+        )
 
     return damage
 
@@ -75,19 +84,43 @@ def moments(kept: dict[str, Any]) -> dict[str, Tensor]:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no progress": (rewrite(b"{}"), "record is missing"),
     "an empty file": (rewrite(b""), "is not JSON"),
-    "a text for an epoch": (change_progress(record={"epoch": "2", "metrics": {}}), "record.epoch = '2' is not allowed"),
+    "a text for an epoch": (
+        change_progress(record={"epoch": "2", "metrics": {}}),
+        "record.epoch = '2' is not allowed",
+    ),
     "no metrics": (change_progress(record={"epoch": 2, "metrics": {}}), "has no accuracy"),
-    "an epoch too many": (change_progress(record={"epoch": 9, "metrics": {}}, records=None), "of epoch 9 of 4"),
-    "records of other epochs": (change_progress(records=[{"epoch": 1, "metrics": {}}]), "records are of the epochs 1"),
-    "another shape": (change("student", lambda t: t.update({first(t): torch.zeros(3, 5)})), "has shape [3, 5]"),
-    "whole numbers": (change("student", lambda t: t.update({first(t): t[first(t)].to(torch.int8)})), "torch.int8"),
+    "an epoch too many": (
+        change_progress(record={"epoch": 9, "metrics": {}}, records=None),
+        "of epoch 9 of 4",
+    ),
+    "records of other epochs": (
+        change_progress(records=[{"epoch": 1, "metrics": {}}]),
+        "records are of the epochs 1",
+    ),
+    "another shape": (
+        change("student", lambda t: t.update({first(t): torch.zeros(3, 5)})),
+        "has shape [3, 5]",
+    ),
+    "whole numbers": (
+        change("student", lambda t: t.update({first(t): t[first(t)].to(torch.int8)})),
+        "torch.int8",
+    ),
     "a tensor less": (change("best", lambda t: t.pop(first(t))), "of the best student is missing"),
-    "a tensor more": (change("student", lambda t: t.update(other=torch.zeros(1))), "other is no tensor of the student"),
+    "a tensor more": (
+        change("student", lambda t: t.update(other=torch.zeros(1))),
+        "other is no tensor of the student",
+    ),
     "NaN": (change("student", lambda t: t[first(t)].fill_(torch.nan)), "is not finite"),
     "infinity": (change("best", lambda t: t[first(t)].fill_(torch.inf)), "is not finite"),
-    "an empty optimiser": (change_optimizer(lambda kept: kept["optimizer"]["state"].clear()), "keeps moments"),
+    "an empty optimiser": (
+        change_optimizer(lambda kept: kept["optimizer"]["state"].clear()),
+        "keeps moments",
+    ),
     "no optimiser": (change_optimizer(dict.clear), "the optimiser has no state"),
-    "a list": (lambda folder: torch.save([1], folder / "optimizer.pt"), "the optimiser has no state"),
+    "a list": (
+        lambda folder: torch.save([1], folder / "optimizer.pt"),
+        "the optimiser has no state",
+    ),
     "moments of another shape": (
         change_optimizer(lambda kept: moments(kept).update(momentum_buffer=torch.zeros(2, 2))),
         "momentum_buffer of the optimiser has shape",
@@ -96,14 +129,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         change_optimizer(lambda kept: moments(kept)["momentum_buffer"].fill_(torch.nan)),
         "momentum_buffer of the optimiser is not finite",
     ),
-    "other groups": (change_optimizer(lambda kept: kept["optimizer"]["param_groups"].clear()), "groups of parameters are others"),
+    "other groups": (
+        change_optimizer(lambda kept: kept["optimizer"]["param_groups"].clear()),
+        "groups of parameters are others",
+    ),
 }
 
 
 def without_sums(folder: Path) -> None:
     """Remove the checksums of the files, as in an older version."""
     values = read_json(folder / "progress.json")
-    write_json(folder / "progress.json", {name: value for name, value in values.items() if name not in ("files", "format")})
+    write_json(
+        folder / "progress.json",
+        {name: value for name, value in values.items() if name not in ("files", "format")},
+    )
 
 
 def resumed(spec: TrialSpec) -> tuple[list[dict[str, Any]], list[str]]:
@@ -121,7 +160,9 @@ def whole(specify: Specify) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_a_trial_begins_again_with_a_note_and_ends_the_same(what: str, specify: Specify, whole: list[dict[str, float]]) -> None:
+def test_a_trial_begins_again_with_a_note_and_ends_the_same(
+    what: str, specify: Specify, whole: list[dict[str, float]]
+) -> None:
     damage, said = DAMAGES[what]
     spec = specify(*PLAIN, folder="broken")
     records_of(spec, dies_after=2)
@@ -129,10 +170,17 @@ def test_a_trial_begins_again_with_a_note_and_ends_the_same(what: str, specify: 
     damage(spec.folder / CHECKPOINT)
     metrics, notes = resumed(spec)
     assert metrics == whole
-    assert len(notes) == 1 and said in notes[0] and notes[0].endswith(": the trial begins again") and "\n" not in notes[0]
+    assert (
+        len(notes) == 1
+        and said in notes[0]
+        and notes[0].endswith(": the trial begins again")
+        and "\n" not in notes[0]
+    )
 
 
-def test_the_one_before_is_taken_where_there_is_one(specify: Specify, whole: list[dict[str, float]]) -> None:
+def test_the_one_before_is_taken_where_there_is_one(
+    specify: Specify, whole: list[dict[str, float]]
+) -> None:
     spec = specify(*PLAIN, folder="broken")
     records_of(spec, dies_after=1)
     shutil.copytree(spec.folder / CHECKPOINT, spec.folder / "kept")
@@ -145,8 +193,12 @@ def test_the_one_before_is_taken_where_there_is_one(specify: Specify, whole: lis
     assert len(notes) == 1 and notes[0].endswith(": the trial goes on after epoch 1")
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "best.safetensors", "optimizer.pt", "trace.safetensors"])
-def test_a_changed_digit_is_noticed_by_its_sum(name: str, specify: Specify, whole: list[dict[str, float]]) -> None:
+@pytest.mark.parametrize(
+    "name", ["student.safetensors", "best.safetensors", "optimizer.pt", "trace.safetensors"]
+)
+def test_a_changed_digit_is_noticed_by_its_sum(
+    name: str, specify: Specify, whole: list[dict[str, float]]
+) -> None:
     spec = specify(*PLAIN, folder="broken")
     records_of(spec, dies_after=2)
     file = spec.folder / CHECKPOINT / name
@@ -154,10 +206,15 @@ def test_a_changed_digit_is_noticed_by_its_sum(name: str, specify: Specify, whol
     content[-9] ^= 1
     file.write_bytes(content)
     metrics, notes = resumed(spec)
-    assert metrics == whole and f"{file} is damaged: it is not the file of which progress.json has the sum" in notes[0]
+    assert (
+        metrics == whole
+        and f"{file} is damaged: it is not the file of which progress.json has the sum" in notes[0]
+    )
 
 
-def test_a_checkpoint_of_an_older_version_is_gone_on_with(specify: Specify, whole: list[dict[str, float]]) -> None:
+def test_a_checkpoint_of_an_older_version_is_gone_on_with(
+    specify: Specify, whole: list[dict[str, float]]
+) -> None:
     spec = specify(*PLAIN, folder="older")
     records_of(spec, dies_after=2)
     without_sums(spec.folder / CHECKPOINT)
@@ -180,7 +237,9 @@ def test_parameters_are_numbered_as_the_optimiser_numbers_them() -> None:
     recipe, given = Training(optimizer="adamw"), {"optimizer": fresh.state_dict(), "scaler": {}}
     assert find_optimizer_misfit(recipe, fresh, given) == ""
     given["optimizer"]["state"][1]["exp_avg"] = torch.zeros(2)
-    assert "exp_avg of the optimiser has shape [2], and [3] is expected" in find_optimizer_misfit(recipe, fresh, given)
+    assert "exp_avg of the optimiser has shape [2], and [3] is expected" in find_optimizer_misfit(
+        recipe, fresh, given
+    )
     given["optimizer"]["state"][7] = {}
     del given["optimizer"]["state"][1]
     assert "of a parameter 7 that there is not" in find_optimizer_misfit(recipe, fresh, given)
@@ -191,25 +250,76 @@ def group(state: dict[str, Any]) -> dict[str, Any]:
 
 
 MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a moment missing": (lambda s: s["state"][1].pop("exp_avg"), "exp_avg of the optimiser is missing for parameter 1"),
-    "a moment None": (lambda s: s["state"][1].update(exp_avg=None), "exp_avg of the optimiser is missing for parameter 1"),
-    "a moment that is a text": (lambda s: s["state"][1].update(exp_avg="a"), "exp_avg of the optimiser is no tensor"),
-    "a moment of 0 dimensions": (lambda s: s["state"][1].update(exp_avg_sq=torch.tensor(1.0)), "exp_avg_sq of the optimiser has"),
-    "a step of 1 dimension": (lambda s: s["state"][1].update(step=torch.ones(3)), "step of the optimiser has shape [3], and [] is"),
-    "a step of -1": (lambda s: s["state"][1].update(step=torch.tensor(-1.0)), "step of the optimiser is -1"),
-    "whole numbers": (lambda s: s["state"][1].update(exp_avg=torch.ones(3, dtype=torch.int64)), "holds no floating-point numbers"),
-    "an entry that is empty": (lambda s: s["state"][1].clear(), "step of the optimiser is missing for parameter 1"),
-    "an entry that is absent": (lambda s: s["state"].pop(1), "of 1 parameters, and it was saved of 2"),
+    "a moment missing": (
+        lambda s: s["state"][1].pop("exp_avg"),
+        "exp_avg of the optimiser is missing for parameter 1",
+    ),
+    "a moment None": (
+        lambda s: s["state"][1].update(exp_avg=None),
+        "exp_avg of the optimiser is missing for parameter 1",
+    ),
+    "a moment that is a text": (
+        lambda s: s["state"][1].update(exp_avg="a"),
+        "exp_avg of the optimiser is no tensor",
+    ),
+    "a moment of 0 dimensions": (
+        lambda s: s["state"][1].update(exp_avg_sq=torch.tensor(1.0)),
+        "exp_avg_sq of the optimiser has",
+    ),
+    "a step of 1 dimension": (
+        lambda s: s["state"][1].update(step=torch.ones(3)),
+        "step of the optimiser has shape [3], and [] is",
+    ),
+    "a step of -1": (
+        lambda s: s["state"][1].update(step=torch.tensor(-1.0)),
+        "step of the optimiser is -1",
+    ),
+    "whole numbers": (
+        lambda s: s["state"][1].update(exp_avg=torch.ones(3, dtype=torch.int64)),
+        "holds no floating-point numbers",
+    ),
+    "an entry that is empty": (
+        lambda s: s["state"][1].clear(),
+        "step of the optimiser is missing for parameter 1",
+    ),
+    "an entry that is absent": (
+        lambda s: s["state"].pop(1),
+        "of 1 parameters, and it was saved of 2",
+    ),
     "no rate": (lambda s: group(s).pop("lr"), "lr of a group of the optimiser is missing"),
-    "a rate that is a text": (lambda s: group(s).update(lr="0.1"), "lr of a group of the optimiser is '0.1'"),
-    "a rate that is NaN": (lambda s: group(s).update(lr=float("nan")), "lr of a group of the optimiser is nan"),
-    "a rate that is a switch": (lambda s: group(s).update(lr=True), "lr of a group of the optimiser is True"),
-    "no betas": (lambda s: group(s).update(betas=None), "betas of a group of the optimiser is None"),
-    "one beta": (lambda s: group(s).update(betas=(0.9,)), "betas of a group of the optimiser is (0.9,)"),
-    "a switch that is a text": (lambda s: group(s).update(amsgrad="no"), "amsgrad of a group of the optimiser is 'no'"),
-    "another setting": (lambda s: group(s).update(other=1), "other of a group of the optimiser is not expected"),
-    "a parameter in two groups": (lambda s: group(s).update(params=[0]), "groups of parameters are others"),
-}  # fmt: skip
+    "a rate that is a text": (
+        lambda s: group(s).update(lr="0.1"),
+        "lr of a group of the optimiser is '0.1'",
+    ),
+    "a rate that is NaN": (
+        lambda s: group(s).update(lr=float("nan")),
+        "lr of a group of the optimiser is nan",
+    ),
+    "a rate that is a switch": (
+        lambda s: group(s).update(lr=True),
+        "lr of a group of the optimiser is True",
+    ),
+    "no betas": (
+        lambda s: group(s).update(betas=None),
+        "betas of a group of the optimiser is None",
+    ),
+    "one beta": (
+        lambda s: group(s).update(betas=(0.9,)),
+        "betas of a group of the optimiser is (0.9,)",
+    ),
+    "a switch that is a text": (
+        lambda s: group(s).update(amsgrad="no"),
+        "amsgrad of a group of the optimiser is 'no'",
+    ),
+    "another setting": (
+        lambda s: group(s).update(other=1),
+        "other of a group of the optimiser is not expected",
+    ),
+    "a parameter in two groups": (
+        lambda s: group(s).update(params=[0]),
+        "groups of parameters are others",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", MISFITS)
@@ -229,7 +339,13 @@ def test_a_state_that_would_fail_at_a_step_is_found(what: str) -> None:
 
 @pytest.mark.parametrize("name", ["scale", "growth_factor", "_growth_tracker"])
 def test_a_state_of_the_gradient_scaler_that_does_not_fit_is_found(name: str) -> None:
-    own = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+    own = {
+        "scale": 65536.0,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 2000,
+        "_growth_tracker": 0,
+    }
     assert find_scaler_misfit(own, own | {"_growth_tracker": 7}) == find_scaler_misfit({}, {}) == ""
     for value in ("1", None, -1, float("nan")):
         assert f"{name} of the gradient scaler" in find_scaler_misfit(own, own | {name: value})

@@ -26,14 +26,25 @@ from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
 from orchestrator.training._sample_predictions import NEIGHBOURS, QUERIES, retrieved
 
 Specify = Callable[..., TrialSpec]
-SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.label_noise=0.25")
+SMALL = (
+    "data.limit.train=96",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "data.label_noise=0.25",
+)
 
 
 def drawn(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
     """Return random neighbours, because the figures must not depend on the retrieved samples."""
     generator = torch.Generator().manual_seed(3)
-    sides = [torch.randint(samples, (samples, width), generator=generator, dtype=torch.int32) for width in (positives, negatives)]
-    likeness = [torch.rand(samples, width, generator=generator).sort(descending=True).values for width in (positives, negatives)]
+    sides = [
+        torch.randint(samples, (samples, width), generator=generator, dtype=torch.int32)
+        for width in (positives, negatives)
+    ]
+    likeness = [
+        torch.rand(samples, width, generator=generator).sort(descending=True).values
+        for width in (positives, negatives)
+    ]
     return Neighbours(sides[0], sides[1], likeness[0], likeness[1])
 
 
@@ -50,23 +61,42 @@ class Retrieving(KD):
         return drawn(96)
 
 
-def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(METHODS, "kd", Retrieving)
-    spec = distil(*SMALL, "method.name=kd", "training.epochs=1", "training.batch_size=32", "student.name=mlp", "student.width=8")
+    spec = distil(
+        *SMALL,
+        "method.name=kd",
+        "training.epochs=1",
+        "training.batch_size=32",
+        "student.name=mlp",
+        "student.width=8",
+    )
     records_of(spec)
-    found, expected, dataset = load_file(spec.folder / CHECKPOINT / "shown.safetensors"), drawn(96), Dataset.open(spec.data)
+    found, expected, dataset = (
+        load_file(spec.folder / CHECKPOINT / "shown.safetensors"),
+        drawn(96),
+        Dataset.open(spec.data),
+    )
     queries = found["queries"].long()
     assert queries.tolist() == [0, 23, 47, 71, 95]
     for side, rows in expected._asdict().items():
         if side != "recall":
             assert torch.equal(found[side], rows[queries][:, :NEIGHBOURS]), side
     places = found["retrieved"].tolist()
-    seen = {*found["queries"].tolist(), *found["positives"].flatten().tolist(), *found["negatives"].flatten().tolist()}
+    seen = {
+        *found["queries"].tolist(),
+        *found["positives"].flatten().tolist(),
+        *found["negatives"].flatten().tolist(),
+    }
     assert places == sorted(seen), "each of them once"
     assert found["retrieved_images"].numpy().tobytes() == dataset.train.inputs[places].tobytes()
     assert found["retrieved_labels"].tolist() == dataset.train.labels[places].tolist()
     assert found["retrieved_truths"].tolist() == dataset.clean_labels[places].tolist()
-    assert not torch.equal(found["retrieved_labels"], found["retrieved_truths"]), "a quarter is wrong"
+    assert not torch.equal(found["retrieved_labels"], found["retrieved_truths"]), (
+        "a quarter is wrong"
+    )
     teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     assert spec.teacher is not None
     load_weights(teacher, str(spec.teacher / WEIGHTS))
@@ -85,9 +115,17 @@ class Unheard(CrossEntropy):
         return drawn(96)
 
 
-def test_a_teacher_that_nobody_hears_says_nothing_of_what_was_retrieved(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_that_nobody_hears_says_nothing_of_what_was_retrieved(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(METHODS, "cross_entropy", Unheard)
-    spec = distil(*SMALL, "method.name=cross_entropy", "training.epochs=1", "training.batch_size=32", "student.width=8")
+    spec = distil(
+        *SMALL,
+        "method.name=cross_entropy",
+        "training.epochs=1",
+        "training.batch_size=32",
+        "student.width=8",
+    )
     records_of(spec)
     found = load_file(spec.folder / CHECKPOINT / "shown.safetensors")
     assert "retrieved" in found and "retrieved_classes" not in found
@@ -98,14 +136,18 @@ def test_queries_are_samples_for_which_something_was_retrieved(specify: Specify)
     rows = drawn(96)
     known = torch.tensor([3, 10, 50])
     kept = torch.zeros(96, 1, dtype=torch.bool).index_fill(0, known, True)
-    rows = rows._replace(positives=rows.positives.where(kept, -1), negatives=rows.negatives.where(kept, -1))
+    rows = rows._replace(
+        positives=rows.positives.where(kept, -1), negatives=rows.negatives.where(kept, -1)
+    )
     rows.positives[10] = -1  # alone in its class
     rows.positives[50, 2:] = -1
     found = retrieved(rows, None, batches)
     assert found["queries"].tolist() == [3, 10, 50] and "retrieved_classes" not in found
     assert found["positives"][1].eq(-1).all() and found["positives"][2, 2:].eq(-1).all()
     assert (found["retrieved"] >= 0).all() and {3, 10, 50} <= set(found["retrieved"].tolist())
-    nobody = rows._replace(positives=torch.full_like(rows.positives, -1), negatives=torch.full_like(rows.negatives, -1))
+    nobody = rows._replace(
+        positives=torch.full_like(rows.positives, -1), negatives=torch.full_like(rows.negatives, -1)
+    )
     assert retrieved(nobody, None, batches) == {}
 
 
@@ -113,7 +155,10 @@ def test_queries_are_samples_for_which_something_was_retrieved(specify: Specify)
 def test_a_side_may_have_no_width(specify: Specify, positives: int, negatives: int) -> None:
     batches = batches_of(Dataset.open(specify(*SMALL).data))
     found = retrieved(drawn(96, positives, negatives), None, batches)
-    assert found["positives"].shape == (QUERIES, positives) and found["negatives"].shape == (QUERIES, negatives)
+    assert found["positives"].shape == (QUERIES, positives) and found["negatives"].shape == (
+        QUERIES,
+        negatives,
+    )
     assert retrieved(drawn(96, 0, 0), None, batches) == {}
 
 
@@ -132,10 +177,16 @@ def files(root: Path) -> Dataset:
 def test_pictures_of_files_are_those_that_the_teacher_saw(tmp_path: Path) -> None:
     """Decoded images of a folder; the teacher's class is that of the same normalised pixels."""
     dataset = files(tmp_path / "images")
-    teacher = FrozenTeacher(build("cnn", len(dataset.classes), dataset.shape, {"width": 4}), "untrained")
+    teacher = FrozenTeacher(
+        build("cnn", len(dataset.classes), dataset.shape, {"width": 4}), "untrained"
+    )
     found = retrieved(drawn(len(dataset.train), 2, 2), teacher, batches_of(dataset, 2))
     images = found["retrieved_images"]
-    assert images.dtype == torch.uint8 and images.shape[1:] == (dataset.shape[1], dataset.shape[2], 3)
+    assert images.dtype == torch.uint8 and images.shape[1:] == (
+        dataset.shape[1],
+        dataset.shape[2],
+        3,
+    )
     mean, std = (torch.tensor(values)[:, None, None] for values in (dataset.mean, dataset.std))
     pixels = (images.permute(0, 3, 1, 2) / 255 - mean) / std
     assert found["retrieved_classes"].tolist() == teacher(pixels).logits.argmax(dim=1).tolist()

@@ -19,7 +19,11 @@ PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Return both clocks, which only the test advances."""
     clocks = SimpleNamespace(wall=100.0, cpu=10.0)
-    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu))
+    monkeypatch.setattr(
+        cost,
+        "time",
+        SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu),
+    )
     return clocks
 
 

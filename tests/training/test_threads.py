@@ -19,9 +19,14 @@ from orchestrator.training._precompute import precompute_view
 from orchestrator.training._trainer import train
 
 SMALL = (
-    "data.limit.train=128", "data.limit.validation=20", "data.limit.test=20", "data.augmentation=none", "training.epochs=1",
-    "student.name=mlp", "student.width=4",
-)  # fmt: skip
+    "data.limit.train=128",
+    "data.limit.validation=20",
+    "data.limit.test=20",
+    "data.augmentation=none",
+    "training.epochs=1",
+    "student.name=mlp",
+    "student.width=4",
+)
 TRIM, MMAP = ALLOCATOR
 
 Specify = Callable[..., TrialSpec]
@@ -37,21 +42,31 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("role", ["student", "fill"])
-def test_each_trial_has_the_threads_that_it_asks_for(specify: Specify, make_teacher: MakeTeacher, role: str) -> None:
+def test_each_trial_has_the_threads_that_it_asks_for(
+    specify: Specify, make_teacher: MakeTeacher, role: str
+) -> None:
     found: list[int] = []
 
     def heard(record: Record) -> None:
         if "epoch" in record:
             found.append(torch.get_num_threads())
 
-    for number, threads in enumerate(("resources.threads_per_worker=3", "resources.threads_per_worker=2", "seed=0")):
+    for number, threads in enumerate(
+        ("resources.threads_per_worker=3", "resources.threads_per_worker=2", "seed=0")
+    ):
         spec = specify(*SMALL, threads, folder=f"trial-{number}")
-        spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)})
+        spec = spec.model_copy(
+            update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)}
+        )
         (precompute_view if role == "fill" else train)(spec, TrialContext(report=heard))
-    assert found == [3, 2, 1], "also after another trial of the same process, and one unless somebody asks"
+    assert found == [3, 2, 1], (
+        "also after another trial of the same process, and one unless somebody asks"
+    )
 
 
-def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv(TRIM, raising=False)
     monkeypatch.delenv(MMAP, raising=False)
     assert allocator() == ALLOCATOR
@@ -61,7 +76,9 @@ def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(monkeypatch: pyte
     assert allocator() == {TRIM: "4096", MMAP: ""}
 
 
-def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
     seen: list[dict[str, str]] = []
@@ -84,7 +101,9 @@ def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch
 
     def init(**options: Any) -> SimpleNamespace:
         asked.update(options)
-        return SimpleNamespace(address_info={"gcs_address": "10.0.0.1:6379"}, dashboard_url="10.0.0.1:8265")
+        return SimpleNamespace(
+            address_info={"gcs_address": "10.0.0.1:6379"}, dashboard_url="10.0.0.1:8265"
+        )
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])

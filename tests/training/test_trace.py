@@ -21,10 +21,26 @@ from orchestrator.training._trace import POINTS, Trace
 from orchestrator.training._trainer import train
 
 EPOCHS = 3
-SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=none")
-RECIPE = (f"training.epochs={EPOCHS}", "training.batch_size=16", "student.name=mlp", "student.width=8")
+SMALL = (
+    "data.limit.train=128",
+    "data.limit.validation=40",
+    "data.limit.test=40",
+    "data.augmentation=none",
+)
+RECIPE = (
+    f"training.epochs={EPOCHS}",
+    "training.batch_size=16",
+    "student.name=mlp",
+    "student.width=8",
+)
 AKD = (*SMALL, *RECIPE, "method.name=akd", "method.alpha_gap=label")
-CAM = (*AKD, "method.cam=true", "method.cam_width=8", "method.cam_heads=2", "method.cam_learning_rate=0.5")
+CAM = (
+    *AKD,
+    "method.cam=true",
+    "method.cam_width=8",
+    "method.cam_heads=2",
+    "method.cam_learning_rate=0.5",
+)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -44,7 +60,9 @@ def test_thinning_keeps_the_mean_and_the_order(steps: int) -> None:
     kept = trace.state["steps/loss"]
     sizes = [len(chunk) for chunk in torch.arange(steps).tensor_split(min(POINTS, steps))]
     assert len(kept) == min(POINTS, steps) and max(sizes) - min(sizes) <= 1
-    assert (kept * torch.tensor(sizes)).sum() / steps == pytest.approx(values.mean().item(), abs=1e-5)
+    assert (kept * torch.tensor(sizes)).sum() / steps == pytest.approx(
+        values.mean().item(), abs=1e-5
+    )
     assert kept[0] == pytest.approx(values[: sizes[0]].mean().item(), abs=1e-6)
     assert kept[-1] == pytest.approx(values[-sizes[-1] :].mean().item(), abs=1e-6)
 
@@ -56,9 +74,13 @@ def test_epochs_follow_each_other_in_points_between_their_ends() -> None:
             trace.step({"loss": torch.tensor(float(step)), "alpha": torch.tensor(0.5)})
         trace.end_epoch(epoch, {"row": torch.full((2, 3), float(epoch))})
     assert set(trace.state) == {"steps/epoch", "steps/loss", "steps/alpha", "epochs/row"}
-    assert trace.state["steps/epoch"].tolist() == [epoch + (point + 0.5) / 4 for epoch in range(3) for point in range(4)]
+    assert trace.state["steps/epoch"].tolist() == [
+        epoch + (point + 0.5) / 4 for epoch in range(3) for point in range(4)
+    ]
     assert trace.state["steps/loss"].tolist() == [0, 1, 2, 3] * 3
-    assert trace.state["epochs/row"].shape == (3, 2, 3) and trace.state["epochs/row"][:, 0, 0].tolist() == [0, 1, 2]
+    assert trace.state["epochs/row"].shape == (3, 2, 3) and trace.state["epochs/row"][
+        :, 0, 0
+    ].tolist() == [0, 1, 2]
 
 
 def test_a_trace_does_not_change_the_one_that_it_goes_on_from() -> None:
@@ -74,12 +96,19 @@ def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> N
     records = records_of(spec)
     trace = pictured(spec, "trace")
     names = ("loss", "cross_entropy", "distillation", "alpha", "cam")
-    assert set(trace) == {"steps/epoch", "epochs/alpha_histogram", "epochs/class_accuracy", *(f"steps/{name}" for name in names)}
+    assert set(trace) == {
+        "steps/epoch",
+        "epochs/alpha_histogram",
+        "epochs/class_accuracy",
+        *(f"steps/{name}" for name in names),
+    }
     assert len(trace["steps/epoch"]) == 8 * EPOCHS, "128 samples are 8 batches of 16"
     for name in names:
         assert len(trace[f"steps/{name}"]) == 8 * EPOCHS
         means = trace[f"steps/{name}"].reshape(EPOCHS, 8).mean(1).tolist()
-        assert means == pytest.approx([record["metrics"][f"train/{name}"] for record in records], rel=1e-5)
+        assert means == pytest.approx(
+            [record["metrics"][f"train/{name}"] for record in records], rel=1e-5
+        )
     assert trace["epochs/alpha_histogram"].shape[0] == EPOCHS
     torch.testing.assert_close(trace["epochs/alpha_histogram"].sum(1), torch.ones(EPOCHS))
 
@@ -99,7 +128,9 @@ def test_the_trace_goes_on_after_a_resume(distil: Specify, epoch: int) -> None:
 
 
 def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: Specify) -> None:
-    whole, broken = (distil(*AKD, "training.batch_size=4", folder=folder) for folder in ("whole", "broken"))
+    whole, broken = (
+        distil(*AKD, "training.batch_size=4", folder=folder) for folder in ("whole", "broken")
+    )
     records_of(whole)
     # 32 steps an epoch are two stop queries: the middle of the second epoch
     asked = iter([False] * 3 + [True])
@@ -117,9 +148,13 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
     rows = pictured(spec, "trace")["epochs/class_accuracy"]
     student = build("mlp", len(dataset.classes), dataset.shape, {"width": 8}).eval()
     student.load_state_dict(pictured(spec, "student"))
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(
+        "validation"
+    )
     right = student(whole.inputs).logits.argmax(dim=1) == whole.labels
-    last = [right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))]
+    last = [
+        right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))
+    ]
     assert rows.shape == (EPOCHS, 10) and rows[-1].tolist() == pytest.approx(last)
     for row, record in zip(rows, records, strict=True):
         metrics = record["metrics"]
@@ -127,7 +162,9 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
         assert metrics["validation/class_gap"] == pytest.approx((row.max() - row.min()).item())
 
 
-def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each_class(distil: Specify) -> None:
+def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each_class(
+    distil: Specify,
+) -> None:
     spec = distil(*CAM)
     records_of(spec)
     shown = pictured(spec, "shown")
@@ -137,7 +174,9 @@ def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each
     for name in ("teacher", "student", "reweighted"):
         assert shown[name].shape == (SAMPLES, 10) and (shown[name] >= 0).all()
         torch.testing.assert_close(shown[name].sum(1), torch.ones(SAMPLES))
-    assert not torch.allclose(shown["reweighted"], shown["teacher"], rtol=0, atol=1e-6), "the module has learned"
+    assert not torch.allclose(shown["reweighted"], shown["teacher"], rtol=0, atol=1e-6), (
+        "the module has learned"
+    )
     rows = shown["class_weights"]
     present = torch.bincount(labels, minlength=10) > 0
     assert rows.shape == (10, 10) and torch.equal(rows.isfinite().all(1), present)
@@ -146,18 +185,31 @@ def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each
 
 
 def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(distil: Specify) -> None:
-    spec = distil(*SMALL, "training.epochs=2", "training.batch_size=32", "student.name=cnn", "student.width=4", "method.name=akd")
+    spec = distil(
+        *SMALL,
+        "training.epochs=2",
+        "training.batch_size=32",
+        "student.name=cnn",
+        "student.width=4",
+        "method.name=akd",
+    )
     records_of(spec)
     dataset = Dataset.open(spec.data)
     student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).eval()
     student.load_state_dict(pictured(spec, "student"))
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(
+        "validation"
+    )
     with torch.no_grad():
         says = (student(whole.inputs).logits / 4).softmax(1)
-    torch.testing.assert_close(pictured(spec, "shown")["student"], says[:SAMPLES], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        pictured(spec, "shown")["student"], says[:SAMPLES], rtol=1e-4, atol=1e-5
+    )
 
 
-def test_a_class_without_a_sample_has_a_row_of_nan(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_without_a_sample_has_a_row_of_nan(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With fewer evaluated samples than classes: six, evenly spaced over the part."""
     monkeypatch.setattr(sample_predictions, "WEIGHED", 6)
     spec = distil(*CAM)
@@ -182,5 +234,6 @@ def test_nothing_is_shown_before_the_end(distil: Specify) -> None:
     spec = distil(*CAM)
     records_of(spec, dies_after=2)
     assert (
-        not (spec.folder / CHECKPOINT / "shown.safetensors").exists() and (spec.folder / CHECKPOINT / "trace.safetensors").exists()
+        not (spec.folder / CHECKPOINT / "shown.safetensors").exists()
+        and (spec.folder / CHECKPOINT / "trace.safetensors").exists()
     )

@@ -33,10 +33,23 @@ from tests.refusal import refused
 
 CPU = torch.device("cpu")
 EPOCHS = 4
-SMALL = ("data.limit.train=256", "data.limit.validation=60", "data.limit.test=60", "data.augmentation=crop", "data.views=3")
+SMALL = (
+    "data.limit.train=256",
+    "data.limit.validation=60",
+    "data.limit.test=60",
+    "data.augmentation=crop",
+    "data.views=3",
+)
 RECIPE = (f"training.epochs={EPOCHS}", "training.batch_size=32")
 DISTIL = (*SMALL, *RECIPE, "student.name=cnn", "student.width=4", "method.name=kd")
-PLAIN = (*SMALL, *RECIPE, "student.name=mlp", "student.width=8", "method.name=cross_entropy", "teacher=null")
+PLAIN = (
+    *SMALL,
+    *RECIPE,
+    "student.name=mlp",
+    "student.width=8",
+    "method.name=cross_entropy",
+    "teacher=null",
+)
 ADAMW = ("training.optimizer=adamw", "training.learning_rate=0.003")
 
 Specify = Callable[..., TrialSpec]
@@ -47,7 +60,11 @@ Part = Literal["validation", "test"]
 def without_time(records: list[Record]) -> list[Record]:
     quiet = []
     for record in records:
-        kept = {k: v for k, v in record["metrics"].items() if not k.startswith(("seconds/", "train/images_per_second", "cache/"))}
+        kept = {
+            k: v
+            for k, v in record["metrics"].items()
+            if not k.startswith(("seconds/", "train/images_per_second", "cache/"))
+        }
         quiet.append(record | {"metrics": kept})
     return quiet
 
@@ -55,7 +72,13 @@ def without_time(records: list[Record]) -> list[Record]:
 def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    inner = [value[key] for key in sorted(value, key=str)] if isinstance(value, dict) else value if isinstance(value, list) else []
+    inner = (
+        [value[key] for key in sorted(value, key=str)]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else []
+    )
     return [tensor for item in inner for tensor in tensors(item)]
 
 
@@ -67,7 +90,9 @@ def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
     assert one.progress["best_epoch"] == other.progress["best_epoch"]
 
 
-def predictions(spec: TrialSpec, name: str, settings: dict[str, Any], state: dict[str, Tensor], part: Part) -> Tensor:
+def predictions(
+    spec: TrialSpec, name: str, settings: dict[str, Any], state: dict[str, Tensor], part: Part
+) -> Tensor:
     """Return the classes that a network predicts with these weights for a part, in one batch."""
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
@@ -91,7 +116,9 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     begun: list[dict[str, Tensor]] = []
 
     def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        begun.append({key: value.detach().clone() for key, value in learner.student.state_dict().items()})
+        begun.append(
+            {key: value.detach().clone() for key, value in learner.student.state_dict().items()}
+        )
         return replicate(learner, context)
 
     monkeypatch.setattr(student, "replicate", noted)
@@ -99,7 +126,9 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "epochs"), [(("training.optimizer=sgd",), range(1, EPOCHS + 1)), (ADAMW, (2,))], ids=["sgd", "adamw"]
+    ("optimizer", "epochs"),
+    [(("training.optimizer=sgd",), range(1, EPOCHS + 1)), (ADAMW, (2,))],
+    ids=["sgd", "adamw"],
 )
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(
     specify: Specify, make_teacher: MakeTeacher, optimizer: tuple[str, ...], epochs: Sequence[int]
@@ -110,11 +139,15 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(
     whole = whole.model_copy(update={"teacher": teacher})
     expected = without_time(records_of(whole))
     for epoch in epochs:
-        broken = specify(*DISTIL, *optimizer, folder=f"broken-{epoch}").model_copy(update={"teacher": teacher})
+        broken = specify(*DISTIL, *optimizer, folder=f"broken-{epoch}").model_copy(
+            update={"teacher": teacher}
+        )
         before = without_time(records_of(broken, dies_after=epoch))
         after = without_time(records_of(broken))
         assert before == expected[:epoch]
-        assert after == expected[epoch - 1 :], "the last finished epoch is told again, then the missing ones"
+        assert after == expected[epoch - 1 :], (
+            "the last finished epoch is told again, then the missing ones"
+        )
         assert_same_bits(saved(broken), saved(whole))
 
 
@@ -125,14 +158,23 @@ def test_a_resume_tells_what_nobody_heard(specify: Specify, known: int) -> None:
     before = records_of(broken, dies_after=3)
     after = records_of(broken.model_copy(update={"known": known}))
     missed = 3 - min(known, 2)  # if all were received, the last epoch is reported again
-    assert [record.pop("behind", False) for record in after] == [True] * (missed - 1) + [False] * (EPOCHS - 2)
-    assert after[:missed] == before[3 - missed :], "as it was told then, with the seconds that it took"
+    assert [record.pop("behind", False) for record in after] == [True] * (missed - 1) + [False] * (
+        EPOCHS - 2
+    )
+    assert after[:missed] == before[3 - missed :], (
+        "as it was told then, with the seconds that it took"
+    )
     assert without_time(after) == expected[3 - missed :]
     assert [record["epoch"] for record in saved(broken).progress["records"]] == [1, 2, 3, 4]
 
 
 def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
-    pairs = (*PLAIN, "student.dropout=0.3", "training.gradient_clip=0.5", "training.warmup_epochs=1.5")
+    pairs = (
+        *PLAIN,
+        "student.dropout=0.3",
+        "training.gradient_clip=0.5",
+        "training.warmup_epochs=1.5",
+    )
     whole, broken = (specify(*pairs, folder=folder) for folder in ("whole", "broken"))
     records_of(whole)
     records_of(broken, dies_after=2)
@@ -141,7 +183,9 @@ def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
 
 
 def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify: Specify) -> None:
-    whole, broken = (specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken"))
+    whole, broken = (
+        specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken")
+    )
     records_of(whole)
     records: list[Record] = []
     # 32 steps an epoch are two stop queries: the middle of the third epoch
@@ -153,15 +197,22 @@ def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify:
 
 
 def test_the_same_seed_gives_the_same_trial_and_another_seed_another(specify: Specify) -> None:
-    specs = [specify(*PLAIN, f"seed={seed}", folder=folder) for seed, folder in ((3, "one"), (3, "two"), (4, "three"))]
+    specs = [
+        specify(*PLAIN, f"seed={seed}", folder=folder)
+        for seed, folder in ((3, "one"), (3, "two"), (4, "three"))
+    ]
     one, two, three = (without_time(records_of(spec)) for spec in specs)
     assert one == two and one != three
     assert_same_bits(saved(specs[0]), saved(specs[1]))
-    assert not torch.equal(saved(specs[0]).student["head.weight"], saved(specs[2]).student["head.weight"])
+    assert not torch.equal(
+        saved(specs[0]).student["head.weight"], saved(specs[2]).student["head.weight"]
+    )
 
 
 @pytest.mark.parametrize("questions", [0, 1, 3])
-def test_a_request_to_stop_is_heard_within_some_steps(specify: Specify, monkeypatch: pytest.MonkeyPatch, questions: int) -> None:
+def test_a_request_to_stop_is_heard_within_some_steps(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch, questions: int
+) -> None:
     spec = specify(*PLAIN, "training.batch_size=4", "training.epochs=1")  # 64 steps
     steps, asked = [0], [0]
     original = trainer._Trainer._step
@@ -203,7 +254,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_older_one(specify: Specify) -> N
     assert_same_bits(saved(broken), saved(whole))
 
 
-def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_a_checkpoint_holds_the_student_and_no_teacher(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     spec = specify(*DISTIL, "training.epochs=1")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=400)})
     records_of(spec)
@@ -214,23 +267,34 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_te
     }
     dataset = Dataset.open(spec.data)
     student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).state_dict()
-    assert {key: value.shape for key, value in saved(spec).student.items()} == {k: v.shape for k, v in student.items()}
+    assert {key: value.shape for key, value in saved(spec).student.items()} == {
+        k: v.shape for k, v in student.items()
+    }
     torch.load(folder / "optimizer.pt", weights_only=True)
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 4 * 400 * 400, "smaller than one layer of the teacher"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4 * 400 * 400, (
+        "smaller than one layer of the teacher"
+    )
 
 
-@pytest.mark.parametrize("pairs", [("training.learning_rate=1e10",), ("training.learning_rate=1e30", "training.batch_size=256")])
+@pytest.mark.parametrize(
+    "pairs",
+    [("training.learning_rate=1e10",), ("training.learning_rate=1e30", "training.batch_size=256")],
+)
 def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[str, ...]) -> None:
     records: list[Record] = []
     spec = specify(*PLAIN, "training.epochs=9", *pairs)
-    with refused("training.learning_rate", spec.configuration.training.learning_rate, error=TrialError) as raised:
+    with refused(
+        "training.learning_rate", spec.configuration.training.learning_rate, error=TrialError
+    ) as raised:
         train(spec, TrialContext(report=records.append))
     assert "\n" not in str(raised.value)
     assert not any(record.get("done") for record in records)
 
 
 def test_a_teacher_that_diverges_is_told_by_its_own_recipe(specify: Specify) -> None:
-    spec = specify(*PLAIN, "training.epochs=9", "training.learning_rate=1e30").model_copy(update={"role": "teacher"})
+    spec = specify(*PLAIN, "training.epochs=9", "training.learning_rate=1e30").model_copy(
+        update={"role": "teacher"}
+    )
     with refused("teacher.training.learning_rate", 1e30, error=TrialError) as raised:
         train(spec, TrialContext())
     assert "teacher.training.gradient_clip" in str(raised.value)
@@ -241,19 +305,36 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
     records = records_of(spec)
     scores = ("accuracy", "worst_class_accuracy", "class_gap", "nll", "ece", "entropy")
-    train_names = ("loss", "cross_entropy", "distillation", "alpha", "learning_rate", "images_per_second")
-    every = {"parameters"} | {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
-    last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {"best_epoch"}
+    train_names = (
+        "loss",
+        "cross_entropy",
+        "distillation",
+        "alpha",
+        "learning_rate",
+        "images_per_second",
+    )
+    every = (
+        {"parameters"}
+        | {f"train/{name}" for name in train_names}
+        | {f"validation/{name}" for name in (*scores, "agreement")}
+    )
+    last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {
+        "best_epoch"
+    }
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert [record.get("done", False) for record in records] == [False, False, False, True]
     for record in records:
         named = {name for name in record["metrics"] if not name.startswith(("seconds/", "cache/"))}
         assert named == every | (last if record.get("done") else set())
-        assert {"seconds/data", "seconds/teacher", "seconds/student", "seconds/evaluation"} <= set(record["metrics"])
+        assert {"seconds/data", "seconds/teacher", "seconds/student", "seconds/evaluation"} <= set(
+            record["metrics"]
+        )
         assert all(isinstance(value, float) for value in record["metrics"].values())
 
 
-def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_the_scores_are_those_of_the_weights_that_were_saved(
+    specify: Specify, make_teacher: MakeTeacher
+) -> None:
     spec = specify(*DISTIL)
     folder = make_teacher(spec.data, width=32)
     spec = spec.model_copy(update={"teacher": folder})
@@ -261,16 +342,26 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, m
     metrics, kept = records[-1]["metrics"], saved(spec)
     accuracy, predicted = quality(spec, kept.student, "validation")
     assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
-    assert metrics["test/last/accuracy"] == pytest.approx(quality(spec, kept.student, "test")[0], abs=1e-12)
-    assert metrics["test/best/accuracy"] == pytest.approx(quality(spec, kept.best, "test")[0], abs=1e-12)
+    assert metrics["test/last/accuracy"] == pytest.approx(
+        quality(spec, kept.student, "test")[0], abs=1e-12
+    )
+    assert metrics["test/best/accuracy"] == pytest.approx(
+        quality(spec, kept.best, "test")[0], abs=1e-12
+    )
     accuracies = [record["metrics"]["validation/accuracy"] for record in records]
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), "the first of the best"
     assert quality(spec, kept.best, "validation")[0] == pytest.approx(max(accuracies), abs=1e-12)
-    heard = predictions(spec, "mlp", {"width": 32}, load_file(folder / "weights.safetensors"), "validation")
-    assert metrics["validation/agreement"] == pytest.approx((predicted == heard).double().mean().item(), abs=1e-12)
+    heard = predictions(
+        spec, "mlp", {"width": 32}, load_file(folder / "weights.safetensors"), "validation"
+    )
+    assert metrics["validation/agreement"] == pytest.approx(
+        (predicted == heard).double().mean().item(), abs=1e-12
+    )
 
 
-def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_part_is_evaluated_in_the_last_epoch_alone(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts: list[str] = []
 
     def noted(learner: DistillationModule, batches: Batches, part: Any, *rest: Any) -> Evaluated:
@@ -283,27 +374,54 @@ def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, mo
 
 
 def test_the_clip_bounds_the_step(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
-    one_step = ("training.epochs=1", "training.batch_size=256", "training.momentum=0", "training.weight_decay=0")
+    one_step = (
+        "training.epochs=1",
+        "training.batch_size=256",
+        "training.momentum=0",
+        "training.weight_decay=0",
+    )
     spec = specify(*PLAIN, *one_step, "training.learning_rate=0.5", "training.gradient_clip=1e-3")
     records_of(spec)
-    moved = torch.cat([(value - initial[0][key]).flatten() for key, value in saved(spec).student.items()])
+    moved = torch.cat(
+        [(value - initial[0][key]).flatten() for key, value in saved(spec).student.items()]
+    )
     assert moved.norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
 
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(specify: Specify) -> None:
-    spec = specify(*PLAIN, "student.width=32", "training.precision=bfloat16", "training.learning_rate=0.1")
+    spec = specify(
+        *PLAIN, "student.width=32", "training.precision=bfloat16", "training.learning_rate=0.1"
+    )
     records = records_of(spec)
     assert all(value == value for record in records for value in record["metrics"].values())
     assert records[-1]["metrics"]["train/loss"] < records[0]["metrics"]["train/loss"]
     assert {value.dtype for value in saved(spec).student.values()} == {torch.float32}
-    exact = specify(*PLAIN, "student.width=32", "training.precision=float32", "training.learning_rate=0.1", folder="exact")
+    exact = specify(
+        *PLAIN,
+        "student.width=32",
+        "training.precision=float32",
+        "training.learning_rate=0.1",
+        folder="exact",
+    )
     records_of(exact)
-    assert not torch.equal(saved(exact).student["head.weight"], saved(spec).student["head.weight"]), "it did run in half"
+    assert not torch.equal(
+        saved(exact).student["head.weight"], saved(spec).student["head.weight"]
+    ), "it did run in half"
 
 
-@pytest.mark.parametrize(("pair", "exact"), [("eval_precision=float32", True), ("eval_precision=bfloat16", False), ("", False)])
-def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(specify: Specify, pair: str, exact: bool) -> None:
-    spec = specify(*PLAIN, "student.width=32", "training.precision=bfloat16", *([f"training.{pair}"] if pair else []))
+@pytest.mark.parametrize(
+    ("pair", "exact"),
+    [("eval_precision=float32", True), ("eval_precision=bfloat16", False), ("", False)],
+)
+def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(
+    specify: Specify, pair: str, exact: bool
+) -> None:
+    spec = specify(
+        *PLAIN,
+        "student.width=32",
+        "training.precision=bfloat16",
+        *([f"training.{pair}"] if pair else []),
+    )
     found = records_of(spec)[-1]["metrics"]["validation/nll"]
     dataset = Dataset.open(spec.data)
     network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
@@ -321,11 +439,19 @@ def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(specify:
 
 
 def test_a_student_learns_the_digits(specify: Specify) -> None:
-    spec = specify(*PLAIN, "data.limit.train=800", "student.width=32", "training.epochs=6", "training.learning_rate=0.2")
+    spec = specify(
+        *PLAIN,
+        "data.limit.train=800",
+        "student.width=32",
+        "training.epochs=6",
+        "training.learning_rate=0.2",
+    )
     assert records_of(spec)[-1]["metrics"]["test/last/accuracy"] > 0.75
 
 
-def test_given_weights_are_where_the_student_begins(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
+def test_given_weights_are_where_the_student_begins(
+    specify: Specify, initial: list[dict[str, Tensor]]
+) -> None:
     first = specify(*PLAIN, folder="first")
     records_of(first)
     file = first.folder / CHECKPOINT / "student.safetensors"
@@ -337,9 +463,19 @@ def test_given_weights_are_where_the_student_begins(specify: Specify, initial: l
 def test_what_filling_the_cache_draws_does_not_change_the_trial(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = (*SMALL, *RECIPE, "student.name=mlp", "student.width=8", "student.dropout=0.3", "method.name=kd")
+    pairs = (
+        *SMALL,
+        *RECIPE,
+        "student.name=mlp",
+        "student.width=8",
+        "student.dropout=0.3",
+        "method.name=kd",
+    )
     quiet, drawing = (specify(*pairs, folder=folder) for folder in ("quiet", "drawing"))
-    quiet, drawing = (spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)}) for spec in (quiet, drawing))
+    quiet, drawing = (
+        spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
+        for spec in (quiet, drawing)
+    )
     records_of(quiet)
     open_view = CachedTeacher.open_view
 
@@ -370,6 +506,10 @@ def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.Monkey
     # the meta device has no autocast
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     meta, method = torch.device("meta"), Noting(Settings())
-    batch = Inputs(torch.arange(2), torch.zeros(2, 1, 8, 8, device=meta), torch.zeros(2, dtype=torch.int64, device=meta))
+    batch = Inputs(
+        torch.arange(2),
+        torch.zeros(2, 1, 8, 8, device=meta),
+        torch.zeros(2, dtype=torch.int64, device=meta),
+    )
     DistillationModule(build("mlp", 10, (1, 8, 8), {}).to(meta), method, None)(batch, None)
     assert method.place == meta

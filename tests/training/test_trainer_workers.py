@@ -30,11 +30,22 @@ from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 3
-COMMON = (f"training.epochs={EPOCHS}", "training.batch_size=32", "data.limit.train=256", "data.augmentation=crop")
+COMMON = (
+    f"training.epochs={EPOCHS}",
+    "training.batch_size=32",
+    "data.limit.train=256",
+    "data.augmentation=crop",
+)
 # parts of odd size for two workers
 UNEVEN = ("data.limit.validation=61", "data.limit.test=61")
 TRIALS = {
-    "cnn": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
+    "cnn": (
+        "student.name=cnn",
+        "student.width=4",
+        "method.name=wttm",
+        "training.optimizer=adamw",
+        "training.learning_rate=0.003",
+    ),
     "cnn-stopped": (
         "student.name=cnn",
         "student.width=4",
@@ -43,10 +54,32 @@ TRIALS = {
         "training.learning_rate=0.003",
     ),
     "mlp": ("student.name=mlp", "student.width=8", "method.name=kd"),
-    "mixed": ("student.name=mlp", "student.width=8", "method.name=kd", "data.mixing=mixup", "data.labelled=60"),
-    "synchronised": ("student.name=cnn", "student.width=4", "method.name=kd", "training.sync_batch_norm=true"),
-    "diverged": ("student.name=mlp", "student.width=8", "method.name=kd", "training.learning_rate=1e10"),
-    "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.heartbeat_timeout_s=0.01", "seed=5"),
+    "mixed": (
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=kd",
+        "data.mixing=mixup",
+        "data.labelled=60",
+    ),
+    "synchronised": (
+        "student.name=cnn",
+        "student.width=4",
+        "method.name=kd",
+        "training.sync_batch_norm=true",
+    ),
+    "diverged": (
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=kd",
+        "training.learning_rate=1e10",
+    ),
+    "locked": (
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=kd",
+        "resources.heartbeat_timeout_s=0.01",
+        "seed=5",
+    ),
 }
 
 
@@ -65,15 +98,22 @@ def worker(rank: int, world_size: int, root: Path) -> None:
     with patch.object(student, "replicate", noted):
         for name in TRIALS:
             records, failure = trained(root, name, rank, world_size)
-            state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}
+            state = {
+                key: value.detach().contiguous().clone()
+                for key, value in learners[-1].student.state_dict().items()
+            }
             save_file(state, root / f"{name}-{rank}.safetensors")
-            (root / f"{name}-{rank}.json").write_text(json.dumps({"records": records, "failure": failure}))
+            (root / f"{name}-{rank}.json").write_text(
+                json.dumps({"records": records, "failure": failure})
+            )
 
 
 def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Record], str]:
     """Return a trial's records and its failure; one trial is stopped after epoch 1 and resumed."""
     spec, records = trial(root, name), list[Record]()
-    stops = (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
+    stops = (
+        (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
+    )
     try:
         for asked_to_stop in stops:
             train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
@@ -85,9 +125,16 @@ def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Rec
 def locked_file(root: Path) -> Path:
     spec = trial(root, "locked")
     dataset = Dataset.open(spec.data)
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, spec.configuration.seed), 32, spec.configuration.seed)
+    batches = Batches(
+        dataset,
+        Views.of(dataset, spec.configuration.data, spec.configuration.seed),
+        32,
+        spec.configuration.seed,
+    )
     teacher = FrozenTeacher.open(root / "teacher", CPU)
-    source = CachedTeacher(teacher, batches, Cache(root / "knowledge", 2**30), "float16", TrialContext(), 1)
+    source = CachedTeacher(
+        teacher, batches, Cache(root / "knowledge", 2**30), "float16", TrialContext(), 1
+    )
     file = source.files(0)["logits"]
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
@@ -110,7 +157,10 @@ def left(root: Path, name: str, rank: int) -> dict[str, Any]:
 
 def without_time(records: list[Record]) -> list[dict[str, Any]]:
     timed = ("seconds/", "train/images_per_second", "cache/")
-    return [{name: value for name, value in record["metrics"].items() if not name.startswith(timed)} for record in records]
+    return [
+        {name: value for name, value in record["metrics"].items() if not name.startswith(timed)}
+        for record in records
+    ]
 
 
 def alone(root: Path, name: str) -> tuple[list[Record], dict[str, torch.Tensor]]:
@@ -121,7 +171,9 @@ def alone(root: Path, name: str) -> tuple[list[Record], dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("name", ["cnn", "cnn-stopped", "mlp"])
-def test_all_ranks_end_with_the_same_weights_and_the_first_alone_reports(root: Path, name: str) -> None:
+def test_all_ranks_end_with_the_same_weights_and_the_first_alone_reports(
+    root: Path, name: str
+) -> None:
     first, second = (load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS))
     kept = load_file(root / name / "checkpoint" / "student.safetensors")
     assert set(first) == set(second) == set(kept)
@@ -136,15 +188,21 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
     spec = trial(root, name)
     dataset, student = Dataset.open(spec.data), spec.configuration.student
     networks = {
-        "student": build(student.name, len(dataset.classes), dataset.shape, student.settings).eval(),
+        "student": build(
+            student.name, len(dataset.classes), dataset.shape, student.settings
+        ).eval(),
         "teacher": build("mlp", len(dataset.classes), dataset.shape, {"width": 24}).eval(),
     }
-    networks["student"].load_state_dict(load_file(spec.folder / "checkpoint" / "student.safetensors"))
+    networks["student"].load_state_dict(
+        load_file(spec.folder / "checkpoint" / "student.safetensors")
+    )
     networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
     (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
     scores = Scores(len(dataset.classes), CPU)
     with torch.no_grad():
-        student_logits, teacher_logits = (networks[who](whole.inputs).logits for who in ("student", "teacher"))
+        student_logits, teacher_logits = (
+            networks[who](whole.inputs).logits for who in ("student", "teacher")
+        )
     scores.add(student_logits, whole.labels, teacher_logits.argmax(dim=1))
     reported = left(root, name, 0)["records"][-1]["metrics"]
     for key, value in scores.metrics(agreement=True).items():
@@ -154,7 +212,9 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
 def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -> None:
     whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
     assert [record["epoch"] for record in whole] == [1, 2, 3]
-    assert [record["epoch"] for record in broken] == [1, 1, 2, 3], "stopped in the second epoch, and taken up again"
+    assert [record["epoch"] for record in broken] == [1, 1, 2, 3], (
+        "stopped in the second epoch, and taken up again"
+    )
     assert without_time(broken[1:]) == without_time(whole)
     one, other = (root / name / "checkpoint" for name in ("cnn", "cnn-stopped"))
     for file in ("student.safetensors", "best.safetensors"):
@@ -163,18 +223,25 @@ def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -
 
 
 @pytest.mark.parametrize("name", ["mlp", "mixed", "synchronised"])
-def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: Path, name: str) -> None:
+def test_two_workers_train_the_student_of_one_with_the_same_global_batch(
+    root: Path, name: str
+) -> None:
     """Also with uneven label shares by blending, or with batch norm over all workers."""
     records, weights = alone(root, name)
     for key, value in load_file(root / f"{name}-0.safetensors").items():
         torch.testing.assert_close(value, weights[key], rtol=1e-4, atol=1e-5)
-    for mine, ours in zip(without_time(records), without_time(left(root, name, 0)["records"]), strict=True):
+    for mine, ours in zip(
+        without_time(records), without_time(left(root, name, 0)["records"]), strict=True
+    ):
         assert ours == pytest.approx(mine, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
-    assert left(root, "diverged", rank)["failure"] == "TrialError: training.learning_rate = 10000000000.0"
+    assert (
+        left(root, "diverged", rank)["failure"]
+        == "TrialError: training.learning_rate = 10000000000.0"
+    )
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))

@@ -16,14 +16,24 @@ from orchestrator.training._trainer import train
 Specify = Callable[..., TrialSpec]
 CPU = torch.device("cpu")
 GIVEN = (
-    "data.limit.train=128", "data.limit.validation=60", "data.limit.test=60", "training.epochs=4", "training.batch_size=32",
-    "student.name=mlp", "student.width=8", "method.name=cross_entropy", "teacher=null",
-)  # fmt: skip
+    "data.limit.train=128",
+    "data.limit.validation=60",
+    "data.limit.test=60",
+    "training.epochs=4",
+    "training.batch_size=32",
+    "student.name=mlp",
+    "student.width=8",
+    "method.name=cross_entropy",
+    "teacher=null",
+)
 
 
 def records_of(spec: TrialSpec, until: int | None = None) -> list[Record]:
     records: list[Record] = []
-    train(spec.model_copy(update={"until": until}), TrialContext(report=lambda record: records.append(copy.deepcopy(record))))
+    train(
+        spec.model_copy(update={"until": until}),
+        TrialContext(report=lambda record: records.append(copy.deepcopy(record))),
+    )
     return records
 
 
@@ -42,7 +52,9 @@ def test_a_limit_that_is_not_reached_changes_nothing(until: int, specify: Specif
     assert [record["epoch"] for record in records] == [1, 2, 3, 4] and records[-1]["done"]
 
 
-def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(specify: Specify, tmp_path: Path) -> None:
+def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(
+    specify: Specify, tmp_path: Path
+) -> None:
     donor = specify(*GIVEN, "training.weight_decay=0.5", folder="donor")
     records_of(donor, 2)
     rates = []

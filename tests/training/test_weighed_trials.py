@@ -22,9 +22,18 @@ from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, co
 from tests.refusal import refused
 
 SMALL = (
-    "method.name=kd_aif", "data.limit.train=160", "data.limit.validation=60", "data.limit.test=40", "data.label_noise=0.25",
-    "data.augmentation=crop", "data.views=2", "training.batch_size=32", "training.epochs=6", "student.width=8", "method.warmup=0.2",
-)  # fmt: skip
+    "method.name=kd_aif",
+    "data.limit.train=160",
+    "data.limit.validation=60",
+    "data.limit.test=40",
+    "data.label_noise=0.25",
+    "data.augmentation=crop",
+    "data.views=2",
+    "training.batch_size=32",
+    "training.epochs=6",
+    "student.width=8",
+    "method.warmup=0.2",
+)
 FEW = ("data.labelled=60", "data.label_noise=0", "method.update=ssl")
 FORMS: dict[str, tuple[str, ...]] = {
     "iterative": (),
@@ -39,7 +48,14 @@ FORMS: dict[str, tuple[str, ...]] = {
     "ssl-feedback": (*FEW, "method.feedback=1.0"),
     "whole-network": ("method.estimator=cg", "method.damping=0.1"),
 }
-TIMED = ("seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/cpu_seconds", "influence/waited")
+TIMED = (
+    "seconds/",
+    "train/images_per_second",
+    "cache/",
+    "influence/seconds",
+    "influence/cpu_seconds",
+    "influence/waited",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +68,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weighed(root: Path, request: pytest.FixtureRequest) -> Callable[..., TrialSpec]:
     def make(form: str, *pairs: str, name: str = "") -> TrialSpec:
-        return specification(root, f"{request.node.name}-{name}".replace("/", "-"), *SMALL, *FORMS[form], *pairs)
+        return specification(
+            root, f"{request.node.name}-{name}".replace("/", "-"), *SMALL, *FORMS[form], *pairs
+        )
 
     return make
 
@@ -64,7 +82,9 @@ def metrics(record: Record) -> dict[str, float]:
 def state(spec: TrialSpec) -> dict[str, Tensor]:
     """Return every tensor in the trial's checkpoint, by file and name."""
     files = sorted((spec.folder / "checkpoint").glob("*.safetensors"))
-    return {f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()}
+    return {
+        f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()
+    }
 
 
 def require_same(one: TrialSpec, other: TrialSpec) -> None:
@@ -83,7 +103,9 @@ def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str) -> 
     """
     whole = weighed(form, name="whole")
     expected = [metrics(record) for record in records_of(whole)]
-    for dies_after in (1, 2, 3) if form in ("iterative", "waiting", "two-behind", "static") else (3,):
+    for dies_after in (
+        (1, 2, 3) if form in ("iterative", "waiting", "two-behind", "static") else (3,)
+    ):
         broken = weighed(form, name=f"broken-{dies_after}")
         before = records_of(broken, dies_after=dies_after)
         after = records_of(broken)
@@ -92,9 +114,13 @@ def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("form", "in_force"), [("waiting", 1), ("iterative", 2), ("two-behind", 3), ("static", 3)], ids=lambda value: str(value)
+    ("form", "in_force"),
+    [("waiting", 1), ("iterative", 2), ("two-behind", 3), ("static", 3)],
+    ids=lambda value: str(value),
 )
-def test_weights_count_when_their_time_has_come(weighed: Callable[..., TrialSpec], form: str, in_force: int) -> None:
+def test_weights_count_when_their_time_has_come(
+    weighed: Callable[..., TrialSpec], form: str, in_force: int
+) -> None:
     """First request after epoch 1 (static: 3); the weights take effect `lag` epochs later."""
     spec = weighed(form)
     records = records_of(spec)
@@ -103,8 +129,12 @@ def test_weights_count_when_their_time_has_come(weighed: Callable[..., TrialSpec
     drawn = saved(spec).trace
     histogram = drawn["epochs/weight_histogram"]
     assert histogram.shape[0] == 6 and torch.allclose(histogram.sum(1), torch.ones(6))
-    assert (histogram[:in_force].max(1).values == 1).all() and (histogram[in_force:].max(1).values < 1).all()
-    assert drawn["epochs/weight_noisy"].tolist() == pytest.approx([each["metrics"]["influence/weight_noisy"] for each in records])
+    assert (histogram[:in_force].max(1).values == 1).all() and (
+        histogram[in_force:].max(1).values < 1
+    ).all()
+    assert drawn["epochs/weight_noisy"].tolist() == pytest.approx(
+        [each["metrics"]["influence/weight_noisy"] for each in records]
+    )
 
 
 def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec]) -> None:
@@ -130,14 +160,22 @@ def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
     assert shown["harmful_labels"].tolist() == dataset.train.labels[index].tolist()
     assert shown["harmful_truths"].tolist() == dataset.clean_labels[index].tolist()
     wrong = dataset.train.labels != dataset.clean_labels
-    pairs = [(scores[i] > scores[j]).float() for i in wrong.nonzero()[0] for j in (~wrong).nonzero()[0]]
-    assert [each for each in auc if each is not None][-1] == pytest.approx(float(torch.stack(pairs).mean()))
+    pairs = [
+        (scores[i] > scores[j]).float() for i in wrong.nonzero()[0] for j in (~wrong).nonzero()[0]
+    ]
+    assert [each for each in auc if each is not None][-1] == pytest.approx(
+        float(torch.stack(pairs).mean())
+    )
 
 
-def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_static_student_begins_anew(
+    weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With equal weights, the second half of eight epochs does not depend on the first."""
 
-    def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
+    def equal(
+        snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
+    ) -> SampleWeighting:
         return SampleWeighting(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
 
     monkeypatch.setattr(sample_weights, "compute_sample_weights", equal)
@@ -171,14 +209,19 @@ def _overwrite(file: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["both", "both-online", "ssl-feedback", "teacher-only"])
-def test_a_teacher_that_learns_is_the_trials_own(weighed: Callable[..., TrialSpec], form: str) -> None:
+def test_a_teacher_that_learns_is_the_trials_own(
+    weighed: Callable[..., TrialSpec], form: str
+) -> None:
     spec = weighed(form)
     assert spec.teacher is not None
     stored = load_file(spec.teacher / "weights.safetensors")
     records = records_of(spec)
     own = saved(spec).teacher
     assert set(own) == set(stored) and any(not own[name].equal(stored[name]) for name in own)
-    assert all(value.equal(load_file(spec.teacher / "weights.safetensors")[name]) for name, value in stored.items())
+    assert all(
+        value.equal(load_file(spec.teacher / "weights.safetensors")[name])
+        for name, value in stored.items()
+    )
     told = [record["metrics"].get("influence/teacher_accuracy") for record in records]
     assert [value is not None for value in told] == [epoch in (2, 4) for epoch in range(1, 7)]
     other = weighed("iterative", name="after")
@@ -188,16 +231,28 @@ def test_a_teacher_that_learns_is_the_trials_own(weighed: Callable[..., TrialSpe
 
 def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialSpec]) -> None:
     """`teacher_only` changes nothing for the student but the teacher's weights."""
-    taught, plain = weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"), weighed("iterative", name="plain")
+    taught, plain = (
+        weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"),
+        weighed("iterative", name="plain"),
+    )
     same = weighed("teacher-only", "method.teacher_learning_rate=1e-9", name="same")
     taught_records, same_records = records_of(taught), records_of(same)
     kd = plain.model_copy(
-        update={"configuration": specification(taught.folder.parent, "kd", *SMALL[1:-1], "method.name=kd").configuration}
+        update={
+            "configuration": specification(
+                taught.folder.parent, "kd", *SMALL[1:-1], "method.name=kd"
+            ).configuration
+        }
     )
     unweighted = records_of(kd)
-    losses = [[record["metrics"]["train/distillation"] for record in each] for each in (taught_records, same_records, unweighted)]
+    losses = [
+        [record["metrics"]["train/distillation"] for record in each]
+        for each in (taught_records, same_records, unweighted)
+    ]
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
-    assert losses[0][:2] == pytest.approx(losses[2][:2], rel=1e-4) and losses[0][3] != pytest.approx(losses[2][3], rel=1e-2)
+    assert losses[0][:2] == pytest.approx(losses[2][:2], rel=1e-4) and losses[0][
+        3
+    ] != pytest.approx(losses[2][3], rel=1e-2)
 
 
 class Helper:
@@ -231,12 +286,21 @@ def with_helper(spec: TrialSpec, helper: Helper) -> list[Record]:
 
 
 @pytest.mark.parametrize(
-    ("form", "late"), [*((form, False) for form in ("iterative", "waiting", "both", "ssl")), ("iterative", True), ("waiting", True)]
+    ("form", "late"),
+    [
+        *((form, False) for form in ("iterative", "waiting", "both", "ssl")),
+        ("iterative", True),
+        ("waiting", True),
+    ],
 )
 def test_beside_the_trainer_and_within_it_the_numbers_are_the_same(
     weighed: Callable[..., TrialSpec], form: str, late: bool
 ) -> None:
-    inline, beside, helper = weighed(form, name="inline"), weighed(form, name="beside"), Helper(late=late)
+    inline, beside, helper = (
+        weighed(form, name="inline"),
+        weighed(form, name="beside"),
+        Helper(late=late),
+    )
     expected, found = records_of(inline), with_helper(beside, helper)
     assert [metrics(each) for each in found] == [metrics(each) for each in expected]
     require_same(inline, beside)
@@ -248,15 +312,21 @@ def test_beside_the_trainer_and_within_it_the_numbers_are_the_same(
     assert notes[-1] == f"sent {len(helper.jobs)}"
 
 
-def test_what_goes_wrong_beside_the_trainer_fails_the_trial(weighed: Callable[..., TrialSpec]) -> None:
+def test_what_goes_wrong_beside_the_trainer_fails_the_trial(
+    weighed: Callable[..., TrialSpec],
+) -> None:
     with refused("method", "sent", error=TrialError):
         with_helper(weighed("iterative"), Helper(fails="the sentence of the actor"))
 
 
-def test_a_stop_is_heard_while_the_weights_are_waited_for(weighed: Callable[..., TrialSpec]) -> None:
+def test_a_stop_is_heard_while_the_weights_are_waited_for(
+    weighed: Callable[..., TrialSpec],
+) -> None:
     spec, records, helper = weighed("iterative"), list[Record](), Helper()
     asked = TrialContext(
-        report=records.append, influence_client=lambda: helper, asked_to_stop=lambda: len(helper.jobs) == 1 and len(records) == 1
+        report=records.append,
+        influence_client=lambda: helper,
+        asked_to_stop=lambda: len(helper.jobs) == 1 and len(records) == 1,
     )
     helper.fails = "nobody should wait so long"
     helper.receive = waits_for_ever  # type: ignore[method-assign]
@@ -272,12 +342,16 @@ def waits_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
 
 def test_what_is_said_of_the_weights_is_in_the_record(weighed: Callable[..., TrialSpec]) -> None:
     records = records_of(weighed("ssl-hard", "method.threshold=1.0"))
-    assert [bool(record.get("notes")) for record in records] == [epoch in (2, 4) for epoch in range(1, 7)]
+    assert [bool(record.get("notes")) for record in records] == [
+        epoch in (2, 4) for epoch in range(1, 7)
+    ]
     assert "after epoch 1: there is nothing to weigh" in records[1]["notes"][0]
     assert all(record["metrics"]["influence/weight_std"] == 0 for record in records)
 
 
-def test_an_estimator_that_diverges_says_so(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimator_that_diverges_says_so(
+    weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def diverged(*_: Any, **__: Any) -> Any:
         raise ArithmeticError("choose a larger damping")
 
@@ -287,7 +361,9 @@ def test_an_estimator_that_diverges_says_so(weighed: Callable[..., TrialSpec], m
     assert told.value.field == "method"
 
 
-def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(weighed: Callable[..., TrialSpec]) -> None:
+def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(
+    weighed: Callable[..., TrialSpec],
+) -> None:
     spec, first, second = weighed("two-behind"), Helper(), Helper()
     with pytest.raises(Interrupted):
         train(spec, TrialContext(report=_dies_after(2), influence_client=lambda: first))
@@ -298,7 +374,9 @@ def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(weighed: Callable[..
     assert replace(again, student={}).before == first.jobs[0].before
 
 
-def test_students_of_one_worker_have_weights_of_their_own(weighed: Callable[..., TrialSpec]) -> None:
+def test_students_of_one_worker_have_weights_of_their_own(
+    weighed: Callable[..., TrialSpec],
+) -> None:
     spec = weighed("iterative", "peers.b.network.name=cnn", "peers.b.network.width=4")
     last = records_of(spec)[-1]["metrics"]
     assert last["a/influence/weight_noisy"] != last["b/influence/weight_noisy"]

@@ -16,11 +16,18 @@ from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 COMMON = (
-    "method.name=kd_aif", "method.warmup=0.2", "data.limit.train=256", "data.limit.validation=61",
-    "data.limit.test=61", "data.label_noise=0.25", "data.augmentation=crop", "data.views=2",
-    "training.batch_size=32", "training.epochs=5",
+    "method.name=kd_aif",
+    "method.warmup=0.2",
+    "data.limit.train=256",
+    "data.limit.validation=61",
+    "data.limit.test=61",
+    "data.label_noise=0.25",
+    "data.augmentation=crop",
+    "data.views=2",
+    "training.batch_size=32",
+    "training.epochs=5",
     "student.width=8",
-)  # fmt: skip
+)
 SSL = ("method.update=ssl", "data.labelled=80", "data.label_noise=0")
 TRIALS = {
     "iterative": COMMON,
@@ -35,7 +42,14 @@ TRIALS = {
         "method.teacher_learning_rate=0.05",
     ),
 }
-OTHER = ("seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/cpu_seconds", "influence/waited")
+OTHER = (
+    "seconds/",
+    "train/images_per_second",
+    "cache/",
+    "influence/seconds",
+    "influence/cpu_seconds",
+    "influence/waited",
+)
 
 
 class Failing:
@@ -56,7 +70,10 @@ class Failing:
 
 def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
     records: list[Record] = []
-    train(specification(Path(root), name, *pairs), TrialContext(rank, world_size, CPU, records.append, pair=Pair))
+    train(
+        specification(Path(root), name, *pairs),
+        TrialContext(rank, world_size, CPU, records.append, pair=Pair),
+    )
     return records
 
 
@@ -75,7 +92,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def metrics(record: Record) -> dict[str, float]:
-    return {key: value for key, value in record["metrics"].items() if not any(part in key for part in OTHER)}
+    return {
+        key: value
+        for key, value in record["metrics"].items()
+        if not any(part in key for part in OTHER)
+    }
 
 
 @pytest.mark.parametrize("name", TRIALS)
@@ -86,7 +107,9 @@ def test_two_workers_train_with_the_weights_of_one(root: Path, name: str) -> Non
     for one, other in zip(together, alone, strict=True):
         assert metrics(one) == pytest.approx(metrics(other), rel=1e-3, abs=1e-4)
     left = load_file(root / f"{name}-2" / "checkpoint" / "weights.safetensors")
-    assert float(left["weights"].mean()) == pytest.approx(1, rel=1e-5) and left["weights"].std() > 0.05
+    assert (
+        float(left["weights"].mean()) == pytest.approx(1, rel=1e-5) and left["weights"].std() > 0.05
+    )
 
 
 def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
@@ -96,9 +119,15 @@ def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
     assert not silent
     for one, other in zip(apart, together, strict=True):
         assert metrics(one) == pytest.approx(metrics(other), rel=1e-4, abs=1e-5)
-    own = [load_file(root / "pair-2" / "checkpoint" / letter / "weights.safetensors")["weights"] for letter in (".", "b")]
+    own = [
+        load_file(root / "pair-2" / "checkpoint" / letter / "weights.safetensors")["weights"]
+        for letter in (".", "b")
+    ]
     assert not own[0].equal(own[1])
 
 
 def test_what_goes_wrong_at_one_worker_is_raised_by_both(root: Path) -> None:
-    assert on_every_rank(2, failed, str(root), "failed", *COMMON) == ["the sentence of the actor: method = 3"] * 2
+    assert (
+        on_every_rank(2, failed, str(root), "failed", *COMMON)
+        == ["the sentence of the actor: method = 3"] * 2
+    )

@@ -51,8 +51,13 @@ def add_teacher(spec: TrialSpec, scale: float = 1.0) -> None:
     with torch.no_grad():
         teacher.get_parameter("head.weight").mul_(scale)
     save_weights(teacher, spec.teacher / WEIGHTS)
-    card = {"weights": network_fingerprint(teacher.state_dict()), "network": {"name": "mlp", "width": 24}}
-    write_json(spec.teacher / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
+    card = {
+        "weights": network_fingerprint(teacher.state_dict()),
+        "network": {"name": "mlp", "width": 24},
+    }
+    write_json(
+        spec.teacher / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)}
+    )
 
 
 class Interrupted(Exception):
@@ -95,4 +100,6 @@ def left(spec: TrialSpec) -> dict[str, Tensor]:
 
 def untimed(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics that do not depend on the trial's speed or on cache hits."""
-    return {name: value for name, value in metrics.items() if not any(part in name for part in TIMED)}
+    return {
+        name: value for name, value in metrics.items() if not any(part in name for part in TIMED)
+    }

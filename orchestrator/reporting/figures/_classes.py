@@ -58,23 +58,49 @@ def class_weights(weights: Array, classes: Sequence[str] = ()) -> "Figure | None
     reach = float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
     limit = max(reach, 0.01)
     extent = (-0.5, many - 0.5, many - 0.5, -0.5)
-    image = axis.imshow(cells, cmap="PuOr_r", vmin=1 - limit, vmax=1 + limit, extent=extent, aspect="auto", interpolation="nearest")
+    image = axis.imshow(
+        cells,
+        cmap="PuOr_r",
+        vmin=1 - limit,
+        vmax=1 + limit,
+        extent=extent,
+        aspect="auto",
+        interpolation="nearest",
+    )
     if few:
         for row, column in np.ndindex(*cells.shape):
             light = not apart[row, column] > 0.6 * limit
             text = f"{cells[row, column]:.2f}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=7, color="black" if light else "white")
+            axis.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if light else "white",
+            )
     ticks = np.arange(0, many, -(-many // 20))
     labels = [named(number, classes) for number in ticks]
     slanted = max(map(len, labels)) > 3
-    figure.subplots_adjust(left=0.17 if slanted else 0.11, right=0.905, top=0.93, bottom=0.18 if slanted else 0.1)
-    axis.set_xticks(ticks, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center", rotation_mode="anchor")
+    figure.subplots_adjust(
+        left=0.17 if slanted else 0.11, right=0.905, top=0.93, bottom=0.18 if slanted else 0.1
+    )
+    axis.set_xticks(
+        ticks,
+        labels,
+        rotation=45 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor",
+    )
     axis.set_yticks(ticks, labels)
     axis.set(xlabel="class whose probability is weighted", ylabel="true class")
     if slanted:
         axis.xaxis.set_label_coords(0.5, -0.165)
     block = "" if side == 1 else f" (strongest of {side} x {side} classes)"
-    axis.set_title(f"Weight of each class in the teacher's distribution{block}", fontsize=10 if block else 11)
+    axis.set_title(
+        f"Weight of each class in the teacher's distribution{block}", fontsize=10 if block else 11
+    )
     figure.colorbar(image, ax=axis, label="mean weight (1: unchanged)", fraction=0.05, pad=0.02)
     return figure
 
@@ -102,27 +128,40 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
     said = {name: finite(shown[name][:SAMPLES]) for name in SPEAKERS if name in shown}
     many = said["teacher"].shape[1]
     if {values.shape for values in said.values()} != {(len(labels), many)}:
-        raise ValueError(f"distributions of {', '.join(f'{name} {values.shape}' for name, values in said.items())}")
+        raise ValueError(
+            f"distributions of "
+            f"{', '.join(f'{name} {values.shape}' for name, values in said.items())}"
+        )
     rows, columns = -(-len(labels) // 3), min(len(labels), 3)
     width, height = 2.4 * max(columns, 2) + 0.8, 1.9 * rows + 1.0
     figure, axes = blank(width, height, rows, columns)
     slanted = many > FEW or max(len(named(number, classes)) for number in range(many)) > 2
     below = 0.95 if slanted else 0.5
     figure.subplots_adjust(
-        left=0.6 / width, right=0.985, top=1 - 0.75 / height, bottom=below / height,
-        hspace=0.85 if slanted else 0.4, wspace=0.08,
-    )  # fmt: skip
+        left=0.6 / width,
+        right=0.985,
+        top=1 - 0.75 / height,
+        bottom=below / height,
+        hspace=0.85 if slanted else 0.4,
+        wspace=0.08,
+    )
     top = min(1.0, 1.05 * max(np.nanmax(values) for values in said.values()))
     for place, axis in enumerate(axes):
         if place >= len(labels):
             axis.set_visible(False)
             continue
         label = int(labels[place])
-        order = np.arange(many) if many <= FEW else _likeliest({name: values[place] for name, values in said.items()}, label)
+        order = (
+            np.arange(many)
+            if many <= FEW
+            else _likeliest({name: values[place] for name, values in said.items()}, label)
+        )
         for turn, (name, values) in enumerate(said.items()):
             _one_distribution(axis, values[place][order], turn, len(said), name, bars=many <= FEW)
         names = [named(number, classes) for number in order]
-        turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        turned: dict[str, Any] = (
+            {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        )
         axis.set_xticks(np.arange(len(order)), names, fontsize=7, **turned)
         axis.set_title(f"true: {named(label, classes)}", fontsize=9)
         axis.set(ylim=(0, top))
@@ -133,21 +172,46 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
         else:
             axis.tick_params(labelleft=False)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper right", ncols=len(names), frameon=False, fontsize=8, bbox_to_anchor=(0.99, 1.0))
+    figure.legend(
+        handles,
+        names,
+        loc="upper right",
+        ncols=len(names),
+        frameon=False,
+        fontsize=8,
+        bbox_to_anchor=(0.99, 1.0),
+    )
     beyond = "" if many <= FEW else f", {TOP} likeliest of {many} classes"
     figure.suptitle(f"Validation samples{beyond}", fontsize=10, x=0.01, ha="left")
     figure.supxlabel("class (bold: the true one)", fontsize=9, y=0.01)
     return figure
 
 
-def _one_distribution(axis: "Axes", values: Array, turn: int, of: int, name: str, bars: bool) -> None:
+def _one_distribution(
+    axis: "Axes", values: Array, turn: int, of: int, name: str, bars: bool
+) -> None:
     places = np.arange(len(values))
     if bars:
         width = 0.84 / of
-        axis.bar(places - 0.42 + (turn + 0.5) * width, values, width, color=SPEAKERS[name], label=name, linewidth=0)
+        axis.bar(
+            places - 0.42 + (turn + 0.5) * width,
+            values,
+            width,
+            color=SPEAKERS[name],
+            label=name,
+            linewidth=0,
+        )
     else:
         marker = "osD"[turn]
-        axis.plot(places, values, color=SPEAKERS[name], label=name, marker=marker, markersize=3.5, linewidth=1.3)
+        axis.plot(
+            places,
+            values,
+            color=SPEAKERS[name],
+            label=name,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.3,
+        )
 
 
 def _likeliest(said: Mapping[str, Array], label: int) -> Array:
@@ -194,7 +258,9 @@ def class_accuracy(accuracy: Array, classes: Sequence[str] = ()) -> "Figure | No
     known = 100 * finite(accuracy)
     evaluated = np.flatnonzero(np.isfinite(known).any(1))
     last = known[evaluated[-1]]
-    order = np.array([number for number in np.argsort(last, kind="stable") if np.isfinite(last[number])])
+    order = np.array(
+        [number for number in np.argsort(last, kind="stable") if np.isfinite(last[number])]
+    )
     many = len(order)
     figure, axes = blank(11.0, max(3.8, 1.2 + 0.2 * many) if many <= BARS else 4.2, columns=2)
     names = [named(number, classes) for number in order]
@@ -207,7 +273,9 @@ def class_accuracy(accuracy: Array, classes: Sequence[str] = ()) -> "Figure | No
     low, high = last[order[0]], last[order[-1]]
     after = f"Validation accuracy of the classes after epoch {evaluated[-1] + 1}"
     figure.suptitle(
-        f"{after}: worst {names[0]} ({low:.1f} %), best {names[-1]} ({high:.1f} %), gap {high - low:.1f} points", fontsize=11
+        f"{after}: worst {names[0]} ({low:.1f} %), best {names[-1]} ({high:.1f} %), gap "
+        f"{high - low:.1f} points",
+        fontsize=11,
     )
     return figure
 
@@ -225,17 +293,27 @@ def _sorted_curve(axis: "Axes", values: Array, names: Sequence[str]) -> None:
     axis.plot(np.arange(1, len(values) + 1), values, color=BLACK, linewidth=1.6)
     axis.fill_between(np.arange(1, len(values) + 1), values, color=SKY, alpha=0.4, linewidth=0)
     ends = {"worst": range(NAMED), "best": range(len(values) - 1, len(values) - 1 - NAMED, -1)}
-    said = [f"{end}: " + ", ".join(f"{names[place]} {values[place]:.1f} %" for place in places) for end, places in ends.items()]
+    said = [
+        f"{end}: " + ", ".join(f"{names[place]} {values[place]:.1f} %" for place in places)
+        for end, places in ends.items()
+    ]
     axis.set(xlim=(1, len(values)), ylim=(0, 101), ylabel="accuracy (%)")
-    axis.set_xlabel("\n".join([f"the {len(values)} classes, from the worst to the best", *said]), fontsize=9)
+    axis.set_xlabel(
+        "\n".join([f"the {len(values)} classes, from the worst to the best", *said]), fontsize=9
+    )
 
 
 def _over_epochs(axis: "Axes", epochs: Array, values: Array) -> None:
     """Draw the worst, mean and best of the values (E, K) in each epoch."""
     ends = np.nanmin(values, 1), np.nanmax(values, 1)
     axis.fill_between(epochs, *ends, color=SKY, alpha=0.25, linewidth=0)
-    drawn = (("best class", ends[1], BLUE, "-."), ("mean of the classes", np.nanmean(values, 1), BLACK, "-"))
+    drawn = (
+        ("best class", ends[1], BLUE, "-."),
+        ("mean of the classes", np.nanmean(values, 1), BLACK, "-"),
+    )
     for name, line, colour, style in (*drawn, ("worst class", ends[0], VERMILLION, "--")):
-        axis.plot(epochs, line, color=colour, linestyle=style, linewidth=1.6, label=name, **dots(epochs))
+        axis.plot(
+            epochs, line, color=colour, linestyle=style, linewidth=1.6, label=name, **dots(epochs)
+        )
     axis.set(ylim=(0, 101), xlabel="epoch", ylabel="accuracy (%)")
     axis.legend(loc="best", fontsize=8)

@@ -41,28 +41,50 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
     Returns:
         The figure, or None without `cross_entropy` and `distillation`.
     """
-    shown = ["cross_entropy", "distillation", *sorted(set(steps) - {"epoch", "loss", "alpha", "cross_entropy", "distillation"})]
+    shown = [
+        "cross_entropy",
+        "distillation",
+        *sorted(set(steps) - {"epoch", "loss", "alpha", "cross_entropy", "distillation"}),
+    ]
     if not {"epoch", "cross_entropy", "distillation"} <= set(steps) or not len(steps["epoch"]):
         return None
     epoch = steps["epoch"]
-    figure, axes = blank(7.0, 4.8 if "alpha" in steps else 3.6, rows=2 if "alpha" in steps else 1, ratios=(2, 3))
-    figure.subplots_adjust(left=0.105, right=0.975, top=0.905, bottom=0.115 if "alpha" in steps else 0.145, hspace=0.1)
+    figure, axes = blank(
+        7.0, 4.8 if "alpha" in steps else 3.6, rows=2 if "alpha" in steps else 1, ratios=(2, 3)
+    )
+    figure.subplots_adjust(
+        left=0.105, right=0.975, top=0.905, bottom=0.115 if "alpha" in steps else 0.145, hspace=0.1
+    )
     below = axes[-1]
     if "alpha" in steps:
-        axes[0].plot(epoch, finite(steps["alpha"]), color=COLOURS["alpha"], linewidth=1.6, **dots(epoch))
+        axes[0].plot(
+            epoch, finite(steps["alpha"]), color=COLOURS["alpha"], linewidth=1.6, **dots(epoch)
+        )
         axes[0].set(ylim=(-0.02, 1.02), xlim=limits(epoch), ylabel="alpha\n(0: labels, 1: teacher)")
         axes[0].tick_params(labelbottom=False)
     colours = iter(OTHERS * (1 + len(shown) // len(OTHERS)))
     for name in shown:
         colour = COLOURS.get(name) or next(colours)
-        below.plot(epoch, finite(steps[name]), color=colour, linewidth=1.6, label=name.replace("_", " "), **dots(epoch))
+        below.plot(
+            epoch,
+            finite(steps[name]),
+            color=colour,
+            linewidth=1.6,
+            label=name.replace("_", " "),
+            **dots(epoch),
+        )
     values = np.concatenate([finite(steps[name]) for name in shown])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > WIDE * values.min():
         below.set_yscale("log")
     below.set(xlabel="epoch", ylabel="mean per sample, as tracked", xlim=limits(epoch))
-    below.legend(loc="upper right", frameon=False, fontsize=8, ncols=len(shown) if len(shown) < 5 else 3)
-    figure.suptitle("Terms of the loss" + (", and the weight alpha between them" if "alpha" in steps else ""), fontsize=11)
+    below.legend(
+        loc="upper right", frameon=False, fontsize=8, ncols=len(shown) if len(shown) < 5 else 3
+    )
+    figure.suptitle(
+        "Terms of the loss" + (", and the weight alpha between them" if "alpha" in steps else ""),
+        fontsize=11,
+    )
     return figure
 
 
@@ -84,9 +106,19 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     figure.subplots_adjust(left=0.095, right=0.925, top=0.905, bottom=0.135)
     (axis,) = axes
     edges = (0.5, epochs + 0.5, 0.0, 1.0)
-    image = axis.imshow(100 * shares.T, origin="lower", aspect="auto", extent=edges, cmap="Blues", interpolation="nearest", vmin=0)
+    image = axis.imshow(
+        100 * shares.T,
+        origin="lower",
+        aspect="auto",
+        extent=edges,
+        cmap="Blues",
+        interpolation="nearest",
+        vmin=0,
+    )
     means = np.where(shares.any(1), shares @ middles, np.nan)
-    axis.plot(np.arange(1, epochs + 1), means, color=VERMILLION, linewidth=2, label="mean", **dots(means))
+    axis.plot(
+        np.arange(1, epochs + 1), means, color=VERMILLION, linewidth=2, label="mean", **dots(means)
+    )
     axis.set(xlabel="epoch", ylabel="alpha (0: labels, 1: teacher)", ylim=(0, 1))
     epochs_along(axis, epochs)
     axis.legend(loc="best", fontsize=8)
@@ -95,7 +127,9 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     return figure
 
 
-def weights(histogram: Array, noisy: Array | None = None, clean: Array | None = None) -> "Figure | None":
+def weights(
+    histogram: Array, noisy: Array | None = None, clean: Array | None = None
+) -> "Figure | None":
     """Draw the distribution of the training samples' weights in each epoch.
 
     The means of samples with right and wrong labels are drawn below it, if they are known.
@@ -116,13 +150,26 @@ def weights(histogram: Array, noisy: Array | None = None, clean: Array | None = 
         return None
     shares = _shares(histogram)
     epochs = len(shares)
-    means = {name: finite(values) for name, values in (("wrong", noisy), ("right", clean)) if values is not None}
+    means = {
+        name: finite(values)
+        for name, values in (("wrong", noisy), ("right", clean))
+        if values is not None
+    }
     if {values.shape for values in means.values()} - {(epochs,)}:
-        raise ValueError(f"weights of {epochs} epochs with means of {[values.shape for values in means.values()]}")
+        raise ValueError(
+            f"weights of {epochs} epochs with means of "
+            f"{[values.shape for values in means.values()]}"
+        )
     means = {name: values for name, values in means.items() if np.isfinite(values).any()}
     rows = 2 if means else 1
     figure, axes = blank(8.0, 5.4 if means else 3.8, rows, ratios=(3, 2))
-    figure.subplots_adjust(left=0.085, right=0.87, top=0.935 if means else 0.905, bottom=0.09 if means else 0.135, hspace=0.24)
+    figure.subplots_adjust(
+        left=0.085,
+        right=0.87,
+        top=0.935 if means else 0.905,
+        bottom=0.09 if means else 0.135,
+        hspace=0.24,
+    )
     _spread_of_weights(axes[0], shares)
     if means:
         _means_by_label(axes[1], means)
@@ -142,11 +189,19 @@ def _spread_of_weights(axis: "Axes", shares: Array) -> None:
     # Before the first weights all samples are in one bin; on a linear scale the rest would be white
     norm = PowerNorm(0.5, 0.0)
     image = axis.imshow(
-        100 * shares.T, origin="lower", aspect="auto", extent=extent, cmap="Blues", interpolation="nearest", norm=norm
+        100 * shares.T,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="Blues",
+        interpolation="nearest",
+        norm=norm,
     )
     axis.axhline(1.0, color=VERMILLION, linewidth=1.2, linestyle="--")
     axis.set(xlabel="epoch", ylabel="weight of a sample (1: the mean)", ylim=(0, top))
-    beyond = f" (top bin: {WEIGHT_RANGE * (bins - 1) / bins:g} and more)" if filled == bins - 1 else ""
+    beyond = (
+        f" (top bin: {WEIGHT_RANGE * (bins - 1) / bins:g} and more)" if filled == bins - 1 else ""
+    )
     axis.set_title(f"Weights of the training samples in each epoch{beyond}", fontsize=11)
     beside = axis.inset_axes((1.02, 0.0, 0.025, 1.0))
     axis.figure.colorbar(image, cax=beside, label="samples (%)")
@@ -156,12 +211,28 @@ def _means_by_label(axis: "Axes", means: Mapping[str, Array]) -> None:
     for name, values in means.items():
         colour, marker = LABELS[name]
         places = np.arange(1, len(values) + 1)
-        axis.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.6, label=f"{name} label")
+        axis.plot(
+            places,
+            values,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.6,
+            label=f"{name} label",
+        )
     axis.axhline(1.0, color=BLACK, linewidth=0.8, linestyle="--")
-    axis.set(xlabel="epoch", ylabel="mean weight", ylim=(0, 1.15 * max(1.0, *(np.nanmax(values) for values in means.values()))))
+    axis.set(
+        xlabel="epoch",
+        ylabel="mean weight",
+        ylim=(0, 1.15 * max(1.0, *(np.nanmax(values) for values in means.values()))),
+    )
     axis.legend(loc="best", fontsize=8)
     last = {name: values[np.isfinite(values)][-1] for name, values in means.items()}
-    axis.set_title("At the end, " + ", ".join(f"{value:.2f} with a {name} label" for name, value in last.items()), fontsize=10)
+    axis.set_title(
+        "At the end, "
+        + ", ".join(f"{value:.2f} with a {name} label" for name, value in last.items()),
+        fontsize=10,
+    )
 
 
 def uncertainty(histogram: Array) -> "Figure | None":
@@ -186,8 +257,14 @@ def uncertainty(histogram: Array) -> "Figure | None":
     (axis,) = axes
     axis.bar(middles, 100 * shares, 0.92 / bins, color=BLUE, linewidth=0)
     axis.axvline(mean, color=VERMILLION, linewidth=1.6)
-    axis.set(xlim=(0, 1), xlabel="H / log K of the teacher (0: certain, 1: uniform)", ylabel="samples (%)")
-    axis.set_title(f"The teacher's uncertainty in epoch {len(histogram)}: mean {mean:.3f}", fontsize=11)
+    axis.set(
+        xlim=(0, 1),
+        xlabel="H / log K of the teacher (0: certain, 1: uniform)",
+        ylabel="samples (%)",
+    )
+    axis.set_title(
+        f"The teacher's uncertainty in epoch {len(histogram)}: mean {mean:.3f}", fontsize=11
+    )
     return figure
 
 
@@ -213,7 +290,9 @@ def agreement(shares: Array) -> "Figure | None":
     figure, axes = blank(7.0, 3.4)
     figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
     (axis,) = axes
-    axis.plot(np.arange(1, len(shares) + 1), 100 * shares, "o-", color=BLUE, markersize=4, linewidth=1.4)
+    axis.plot(
+        np.arange(1, len(shares) + 1), 100 * shares, "o-", color=BLUE, markersize=4, linewidth=1.4
+    )
     axis.set(xlabel="epoch", ylabel="validation samples (%)", ylim=(None, 101))
     axis.set_title(f"Samples on which all students agree: {shares[-1]:.1%} at the end", fontsize=11)
     return figure

@@ -23,8 +23,10 @@ BELOW = (
     "Below: its score (above 0: harm) and # its place in the training part."
 )
 RETRIEVED_BELOW = (
-    "Above an image: its label as given, and the true one where it differs. Positives have the query's label, negatives another.\n"
-    "Below: cosine similarity to the query, # its place in the training part, after T the teacher's class (red: not the label)."
+    "Above an image: its label as given, and the true one where it differs. Positives have the "
+    "query's label, negatives another.\n"
+    "Below: cosine similarity to the query, # its place in the training part, after T the "
+    "teacher's class (red: not the label)."
 )
 
 
@@ -61,7 +63,14 @@ def influence(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
     columns = max(len(samples) for samples in sides.values())
     width, height = 1.32 * max(columns, 6) + 0.45, 2.0 * len(sides) + 0.6
     figure, axes = blank(width, height, len(sides), columns)
-    figure.subplots_adjust(left=0.4 / width, right=0.99, top=1 - 0.75 / height, bottom=0.7 / height, wspace=0.1, hspace=0.7)
+    figure.subplots_adjust(
+        left=0.4 / width,
+        right=0.99,
+        top=1 - 0.75 / height,
+        bottom=0.7 / height,
+        wspace=0.1,
+        hspace=0.7,
+    )
     for row, (side, samples) in enumerate(sides.items()):
         own = axes[row * columns : (row + 1) * columns]
         own[0].set_ylabel(f"most {side}", fontsize=10)
@@ -91,10 +100,18 @@ def _draw(axis: "Axes", sample: _Sample, classes: Sequence[str]) -> None:
     axis.set_xlabel(f"{sample.score:+.3g}\n#{sample.place}", fontsize=8)
 
 
-def _picture(axis: "Axes", image: Array, extent: tuple[float, float, float, float] | None = None) -> None:
+def _picture(
+    axis: "Axes", image: Array, extent: tuple[float, float, float, float] | None = None
+) -> None:
     """Draw an image (H, W, C) of one channel or three, optionally at (left, right, bottom, top)."""
     grey = image.shape[-1] == 1
-    axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255, extent=extent)
+    axis.imshow(
+        image[..., 0] if grey else image,
+        cmap="gray" if grey else None,
+        vmin=0,
+        vmax=255,
+        extent=extent,
+    )
 
 
 def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
@@ -140,7 +157,9 @@ def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
     down = len(shown["queries"]) * (1 + CAPTION)
     width, height = INCHES * across + 0.3, INCHES * down + 1.0
     figure, (axis,) = blank(width, height)
-    figure.subplots_adjust(left=0.15 / width, right=1 - 0.15 / width, top=1 - 0.6 / height, bottom=0.4 / height)
+    figure.subplots_adjust(
+        left=0.15 / width, right=1 - 0.15 / width, top=1 - 0.6 / height, bottom=0.4 / height
+    )
     left = 0.0
     for title, (places, similarity) in groups.items():
         axis.text(left + places.shape[1] / 2, 0.0, title, fontsize=9.5, ha="center", va="bottom")
@@ -151,17 +170,26 @@ def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
         left += places.shape[1] + GAP
     axis.set(xlim=(0, across), ylim=(-down, 0), xticks=[], yticks=[], aspect="auto")
     axis.spines[:].set_visible(False)
-    figure.suptitle("What was retrieved for a few training samples", fontsize=11, y=1 - 0.08 / height)
+    figure.suptitle(
+        "What was retrieved for a few training samples", fontsize=11, y=1 - 0.08 / height
+    )
     figure.supxlabel(RETRIEVED_BELOW, fontsize=7.5, y=0.08 / height)
     return figure
 
 
 def _draw_retrieved(
-    axis: "Axes", shown: Mapping[str, Array], place: int, likeness: str, middle: tuple[float, float], classes: Sequence[str]
+    axis: "Axes",
+    shown: Mapping[str, Array],
+    place: int,
+    likeness: str,
+    middle: tuple[float, float],
+    classes: Sequence[str],
 ) -> None:
     """Draw one of the `retrieved` samples around the center (x, y) of its cell of width 1."""
     (index,) = np.flatnonzero(shown["retrieved"] == place)
-    image, label, truth = (shown[f"retrieved_{part}"][index] for part in ("images", "labels", "truths"))
+    image, label, truth = (
+        shown[f"retrieved_{part}"][index] for part in ("images", "labels", "truths")
+    )
     high, wide = IMAGE * np.array(image.shape[:2]) / max(image.shape[:2])
     x, y = middle
     _picture(axis, image, (x - wide / 2, x + wide / 2, y - high / 2, y + high / 2))
@@ -172,4 +200,12 @@ def _draw_retrieved(
     if "retrieved_classes" in shown:
         said = shown["retrieved_classes"][index]
         red = VERMILLION if said != label and label >= 0 else BLACK
-        axis.text(x, below - 0.14, f"T: {named(said, classes)}", fontsize=7.5, color=red, ha="center", va="top")
+        axis.text(
+            x,
+            below - 0.14,
+            f"T: {named(said, classes)}",
+            fontsize=7.5,
+            color=red,
+            ha="center",
+            va="top",
+        )

@@ -18,7 +18,13 @@ import numpy as np
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import CHECKPOINT, student_folder
 from orchestrator.reporting.figures._classes import class_accuracy, class_weights, distributions
-from orchestrator.reporting.figures._epochs import agreement, alpha_per_sample, terms, uncertainty, weights
+from orchestrator.reporting.figures._epochs import (
+    agreement,
+    alpha_per_sample,
+    terms,
+    uncertainty,
+    weights,
+)
 from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, blank
 from orchestrator.reporting.figures._samples import influence, retrieved
 from orchestrator.training.checkpoint import PICTURED
@@ -32,7 +38,9 @@ TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
 log = logging.getLogger(__name__)
 
 
-def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> Iterator[tuple[str, "Figure"]]:
+def of_trial(
+    folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]
+) -> Iterator[tuple[str, "Figure"]]:
     """Yield name and figure of all that can be drawn for a student of a trial.
 
     A trial that is not complete gives `terms` only. Figures of all students together belong to
@@ -46,16 +54,26 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
         letter: The letter of the student.
     """
     trace = _read(folder, Path(student_folder(letter), TRACE))
-    steps = {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
+    steps = {
+        name.removeprefix("steps/"): values
+        for name, values in trace.items()
+        if name.startswith("steps/")
+    }
     figure = _attempt(folder, "terms", lambda: terms(steps))
     if figure:
         yield "terms", figure
     if not complete:
         return
     shown = _read(folder, Path(student_folder(letter), SHOWN))
-    epochs = {name.removeprefix("epochs/"): values for name, values in trace.items() if name.startswith("epochs/")}
+    epochs = {
+        name.removeprefix("epochs/"): values
+        for name, values in trace.items()
+        if name.startswith("epochs/")
+    }
 
-    def of(arrays: Mapping[str, Array], name: str, draw: "Callable[[Array], Figure | None]") -> "Callable[[], Figure | None]":
+    def of(
+        arrays: Mapping[str, Array], name: str, draw: "Callable[[Array], Figure | None]"
+    ) -> "Callable[[], Figure | None]":
         return lambda: draw(arrays[name]) if name in arrays else None
 
     noisy, clean = epochs.get("weight_noisy"), epochs.get("weight_clean")
@@ -63,10 +81,14 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
         AGREEMENT: of(epochs if letter == LETTERS[0] else {}, "pair/agreement", agreement),
         "alpha_per_sample": of(epochs, "alpha_histogram", alpha_per_sample),
         "uncertainty": of(epochs, "uncertainty_histogram", uncertainty),
-        "weights": of(epochs, "weight_histogram", lambda histogram: weights(histogram, noisy, clean)),
+        "weights": of(
+            epochs, "weight_histogram", lambda histogram: weights(histogram, noisy, clean)
+        ),
         "influence": lambda: influence(shown, classes),
         "retrieved": lambda: retrieved(shown, classes),
-        "class_accuracy": of(epochs, "class_accuracy", lambda accuracy: class_accuracy(accuracy, classes)),
+        "class_accuracy": of(
+            epochs, "class_accuracy", lambda accuracy: class_accuracy(accuracy, classes)
+        ),
         "class_weights": of(shown, "class_weights", lambda means: class_weights(means, classes)),
         "distributions": lambda: distributions(shown, classes),
     }
@@ -76,9 +98,14 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
             yield name, figure
 
 
-def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> dict[str, bytes]:
+def pictures(
+    folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]
+) -> dict[str, bytes]:
     """Return the figures of a trial as PNG files by name; see `of_trial`."""
-    made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes, letter)}
+    made = {
+        name: _attempt(folder, name, partial(picture, figure))
+        for name, figure in of_trial(folder, complete, classes, letter)
+    }
     return {name: content for name, content in made.items() if content}
 
 
@@ -99,7 +126,9 @@ def picture(figure: "Figure") -> bytes:
 
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    colourful = any(np.asarray(image.get_array()).ndim == 3 for axis in figure.axes for image in axis.images)
+    colourful = any(
+        np.asarray(image.get_array()).ndim == 3 for axis in figure.axes for image in axis.images
+    )
     number, by = (256, Image.Quantize.MEDIANCUT) if colourful else (128, Image.Quantize.FASTOCTREE)
     image = Image.fromarray(pixels[..., :3]).quantize(number, by)
     colours, ground = image.getpalette() or [], int(pixels[0, 0, 0])
@@ -124,7 +153,9 @@ def settle_cache(fallback: Path) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
-def pareto_front(points: Mapping[int, Sequence[float]], front: Sequence[int], names: Sequence[str]) -> "Figure":
+def pareto_front(
+    points: Mapping[int, Sequence[float]], front: Sequence[int], names: Sequence[str]
+) -> "Figure":
     """Draw trials at the first two of their values.
 
     Trials of the front are labelled. With two objectives a line connects them.
@@ -137,13 +168,28 @@ def pareto_front(points: Mapping[int, Sequence[float]], front: Sequence[int], na
     figure, axes = blank(6.4, 4.6)
     figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
     (axis,) = axes
-    others = np.array([points[number][:2] for number in points if number not in front]).reshape(-1, 2)
+    others = np.array([points[number][:2] for number in points if number not in front]).reshape(
+        -1, 2
+    )
     best = np.array(sorted(tuple(points[number][:2]) for number in front)).reshape(-1, 2)
     if len(others):
         axis.plot(*others.T, "o", color=SKY, markersize=5, label="other complete trials")
-    axis.plot(*best.T, "o-" if len(names) == 2 else "o", color=VERMILLION, markersize=6, linewidth=1.4, label="Pareto front")
+    axis.plot(
+        *best.T,
+        "o-" if len(names) == 2 else "o",
+        color=VERMILLION,
+        markersize=6,
+        linewidth=1.4,
+        label="Pareto front",
+    )
     for number in front:
-        axis.annotate(str(number), (points[number][0], points[number][1]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axis.annotate(
+            str(number),
+            (points[number][0], points[number][1]),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axis.set(xlabel=names[0], ylabel=names[1])
     axis.legend(loc="best", fontsize=8)
     also = f" (of {len(names)} objectives)" if len(names) > 2 else ""

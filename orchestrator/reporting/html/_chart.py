@@ -69,14 +69,25 @@ class Scale:
         steps = (1.0, 2.0, 5.0)
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            values = [step * 10.0**decade for decade in decades for step in (steps if len(decades) < 5 else (1.0,))]
+            values = [
+                step * 10.0**decade
+                for decade in decades
+                for step in (steps if len(decades) < 5 else (1.0,))
+            ]
         else:
             rough = (self.high - self.low) / 5
             unit = 10 ** math.floor(math.log10(rough))
             step = min((each * unit for each in (*steps, 10.0)), key=lambda each: abs(each - rough))
-            values = [step * index for index in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
+            values = [
+                step * index
+                for index in range(
+                    math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1
+                )
+            ]
         return [
-            (self(value), number(value)) for value in values if self.low <= value * (1 + 1e-9) and value <= self.high * (1 + 1e-9)
+            (self(value), number(value))
+            for value in values
+            if self.low <= value * (1 + 1e-9) and value <= self.high * (1 + 1e-9)
         ]
 
 
@@ -129,7 +140,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def fitted(values: Iterable[float], start: float, end: float, log: bool | None = None, room: float = 0.05) -> Scale:
+def fitted(
+    values: Iterable[float], start: float, end: float, log: bool | None = None, room: float = 0.05
+) -> Scale:
     """Return a scale that contains all values with a margin.
 
     Args:
@@ -159,7 +172,9 @@ def axis_of(values: Sequence[Any], start: float, end: float) -> Axis:
 
 def slants(axis: Axis) -> bool:
     """Return whether the names along an axis are too long to fit side by side."""
-    return isinstance(axis, Names) and any(len(text) * LETTER > abs(axis.band) for _, text in axis.ticks)
+    return isinstance(axis, Names) and any(
+        len(text) * LETTER > abs(axis.band) for _, text in axis.ticks
+    )
 
 
 class Chart:
@@ -188,7 +203,13 @@ class Chart:
         for x, text in ticks:
             if grid:
                 self.straight((x, self.top), (x, self.bottom), "grid")
-            self.text(x, self.bottom + (12 if slanted else 16), text, "end" if slanted else "middle", turn=-30 if slanted else 0)
+            self.text(
+                x,
+                self.bottom + (12 if slanted else 16),
+                text,
+                "end" if slanted else "middle",
+                turn=-30 if slanted else 0,
+            )
         self.text((self.left + self.right) / 2, self.height - 6, label, "middle", "label")
 
     def y_axis(self, axis: Axis, label: str, grid: bool = True) -> None:
@@ -202,39 +223,81 @@ class Chart:
     def line(self, points: Sequence[Point], classes: str, dash: str = "", title: str = "") -> None:
         """Draw a line through points."""
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        self._add("path", title, d=path, **{"class": f"line {classes}"}, **({"stroke-dasharray": dash} if dash else {}))
+        self._add(
+            "path",
+            title,
+            d=path,
+            **{"class": f"line {classes}"},
+            **({"stroke-dasharray": dash} if dash else {}),
+        )
 
     def straight(self, start: Point, end: Point, classes: str) -> None:
         """Draw a straight line."""
         (x1, y1), (x2, y2) = start, end
         self._add("line", x1=x1, y1=y1, x2=x2, y2=y2, **{"class": classes})
 
-    def mark(self, x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0) -> None:
+    def mark(
+        self, x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0
+    ) -> None:
         """Draw a marker at a point."""
         self.parts.append(marker_svg(x, y, marker, classes, title, size))
 
-    def box(self, x: float, y: float, width: float, height: float, classes: str, title: str = "", opacity: float = 1.0) -> None:
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        classes: str,
+        title: str = "",
+        opacity: float = 1.0,
+    ) -> None:
         """Draw a filled box. Its sides may be negative."""
-        given = {"x": min(x, x + width), "y": min(y, y + height), "width": abs(width), "height": abs(height), "class": classes}
-        self._add("rect", title, **given, **({"fill-opacity": round(opacity, 3)} if opacity < 1 else {}))
+        given = {
+            "x": min(x, x + width),
+            "y": min(y, y + height),
+            "width": abs(width),
+            "height": abs(height),
+            "class": classes,
+        }
+        self._add(
+            "rect", title, **given, **({"fill-opacity": round(opacity, 3)} if opacity < 1 else {})
+        )
 
-    def text(self, x: float, y: float, text: str, anchor: str = "start", classes: str = "tick", turn: float = 0) -> None:
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        anchor: str = "start",
+        classes: str = "tick",
+        turn: float = 0,
+    ) -> None:
         """Draw text at a point, rotated by `turn` degrees."""
         turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{classes}"{turned}>{safe(text)}</text>')
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
+            f'class="{classes}"{turned}>{safe(text)}</text>'
+        )
 
     def svg(self) -> str:
         """Return the whole drawing, which scales with its container."""
         name = safe(f"chart-{self.name}")
-        head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-labelledby="{name}"'
+        head = (
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-labelledby="{name}"'
+        )
         wide = ' class="wide"' if self.width > NARROW else ""
-        return f'{head}{wide}><title id="{name}">{safe(self.title)}</title>{"".join(self.parts)}</svg>'
+        return (
+            f'{head}{wide}><title id="{name}">{safe(self.title)}</title>{"".join(self.parts)}</svg>'
+        )
 
     def _add(self, tag: str, title: str = "", **attributes: Any) -> None:
         self.parts.append(_element(tag, title, attributes))
 
 
-def marker_svg(x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0) -> str:
+def marker_svg(
+    x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0
+) -> str:
     """Return the SVG element of a marker."""
     if marker == "circle":
         return _element("circle", title, {"cx": x, "cy": y, "r": size, "class": classes})
@@ -245,10 +308,17 @@ def marker_svg(x: float, y: float, marker: str, classes: str, title: str = "", s
         "diamond": ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
     }
     if marker in shapes:
-        path = "M" + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in shapes[marker]) + "Z"
+        path = (
+            "M"
+            + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in shapes[marker])
+            + "Z"
+        )
         return _element("path", title, {"d": path, "class": classes})
     ends = ((1, 1), (1, -1)) if marker == "cross" else ((1.3, 0), (0, 1.3))
-    path = "".join(f"M{x - size * dx:.1f} {y - size * dy:.1f}L{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in ends)
+    path = "".join(
+        f"M{x - size * dx:.1f} {y - size * dy:.1f}L{x + size * dx:.1f} {y + size * dy:.1f}"
+        for dx, dy in ends
+    )
     return _element("path", title, {"d": path, "class": f"{classes} thick"})
 
 
@@ -266,4 +336,8 @@ def _element(tag: str, title: str, attributes: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) and value > 1 else safe(str(value))
+    return (
+        f"{value:.1f}".removesuffix(".0")
+        if isinstance(value, float) and value > 1
+        else safe(str(value))
+    )

@@ -35,7 +35,16 @@ def against_cost(facts: Facts) -> list[str]:
     ):
         points = _measured(facts, name, ACCURACY)
         if len({point.across for point in points}) > 1:
-            made.append(_scatter(facts, f"cost-{anchor}", points, (label, "validation accuracy"), _cheapest(points), ""))
+            made.append(
+                _scatter(
+                    facts,
+                    f"cost-{anchor}",
+                    points,
+                    (label, "validation accuracy"),
+                    _cheapest(points),
+                    "",
+                )
+            )
     return made
 
 
@@ -59,36 +68,72 @@ def objectives(facts: Facts) -> str:
 def front_table(facts: Facts) -> str:
     """Return a table of the trials on the Pareto front of several objectives."""
     wanted = goals(facts.sweep.configuration.search)
-    names = [f"{describe_objective(facts.sweep.configuration, goal.name)} ({goal.direction})" for goal in wanted]
-    rows = [[trial.number, facts.method(trial), *(number(value) for value in trial.values or ())] for trial in facts.sweep.front()]
+    names = [
+        f"{describe_objective(facts.sweep.configuration, goal.name)} ({goal.direction})"
+        for goal in wanted
+    ]
+    rows = [
+        [trial.number, facts.method(trial), *(number(value) for value in trial.values or ())]
+        for trial in facts.sweep.front()
+    ]
     return page.table(["trial", "method", *names], rows)
 
 
 def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
-    found = [(trial, measure(trial, cost), measure(trial, reached)) for trial in facts.complete[:MOST]]
-    return [Measured(trial, across, up) for trial, across, up in found if across is not None and up is not None]
+    found = [
+        (trial, measure(trial, cost), measure(trial, reached)) for trial in facts.complete[:MOST]
+    ]
+    return [
+        Measured(trial, across, up)
+        for trial, across, up in found
+        if across is not None and up is not None
+    ]
 
 
 def _cheapest(points: Sequence[Measured]) -> set[int]:
     """Return the trials that no other trial dominates in cost and accuracy."""
-    values: Mapping[int, Sequence[float]] = {point.trial.number: (point.across, point.up) for point in points}
+    values: Mapping[int, Sequence[float]] = {
+        point.trial.number: (point.across, point.up) for point in points
+    }
     return set(pareto_front(values, (Goal("cost", "minimize"), Goal(ACCURACY, "maximize"))))
 
 
-def _scatter(facts: Facts, anchor: str, points: Sequence[Measured], labels: tuple[str, str], best: set[int], also: str) -> str:
+def _scatter(
+    facts: Facts,
+    anchor: str,
+    points: Sequence[Measured],
+    labels: tuple[str, str],
+    best: set[int],
+    also: str,
+) -> str:
     chart = Chart(anchor, f"{labels[1]} against {labels[0]}", height=320)
     x = fitted([point.across for point in points], chart.left, chart.right)
     y = fitted([point.up for point in points], chart.bottom, chart.top, log=False)
     chart.x_axis(x, labels[0] + (" (logarithmic)" if x.log else ""))
     chart.y_axis(y, labels[1])
-    steps = sorted((point for point in points if point.trial.number in best), key=lambda point: (point.across, point.up))
+    steps = sorted(
+        (point for point in points if point.trial.number in best),
+        key=lambda point: (point.across, point.up),
+    )
     if len(steps) > 1:
-        chart.line([(x(point.across), y(point.up)) for point in steps], "s6 thin", "4 3", "the Pareto front")
+        chart.line(
+            [(x(point.across), y(point.up)) for point in steps],
+            "s6 thin",
+            "4 3",
+            "the Pareto front",
+        )
     for point in sorted(points, key=lambda point: point.trial.number in best):
         style, inside = facts.style(point.trial), point.trial.number in best
         said = f"{facts.label(point.trial)}: {number(point.up)} for {number(point.across)}"
         fill = f"f{style.colour}" if inside else "hollow"
-        chart.mark(x(point.across), y(point.up), style.marker, f"{fill} s{style.colour}", said, size=5 if inside else 3.5)
+        chart.mark(
+            x(point.across),
+            y(point.up),
+            style.marker,
+            f"{fill} s{style.colour}",
+            said,
+            size=5 if inside else 3.5,
+        )
     named: list[tuple[float, float]] = []
     for point in steps:
         place = x(point.across), y(point.up)
@@ -96,11 +141,26 @@ def _scatter(facts: Facts, anchor: str, points: Sequence[Measured], labels: tupl
             named.append(place)
             chart.text(place[0], place[1] - 9, str(point.trial.number), "middle")
     used = sorted({facts.method(point.trial) for point in points})
-    entries = [(method, Style(facts.methods.index(method))) for method in used] if len(facts.methods) > 1 else []
-    caption = f"{len(points)} complete trials. Filled, with their numbers and joined by the dashed line: the Pareto front.{also}"
+    entries = (
+        [(method, Style(facts.methods.index(method))) for method in used]
+        if len(facts.methods) > 1
+        else []
+    )
+    caption = (
+        f"{len(points)} complete trials. Filled, with their numbers and joined by the "
+        f"dashed line: the Pareto front.{also}"
+    )
     rows = [
-        [point.trial.number, facts.method(point.trial), number(point.across), number(point.up), "yes" if point in steps else ""]
-        for point in sorted(points, key=lambda point: (point.trial.number not in best, point.across))[:ROWS]
+        [
+            point.trial.number,
+            facts.method(point.trial),
+            number(point.across),
+            number(point.up),
+            "yes" if point in steps else "",
+        ]
+        for point in sorted(
+            points, key=lambda point: (point.trial.number not in best, point.across)
+        )[:ROWS]
     ]
     head = ["trial", "method", *labels, "on the front"]
     return page.figure(chart, caption, page.legend(entries, lines=False), page.table(head, rows))

@@ -35,20 +35,38 @@ def learning_curves(facts: Facts) -> str:
     chart = Chart("learning", f"{facts.objective} after each epoch", BROAD, 380)
     last = max(trial.known[-1][0] for trial in known)
     x = _epochs(max(last, 2), chart.left, chart.right)
-    y = fitted([value for trial in (*drawn, *named) for _, value in trial.known], chart.bottom, chart.top)
+    y = fitted(
+        [value for trial in (*drawn, *named) for _, value in trial.known], chart.bottom, chart.top
+    )
     chart.x_axis(x, "epoch")
     chart.y_axis(y, facts.objective)
     for trial in drawn:
-        chart.line([(x(epoch), y(value)) for epoch, value in trial.known], "faint", title=_ended(facts, trial))
+        chart.line(
+            [(x(epoch), y(value)) for epoch, value in trial.known],
+            "faint",
+            title=_ended(facts, trial),
+        )
     for place, trial in enumerate(named):
         style, points = Style(place), [(x(epoch), y(value)) for epoch, value in trial.known]
         chart.line(points, f"s{style.colour}", style.dash, _ended(facts, trial))
-        chart.mark(*points[-1], style.marker, f"f{style.colour} s{style.colour}", _ended(facts, trial))
-    entries = [(f"{facts.label(trial)}, {trial.state.replace('_', ' ')}", Style(place)) for place, trial in enumerate(named)]
+        chart.mark(
+            *points[-1], style.marker, f"f{style.colour} s{style.colour}", _ended(facts, trial)
+        )
+    entries = [
+        (f"{facts.label(trial)}, {trial.state.replace('_', ' ')}", Style(place))
+        for place, trial in enumerate(named)
+    ]
     left_out = len(others) - len(drawn)
-    caption = f"Each line is a trial; {'the best of each method, then the best trials' if facts.searched else 'the training'}"
+    caption = (
+        f"Each line is a trial; "
+        f"{'the best of each method, then the best trials' if facts.searched else 'the training'}"
+    )
     caption += " in colour, the others grey." if drawn else "."
-    caption += f" {left_out} of {len(known)} lines are left out, evenly over the trials." if left_out else ""
+    caption += (
+        f" {left_out} of {len(known)} lines are left out, evenly over the trials."
+        if left_out
+        else ""
+    )
     return page.figure(chart, caption, page.legend(entries), _values(facts, named or known[:NAMED]))
 
 
@@ -58,7 +76,9 @@ def _named(facts: Facts) -> list[Trial]:
     If no trial has ended, the first trials are returned.
     """
     wanted = [*facts.best_of_methods(), *facts.sweep.ranked()] or facts.trials
-    return [trial for trial in {trial.number: trial for trial in wanted}.values() if trial.known][:NAMED]
+    return [trial for trial in {trial.number: trial for trial in wanted}.values() if trial.known][
+        :NAMED
+    ]
 
 
 def _spread(trials: Sequence[Trial], count: int) -> list[Trial]:
@@ -70,7 +90,10 @@ def _spread(trials: Sequence[Trial], count: int) -> list[Trial]:
 
 def _ended(facts: Facts, trial: Trial) -> str:
     epoch, value = trial.known[-1]
-    return f"{facts.label(trial)}: {number(value)} after epoch {epoch}, {facts.state_of(trial).replace('_', ' ')}"
+    return (
+        f"{facts.label(trial)}: {number(value)} after epoch {epoch}, "
+        f"{facts.state_of(trial).replace('_', ' ')}"
+    )
 
 
 def _values(facts: Facts, trials: Sequence[Trial]) -> str:
@@ -78,7 +101,10 @@ def _values(facts: Facts, trials: Sequence[Trial]) -> str:
     every = -(-last // ROWS)
     epochs = sorted({*range(every, last + 1, every), last})
     known = [dict(trial.known) for trial in trials]
-    rows = [[epoch, *(number(values[epoch]) if epoch in values else "" for values in known)] for epoch in epochs]
+    rows = [
+        [epoch, *(number(values[epoch]) if epoch in values else "" for values in known)]
+        for epoch in epochs
+    ]
     return page.table(["epoch", *(facts.label(trial) for trial in trials)], rows)
 
 
@@ -93,8 +119,16 @@ class Epochs(Scale):
     def ticks(self) -> list[tuple[float, str]]:
         """Return positions and labels of its ticks."""
         first, last = int(self.low), int(self.high)
-        step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if (last - first) / step <= 10)
-        found = [epoch for epoch in range(-(-first // step) * step, last + 1, step) if last - epoch >= 0.6 * step] + [last]
+        step = next(
+            step
+            for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6)
+            if (last - first) / step <= 10
+        )
+        found = [
+            epoch
+            for epoch in range(-(-first // step) * step, last + 1, step)
+            if last - epoch >= 0.6 * step
+        ] + [last]
         return [(self(epoch), str(epoch)) for epoch in found]
 
 
@@ -107,7 +141,13 @@ def stopped(facts: Facts) -> str:
 
 def _lanes(facts: Facts) -> str:
     trials = facts.trials
-    chart = Chart("stopped", "How long each trial trained", BROAD, 70 + max(13.0 * len(trials), 60.0), (14, 20, 46, 44))
+    chart = Chart(
+        "stopped",
+        "How long each trial trained",
+        BROAD,
+        70 + max(13.0 * len(trials), 60.0),
+        (14, 20, 46, 44),
+    )
     x = _epochs(facts.epochs, chart.left, chart.right, first=0.0)
     chart.x_axis(x, "epochs trained")
     band = (chart.bottom - chart.top) / len(trials)
@@ -121,7 +161,11 @@ def _lanes(facts: Facts) -> str:
         chart.mark(x(trial.epochs), y, style.marker, f"f{style.colour} s{style.colour}", said)
     chart.text(13, (chart.top + chart.bottom) / 2, "trial", "middle", "label", turn=-90)
     counts = Counter(facts.state_of(trial) for trial in trials)
-    entries = [(f"{state.replace('_', ' ')} ({counts[state]})", style) for state, style in STATES.items() if counts[state]]
+    entries = [
+        (f"{state.replace('_', ' ')} ({counts[state]})", style)
+        for state, style in STATES.items()
+        if counts[state]
+    ]
     caption = "A line per trial, as long as it trained; the sign at its end says how it ended."
     return page.figure(chart, caption, page.legend(entries), _endings(facts))
 
@@ -138,7 +182,10 @@ def _remaining(facts: Facts) -> str:
         reached = sum(trial.epochs >= epoch for trial in facts.trials)
         points += [(x(max(epoch - 1, 0)), y(reached)), (x(epoch), y(reached))]
     chart.line(points, "s0")
-    caption = f"Of {len(facts.trials)} trials, those that trained at least so many epochs; a step down is where trials ended."
+    caption = (
+        f"Of {len(facts.trials)} trials, those that trained at least so many epochs; a "
+        f"step down is where trials ended."
+    )
     return page.figure(chart, caption, behind=_endings(facts))
 
 

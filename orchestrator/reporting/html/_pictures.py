@@ -17,14 +17,17 @@ TRIALS = 4  # number of methods whose best trial is shown
 BROAD = 8.0  # inches from which a picture has the whole width
 LARGEST = 300_000  # bytes of an SVG; a larger one becomes PNG
 SAID = {
-    "terms": "what the method minimised along the training, and the weight between its terms where it has one",
+    "terms": "what the method minimised along the training, and the weight between its terms "
+    "where it has one",
     "agreement": "how often the students of the trial say the same",
-    "alpha_per_sample": "how the weight between labels and teacher spreads over the samples, epoch by epoch",
+    "alpha_per_sample": "how the weight between labels and teacher spreads over the samples, "
+    "epoch by epoch",
     "uncertainty": "how uncertain the samples are, epoch by epoch",
     "weights": "how the weights of the training samples spread, epoch by epoch",
     "influence": "the training samples that did most harm and most good",
     "retrieved": "what was retrieved for a few training samples",
-    "class_accuracy": "validation accuracy of the classes, after the last epoch and over the epochs",
+    "class_accuracy": "validation accuracy of the classes, after the last epoch and over the "
+    "epochs",
     "class_weights": "the weights that the method gives the classes, by the true class",
     "distributions": "who says what of a few validation samples",
 }
@@ -32,7 +35,9 @@ SAID = {
 
 def pictures(store: Store, facts: Facts) -> str:
     """Return the figures of the best trial of each method; "" if there are none."""
-    return "".join(filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS])))
+    return "".join(
+        filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]))
+    )
 
 
 def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
@@ -42,7 +47,10 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
     try:
         checkpoint_storage(store, folder).bring(LIGHT)
     except OSError as error:
-        return page.paragraph(f"The pictures of {facts.label(trial)} could not be fetched ({' '.join(str(error).split())[:300]}).")
+        return page.paragraph(
+            f"The pictures of {facts.label(trial)} could not be fetched "
+            f"({' '.join(str(error).split())[:300]})."
+        )
     students = apply(facts.sweep.configuration, trial.settings).students
     for letter in students:
         whose = f"student {letter}: " if len(students) > 1 else ""
@@ -50,7 +58,11 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
             kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
             title = f"{whose}{name.replace('_', ' ')}"
             broad = drawn.get_figwidth() > BROAD
-            figures.append(page.picture(kind, content, title, f"{facts.label(trial)}: {SAID.get(name, title)}.", broad))
+            figures.append(
+                page.picture(
+                    kind, content, title, f"{facts.label(trial)}: {SAID.get(name, title)}.", broad
+                )
+            )
     return f"<h3>{page.text(facts.label(trial))}</h3>{page.charts(figures)}" if figures else ""
 
 

@@ -68,7 +68,9 @@ class Predictions:
         It counts samples by true class (row) and predicted class (column).
         """
         count = len(self.classes)
-        return np.bincount(self.labels * count + self.predicted, minlength=count * count).reshape(count, count)
+        return np.bincount(self.labels * count + self.predicted, minlength=count * count).reshape(
+            count, count
+        )
 
     @property
     def bins(self) -> list[Bin]:
@@ -76,7 +78,12 @@ class Predictions:
         places = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
         right = self.labels == self.predicted
         return [
-            Bin(place / BINS, int(among.sum()), float(self.confidence[among].mean()), float(right[among].mean()))
+            Bin(
+                place / BINS,
+                int(among.sum()),
+                float(self.confidence[among].mean()),
+                float(right[among].mean()),
+            )
             for place in range(BINS)
             if (among := places == place).any()
         ]
@@ -84,10 +91,14 @@ class Predictions:
     @property
     def calibration_error(self) -> float:
         """Return the expected calibration error."""
-        return sum(each.samples * abs(each.confidence - each.accuracy) for each in self.bins) / len(self.labels)
+        return sum(each.samples * abs(each.confidence - each.accuracy) for each in self.bins) / len(
+            self.labels
+        )
 
 
-def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]) -> Predictions | str:
+def answers(
+    store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]
+) -> Predictions | str:
     """Return the predictions of a student of a trial, or why there are none.
 
     The samples are of the test part for a complete trial, because training has read that part, else
@@ -111,14 +122,18 @@ def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[st
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             return "its weights are not in the store: they are gone, or were not written yet"
-        return _asked(apply(sweep.configuration, trial.settings), letter, file, Dataset.open(folder), part)
+        return _asked(
+            apply(sweep.configuration, trial.settings), letter, file, Dataset.open(folder), part
+        )
     # RuntimeError: tensors of another network
     except (OSError, SafetensorError, RuntimeError, ValueError, UserError) as error:
         return f"they could not be computed ({' '.join(str(error).split())[:300]})"
 
 
 @torch.no_grad()
-def _asked(configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part) -> Predictions:
+def _asked(
+    configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part
+) -> Predictions:
     chosen = configuration.students[letter].network
     network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
     network.load_state_dict(load_file(file))

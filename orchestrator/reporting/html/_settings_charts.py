@@ -56,21 +56,37 @@ def groups(facts: Facts, found: Importance | None) -> list[Group]:
     method = facts.method(complete[0])
     own = [trial for trial in complete if facts.method(trial) == method]
     wide = _group(facts, "all complete trials", complete, _ranking(found, {}))
-    narrow = _group(facts, f"the complete trials of {method}", own, _ranking(found, {METHOD: method}))
+    narrow = _group(
+        facts, f"the complete trials of {method}", own, _ranking(found, {METHOD: method})
+    )
     chosen = [wide] if len(own) == len(complete) else [wide, narrow]
     return [group for group in chosen if group.names and len(group.trials) > 1]
 
 
 def _ranking(found: Importance | None, path: dict[str, Any]) -> Ranking | None:
-    return next((ranking for ranking in found.rankings if ranking.path == path), None) if found else None
+    return (
+        next((ranking for ranking in found.rankings if ranking.path == path), None)
+        if found
+        else None
+    )
 
 
 def _group(facts: Facts, said: str, trials: list[Trial], ranking: Ranking | None) -> Group:
     varied = _varied(trials)
     if ranking:
-        return Group(said, trials, [name for name in ranking.ped_anova if name in varied], "the most important by PED-ANOVA")
+        return Group(
+            said,
+            trials,
+            [name for name in ranking.ped_anova if name in varied],
+            "the most important by PED-ANOVA",
+        )
     names = sorted(varied, key=lambda name: (-varied[name], name != METHOD, name))
-    return Group(said, trials, names, "those that most trials have, for too few trials tell what is important")
+    return Group(
+        said,
+        trials,
+        names,
+        "those that most trials have, for too few trials tell what is important",
+    )
 
 
 def _varied(trials: Sequence[Trial]) -> dict[str, int]:
@@ -87,13 +103,19 @@ def at_the_edge(trial: Trial, found: Importance) -> list[str]:
 
     Each text includes the range.
     """
-    bounds = found.study.trials[trial.number].distributions if trial.number < len(found.study.trials) else {}
+    bounds = (
+        found.study.trials[trial.number].distributions
+        if trial.number < len(found.study.trials)
+        else {}
+    )
     near = []
     for name, value in trial.settings.items():
         low, high = (getattr(bounds.get(name), end, None) for end in ("low", "high"))
         if low is None or high is None or low >= high or not is_number(value):
             continue
-        share = Scale(float(low), float(high), 0.0, 1.0, bool(getattr(bounds[name], "log", False)))(value)
+        share = Scale(float(low), float(high), 0.0, 1.0, bool(getattr(bounds[name], "log", False)))(
+            value
+        )
         if min(share, 1 - share) < EDGE:
             near.append(f"{name} = {word(value)} of {word(low)} to {word(high)}")
     return near
@@ -108,26 +130,51 @@ def importance_bars(found: Importance) -> list[str]:
         for name, share in ranking.ped_anova.items()
     ]
     head = ["group", "trials", "setting", "PED-ANOVA", "chance", "fANOVA"]
-    return [*figures, f'<div class="broad">{page.details("all groups and settings", page.table(head, rows))}</div>']
+    details = page.details("all groups and settings", page.table(head, rows))
+    return [*figures, f'<div class="broad">{details}</div>']
 
 
 def _bars(place: int, ranking: Ranking) -> str:
     names = list(ranking.ped_anova)[:BARS]
     chart = Chart(
-        f"importance-{place}", f"What mattered: {ranking.branch}", height=70 + 34.0 * len(names), margins=(8, 44, 46, 136)
+        f"importance-{place}",
+        f"What mattered: {ranking.branch}",
+        height=70 + 34.0 * len(names),
+        margins=(8, 44, 46, 136),
     )
     x = Scale(0.0, 1.0, chart.left, chart.right)
     chart.x_axis(x, "share of the importance")
     for row, name in enumerate(names):
         y = chart.top + 34 * row + 4
         chart.text(chart.left - 8, y + 17, short(name, 20), "end")
-        for turn, (share, kind) in enumerate(((ranking.ped_anova[name], "f0"), (ranking.fanova[name], "hollow s1"))):
-            chart.box(x(0), y + 13 * turn, x(share) - x(0), 11, kind, f"{name}: {'fANOVA' if turn else 'PED-ANOVA'} {share:.3f}")
+        for turn, (share, kind) in enumerate(
+            ((ranking.ped_anova[name], "f0"), (ranking.fanova[name], "hollow s1"))
+        ):
+            chart.box(
+                x(0),
+                y + 13 * turn,
+                x(share) - x(0),
+                11,
+                kind,
+                f"{name}: {'fANOVA' if turn else 'PED-ANOVA'} {share:.3f}",
+            )
             chart.text(x(share) + 5, y + 13 * turn + 10, f"{share:.2f}")
-    left_out = f" {len(ranking.ped_anova) - BARS} more are in the table." if len(ranking.ped_anova) > BARS else ""
+    left_out = (
+        f" {len(ranking.ped_anova) - BARS} more are in the table."
+        if len(ranking.ped_anova) > BARS
+        else ""
+    )
     noise = [name for name in names if ranking.chance[name] > 0.05]
-    doubt = f" May be chance, for shuffled values show as much more than once in 20 times: {', '.join(noise)}." if noise else ""
-    kinds = "Filled: PED-ANOVA, what tells the best trials from the others; hollow: fANOVA, what explains the spread of all values."
+    doubt = (
+        f" May be chance, for shuffled values show as much more than once in 20 times: "
+        f"{', '.join(noise)}."
+        if noise
+        else ""
+    )
+    kinds = (
+        "Filled: PED-ANOVA, what tells the best trials from the others; hollow: fANOVA, "
+        "what explains the spread of all values."
+    )
     return page.figure(chart, f"{ranking.trials} trials. {kinds}{doubt}{left_out}")
 
 
@@ -136,9 +183,13 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
     ranked = group.trials
     drawn = ranked[:LINES]
     names = group.names[: AXES - 1]
-    chart = Chart(f"parallel-{place}", f"Parallel coordinates: {group.said}", BROAD, 330, (20, 60, 64, 110))
+    chart = Chart(
+        f"parallel-{place}", f"Parallel coordinates: {group.said}", BROAD, 330, (20, 60, 64, 110)
+    )
     values = [trial.value for trial in drawn if trial.value is not None]
-    axes: list[Axis] = [_held(name, drawn, chart) for name in names] + [fitted(values, chart.bottom, chart.top, log=False)]
+    axes: list[Axis] = [_held(name, drawn, chart) for name in names] + [
+        fitted(values, chart.bottom, chart.top, log=False)
+    ]
     step = (chart.right - chart.left) / len(names)
     places = [chart.left + step * index for index in range(len(axes))]
     for x, axis, name in zip(places, axes, [*names, facts.objective], strict=True):
@@ -148,14 +199,28 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
         chart.text(x, chart.bottom + 14, short(name, 18), "end", "tick", turn=-20)
     good = {trial.number for trial in ranked[: max(1, len(ranked) // 5)]}
     for trial in reversed(drawn):
-        points = [(x, axis(_value(trial, name, axis))) for x, axis, name in zip(places, axes, [*names, None], strict=True)]
+        points = [
+            (x, axis(_value(trial, name, axis)))
+            for x, axis, name in zip(places, axes, [*names, None], strict=True)
+        ]
         first, dashed = trial is ranked[0], trial.number in good
         kind = "s1" if first else "s0 thin" if dashed else "faint"
-        chart.line(points, kind, "6 2" if dashed and not first else "", f"{facts.label(trial)}: {_reached(trial)}")
+        chart.line(
+            points,
+            kind,
+            "6 2" if dashed and not first else "",
+            f"{facts.label(trial)}: {_reached(trial)}",
+        )
     left_out = f" The best {LINES} of {len(ranked)} are drawn." if len(ranked) > LINES else ""
-    more = f" {len(group.names) - len(names)} more settings are left out." if len(group.names) > len(names) else ""
+    more = (
+        f" {len(group.names) - len(names)} more settings are left out."
+        if len(group.names) > len(names)
+        else ""
+    )
     behind = "The tables of trials and below the slices have the numbers."
-    caption = f"Thick: the best trial; dashed: the best fifth; grey: the others.{left_out}{more} {behind}"
+    caption = (
+        f"Thick: the best trial; dashed: the best fifth; grey: the others.{left_out}{more} {behind}"
+    )
     return page.figure(chart, caption)
 
 
@@ -174,11 +239,18 @@ class _Gapped(Scale):
     """Scale with a position at its start for trials without a value; numbers begin 26 above it."""
 
     def __call__(self, value: Any) -> float:
-        return self.start if value == MISSING else Scale(self.low, self.high, self.start - 26, self.end, self.log)(value)
+        return (
+            self.start
+            if value == MISSING
+            else Scale(self.low, self.high, self.start - 26, self.end, self.log)(value)
+        )
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        return [(self.start, MISSING), *Scale(self.low, self.high, self.start - 26, self.end, self.log).ticks]
+        return [
+            (self.start, MISSING),
+            *Scale(self.low, self.high, self.start - 26, self.end, self.log).ticks,
+        ]
 
 
 def _value(trial: Trial, name: str | None, axis: Axis) -> Any:
@@ -189,32 +261,52 @@ def _value(trial: Trial, name: str | None, axis: Axis) -> Any:
 
 def slices(facts: Facts, place: int, group: Group) -> list[str]:
     """Return charts of the objective against each of the two most important settings."""
-    return [_slice(facts, f"slice-{place}-{index}", group, name) for index, name in enumerate(group.names[:2])]
+    return [
+        _slice(facts, f"slice-{place}-{index}", group, name)
+        for index, name in enumerate(group.names[:2])
+    ]
 
 
 def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
     trials = [trial for trial in group.trials if name in trial.settings and trial.value is not None]
     title, values = f"{facts.objective} against {name}", [trial.settings[name] for trial in trials]
     slanted = slants(axis_of(values, 60, NARROW - 16))
-    chart = Chart(anchor, title, height=328 if slanted else 300, margins=(14, 16, 76 if slanted else 48, 60))
+    chart = Chart(
+        anchor, title, height=328 if slanted else 300, margins=(14, 16, 76 if slanted else 48, 60)
+    )
     x = axis_of(values, chart.left, chart.right)
-    y = fitted([trial.value for trial in trials if trial.value is not None], chart.bottom, chart.top, log=False)
+    y = fitted(
+        [trial.value for trial in trials if trial.value is not None],
+        chart.bottom,
+        chart.top,
+        log=False,
+    )
     chart.x_axis(x, name + (" (logarithmic)" if isinstance(x, Scale) and x.log else ""))
     chart.y_axis(y, facts.objective)
     best = trials[0] if trials and trials[0] is facts.sweep.best() else None
     for trial in reversed(trials):
         where, style = _spread_out(x, trial, name), facts.style(trial)
         said = f"{facts.label(trial)}: {_reached(trial)} at {word(trial.settings[name])}"
-        chart.mark(where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", said)
+        chart.mark(
+            where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", said
+        )
         if trial is best:
             chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
     used = sorted({facts.method(trial) for trial in trials})
-    entries = [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
+    entries = (
+        [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
+    )
     ring = " A ring is around the best." if best else ""
     caption = f"{len(trials)} trials: {group.said} that have it.{ring} Chosen: {group.why}."
-    rows = [[trial.number, facts.method(trial), trial.settings[name], trial.value] for trial in trials[:LINES]]
+    rows = [
+        [trial.number, facts.method(trial), trial.settings[name], trial.value]
+        for trial in trials[:LINES]
+    ]
     return page.figure(
-        chart, caption, page.legend(entries, lines=False), page.table(["trial", "method", name, facts.objective], rows)
+        chart,
+        caption,
+        page.legend(entries, lines=False),
+        page.table(["trial", "method", name, facts.objective], rows),
     )
 
 
@@ -224,7 +316,11 @@ def _spread_out(axis: Axis, trial: Trial, name: str) -> float:
     Without the offset trials would hide one another.
     """
     place = axis(trial.settings[name])
-    return place + ((trial.number * 0.618) % 1 - 0.5) * 0.5 * axis.band if isinstance(axis, Names) else place
+    return (
+        place + ((trial.number * 0.618) % 1 - 0.5) * 0.5 * axis.band
+        if isinstance(axis, Names)
+        else place
+    )
 
 
 def contour(facts: Facts, place: int, group: Group) -> str:
@@ -235,7 +331,11 @@ def contour(facts: Facts, place: int, group: Group) -> str:
     if len(group.names) < 2:
         return ""
     one, two = group.names[:2]
-    trials = [trial for trial in group.trials if {one, two} <= set(trial.settings) and trial.value is not None]
+    trials = [
+        trial
+        for trial in group.trials
+        if {one, two} <= set(trial.settings) and trial.value is not None
+    ]
     if len(trials) < LEAST or len(_varied(trials).keys() & {one, two}) < 2:
         return ""
     across = [trial.settings[one] for trial in trials]
@@ -244,26 +344,41 @@ def contour(facts: Facts, place: int, group: Group) -> str:
     chart = Chart(f"contour-{place}", title, BROAD, 420, (14, 120, 76 if slanted else 48, 110))
     x = axis_of(across, chart.left, chart.right)
     y = axis_of([trial.settings[two] for trial in trials], chart.bottom, chart.top)
-    points = [(x(trial.settings[one]), y(trial.settings[two]), trial.value or 0.0) for trial in trials]
+    points = [
+        (x(trial.settings[one]), y(trial.settings[two]), trial.value or 0.0) for trial in trials
+    ]
     low, high = min(point[2] for point in points), max(point[2] for point in points)
     _ground(chart, points, low, high)
     chart.x_axis(x, one, grid=False)
     chart.y_axis(y, two, grid=False)
     for trial, (right, up, _) in zip(trials, points, strict=True):
-        chart.mark(right, up, "circle", "hollow s6", f"{facts.label(trial)}: {_reached(trial)}", size=3.5)
+        chart.mark(
+            right, up, "circle", "hollow s6", f"{facts.label(trial)}: {_reached(trial)}", size=3.5
+        )
     _key(chart, low, high)
     caption = (
-        f"Circles are the {len(trials)} trials ({group.said}); between them the ground is their mean, weighed by the square of the "
+        f"Circles are the {len(trials)} trials ({group.said}); between them the ground is "
+        f"their mean, weighed by the square of the "
         "distance, so far from any circle it is a guess. The stronger the blue, the larger."
     )
     rows = [
-        [trial.number, trial.settings[one], trial.settings[two], trial.value, page.Cell(facts.settings(trial), words=True)]
+        [
+            trial.number,
+            trial.settings[one],
+            trial.settings[two],
+            trial.value,
+            page.Cell(facts.settings(trial), words=True),
+        ]
         for trial in trials[:LINES]
     ]
-    return page.figure(chart, caption, behind=page.table(["trial", one, two, facts.objective, "settings"], rows))
+    return page.figure(
+        chart, caption, behind=page.table(["trial", one, two, facts.objective, "settings"], rows)
+    )
 
 
-def _ground(chart: Chart, points: Sequence[tuple[float, float, float]], low: float, high: float) -> None:
+def _ground(
+    chart: Chart, points: Sequence[tuple[float, float, float]], low: float, high: float
+) -> None:
     """Draw cells with the mean of the points, weighted by inverse squared distance.
 
     This is the interpolation of Shepard (1968).
@@ -273,9 +388,18 @@ def _ground(chart: Chart, points: Sequence[tuple[float, float, float]], low: flo
         for row in range(GRID):
             x, y = chart.left + (column + 0.5) * width, chart.top + (row + 0.5) * height
             weights = [1 / ((x - across) ** 2 + (y - up) ** 2 + 1.0) for across, up, _ in points]
-            value = sum(weight * point[2] for weight, point in zip(weights, points, strict=True)) / sum(weights)
+            value = sum(
+                weight * point[2] for weight, point in zip(weights, points, strict=True)
+            ) / sum(weights)
             share = (value - low) / (high - low) if high > low else 0.5
-            chart.box(x - width / 2, y - height / 2, width, height, "f0 crisp", opacity=0.06 + 0.86 * round(8 * share) / 8)
+            chart.box(
+                x - width / 2,
+                y - height / 2,
+                width,
+                height,
+                "f0 crisp",
+                opacity=0.06 + 0.86 * round(8 * share) / 8,
+            )
 
 
 def _key(chart: Chart, low: float, high: float) -> None:

@@ -18,15 +18,27 @@ def confusion(found: Predictions) -> str:
     names = found.classes
     wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
     wrong.sort(key=lambda each: (-each[0], each[1], each[2]))
-    rows = [[names[i], names[j], count, f"{count / counts[i].sum():.1%}"] for count, i, j in wrong[:WORST]]
-    listed = page.table(["true class", "answer", "samples", "of the class"], rows) if rows else page.paragraph("None is confused.")
+    rows = [
+        [names[i], names[j], count, f"{count / counts[i].sum():.1%}"]
+        for count, i, j in wrong[:WORST]
+    ]
+    listed = (
+        page.table(["true class", "answer", "samples", "of the class"], rows)
+        if rows
+        else page.paragraph("None is confused.")
+    )
     if len(names) > MATRIX:
         said = page.paragraph(
-            f"Of {len(names)} classes a matrix could not be read: these are the most frequent confusions.", "muted"
+            f"Of {len(names)} classes a matrix could not be read: these are the most frequent "
+            f"confusions.",
+            "muted",
         )
         return f"<figure><h3>Confusions</h3>{said}{listed}</figure>"
     chart = _matrix(found)
-    caption = f"Rows are true classes, columns answers; a cell's strength is its share of the row. {_asked(found)}"
+    caption = (
+        f"Rows are true classes, columns answers; a cell's strength is its share of the "
+        f"row. {_asked(found)}"
+    )
     return page.figure(chart, caption, behind=listed)
 
 
@@ -36,7 +48,11 @@ def _matrix(found: Predictions) -> Chart:
     left = 40 + 6.2 * max(len(short(name, 12)) for name in names)
     chart = Chart(f"confusion-{found.letter}", "Confusion matrix", side, side, (8, 8, left, left))
     shown = tuple(short(f"{name}", 12) for name in names)
-    distinct = shown if len(set(shown)) == len(shown) else tuple(f"{place} {name}" for place, name in enumerate(shown))
+    distinct = (
+        shown
+        if len(set(shown)) == len(shown)
+        else tuple(f"{place} {name}" for place, name in enumerate(shown))
+    )
     x, y = Names(distinct, chart.left, chart.right), Names(distinct, chart.top, chart.bottom)
     chart.x_axis(x, "answer", grid=False)
     chart.y_axis(y, "true class", grid=False)
@@ -55,7 +71,9 @@ def _matrix(found: Predictions) -> Chart:
 
 def reliability(found: Predictions) -> str:
     """Return the reliability diagram: accuracy by confidence, with the number of samples below."""
-    chart = Chart(f"reliability-{found.letter}", "Reliability diagram", height=400, margins=(14, 16, 110, 60))
+    chart = Chart(
+        f"reliability-{found.letter}", "Reliability diagram", height=400, margins=(14, 16, 110, 60)
+    )
     x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, 1.0, chart.bottom, chart.top)
     width = (chart.right - chart.left) / BINS
     chart.y_axis(y, "share that is right")
@@ -65,20 +83,47 @@ def reliability(found: Predictions) -> str:
     floor = chart.height - 24
     for each in found.bins:
         said = f"{each.samples} samples, {each.confidence:.3f} sure, {each.accuracy:.3f} right"
-        chart.box(x(each.low) + 1, y(each.accuracy), width - 2, y(0) - y(each.accuracy), "f0", said, opacity=0.75)
+        chart.box(
+            x(each.low) + 1,
+            y(each.accuracy),
+            width - 2,
+            y(0) - y(each.accuracy),
+            "f0",
+            said,
+            opacity=0.75,
+        )
         chart.mark(x(each.confidence), y(each.accuracy), "diamond", "f1 s1", said)
-        chart.box(x(each.low) + 1, floor, width - 2, -50 * each.samples / most, "f2", said, opacity=0.75)
+        chart.box(
+            x(each.low) + 1, floor, width - 2, -50 * each.samples / most, "f2", said, opacity=0.75
+        )
     chart.line([(x(0), y(0)), (x(1), y(1))], "s6 thin", "5 4", "as sure as right")
-    chart.text((chart.left + chart.right) / 2, chart.height - 6, "confidence; below: how many samples", "middle", "label")
+    chart.text(
+        (chart.left + chart.right) / 2,
+        chart.height - 6,
+        "confidence; below: how many samples",
+        "middle",
+        "label",
+    )
     rows = [
-        [f"{each.low:.3f} to {each.low + 1 / BINS:.3f}", each.samples, f"{each.confidence:.4f}", f"{each.accuracy:.4f}"]
+        [
+            f"{each.low:.3f} to {each.low + 1 / BINS:.3f}",
+            each.samples,
+            f"{each.confidence:.4f}",
+            f"{each.accuracy:.4f}",
+        ]
         for each in found.bins
     ]
     caption = (
-        "Bars: how often answers of this confidence are right; diamonds: at their mean confidence. On the dashed line it would be "
-        f"as sure as it is right. Expected calibration error {found.calibration_error:.4f} ({BINS} bins). {_asked(found)}"
+        "Bars: how often answers of this confidence are right; diamonds: at their mean "
+        "confidence. On the dashed line it would be "
+        f"as sure as it is right. Expected calibration error {found.calibration_error:.4f} "
+        f"({BINS} bins). {_asked(found)}"
     )
-    return page.figure(chart, caption, behind=page.table(["confidence", "samples", "mean confidence", "accuracy"], rows))
+    return page.figure(
+        chart,
+        caption,
+        behind=page.table(["confidence", "samples", "mean confidence", "accuracy"], rows),
+    )
 
 
 def per_class(found: Predictions) -> str:
@@ -91,7 +136,12 @@ def per_class(found: Predictions) -> str:
     known = [place for place in range(len(found.classes)) if totals[place]]
     order = sorted(known, key=lambda place: (counts[place, place] / totals[place], place))
     drawn = order if len(order) <= 30 else [*order[:WORST], *order[-5:]]
-    chart = Chart(f"classes-{found.letter}", "Accuracy in each class", height=64 + 20.0 * len(drawn), margins=(8, 52, 44, 118))
+    chart = Chart(
+        f"classes-{found.letter}",
+        "Accuracy in each class",
+        height=64 + 20.0 * len(drawn),
+        margins=(8, 52, 44, 118),
+    )
     x = Scale(0.0, 1.0, chart.left, chart.right)
     chart.x_axis(x, "share that is right")
     for row, place in enumerate(drawn):
@@ -101,12 +151,23 @@ def per_class(found: Predictions) -> str:
         chart.box(x(0), y + 3, x(share) - x(0), 14, "f1" if row == 0 else "f0", said)
         chart.text(x(share) + 5, y + 14, f"{share:.1%}")
     rows = [
-        [found.classes[place], int(totals[place]), int(counts[place, place]), f"{counts[place, place] / totals[place]:.1%}"]
+        [
+            found.classes[place],
+            int(totals[place]),
+            int(counts[place, place]),
+            f"{counts[place, place] / totals[place]:.1%}",
+        ]
         for place in order
     ]
-    left_out = f" The {WORST} worst and the 5 best of {len(order)} are drawn." if len(drawn) < len(order) else ""
+    left_out = (
+        f" The {WORST} worst and the 5 best of {len(order)} are drawn."
+        if len(drawn) < len(order)
+        else ""
+    )
     caption = f"The worst class is in another colour.{left_out} {_asked(found)}"
-    return page.figure(chart, caption, behind=page.table(["class", "samples", "right", "accuracy"], rows))
+    return page.figure(
+        chart, caption, behind=page.table(["class", "samples", "right", "accuracy"], rows)
+    )
 
 
 def _asked(found: Predictions) -> str:

@@ -33,7 +33,10 @@ class Facts:
     @classmethod
     def of(cls, sweep: Sweep) -> "Facts":
         """Return the view of a sweep as it is in the store now."""
-        data = read_or_note(sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent)) or {}
+        data = (
+            read_or_note(sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent))
+            or {}
+        )
         environment = read_or_note(sweep, sweep.folder / ENVIRONMENT_FILE, ENVIRONMENT.read)
         return cls(sweep, str(sweep.status()["state"]), data, environment)
 
@@ -89,7 +92,11 @@ class Facts:
 
     def label(self, trial: Trial) -> str:
         """Return a short name of a trial."""
-        return f"trial {trial.number} ({self.method(trial)})" if len(self.methods) > 1 else f"trial {trial.number}"
+        return (
+            f"trial {trial.number} ({self.method(trial)})"
+            if len(self.methods) > 1
+            else f"trial {trial.number}"
+        )
 
     def settings(self, trial: Trial) -> str:
         """Return the parameters in force, without the method and without its name as a prefix.
@@ -97,8 +104,15 @@ class Facts:
         It is for places that already show the method.
         """
         method = self.method(trial)
-        own = {name.removeprefix(f"{method}."): value for name, value in trial.settings.items() if name != "method.name"}
-        return ", ".join(f"{name}={word(value)}" for name, value in own.items()) or "the settings given"
+        own = {
+            name.removeprefix(f"{method}."): value
+            for name, value in trial.settings.items()
+            if name != "method.name"
+        }
+        return (
+            ", ".join(f"{name}={word(value)}" for name, value in own.items())
+            or "the settings given"
+        )
 
     def best_of_methods(self) -> list[Trial]:
         """Return the best trial of each method, the best first.
@@ -116,7 +130,11 @@ class Facts:
         A student is compared with its baselines.
         """
         own = {trial.number for trial in self.best_of_methods()}
-        return [trial for place, trial in enumerate(self.sweep.ranked()) if place < count or trial.number in own]
+        return [
+            trial
+            for place, trial in enumerate(self.sweep.ranked())
+            if place < count or trial.number in own
+        ]
 
     @property
     def classes(self) -> list[str]:

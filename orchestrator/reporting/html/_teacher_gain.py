@@ -16,23 +16,36 @@ def teacher_gain(facts: Facts) -> str:
     If the same settings were trained with several seeds, it is the mean over these, with its 95 % t
     interval. The result is "" if one of both was not trained.
     """
-    best = [trial for trial in facts.best_of_methods() if trial.state == "complete" and measure(trial, TESTED) is not None]
+    best = [
+        trial
+        for trial in facts.best_of_methods()
+        if trial.state == "complete" and measure(trial, TESTED) is not None
+    ]
     plain = next((trial for trial in best if facts.method(trial) == PLAIN), None)
     taught = next((trial for trial in best if _needs_teacher(facts, trial)), None)
     if plain is None or taught is None:
         return ""
     names = f"{facts.method(taught)} over {PLAIN}"
-    seeds = difference(_by_seed(facts, taught), _by_seed(facts, plain)) if facts.sweep.configuration.search.seeds else None
+    seeds = (
+        difference(_by_seed(facts, taught), _by_seed(facts, plain))
+        if facts.sweep.configuration.search.seeds
+        else None
+    )
     if seeds is not None and seeds.low is not None and seeds.high is not None:
-        verdict = "a difference beyond noise" if seeds.low > 0 or seeds.high < 0 else "not told apart"
+        verdict = (
+            "a difference beyond noise" if seeds.low > 0 or seeds.high < 0 else "not told apart"
+        )
         return (
-            f"{names} on the test part, last weights, mean of {seeds.pairs} seeds: {seeds.mean:+.4f}, 95 % interval "
+            f"{names} on the test part, last weights, mean of {seeds.pairs} seeds: "
+            f"{seeds.mean:+.4f}, 95 % interval "
             f"[{seeds.low:+.4f}, {seeds.high:+.4f}]: {verdict}."
         )
     gain = (measure(taught, TESTED) or 0.0) - (measure(plain, TESTED) or 0.0)
     return (
-        f"{names} on the test part, last weights: {gain:+.4f} (trial {taught.number} with {measure(taught, TESTED):.4f}, trial "
-        f"{plain.number} with {measure(plain, TESTED):.4f}). Each is one training: only several seeds tell this from noise."
+        f"{names} on the test part, last weights: {gain:+.4f} (trial {taught.number} with "
+        f"{measure(taught, TESTED):.4f}, trial "
+        f"{plain.number} with {measure(plain, TESTED):.4f}). Each is one training: only "
+        f"several seeds tell this from noise."
     )
 
 
@@ -49,5 +62,9 @@ def _by_seed(facts: Facts, like: Trial) -> dict[int, float]:
         return {name: value for name, value in trial.settings.items() if name != SEED}
 
     alike = [trial for trial in facts.complete if without_seed(trial) == without_seed(like)]
-    found = {int(trial.settings[SEED]): measure(trial, TESTED) for trial in alike if SEED in trial.settings}
+    found = {
+        int(trial.settings[SEED]): measure(trial, TESTED)
+        for trial in alike
+        if SEED in trial.settings
+    }
     return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}

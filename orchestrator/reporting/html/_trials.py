@@ -20,18 +20,38 @@ def trials(facts: Facts) -> str:
     failed = [trial for trial in others if trial.state == "failed"]
     waiting = len(others) - len(failed)
     said = page.paragraph(f"{waiting} have not ended.") if waiting else ""
-    return _best(facts, len(ranked)) + _failed(facts, failed) + said or page.paragraph("There is no trial yet.")
+    return _best(facts, len(ranked)) + _failed(facts, failed) + said or page.paragraph(
+        "There is no trial yet."
+    )
 
 
 def _best(facts: Facts, ranked: int) -> str:
     shown, best = facts.shown(BEST), facts.sweep.best()
     if not shown:
         return ""
-    head = ["trial", "method", "state", facts.objective, "epochs", *(f"test {name}" for name in TESTED), *COSTS, "settings"]
-    which = f"The best {BEST} and the best of every method, of {ranked}" if len(shown) < ranked else "All"
-    said = f"{which} that can be ranked, complete trials first. Test numbers are of the weights that were best on validation."
+    head = [
+        "trial",
+        "method",
+        "state",
+        facts.objective,
+        "epochs",
+        *(f"test {name}" for name in TESTED),
+        *COSTS,
+        "settings",
+    ]
+    which = (
+        f"The best {BEST} and the best of every method, of {ranked}"
+        if len(shown) < ranked
+        else "All"
+    )
+    said = (
+        f"{which} that can be ranked, complete trials first. Test numbers are of the "
+        f"weights that were best on validation."
+    )
     place = next((place for place, trial in enumerate(shown) if trial is best), None)
-    return page.table(head, [_row(facts, trial) for trial in shown], place) + page.paragraph(said, "muted")
+    return page.table(head, [_row(facts, trial) for trial in shown], place) + page.paragraph(
+        said, "muted"
+    )
 
 
 def _row(facts: Facts, trial: Trial) -> list[Any]:
@@ -53,8 +73,16 @@ def _failed(facts: Facts, failed: list[Trial]) -> str:
     if not failed:
         return ""
     rows = [
-        [trial.number, facts.method(trial), trial.epochs, Cell(trial.said, words=True), Cell(facts.settings(trial), words=True)]
+        [
+            trial.number,
+            facts.method(trial),
+            trial.epochs,
+            Cell(trial.said, words=True),
+            Cell(facts.settings(trial), words=True),
+        ]
         for trial in failed[:FAILED]
     ]
     first = f", the first {FAILED}" if len(failed) > FAILED else ""
-    return f"<h3>{len(failed)} failed{first}</h3>" + page.table(["trial", "method", "epochs", "why", "settings"], rows)
+    return f"<h3>{len(failed)} failed{first}</h3>" + page.table(
+        ["trial", "method", "epochs", "why", "settings"], rows
+    )

@@ -61,7 +61,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None =
         cells = "".join((given if isinstance(given, Cell) else Cell(given)).html() for given in row)
         lines.append(f'<tr class="best">{cells}</tr>' if place == best else f"<tr>{cells}</tr>")
     heads = "".join(f'<th scope="col">{text(name).replace("/", "/<wbr>")}</th>' for name in head)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        f'<div class="scroll" '
+        f'tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
 
 
 def details(title: str, content: str) -> str:
@@ -71,7 +74,9 @@ def details(title: str, content: str) -> str:
 
 def legend(entries: Sequence[tuple[str, Style]], lines: bool = True) -> str:
     """Return the names of the series with their styles."""
-    items = "".join(f"<li>{swatch(style, lines)}<span>{text(name)}</span></li>" for name, style in entries)
+    items = "".join(
+        f"<li>{swatch(style, lines)}<span>{text(name)}</span></li>" for name, style in entries
+    )
     return f'<ul class="legend">{items}</ul>' if items else ""
 
 
@@ -98,7 +103,8 @@ def picture(kind: str, content: bytes, title: str, caption: str, broad: bool) ->
     data = base64.b64encode(content).decode()
     alt, kind_of = f"{title}: {caption}", ' class="broad"' if broad else ""
     return (
-        f'<figure{kind_of}><h4>{text(title)}</h4><div class="scroll"><img src="data:{kind};base64,{data}" alt="{text(alt)}"></div>'
+        f'<figure{kind_of}><h4>{text(title)}</h4><div class="scroll"><img '
+        f'src="data:{kind};base64,{data}" alt="{text(alt)}"></div>'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 
@@ -111,7 +117,11 @@ def charts(figures: Sequence[str]) -> str:
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
     """Return a list of key numbers."""
     return (
-        '<dl class="facts">' + "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in pairs) + "</dl>"
+        '<dl class="facts">'
+        + "".join(
+            f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in pairs
+        )
+        + "</dl>"
     )
 
 
@@ -124,7 +134,9 @@ class Section:
     content: str
 
 
-def page(title: str, lead: str, banner: Sequence[str], sections: Sequence[Section], foot: str) -> str:
+def page(
+    title: str, lead: str, banner: Sequence[str], sections: Sequence[Section], foot: str
+) -> str:
     """Return the whole page.
 
     Args:
@@ -134,16 +146,24 @@ def page(title: str, lead: str, banner: Sequence[str], sections: Sequence[Sectio
         sections: The sections.
         foot: The footer.
     """
-    links = "".join(f'<a href="#{section.anchor}">{text(section.title)}</a>' for section in sections)
-    bodies = "".join(
-        f'<section id="{section.anchor}"><h2>{text(section.title)}</h2>{section.content}</section>' for section in sections
+    links = "".join(
+        f'<a href="#{section.anchor}">{text(section.title)}</a>' for section in sections
     )
-    warning = f'<div class="banner" role="note">{"".join(map(paragraph, banner))}</div>' if banner else ""
+    bodies = "".join(
+        f'<section id="{section.anchor}"><h2>{text(section.title)}</h2>{section.content}</section>'
+        for section in sections
+    )
+    warning = (
+        f'<div class="banner" role="note">{"".join(map(paragraph, banner))}</div>' if banner else ""
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="generator" content="{GENERATOR}"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f'<meta name="generator" content="{GENERATOR}"><meta '
+        f'http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta '
+        'name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{STYLE}</style></head>'
-        f"<body><header><h1>{text(title)}</h1>{paragraph(lead, 'muted')}{warning}<nav>{links}</nav></header>"
+        f"<body><header><h1>{text(title)}</h1>{paragraph(lead, 'muted')}{warning}"
+        f"<nav>{links}</nav></header>"
         f"<main>{bodies}</main><footer>{text(foot)}</footer></body></html>\n"
     )

@@ -49,28 +49,55 @@ def report(store: Store, sweep: Sweep) -> Report:
     sections = (
         Section("summary", "Summary", _summary(facts, commands, told, found)),
         Section("trials", "Best trials" if facts.searched else "The trial", trials(facts)),
-        Section("curves", "Learning curves", epochs.learning_curves(facts) or page.paragraph("No epoch was reported yet.")),
-        Section("stopped", "Stopped early", epochs.stopped(facts) or page.paragraph("One trial alone: nobody was compared.")),
+        Section(
+            "curves",
+            "Learning curves",
+            epochs.learning_curves(facts) or page.paragraph("No epoch was reported yet."),
+        ),
+        Section(
+            "stopped",
+            "Stopped early",
+            epochs.stopped(facts) or page.paragraph("One trial alone: nobody was compared."),
+        ),
         Section("settings", "Settings", _settings(facts, found)),
         Section("cost", "Accuracy and cost", _costs(facts)),
         Section("student", "The best student", _student(store, facts)),
-        Section("pictures", "The method's pictures", pictures(store, facts) or page.paragraph("No trial left any.")),
+        Section(
+            "pictures",
+            "The method's pictures",
+            pictures(store, facts) or page.paragraph("No trial left any."),
+        ),
         Section("configuration", "Configuration", page.preformatted(resolved(sweep))),
         Section("environment", "Environment", _environment(facts)),
         Section("reproduce", "Commands", _reproduce(facts, commands)),
     )
-    lead = f"{'A search' if facts.searched else 'A training'} of {datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}"
-    foot = f"Made {datetime.now():%d %B %Y, %H:%M} of what stood in the store then. This page loads nothing and runs no script."
+    lead = (
+        f"{'A search' if facts.searched else 'A training'} of "
+        f"{datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}"
+    )
+    foot = (
+        f"Made {datetime.now():%d %B %Y, %H:%M} of what stood in the store then. This page "
+        f"loads nothing and runs no script."
+    )
     html = page.page(sweep.name, lead, banner(facts, commands), sections, foot)
     return Report(html, [said for what, said in told if what in ("Won", "By how much")])
 
 
-def _summary(facts: Facts, commands: Commands, told: list[tuple[str, str]], found: Importance | str) -> str:
+def _summary(
+    facts: Facts, commands: Commands, told: list[tuple[str, str]], found: Importance | str
+) -> str:
     best = facts.sweep.best()
     edges = settings_charts.at_the_edge(best, found) if best and not isinstance(found, str) else []
-    said = [f"<p><strong>{page.text(what)}.</strong> {page.text(sentence)}</p>" for what, sentence in told]
+    said = [
+        f"<p><strong>{page.text(what)}.</strong> {page.text(sentence)}</p>"
+        for what, sentence in told
+    ]
     following = [page.step(what, command) for what, command in steps(facts, commands, edges)]
-    return page.facts(glance(facts)) + "".join(said) + ("<h3>What to do next</h3>" + "".join(following) if following else "")
+    return (
+        page.facts(glance(facts))
+        + "".join(said)
+        + ("<h3>What to do next</h3>" + "".join(following) if following else "")
+    )
 
 
 def _importance(store: Store, facts: Facts) -> Importance | str:
@@ -92,7 +119,10 @@ def _settings(facts: Facts, found: Importance | str) -> str:
         drawn += settings_charts.slices(facts, place, group)
         drawn.append(settings_charts.contour(facts, place, group))
     if not groups:
-        said += page.paragraph("Parallel coordinates, slices and contours need two complete trials that differ in a setting.")
+        said += page.paragraph(
+            "Parallel coordinates, slices and contours need two complete trials that differ in "
+            "a setting."
+        )
     return said + page.charts([each for each in drawn if each])
 
 
@@ -101,8 +131,18 @@ def _costs(facts: Facts) -> str:
     several = costs.objectives(facts)
     if several:
         drawn = [several, *drawn]
-    said = "" if drawn else page.paragraph("Fewer than two complete trials differ in what they cost, so there is nothing to weigh.")
-    return said + page.charts(drawn) + (f"<h3>Pareto front</h3>{costs.front_table(facts)}" if several else "")
+    said = (
+        ""
+        if drawn
+        else page.paragraph(
+            "Fewer than two complete trials differ in what they cost, so there is nothing to weigh."
+        )
+    )
+    return (
+        said
+        + page.charts(drawn)
+        + (f"<h3>Pareto front</h3>{costs.front_table(facts)}" if several else "")
+    )
 
 
 def _student(store: Store, facts: Facts) -> str:
@@ -110,30 +150,54 @@ def _student(store: Store, facts: Facts) -> str:
     if best is None:
         return page.paragraph("No trial has ended well, so there is no best student.")
     letters = list(apply(facts.sweep.configuration, best.settings).students)
-    parts = [page.paragraph(f"Of {facts.label(best)}, with the weights that were best on validation.")]
+    parts = [
+        page.paragraph(f"Of {facts.label(best)}, with the weights that were best on validation.")
+    ]
     for letter in letters:
         found = answers(store, facts.sweep, best, letter, facts.data)
         heading = f"<h3>Student {letter}</h3>" if len(letters) > 1 else ""
-        parts.append(heading + (_unanswered(found) if isinstance(found, str) else _answers(best, found, len(letters) > 1)))
+        parts.append(
+            heading
+            + (
+                _unanswered(found)
+                if isinstance(found, str)
+                else _answers(best, found, len(letters) > 1)
+            )
+        )
     return "".join(parts)
 
 
 def _unanswered(why: str) -> str:
-    return page.paragraph(f"Its confusion matrix, reliability diagram and classes cannot be shown: {why}.")
+    return page.paragraph(
+        f"Its confusion matrix, reliability diagram and classes cannot be shown: {why}."
+    )
 
 
 def _answers(best: Trial, found: Predictions, several: bool) -> str:
-    recorded = measure(best, f"{found.letter}/test/best/accuracy" if several else "test/best/accuracy")
-    said = f"Asked anew for this page it is right in {found.accuracy:.4f} of {len(found.labels)} samples of the {found.part} part"
+    recorded = measure(
+        best, f"{found.letter}/test/best/accuracy" if several else "test/best/accuracy"
+    )
+    said = (
+        f"Asked anew for this page it is right in {found.accuracy:.4f} of "
+        f"{len(found.labels)} samples of the {found.part} part"
+    )
     whole = len(found.labels) == found.whole and found.part == "test" and recorded is not None
     said += f"; the training wrote down {recorded:.4f}." if whole else "."
-    return page.paragraph(said) + page.charts([student.confusion(found), student.reliability(found), student.per_class(found)])
+    return page.paragraph(said) + page.charts(
+        [student.confusion(found), student.reliability(found), student.per_class(found)]
+    )
 
 
 def _environment(facts: Facts) -> str:
     known = facts.environment
-    said = "What it ran on, at its last start:" if known else "It kept no note of what it ran on. This machine, now:"
-    return page.paragraph(said, "muted") + page.table(["what", "which"], sorted((known or describe()).items()))
+    said = (
+        "What it ran on, at its last start:"
+        if known
+        else "It kept no note of what it ran on. This machine, now:"
+    )
+    return page.paragraph(said, "muted") + page.table(
+        ["what", "which"], sorted((known or describe()).items())
+    )
 
 
 def resolved(sweep: Sweep) -> str:
@@ -153,11 +217,15 @@ def reproducing(store: Store, facts: Facts) -> Commands:
         resume=f"python run.py sweep --resume {sweep.name}{option}" if left else "",
         export=f"python run.py export {sweep.name}{option}" if best else "",
         again=f"python run.py {sweep.kind} --config {file} --name {sweep.name}-again{option}",
-        once=f"python run.py train --config {file} --name {sweep.name}-best{option}{pairs(sweep, best)}"
+        once=f"python run.py train --config {file} --name "
+        f"{sweep.name}-best{option}{pairs(sweep, best)}"
         if best and facts.searched
         else "",
         ui=f"python run.py ui{option}",
-        compare=f"python run.py compare --config {file} --methods {','.join(facts.methods)} --seeds 10{option}" if several else "",
+        compare=f"python run.py compare --config {file} --methods {','.join(facts.methods)} "
+        f"--seeds 10{option}"
+        if several
+        else "",
     )
 
 
@@ -176,13 +244,23 @@ def _reproduce(facts: Facts, commands: Commands) -> str:
     file = f"{facts.sweep.name}.yaml"
     taken = facts.sweep.best() is not None and facts.sweep.best().changes  # type: ignore[union-attr]
     told = [
-        (f"Save the configuration above as {file}, then the same {facts.sweep.kind} again:", commands.again),
+        (
+            f"Save the configuration above as {file}, then the same {facts.sweep.kind} again:",
+            commands.again,
+        ),
         ("Go on with this one:", commands.resume),
         (
-            "The best trial alone" + (" (it took its weights over from others, which this does not repeat):" if taken else ":"),
+            "The best trial alone"
+            + (
+                " (it took its weights over from others, which this does not repeat):"
+                if taken
+                else ":"
+            ),
             commands.once,
         ),
         ("Its student in a folder of its own:", commands.export),
         ("Everything that was logged:", commands.ui),
     ]
-    return "".join(page.paragraph(what) + page.preformatted(command) for what, command in told if command)
+    return "".join(
+        page.paragraph(what) + page.preformatted(command) for what, command in told if command
+    )

@@ -15,11 +15,18 @@ def print_methods(console: Console) -> None:
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
         for item in dataclasses.fields(method.Settings):
-            line = f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
+            line = (
+                f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
+            )
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         searched = "; ".join(search_questions(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"  first tried: {'; '.join(first_points(name))}\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"  first tried: {'; '.join(first_points(name))}\n",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def first_points(name: str) -> list[str]:
@@ -28,7 +35,10 @@ def first_points(name: str) -> list[str]:
 
 
 def _point(point: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in point.items())
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in point.items()
+    )
 
 
 def search_questions(name: str) -> list[str]:
@@ -38,7 +48,10 @@ def search_questions(name: str) -> list[str]:
     """
     ways = list_branches(name, {})
     asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
-    return [f"{_said(question, ways)}{_condition(question, ways)}" for question in sorted(asked, key=lambda name: "." in name)]
+    return [
+        f"{_said(question, ways)}{_condition(question, ways)}"
+        for question in sorted(asked, key=lambda name: "." in name)
+    ]
 
 
 def _said(question: str, ways: list[SpaceBranch]) -> str:
@@ -55,6 +68,12 @@ def _condition(question: str, ways: list[SpaceBranch]) -> str:
     needed: list[str] = []
     for name, choices in where[0].choices.items():
         given = {way.answers.get(name) for way in where}
-        if name != question and len(given) < len(choices) and all(name in way.answers for way in where):
-            needed.append(f"{name} = {' or '.join(str(choice) for choice in choices if choice in given)}")
+        if (
+            name != question
+            and len(given) < len(choices)
+            and all(name in way.answers for way in where)
+        ):
+            needed.append(
+                f"{name} = {' or '.join(str(choice) for choice in choices if choice in given)}"
+            )
     return f" if {' and '.join(needed)}" if needed else ""

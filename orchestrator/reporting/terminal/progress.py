@@ -12,7 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.config.objectives import describe_objective, describe_students, goals, primary_goal
+from orchestrator.config.objectives import (
+    describe_objective,
+    describe_students,
+    goals,
+    primary_goal,
+)
 from orchestrator.config.plan import planned_epochs
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
@@ -45,7 +50,11 @@ class Display:
         # Number of notes already shown, by trial
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}
         self.costs: dict[str, float] = {}
-        self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.live = (
+            Live(self.frame(), console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "Display":
         if self.live:
@@ -63,7 +72,10 @@ class Display:
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show the progress of the teacher's training."""
-        self.step = f"fitting the teacher: epoch {epoch}, validation accuracy {metrics['validation/accuracy']:.4f}"
+        self.step = (
+            f"fitting the teacher: epoch {epoch}, validation accuracy "
+            f"{metrics['validation/accuracy']:.4f}"
+        )
         assert self.sweep.configuration.teacher is not None
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
             self._say(self.step)
@@ -97,7 +109,9 @@ class Display:
             shown = ("train/loss", "validation/accuracy", "validation/nll")
             told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
             if self.sweep.configuration.peers:
-                own = [f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students]
+                own = [
+                    f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students
+                ]
                 told += f" ({describe_students(self.sweep.configuration)}); " + ", ".join(
                     f"{name} {metrics[name]:.4f}" for name in own
                 )
@@ -107,7 +121,10 @@ class Display:
     def trial_changed(self, trial: Trial) -> None:
         """Show that a trial continues from the weights of another one."""
         change = trial.changes[-1]
-        self._say(f"trial {trial.number} takes over trial {change['source']} after epoch {change['epoch']}: {settings(trial)}")
+        self._say(
+            f"trial {trial.number} takes over trial {change['source']} after epoch "
+            f"{change['epoch']}: {settings(trial)}"
+        )
 
     def trial_ended(self, trial: Trial) -> None:
         """Show that a trial ended.
@@ -126,7 +143,12 @@ class Display:
 
     def _say_best(self) -> None:
         best = self.sweep.best()
-        if best is not None and best != self.best and best.value is not None and self.sweep.kind == "sweep":
+        if (
+            best is not None
+            and best != self.best
+            and best.value is not None
+            and self.sweep.kind == "sweep"
+        ):
             self._say(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
         self.best = best
 
@@ -157,13 +179,18 @@ class Display:
         done, total = ended, float(self.total)
         search, before = self.sweep.configuration.search, self.before
         if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # trials end together
-            done, before = sum(trial.epochs for trial in self.sweep.trials.values()), self.epochs_before
+            done, before = (
+                sum(trial.epochs for trial in self.sweep.trials.values()),
+                self.epochs_before,
+            )
             total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
         own = done - before
         left = (time.monotonic() - self.first) / own * (total - done) if own else None
         if left is not None and budget:
             left = min(left, max(budget - elapsed, 0))
-        return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
+        return f"{elapsed:.0f} s elapsed" + (
+            f", about {left:.0f} s left" if left is not None else ""
+        )
 
     def frame(self) -> Text:
         """Return the current frame: counts, the best trial, and the running trials."""
@@ -180,18 +207,26 @@ class Display:
     def _at_work(self) -> str:
         """Return the running trials in one line, with epochs and the last objective value."""
         epochs = self.sweep.configuration.training.epochs
-        running = [trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"]
+        running = [
+            trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"
+        ]
         told = [
-            f"trial {trial.number}, {trial.epochs} of {trial.settings.get('training.epochs', epochs)} epochs"
+            f"trial {trial.number}, {trial.epochs} of "
+            f"{trial.settings.get('training.epochs', epochs)} epochs"
             + (f" ({trial.value:.4f})" if trial.value is not None else "")
             for trial in running[:AT_WORK]
         ]
-        return "; ".join([*told, f"and {len(running) - AT_WORK} more"] if len(running) > AT_WORK else told)
+        return "; ".join(
+            [*told, f"and {len(running) - AT_WORK} more"] if len(running) > AT_WORK else told
+        )
 
 
 def settings(trial: Trial) -> str:
     """Return the parameters in force of a trial in one line."""
-    return ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items()) or "the settings given"
+    return (
+        ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+        or "the settings given"
+    )
 
 
 def _watched(sweep: Sweep) -> str:
@@ -201,7 +236,11 @@ def _watched(sweep: Sweep) -> str:
 
 def _by_first(sweep: Sweep) -> str:
     """Return the objective that ranks trials, if there are several; else ""."""
-    return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
+    return (
+        f" by {_watched(sweep)}"
+        if sweep.configuration.search.objectives and sweep.kind == "sweep"
+        else ""
+    )
 
 
 def _best_line(sweep: Sweep, best: Trial) -> str:
@@ -211,9 +250,15 @@ def _best_line(sweep: Sweep, best: Trial) -> str:
     """
     line = f"trial {best.number} at {best.value:.4f} with {settings(best)}"
     if best.state == "stopped_early":
-        return f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will come before it"
+        return (
+            f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will "
+            f"come before it"
+        )
     if ahead := sweep.stopped_ahead():
-        had = f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after {ahead.epochs} epochs"
+        had = (
+            f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after "
+            f"{ahead.epochs} epochs"
+        )
         return f"{line}; {had}, which is not compared"
     return line
 
@@ -237,7 +282,9 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     for column in ("trial", "state", _watched(sweep), "epochs", "settings"):
         table.add_column(column, overflow="fold")
     for trial in _shown(sweep):
-        table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
+        table.add_row(
+            str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial)
+        )
     console.print(table)
     if sweep.configuration.search.objectives and sweep.kind == "sweep":
         console.print(_front(sweep))
@@ -248,25 +295,43 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     elif best and best.metrics.keys() >= set(TESTED):
         last, chosen, epoch = (best.metrics[name] for name in TESTED)
         console.print(
-            f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} with its last weights, "
+            f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} "
+            f"with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
             highlight=False,
             soft_wrap=True,
         )
     elif best and best.state == "complete":
-        console.print(f"best student{_by_first(sweep)}: trial {best.number}; {LOST}", highlight=False, soft_wrap=True)
+        console.print(
+            f"best student{_by_first(sweep)}: trial {best.number}; {LOST}",
+            highlight=False,
+            soft_wrap=True,
+        )
     elif best:
-        advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
-        console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
+        advice = (
+            "give it more time, or fewer training.epochs"
+            if sweep.state == "finished"
+            else "resume the sweep"
+        )
+        console.print(
+            f"no trial has trained all its epochs, so the test part was not read: {advice}",
+            soft_wrap=True,
+        )
     if quality := read_quality(sweep.folder):
         console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
-        console.print(f"{waiting} trials never had a turn: give it more time, or resume the sweep", soft_wrap=True, highlight=False)
+        console.print(
+            f"{waiting} trials never had a turn: give it more time, or resume the sweep",
+            soft_wrap=True,
+            highlight=False,
+        )
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
         console.print(
-            f"{failed} of {len(sweep.trials)} trials failed: `{commands['status']}` says why", highlight=False, soft_wrap=True
+            f"{failed} of {len(sweep.trials)} trials failed: `{commands['status']}` says why",
+            highlight=False,
+            soft_wrap=True,
         )
     for what, command in commands.items():
         if what != "status":
@@ -274,12 +339,17 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
 
 
 def _front(sweep: Sweep) -> Table:
-    objectives = [describe_objective(sweep.configuration, goal.name) for goal in goals(sweep.configuration.search)]
+    objectives = [
+        describe_objective(sweep.configuration, goal.name)
+        for goal in goals(sweep.configuration.search)
+    ]
     table = Table(title="Pareto front")
     for column in ("trial", *objectives, "settings"):
         table.add_column(column, overflow="fold")
     for trial in sweep.front():
-        table.add_row(str(trial.number), *(_reached(value) for value in trial.values or ()), settings(trial))
+        table.add_row(
+            str(trial.number), *(_reached(value) for value in trial.values or ()), settings(trial)
+        )
     return table
 
 
@@ -293,7 +363,11 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
     A line has the test accuracies, and the gain over the student's own KD if it is known.
     """
     gained, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
-    lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
+    lines = (
+        [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
+        if sweep.kind == "sweep"
+        else []
+    )
     for letter, student in configuration.students.items():
         if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
             lines.append(f"student {letter} ({student.network.name}): {LOST}")
@@ -302,13 +376,15 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
         gain = gained.get(letter)
         over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
         lines.append(
-            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its last weights, "
+            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with "
+            f"its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
         )
     alone = [letter for letter in configuration.students if letter not in gained]
     if sweep.kind == "sweep" and alone and uses_peers(sweep, trial):
         lines.append(
-            f"no kd trial is complete with the network of student {' and '.join(alone)}, so nothing is said of what it has of the "
+            f"no kd trial is complete with the network of student {' and '.join(alone)}, so "
+            f"nothing is said of what it has of the "
             "others: search kd beside it"
         )
     return lines
@@ -316,7 +392,11 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
 
 def costs(display: Display, console: Console) -> None:
     """Print the time of each part of a training, and the hits and misses of the teacher's cache."""
-    seconds = {name.removeprefix("seconds/"): value for name, value in display.costs.items() if name.startswith("seconds/")}
+    seconds = {
+        name.removeprefix("seconds/"): value
+        for name, value in display.costs.items()
+        if name.startswith("seconds/")
+    }
     total = seconds.pop("epoch", 0.0) + seconds.get("report", 0.0)
     if not total:
         return
@@ -329,7 +409,9 @@ def costs(display: Display, console: Console) -> None:
     console.print(table)
     if "cache/hits" in display.costs:
         hits, misses = (display.costs[f"cache/{name}"] for name in ("hits", "misses"))
-        console.print(f"teacher's cache: {hits:.0f} views found, {misses:.0f} computed", highlight=False)
+        console.print(
+            f"teacher's cache: {hits:.0f} views found, {misses:.0f} computed", highlight=False
+        )
 
 
 def _shown(sweep: Sweep) -> list[Trial]:
@@ -350,7 +432,10 @@ def show_damage(sweep: Sweep, option: str) -> None:
     `option` is the part of a command that names the store.
     """
     told = sweep.damage(option)
-    for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
+    for text in [
+        *told[:NOTES],
+        *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else []),
+    ]:
         print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
@@ -363,9 +448,19 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
         found = sweep.status()
         counts = Counter(trial["state"] for trial in found["trials"])
         best = found["best"]
-        value = f"{best['value']:.4f}, trial {best['number']}" if best and best["value"] is not None else ""
+        value = (
+            f"{best['value']:.4f}, trial {best['number']}"
+            if best and best["value"] is not None
+            else ""
+        )
         trials = ", ".join(f"{count} {state}" for state, count in counts.items())
-        table.add_row(sweep.name, found["state"], trials, value, describe_objective(sweep.configuration, found["objective"]))
+        table.add_row(
+            sweep.name,
+            found["state"],
+            trials,
+            value,
+            describe_objective(sweep.configuration, found["objective"]),
+        )
     console.print(table)
 
 
@@ -373,7 +468,8 @@ def status_table(sweep: Sweep, console: Console) -> None:
     """Print every trial of a sweep with its state and, if it failed, the reason."""
     found = sweep.status()
     looked_for = ", ".join(
-        f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)
+        f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}"
+        for goal in goals(sweep.configuration.search)
     )
     table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
@@ -381,9 +477,19 @@ def status_table(sweep: Sweep, console: Console) -> None:
     for summary_ in found["trials"]:
         trial = sweep.trials[summary_["number"]]
         value = f"{trial.value:.4f}" if trial.value is not None else ""
-        table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.said))
+        table.add_row(
+            str(trial.number),
+            summary_["state"],
+            value,
+            str(trial.epochs),
+            settings(trial),
+            Text(trial.said),
+        )
     console.print(table)
     for note in sweep.notes[-NOTES:]:
         console.print(
-            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}", markup=False, highlight=False, soft_wrap=True
+            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )

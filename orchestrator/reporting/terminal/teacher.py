@@ -1,7 +1,14 @@
 """Show the progress of `run.py teacher`: steps, epochs, and a bar while the cache is filled."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class TeacherDisplay:
@@ -74,7 +81,10 @@ class TeacherDisplay:
         self.computed, self.found = self.computed + computed, self.found + (not computed)
         if not self.bar:
             name = "the clean view" if view is None else f"view {view}"
-            self._say(f"{name} {'computed' if computed else 'was there'} ({self.computed + self.found} of {self.views})")
+            self._say(
+                f"{name} {'computed' if computed else 'was there'} "
+                f"({self.computed + self.found} of {self.views})"
+            )
 
     def end(self) -> None:
         """Close the display and print the counts."""

@@ -6,7 +6,8 @@ from orchestrator.config.schema import Configuration
 
 WTTM = "arXiv 2402.11148 (ICLR 2024), Tables 11 and 12, and the README of its code"
 WTTM_CONDITIONS = (
-    "5 runs, mean ± standard deviation of the top-1 accuracy; trained on the whole training part of CIFAR-100 with the teachers of "
+    "5 runs, mean ± standard deviation of the top-1 accuracy; trained on the whole training "
+    "part of CIFAR-100 with the teachers of "
     "CRD, temperature and weight chosen for each pair of networks; SGD, 240 epochs, batches of 64"
 )
 
@@ -29,16 +30,50 @@ class Published:
     conditions: str = WTTM_CONDITIONS
 
 
-def _cifar100(teacher: str, student: str, of_teacher: float, alone: float, **accuracies: tuple[float, float]) -> Published:
+def _cifar100(
+    teacher: str, student: str, of_teacher: float, alone: float, **accuracies: tuple[float, float]
+) -> Published:
     found = {"cross_entropy": (alone, None), **accuracies}
     return Published("CIFAR100", teacher, student, 240, of_teacher, found)
 
 
 PUBLISHED = (
-    _cifar100("resnet56", "resnet20", 72.34, 69.06, kd=(70.66, 0.24), ttm=(71.83, 0.16), wttm=(71.92, 0.40)),
-    _cifar100("resnet110", "resnet20", 74.31, 69.06, kd=(70.67, 0.27), ttm=(71.46, 0.16), wttm=(71.67, 0.28)),
-    _cifar100("resnet110", "resnet32", 74.31, 71.14, kd=(73.08, 0.18), ttm=(73.97, 0.23), wttm=(74.13, 0.37)),
-    _cifar100("resnet32x4", "resnet8x4", 79.42, 72.50, kd=(73.33, 0.25), ttm=(76.17, 0.28), wttm=(76.06, 0.27)),
+    _cifar100(
+        "resnet56",
+        "resnet20",
+        72.34,
+        69.06,
+        kd=(70.66, 0.24),
+        ttm=(71.83, 0.16),
+        wttm=(71.92, 0.40),
+    ),
+    _cifar100(
+        "resnet110",
+        "resnet20",
+        74.31,
+        69.06,
+        kd=(70.67, 0.27),
+        ttm=(71.46, 0.16),
+        wttm=(71.67, 0.28),
+    ),
+    _cifar100(
+        "resnet110",
+        "resnet32",
+        74.31,
+        71.14,
+        kd=(73.08, 0.18),
+        ttm=(73.97, 0.23),
+        wttm=(74.13, 0.37),
+    ),
+    _cifar100(
+        "resnet32x4",
+        "resnet8x4",
+        79.42,
+        72.50,
+        kd=(73.33, 0.25),
+        ttm=(76.17, 0.28),
+        wttm=(76.06, 0.27),
+    ),
 )
 
 
@@ -49,9 +84,23 @@ def published(configuration: Configuration) -> Published | None:
     from one another, are another setting.
     """
     data, teacher = configuration.data, configuration.teacher
-    if teacher is None or configuration.peers or data.label_noise or data.labelled or data.mixing != "none":
+    if (
+        teacher is None
+        or configuration.peers
+        or data.label_noise
+        or data.labelled
+        or data.mixing != "none"
+    ):
         return None
     if data.limit.train or data.limit.test:
         return None
-    asked = (data.name, teacher.network.name, configuration.student.name, configuration.training.epochs)
-    return next((one for one in PUBLISHED if (one.data, one.teacher, one.student, one.epochs) == asked), None)
+    asked = (
+        data.name,
+        teacher.network.name,
+        configuration.student.name,
+        configuration.training.epochs,
+    )
+    return next(
+        (one for one in PUBLISHED if (one.data, one.teacher, one.student, one.epochs) == asked),
+        None,
+    )

@@ -39,13 +39,19 @@ def student_cost(network: Network, summary: dict[str, Any], repeats: int = REPEA
         summary: Description of the data, with classes and shape.
         repeats: Repetitions of the latency measurement.
     """
-    student = build(network.name, len(summary["classes"]), tuple(summary["shape"]), network.settings).eval()
+    student = build(
+        network.name, len(summary["classes"]), tuple(summary["shape"]), network.settings
+    ).eval()
     image = torch.zeros(1, *summary["shape"])
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         student(image)
     latency_ms = 1000 * _median_s(lambda: student(image).logits, repeats)
     # the counter counts a multiplication and an addition as two
-    return StudentCost(sum(each.numel() for each in student.parameters()), counted.get_total_flops() // 2, latency_ms)
+    return StudentCost(
+        sum(each.numel() for each in student.parameters()),
+        counted.get_total_flops() // 2,
+        latency_ms,
+    )
 
 
 def _median_s(forward: Callable[[], Tensor], repeats: int) -> float:

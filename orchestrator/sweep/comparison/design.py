@@ -31,7 +31,8 @@ def parse_methods(text: str) -> tuple[str, ...]:
     for name in methods:
         if name not in METHODS:
             raise ConfigurationError(
-                f"--methods: {name!r} is no method: {suggest_name(name, METHODS)}; see `python run.py methods`",
+                f"--methods: {name!r} is no method: {suggest_name(name, METHODS)}; see `python "
+                f"run.py methods`",
                 field="--methods",
                 value=name,
                 allowed=tuple(METHODS),
@@ -79,24 +80,33 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
         )
     if search.configurations:
         raise ConfigurationError(
-            "search.configurations searches nothing, and a comparison searches for each method: leave it out",
+            "search.configurations searches nothing, and a comparison searches for each "
+            "method: leave it out",
             field="search.configurations",
             value=search.configurations,
             allowed="left out",
         )
     if search.scheduler == "pbt":
         raise ConfigurationError(
-            "search.scheduler = 'pbt' changes settings while a trial trains, so that no settings could be trained again: take "
+            "search.scheduler = 'pbt' changes settings while a trial trains, so that no "
+            "settings could be trained again: take "
             "asha, median, hyperband or none",
             field="search.scheduler",
             value="pbt",
             allowed=("asha", "median", "hyperband", "none"),
         )
-    method = configuration.method if configuration.method.name in methods else Choice(name=methods[0])
-    common = configuration.model_copy(
-        update={"method": method, "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()})}
+    method = (
+        configuration.method if configuration.method.name in methods else Choice(name=methods[0])
     )
-    return common.noting({key: sentence for key, sentence in common.yielded.items() if key != "search.methods"})
+    common = configuration.model_copy(
+        update={
+            "method": method,
+            "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()}),
+        }
+    )
+    return common.noting(
+        {key: sentence for key, sentence in common.yielded.items() if key != "search.methods"}
+    )
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
@@ -111,7 +121,11 @@ def note_of(common: Configuration, method: str) -> str:
 
 def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
     own = common.method if common.method.name == method else Choice(name=method)
-    return limit_trials(common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})}))
+    return limit_trials(
+        common.model_copy(
+            update={"method": own, "search": common.search.model_copy(update={"methods": ()})}
+        )
+    )
 
 
 def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
@@ -119,7 +133,9 @@ def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
     return tuple(range(common.seed + 1, common.seed + 1 + seeds))
 
 
-def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> Configuration:
+def over_seeds(
+    common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int
+) -> Configuration:
     """Return the training of each method's settings with every seed, ordered by seed.
 
     Args:
@@ -127,7 +143,10 @@ def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]],
         settings: Settings by method, as their searches drew them.
         seeds: Number of seeds.
     """
-    fixed = [{METHOD: name, **{qualify_name(key, name): value for key, value in own.items()}} for name, own in settings.items()]
+    fixed = [
+        {METHOD: name, **{qualify_name(key, name): value for key, value in own.items()}}
+        for name, own in settings.items()
+    ]
     method = common.method if common.method.name in settings else Choice(name=next(iter(settings)))
     search = common.search.model_copy(
         update={

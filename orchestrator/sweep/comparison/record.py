@@ -13,7 +13,15 @@ from typing_extensions import TypedDict
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store import run_lock
-from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Timestamp
+from orchestrator.store.record_file import (
+    STRICT,
+    Count,
+    DamagedRecordError,
+    Finite,
+    Plain,
+    RecordSchema,
+    Timestamp,
+)
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.design import OVER_SEEDS
@@ -45,7 +53,9 @@ class ComparisonRecord:
     chosen: dict[str, Chosen] = field(default_factory=dict)
 
 
-COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=3, advice="put it back from a backup, or give another --name")
+COMPARISON = RecordSchema[ComparisonRecord](
+    ComparisonRecord, number=3, advice="put it back from a backup, or give another --name"
+)
 
 
 @dataclass
@@ -55,7 +65,9 @@ class Comparison(ComparisonRecord):
     folder: Path = field(kw_only=True)
 
     @classmethod
-    def create(cls, store: Store, name: str, configuration: Configuration, seeds: int) -> "Comparison":
+    def create(
+        cls, store: Store, name: str, configuration: Configuration, seeds: int
+    ) -> "Comparison":
         """Create a comparison.
 
         Raises:
@@ -78,15 +90,23 @@ class Comparison(ComparisonRecord):
         """
         file = place(store, name) / FILE
         if not file.exists():
-            names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
+            names = sorted(
+                path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}")
+            )
             known = suggest_name(name, names) if names else "there is none yet"
             raise ConfigurationError(
-                f"there is no comparison {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
+                f"there is no comparison {name!r} in {store.root}: {known}",
+                field="name",
+                value=name,
+                allowed=tuple(names),
             )
         found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
         if other := found.chosen.keys() - set(found.methods):
             raise DamagedRecordError(
-                file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice, f"chosen.{min(other)}"
+                file,
+                f"chosen.{min(other)} is of no method that is compared",
+                COMPARISON.advice,
+                f"chosen.{min(other)}",
             )
         return found
 
@@ -144,7 +164,8 @@ def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
     """Raise ConfigurationError if the comparison, or one of its sweeps, exists already."""
     if (place(store, name) / FILE).exists():
         raise ConfigurationError(
-            f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`",
+            f"--name {name!r} exists already in this store: give another, or go on with "
+            f"`compare --resume {name}{store.option}`",
             field="--name",
             value=name,
             allowed="a new name",
@@ -154,7 +175,8 @@ def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
             Sweep.require_new(store.sweep(sweep_name(name, part)))
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which exists already: give another name",
+                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which "
+                f"exists already: give another name",
                 field="--name",
                 value=sweep_name(name, part),
                 allowed="a new name",

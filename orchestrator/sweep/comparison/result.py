@@ -19,7 +19,12 @@ from orchestrator.teacher.quality import read_quality
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
 
 COMPARED = "test/last/accuracy"
-MEANS = {"accuracy": COMPARED, "best_accuracy": "test/best/accuracy", "nll": "test/last/nll", "ece": "test/last/ece"}
+MEANS = {
+    "accuracy": COMPARED,
+    "best_accuracy": "test/best/accuracy",
+    "nll": "test/last/nll",
+    "ece": "test/last/ece",
+}
 Values = Mapping[int, float]
 
 
@@ -94,7 +99,11 @@ class Result:
     @property
     def references(self) -> list[str]:
         """Return the reference methods that were compared and trained."""
-        return [name for name in REFERENCES if any(row.method == name and row.means for row in self.rows)]
+        return [
+            name
+            for name in REFERENCES
+            if any(row.method == name and row.means for row in self.rows)
+        ]
 
 
 def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result:
@@ -111,14 +120,22 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     for method in comparison.methods:
         trials = list(_complete(over_seeds, method))
         measured = trials and not unfinished
-        student = _cost(apply(over_seeds.configuration, trials[0].settings).student, summary, students) if measured else None
+        student = (
+            _cost(apply(over_seeds.configuration, trials[0].settings).student, summary, students)
+            if measured
+            else None
+        )
         searched = _searched(store, comparison.search(method))
         rows.append(
             Row(
                 method,
                 comparison.settings.get(method, {}),
                 _message(comparison, over_seeds, method),
-                {name: found for name, key in MEANS.items() if (found := _mean(by_seed(over_seeds, method, key)))},
+                {
+                    name: found
+                    for name, key in MEANS.items()
+                    if (found := _mean(by_seed(over_seeds, method, key)))
+                },
                 against[method],
                 student,
                 cost(searched or []),
@@ -131,14 +148,35 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     reached = quality.accuracy if quality else None
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
-    data, trials_each, beside = str(summary["name"]), configuration.search.trials, published(configuration)
+    data, trials_each, beside = (
+        str(summary["name"]),
+        configuration.search.trials,
+        published(configuration),
+    )
     sizes, told = summary["sizes"], tuple(rows)
-    return Result(comparison.name, data, sizes, teacher, reached, names, epochs, seeds, trials_each, told, beside, unfinished)
+    return Result(
+        comparison.name,
+        data,
+        sizes,
+        teacher,
+        reached,
+        names,
+        epochs,
+        seeds,
+        trials_each,
+        told,
+        beside,
+        unfinished,
+    )
 
 
 def by_seed(sweep: Sweep, method: str, metric: str) -> dict[int, float]:
     """Return a metric of the complete trials of a method, by their seeds."""
-    return {trial.settings[SEED]: trial.metrics[metric] for trial in _complete(sweep, method) if metric in trial.metrics}
+    return {
+        trial.settings[SEED]: trial.metrics[metric]
+        for trial in _complete(sweep, method)
+        if metric in trial.metrics
+    }
 
 
 def differences(values: Mapping[str, Values]) -> dict[str, dict[str, Against]]:
@@ -152,8 +190,16 @@ def differences(values: Mapping[str, Values]) -> dict[str, dict[str, Against]]:
             if method != reference and (paired := difference(own, values.get(reference, {}))):
                 found[method, reference] = paired
     twice = {(one, other) for one, other in found if (other, one) in found and one < other}
-    corrected = holm({pair: paired.p for pair, paired in found.items() if paired.p is not None and pair not in twice})
-    corrected |= {(one, other): corrected[other, one] for one, other in twice if (other, one) in corrected}
+    corrected = holm(
+        {
+            pair: paired.p
+            for pair, paired in found.items()
+            if paired.p is not None and pair not in twice
+        }
+    )
+    corrected |= {
+        (one, other): corrected[other, one] for one, other in twice if (other, one) in corrected
+    }
     against: dict[str, dict[str, Against]] = {method: {} for method in values}
     for (method, reference), paired in found.items():
         against[method][reference] = Against(paired, corrected.get((method, reference)))
@@ -165,7 +211,11 @@ def cost(trials: Iterable[Trial]) -> Cost:
     told = [trial.metrics for trial in trials if trial.epochs]
     known = bool(told) and all(CPU_TOTAL in metrics for metrics in told)
     gpu = sum(metrics.get(GPU_TOTAL, 0.0) for metrics in told)
-    return Cost(len(told), sum(metrics[CPU_TOTAL] for metrics in told) if known else None, gpu if known else None)
+    return Cost(
+        len(told),
+        sum(metrics[CPU_TOTAL] for metrics in told) if known else None,
+        gpu if known else None,
+    )
 
 
 def _searched(store: Store, name: str) -> list[Trial] | None:

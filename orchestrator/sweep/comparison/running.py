@@ -18,7 +18,14 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison.design import note_of, over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
-from orchestrator.sweep.driver import Lent, explain_data, flush_tracking, open_dispatcher, repair_records, run_sweep
+from orchestrator.sweep.driver import (
+    Lent,
+    explain_data,
+    flush_tracking,
+    open_dispatcher,
+    repair_records,
+    run_sweep,
+)
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.sweep.preflight.preflight import Prepared, prepare_run
@@ -33,7 +40,9 @@ ENDED = ("finished", "failed")
 ShipOf = Callable[[str], "Ship"]  # returns the export of students of the sweep of that name
 
 
-def run_comparison(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
+def run_comparison(
+    store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None
+) -> Sweep:
     """Run all that is missing of a comparison, and return the sweep over seeds.
 
     A search that has ended stays as it is, however it ended. A search without anything to train
@@ -55,7 +64,10 @@ def run_comparison(store: Store, comparison: Comparison, console: Console, ship_
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
-            found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
+            found = {
+                method: bench.ended(comparison.search(method), search_of(common, method))
+                for method in comparison.methods
+            }
             require_common_data(found)
             comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
             comparison.save()
@@ -69,7 +81,10 @@ def run_comparison(store: Store, comparison: Comparison, console: Console, ship_
                 value=messages,
             )
         bench.require_searched_data()
-        return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
+        return bench.ended(
+            comparison.over_seeds,
+            over_seeds(comparison.configuration, comparison.settings, comparison.seeds),
+        )
 
 
 def choice(search: Sweep) -> Chosen:
@@ -80,7 +95,11 @@ def choice(search: Sweep) -> Chosen:
     if best is not None:
         return {"message": "no trial of its search has trained all its epochs: give it more time"}
     failures = [trial.message for trial in search.trials.values() if trial.message]
-    return {"message": f"every trial of its search failed: {failures[-1]}" if failures else "its search has no trial"}
+    return {
+        "message": f"every trial of its search failed: {failures[-1]}"
+        if failures
+        else "its search has no trial"
+    }
 
 
 def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
@@ -91,7 +110,8 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
         common = described[first]
         if own != common and not (own and common and same_data(common, own)):
             raise ConfigurationError(
-                f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
+                f"{method} was searched on other data than {first}, so they cannot be "
+                f"compared: put the data back, and begin "
                 "another comparison under a new --name",
                 field="data",
                 value=method,
@@ -103,9 +123,20 @@ class _Bench:
     """Shared parts of a comparison's sweeps: prepared data, and worker groups that stay warm."""
 
     def __init__(
-        self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack, ship_of: ShipOf | None
+        self,
+        store: Store,
+        comparison: Comparison,
+        console: Console,
+        open_: contextlib.ExitStack,
+        ship_of: ShipOf | None,
     ) -> None:
-        self.store, self.comparison, self.console, self.open, self.ship_of = store, comparison, console, open_, ship_of
+        self.store, self.comparison, self.console, self.open, self.ship_of = (
+            store,
+            comparison,
+            console,
+            open_,
+            ship_of,
+        )
         self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and its display
         self.shared_groups: Lent | None = None
 
@@ -120,7 +151,11 @@ class _Bench:
         require_paths(comparison.name, comparison.configuration)
         begun = prepare_run(self.store, comparison.configuration, "sweep", local=False)
         now = described_data(begun.configuration, begun.data)
-        for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:
+        for name in [
+            name
+            for name in (*map(comparison.search, comparison.methods), comparison.over_seeds)
+            if name in standing
+        ]:
             found = Sweep.open(self.store, name)
             if not differences(_foundations(found.described), _foundations(now)):
                 carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
@@ -143,7 +178,16 @@ class _Bench:
             self.now = found, display
             self.shared_groups = self.shared_groups or self._groups(display)
             begun, shared_groups = self.begun, self.shared_groups
-            run_sweep(found, self.store, begun.data, begun.asked, display, resume=resume, shared_groups=shared_groups, ship=ship)
+            run_sweep(
+                found,
+                self.store,
+                begun.data,
+                begun.asked,
+                display,
+                resume=resume,
+                shared_groups=shared_groups,
+                ship=ship,
+            )
         if found.state == "interrupted":
             raise KeyboardInterrupt
         self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
@@ -156,7 +200,9 @@ class _Bench:
         removed is not compared.
         """
         comparison, standing = self.comparison, self.store.sweeps()
-        search = next((name for name in map(comparison.search, comparison.methods) if name in standing), None)
+        search = next(
+            (name for name in map(comparison.search, comparison.methods) if name in standing), None
+        )
         if search is None:
             return
         if comparison.over_seeds in standing:
@@ -166,8 +212,10 @@ class _Bench:
         before = Sweep.open(self.store, search).described
         if different := differences(_foundations(before), _foundations(now)):
             raise ConfigurationError(
-                f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
-                f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name",
+                f"the seeds of {comparison.name!r} cannot be trained on what its searches were "
+                f"trained on: "
+                f"{'; '.join(different)}: put back what it was, or begin another comparison "
+                f"under a new --name",
                 field="data",
                 value=tuple(different),
                 allowed="what the searches were trained on",
@@ -195,7 +243,15 @@ class _Bench:
         folder = comparison.folder / "groups"
         explain_data(common, self.begun.data, display)
         dispatcher_client = open_dispatcher(
-            self.store, common, folder, trials, False, display, self._note, self._unended, count_influence_actors(common, "sweep")
+            self.store,
+            common,
+            folder,
+            trials,
+            False,
+            display,
+            self._note,
+            self._unended,
+            count_influence_actors(common, "sweep"),
         )
         return self.open.enter_context(dispatcher_client)
 
@@ -206,12 +262,18 @@ class _Bench:
     def _unended(self) -> int:
         """Return how many trials of the current sweep have not ended."""
         assert self.now
-        return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
+        return self.now[0].configuration.search.trials - sum(
+            trial.ended for trial in list(self.now[0].trials.values())
+        )
 
 
 def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a sweep trains on, from its description, without what it searches."""
-    return {key: value for key, value in described.items() if key == "data" or key.rpartition(".")[2] == "weights"}
+    return {
+        key: value
+        for key, value in described.items()
+        if key == "data" or key.rpartition(".")[2] == "weights"
+    }
 
 
 def _require_designed(found: Sweep, wanted: Configuration) -> None:
@@ -220,7 +282,8 @@ def _require_designed(found: Sweep, wanted: Configuration) -> None:
     different = [key for key in asked if key != "resources" and has[key] != asked[key]]
     if different:
         raise ConfigurationError(
-            f"the sweep {found.name!r} has another {' and '.join(different)} than its comparison: begin another comparison under a "
+            f"the sweep {found.name!r} has another {' and '.join(different)} than its "
+            f"comparison: begin another comparison under a "
             "new --name",
             field=different[0],
             value=asked[different[0]],
@@ -231,12 +294,25 @@ def _require_designed(found: Sweep, wanted: Configuration) -> None:
 def _said(sweep: Sweep) -> str:
     best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
     failed = f", {states.count('failed')} failed" if "failed" in states else ""
-    reached = f"; best trial {best.number} at {best.value:.4f}" if best and not sweep.configuration.search.configurations else ""
-    return f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} trials{failed}{reached}"
+    reached = (
+        f"; best trial {best.number} at {best.value:.4f}"
+        if best and not sweep.configuration.search.configurations
+        else ""
+    )
+    return (
+        f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} "
+        f"trials{failed}{reached}"
+    )
 
 
 def _say_chosen(comparison: Comparison, console: Console) -> None:
     for method, one in comparison.chosen.items():
-        said = ", ".join(f"{name}={value}" for name, value in one.get("settings", {}).items()) or "the settings given"
-        text = one.get("message") or f"trial {one['trial']} at {one['value']:.4f} on validation, with {said}"
+        said = (
+            ", ".join(f"{name}={value}" for name, value in one.get("settings", {}).items())
+            or "the settings given"
+        )
+        text = (
+            one.get("message")
+            or f"trial {one['trial']} at {one['value']:.4f} on validation, with {said}"
+        )
         console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)

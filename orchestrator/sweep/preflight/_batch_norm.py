@@ -11,10 +11,13 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build
 
 
-def check_batch_norm(configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool) -> None:
+def check_batch_norm(
+    configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool
+) -> None:
     """Raise ConfigurationError if a network would refuse its worker's share of a batch.
 
-    Batch normalisation refuses a single value per channel: a share of one sample, where the layer has no more than one pixel.
+    Batch normalisation refuses a single value per channel: a share of one sample, where the layer
+    has no more than one pixel.
 
     Args:
         configuration: Its networks and batch sizes were checked.
@@ -28,20 +31,28 @@ def check_batch_norm(configuration: Configuration, searching: bool, shape: Seque
             workers = f" ({sharing} workers share {size})" if sharing > 1 else ""
             sync = ", or set sync_batch_norm" if sharing > 1 else ""
             raise ConfigurationError(
-                f"{key} = {size} gives a step of {field} one sample{workers}, and batch normalisation in {network.name} needs more "
-                f"than one value per channel: give at least {2 * sharing}{sync}, or take a network without batch normalisation",
+                f"{key} = {size} gives a step of {field} one sample{workers}, and batch "
+                f"normalisation in {network.name} needs more "
+                f"than one value per channel: give at least {2 * sharing}{sync}, or take a "
+                f"network without batch normalisation",
                 field=key,
                 value=size,
                 allowed=(2 * sharing, None),
             )
 
 
-def _trained(configuration: Configuration, searching: bool, fits_teacher: bool) -> Iterator[tuple[str, Network, str, int, int]]:
+def _trained(
+    configuration: Configuration, searching: bool, fits_teacher: bool
+) -> Iterator[tuple[str, Network, str, int, int]]:
     """Yield every trained network: key, network, key and size of its batch, workers that share it.
 
     With `sync_batch_norm` the statistics are of the whole batch.
     """
-    training, replicas, teacher = configuration.training, configuration.replicas, configuration.teacher
+    training, replicas, teacher = (
+        configuration.training,
+        configuration.replicas,
+        configuration.teacher,
+    )
     apart = 1 if training.sync_batch_norm else replicas
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():
@@ -51,10 +62,22 @@ def _trained(configuration: Configuration, searching: bool, fits_teacher: bool) 
     recipe = teacher.training
     if fits_teacher:
         workers = 1 if recipe.sync_batch_norm else configuration.resources.workers
-        yield "teacher.network", teacher.network, "teacher.training.batch_size", recipe.batch_size, workers
+        yield (
+            "teacher.network",
+            teacher.network,
+            "teacher.training.batch_size",
+            recipe.batch_size,
+            workers,
+        )
     if any(method.teaching_rate for method in build_all_variants(configuration, searching)):
         workers = 1 if recipe.sync_batch_norm else replicas
-        yield "teacher.network", teacher.network, "training.batch_size", training.batch_size, workers
+        yield (
+            "teacher.network",
+            teacher.network,
+            "training.batch_size",
+            training.batch_size,
+            workers,
+        )
 
 
 def _takes_one(network: Network, shape: Sequence[int]) -> bool:

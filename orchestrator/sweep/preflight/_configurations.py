@@ -17,7 +17,8 @@ def check_fixed(configuration: Configuration) -> None:
     if not search.configurations:
         if search.seeds:
             raise ConfigurationError(
-                f"search.seeds = {list(search.seeds)} are those of search.configurations, which is empty: give settings, or leave "
+                f"search.seeds = {list(search.seeds)} are those of search.configurations, "
+                f"which is empty: give settings, or leave "
                 "it out",
                 field="search.seeds",
                 value=search.seeds,
@@ -33,14 +34,16 @@ def check_fixed(configuration: Configuration) -> None:
         )
     if search.scheduler == "pbt":
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: set search.scheduler=none",
+            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: "
+            "set search.scheduler=none",
             field="search.scheduler",
             value=search.scheduler,
             allowed=("none",),
         )
     if (trials := len(search.configurations) * max(len(search.seeds), 1)) > MOST_TRIALS:
         raise ConfigurationError(
-            f"search.configurations has {len(search.configurations)} settings and search.seeds {len(search.seeds)} seeds, which "
+            f"search.configurations has {len(search.configurations)} settings and search.seeds "
+            f"{len(search.seeds)} seeds, which "
             f"are {trials} trials: "
             f"give fewer, for {MOST_TRIALS} trials at most",
             field="search.configurations",
@@ -49,9 +52,14 @@ def check_fixed(configuration: Configuration) -> None:
         )
     given = points(configuration)
     if search.trials != len(given):
-        times = f"{len(search.configurations)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
+        times = (
+            f"{len(search.configurations)} settings x {len(search.seeds)} seeds"
+            if search.seeds
+            else "settings"
+        )
         raise ConfigurationError(
-            f"search.trials = {search.trials}, and search.configurations names {len(given)} trials ({times}): set "
+            f"search.trials = {search.trials}, and search.configurations names {len(given)} "
+            f"trials ({times}): set "
             f"search.trials={len(given)}",
             field="search.trials",
             value=search.trials,
@@ -62,7 +70,8 @@ def check_fixed(configuration: Configuration) -> None:
         same = known.setdefault(_check_one(configuration, number, dict(one)), number)
         if same != number:
             raise ConfigurationError(
-                f"search.configurations[{number}] has the settings of search.configurations[{same}]: leave it out, or set "
+                f"search.configurations[{number}] has the settings of "
+                f"search.configurations[{same}]: leave it out, or set "
                 "search.seeds to train all "
                 "of them more than once",
                 field=f"search.configurations[{number}]",
@@ -81,10 +90,13 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
             value=settings[SEED],
             allowed="search.seeds",
         )
-    odd = [name for name, value in settings.items() if not isinstance(value, str | int | float | None)]
+    odd = [
+        name for name, value in settings.items() if not isinstance(value, str | int | float | None)
+    ]
     if odd:
         raise ConfigurationError(
-            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, true, false or null",
+            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, "
+            f"true, false or null",
             field=f"{field}.{odd[0]}",
             value=settings[odd[0]],
             allowed="a number, text, true, false or null",
@@ -96,7 +108,8 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
     name = trial.method.name
     if name not in searched_methods(configuration):
         raise ConfigurationError(
-            f"{field} is of {name!r}, which is not among the methods {list(searched_methods(configuration))}: add it",
+            f"{field} is of {name!r}, which is not among the methods "
+            f"{list(searched_methods(configuration))}: add it",
             field=f"{field}.method.name",
             value=name,
             allowed=tuple(searched_methods(configuration)),

@@ -17,11 +17,14 @@ def check_data(configuration: Configuration, searching: bool) -> None:
     """
     data = configuration.data
     for name in trained_methods(configuration, searching):
-        if not any(method.needs.weights for method in build_variants(configuration, name, searching)):
+        if not any(
+            method.needs.weights for method in build_variants(configuration, name, searching)
+        ):
             continue
         if data.mixing != "none":
             raise ConfigurationError(
-                f"data.mixing = {data.mixing!r} blends two samples in a picture, and method {name} weighs each of them: "
+                f"data.mixing = {data.mixing!r} blends two samples in a picture, and method "
+                f"{name} weighs each of them: "
                 "set data.mixing=none, or take another method",
                 field="data.mixing",
                 value=data.mixing,
@@ -29,7 +32,8 @@ def check_data(configuration: Configuration, searching: bool) -> None:
             )
         if data.validation_in_training:
             raise ConfigurationError(
-                f"data.validation_in_training = true trains on the labels that the weights of method {name} come from: leave it "
+                f"data.validation_in_training = true trains on the labels that the weights of "
+                f"method {name} come from: leave it "
                 "out, or take another method",
                 field="data.validation_in_training",
                 value=True,
@@ -41,7 +45,8 @@ def check_searched_data(configuration: Configuration) -> None:
     """Raise ConfigurationError if trials would be compared on samples of their training."""
     if configuration.data.validation_in_training:
         raise ConfigurationError(
-            "data.validation_in_training = true is not for a sweep: search.objective would be of samples that were trained on; use "
+            "data.validation_in_training = true is not for a sweep: search.objective would be "
+            "of samples that were trained on; use "
             "`python run.py train`, or leave it out",
             field="data.validation_in_training",
             value=True,
@@ -49,7 +54,9 @@ def check_searched_data(configuration: Configuration) -> None:
         )
 
 
-def check_batches(configuration: Configuration, searching: bool, summary: Mapping[str, Any]) -> None:
+def check_batches(
+    configuration: Configuration, searching: bool, summary: Mapping[str, Any]
+) -> None:
     """Raise ConfigurationError if a batch of a method or of the teacher cannot be shared or filled.
 
     Args:

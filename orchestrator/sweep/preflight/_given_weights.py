@@ -27,7 +27,9 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
             require_weights(built, str(network.weights), exact)
         except ConfigurationError as error:
             message = f"{key}.weights: {error}"
-            raise ConfigurationError(message, field=f"{key}.weights", value=network.weights, allowed=error.allowed) from error
+            raise ConfigurationError(
+                message, field=f"{key}.weights", value=network.weights, allowed=error.allowed
+            ) from error
 
 
 def _weighted(configuration: Configuration) -> Iterator[tuple[str, Network, bool]]:

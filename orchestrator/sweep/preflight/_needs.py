@@ -15,12 +15,19 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
     for method in build_variants(configuration, name, searching):
         if not _missed(configuration, method.needs):
             continue
-        wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
+        wanted, (setting, other) = (
+            _missed(configuration, method.needs),
+            _cause(configuration, method),
+        )
         other += advise_method_name(configuration, name, searching) if other else ""
-        key, value = (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
+        key, value = (
+            (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
+        )
         who = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
         if wanted == "teacher":
-            instead = other or ("dml" if method.needs.peer and configuration.peers else "cross_entropy")
+            instead = other or (
+                "dml" if method.needs.peer and configuration.peers else "cross_entropy"
+            )
             raise ConfigurationError(
                 f"{who} needs a teacher and `teacher` is null: configure one, or take {instead}",
                 field=key,
@@ -29,7 +36,8 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
             )
         instead = other or ("kd" if configuration.teacher else "cross_entropy")
         raise ConfigurationError(
-            f"{who} trains students that hear one another, and there are no peers: configure peers.b.network, or take {instead}",
+            f"{who} trains students that hear one another, and there are no peers: configure "
+            f"peers.b.network, or take {instead}",
             field=key,
             value=value,
             allowed=f"with peers, or {instead}",

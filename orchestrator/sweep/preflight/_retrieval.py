@@ -25,10 +25,13 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         try:
             fills = method.banking(configuration.training.epochs)
         except SettingsError as error:
-            raise ConfigurationError.from_error(error, f"method {name}: {error}", "method") from error
+            raise ConfigurationError.from_error(
+                error, f"method {name}: {error}", "method"
+            ) from error
         if configuration.data.mixing != "none" and (fills or method.needs.bank):
             raise ConfigurationError(
-                f"data.mixing = {configuration.data.mixing!r} blends two samples in a picture, and method {name} retrieves samples "
+                f"data.mixing = {configuration.data.mixing!r} blends two samples in a picture, "
+                f"and method {name} retrieves samples "
                 "that "
                 "are similar to one: set data.mixing=none, or take another method",
                 field="data.mixing",
@@ -43,7 +46,8 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         few = [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
-            f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
+            f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: "
+            f"give method.queue of at least "
             f"{_least(method)}, or 0 for all{advise_method_name(configuration, name, searching)}",
             field="method.queue",
             value=queue,
@@ -57,7 +61,9 @@ def _least(method: Method) -> int:
     return max(positives + 1 if positives else 0, negatives)
 
 
-def check_retrieval(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool) -> None:
+def check_retrieval(
+    configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool
+) -> None:
     """Raise ConfigurationError if no class has enough samples, or approximate search is missing.
 
     Args:
@@ -71,12 +77,23 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
         return
     sizes = summary["class_sizes"]
     for name in dict.fromkeys(name for name, _ in asked):
-        _check_numbers(configuration, name, searching, [method.retrieves for each, method in asked if each == name], sizes)
+        _check_numbers(
+            configuration,
+            name,
+            searching,
+            [method.retrieves for each, method in asked if each == name],
+            sizes,
+        )
     if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
         chosen = configuration.resources.retrieval
-        why = f", as {sum(sizes)} samples are more than {byte_sizes.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
+        why = (
+            f", as {sum(sizes)} samples are more than {byte_sizes.EXACT_SAMPLES} on a CPU"
+            if chosen == "auto"
+            else ""
+        )
         raise ConfigurationError(
-            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}",
+            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is "
+            f"missing: {faiss_index.INSTALL}",
             field="resources.retrieval",
             value=chosen,
             allowed=("exact",),
@@ -84,7 +101,11 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
 
 
 def _check_numbers(
-    configuration: Configuration, name: str, searching: bool, pairs: Sequence[tuple[int, int]], sizes: Sequence[int]
+    configuration: Configuration,
+    name: str,
+    searching: bool,
+    pairs: Sequence[tuple[int, int]],
+    sizes: Sequence[int],
 ) -> None:
     """Raise ConfigurationError if a method retrieves more samples than the largest class allows.
 
@@ -96,14 +117,19 @@ def _check_numbers(
     many = [side for side in SIDES if wanted[side] > most[side]]
     if not many:
         return
-    words = {"positives": f"has {most['positives']} others", "negatives": f"leaves {most['negatives']} of other classes"}
+    words = {
+        "positives": f"has {most['positives']} others",
+        "negatives": f"leaves {most['negatives']} of other classes",
+    }
     drawn = searching and any(side not in frozen_values(configuration, name) for side in many)
-    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + advise_method_name(
-        configuration, name, searching
-    )
+    advice = " and ".join(
+        f"method.{side} of at most {most[side]}" for side in many
+    ) + advise_method_name(configuration, name, searching)
     raise ConfigurationError(
-        f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} {'are' if many[1:] else 'is'} more than the "
-        f"training part has, where the largest class {' and '.join(words[side] for side in many)} with a label: "
+        f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} "
+        f"{'are' if many[1:] else 'is'} more than the "
+        f"training part has, where the largest class "
+        f"{' and '.join(words[side] for side in many)} with a label: "
         + (f"hold {advice}, or give more data" if drawn else f"give {advice}, or more data"),
         field=f"method.{many[0]}",
         value=wanted[many[0]],
@@ -116,7 +142,9 @@ def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, i
 
     Each pair appears once for all trials.
     """
-    found = {method.retrieves for _, method in _retrieving(configuration, searching) if method.needs.bank}
+    found = {
+        method.retrieves for _, method in _retrieving(configuration, searching) if method.needs.bank
+    }
     return found - {(0, 0)}
 
 
@@ -133,13 +161,21 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
         features: Length of the features D.
     """
     pairs = retrieved(configuration, searching)
-    if configuration.teacher is None or not any(method.needs.bank for _, method in _retrieving(configuration, searching)):
+    if configuration.teacher is None or not any(
+        method.needs.bank for _, method in _retrieving(configuration, searching)
+    ):
         return 0
     tables = sum(byte_sizes.neighbours_bytes(samples, sum(pair)) for pair in pairs)
     return samples * features * byte_sizes.BYTES[configuration.teacher.dtype] + tables
 
 
-def retrieval_line(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool, cached: bool) -> str:
+def retrieval_line(
+    configuration: Configuration,
+    searching: bool,
+    summary: Mapping[str, Any],
+    gpu: bool,
+    cached: bool,
+) -> str:
     """Return how samples are retrieved, among how many, and the part that the cache holds.
 
     Empty if no method retrieves samples.
@@ -149,12 +185,20 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
         return ""
     samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
     if pairs:
-        how = "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
-        size = byte_sizes.size(sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
+        how = (
+            "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
+        )
+        size = byte_sizes.size(
+            sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs)
+        )
         said = ", ".join(f"{positives} + {negatives}" for positives, negatives in sorted(pairs))
         where = f"{size} in the cache, once for all trials" if cached else "by every trial anew"
-        lines.append(f"{how}, among {samples} samples: {said} of the same and of other classes; {where}")
-    filled = [banking for _, method in asked if (banking := method.banking(configuration.training.epochs))]
+        lines.append(
+            f"{how}, among {samples} samples: {said} of the same and of other classes; {where}"
+        )
+    filled = [
+        banking for _, method in asked if (banking := method.banking(configuration.training.epochs))
+    ]
     if filled:
         most = max(min(banking.queue or samples, samples) for banking in filled)
         lines.append(f"exact, among at most {most} samples, in each bank that students fill")

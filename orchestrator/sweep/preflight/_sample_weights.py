@@ -23,10 +23,13 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
         try:
             weighing = method.weighing(configuration.training.epochs)
         except SettingsError as error:
-            raise ConfigurationError.from_error(error, f"method {name}: {error}", "method") from error
+            raise ConfigurationError.from_error(
+                error, f"method {name}: {error}", "method"
+            ) from error
         if method.needs_unlabelled and configuration.data.labelled is None:
             raise ConfigurationError(
-                f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to "
+                f"method {name} with these settings learns from unlabelled samples too, and "
+                f"all have labels: set data.labelled to "
                 "how many keep theirs, or take another method.update",
                 field="data.labelled",
                 value=None,
@@ -34,7 +37,8 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
             )
         if weighing and method.teaching_rate and configuration.peers:
             raise ConfigurationError(
-                f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share "
+                f"method {name} with these settings trains the teacher by what one student "
+                f"needs, and there are peers, who share "
                 "it: leave the peers out, or take method.update=iterative",
                 field="peers",
                 value=tuple(configuration.peers),
@@ -42,19 +46,29 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
             )
 
 
-def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
+def check_memory(
+    configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]
+) -> None:
     """Raise ConfigurationError if finding the weights takes more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
     for name in trained_methods(configuration, searching):
-        every = [method.weighing(configuration.training.epochs) for method in build_variants(configuration, name, searching)]
+        every = [
+            method.weighing(configuration.training.epochs)
+            for method in build_variants(configuration, name, searching)
+        ]
         found = [each for each in every if each]
         for field, student in _students(configuration, searching, classes, shape) if found else ():
             shapes = dict(student.named_parameters())
-            needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found)
+            needed = max(
+                each.required_bytes(samples, classes, student.head.in_features, shapes)
+                for each in found
+            )
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
-                    f"method {name} would take {sizes.size(needed)} of memory to weigh {samples} samples for {field}, and "
-                    f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
+                    f"method {name} would take {sizes.size(needed)} of memory to weigh "
+                    f"{samples} samples for {field}, and "
+                    f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as "
+                    f"method.estimator=last_layer or a "
                     "smaller data.limit.train",
                     field="resources.influence_gib",
                     value=limit_gib,
@@ -62,7 +76,9 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
                 )
 
 
-def _students(configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]) -> Iterator[tuple[str, Network]]:
+def _students(
+    configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
+) -> Iterator[tuple[str, Network]]:
     """Yield every network that a student may have, with its name; shapes alone, no memory."""
     channels, height, width = shape
     for kinds in networks(configuration, searching).values():

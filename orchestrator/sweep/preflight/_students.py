@@ -14,7 +14,8 @@ def check_peers(configuration: Configuration) -> None:
     if not configuration.peers:
         if resources.peer_placement:
             raise ConfigurationError(
-                f"resources.peer_placement = {resources.peer_placement!r} has no meaning with one student: leave it out, or give "
+                f"resources.peer_placement = {resources.peer_placement!r} has no meaning with "
+                f"one student: leave it out, or give "
                 "peers.b.network.name",
                 field="resources.peer_placement",
                 value=resources.peer_placement,
@@ -23,7 +24,8 @@ def check_peers(configuration: Configuration) -> None:
     elif not configuration.colocated:
         if resources.workers % students:
             raise ConfigurationError(
-                f"resources.workers = {resources.workers} cannot be shared by {students} students: give a multiple of {students}, "
+                f"resources.workers = {resources.workers} cannot be shared by {students} "
+                f"students: give a multiple of {students}, "
                 "or resources.peer_placement=colocated with one worker",
                 field="resources.workers",
                 value=resources.workers,
@@ -31,7 +33,8 @@ def check_peers(configuration: Configuration) -> None:
             )
     elif resources.workers > 1:
         raise ConfigurationError(
-            "resources.peer_placement = 'colocated' trains all students in one worker, and resources.workers = "
+            "resources.peer_placement = 'colocated' trains all students in one worker, and "
+            "resources.workers = "
             f"{resources.workers}: "
             "give 1, or resources.peer_placement=actors",
             field="resources.workers",
@@ -46,8 +49,10 @@ def require_one_process(configuration: Configuration) -> None:
     """Raise ConfigurationError if `--local` must train students that need their own workers."""
     if configuration.peers and not configuration.colocated:
         raise ConfigurationError(
-            f"--local trains all students in this process, and resources.workers = {configuration.resources.workers}: "
-            "set resources.workers=1 (and no resources.peer_placement=actors), or leave --local out",
+            f"--local trains all students in this process, and resources.workers = "
+            f"{configuration.resources.workers}: "
+            "set resources.workers=1 (and no resources.peer_placement=actors), or leave "
+            "--local out",
             field="--local",
             value=True,
             allowed="with resources.workers = 1",
@@ -60,7 +65,8 @@ def _require_shared_resources(configuration: Configuration) -> None:
         for key in (*SETTINGS.values(), "threads_per_worker"):
             if getattr(peer, key) is not None:
                 raise ConfigurationError(
-                    f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one worker trains all students: give "
+                    f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one "
+                    f"worker trains all students: give "
                     f"resources.{key}, or workers of their own with resources.workers={students}",
                     field=f"peers.{letter}.{key}",
                     value=getattr(peer, key),

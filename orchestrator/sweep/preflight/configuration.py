@@ -11,7 +11,13 @@ from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.method_settings import check_settings
 from orchestrator.config.objectives import BETTER, PARAMETERS, list_objective_names, unlettered
 from orchestrator.config.schema import PAUSING, Configuration, Network
-from orchestrator.config.search_space import frozen_values, key_value, peer_rate, peer_rates, searched_methods
+from orchestrator.config.search_space import (
+    frozen_values,
+    key_value,
+    peer_rate,
+    peer_rates,
+    searched_methods,
+)
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models.build import build
@@ -24,7 +30,9 @@ from orchestrator.sweep.preflight._students import check_peers
 from search_spaces import SPACES
 
 
-def check_network(network: Network, field: str, classes: int, shape: Sequence[int], words: str = "") -> int:
+def check_network(
+    network: Network, field: str, classes: int, shape: Sequence[int], words: str = ""
+) -> int:
     """Return the number of parameters of a network.
 
     Args:
@@ -50,10 +58,14 @@ def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
     """Return D, the length of the features of a network that was checked."""
     channels, height, width = shape
     with torch.device("meta"):
-        return build(network.name, classes, (channels, height, width), network.settings).head.in_features
+        return build(
+            network.name, classes, (channels, height, width), network.settings
+        ).head.in_features
 
 
-def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
+def check_students(
+    configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]
+) -> int:
     """Return the number of parameters of all students together.
 
     Each student counts as the largest that the search may choose.
@@ -63,7 +75,10 @@ def check_students(configuration: Configuration, searched: bool, classes: int, s
     """
     kinds = networks(configuration, searched)
     return sum(
-        max(check_network(network, network_key(letter), classes, shape, words) for words, network in kind.items())
+        max(
+            check_network(network, network_key(letter), classes, shape, words)
+            for words, network in kind.items()
+        )
         for letter, kind in kinds.items()
     )
 
@@ -99,7 +114,8 @@ def check_objective(configuration: Configuration) -> None:
         )
     if search.direction not in BETTER[search.objective]:
         raise ConfigurationError(
-            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}",
+            f"search.direction = {search.direction!r} looks for the worst {search.objective}: "
+            f"set {BETTER[search.objective][0]}",
             field="search.direction",
             value=search.direction,
             allowed=BETTER[search.objective],
@@ -111,7 +127,10 @@ def _instead(configuration: Configuration, known: Sequence[str]) -> str:
     objective = configuration.search.objective
     name, letter = unlettered(objective), objective.partition("/")[0]
     if name == PARAMETERS:
-        return f"alone has nothing to be weighed against: name it among search.objectives=[validation/accuracy, {objective}]"
+        return (
+            f"alone has nothing to be weighed against: name it among "
+            f"search.objectives=[validation/accuracy, {objective}]"
+        )
     if name in known and configuration.peers and letter in configuration.students:
         return f"is of one student: set search.objective={name} and search.students={letter}"
     return f"is not reported: {suggest_name(objective, known)}"
@@ -122,7 +141,8 @@ def _check_whose(configuration: Configuration) -> None:
     students = configuration.search.students
     if not configuration.peers and students != "mean":
         raise ConfigurationError(
-            f"search.students = {students!r} chooses among students, and there is one: leave it at mean, or configure peers",
+            f"search.students = {students!r} chooses among students, and there is one: leave "
+            f"it at mean, or configure peers",
             field="search.students",
             value=students,
             allowed=("mean",),
@@ -130,7 +150,8 @@ def _check_whose(configuration: Configuration) -> None:
     if students not in ("mean", "min", *configuration.students):
         letters = ", ".join(configuration.students)
         raise ConfigurationError(
-            f"search.students = {students!r} is not allowed: give mean, min, or a student ({letters})",
+            f"search.students = {students!r} is not allowed: give mean, min, or a student "
+            f"({letters})",
             field="search.students",
             value=students,
             allowed=("mean", "min", *configuration.students),
@@ -145,7 +166,8 @@ def _check_objectives(configuration: Configuration) -> None:
     names, known = configuration.search.objectives, list_objective_names(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
-            f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one",
+            f"search.objectives = {list(names)} is not several: name two or more, each once, "
+            f"or set search.objective for one",
             field="search.objectives",
             value=names,
             allowed="two or more, each once",
@@ -153,7 +175,8 @@ def _check_objectives(configuration: Configuration) -> None:
     for name in names:
         if len(BETTER.get(unlettered(name), ())) > 1:
             raise ConfigurationError(
-                f"search.objectives = {name!r} has no direction that is always the better one: take another, or search.objective "
+                f"search.objectives = {name!r} has no direction that is always the better one: "
+                f"take another, or search.objective "
                 "with search.direction",
                 field="search.objectives",
                 value=name,
@@ -172,12 +195,15 @@ def _check_sizes(configuration: Configuration) -> None:
     """Raise ConfigurationError if an objective is the size of networks that do not vary."""
     for name in configuration.search.objectives:
         letter = name.partition("/")[0]
-        sections = [network_key(each) for each in configuration.students if letter in (each, PARAMETERS)]
+        sections = [
+            network_key(each) for each in configuration.students if letter in (each, PARAMETERS)
+        ]
         if unlettered(name) == PARAMETERS and not any(
             key.rpartition(".")[0] in sections for key in configuration.search.extra_space
         ):
             raise ConfigurationError(
-                f"search.objectives = {name!r} is the same in every trial, as search.extra_space varies no network that it counts: "
+                f"search.objectives = {name!r} is the same in every trial, as "
+                f"search.extra_space varies no network that it counts: "
                 "add "
                 f"for example search.extra_space.{sections[0]}.width=[8, 16, 32], or leave it out",
                 field="search.objectives",
@@ -227,7 +253,8 @@ def _check_method_is_searched(configuration: Configuration) -> None:
     search, chosen = configuration.search, configuration.method
     if chosen.settings and chosen.name not in searched_methods(configuration):
         raise ConfigurationError(
-            f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
+            f"the settings under method are those of {chosen.name}, which is not among "
+            f"search.methods = {list(search.methods)}: "
             "add it there, or leave them out",
             field="method.name",
             value=chosen.name,
@@ -249,7 +276,8 @@ def _check_frozen_keys(configuration: Configuration) -> None:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"search.freeze = {key!r} is no key of the configuration: write for example training.learning_rate",
+                f"search.freeze = {key!r} is no key of the configuration: write for example "
+                f"training.learning_rate",
                 field="search.freeze",
                 value=key,
                 allowed="keys of the configuration",
@@ -278,15 +306,20 @@ def _check_scheduler(configuration: Configuration) -> None:
     search = configuration.search
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
-            f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
+            f"search.scheduler = {search.scheduler!r} compares trials by one objective, and "
+            f"search.objectives names "
             f"{len(search.objectives)}: set search.scheduler=none",
             field="search.scheduler",
             value=search.scheduler,
             allowed=("none",),
         )
-    if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
+    if search.grace_epochs > configuration.training.epochs and search.scheduler in (
+        "asha",
+        "median",
+    ):
         raise ConfigurationError(
-            f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
+            f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = "
+            f"{configuration.training.epochs}: "
             f"give at most {configuration.training.epochs}",
             field="search.grace_epochs",
             value=search.grace_epochs,
@@ -311,25 +344,30 @@ def check_population(configuration: Configuration) -> None:
     search, epochs = configuration.search, configuration.training.epochs
     if search.trials < 2:
         raise ConfigurationError(
-            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': give at least 2, better 4 or more",
+            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': "
+            f"give at least 2, better 4 or more",
             field="search.trials",
             value=search.trials,
             allowed=(2, MOST_TRIALS),
         )
     if search.perturb_epochs >= epochs:
         raise ConfigurationError(
-            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
+            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a "
+            f"comparison, as training.epochs = {epochs}: "
             + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs"),
             field="search.perturb_epochs",
             value=search.perturb_epochs,
             allowed=(1, epochs - 1) if epochs > 1 else None,
         )
     ways = [
-        branch for name in searched_methods(configuration) for branch in list_branches(name, frozen_values(configuration, name))
+        branch
+        for name in searched_methods(configuration)
+        for branch in list_branches(name, frozen_values(configuration, name))
     ]
     if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.freeze "
+            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: "
+            "leave one out of search.freeze "
             "or of the settings under method, or take another scheduler",
             field="search.scheduler",
             value="pbt",
@@ -343,11 +381,14 @@ def check_held(configuration: Configuration, name: str) -> None:
     for branch in list_branches(name, kept):
         values = kept | branch.values
         try:
-            METHODS[name].Settings.build({key: values[key] for key in values if "." not in key and key not in keys})
+            METHODS[name].Settings.build(
+                {key: values[key] for key in values if "." not in key and key not in keys}
+            )
         except SettingsError as error:
             chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
             message = (
-                f"method {name}: the search would choose {chosen or 'other settings'} beside what is held, and {error}; "
+                f"method {name}: the search would choose {chosen or 'other settings'} beside "
+                f"what is held, and {error}; "
                 "hold what has to go with it, or leave it to the search"
             )
             raise ConfigurationError.from_error(error, message, "method") from error
@@ -361,7 +402,8 @@ def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
     scheduler = configuration.search.scheduler
     if uri and kind == "sweep" and scheduler in PAUSING:
         raise ConfigurationError(
-            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
+            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store "
+            f"is a URI: give a folder that all "
             "nodes share, or take asha, median or none",
             field="search.scheduler",
             value=scheduler,

@@ -17,7 +17,13 @@ from orchestrator.config.distinct import count_settings, limit_trials
 from orchestrator.config.extra_space import alone
 from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.objectives import describe_objective, goals
-from orchestrator.config.resources import cluster_address, local_memory, local_resources, require_answer, require_short_sockets
+from orchestrator.config.resources import (
+    cluster_address,
+    local_memory,
+    local_resources,
+    require_answer,
+    require_short_sockets,
+)
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import peer_rates
 from orchestrator.config.trial import network_key
@@ -70,7 +76,11 @@ class Prepared:
 
 
 def prepare_run(
-    store: Store, configuration: Configuration, kind: str, local: bool, note: Callable[[str], None] = lambda _: None
+    store: Store,
+    configuration: Configuration,
+    kind: str,
+    local: bool,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Check a run and prepare its data, and decide on the teacher's cache.
 
@@ -95,7 +105,9 @@ def prepare_run(
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
     _download_students_weights(configuration, folder)
-    data = configuration.data.model_copy(update={"augmentation": resolve_augmentation(configuration.data)})
+    data = configuration.data.model_copy(
+        update={"augmentation": resolve_augmentation(configuration.data)}
+    )
     configuration = configuration.model_copy(update={"data": data})
     if asked and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
@@ -103,7 +115,9 @@ def prepare_run(
     return Prepared(folder, asked, configuration, reduced)
 
 
-def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
+def show_plan(
+    store: Store, configuration: Configuration, kind: str, local: bool, console: Console
+) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes.
 
     Nothing is prepared.
@@ -112,40 +126,73 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     configuration, note = _settled(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
-    lines = {"data": _data_line(summary) + (f", {configuration.data.mixing}" if configuration.data.mixing != "none" else "")}
-    lines |= list_notes(summary) | explain(configuration.data, summary) | _student_lines(configuration, kind)
+    asked, checkpoint_bytes, whose = _check_with_data(
+        store, configuration, kind, local, summary, gpu, groups
+    )
+    lines = {
+        "data": _data_line(summary)
+        + (f", {configuration.data.mixing}" if configuration.data.mixing != "none" else "")
+    }
+    lines |= (
+        list_notes(summary)
+        | explain(configuration.data, summary)
+        | _student_lines(configuration, kind)
+    )
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
     cached = asked is not None and asked.folder is not None
-    if kind != "teacher" and (retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)):
+    if kind != "teacher" and (
+        retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
+    ):
         lines["retrieval"] = retrieval
-    if configuration.data.name == "folder" and (local or not cluster_address(configuration.resources)):
+    if configuration.data.name == "folder" and (
+        local or not cluster_address(configuration.resources)
+    ):
         lines["loader"] = _loader_line(configuration, summary, groups)
     lines["groups"] = words
-    lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
-    if automatic := explain_automatic(configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")):
+    lines |= (
+        _search_lines(configuration)
+        if kind == "sweep"
+        else {"epochs": str(configuration.training.epochs)}
+    )
+    if automatic := explain_automatic(
+        configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")
+    ):
         lines["automatic"] = automatic
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         lines["tracking"] = problem
-    lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
-    lines |= {f"changed {place}": sentence for place, sentence in enumerate(describe_yielded(configuration, kind), 1)}
+    lines["store"] = (
+        f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} "
+        f"MiB: {whose}"
+    )
+    lines |= {
+        f"changed {place}": sentence
+        for place, sentence in enumerate(describe_yielded(configuration, kind), 1)
+    }
     if note:
         console.print(sanitize(note), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(sanitize(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            sanitize(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def require_weights(configuration: Configuration) -> None:
     """Raise ConfigurationError if a file with a network's weights is missing or cannot be read."""
-    networks = {network_key(letter): student.network for letter, student in configuration.students.items()}
+    networks = {
+        network_key(letter): student.network for letter, student in configuration.students.items()
+    }
     if configuration.teacher:
         networks["teacher.network"] = configuration.teacher.network
     for key, network in networks.items():
         if network.weights and names_file(network.weights):  # a name of torchvision otherwise
-            read_file(network.weights, f"{key}.weights", "give a .safetensors file with weights of this network")
+            read_file(
+                network.weights,
+                f"{key}.weights",
+                "give a .safetensors file with weights of this network",
+            )
 
 
 def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
@@ -179,25 +226,42 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
     available, nodes, free = _available(address)
     require_cores(configuration, nodes)
     groups = plan.groups(
-        configuration, available, trials, nodes, count_influence_actors(configuration, kind), free, elastic=bool(address)
+        configuration,
+        available,
+        trials,
+        nodes,
+        count_influence_actors(configuration, kind),
+        free,
+        elastic=bool(address),
     )
     held = _held(configuration, available, nodes)
-    words = f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, {trials} trials"
+    words = (
+        f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, "
+        f"{trials} trials"
+    )
     return words, groups.bundles[0].get("GPU", 0) > 0, groups.groups
 
 
-def _held(configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]) -> str:
+def _held(
+    configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]
+) -> str:
     """Return the resources of a worker, and which student it trains if there are several."""
     each = {
         role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
         for role in plan.roles(configuration, available, nodes)
     }
     if len(each) == 1:
-        return f" of {each['a']}" + (f" for students {', '.join(configuration.students)}" if configuration.peers else "")
-    return ", " + ", ".join(f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items())
+        return f" of {each['a']}" + (
+            f" for students {', '.join(configuration.students)}" if configuration.peers else ""
+        )
+    return ", " + ", ".join(
+        f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items()
+    )
 
 
-def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]], list[dict[str, float]]]:
+def _available(
+    address: str | None,
+) -> tuple[dict[str, float], list[dict[str, float]], list[dict[str, float]]]:
     """Return the free resources, the resources of each node, and the free ones of each node."""
     if address is None:
         return local_resources(), [local_resources()], [local_resources()]
@@ -221,22 +285,36 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
                 load_weights(student, network.weights)
             except ConfigurationError as error:
                 key = f"{network_key(letter)}.weights"
-                raise ConfigurationError(f"{key}: {error}", field=key, value=network.weights, allowed=error.allowed) from error
+                raise ConfigurationError(
+                    f"{key}: {error}", field=key, value=network.weights, allowed=error.allowed
+                ) from error
 
 
 def _check_with_data(
-    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
+    store: Store,
+    configuration: Configuration,
+    kind: str,
+    local: bool,
+    summary: dict[str, Any],
+    gpu: bool,
+    groups: int = 1,
 ) -> tuple[TeacherAccess | None, int, str]:
     """Check networks, batches and free space against the data.
 
     Returns:
         The access to the teacher, the bytes of the checkpoints, and of which trials these are.
     """
-    classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
+    classes, searching, samples = (
+        len(summary["classes"]),
+        kind == "sweep",
+        summary["sizes"]["train"],
+    )
     parameters = check_students(configuration, searching, classes, summary["shape"])
     beside = teacher_parameters = 0
     if configuration.teacher:
-        teacher_parameters = check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
+        teacher_parameters = check_network(
+            configuration.teacher.network, "teacher.network", classes, summary["shape"]
+        )
         width = feature_width(configuration.teacher.network, classes, summary["shape"])
         beside = clean_bytes(configuration, searching, samples, width)
     check_given_weights(configuration, classes, summary["shape"])
@@ -245,15 +323,27 @@ def _check_with_data(
         check_batches(each, searching, summary)
         check_batch_norm(each, searching, summary["shape"], fits_teacher)
     if local or cluster_address(configuration.resources) is None:
-        require_memory(configuration, Sizes(parameters, teacher_parameters, prod(summary["shape"])), local_memory())
+        require_memory(
+            configuration,
+            Sizes(parameters, teacher_parameters, prod(summary["shape"])),
+            local_memory(),
+        )
     check_memory(configuration, searching, samples, classes, summary["shape"])
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
-    copies, whose = checkpoints(configuration.search, groups) if searching else (2, "of one training, and the one before")
+    copies, whose = (
+        checkpoints(configuration.search, groups)
+        if searching
+        else (2, "of one training, and the one before")
+    )
     checkpoint_bytes = byte_sizes.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
-    asked = decide_access(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
+    asked = (
+        decide_access(store, configuration, summary, local, reserved, beside)
+        if configuration.teacher
+        else None
+    )
     return asked, checkpoint_bytes, whose
 
 
@@ -275,11 +365,23 @@ def _network_line(network: dict[str, Any]) -> str:
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     """Return every student's network, and its own recipe if it has one, without searched values."""
-    searched = {*peer_rates(configuration), *configuration.search.extra_space} if kind == "sweep" else set()
+    searched = (
+        {*peer_rates(configuration), *configuration.search.extra_space}
+        if kind == "sweep"
+        else set()
+    )
     lines = {}
     for letter, (network, _) in configuration.students.items():
-        own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
-        held = {key: value for key, value in own.items() if f"peers.{letter}.training.{key}" not in searched}
+        own = (
+            configuration.peers[letter].training.model_dump(exclude_none=True)
+            if letter in configuration.peers
+            else {}
+        )
+        held = {
+            key: value
+            for key, value in own.items()
+            if f"peers.{letter}.training.{key}" not in searched
+        }
         recipe = "".join(f", {key} {value}" for key, value in held.items())
         name = f"student {letter}" if configuration.peers else "student"
         lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
@@ -289,34 +391,52 @@ def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
 def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:
     teacher = configuration.teacher
     assert teacher is not None
-    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], summary["augmentation"])
+    folder = store.teachers / fit.fingerprint(
+        configuration, summary["fingerprint"], summary["augmentation"]
+    )
     if damage := fit.damage(folder):
         source = f"{damage}: it is made anew"
     elif fit.teacher_exists(folder):
         source = "in the store already"
     else:
-        source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"
+        source = (
+            "weights to load"
+            if teacher.network.weights
+            else f"to be fitted for {teacher.training.epochs} epochs, once"
+        )
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
 def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
     """Return how this machine decodes images, and whether its shared memory suffices."""
-    workers, share = configuration.data.loader_workers, configuration.training.batch_size // configuration.replicas
+    workers, share = (
+        configuration.data.loader_workers,
+        configuration.training.batch_size // configuration.replicas,
+    )
     if not workers:
         return "images are decoded in the process that trains"
     batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
     shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
-    return f"{workers} processes decode images for each worker" + (f"; {shortage}" if shortage else "")
+    return f"{workers} processes decode images for each worker" + (
+        f"; {shortage}" if shortage else ""
+    )
 
 
 def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
-    looked_for = ", ".join(f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search))
+    looked_for = ", ".join(
+        f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search)
+    )
     settings = count_settings(configuration)
-    of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.configurations else ""
+    of = (
+        f" ({settings} different setting{'s' * (settings != 1)})"
+        if settings is not None and not search.configurations
+        else ""
+    )
     return {
         "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
-        "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
+        "epochs": f"{configuration.training.epochs}; "
+        f"{plan.comparisons(search, configuration.training.epochs)}",
     }
