@@ -136,8 +136,8 @@ def markdown(kept: list[Trial]) -> str:
         *(title for name in names for title in (f"{name} %", f"− {present[0]}")),
         "KD − plain",
     ]
-    rows = [_row(table, policy, names, gains) for policy in present]
-    return f"{lines(titles, rows)}\n\nOver {table.counted()}."
+    body = [_row(table, policy, names, gains) for policy in present]
+    return f"{lines(titles, body)}\n\nOver {table.counted()}."
 
 
 def _row(table: Table[Trial], policy: str, names: list[str], gains: dict[str, str]) -> list[str]:

@@ -195,9 +195,9 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     from orchestrator.sweep.preflight.preflight import prepare_run
 
     store, configuration = Store.open(folder), load(None, settings)
-    begun = prepare_run(store, configuration, kind, local=False)
-    sweep, watch = Sweep.create(store.sweep("ours"), begun.configuration, kind), Watch()
-    run_sweep(sweep, store, begun.data, begun.asked, watch)
+    prepared = prepare_run(store, configuration, kind, local=False)
+    sweep, watch = Sweep.create(store.sweep("ours"), prepared.configuration, kind), Watch()
+    run_sweep(sweep, store, prepared.data, prepared.teacher_access, watch)
     assert sweep.state == "finished" and all(
         trial.state == "complete" for trial in sweep.trials.values()
     ), sweep.state
@@ -230,8 +230,8 @@ class Side:
             if line.startswith("epoch "):
                 return [float(word) for word in line.split()[1:]]
         raise SystemExit(
-            f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}"
-        )  # type: ignore[arg-type]
+            f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}"  # type: ignore[arg-type]
+        )
 
     def close(self) -> None:
         """Close the child's standard input, and wait for its end."""

@@ -39,8 +39,8 @@ from torch.nn import functional
 from benchmarks.common import ROOT, Result, arguments, compared, noted, show
 from methods import influence
 from methods.influence import LastLayer
-from methods.tempered import Losses, Term
-from methods.weighing import Part
+from methods.sample_weighting import Part
+from methods.tempered_objective import Losses, Term
 
 FEATURES, HELD_OUT, TEMPERATURE, SOFT = 512, 1000, 4.0, 0.9
 DAMPING, TOLERANCE = 1e-2, 1e-5

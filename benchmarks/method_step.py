@@ -125,7 +125,7 @@ class Side(threading.Thread):
         """Train until a stop is requested; put each epoch's result, or an error, into `told`."""
         self.go.get()
         context = TrialContext(
-            report=self._report, asked_to_stop=lambda: self.ends, heartbeat=self._mark
+            report=self._report, stop_requested=lambda: self.ends, heartbeat=self._mark
         )
         try:
             train(self.spec, context)

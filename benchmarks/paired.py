@@ -157,17 +157,17 @@ def begin(
     from orchestrator.sweep.preflight.preflight import prepare_run
     from orchestrator.teacher.acquire import acquire_teacher
 
-    begun = prepare_run(store, configured(options, presets, store, sets), "train", local=True)
+    prepared = prepare_run(store, configured(options, presets, store, sets), "train", local=True)
     print("the teacher is being fitted, or found", file=sys.stderr)
     teacher, card, _ = acquire_teacher(
-        store, begun.configuration, begun.data, LocalDispatcher(), lambda *_: None
+        store, prepared.configuration, prepared.data, LocalDispatcher(), lambda *_: None
     )
-    knowledge = begun.asked.folder if begun.asked else None
+    knowledge = prepared.teacher_access.folder if prepared.teacher_access else None
     return TrialSpec(
         name="shared",
-        configuration=begun.configuration,
+        configuration=prepared.configuration,
         folder=store.root / "trials",
-        data=begun.data,
+        data=prepared.data,
         teacher=teacher,
         knowledge=knowledge,
     ), card
@@ -234,7 +234,7 @@ class Results(Generic[Kept]):
         """Return whether the file holds a trial."""
         return any((trial.variant, trial.seed) == (name, seed) for trial in self.trials)
 
-    def asked(self, options: Namespace) -> list[Kept]:
+    def selected(self, options: Namespace) -> list[Kept]:
         """Return the trials that the command line requests."""
         return [
             trial
@@ -382,4 +382,4 @@ def compared(
             results,
         )
         print(f"{heading(shared, card, options.temperature)}\n")
-        return shared, results.asked(options)
+        return shared, results.selected(options)

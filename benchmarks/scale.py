@@ -107,11 +107,11 @@ def swept(options: Namespace) -> dict[str, float]:
             f"resources.address={address}",
         ]
         store, configuration = Store.open(options.folder / "store"), load(None, [*SETTINGS, *pairs])
-        begun = prepare_run(store, configuration, "sweep", local=False)
-        sweep = Sweep.create(store.sweep("scale"), begun.configuration, "sweep")
+        prepared = prepare_run(store, configuration, "sweep", local=False)
+        sweep = Sweep.create(store.sweep("scale"), prepared.configuration, "sweep")
         profile = cProfile.Profile() if options.profile else nullcontext()
         with profile, Clock(sweep, Console(file=printed)) as clock:
-            run_sweep(sweep, store, begun.data, begun.asked, clock)
+            run_sweep(sweep, store, prepared.data, prepared.teacher_access, clock)
         if isinstance(profile, cProfile.Profile):
             options.profile.mkdir(parents=True, exist_ok=True)
             profile.dump_stats(options.profile / f"{sampler}-{trials}.prof")

@@ -10,7 +10,7 @@ from methods.alpha import AlphaSettings
 from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
 from methods.method import Knowledge, ParameterGroup, Task
-from methods.settings import SettingsError, another_default, setting, temperature_setting
+from methods.settings import SettingsError, override_default, setting, temperature_setting
 from methods.weighted import Soft, Weighted
 
 
@@ -21,9 +21,9 @@ class AKDSettings(AlphaSettings):
     By default the gap formula `ratio` sets alpha.
     """
 
-    alpha_schedule: str = another_default(AlphaSettings, "alpha_schedule", "gap")
-    alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
-    alpha_max: float = another_default(AlphaSettings, "alpha_max", 0.95)
+    alpha_schedule: str = override_default(AlphaSettings, "alpha_schedule", "gap")
+    alpha_min: float = override_default(AlphaSettings, "alpha_min", 0.05)
+    alpha_max: float = override_default(AlphaSettings, "alpha_max", 0.95)
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     cam: bool = setting(
         False,
@@ -122,7 +122,7 @@ class AKD(Weighted):
             [ParameterGroup(module, self.settings.cam_learning_rate)] if module else []
         )
 
-    def show(self, batch: Batch) -> dict[str, Tensor]:
+    def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions of teacher, student and reweighted teacher at temperature T."""
         says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
         shown = {

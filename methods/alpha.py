@@ -124,7 +124,7 @@ class Terms(NamedTuple):
 TermsOf = Callable[[Batch], Terms]
 
 
-class Weighed(NamedTuple):
+class WeightedLoss(NamedTuple):
     """Result of weighting the terms of a batch.
 
     Attributes:
@@ -177,7 +177,7 @@ class Alpha(nn.Module):
         """
         return None
 
-    def forward(self, batch: Batch, terms: Terms) -> Weighed:
+    def forward(self, batch: Batch, terms: Terms) -> WeightedLoss:
         """Return (1 - alpha) CE + alpha soft over the batch; alpha is (), or (B,) per sample."""
         alpha, soft = self.of(batch, terms), terms.soft.mean()
         if isinstance(alpha, Tensor) and alpha.ndim:
@@ -191,7 +191,7 @@ class Alpha(nn.Module):
             if isinstance(alpha, Tensor)
             else soft.detach().new_full((), alpha)
         )
-        return Weighed(loss, own, {"loss": loss.detach(), "alpha": tracked})
+        return WeightedLoss(loss, own, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return one group with its own learning rate, or none if alpha has no parameters."""

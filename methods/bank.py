@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.aggregation import How, aggregated, class_aggregated, rightly_retrieved, target_entropy
-from methods.contrast import centred
+from methods.contrastive import centred
 from methods.method import Knowledge
 from methods.retrieval import Neighbours
 

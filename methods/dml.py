@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from methods.batch import Batch
 from methods.method import Needs, Objective
 from methods.peers import Mutual, PeerSettings
-from methods.settings import another_default
+from methods.settings import override_default
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class DMLSettings(PeerSettings):
     The defaults are the published ones: weight 1, T_p = 1, no warm-up, alternating updates.
     """
 
-    update: str = another_default(PeerSettings, "update", "alternating")
+    update: str = override_default(PeerSettings, "update", "alternating")
 
 
 class DML(Mutual):

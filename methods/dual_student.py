@@ -11,7 +11,7 @@ from methods.batch import Batch
 from methods.histogram import Histogram
 from methods.method import Knowledge, Needs, Objective, Progress, Task
 from methods.peers import Mutual, PeerSettings
-from methods.settings import SettingsError, another_default, setting, temperature_setting
+from methods.settings import SettingsError, override_default, setting, temperature_setting
 
 LEAST = 1e-6  # smallest mean weight to divide by: less is float32 rounding
 
@@ -25,7 +25,7 @@ class DualStudentSettings(PeerSettings):
 
     lambda_ce: float = setting(0.3, "weight of the cross entropy", low=0)
     lambda_kd: float = setting(0.5, "weight of the teacher's term", low=0)
-    lambda_peer: float = another_default(PeerSettings, "lambda_peer", 0.2)
+    lambda_peer: float = override_default(PeerSettings, "lambda_peer", 0.2)
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     certainty: str = setting(
         "certain",
@@ -52,7 +52,7 @@ class DualStudentSettings(PeerSettings):
         "is unsure; none: all alike",
         choices=("none", "1-w"),
     )
-    peer_warmup: float = another_default(PeerSettings, "peer_warmup", 0.2)
+    peer_warmup: float = override_default(PeerSettings, "peer_warmup", 0.2)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """IC-KD: distillation that also uses the logits of similar samples from a memory bank.
 
-`retrieval.py` retrieves the samples; `banking.py` schedules a bank that students fill in training.
+`retrieval.py` retrieves the samples; `bank_schedule.py` schedules a bank that students fill in
+training.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods import contrast, losses
+from methods import contrastive, losses
 from methods.bank import Bank, BankQuery
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
@@ -153,7 +154,7 @@ class ICKD(Method):
         self.bank: Bank | None = None
 
     @property
-    def retrieves(self) -> tuple[int, int]:
+    def num_neighbors(self) -> tuple[int, int]:
         """Return the numbers of positives and negatives to retrieve; 0 if they have no weight."""
         chosen = self.settings
         return chosen.positives if self._aims else 0, chosen.negatives if chosen.nicd > 0 else 0
@@ -186,7 +187,7 @@ class ICKD(Method):
             )
         self._take(knowledge(), (task.samples, task.classes))
 
-    def banking(self, epochs: int) -> BankSchedule | None:
+    def bank_schedule(self, epochs: int) -> BankSchedule | None:
         """Return the schedule of the bank: a new one after every epoch from the end of the warm-up.
 
         Raises:
@@ -209,7 +210,7 @@ class ICKD(Method):
         source = "peers" if chosen.paradigm == "online" else "own"
         return BankSchedule(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
 
-    def refresh(self, knowledge: Knowledge) -> None:
+    def update_bank(self, knowledge: Knowledge) -> None:
         """Replace the bank by one that students filled."""
         self._take(knowledge, tuple(knowledge.logits.shape))
 
@@ -258,7 +259,7 @@ class ICKD(Method):
                 value=tuple(knowledge.logits.shape),
                 allowed=shape,
             )
-        chosen, (positives, negatives) = self.settings, self.retrieves
+        chosen, (positives, negatives) = self.settings, self.num_neighbors
         self.bank = None  # two banks may not fit in memory
         self.bank = Bank(
             knowledge,
@@ -288,9 +289,9 @@ class ICKD(Method):
         chosen = self.settings
         negatives, present = bank.negatives(batch.index)
         if chosen.nicd_loss == "hinge":
-            return contrast.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
+            return contrastive.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
         positive = bank.target(batch.index) if chosen.nicd_pos == "bank" else self._said(batch)
-        return contrast.info_nce(
+        return contrastive.info_nce(
             batch.student.logits, positive, negatives, present, chosen.nicd_temperature
         )
 

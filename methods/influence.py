@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods.kronecker import Kronecker
-from methods.tempered import Losses
-from methods.weighing import Part
+from methods.sample_weighting import Part
+from methods.tempered_objective import Losses
 
 EXACT_UP_TO = 1000  # most parameters of a last layer that Cholesky solves
 ROWS_AT_ONCE = 8192

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods.influence import Problem
-from methods.tempered import Losses
-from methods.weighing import Surveyed
+from methods.sample_weighting import SurveyedNetwork
+from methods.tempered_objective import Losses
 
 
 class WholeNetwork(Problem):
@@ -23,7 +23,7 @@ class WholeNetwork(Problem):
 
     def __init__(
         self,
-        network: Surveyed,
+        network: SurveyedNetwork,
         losses: Losses,
         labels: Tensor,
         weights: Tensor,

@@ -1,6 +1,6 @@
 """KD-AIF: distillation that weights training samples by their influence on the validation loss.
 
-`appraisal.py` computes the weights.
+`influence_weighting.py` computes the weights.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import losses
-from methods.appraisal import Appraisal, AppraisalSettings, Weighable
 from methods.batch import Batch
+from methods.influence_weighting import (
+    InfluenceWeighting,
+    InfluenceWeightingSettings,
+    WeightedObjective,
+)
 from methods.method import Method, Needs, Objective
+from methods.sample_weighting import StudentSurvey
 from methods.settings import setting, temperature_setting
-from methods.tempered import Losses, Term
-from methods.weighing import Survey
+from methods.tempered_objective import Losses, Term
 
 TEACHING = ("teacher_only", "both")  # updates that train the teacher with the weights
 
 
 @dataclass(frozen=True)
-class KDAIFSettings(AppraisalSettings):
+class KDAIFSettings(InfluenceWeightingSettings):
     """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form.
 
     The exception is `update: ssl`.
@@ -81,12 +85,12 @@ class KDAIF(Method):
         "claimed"
     )
 
-    def weighing(self, epochs: int) -> Appraisal:
+    def weighting_plan(self, epochs: int) -> InfluenceWeighting:
         """Return the weighting by influence on the validation part."""
-        return Appraisal(self.settings, epochs, self.minimised)
+        return InfluenceWeighting(self.settings, epochs, self.weighted_objective)
 
     @property
-    def teaching_rate(self) -> float:
+    def teacher_lr(self) -> float:
         """Return the learning rate of the updates that train the teacher; 0 if none does."""
         chosen = self.settings
         teaches = chosen.update in TEACHING or (chosen.update == "ssl" and chosen.feedback > 0)
@@ -115,7 +119,7 @@ class KDAIF(Method):
         """Return whether the semi-supervised form is selected."""
         return self.settings.update == "ssl"
 
-    def minimised(self, survey: Survey) -> Weighable:
+    def weighted_objective(self, survey: StudentSurvey) -> WeightedObjective:
         """Return the objective of `forward` over the whole training part.
 
         The objective is 1/n times the sum over the samples.
@@ -138,15 +142,17 @@ class KDAIF(Method):
                 if chosen.update == "teacher_only"
                 else survey.weights
             )
-            return Weighable(Losses(terms), weights, torch.ones_like(labelled))
+            return WeightedObjective(Losses(terms), weights, torch.ones_like(labelled))
         used, classes = self._used(survey.teacher, labels)
         strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used
         pseudo = Term(strength, chosen.temperature, soft)
         if chosen.pseudo == "hard":
             pseudo = Term(strength, 1.0, _one_hot(classes, logits))
-        return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), survey.weights, used)
+        return WeightedObjective(
+            Losses((Term(share * labelled, 1.0, truth), pseudo)), survey.weights, used
+        )
 
-    def teach(self, batch: Batch, progress: float) -> Tensor:
+    def teacher_loss(self, batch: Batch, progress: float) -> Tensor:
         """Return the teacher's objective: weighted cross entropy.
 
         Under `ssl` it is cross entropy on labels + eta progress CE(pseudo-labels), the scalar

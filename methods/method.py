@@ -7,15 +7,15 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from methods import losses
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from methods.batch import Batch, alone
 from methods.retrieval import Neighbours, nearest
+from methods.sample_weighting import WeightingPlan
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
-from methods.settings import another_default as another_default
-from methods.settings import other_words as other_words
+from methods.settings import override_default as override_default
+from methods.settings import override_doc as override_doc
 from methods.settings import setting as setting
-from methods.weighing import Weighing
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Needs:
         features: Penultimate features.
         bank: Features and knowledge of the whole training part, to retrieve samples from.
         peer: Outputs of the other students.
-        weights: Weights of the training samples, computed as `Method.weighing` defines.
+        weights: Weights of the training samples, computed as `Method.weighting_plan` defines.
         labels: A label for every sample; unlabelled samples are left out.
     """
 
@@ -184,12 +184,12 @@ class Method(nn.Module):
         return 0
 
     @property
-    def hears(self) -> bool:
+    def uses_peers(self) -> bool:
         """Return whether the students of a trial use each other's outputs or train alone."""
         return self.needs.peer
 
     @property
-    def alternates(self) -> bool:
+    def updates_alternately(self) -> bool:
         """Return whether the students step in turn.
 
         Each one then uses the outputs of its predecessors after their step. Otherwise all step at
@@ -200,7 +200,7 @@ class Method(nn.Module):
     def look_ahead(self, ahead: LookAhead) -> None:
         """Evaluate the student beyond the next step; called before that step."""
 
-    def weighing(self, epochs: int) -> Weighing | None:
+    def weighting_plan(self, epochs: int) -> WeightingPlan | None:
         """Return the weighting of samples in a trial of `epochs` epochs.
 
         With None, no weights are computed and `Batch.weights` is None.
@@ -210,7 +210,7 @@ class Method(nn.Module):
         """
         return None
 
-    def banking(self, epochs: int) -> BankSchedule | None:
+    def bank_schedule(self, epochs: int) -> BankSchedule | None:
         """Return the schedule of a bank that students fill in a trial of `epochs` epochs, or None.
 
         Raises:
@@ -218,14 +218,14 @@ class Method(nn.Module):
         """
         return None
 
-    def refresh(self, knowledge: Knowledge) -> None:
-        """Replace the bank by one that students filled, as scheduled by `banking`.
+    def update_bank(self, knowledge: Knowledge) -> None:
+        """Replace the bank by one that students filled, as scheduled by `bank_schedule`.
 
         Called after a resume, too.
         """
 
     @property
-    def retrieves(self) -> tuple[int, int]:
+    def num_neighbors(self) -> tuple[int, int]:
         """Return the numbers of `positives` and `negatives` to retrieve for each sample.
 
         Positives are of the sample's class, negatives of other classes.
@@ -243,14 +243,14 @@ class Method(nn.Module):
         return False
 
     @property
-    def teaching_rate(self) -> float:
+    def teacher_lr(self) -> float:
         """Return the teacher's learning rate for the epoch of training after new weights; 0: none.
 
         The teacher is trained whenever new weights come into force.
         """
         return 0.0
 
-    def teach(self, batch: Batch, progress: float) -> Tensor:
+    def teacher_loss(self, batch: Batch, progress: float) -> Tensor:
         """Return the objective of the teacher on a batch, ().
 
         Args:
@@ -269,7 +269,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def show(self, batch: Batch) -> dict[str, Tensor]:
+    def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions (B, K) to show for a few samples, by name of their source."""
         shown = {"student": losses.log_softmax(batch.student.logits).exp()}
         return (

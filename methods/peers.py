@@ -54,7 +54,7 @@ class Mutual(Method):
         self.weight = self._weight_after(0.0)  # weight of the peers' term in this epoch
 
     @property
-    def hears(self) -> bool:
+    def uses_peers(self) -> bool:
         """Return whether peers are used: only with a weight above 0.
 
         All workers of a trial must agree, or they deadlock.
@@ -62,9 +62,9 @@ class Mutual(Method):
         return self.needs.peer and self.settings.lambda_peer > 0
 
     @property
-    def alternates(self) -> bool:
+    def updates_alternately(self) -> bool:
         """Return whether `update` is alternating and peers are used."""
-        return self.settings.update == "alternating" and self.hears
+        return self.settings.update == "alternating" and self.uses_peers
 
     def joined(
         self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None

@@ -82,7 +82,7 @@ def temperature_setting(default: float, doc: str) -> Any:
     return setting(default, doc, low=1e-3, high=1e4)
 
 
-def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
+def override_default(settings: type["Settings"], name: str, default: Any) -> Any:
     """Declare the setting `name` of another class with a new default.
 
     Documentation and limits stay the same.
@@ -90,7 +90,7 @@ def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
     return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
 
 
-def other_words(settings: type["Settings"], name: str, doc: str) -> Any:
+def override_doc(settings: type["Settings"], name: str, doc: str) -> Any:
     """Declare the setting `name` of another class with a new description.
 
     Default and limits stay the same.

@@ -13,7 +13,7 @@ from torch import Tensor
 from methods import losses
 from methods.batch import Batch
 from methods.method import Knowledge, Task
-from methods.settings import SettingsError, another_default, other_words, setting
+from methods.settings import SettingsError, override_default, override_doc, setting
 from methods.weighted import Formed, FormedSettings, Soft
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory only once.
@@ -28,18 +28,18 @@ class TTMSettings(FormedSettings):
     `normalize`.
     """
 
-    form: str = other_words(
+    form: str = override_doc(
         FormedSettings,
         "form",
         "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - "
         "alpha; additive: CE + beta D",
     )
-    temperature: float = other_words(
+    temperature: float = override_doc(
         FormedSettings,
         "temperature",
         "T: divides the logits of the teacher alone, 1/gamma of the paper's tables",
     )
-    beta: float = another_default(FormedSettings, "beta", 36.0)
+    beta: float = override_default(FormedSettings, "beta", 36.0)
     normalize: bool = setting(
         True,
         "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; "

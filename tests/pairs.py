@@ -41,11 +41,11 @@ def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPACES, "mutual", SPACES["kd"])
 
 
-class Weighing(KDAIF):
+class WeightingPlan(KDAIF):
     """KD-AIF under another name: the plan treats all methods with sample weights alike."""
 
 
 def weighing_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register a method `weighing` for the duration of a test."""
-    monkeypatch.setitem(METHODS, "weighing", Weighing)
+    monkeypatch.setitem(METHODS, "weighing", WeightingPlan)
     monkeypatch.setitem(SPACES, "weighing", SPACES["kd_aif"])

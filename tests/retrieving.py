@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from methods import METHODS, Batch, Method, Needs, Objective, Settings, SettingsError, setting
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from search_spaces import SPACES
 from search_spaces.space import Space, Trial
 
@@ -39,7 +39,7 @@ class Retrieving(Method):
         }
         self.needs = needs[settings.paradigm]
 
-    def banking(self, epochs: int) -> BankSchedule | None:
+    def bank_schedule(self, epochs: int) -> BankSchedule | None:
         """Return the schedule of the students' own bank, or None for a frozen teacher."""
         if self.needs.bank:
             return None
@@ -57,7 +57,7 @@ class Retrieving(Method):
         )
 
     @property
-    def retrieves(self) -> tuple[int, int]:
+    def num_neighbors(self) -> tuple[int, int]:
         """Return the configured numbers of positives and negatives."""
         return self.settings.positives, self.settings.negatives
 

@@ -128,7 +128,7 @@ def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path
     large = made(2, MIB)  # 4 MiB
     rounds: list[int] = []
     stopping = TrialContext(
-        asked_to_stop=lambda: len(rounds) > 2,
+        stop_requested=lambda: len(rounds) > 2,
         heartbeat=lambda: rounds.append(disk.free_bytes(tiny)),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -245,7 +245,7 @@ def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
     asked = iter([False, False, True])
-    context = TrialContext(asked_to_stop=lambda: next(asked))
+    context = TrialContext(stop_requested=lambda: next(asked))
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

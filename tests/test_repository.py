@@ -66,8 +66,8 @@ def test_every_page_is_in_the_navigation() -> None:
             found += (
                 [entry]
                 if isinstance(entry, str)
-                else [page for part in entry.values() for page in part]
-            )  # type: ignore[attr-defined]
+                else [page for part in entry.values() for page in part]  # type: ignore[attr-defined]
+            )
         return found
 
     listed = pages(site.navigation())

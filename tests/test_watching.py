@@ -60,8 +60,13 @@ def watched(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = F
 def trial(number: int, state: str, *history: float, **more: object) -> Driver:
     """Return a step in which the driver writes the record of a trial."""
     made = Trial(
-        number, {"temperature": 2.0}, state=state, epochs=len(history), history=[*history], **more
-    )  # type: ignore[arg-type]
+        number,
+        {"temperature": 2.0},
+        state=state,  # type: ignore[arg-type]
+        epochs=len(history),
+        history=[*history],
+        **more,  # type: ignore[arg-type]
+    )
     made.value = history[-1] if history else None
     return lambda sweep: sweep.save_trial(made)
 

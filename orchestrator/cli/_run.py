@@ -58,17 +58,20 @@ def begin_run(
         return errors.OK
     found = None
     try:
-        begun = prepare_run(store, configuration, kind, local, print_note)
+        prepared = prepare_run(store, configuration, kind, local, print_note)
         for sentence in describe_yielded(configuration, kind):
             print_note(sentence)
         found = Sweep.create(
-            folder, begun.configuration, kind, describe_sweep(begun.configuration, kind, begun.data)
+            folder,
+            prepared.configuration,
+            kind,
+            describe_sweep(prepared.configuration, kind, prepared.data),
         )
-        if begun.note:
-            _tell(found, begun.note)
+        if prepared.note:
+            _tell(found, prepared.note)
     except KeyboardInterrupt:
         return _interrupted(store, found)
-    return _conduct(store, found, begun, local, resume=False)
+    return _conduct(store, found, prepared, local, resume=False)
 
 
 def default_name(configuration: Configuration, kind: str) -> str:
@@ -108,16 +111,16 @@ def resume_run(
         found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
     require_same(found, described_space(found.configuration, found.kind))
     try:
-        begun = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)
-        now = describe_sweep(begun.configuration, found.kind, begun.data)
+        prepared = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)
+        now = describe_sweep(prepared.configuration, found.kind, prepared.data)
         require_same(found, now)
-        carry_teacher_over(store, found.folder, begun.configuration, begun.data)
+        carry_teacher_over(store, found.folder, prepared.configuration, prepared.data)
     except KeyboardInterrupt:
         return _interrupted(store, found)
     found.described = found.described | now
     if note:
         _tell(found, note)
-    return _conduct(store, found, begun, local=False, resume=True)
+    return _conduct(store, found, prepared, local=False, resume=True)
 
 
 def print_note(text: str) -> None:
@@ -149,20 +152,20 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
     return errors.INTERRUPTED
 
 
-def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
+def _conduct(store: Store, found: Sweep, prepared: "Prepared", local: bool, resume: bool) -> int:
     from orchestrator.export.export import ship
     from orchestrator.reporting.terminal.progress import Display, costs, summary
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.provenance import keep
 
     try:
-        keep(found.folder, begun.data)
+        keep(found.folder, prepared.data)
         with Display(found, console) as display:
             run_sweep(
                 found,
                 store,
-                begun.data,
-                begun.asked,
+                prepared.data,
+                prepared.teacher_access,
                 display,
                 local,
                 resume,

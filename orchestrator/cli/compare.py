@@ -132,10 +132,10 @@ def _begin(
             f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True
         )
         return None
-    begun = prepare_run(store, common, "sweep", local=False, note=_print_note)
+    prepared = prepare_run(store, common, "sweep", local=False, note=_print_note)
     for sentence in describe_yielded(common, "sweep"):
         _print_note(sentence)
-    return Comparison.create(store, name, begun.configuration, count)
+    return Comparison.create(store, name, prepared.configuration, count)
 
 
 def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:

@@ -62,10 +62,10 @@ def teacher(
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    begun = prepare_run(opened, configuration, "teacher", local, print_note)
-    if precompute and begun.asked and not begun.asked.folder:
+    prepared = prepare_run(opened, configuration, "teacher", local, print_note)
+    if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
-            f"--precompute: the teacher is {begun.asked.words}: "
+            f"--precompute: the teacher is {prepared.teacher_access.words}: "
             f"{_way_to_a_cache(configuration.teacher)}",
             field="--precompute",
             value=True,
@@ -74,7 +74,13 @@ def teacher(
     with TeacherDisplay(console) as display:
         filling = display if precompute else None
         folder, card, cost_s = bring_teacher(
-            opened, begun.configuration, begun.data, display, local, begun.asked, filling
+            opened,
+            prepared.configuration,
+            prepared.data,
+            display,
+            local,
+            prepared.teacher_access,
+            filling,
         )
         if precompute:
             display.end()

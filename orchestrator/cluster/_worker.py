@@ -74,7 +74,7 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
     context = replace(
         idle,
         report=line.report,
-        asked_to_stop=line.asked_to_stop,
+        stop_requested=line.stop_requested,
         heartbeat=line.alive,
         note=line.note,
         phase=line.phase,
@@ -132,7 +132,7 @@ class _Line:
     def excuse(self, fault: str) -> None:
         wait_for_answer(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
 
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         self.alive()
         return self.stopped is not None and bool(ray.wait([self.stopped], timeout=0)[0])
 
@@ -141,7 +141,7 @@ class _Line:
 
         The worker's next request then reports that its group holds nothing.
         """
-        if not self.asked_to_stop():
+        if not self.stop_requested():
             return False
         try:
             ray.get(self.stopped)

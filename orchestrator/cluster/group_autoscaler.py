@@ -33,12 +33,12 @@ class ClusterSnapshot:
     Attributes:
         nodes: Ids of the live nodes.
         free: Free resources of each node.
-        aides: Number of influence actors that run for us.
+        influence_actors: Number of influence actors that run for us.
     """
 
     nodes: frozenset[str]
     free: Sequence[Resources]
-    aides: int = 0
+    influence_actors: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,10 +216,15 @@ class GroupAutoscaler:
         """
         serving = self.served & self.live
         starting = len(self.live) - len(serving)
-        owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
+        owed = [each for each in self.plan.influence_needs for _ in range(len(serving))][
+            seen.influence_actors :
+        ]
         room = (
             count_fitting_groups(
-                (*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed
+                (*self.plan.bundles, *self.plan.influence_needs),
+                seen.free,
+                missing + starting,
+                owed,
             )
             - starting
         )
@@ -277,7 +282,7 @@ class GroupAutoscaler:
 
     def _lacks(self, seen: ClusterSnapshot) -> str:
         """Return the needs of a group and the free resources, in words."""
-        needs = _sum((*self.plan.bundles, *self.plan.beside))
+        needs = _sum((*self.plan.bundles, *self.plan.influence_needs))
         nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
         free = _sum(seen.free)
         has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needs)

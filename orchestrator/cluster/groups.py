@@ -115,7 +115,7 @@ class _Running:
         return ClusterSnapshot(
             alive_nodes(),
             free_nodes(),
-            running_actors(InfluenceActor.__name__) if self.plan.beside else 0,
+            running_actors(InfluenceActor.__name__) if self.plan.influence_needs else 0,
         )
 
     def serving(self) -> set[int]:

@@ -99,7 +99,7 @@ class LocalDispatcher:
         context = TrialContext(
             device=self.device,
             report=self.records.put,
-            asked_to_stop=self.stopped.is_set,
+            stop_requested=self.stopped.is_set,
             heartbeat=self.alive,
             note=self.note,
             phase=self.phase,

@@ -22,7 +22,7 @@ class Groups:
     groups: int
     bundles: tuple[dict[str, float], ...]
     arithmetic: str
-    beside: tuple[dict[str, float], ...] = ()
+    influence_needs: tuple[dict[str, float], ...] = ()
     """The resources of each influence actor of a group."""
 
     @property
@@ -129,7 +129,7 @@ def groups(
     available: Mapping[str, float],
     trials: int,
     nodes: Sequence[Mapping[str, float]] = (),
-    aides: int = 0,
+    num_influence_actors: int = 0,
     free: Sequence[Mapping[str, float]] | None = None,
     elastic: bool = False,
 ) -> Groups:
@@ -140,7 +140,7 @@ def groups(
         available: The free resources of the cluster, under Ray's names.
         trials: The number of trials.
         nodes: The resources of each node; without nodes, placement is not checked.
-        aides: The number of influence actors of each group.
+        num_influence_actors: The number of influence actors of each group.
         free: The free resources of each node; None for all of `nodes`.
         elastic: Whether the sweep may start with fewer groups than configured, if one fits.
 
@@ -171,12 +171,14 @@ def groups(
             value=resources.workers,
             allowed=fit.allowed(wanted, available),
         )
-    beside: tuple[dict[str, float], ...] = ()
-    if aides:
-        beside = (_beside(configuration, nodes).needs,) * aides
-        fit = _fit_beside(configuration, each, bundles, aides, available, free, wanted)
+    influence_needs: tuple[dict[str, float], ...] = ()
+    if num_influence_actors:
+        influence_needs = (_beside(configuration, nodes).needs,) * num_influence_actors
+        fit = _fit_beside(
+            configuration, each, bundles, num_influence_actors, available, free, wanted
+        )
     most = min(resources.groups or fit.most, fit.most)
-    return Groups(min(most, max(trials, 1)), bundles, fit.arithmetic, beside)
+    return Groups(min(most, max(trials, 1)), bundles, fit.arithmetic, influence_needs)
 
 
 class _Fit(NamedTuple):
@@ -243,27 +245,34 @@ def _fit_beside(
     configuration: Configuration,
     each: list[Role],
     bundles: tuple[dict[str, float], ...],
-    aides: int,
+    num_influence_actors: int,
     available: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]],
     wanted: int,
 ) -> _Fit:
     """Return the fit with influence actors; raise ConfigurationError if they do not fit."""
-    beside, resources = _beside(configuration), configuration.resources
-    terms = partial(_terms, each, replicas=configuration.replicas, aides=aides, beside=beside)
-    fit = _fit((*bundles, *[beside.needs] * aides), available, nodes, terms)
+    influence_needs, resources = _beside(configuration), configuration.resources
+    terms = partial(
+        _terms,
+        each,
+        replicas=configuration.replicas,
+        num_influence_actors=num_influence_actors,
+        influence_needs=influence_needs,
+    )
+    fit = _fit((*bundles, *[influence_needs.needs] * num_influence_actors), available, nodes, terms)
     if fit.most < wanted:
         short = fit.short(wanted)
         counts = {"resources.workers": resources.workers, "resources.groups": wanted}
         can = [name for name, count in counts.items() if count > 1]
         lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
         raise ConfigurationError(
-            f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x "
+            f"{influence_needs.fields[short]} = {influence_needs.needs.get(short, 0):g}: "
+            f"{wanted} x "
             f"{len(bundles)} workers, each group with "
-            f"{_actors(aides)} beside it, {fit.reason(wanted, available, nodes)}: "
+            f"{_actors(num_influence_actors)} beside it, {fit.reason(wanted, available, nodes)}: "
             f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}",
-            field=beside.fields[short],
-            value=beside.needs.get(short, 0),
+            field=influence_needs.fields[short],
+            value=influence_needs.needs.get(short, 0),
             allowed=fit.allowed(wanted, available),
         )
     return fit
@@ -301,7 +310,11 @@ def _total(bundles: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _terms(
-    each: list[Role], name: str, replicas: int, aides: int = 0, beside: Role | None = None
+    each: list[Role],
+    name: str,
+    replicas: int,
+    num_influence_actors: int = 0,
+    influence_needs: Role | None = None,
 ) -> str:
     """Return the sum of a resource in words, if it has more than one term."""
     whose = [role.letter if len(each) > 1 else "the workers" for role in each]
@@ -309,8 +322,8 @@ def _terms(
         f"{replicas} x {role.needs.get(name, 0):g} of {who}"
         for role, who in zip(each, whose, strict=True)
     ]
-    if beside and name in beside.needs:
-        terms.append(f"{_actors(aides)} of {beside.needs[name]:g} {name}")
+    if influence_needs and name in influence_needs.needs:
+        terms.append(f"{_actors(num_influence_actors)} of {influence_needs.needs[name]:g} {name}")
     return f" ({' + '.join(terms)})" if len(terms) > 1 else ""
 
 

@@ -74,7 +74,7 @@ class TrialContext:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Record], None] = _ignore
-    asked_to_stop: Callable[[], bool] = lambda: False
+    stop_requested: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
     note: Callable[[str], None] = _unsaid
     phase: Callable[[str], None] = _unsaid
@@ -163,7 +163,7 @@ class TrialContext:
 
     def should_stop(self) -> bool:
         """Return whether the trial was asked to stop; the result is the same on every rank."""
-        return bool(self.broadcast_object(self.asked_to_stop() if self.is_main_process else None))
+        return bool(self.broadcast_object(self.stop_requested() if self.is_main_process else None))
 
 
 class Exchange(Protocol):

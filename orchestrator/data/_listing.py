@@ -23,7 +23,7 @@ def list_kinds(words: Sequence[str]) -> str:
     return "; ".join([*words[:MOST_KINDS], *more])
 
 
-def said_unread(words: Sequence[str]) -> str:
+def describe_unread(words: Sequence[str]) -> str:
     """Return ` (not read: ...)` for an error message, empty if everything is read."""
     return f" (not read: {list_kinds(words)})" if words else ""
 
@@ -62,7 +62,7 @@ class Unread:
 
     def as_clause(self) -> str:
         """Return ` (not read: ...)` for an error message, empty if everything is read."""
-        return said_unread(self.in_words())
+        return describe_unread(self.in_words())
 
     def in_words(self) -> list[str]:
         """Return each kind with its count and the path of the first file."""

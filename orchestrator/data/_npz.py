@@ -20,7 +20,7 @@ from orchestrator.core.errors import ConfigurationError, FieldError, PreflightEr
 from orchestrator.core.paths import read_file
 from orchestrator.core.text import shorten
 from orchestrator.data import checks
-from orchestrator.data._listing import said_unread
+from orchestrator.data._listing import describe_unread
 from orchestrator.data._parts import Part, Parts
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are "
                 f"{', '.join(wanted)}"
-                f"{said_unread(_name_unread(members))}",
+                f"{describe_unread(_name_unread(members))}",
                 field="data.path",
                 value=tuple(missing),
                 allowed=wanted,

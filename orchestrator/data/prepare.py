@@ -16,7 +16,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
 from orchestrator.data._contents import contents_of
 from orchestrator.data._image_check import check_images
-from orchestrator.data._listing import list_kinds, said_unread
+from orchestrator.data._listing import describe_unread, list_kinds
 from orchestrator.data._parts import (
     UNLABELLED,
     Labels,
@@ -164,7 +164,7 @@ def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
     try:
         return _cut(where, parts, config, seed)
     except ConfigurationError as error:  # unread files may explain the error
-        if unread := said_unread(source.list_unread(config)):
+        if unread := describe_unread(source.list_unread(config)):
             raise ConfigurationError.from_error(error, f"{error}{unread}") from error
         raise
 

@@ -53,7 +53,7 @@ def uses_peers(sweep: Sweep, trial: Trial) -> bool:
     from methods import build_method  # it imports torch, which `status` does not need
 
     chosen = apply(sweep.configuration, trial.settings).method
-    return build_method(chosen.name, chosen.settings).hears
+    return build_method(chosen.name, chosen.settings).uses_peers
 
 
 def peer_gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:

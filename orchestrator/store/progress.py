@@ -86,7 +86,7 @@ def read_progress(student: Path) -> Progress:
     return found
 
 
-def told_epochs(trial: Path) -> list[EpochRecord]:
+def reported_epochs(trial: Path) -> list[EpochRecord]:
     """Return the epoch records in the checkpoint of a trial's folder.
 
     The list is empty if the checkpoint cannot be used.

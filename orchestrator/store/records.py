@@ -85,7 +85,7 @@ class Trial:
     changes: list[Change] = field(default_factory=list)
     values: list[Finite] | None = None
 
-    def hear(self, record: dict[str, Any], names: Sequence[str]) -> bool:
+    def apply_report(self, record: dict[str, Any], names: Sequence[str]) -> bool:
         """Apply an epoch's report; return whether all objectives are finite, so that it counts.
 
         `names` are the metrics that are objectives.

@@ -187,8 +187,8 @@ class Remote:
         for file in sorted(files, key=lambda file: file.name == last):
             relative = file.relative_to(folder).as_posix()
             self._attempt(
-                lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive)
-            )  # type: ignore[misc]
+                lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive)  # type: ignore[misc]
+            )
 
     def get(
         self,
@@ -218,8 +218,8 @@ class Remote:
                 raise OSError(f"{each!r} in {self.uri} would lie outside of its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             self._attempt(
-                lambda each=each, target=target: self._get(f"{name}/{each}", target, alive)
-            )  # type: ignore[misc]
+                lambda each=each, target=target: self._get(f"{name}/{each}", target, alive)  # type: ignore[misc]
+            )
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a file atomically: a reader sees the old content or the new content."""

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.objectives import goals
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw, suggest_configuration
-from orchestrator.store.progress import told_epochs
+from orchestrator.store.progress import reported_epochs
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.records import TrialState as RecordState
 
@@ -215,7 +215,7 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
     known = dict(frozen.intermediate_values)
     last = max(known, default=0)
     told: dict[int, dict[str, Any]] = {
-        record["epoch"]: {**record} for record in told_epochs(sweep.trial_folder(frozen.number))
+        record["epoch"]: {**record} for record in reported_epochs(sweep.trial_folder(frozen.number))
     }
     if len(names) > 1 and ended:
         last = max(told, default=0)
@@ -224,7 +224,7 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
         # the trial's own value, even if it has copied another trial's weights since
         if epoch in known:
             record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}
-        trial.hear(record, names)
+        trial.apply_report(record, names)
     if frozen.state == TrialState.COMPLETE:
         trial.value, trial.values = (
             frozen.values[0],

@@ -74,7 +74,11 @@ def run_trials(
     keeper = RetentionPolicy(
         store, sweep, lambda number: dispatcher_client.released(trial_name(number))
     )
-    told = events.and_tell(_Release(dispatcher_client)).and_tell(keeper).and_tell(failures)
+    told = (
+        events.with_listener(_Release(dispatcher_client))
+        .with_listener(keeper)
+        .with_listener(failures)
+    )
     asking = (
         SynchronousSearch(study, configuration, told, unfinished, missing)
         if waits
@@ -144,7 +148,7 @@ def limit_time(asking: StudySearch) -> None:
     Trials that never had a turn wait for a resume.
     """
     for trial in asking.events.sweep.trials.values():
-        if not trial.ended and (trial.epochs or trial.number in asking.events.begun):
+        if not trial.ended and (trial.epochs or trial.number in asking.events.started_trials):
             asking.finish(trial, "stopped_early")
 
 

@@ -73,7 +73,7 @@ def run_sweep(
     sweep: Sweep,
     store: Store,
     data: Path,
-    asked: TeacherAccess | None,
+    teacher_access: TeacherAccess | None,
     show: Show,
     local: bool = False,
     resume: bool = False,
@@ -110,7 +110,7 @@ def run_sweep(
                 sweep.save()
             flush_tracking(sweep, store, data, show, ship)
         else:
-            _conduct(sweep, store, data, asked, show, local, resume, shared_groups, ship)
+            _conduct(sweep, store, data, teacher_access, show, local, resume, shared_groups, ship)
 
 
 def _ended_at_once(sweep: Sweep) -> None:
@@ -178,7 +178,7 @@ def _conduct(
     sweep: Sweep,
     store: Store,
     data: Path,
-    asked: TeacherAccess | None,
+    teacher_access: TeacherAccess | None,
     show: Show,
     local: bool,
     resume: bool,
@@ -211,7 +211,7 @@ def _conduct(
             explain_data(configuration, data, show)
         if missed := find_unreachable(configuration.tracking.uri):
             events.note_pending(missed)
-        beside, unended = (
+        num_influence_actors, unended = (
             count_influence_actors(configuration, sweep.kind),
             partial(_unended, sweep, trials),
         )
@@ -227,12 +227,14 @@ def _conduct(
                 show,
                 events.note,
                 unended,
-                beside,
+                num_influence_actors,
             )
         )
         ended = ""
         with report_waits(events.note), stoppable(), begun as (dispatcher_client, at_once):
-            folders = _folders(sweep, store, data, asked, dispatcher_client, show, events, tracker)
+            folders = _folders(
+                sweep, store, data, teacher_access, dispatcher_client, show, events, tracker
+            )
             if sweep.kind == "train":
                 _train_one(sweep, dispatcher_client, events, folders)
             else:
@@ -309,7 +311,7 @@ def open_dispatcher(
     show: Steps,
     note: Callable[[str], None],
     unended: Callable[[], int],
-    beside: int = 0,
+    num_influence_actors: int = 0,
 ) -> Iterator[Lent]:
     """Yield a dispatcher client and a function that returns the number of concurrent trials.
 
@@ -319,7 +321,7 @@ def open_dispatcher(
         local: Train in this process.
         note: Receives warnings, from any thread.
         unended: Returns the number of trials still to train.
-        beside: Influence actors in each group.
+        num_influence_actors: Influence actors in each group.
     """
     if local:
         from orchestrator.cluster.local_backend import LocalDispatcher
@@ -345,7 +347,13 @@ def open_dispatcher(
     with record_descendants(folder), connect_to_ray(address) as available:
         signals.reinstall_handlers()  # Ray has installed its own signal handlers
         plan = groups(
-            configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address)
+            configuration,
+            available,
+            trials,
+            nodes(),
+            num_influence_actors,
+            free_nodes(),
+            elastic=bool(address),
         )
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = ScalingPolicy(
@@ -426,7 +434,7 @@ def _folders(
     sweep: Sweep,
     store: Store,
     data: Path,
-    asked: TeacherAccess | None,
+    teacher_access: TeacherAccess | None,
     dispatcher_client: TrialDispatcher,
     show: Show,
     events: Events,
@@ -445,14 +453,14 @@ def _folders(
         folder, card, seconds = acquire_teacher(
             store, sweep.configuration, data, dispatcher_client, show.teacher_epoch
         )
-        assert asked is not None
+        assert teacher_access is not None
         TEACHER.keep(sweep.folder / CARD, card)
         report_teacher(card, data, show.teacher_ready, events.note)
-        show.preparing(f"the teacher is {asked.words}")
-        tracker.teacher_ready(card["metrics"], seconds, asked.words)
+        show.preparing(f"the teacher is {teacher_access.words}")
+        tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
         folders |= {
             "teacher": str(folder),
-            "knowledge": str(asked.folder) if asked.folder else None,
+            "knowledge": str(teacher_access.folder) if teacher_access.folder else None,
         }
     return folders
 

@@ -39,12 +39,12 @@ class Events:
 
     def __init__(self, sweep: Sweep, listeners: list[Listener]) -> None:
         self.sweep, self.listeners = sweep, listeners
-        self.begun: set[int] = set()  # trials that had a turn in this run
+        self.started_trials: set[int] = set()  # trials that had a turn in this run
 
-    def and_tell(self, listener: Listener) -> "Events":
+    def with_listener(self, listener: Listener) -> "Events":
         """Return the same events with one more listener."""
         more = Events(self.sweep, [*self.listeners, listener])
-        more.begun = self.begun
+        more.started_trials = self.started_trials
         return more
 
     def note(self, text: str, pending: bool = False) -> None:
@@ -89,8 +89,8 @@ class Events:
         """Record that a trial runs; notify the listeners at its first turn in this run."""
         trial.state = "running"
         self.sweep.save_trial(trial)
-        if trial.number not in self.begun:
-            self.begun.add(trial.number)
+        if trial.number not in self.started_trials:
+            self.started_trials.add(trial.number)
             for listener in self.listeners:
                 listener.trial_started(trial)
 
@@ -101,7 +101,7 @@ class Events:
         """
         epoch, metrics = record["epoch"], record["metrics"]
         record = record | {"notes": [*map(sanitize, record.get("notes", []))]}
-        if epoch <= trial.epochs or not trial.hear(
+        if epoch <= trial.epochs or not trial.apply_report(
             record, [goal.name for goal in goals(self.sweep.configuration.search)]
         ):
             return
@@ -128,7 +128,7 @@ class Events:
         """
         trial.state, trial.message = state, sanitize(message)
         self.sweep.save_trial(trial)
-        if state == "waiting" and trial.number not in self.begun:
+        if state == "waiting" and trial.number not in self.started_trials:
             return
         for listener in self.listeners:
             listener.trial_ended(trial)

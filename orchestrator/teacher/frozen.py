@@ -102,11 +102,11 @@ class FrozenTeacher(nn.Module):
             ) from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(
-            network.to(device, memory_format=layout),
+            network.to(device, memory_format=layout),  # type: ignore[call-overload]
             card["weights"],
             half_type,
             GIVE if choice.weights else FIT,
-        )  # type: ignore[call-overload]
+        )
 
     @property
     def precision(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import Knowledge, Output
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from methods.retrieval import Neighbours, nearest
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
@@ -34,20 +34,25 @@ class StudentBank:
 
     def __init__(
         self,
-        banking: BankSchedule,
+        bank_schedule: BankSchedule,
         learner: DistillationModule,
         batches: Batches,
         context: TrialContext,
     ) -> None:
-        self.banking, self.learner, self.batches, self.context = banking, learner, batches, context
+        self.bank_schedule, self.learner, self.batches, self.context = (
+            bank_schedule,
+            learner,
+            batches,
+            context,
+        )
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
-        self.average: State = self._weights() if banking.fill == "ema" else {}
+        self.average: State = self._weights() if bank_schedule.fill == "ema" else {}
         self.entries: Output | None = None
         self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
         # number of draws in this epoch, by this rank
         self.drawn = torch.zeros(samples, dtype=torch.int32, device=device)
-        learner.record = self.record if banking.fill == "momentum" else None
+        learner.record = self.record if bank_schedule.fill == "momentum" else None
 
     def _weights(self) -> State:
         return {
@@ -61,7 +66,7 @@ class StudentBank:
             torch._foreach_lerp_(
                 list(self.average.values()),
                 list(self.learner.student.parameters()),
-                1 - self.banking.momentum,
+                1 - self.bank_schedule.momentum,
             )
 
     @torch.no_grad()
@@ -78,7 +83,7 @@ class StudentBank:
             places = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, places, 0).amax(dim=1)
             said = Output(*(each.index_select(0, last) for each in said))
-        known, stays = self.seen[index, None], self.banking.momentum
+        known, stays = self.seen[index, None], self.bank_schedule.momentum
         for entries, new in zip(self._begun(said), said, strict=True):
             entries[index] = torch.where(known, stays * entries[index] + (1 - stays) * new, new)
         self.seen.index_fill_(0, index, True)
@@ -121,7 +126,7 @@ class StudentBank:
         Returns:
             Logits (n, K) and features (n, D).
         """
-        if self.banking.fill != "momentum":
+        if self.bank_schedule.fill != "momentum":
             return self._clean(going_on)
         if not self.seen.all():
             clean, missing = self._clean(going_on), ~self.seen
@@ -166,16 +171,18 @@ class StudentBank:
                 requires.
             epoch: Number of finished epochs.
         """
-        logits, features = said[0] if self.banking.source == "own" else join_banks(said)
+        logits, features = said[0] if self.bank_schedule.source == "own" else join_banks(said)
         return Knowledge(
             logits, features, self.labels, self._members(epoch), broadcast_nearest(self.context)
         )
 
     def _members(self, epoch: int) -> Tensor | None:
-        if not 0 < self.banking.queue < len(self.seen):
+        if not 0 < self.bank_schedule.queue < len(self.seen):
             return None
         members = torch.zeros(len(self.seen), dtype=torch.bool)
-        members[torch.from_numpy(self.batches.drawn_last(epoch - 1, self.banking.queue))] = True
+        members[torch.from_numpy(self.batches.drawn_last(epoch - 1, self.bank_schedule.queue))] = (
+            True
+        )
         return members.to(self.context.device)
 
     def state(self) -> State:
@@ -186,7 +193,7 @@ class StudentBank:
 
     def find_misfit(self, saved: State) -> str:
         """Return why a saved state does not fit this bank; "" if it fits."""
-        if self.banking.fill == "ema":
+        if self.bank_schedule.fill == "ema":
             return (
                 find_misfit(
                     "bank",
@@ -196,7 +203,7 @@ class StudentBank:
                 if saved
                 else ""
             )
-        if self.banking.fill != "momentum" or not saved:
+        if self.bank_schedule.fill != "momentum" or not saved:
             return ""
         samples = len(self.seen)
         if set(saved) != {*Output._fields, "seen"} or any(
@@ -207,11 +214,11 @@ class StudentBank:
 
     def restore(self, saved: State) -> None:
         """Restore a saved state; the student has the weights of the checkpoint already."""
-        if self.banking.fill == "ema":
+        if self.bank_schedule.fill == "ema":
             self.average = self._weights()  # the memory layout determines the last bits
             for name, value in self.average.items():
                 value.copy_(saved.get(f"{AVERAGE}{name}", value))
-        if self.banking.fill == "momentum" and "seen" in saved:
+        if self.bank_schedule.fill == "momentum" and "seen" in saved:
             device = self.context.device
             self.entries = Output(*(saved[name].to(device, copy=True) for name in Output._fields))
             self.seen = saved["seen"].to(device, copy=True)

@@ -16,7 +16,7 @@ from orchestrator.data.passes import Inputs
 from orchestrator.models.network import with_exact_head
 
 # logits of the student (B, K) -> a function that returns the logits of its peers (P, B, K)
-Hear = Callable[[Tensor], Callable[[], Tensor]]
+PeerReader = Callable[[Tensor], Callable[[], Tensor]]
 
 
 class DistillationModule(nn.Module):
@@ -50,7 +50,7 @@ class DistillationModule(nn.Module):
         batch: Inputs,
         teacher: Output | None,
         said: Output | None = None,
-        hear: Hear | None = None,
+        read_peers: PeerReader | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss and the detached terms.
 
@@ -65,7 +65,9 @@ class DistillationModule(nn.Module):
             self.record(batch.index, said)
         weights = self.weigh(batch.index) if self.weigh else None
         objective = self.method(
-            self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights)
+            self._batch(
+                batch, teacher, said, read_peers(said.logits) if read_peers else None, weights
+            )
         )
         return objective.loss, objective.terms
 

@@ -40,7 +40,7 @@ def sample_predictions(
             found = {"labels": batch.labels[:SAMPLES].cpu()}
             found |= {
                 name: rows[:SAMPLES].float().cpu()
-                for name, rows in learner.method.show(batch).items()
+                for name, rows in learner.method.class_distributions(batch).items()
             }
         weights = learner.method.class_weights(batch)
         if weights is None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from methods.histogram import BINS, WEIGHT_RANGE
+from methods.sample_weighting import WeightingPlan
 from methods.sample_weights import auc
-from methods.weighing import Weighing
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Aide, Stopped, TrialContext
 from orchestrator.core.errors import TrialError
@@ -44,14 +44,14 @@ class SampleWeights:
         self,
         spec: TrialSpec,
         letter: str,
-        weighing: Weighing,
+        weighting_plan: WeightingPlan,
         dataset: Dataset,
         context: TrialContext,
     ) -> None:
-        self.spec, self.letter, self.weighing, self.dataset, self.context = (
+        self.spec, self.letter, self.weighting_plan, self.dataset, self.context = (
             spec,
             letter,
-            weighing,
+            weighting_plan,
             dataset,
             context,
         )
@@ -84,9 +84,9 @@ class SampleWeights:
             The metrics and the cost of new weights; None if none came into force.
         """
         found = None
-        if self.pending is not None and epoch >= self.pending.epoch + self.weighing.lag:
+        if self.pending is not None and epoch >= self.pending.epoch + self.weighting_plan.lag:
             found = self._take()
-        if self.weighing.due(epoch):
+        if self.weighting_plan.due(epoch):
             self.pending = Snapshot(
                 self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted
             )
@@ -95,7 +95,7 @@ class SampleWeights:
                     self.pending, student=_copied(student()), teacher=_copied(teacher())
                 )
                 self._send()
-            if self.weighing.lag == 0:
+            if self.weighting_plan.lag == 0:
                 found = self._take()
         return found
 
@@ -249,7 +249,7 @@ class SampleWeights:
                 f"the weights of the samples after epoch {self.pending.epoch}",
             )
             if answer is not None:
-                if self.weighing.lag and waited > LATE_S:
+                if self.weighting_plan.lag and waited > LATE_S:
                     self.said.append(f"{what} were late: the trainer waited {waited:.1f} s")
                 return answer
             self.aide.drop()
@@ -260,7 +260,7 @@ class SampleWeights:
     def _alive(self) -> None:
         """Send a heartbeat; raise Stopped if a stop of the trial was requested meanwhile."""
         self.context.heartbeat()
-        if self.context.asked_to_stop():
+        if self.context.stop_requested():
             raise Stopped
 
 

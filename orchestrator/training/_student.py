@@ -23,7 +23,7 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._bank import StudentBank
-from orchestrator.training._distillation_module import DistillationModule, Hear, replicate
+from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training._randomness import Draws, seed_everything
@@ -74,9 +74,11 @@ class TrainedStudent:
         self.learner = DistillationModule(self.student, self.method, *types)
         self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
-        weighing = self.method.weighing(self.recipe.epochs)
-        if weighing is not None:
-            self.weights = SampleWeights(spec, self.letter, weighing, batches.dataset, self.context)
+        weighting_plan = self.method.weighting_plan(self.recipe.epochs)
+        if weighting_plan is not None:
+            self.weights = SampleWeights(
+                spec, self.letter, weighting_plan, batches.dataset, self.context
+            )
             self.learner.weigh = self.weights.of
         self.bank: StudentBank | None = None
         self.draws = Draws(device, apart=len(exchange.own) > 1)
@@ -119,9 +121,9 @@ class TrainedStudent:
         self.scaler = torch.amp.GradScaler(
             self.context.device.type, enabled=self.learner.half_type == torch.float16
         )
-        banking = self.method.banking(self.recipe.epochs)
-        if banking is not None:
-            self.bank = StudentBank(banking, self.learner, self.batches, self.context)
+        bank_schedule = self.method.bank_schedule(self.recipe.epochs)
+        if bank_schedule is not None:
+            self.bank = StudentBank(bank_schedule, self.learner, self.batches, self.context)
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
@@ -140,7 +142,7 @@ class TrainedStudent:
         If the sample weighting requires it, the student restarts from initial weights at this
         epoch.
         """
-        if self.weights and epoch == self.weights.weighing.begins_anew_after:
+        if self.weights and epoch == self.weights.weighting_plan.restarts_after:
             self.student.load_state_dict(self._fresh().state_dict())
             self.best = _Best()
             self._begin()
@@ -166,7 +168,7 @@ class TrainedStudent:
         """Train one step on a batch, after `progress` epochs."""
         set_rates(self.optimizer, self.recipe, self.own_groups, self._rate(progress))
         with self.draws.going_on():
-            loss, terms = self.module(batch, answer, self.said, self._hear())
+            loss, terms = self.module(batch, answer, self.said, self._peer_reader())
             self.said = None
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
@@ -180,7 +182,7 @@ class TrainedStudent:
         if self.bank:
             self.bank.step()
         self.trace.step({"loss": loss.detach(), **terms})
-        if self.method.alternates and self.position < self.exchange.count - 1:
+        if self.method.updates_alternately and self.position < self.exchange.count - 1:
             self._speak_anew(batch)
 
     def _rate(self, progress: float) -> float:
@@ -189,7 +191,7 @@ class TrainedStudent:
         A student that restarts runs the whole schedule before that, and again after it.
         """
         anew, epochs = (
-            self.weights.weighing.begins_anew_after if self.weights else None,
+            self.weights.weighting_plan.restarts_after if self.weights else None,
             self.recipe.epochs,
         )
         if anew is not None:
@@ -197,19 +199,21 @@ class TrainedStudent:
             progress = (progress - first) * epochs / (last - first)
         return learning_rate(self.recipe, progress)
 
-    def _hear(self) -> Hear | None:
-        if not self.method.hears:
+    def _peer_reader(self) -> PeerReader | None:
+        if not self.method.uses_peers:
             return None
 
-        def hear(logits: Tensor) -> Callable[[], Tensor]:
+        def read_peers(logits: Tensor) -> Callable[[], Tensor]:
             if self.said is None:  # else it was published
                 self._tell(logits)
             return self.exchange.receive(self.position)
 
-        return hear
+        return read_peers
 
     def _tell(self, logits: Tensor) -> None:
-        self.exchange.publish(self.position, logits.detach().float(), self.method.alternates)
+        self.exchange.publish(
+            self.position, logits.detach().float(), self.method.updates_alternately
+        )
 
     @torch.no_grad()
     def _speak_anew(self, batch: Inputs) -> None:
@@ -296,7 +300,7 @@ class TrainedStudent:
             else None
         )
 
-    def refresh(self, epoch: int, said: Mapping[int, Output]) -> None:
+    def update_bank(self, epoch: int, said: Mapping[int, Output]) -> None:
         """Give the method a new bank after an epoch.
 
         Args:
@@ -305,13 +309,13 @@ class TrainedStudent:
                 others.
         """
         assert self.bank is not None, "checked before"
-        own = self.bank.banking.source == "own"
+        own = self.bank.bank_schedule.source == "own"
         wanted = [
             tables
             for position, tables in sorted(said.items())
             if (position == self.position) == own
         ]
-        self.method.refresh(self.bank.knowledge(wanted, epoch))
+        self.method.update_bank(self.bank.knowledge(wanted, epoch))
 
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
         validation = {

@@ -30,7 +30,7 @@ def update_teacher(
     epoch: int,
     view: int | None,
 ) -> FrozenTeacher:
-    """Return a new teacher: the given one after an epoch of `Method.teach` on a view.
+    """Return a new teacher: the given one after an epoch of `Method.teacher_loss` on a view.
 
     It uses SGD at `Method.teaching_rate`, in float32. All ranks of the student call this together.
     The optimiser starts without state each time, so no state has to be saved.
@@ -53,7 +53,7 @@ def update_teacher(
     if context.world_size > 1:
         ids = [context.device.index] if context.device.type == "cuda" else None
         module = DistributedDataParallel(network, device_ids=ids, process_group=context.group)
-    optimizer = torch.optim.SGD(network.parameters(), method.teaching_rate, MOMENTUM)
+    optimizer = torch.optim.SGD(network.parameters(), method.teacher_lr, MOMENTUM)
     for inputs in batches.train(epoch, view):
         said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = to_device(inputs.index, inputs.inputs.device)
@@ -66,7 +66,7 @@ def update_teacher(
             all_labelled=batches.all_labelled,
         )
         optimizer.zero_grad(set_to_none=True)
-        method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
+        method.teacher_loss(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         context.heartbeat()
     context.align_buffers(network)

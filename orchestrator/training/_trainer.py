@@ -272,17 +272,17 @@ class _Trainer:
     def _refresh(self, epoch: int) -> None:
         """Update the banks that are due after `epoch` finished epochs, in all students at once."""
         banks = {student.position: student.bank for student in self.students if student.bank}
-        banking = self.method.banking(self.epochs)
-        if banking is None or not banking.due(epoch, self.epochs):
+        bank_schedule = self.method.bank_schedule(self.epochs)
+        if bank_schedule is None or not bank_schedule.due(epoch, self.epochs):
             return
         with self.clock.measure("bank"):
             said = {
                 position: bank.filled(self.context.require_going_on)
                 for position, bank in banks.items()
             }
-            said = gather_banks(said, self.context) if banking.source == "peers" else said
+            said = gather_banks(said, self.context) if bank_schedule.source == "peers" else said
             for student in self.students:
-                student.refresh(epoch, said)
+                student.update_bank(epoch, said)
 
     def _weigh(self, epoch: int) -> dict[str, Metrics]:
         """Update the sample weights after an epoch; return new ones' metrics by local student."""
@@ -294,7 +294,7 @@ class _Trainer:
                 came[student.letter] = found
                 if student.weights and student.weights.aide:
                     self.spent.add(found["influence/cpu_seconds"])
-                if student.method.teaching_rate:
+                if student.method.teacher_lr:
                     with self.clock.measure("teaching"):
                         found |= self._teach(student, epoch)
         return came
@@ -365,13 +365,13 @@ class _Trainer:
 
         If several learn from each other, all of them publish their outputs first.
         """
-        hear = self.method.hears
-        if hear and len(self.students) > 1:
+        read_peers = self.method.uses_peers
+        if read_peers and len(self.students) > 1:
             for student in self.students:
                 student.speak(batch)
         for student in self.students:
             student.step(batch, answer, progress)
-        if hear:
+        if read_peers:
             self.exchange.end_step()
 
     def _end_epoch(self, epoch: int) -> Record:

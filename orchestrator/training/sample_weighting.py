@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods import Output, build_method
-from methods.weighing import Part, Survey, Surveyed
+from methods.sample_weighting import Part, StudentSurvey, SurveyedNetwork
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
@@ -98,16 +98,16 @@ def compute_sample_weights(
     context = TrialContext(device=device, heartbeat=alive)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
-    weighing = build_method(configuration.method.name, configuration.method.settings).weighing(
-        configuration.training.epochs
-    )
-    assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
+    weighting_plan = build_method(
+        configuration.method.name, configuration.method.settings
+    ).weighting_plan(configuration.training.epochs)
+    assert weighting_plan is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)
     try:
         student = _student(snapshot, spec, batches, device)
         teacher = _teacher_logits(snapshot, spec, batches, context)
         network = _surveyed(student, batches, alive)
-        survey = Survey(
+        survey = StudentSurvey(
             training=_part(network, student, batches, "train"),
             held_out=_part(network, student, batches, "validation"),
             teacher=teacher,
@@ -119,7 +119,7 @@ def compute_sample_weights(
             before=snapshot.before,
             alive=alive,
         )
-        found = weighing.weigh(survey)
+        found = weighting_plan.weigh(survey)
     except ArithmeticError as error:
         raise TrialError.from_error(
             error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method"
@@ -175,7 +175,7 @@ def _teacher_logits(
     ).logits
 
 
-def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> Surveyed:
+def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> SurveyedNetwork:
     buffers = dict(student.named_buffers())
 
     def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -190,11 +190,16 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
             yield batch.inputs
 
     parameters = {name: value.detach() for name, value in student.named_parameters()}
-    return Surveyed(parameters, logits, lambda: blocks("train"), lambda: blocks("validation"))
+    return SurveyedNetwork(
+        parameters, logits, lambda: blocks("train"), lambda: blocks("validation")
+    )
 
 
 def _part(
-    network: Surveyed, student: nn.Module, batches: Batches, part: Literal["train", "validation"]
+    network: SurveyedNetwork,
+    student: nn.Module,
+    batches: Batches,
+    part: Literal["train", "validation"],
 ) -> Part:
     with torch.no_grad():
         said = [

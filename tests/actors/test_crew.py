@@ -24,9 +24,9 @@ class Ray:
 
     nodes: dict[str, float]
     at_once: bool = True
-    beside: float = 0.0
+    influence_needs: float = 0.0
     head: bool = True
-    aides: int = 0
+    influence_actors: int = 0
     trials: int = 99
     notes: list[str] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Ray:
     asked: set[int] = field(default_factory=set)
 
     def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
-        beside = ({"CPU": self.beside},) if self.beside else ()
+        influence_needs = ({"CPU": self.influence_needs},) if self.influence_needs else ()
         rules = ScalingPolicy(
             most,
             lambda: self.trials,
@@ -44,7 +44,7 @@ class Ray:
             heartbeat_timeout_s=60,
         )
         self.made = GroupAutoscaler(
-            Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now
+            Groups(groups, (CPU,), "", influence_needs), rules, self, self.stop, lambda: self.now
         )
         self.made.begin()
         return self.made
@@ -61,7 +61,9 @@ class Ray:
 
     def look(self) -> ClusterSnapshot:
         return ClusterSnapshot(
-            frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides
+            frozenset(self.nodes),
+            [{"CPU": self.free(node)} for node in self.nodes],
+            self.influence_actors,
         )
 
     def add_group(self, number: int) -> None:
@@ -147,14 +149,14 @@ def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
 
 
 def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
-    ray = Ray({"a": 2, "b": 2}, beside=1.0)
+    ray = Ray({"a": 2, "b": 2}, influence_needs=1.0)
     autoscaler = ray.autoscaler(1)
     ray.step(5)
     assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, (
         "two CPUs are for the actors"
     )
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
-    ray.aides = 2
+    ray.influence_actors = 2
     ray.step(5)
     assert autoscaler.at_once() == 3 and ray.where[2] == "c"
 

@@ -45,7 +45,7 @@ FEW = ("cross_entropy", "kd")
 QUIET = Console(quiet=True)
 
 
-def begun(
+def prepared(
     store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS
 ) -> Comparison:
     common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
@@ -90,7 +90,7 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 
 
 def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
-    comparison = begun(store)
+    comparison = prepared(store)
     last = running.run_comparison(store, comparison, QUIET)
     assert Counter(here.trained) == {
         "mine-cross_entropy": 2,
@@ -138,7 +138,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
         "method.temperature=1.0",
         "training.learning_rate=0.05",
     )
-    comparison = begun(store, *held, 'search.freeze=["training.learning_rate"]', methods=FEW)
+    comparison = prepared(store, *held, 'search.freeze=["training.learning_rate"]', methods=FEW)
     comparison.chosen = {
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
@@ -152,10 +152,10 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
 def test_a_comparison_that_was_interrupted_comes_to_the_same(
     store: Store, here: Here, tmp_path: Path
 ) -> None:
-    whole = begun(store, methods=FEW, seeds=2)
+    whole = prepared(store, methods=FEW, seeds=2)
     running.run_comparison(store, whole, QUIET)
     other = Store.open(tmp_path / "other")
-    begun(other, methods=FEW, seeds=2)
+    prepared(other, methods=FEW, seeds=2)
     here.trained = []
     for where in ("mine-kd", "mine-seeds"):
         here.interrupted_in = where
@@ -177,7 +177,7 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same(
 
 
 def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW)
+    comparison = prepared(store, methods=FEW)
     failed = begun_search(
         store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite")
     )
@@ -199,7 +199,7 @@ def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: 
 
 
 def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW)
+    comparison = prepared(store, methods=FEW)
     for method in comparison.methods:
         begun_search(
             store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged")
@@ -211,7 +211,7 @@ def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: 
 
 
 def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW)
+    comparison = prepared(store, methods=FEW)
     last = running.run_comparison(store, comparison, QUIET)
     lost = next(
         trial
@@ -231,7 +231,7 @@ def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
 def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
     store: Store, here: Here
 ) -> None:
-    comparison = begun(store, methods=FEW, seeds=1)
+    comparison = prepared(store, methods=FEW, seeds=1)
     running.run_comparison(store, comparison, QUIET, ship_of=lambda name: f"ship of {name}")  # type: ignore[arg-type,return-value]
     names = ["mine-cross_entropy", "mine-kd", "mine-seeds"]
     assert here.shipped == [f"ship of {name}" for name in names]
@@ -241,7 +241,7 @@ def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
 
 
 def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
-    comparison, here.interrupted_in = begun(store, methods=FEW), "mine-seeds"
+    comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
     told = io.StringIO()
     code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
     text = told.getvalue()
@@ -258,7 +258,7 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
 
 
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
-    comparison, here.interrupted_in = begun(store, methods=FEW), "mine-cross_entropy"
+    comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
     told = io.StringIO()
     code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
     assert (
@@ -269,7 +269,7 @@ def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> 
 
 
 def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW, seeds=1)
+    comparison = prepared(store, methods=FEW, seeds=1)
     running.run_comparison(store, comparison, QUIET)
     shutil.rmtree(store.sweep("mine-kd"))
     running.run_comparison(store, comparison, QUIET)
@@ -281,7 +281,7 @@ def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here)
 
 
 def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW)
+    comparison = prepared(store, methods=FEW)
     comparison.chosen = {name: {"trial": 0, "value": 0.5, "settings": {}} for name in FEW}
     for method in FEW:
         search = begun_search(store, comparison, method)
@@ -322,7 +322,7 @@ def begun_search(store: Store, comparison: Comparison, method: str, *trials: Tri
 
 
 def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None:
-    comparison = begun(store, methods=FEW, seeds=1)
+    comparison = prepared(store, methods=FEW, seeds=1)
     running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     assert found.rows[1].against["cross_entropy"].difference.low is None
@@ -334,7 +334,7 @@ def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None
 def test_sweeps_of_another_configuration_or_other_data_are_refused(
     store: Store, here: Here
 ) -> None:
-    comparison = begun(store, methods=FEW)
+    comparison = prepared(store, methods=FEW)
     other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
     Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
     with pytest.raises(ConfigurationError, match="'mine-kd' has another seed than its comparison"):

@@ -24,15 +24,15 @@ FEW = ("data.limit.train=400", "data.labelled=40")
 SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
 
 
-class Weighing(KD):
+class WeightingPlan(KD):
     """KD that declares sample weights."""
 
     needs = Needs(teacher=True, weights=True)
 
 
 @pytest.fixture(autouse=True)
-def weighing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "weighing", Weighing)
+def weighting_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "weighing", WeightingPlan)
     monkeypatch.setitem(SPACES, "weighing", SPACES["kd"])
 
 

@@ -111,11 +111,11 @@ def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held()
 
 def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() -> None:
     assert [
-        method.retrieves
+        method.num_neighbors
         for method in build_variants(configured("method.positives=5"), "retrieving", False)
     ] == [(5, 32)]
     searched = [
-        (method.needs.bank, method.retrieves[0])
+        (method.needs.bank, method.num_neighbors[0])
         for method in build_variants(configured(), "retrieving", True)
     ]
     assert sorted(searched) == [

@@ -27,8 +27,12 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
         ]
     ):
         made.trials[number] = Trial(
-            number, {"method.name": method}, state, sum(a), metrics=metrics_of(a, b)
-        )  # type: ignore[arg-type]
+            number,
+            {"method.name": method},
+            state,  # type: ignore[arg-type]
+            sum(a),
+            metrics=metrics_of(a, b),
+        )
     return made
 
 

@@ -83,8 +83,9 @@ def test_the_front_is_that_of_brute_force(seed: int, directions: list[str]) -> N
         number: [float(generator.randrange(6)) for _ in directions] for number in range(25)
     }  # many are equal
     found = pareto_front(
-        points, [Goal(str(place), direction) for place, direction in enumerate(directions)]
-    )  # type: ignore[arg-type]
+        points,
+        [Goal(str(place), direction) for place, direction in enumerate(directions)],  # type: ignore[arg-type]
+    )
     assert set(found) == brute_force(points, directions) and len(found) == len(set(found)) > 0
 
 

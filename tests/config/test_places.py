@@ -56,8 +56,10 @@ def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
 
 def test_the_plan_knows_what_stands_beside_a_group() -> None:
     wanted = load(None, ["resources.influence_cpus=0.5"])
-    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], aides=1).beside == ({"CPU": 0.5},)
-    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).beside == ()
+    assert plan.groups(
+        wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], num_influence_actors=1
+    ).influence_needs == ({"CPU": 0.5},)
+    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).influence_needs == ()
 
 
 def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> None:

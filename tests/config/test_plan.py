@@ -233,29 +233,36 @@ def test_groups_have_room_for_their_influence_actors() -> None:
         expected, fits = int(Fraction(str(cpus)) / need), cpus >= workers * cpus_each
         if expected:
             for nodes in ((), ({"CPU": cpus},)):
-                assert plan.groups(wanted, {"CPU": cpus}, 1000, nodes, aides=1).groups == expected
+                assert (
+                    plan.groups(wanted, {"CPU": cpus}, 1000, nodes, num_influence_actors=1).groups
+                    == expected
+                )
         else:
             with pytest.raises(ConfigurationError if fits else PreflightError):
-                plan.groups(wanted, {"CPU": cpus}, 1000, aides=1)
+                plan.groups(wanted, {"CPU": cpus}, 1000, num_influence_actors=1)
 
 
 def test_the_arithmetic_tells_of_influence_actors() -> None:
-    made = plan.groups(resources(), {"CPU": 2.0}, trials=9, aides=1)
+    made = plan.groups(resources(), {"CPU": 2.0}, trials=9, num_influence_actors=1)
     assert made.groups == 1 and made.bundles == ({"CPU": 1.0},)
     assert (
         made.arithmetic
         == "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1"
     )
-    of_pairs = plan.groups(pairs("resources.influence_cpus=0.5"), {"CPU": 7.0}, trials=9, aides=2)
+    of_pairs = plan.groups(
+        pairs("resources.influence_cpus=0.5"), {"CPU": 7.0}, trials=9, num_influence_actors=2
+    )
     assert (
         of_pairs.arithmetic
         == "floor(7 CPU / 3 (1 x 1 of a + 1 x 1 of b + 2 influence actors of 0.5 CPU) per "
         "group) = 2"
     )
     shared = resources(gpus_per_worker=0.5, influence_gpus=0.25)
-    assert plan.groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1).groups == 2
+    assert (
+        plan.groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, num_influence_actors=1).groups == 2
+    )
     assert plan.groups(
-        resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1
+        resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, num_influence_actors=1
     ).bundles == ({"CPU": 1.0, "GPU": 1.0},)
 
 
@@ -339,7 +346,7 @@ def test_an_influence_actor_that_cannot_be_placed_is_refused(
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     wanted = load(None, list(changes))
     with refused(*expected) as told:
-        plan.groups(wanted, total, 9, nodes, aides=1)
+        plan.groups(wanted, total, 9, nodes, num_influence_actors=1)
     if "resources.influence_gpus=1.5" not in changes:
         assert OR_INLINE in str(told.value)
         assert plan.groups(wanted, total, 9, nodes).groups, "the groups alone fit"

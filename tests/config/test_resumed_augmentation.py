@@ -11,7 +11,7 @@ from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.refusal import refused
 
 
-def begun(store: Store, *pairs: str) -> Sweep:
+def prepared(store: Store, *pairs: str) -> Sweep:
     return Sweep.create(store.sweep("mine"), load(None, list(pairs)), "sweep")
 
 
@@ -28,7 +28,7 @@ def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None
 def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(
     tmp_path: Path,
 ) -> None:
-    sweep = begun(Store.open(tmp_path / "store"))
+    sweep = prepared(Store.open(tmp_path / "store"))
     assert change_configuration(sweep, None, None, None).data.augmentation == "none", (
         "of such a sweep nothing is known"
     )
@@ -38,7 +38,7 @@ def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(
 
 
 def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) -> None:
-    sweep = begun(Store.open(tmp_path / "store"), "data.augmentation=none")
+    sweep = prepared(Store.open(tmp_path / "store"), "data.augmentation=none")
     same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
     same.write_text("data: {augmentation: auto}\n")
     other.write_text("data: {augmentation: crop}\n")

@@ -74,9 +74,9 @@ def test_an_ordered_pass_takes_every_sample_in_order(
     dataset: Dataset, split: str, world_size: int
 ) -> None:
     passes = [
-        list(batches(dataset, 15, rank, world_size).ordered(split, None))
+        list(batches(dataset, 15, rank, world_size).ordered(split, None))  # type: ignore[arg-type]
         for rank in range(world_size)
-    ]  # type: ignore[arg-type]
+    ]
     taken = [batch for one in passes for batch in one]
     assert indices(taken) == list(range(len(dataset.split(split))))
     assert torch.equal(

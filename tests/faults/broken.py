@@ -137,7 +137,7 @@ def end_what_is_left(wait_s: float) -> list[str]:
     return names
 
 
-def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:
+def start_sweep(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:
     """Start a new sweep."""
     empty = store.parent / "empty.yaml"
     empty.parent.mkdir(parents=True, exist_ok=True)

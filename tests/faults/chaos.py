@@ -23,13 +23,13 @@ from tests.faults.broken import (
     LEFT_S,
     NAME,
     Life,
-    begun,
     check_runs,
     check_study,
     compare,
     end_what_is_left,
     record,
     resumed,
+    start_sweep,
 )
 from tests.faults.chaos_report import Log, Made, summary, table
 from tests.faults.chaos_schedule import OFFLINE, WEIGHTS, Failure, schedule
@@ -100,7 +100,7 @@ class Chaos:
         self.progress = Progress(self.store)
         self.pending: list[tuple[float, Callable[[], None]]] = []
         self.life: Life | None = None
-        self.begun_at = self.barren = 0
+        self.progress_at_start = self.barren = 0
         self.mended = False  # study and records agree again after damage to one of them
 
     # the driver
@@ -108,10 +108,10 @@ class Chaos:
     def start(self, trials: int | None = None) -> Life:
         """Start or resume the sweep, with `trials` if given."""
         self.log.drivers += 1
-        self.begun_at = self.progress.look()
+        self.progress_at_start = self.progress.look()
         if record(self.store) is None:
             settings = (*SETTINGS, f"search.trials={TRIALS}", f"tracking.uri={self.server.uri}")
-            self.life = begun(self.store, *settings)
+            self.life = start_sweep(self.store, *settings)
         else:
             self.life = resumed(self.store, *(("--trials", str(trials)) if trials else ()))
         return self.life
@@ -123,7 +123,7 @@ class Chaos:
         code = self.life.process.poll()
         if code is None:
             return self.life
-        self.barren = 0 if self.progress.look() > self.begun_at else self.barren + 1
+        self.barren = 0 if self.progress.look() > self.progress_at_start else self.barren + 1
         if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
             self.log.unexpected.append(
                 f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}"
@@ -211,7 +211,7 @@ class Chaos:
     def strike(self, failure: Failure) -> bool:
         """Cause the failure if its target exists; return whether it was caused."""
         life = self.running()
-        self.mended = self.mended or self.progress.finished > self.begun_at
+        self.mended = self.mended or self.progress.finished > self.progress_at_start
         if failure.kind in OFFLINE:
             return self._damage_offline(failure)
         if failure.target == "disk":
@@ -242,7 +242,7 @@ class Chaos:
                 life.process.wait()
                 self.start()
             return True
-        if number == signal.SIGSTOP and self.progress.finished <= self.begun_at:
+        if number == signal.SIGSTOP and self.progress.finished <= self.progress_at_start:
             return False  # a group that is stopped during its start has a timeout of two minutes
         found = processes(life, failure.target)
         if found:
@@ -297,7 +297,9 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
         started = time.monotonic()
         new = (*SETTINGS, f"search.trials={trials}")
         with (
-            begun(store, *new) if found is None else resumed(store, "--trials", str(trials)) as life
+            start_sweep(store, *new)
+            if found is None
+            else resumed(store, "--trials", str(trials)) as life
         ):
             assert life.ended(3600.0) == 0, life.said
         seconds += time.monotonic() - started

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import LEFT_S, begun, check_all, end_what_is_left, record
+from tests.faults.broken import LEFT_S, check_all, end_what_is_left, record, start_sweep
 
 Row = tuple[str, str, int, str]
 Tell = Callable[..., None]
@@ -62,7 +62,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
     @cache
     def run(*pairs: str) -> Sweep:
         store: Path = tmp_path_factory.mktemp("unbroken") / "store"
-        with begun(store, *pairs) as life:
+        with start_sweep(store, *pairs) as life:
             assert life.ended() == 0, life.said
         found = record(store)
         assert found is not None

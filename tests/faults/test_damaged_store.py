@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import NAME, begun, check_all, epochs, record, resumed
+from tests.faults.broken import NAME, check_all, epochs, record, resumed, start_sweep
 from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
@@ -18,7 +18,7 @@ EPOCHS = 20  # after which the driver is killed: in the second of six trials
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store whose driver was killed in the second trial; `kept` is its copy."""
     store: Path = tmp_path_factory.mktemp("killed") / "store"
-    with begun(store, *WHOLE) as life:
+    with start_sweep(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= EPOCHS, f"epoch {EPOCHS}")
         life.kill()
     shutil.copytree(store, store.with_name("kept"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import begun, check_all, epochs
+from tests.faults.broken import check_all, epochs, start_sweep
 from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
@@ -45,7 +45,7 @@ def fill(file: Path) -> None:
 
 def test_a_sweep_waits_for_space(store: Path, whole: Sweep, tell: Tell) -> None:
     ballast = store / "ballast"
-    with begun(store, *WHOLE) as life:
+    with start_sweep(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= 8, "epoch 8")
         fill(ballast)
         life.until(

@@ -16,13 +16,13 @@ from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.faults.broken import (
     Life,
-    begun,
     check_all,
     check_runs,
     check_study,
     reached,
     record,
     resumed,
+    start_sweep,
     untimed,
 )
 from tests.faults.conftest import WHOLE, Tell
@@ -54,7 +54,7 @@ def test_a_sweep_whose_driver_is_killed_ten_times(
     """Twice during the start, eight times during training at a random moment after an epoch."""
     chance, store = random.Random(seed), tmp_path / "store"
     total = sum(trial.epochs for trial in whole.trials.values())
-    with begun(store, *WHOLE) as life:
+    with start_sweep(store, *WHOLE) as life:
         step = chance.choice(STEPS)
         life.until(lambda: step in life.said, step)
         a_moment(life, chance.uniform(0.0, 2.0))
@@ -78,7 +78,7 @@ def test_rungs_outlive_the_driver(
     expected, store = unbroken(*RUNGS), tmp_path / "store"
     assert {"stopped_early", "complete"} <= {trial.state for trial in expected.trials.values()}
     total = sum(trial.epochs for trial in expected.trials.values())
-    with begun(store, *RUNGS) as life:
+    with start_sweep(store, *RUNGS) as life:
         life.until(reached(store, total // 4), "a quarter")
         life.kill()
     for part in (2, 3):
@@ -108,7 +108,7 @@ def test_rungs_outlive_the_driver(
 def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
     """Trials have the parameters of a study alone, and the results of a training alone."""
     store, trials, each = tmp_path / "store", 6, 4
-    with begun(store, f"search.trials={trials}", f"training.epochs={each}") as life:
+    with start_sweep(store, f"search.trials={trials}", f"training.epochs={each}") as life:
         life.until(reached(store, each + 2), "second trial")
         life.kill()
     with resumed(store) as life:
@@ -141,7 +141,7 @@ def alone(sweep: Sweep, number: int) -> Trial:
     configuration = apply(sweep.configuration, sweep.trials[number].params)
     ready = prepare_run(store, configuration, "train", local=True)
     training = Sweep.create(store.sweep(f"alone-{number}"), ready.configuration, "train")
-    run_sweep(training, store, ready.data, ready.asked, Watch(), local=True)
+    run_sweep(training, store, ready.data, ready.teacher_access, Watch(), local=True)
     return training.trials[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import Life, begun, check_all, reached, record, resumed
+from tests.faults.broken import Life, check_all, reached, record, resumed, start_sweep
 from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
@@ -40,7 +40,7 @@ def end_one(life: Life, title: str, draw: random.Random) -> None:
 def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int]) -> Life:
     """Run a sweep; kill its process of that title at each number of epochs."""
     draw = random.Random(0)
-    with begun(store, *pairs) as life:
+    with start_sweep(store, *pairs) as life:
         for moment in moments:
             life.until(reached(store, moment), f"epoch {moment}")
             end_one(life, title, draw)

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
 from orchestrator.store.records import Sweep
-from tests.faults.broken import begun, check_all, epochs, reached, resumed
+from tests.faults.broken import check_all, epochs, reached, resumed, start_sweep
 from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
@@ -47,7 +47,7 @@ def test_a_node_goes_and_another_comes(
     cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
 ) -> None:
     store = tmp_path / "store"
-    with begun(store, *settings(cluster)) as life:
+    with start_sweep(store, *settings(cluster)) as life:
         life.until(reached(store, 8), "epoch 8")
         cluster.remove_node(
             random.Random(0).choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False
@@ -65,7 +65,7 @@ def test_the_driver_dies_on_a_cluster_that_lives_on(
 ) -> None:
     """Leftovers on the cluster's nodes are no descendants; they must not hold resources."""
     store = tmp_path / "store"
-    with begun(store, *settings(cluster)) as life:
+    with start_sweep(store, *settings(cluster)) as life:
         life.until(reached(store, 20), "epoch 20")
         life.kill()
     with resumed(store) as life:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from orchestrator.core.signals import LAST_S, LIMIT_S
-from tests.faults.broken import Life, begun, reached, record, resumed
+from tests.faults.broken import Life, reached, record, resumed, start_sweep
 from tests.faults.chaos_targets import processes
 
 pytestmark = pytest.mark.faults
@@ -39,7 +39,7 @@ def ended(life: Life, store: Path) -> None:
 @pytest.mark.parametrize("target", ["raylet", "GCS"])
 def test_sigterm_while_ray_is_stopped(target: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with begun(store, *LONG) as life:
+    with start_sweep(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
         stop(life, target)
         asked = time.monotonic()
@@ -55,7 +55,7 @@ def test_sigterm_while_ray_is_stopped(target: str, tmp_path: Path) -> None:
 
 def test_the_second_signal(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with begun(store, *LONG) as life:
+    with start_sweep(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
         stop(life, "worker")  # so that the orderly end has to wait
         life.process.send_signal(signal.SIGINT)
@@ -70,7 +70,7 @@ def test_the_second_signal(tmp_path: Path) -> None:
 def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
     """A stopped worker does not notice the death of its driver."""
     store = tmp_path / "store"
-    with begun(store, *LONG) as life:
+    with start_sweep(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
         worker = stop(life, "worker")
         time.sleep(2.5)  # longer than the interval of the process records

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import begun, check_runs, check_study, compare, epochs, record, resumed
+from tests.faults.broken import (
+    check_runs,
+    check_study,
+    compare,
+    epochs,
+    record,
+    resumed,
+    start_sweep,
+)
 from tests.faults.conftest import WHOLE, Tell
 from tests.faults.mlflow_server import Server
 
@@ -33,7 +41,7 @@ def test_a_server_is_gone_for_ten_seconds(
     server: Server, whole: Sweep, tmp_path: Path, tell: Tell
 ) -> None:
     store = tmp_path / "store"
-    with begun(store, *WHOLE, f"tracking.uri={server.uri}") as life:
+    with start_sweep(store, *WHOLE, f"tracking.uri={server.uri}") as life:
         life.until(lambda: epochs(store) >= 2, "epoch 2")
         server.stop()
         before, away = epochs(store), passed(AWAY_S)

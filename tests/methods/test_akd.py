@@ -120,7 +120,7 @@ def test_the_modules_objective_ends_at_a_teacher_whose_labels_were_corrected(
     p = (batch.teacher_logits / temperature).softmax(1)
     expected = (functional.one_hot(batch.labels, 10) + rho * p) / (1 + rho)
     torch.testing.assert_close(
-        method.show(batch)["reweighted"].detach(), expected, rtol=0, atol=1e-4
+        method.class_distributions(batch)["reweighted"].detach(), expected, rtol=0, atol=1e-4
     )
     mean = method.class_weights(batch)
     assert mean is not None
@@ -266,12 +266,15 @@ def test_the_module_is_a_group_on_the_schedule_beside_alpha(alpha: dict[str, Any
 def test_without_the_module_there_is_nothing_of_it() -> None:
     method, batch = method_for(10, cam=False), batch_of(10)
     assert not list(method.parameters()) and method.class_weights(batch) is None
-    assert set(method.show(batch)) == {"teacher", "student"} and "cam" not in method(batch).terms
+    assert (
+        set(method.class_distributions(batch)) == {"teacher", "student"}
+        and "cam" not in method(batch).terms
+    )
 
 
 def test_what_is_shown_are_distributions_at_the_temperature() -> None:
     method, batch = awake(method_for(10)).double(), batch_of(10)
-    shown = method.show(batch)
+    shown = method.class_distributions(batch)
     assert set(shown) == {"teacher", "student", "reweighted"}
     torch.testing.assert_close(shown["teacher"], (batch.teacher_logits / 4).softmax(1))
     torch.testing.assert_close(shown["student"], (batch.student.logits / 4).softmax(1))

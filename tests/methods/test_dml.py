@@ -59,7 +59,7 @@ def test_the_defaults_are_the_published_ones(prepare: Any, make_batch: Any) -> N
         "peer_warmup": 0.0,
         "update": "alternating",
     }
-    assert METHODS["dml"](settings).alternates
+    assert METHODS["dml"](settings).updates_alternately
     method, first, second = prepare("dml"), draw(1), draw(2)
     batch = asking(make_batch(method), first, second)
     log_q, p = first.log_softmax(1), second.softmax(1)
@@ -233,9 +233,9 @@ def test_a_resume_finds_its_place_in_the_warm_up(
 
 @every_mutual
 def test_students_take_turns_where_asked_to_and_where_they_listen(name: str, prepare: Any) -> None:
-    assert prepare(name, update="alternating").alternates
-    assert not prepare(name, update="simultaneous").alternates
-    assert not prepare(name, update="alternating", lambda_peer=0.0).alternates
+    assert prepare(name, update="alternating").updates_alternately
+    assert not prepare(name, update="simultaneous").updates_alternately
+    assert not prepare(name, update="alternating", lambda_peer=0.0).updates_alternately
 
 
 @every_mutual

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods import METHODS, Batch, Knowledge, Output, SettingsError, Task, bank, contrast
+from methods import METHODS, Batch, Knowledge, Output, SettingsError, Task, bank, contrastive
 from methods.ic_kd import ICKD
 from methods.retrieval import Neighbours, nearest
 from tests.refusal import refused
@@ -228,7 +228,7 @@ def test_the_gradient_of_nicd_changes_neither_mean_nor_length(knowledge: Knowled
     seen = batch(knowledge)
     directions, present = chosen.bank.negatives(seen.index)
     target = chosen.bank.target(seen.index)
-    value = contrast.info_nce(z, target.double(), directions.double(), present, 0.5).sum()
+    value = contrastive.info_nce(z, target.double(), directions.double(), present, 0.5).sum()
     (slope,) = torch.autograd.grad(value, z)
     apart = z.detach() - z.detach().mean(dim=1, keepdim=True)
     torch.testing.assert_close(
@@ -243,7 +243,7 @@ def test_the_gradient_of_nicd_changes_neither_mean_nor_length(knowledge: Knowled
 def test_a_student_that_says_nothing_yet_has_a_bounded_gradient(knowledge: Knowledge) -> None:
     z = torch.zeros(SIZE, CLASSES, requires_grad=True)
     (slope,) = torch.autograd.grad(nicd(z, knowledge), z)
-    assert slope.isfinite().all() and slope.abs().max() < 1 / contrast.LEAST_NORM
+    assert slope.isfinite().all() and slope.abs().max() < 1 / contrastive.LEAST_NORM
 
 
 def test_the_hinge_is_the_mean_over_the_negatives(knowledge: Knowledge) -> None:
@@ -353,7 +353,7 @@ def test_without_a_teacher_and_before_the_first_bank_it_is_plain_training(
 
 def test_without_a_teacher_the_bank_stands_in_its_place(knowledge: Knowledge) -> None:
     free, taught = method(paradigm="teacher_free"), method(knowledge)
-    free.refresh(knowledge)
+    free.update_bank(knowledge)
     seen = batch(knowledge)  # with the bank's logits as the teacher's
     torch.testing.assert_close(free(replace(seen, teacher=None)).loss, taught(seen).loss)
 
@@ -370,7 +370,7 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
     torch.testing.assert_close(
         chosen(seen).loss, (apart[0] + apart[1]) / 2, **EXACT
     )  # before the first bank
-    chosen.refresh(knowledge)
+    chosen.update_bank(knowledge)
     own, retrieved = (method(knowledge, picd=share)(batch(knowledge)).terms for share in (0.0, 1.0))
     terms = chosen(seen).terms
     torch.testing.assert_close(terms["picd"], retrieved["picd"])
@@ -378,9 +378,9 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
 
 
 def test_who_looks_nothing_up_fills_no_bank() -> None:
-    assert method(paradigm="online", picd=0.0, nicd=0.0).banking(10) is None
+    assert method(paradigm="online", picd=0.0, nicd=0.0).bank_schedule(10) is None
     assert (
-        method(paradigm="teacher_free", picd=0.0, nicd=0.0).banking(10) is not None
+        method(paradigm="teacher_free", picd=0.0, nicd=0.0).bank_schedule(10) is not None
     )  # its own target comes from the bank
 
 
@@ -389,7 +389,7 @@ def test_who_looks_nothing_up_fills_no_bank() -> None:
     [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.27, 10, 3), (0.23, 10, 2), (0.1, 2, 1)],
 )
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
-    found = method(paradigm="online", warmup=warmup).banking(epochs)
+    found = method(paradigm="online", warmup=warmup).bank_schedule(epochs)
     assert found is not None and found.source == "peers"
     assert [epoch for epoch in range(epochs + 1) if found.due(epoch, epochs)] == list(
         range(first, epochs)
@@ -399,7 +399,7 @@ def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int)
 @pytest.mark.parametrize(("warmup", "epochs"), [(0.1, 1), (1.0, 10)])
 def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None:
     with refused("warmup", warmup, "at least two epochs", error=SettingsError):
-        method(paradigm="teacher_free", warmup=warmup).banking(epochs)
+        method(paradigm="teacher_free", warmup=warmup).bank_schedule(epochs)
 
 
 # Retrieved samples, and their tracked metrics
@@ -431,9 +431,9 @@ def test_only_what_counts_is_retrieved(
 
     watched = replace(knowledge, find=find)
     chosen = method(watched, paradigm=paradigm, **settings)
-    if chosen.banking(10) is not None:
-        chosen.refresh(watched)
-    assert chosen.retrieves == wanted
+    if chosen.bank_schedule(10) is not None:
+        chosen.update_bank(watched)
+    assert chosen.num_neighbors == wanted
     assert asked == [wanted] or (asked == [] and wanted == (0, 0) and paradigm != "teacher_free")
     assert chosen(heard(knowledge)[0] if paradigm == "online" else batch(knowledge)).loss.isfinite()
 

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from methods import influence
 from methods.influence import Diverged, LastLayer, Problem, Solution
-from methods.tempered import Losses, Term
-from methods.weighing import Part
+from methods.sample_weighting import Part
+from methods.tempered_objective import Losses, Term
 
 SAMPLES, HELD_OUT, CLASSES, FEATURES = 60, 20, 4, 6
 ALL = slice(0, SAMPLES)

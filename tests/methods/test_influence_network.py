@@ -11,8 +11,8 @@ from methods import influence
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, factors_of, kfac
 from methods.kronecker import Kronecker
-from methods.tempered import Losses, Term
-from methods.weighing import Part, Surveyed
+from methods.sample_weighting import Part, SurveyedNetwork
+from methods.tempered_objective import Losses, Term
 
 SAMPLES, HELD_OUT, CLASSES = 12, 7, 3
 DAMPING = 1e-2
@@ -22,7 +22,9 @@ def blocks(inputs: Tensor, size: int) -> Callable[[], Iterator[Tensor]]:
     return lambda: iter(inputs.split(size))  # type: ignore[no-untyped-call]
 
 
-def surveyed(network: nn.Module, training: Tensor, held_out: Tensor, size: int = 5) -> Surveyed:
+def surveyed(
+    network: nn.Module, training: Tensor, held_out: Tensor, size: int = 5
+) -> SurveyedNetwork:
     network.double().eval()
 
     def logits(parameters: object, inputs: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def surveyed(network: nn.Module, training: Tensor, held_out: Tensor, size: int =
         assert isinstance(found, Tensor)
         return found
 
-    return Surveyed(
+    return SurveyedNetwork(
         dict(network.named_parameters()), logits, blocks(training, size), blocks(held_out, size)
     )
 

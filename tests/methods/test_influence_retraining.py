@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from methods import influence
 from methods.influence import LastLayer
+from methods.sample_weighting import Part
 from methods.sample_weights import auc, sample_weights
-from methods.tempered import Losses, Term
-from methods.weighing import Part
+from methods.tempered_objective import Losses, Term
 
 CLASSES, SAMPLES, DECAY = 5, 300, 1e-2
 FLIPPED = slice(0, 45)

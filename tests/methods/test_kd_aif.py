@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Output, SettingsError
-from methods.appraisal import ESTIMATORS, Appraisal
 from methods.influence import Solution
+from methods.influence_weighting import ESTIMATORS, InfluenceWeighting
 from methods.kd_aif import KDAIF
-from methods.weighing import Part, Survey, Surveyed
+from methods.sample_weighting import Part, StudentSurvey, SurveyedNetwork
 from tests.refusal import refused
 
 SAMPLES, CLASSES, FEATURES, HELD_OUT = 40, 4, 5, 24
@@ -45,7 +45,7 @@ def batch(seed: int = 0, unlabelled: bool = False) -> Batch:
 
 def survey(
     batch: Batch, weights: Tensor | None = None, before: dict[str, float] | None = None
-) -> Survey:
+) -> StudentSurvey:
     """Return a survey of the student with the batch as the whole training part."""
     generator = torch.Generator().manual_seed(9)
     said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
@@ -55,13 +55,15 @@ def survey(
         torch.arange(HELD_OUT) % CLASSES,
     )
     assert batch.teacher is not None
-    return Survey(
+    return StudentSurvey(
         training=Part(batch.student.logits.detach(), batch.student.features, batch.labels),
         held_out=held_out,
         teacher=batch.teacher.logits,
         weights=torch.ones(SAMPLES) if weights is None else weights,
         rates=torch.ones(SAMPLES),
-        network=Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())),
+        network=SurveyedNetwork(
+            {}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())
+        ),
         limit_bytes=2**20,
         seed=3,
         before=before or {},
@@ -104,11 +106,9 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     seen = batch()
     equal = replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64))
     torch.testing.assert_close(method(update="teacher_only")(seen).loss, method()(equal).loss)
-    assert (
-        method(update="teacher_only").teaching_rate == method(update="both").teaching_rate == 0.01
-    )
-    assert method().teaching_rate == method(update="ssl").teaching_rate == 0
-    assert method(update="ssl", feedback=0.5, teacher_learning_rate=0.2).teaching_rate == 0.2
+    assert method(update="teacher_only").teacher_lr == method(update="both").teacher_lr == 0.01
+    assert method().teacher_lr == method(update="ssl").teacher_lr == 0
+    assert method(update="ssl", feedback=0.5, teacher_learning_rate=0.2).teacher_lr == 0.2
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
@@ -127,7 +127,7 @@ def test_what_it_says_it_minimises_is_what_it_does(
     """The closed-form gradient of the weighted mean against autograd through a step's loss."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
-    objective, _, counted = tested.minimised(survey(seen))
+    objective, _, counted = tested.weighted_objective(survey(seen))
     weights = torch.where(counted, seen.weights, 1.0)
     (found,) = torch.autograd.grad(tested(replace(seen, weights=weights)).loss, seen.student.logits)
     closed = (
@@ -173,7 +173,9 @@ def test_the_teacher_learns_with_the_weights() -> None:
     seen = batch()
     assert seen.weights is not None
     each = functional.cross_entropy(seen.student.logits, seen.labels, reduction="none")
-    torch.testing.assert_close(method(update="both").teach(seen, 0.3), (seen.weights * each).mean())
+    torch.testing.assert_close(
+        method(update="both").teacher_loss(seen, 0.3), (seen.weights * each).mean()
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
@@ -189,7 +191,7 @@ def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
         threshold=threshold or 0.95,
     )
     for progress in (0.5, -0.5):
-        loss = tested.teach(seen, progress)
+        loss = tested.teacher_loss(seen, progress)
         hard = functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1)
         torch.testing.assert_close(
             loss,
@@ -218,10 +220,12 @@ def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
 def test_samples_are_weighed_while_an_epoch_is_left(
     settings: dict[str, Any], epochs: int, due: list[int]
 ) -> None:
-    weighing = method(**settings).weighing(epochs)
-    assert [epoch for epoch in range(epochs + 1) if weighing.due(epoch)] == due
-    assert weighing.begins_anew_after == (due[0] if settings.get("update") == "static" else None)
-    assert weighing.lag == (0 if settings.get("update") == "static" else settings.get("lag", 1))
+    weighting_plan = method(**settings).weighting_plan(epochs)
+    assert [epoch for epoch in range(epochs + 1) if weighting_plan.due(epoch)] == due
+    assert weighting_plan.restarts_after == (due[0] if settings.get("update") == "static" else None)
+    assert weighting_plan.lag == (
+        0 if settings.get("update") == "static" else settings.get("lag", 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,13 +238,13 @@ def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epo
         "training.epochs of 2 or more",
         error=SettingsError,
     ):
-        method(**settings).weighing(epochs)
+        method(**settings).weighting_plan(epochs)
 
 
 @pytest.mark.parametrize(("epochs", "lag"), [(2, 0), (3, 1), (4, 2), (9, 2)])
 def test_a_lag_leaves_an_epoch_for_the_weights(epochs: int, lag: int) -> None:
-    weighing = method(warmup=0.1, lag=2).weighing(epochs)
-    assert weighing.lag == lag and weighing.due(1) and not weighing.due(epochs)
+    weighting_plan = method(warmup=0.1, lag=2).weighting_plan(epochs)
+    assert weighting_plan.lag == lag and weighting_plan.due(1) and not weighting_plan.due(epochs)
 
 
 def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
@@ -248,8 +252,8 @@ def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
         method(lag=3, every=2)
 
 
-def appraisal(**settings: Any) -> Appraisal:
-    return method(**settings).weighing(20)
+def appraisal(**settings: Any) -> InfluenceWeighting:
+    return method(**settings).weighting_plan(20)
 
 
 @pytest.mark.parametrize("by", ["influence", "loss", "random"])
@@ -322,12 +326,14 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     said = (padded @ layer).detach()
-    network = Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(()))
+    network = SurveyedNetwork(
+        {}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())
+    )
     parts = (
         Part(said[:120], features[:120], noisy[:120]),
         Part(said[120:], features[120:], labels[120:]),
     )
-    seen = Survey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
+    seen = StudentSurvey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
     weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
     assert weights[:40].mean() < 0.8 * weights[40:].mean()
     released = appraisal(alpha=0.0, momentum=0.0, sign="released").weigh(seen).weights
@@ -419,7 +425,9 @@ def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:
     )
     rates = torch.where(seen.labels != -1, 3.0, 1.0).double()
     rates /= rates.mean()
-    objective, weights, _ = tested.minimised(replace(survey(seen, seen.weights), rates=rates))
+    objective, weights, _ = tested.weighted_objective(
+        replace(survey(seen, seen.weights), rates=rates)
+    )
     (found,) = torch.autograd.grad(tested(epoch).loss, seen.student.logits)
     closed = (
         weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
@@ -431,8 +439,8 @@ def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:
 
 def test_the_student_of_a_teacher_that_is_weighed_has_equal_weights() -> None:
     seen = survey(batch(), torch.linspace(0.5, 1.5, SAMPLES))
-    assert (method(update="teacher_only").minimised(seen).weights == 1).all()
-    assert method(update="both").minimised(seen).weights is seen.weights
+    assert (method(update="teacher_only").weighted_objective(seen).weights == 1).all()
+    assert method(update="both").weighted_objective(seen).weights is seen.weights
 
 
 def test_few_clean_samples_are_few() -> None:

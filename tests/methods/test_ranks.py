@@ -139,9 +139,11 @@ def test_ranks_teach_together_what_one_does(
     method = prepare("kd_aif", **settings)
     batch, ranks = unevenly_labelled(make_batch(method, SIZE), mix=False), Ranks()
     logits = batch.student.logits
-    expected = gradients(method.teach(batch, 0.7), method, logits)
+    expected = gradients(method.teacher_loss(batch, 0.7), method, logits)
     found = ranks.play(
-        lambda rank: gradients(method.teach(part(batch, rank, ranks.mean), 0.7), method, logits)[0]
+        lambda rank: gradients(
+            method.teacher_loss(part(batch, rank, ranks.mean), 0.7), method, logits
+        )[0]
     )
     torch.testing.assert_close(torch.stack(found).mean(0), expected[0])
 

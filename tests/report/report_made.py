@@ -100,8 +100,14 @@ def one(generator: np.random.Generator, number: int, kind: str = "sweep") -> Tri
             "test/best/nll": 0.4
         }
     trial = Trial(
-        number, params if kind == "sweep" else {}, state, history[-1], epochs, metrics, history
-    )  # type: ignore[arg-type]
+        number,
+        params if kind == "sweep" else {},
+        state,  # type: ignore[arg-type]
+        history[-1],
+        epochs,
+        metrics,
+        history,  # type: ignore[arg-type]
+    )
     trial.message = "the loss is not finite" if state == "failed" else ""
     return trial
 

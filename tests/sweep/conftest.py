@@ -75,9 +75,9 @@ def run(tmp_path: Path) -> Conduct:
     ) -> Sweep:
         store = Store.open(tmp_path / "store")
         configuration = load(None, [*SMALL, *pairs])
-        begun = prepare_run(store, configuration, kind, local=options.get("local", False))
-        sweep = Sweep.create(store.sweep(name), begun.configuration, kind)
-        run_sweep(sweep, store, begun.data, begun.asked, watch or Watch(), **options)
+        prepared = prepare_run(store, configuration, kind, local=options.get("local", False))
+        sweep = Sweep.create(store.sweep(name), prepared.configuration, kind)
+        run_sweep(sweep, store, prepared.data, prepared.teacher_access, watch or Watch(), **options)
         return Sweep.open(store, name)
 
     return start

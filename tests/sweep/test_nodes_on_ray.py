@@ -114,12 +114,12 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     configuration = load(
         None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"]
     )
-    begun = prepare_run(store, configuration, "sweep", local=False)
+    prepared = prepare_run(store, configuration, "sweep", local=False)
     run_sweep(
-        Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"),
+        Sweep.create(store.sweep("sweep"), prepared.configuration, "sweep"),
         store,
-        begun.data,
-        begun.asked,
+        prepared.data,
+        prepared.teacher_access,
         watch,
     )
     sweep = Sweep.open(store, "sweep")
@@ -137,9 +137,9 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
 
     assert watch.lost is not None
     trial = sweep.trials[watch.lost]
-    alone = apply(begun.configuration, trial.settings)
+    alone = apply(prepared.configuration, trial.settings)
     again = Sweep.create(store.sweep("alone"), alone, "train")
-    run_sweep(again, store, begun.data, begun.asked, Watch(), local=True)
+    run_sweep(again, store, prepared.data, prepared.teacher_access, Watch(), local=True)
     assert again.trials[0].history == trial.history and len(trial.history) == 20, (
         "as if nothing had happened"
     )

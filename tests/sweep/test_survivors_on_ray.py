@@ -107,8 +107,8 @@ def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(
         trial.ended for trial in sweep.trials.values() if trial.number > 2
     )
     store = Store.open(sweep.folder.parent.parent)
-    begun = prepare_run(store, sweep.configuration, "sweep", local=False)
-    run_sweep(sweep, store, begun.data, begun.asked, Watch(), resume=True)
+    prepared = prepare_run(store, sweep.configuration, "sweep", local=False)
+    run_sweep(sweep, store, prepared.data, prepared.teacher_access, Watch(), resume=True)
     assert (
         sweep.state == "finished"
         and [trial.state for trial in sweep.trials.values()].count("complete") == 2

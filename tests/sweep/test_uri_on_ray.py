@@ -30,9 +30,9 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "search.scheduler=none",
     )
     configuration = load(None, [*SMALL, *pairs])
-    begun = prepare_run(store, configuration, "sweep", local=False)
-    sweep = Sweep.create(store.sweep("mine"), begun.configuration, "sweep")
-    run_sweep(sweep, store, begun.data, begun.asked, Watch())
+    prepared = prepare_run(store, configuration, "sweep", local=False)
+    sweep = Sweep.create(store.sweep("mine"), prepared.configuration, "sweep")
+    run_sweep(sweep, store, prepared.data, prepared.teacher_access, Watch())
     assert sweep.state == "finished" and len(sweep.ranked()) == 4
     best = sweep.best()
     assert best is not None

@@ -293,7 +293,9 @@ def test_within_a_view_it_is_told_now_and_then(
 def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (0, 1, 2)})
-    precompute.precompute_view(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
+    precompute.precompute_view(
+        job, TrialContext(report=records.append, stop_requested=lambda: True)
+    )
     assert [record["epoch"] for record in records if "epoch" in record] == [1]
     assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {
         "view-00000.npy"

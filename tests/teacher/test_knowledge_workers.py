@@ -104,7 +104,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
             except PreflightError as error:
                 told[name] = error.value
         told[f"after {name}"] = context.all_gather_object(f"rank {rank}")
-    stopping = TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True)
+    stopping = TrialContext(rank, world_size, CPU, stop_requested=lambda: True)
     try:
         source(root, "stopped", stopping).open_view(0)
     except Stopped:

@@ -211,7 +211,7 @@ def test_a_stop_is_heard_and_leaves_nothing_behind(
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     signs: list[None] = []
     stopping = TrialContext(
-        asked_to_stop=lambda: len(signs) >= 2, heartbeat=lambda: signs.append(None)
+        stop_requested=lambda: len(signs) >= 2, heartbeat=lambda: signs.append(None)
     )
     with pytest.raises(Stopped):
         kept(tmp_path, stopping)(knowledge_of(), POSITIVES, NEGATIVES)
@@ -345,7 +345,7 @@ def test_trials_and_students_that_agree_search_once(
     reports: list[dict[str, float]] = []
 
     def prepare(method: Retrieving, knowledge: Callable[[], Knowledge], task: Task) -> None:
-        seen.append(knowledge().neighbours(*method.retrieves))
+        seen.append(knowledge().neighbours(*method.num_neighbors))
 
     monkeypatch.setattr(Retrieving, "prepare", prepare)
     for trial in ("first", "second"):

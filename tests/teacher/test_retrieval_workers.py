@@ -60,7 +60,9 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
             told["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
         told["notes"] = notes
         try:
-            found(TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True), root / "stopped")
+            found(
+                TrialContext(rank, world_size, CPU, stop_requested=lambda: True), root / "stopped"
+            )
         except Stopped:
             told["stopped"] = True
     return told

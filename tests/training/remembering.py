@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import METHODS, Batch, Knowledge, Method, Needs, Objective, Output, Settings, setting
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
@@ -66,11 +66,11 @@ class Remembering(Method):
         self.needs = Needs(peer=settings.source == "peers")
         self.knowledge: Knowledge | None = None
 
-    def banking(self, epochs: int) -> BankSchedule | None:
+    def bank_schedule(self, epochs: int) -> BankSchedule | None:
         chosen = self.settings
         return BankSchedule(chosen.source, chosen.fill, chosen.momentum, chosen.queue, chosen.first)  # type: ignore[arg-type]
 
-    def refresh(self, knowledge: Knowledge) -> None:
+    def update_bank(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
         Remembering.refreshed.append(knowledge)
 

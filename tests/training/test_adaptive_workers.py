@@ -85,8 +85,8 @@ def said(
 
     stops = (lambda: len(records) == 1, lambda: False) if stopped else (lambda: False,)
     with patch.object(student, "replicate", noted), patch.object(Trace, "step", step):
-        for asked_to_stop in stops:
-            train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
+        for stop_requested in stops:
+            train(spec, TrialContext(rank, world_size, CPU, records.append, stop_requested))
     last = learners[-1]
     found = {f"student.{key}": value for key, value in last.student.state_dict().items()}
     found |= {f"method.{key}": value for key, value in last.method.state_dict().items()}

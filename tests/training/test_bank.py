@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trials_run import left, records_of, saved, untimed
 
 from methods import METHODS, Knowledge, Output
-from methods.banking import BankSchedule
+from methods.bank_schedule import BankSchedule
 from methods.method import Method
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
@@ -88,11 +88,11 @@ def test_to_fill_it_leaves_no_trace(
 ) -> None:
     """Without updates of its bank, a student trains as without a bank, to the random numbers."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
-    monkeypatch.setattr(Remembering, "refresh", lambda self, knowledge: None)
+    monkeypatch.setattr(Remembering, "update_bank", lambda self, knowledge: None)
     with_bank = specify(*pairs, folder="with")
     records_of(with_bank)
     without = specify(*pairs, folder="without")
-    monkeypatch.setattr(Remembering, "banking", Method.banking)
+    monkeypatch.setattr(Remembering, "bank_schedule", Method.bank_schedule)
     records_of(without)
     found, expected = left(with_bank), left(without)
     assert set(found) == set(expected) and all(
@@ -144,9 +144,9 @@ def made(
     )
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
-    banking = BankSchedule("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
+    bank_schedule = BankSchedule("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
     return StudentBank(
-        banking, DistillationModule(student, method, None), batches, TrialContext()
+        bank_schedule, DistillationModule(student, method, None), batches, TrialContext()
     ), student
 
 
@@ -351,7 +351,7 @@ def test_a_trial_that_is_stopped_leaves_the_pass(
     records: list[Record] = []
     with monkeypatch.context() as patched:
         patched.setattr(StudentBank, "filled", stopped)
-        train(spec, TrialContext(report=records.append, asked_to_stop=lambda: bool(asked)))
+        train(spec, TrialContext(report=records.append, stop_requested=lambda: bool(asked)))
     assert asked == [True] and not records
     assert metrics(records_of(spec)) == expected
 

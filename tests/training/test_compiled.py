@@ -118,7 +118,7 @@ def test_a_compiled_trial_is_resumed_without_compilation(
     whole = trial(specify, make_teacher, "whole", "training.compile=false")
     asked = iter([False, True])
     # 4 steps an epoch are one stop query
-    train(fast, TrialContext(asked_to_stop=lambda: next(asked)))
+    train(fast, TrialContext(stop_requested=lambda: next(asked)))
     plain = trial(specify, make_teacher, "fast", "training.compile=false")
     assert [record["train/loss"] for record in metrics_of(plain)] == pytest.approx(
         [record["train/loss"] for record in metrics_of(whole)], rel=1e-5

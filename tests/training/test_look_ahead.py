@@ -119,8 +119,11 @@ def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: floa
 
     ahead = made.ahead(batch, says, apart, RATE)
     found = held_out_slope(
-        ahead, made.method._terms, torch.tensor(alpha, dtype=torch.float64), lambda value: value
-    )  # type: ignore[operator, arg-type]
+        ahead,
+        made.method._terms,  # type: ignore[operator, arg-type]
+        torch.tensor(alpha, dtype=torch.float64),
+        lambda value: value,
+    )
     expected = (after(alpha + 1e-5) - after(alpha - 1e-5)) / 2e-5
     # the difference is small, so that no maximum or rectifier switches within it
     assert abs(expected) > 1e-5 and found.item() == pytest.approx(expected, rel=1e-4)

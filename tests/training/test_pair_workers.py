@@ -53,8 +53,8 @@ def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> li
     """
     records: list[Record] = []
     asked = [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
-    for asked_to_stop in asked:
-        context = TrialContext(rank, world_size, CPU, records.append, asked_to_stop, pair=Pair)
+    for stop_requested in asked:
+        context = TrialContext(rank, world_size, CPU, records.append, stop_requested, pair=Pair)
         train(specification(Path(root), name, *pairs), context)
     return records
 

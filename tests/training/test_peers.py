@@ -197,7 +197,7 @@ class Noting(DualStudent):
 
 class NotingInTurn(Noting):
     @property
-    def alternates(self) -> bool:
+    def updates_alternately(self) -> bool:
         return True
 
 

@@ -134,7 +134,7 @@ def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: S
     records_of(whole)
     # 32 steps an epoch are two stop queries: the middle of the second epoch
     asked = iter([False] * 3 + [True])
-    train(broken, TrialContext(asked_to_stop=lambda: next(asked)))
+    train(broken, TrialContext(stop_requested=lambda: next(asked)))
     assert len(pictured(broken, "trace")["steps/loss"]) == 32
     records_of(broken)
     expected = pictured(whole, "trace")

@@ -190,7 +190,7 @@ def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify:
     records: list[Record] = []
     # 32 steps an epoch are two stop queries: the middle of the third epoch
     asked = iter([False] * 5 + [True])
-    train(broken, TrialContext(report=records.append, asked_to_stop=lambda: next(asked)))
+    train(broken, TrialContext(report=records.append, stop_requested=lambda: next(asked)))
     assert [record["epoch"] for record in records] == [1, 2]
     records_of(broken)
     assert_same_bits(saved(broken), saved(whole))
@@ -221,13 +221,13 @@ def test_a_request_to_stop_is_heard_within_some_steps(
         steps[0] += 1
         original(self, *arguments)
 
-    def asked_to_stop() -> bool:
+    def stop_requested() -> bool:
         asked[0] += 1
         return asked[0] > questions
 
     monkeypatch.setattr(trainer._Trainer, "_step", counted)
     records: list[Record] = []
-    train(spec, TrialContext(report=records.append, asked_to_stop=asked_to_stop))
+    train(spec, TrialContext(report=records.append, stop_requested=stop_requested))
     assert steps[0] == questions * STOP_CHECK_STEPS
     assert not records and not (spec.folder / CHECKPOINT).exists()
 

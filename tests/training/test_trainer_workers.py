@@ -115,8 +115,8 @@ def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Rec
         (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
     )
     try:
-        for asked_to_stop in stops:
-            train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
+        for stop_requested in stops:
+            train(spec, TrialContext(rank, world_size, CPU, records.append, stop_requested))
     except UserError as error:
         return records, f"{type(error).__name__}: {error.field} = {error.value}"
     return records, ""

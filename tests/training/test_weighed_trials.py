@@ -326,7 +326,7 @@ def test_a_stop_is_heard_while_the_weights_are_waited_for(
     asked = TrialContext(
         report=records.append,
         influence_client=lambda: helper,
-        asked_to_stop=lambda: len(helper.jobs) == 1 and len(records) == 1,
+        stop_requested=lambda: len(helper.jobs) == 1 and len(records) == 1,
     )
     helper.fails = "nobody should wait so long"
     helper.receive = waits_for_ever  # type: ignore[method-assign]

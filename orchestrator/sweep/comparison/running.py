@@ -141,7 +141,7 @@ class _Bench:
         self.shared_groups: Lent | None = None
 
     @functools.cached_property
-    def begun(self) -> Prepared:
+    def prepared(self) -> Prepared:
         """Prepare the run, before the groups start.
 
         Afterwards every process has the address of a cluster. The same data in another place keep
@@ -149,8 +149,8 @@ class _Bench:
         """
         comparison, standing = self.comparison, self.store.sweeps()
         require_paths(comparison.name, comparison.configuration)
-        begun = prepare_run(self.store, comparison.configuration, "sweep", local=False)
-        now = described_data(begun.configuration, begun.data)
+        prepared = prepare_run(self.store, comparison.configuration, "sweep", local=False)
+        now = described_data(prepared.configuration, prepared.data)
         for name in [
             name
             for name in (*map(comparison.search, comparison.methods), comparison.over_seeds)
@@ -158,9 +158,9 @@ class _Bench:
         ]:
             found = Sweep.open(self.store, name)
             if not differences(_foundations(found.described), _foundations(now)):
-                carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
+                carry_teacher_over(self.store, found.folder, prepared.configuration, prepared.data)
                 comparison.save()  # with the present places
-        return begun
+        return prepared
 
     def ended(self, name: str, configuration: Configuration) -> Sweep:
         """Create or resume a sweep of the comparison, and run it until it has ended."""
@@ -174,15 +174,15 @@ class _Bench:
             if found.state in ENDED:
                 flush_tracking(found, self.store, found.folder, display, ship)
                 return found
-            keep(found.folder, self.begun.data)
+            keep(found.folder, self.prepared.data)
             self.now = found, display
             self.shared_groups = self.shared_groups or self._groups(display)
-            begun, shared_groups = self.begun, self.shared_groups
+            prepared, shared_groups = self.prepared, self.shared_groups
             run_sweep(
                 found,
                 self.store,
-                begun.data,
-                begun.asked,
+                prepared.data,
+                prepared.teacher_access,
                 display,
                 resume=resume,
                 shared_groups=shared_groups,
@@ -208,7 +208,7 @@ class _Bench:
         if comparison.over_seeds in standing:
             now = Sweep.open(self.store, comparison.over_seeds).described
         else:
-            now = described_data(comparison.configuration, self.begun.data)
+            now = described_data(comparison.configuration, self.prepared.data)
         before = Sweep.open(self.store, search).described
         if different := differences(_foundations(before), _foundations(now)):
             raise ConfigurationError(
@@ -223,7 +223,7 @@ class _Bench:
 
     def _created(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
-        now = describe_sweep(configuration, "sweep", self.begun.data)
+        now = describe_sweep(configuration, "sweep", self.prepared.data)
         return Sweep.create(self.store.sweep(name), configuration, "sweep", now)
 
     def _opened(self, name: str, configuration: Configuration) -> Sweep:
@@ -231,17 +231,17 @@ class _Bench:
         _require_designed(found, configuration)
         if found.state not in ENDED:
             found.configuration = configuration  # with the present address
-            now = describe_sweep(configuration, "sweep", self.begun.data)
+            now = describe_sweep(configuration, "sweep", self.prepared.data)
             require_same(found, now)
             found.described = found.described | now
         return found
 
     def _groups(self, display: Display) -> Lent:
         """Start groups for the method with the largest needs and the sweep with the most trials."""
-        common, comparison = self.begun.configuration, self.comparison
+        common, comparison = self.prepared.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
-        explain_data(common, self.begun.data, display)
+        explain_data(common, self.prepared.data, display)
         dispatcher_client = open_dispatcher(
             self.store,
             common,
@@ -278,15 +278,17 @@ def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_designed(found: Sweep, wanted: Configuration) -> None:
     """Raise ConfigurationError if a sweep differs from its comparison in more than resources."""
-    has, asked = without_paths(found.configuration), without_paths(wanted)
-    different = [key for key in asked if key != "resources" and has[key] != asked[key]]
+    has, wanted_values = without_paths(found.configuration), without_paths(wanted)
+    different = [
+        key for key in wanted_values if key != "resources" and has[key] != wanted_values[key]
+    ]
     if different:
         raise ConfigurationError(
             f"the sweep {found.name!r} has another {' and '.join(different)} than its "
             f"comparison: begin another comparison under a "
             "new --name",
             field=different[0],
-            value=asked[different[0]],
+            value=wanted_values[different[0]],
             allowed=has[different[0]],
         )
 

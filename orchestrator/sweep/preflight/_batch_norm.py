@@ -69,7 +69,7 @@ def _trained(
             recipe.batch_size,
             workers,
         )
-    if any(method.teaching_rate for method in build_all_variants(configuration, searching)):
+    if any(method.teacher_lr for method in build_all_variants(configuration, searching)):
         workers = 1 if recipe.sync_batch_norm else replicas
         yield (
             "teacher.network",

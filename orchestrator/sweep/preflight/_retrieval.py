@@ -23,7 +23,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
     short: list[tuple[Method, int]] = []
     for method in build_variants(configuration, name, searching):
         try:
-            fills = method.banking(configuration.training.epochs)
+            fills = method.bank_schedule(configuration.training.epochs)
         except SettingsError as error:
             raise ConfigurationError.from_error(
                 error, f"method {name}: {error}", "method"
@@ -42,7 +42,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
             short.append((method, fills.queue))
     if short:
         method, queue = max(short, key=lambda each: _least(each[0]))
-        positives, negatives = method.retrieves
+        positives, negatives = method.num_neighbors
         few = [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
@@ -57,7 +57,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
 
 def _least(method: Method) -> int:
     """Return the least size of a bank in which each sample finds all that the method looks up."""
-    positives, negatives = method.retrieves
+    positives, negatives = method.num_neighbors
     return max(positives + 1 if positives else 0, negatives)
 
 
@@ -81,7 +81,7 @@ def check_retrieval(
             configuration,
             name,
             searching,
-            [method.retrieves for each, method in asked if each == name],
+            [method.num_neighbors for each, method in asked if each == name],
             sizes,
         )
     if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
@@ -143,7 +143,9 @@ def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, i
     Each pair appears once for all trials.
     """
     found = {
-        method.retrieves for _, method in _retrieving(configuration, searching) if method.needs.bank
+        method.num_neighbors
+        for _, method in _retrieving(configuration, searching)
+        if method.needs.bank
     }
     return found - {(0, 0)}
 
@@ -197,10 +199,12 @@ def retrieval_line(
             f"{how}, among {samples} samples: {said} of the same and of other classes; {where}"
         )
     filled = [
-        banking for _, method in asked if (banking := method.banking(configuration.training.epochs))
+        bank_schedule
+        for _, method in asked
+        if (bank_schedule := method.bank_schedule(configuration.training.epochs))
     ]
     if filled:
-        most = max(min(banking.queue or samples, samples) for banking in filled)
+        most = max(min(bank_schedule.queue or samples, samples) for bank_schedule in filled)
         lines.append(f"exact, among at most {most} samples, in each bank that students fill")
     return "; ".join(lines)
 
@@ -215,5 +219,5 @@ def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple
     """Yield the variants that have a bank, with the names of their methods."""
     for name in trained_methods(configuration, searching):
         for method in build_variants(configuration, name, searching):
-            if method.needs.bank or method.banking(configuration.training.epochs):
+            if method.needs.bank or method.bank_schedule(configuration.training.epochs):
                 yield name, method

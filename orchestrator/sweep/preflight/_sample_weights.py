@@ -21,7 +21,7 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
     """
     for method in build_variants(configuration, name, searching):
         try:
-            weighing = method.weighing(configuration.training.epochs)
+            weighting_plan = method.weighting_plan(configuration.training.epochs)
         except SettingsError as error:
             raise ConfigurationError.from_error(
                 error, f"method {name}: {error}", "method"
@@ -35,7 +35,7 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
                 value=None,
                 allowed=int,
             )
-        if weighing and method.teaching_rate and configuration.peers:
+        if weighting_plan and method.teacher_lr and configuration.peers:
             raise ConfigurationError(
                 f"method {name} with these settings trains the teacher by what one student "
                 f"needs, and there are peers, who share "
@@ -53,7 +53,7 @@ def check_memory(
     limit_gib = configuration.resources.influence_gib
     for name in trained_methods(configuration, searching):
         every = [
-            method.weighing(configuration.training.epochs)
+            method.weighting_plan(configuration.training.epochs)
             for method in build_variants(configuration, name, searching)
         ]
         found = [each for each in every if each]

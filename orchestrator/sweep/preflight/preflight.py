@@ -70,7 +70,7 @@ class Prepared:
     """
 
     data: Path
-    asked: TeacherAccess | None
+    teacher_access: TeacherAccess | None
     configuration: Configuration
     note: str = ""
 
@@ -99,7 +99,7 @@ def prepare_run(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     for name, line in list_notes(summary).items():
         note(f"{name}: {line}")
-    asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    teacher_access, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         note(problem)
     check_weights(store, configuration, folder)
@@ -109,10 +109,10 @@ def prepare_run(
         update={"augmentation": resolve_augmentation(configuration.data)}
     )
     configuration = configuration.model_copy(update={"data": data})
-    if asked and configuration.teacher:
-        teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
+    if teacher_access and configuration.teacher:
+        teacher = configuration.teacher.model_copy(update={"mode": teacher_access.mode})
         configuration = configuration.model_copy(update={"teacher": teacher})
-    return Prepared(folder, asked, configuration, reduced)
+    return Prepared(folder, teacher_access, configuration, reduced)
 
 
 def show_plan(
@@ -126,7 +126,7 @@ def show_plan(
     configuration, note = _settled(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, checkpoint_bytes, whose = _check_with_data(
+    teacher_access, checkpoint_bytes, whose = _check_with_data(
         store, configuration, kind, local, summary, gpu, groups
     )
     lines = {
@@ -138,10 +138,10 @@ def show_plan(
         | explain(configuration.data, summary)
         | _student_lines(configuration, kind)
     )
-    if asked:
+    if teacher_access:
         lines["teacher"] = _teacher_line(store, configuration, summary)
-        lines["cache"] = f"the teacher is {asked.words}"
-    cached = asked is not None and asked.folder is not None
+        lines["cache"] = f"the teacher is {teacher_access.words}"
+    cached = teacher_access is not None and teacher_access.folder is not None
     if kind != "teacher" and (
         retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
     ):
@@ -339,12 +339,12 @@ def _check_with_data(
     checkpoint_bytes = byte_sizes.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
-    asked = (
+    teacher_access = (
         decide_access(store, configuration, summary, local, reserved, beside)
         if configuration.teacher
         else None
     )
-    return asked, checkpoint_bytes, whose
+    return teacher_access, checkpoint_bytes, whose
 
 
 def _data_line(summary: dict[str, Any]) -> str:

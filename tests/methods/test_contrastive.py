@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import contrast
+from methods import contrastive
 
 CLASSES = 5
 
@@ -21,13 +21,13 @@ def test_a_negative_that_is_absent_does_not_count(loss: str) -> None:
     def value(rows: slice, left: int) -> Tensor:
         z, others, there = (
             student[rows],
-            contrast.centred(directions[rows, :left]),
+            contrastive.centred(directions[rows, :left]),
             present[rows, :left],
         )
         if loss == "hinge":
             # so that every counted negative has an effect
-            return contrast.hinge(z, others, there, margin=-1.0)
-        return contrast.info_nce(z, positive[rows], others, there, temperature=0.5)
+            return contrastive.hinge(z, others, there, margin=-1.0)
+        return contrastive.info_nce(z, positive[rows], others, there, temperature=0.5)
 
     alone = torch.cat([value(slice(row, row + 1), left) for row, left in enumerate((6, 3, 1, 0))])
     torch.testing.assert_close(value(slice(None), 6), alone)

@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class SurveyedNetwork:
     """Student itself, in eval mode, for estimators that use more than its last layer.
 
     Attributes:
@@ -39,7 +39,7 @@ class Surveyed:
 
 
 @dataclass(frozen=True)
-class Survey:
+class StudentSurvey:
     """Student between two epochs: its outputs on the clean training part and the validation part.
 
     Attributes:
@@ -60,14 +60,14 @@ class Survey:
     teacher: Tensor | None
     weights: Tensor
     rates: Tensor
-    network: Surveyed
+    network: SurveyedNetwork
     limit_bytes: int
     seed: int
     before: Mapping[str, float] = field(default_factory=dict)
     alive: Callable[[], None] = lambda: None
 
 
-class Weighed(NamedTuple):
+class WeightingResult(NamedTuple):
     """New weights and the scores behind them.
 
     Attributes:
@@ -85,7 +85,7 @@ class Weighed(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Weighing(Protocol):
+class WeightingPlan(Protocol):
     """Schedule and computation of sample weights."""
 
     @property
@@ -96,7 +96,7 @@ class Weighing(Protocol):
         """
 
     @property
-    def begins_anew_after(self) -> int | None:
+    def restarts_after(self) -> int | None:
         """Return the epochs after which the student restarts with the weights computed then.
 
         With None the student is never restarted.
@@ -117,5 +117,5 @@ class Weighing(Protocol):
             parameters: Parameters of the student, for their shapes.
         """
 
-    def weigh(self, survey: Survey) -> Weighed:
+    def weigh(self, survey: StudentSurvey) -> WeightingResult:
         """Return the weights that follow from a survey."""

@@ -15,10 +15,10 @@ from torch.nn import functional
 from methods import influence, losses
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, kfac
+from methods.sample_weighting import Part, StudentSurvey, WeightingResult
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
 from methods.settings import Settings, SettingsError, setting
-from methods.tempered import Losses
-from methods.weighing import Part, Survey, Weighed
+from methods.tempered_objective import Losses
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
 SOLVED = 1e-2  # largest relative residual of a solution that is accepted without a note
@@ -33,7 +33,7 @@ ESTIMATORS: dict[str, influence.Estimator] = {
 
 
 @dataclass(frozen=True)
-class AppraisalSettings(Settings):
+class InfluenceWeightingSettings(Settings):
     """Hyper-parameters of sample weighting: schedule, score, and map from scores to weights."""
 
     update: str = setting(
@@ -115,7 +115,7 @@ class AppraisalSettings(Settings):
             )
 
 
-class Weighable(NamedTuple):
+class WeightedObjective(NamedTuple):
     """Objective that the student minimises, in the form that the estimators need.
 
     Attributes:
@@ -129,16 +129,19 @@ class Weighable(NamedTuple):
     counted: Tensor
 
 
-class Appraisal:
+class InfluenceWeighting:
     """`Weighing` of a method that states its objective for a survey by `minimised`."""
 
     def __init__(
-        self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]
+        self,
+        settings: InfluenceWeightingSettings,
+        epochs: int,
+        weighted_objective: Callable[[StudentSurvey], WeightedObjective],
     ) -> None:
-        self.settings, self.epochs, self.minimised = settings, epochs, minimised
-        self.begins_anew_after: int | None = None
+        self.settings, self.epochs, self.weighted_objective = settings, epochs, weighted_objective
+        self.restarts_after: int | None = None
         if settings.update == "static":
-            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2
+            self.first, self.lag, self.restarts_after = epochs // 2, 0, epochs // 2
         else:
             self.first = max(round(settings.warmup * epochs), 1)
             self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
@@ -187,7 +190,7 @@ class Appraisal:
         looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
         return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
-    def weigh(self, survey: Survey) -> Weighed:
+    def weigh(self, survey: StudentSurvey) -> WeightingResult:
         """Return new weights: scores, mapped and mixed with the current weights.
 
         The baseline `random` shuffles them. A note reports an estimator that stopped before
@@ -197,7 +200,7 @@ class Appraisal:
             ArithmeticError: The estimator diverged.
         """
         chosen = self.settings
-        weighable = self.minimised(survey)
+        weighable = self.weighted_objective(survey)
         counted, notes = weighable.counted, list[str]()
         loss = _labelled_loss(survey.training)
         tracked = {"labelled_loss": loss, "weighed": float(counted.sum())}
@@ -231,9 +234,9 @@ class Appraisal:
             min=1e-12
         )
         weights = torch.where(counted, weights / mean, 1.0)
-        return Weighed(weights.float(), scores, noted, tracked, tuple(notes))
+        return WeightingResult(weights.float(), scores, noted, tracked, tuple(notes))
 
-    def _influence(self, survey: Survey, weighable: Weighable) -> influence.Solved:
+    def _influence(self, survey: StudentSurvey, weighable: WeightedObjective) -> influence.Solved:
         chosen, held_out = self.settings, self._clean(survey)
         objective, weights, _ = weighable
         problem: influence.Problem
@@ -245,7 +248,7 @@ class Appraisal:
             problem = WholeNetwork(survey.network, objective, held_out.labels, weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
-    def _clean(self, survey: Survey) -> Part:
+    def _clean(self, survey: StudentSurvey) -> Part:
         """Return the validation part; samples beyond `clean_samples` get the label -1."""
         part, most = survey.held_out, self.settings.clean_samples
         if not 0 < most < len(part.labels):
