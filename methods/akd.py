@@ -11,7 +11,7 @@ from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
 from methods.method import Knowledge, ParameterGroup, Task
 from methods.settings import SettingsError, override_default, setting, temperature_setting
-from methods.weighted import Soft, Weighted
+from methods.weighted import AlphaWeightedMethod, Soft
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AKDSettings(AlphaSettings):
             )
 
 
-class AKD(Weighted):
+class AKD(AlphaWeightedMethod):
     """(1 - alpha) CE + alpha T^2 D(p~_T || q_T), with the reweighted teacher p~_T.
 
     p~_T = softmax(v / T + s), where the Context-Aware Module computes s. Without the module p~_T =
@@ -103,17 +103,17 @@ class AKD(Weighted):
             )  # (B,)
             return self._scaled(divergence)
         (log_p, log_mixed), kind = self._teacher(batch), losses.full_type(batch.student.logits)
-        followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
+        target_log_p = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
         divergence = losses.kl_divergence(
-            followed, losses.log_softmax(batch.student.logits.double(), temperature)
+            target_log_p, losses.log_softmax(batch.student.logits.double(), temperature)
         ).to(kind)
         labelled = batch.labelled * batch.cross_entropy(
             logits=log_mixed.to(kind)
         )  # both terms are means over all samples
-        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean().to(
-            kind
-        )
-        return self._scaled(divergence, own)
+        module_loss = labelled + self.settings.cam_rho * losses.kl_divergence(
+            log_p, log_mixed
+        ).mean().to(kind)
+        return self._scaled(divergence, module_loss)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameter groups of alpha and of the module."""
@@ -124,10 +124,10 @@ class AKD(Weighted):
 
     def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions of teacher, student and reweighted teacher at temperature T."""
-        says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
+        logits_by_source = {"teacher": batch.teacher_logits, "student": batch.student.logits}
         shown = {
             name: losses.log_softmax(logits, self.settings.temperature).exp()
-            for name, logits in says.items()
+            for name, logits in logits_by_source.items()
         }
         if self.context is None:
             return shown
@@ -141,12 +141,12 @@ class AKD(Weighted):
             else class_weights(self.context(batch.teacher_logits, batch.student.logits))
         )
 
-    def _scaled(self, divergence: Tensor, own: Tensor | None = None) -> Soft:
+    def _scaled(self, divergence: Tensor, module_loss: Tensor | None = None) -> Soft:
         value = self.settings.temperature**2 * divergence
         terms = {"distillation": value.detach().mean()} | (
-            {} if own is None else {"cam": own.detach()}
+            {} if module_loss is None else {"cam": module_loss.detach()}
         )
-        return Soft(value, divergence, terms, loss=own)
+        return Soft(value, divergence, terms, loss=module_loss)
 
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log p_T and log p~_T, (B, K) float64 each; only the second has a gradient."""

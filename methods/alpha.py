@@ -121,7 +121,7 @@ class Terms(NamedTuple):
     divergence: Tensor
 
 
-TermsOf = Callable[[Batch], Terms]
+ComputeTerms = Callable[[Batch], Terms]
 
 
 class WeightedLoss(NamedTuple):
@@ -134,13 +134,13 @@ class WeightedLoss(NamedTuple):
     """
 
     loss: Tensor
-    own: Tensor | None
+    alpha_loss: Tensor | None
     tracked: dict[str, Tensor]
 
     @property
     def total(self) -> Tensor:
         """Return the sum of both objectives."""
-        return self.loss if self.own is None else self.loss + self.own
+        return self.loss if self.alpha_loss is None else self.loss + self.alpha_loss
 
 
 class Alpha(nn.Module):
@@ -164,11 +164,11 @@ class Alpha(nn.Module):
         assert self.task is not None, "prepare comes before the first step"
         return self.task.mean(values)
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor | float:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor | float:
         """Return alpha on a batch, () or (B,); it has a gradient only if the loss trains it."""
         raise NotImplementedError
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor | None:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor | None:
         """Return the additional objective that trains alpha's parameters; None if there is none.
 
         Args:
@@ -179,35 +179,35 @@ class Alpha(nn.Module):
 
     def forward(self, batch: Batch, terms: Terms) -> WeightedLoss:
         """Return (1 - alpha) CE + alpha soft over the batch; alpha is (), or (B,) per sample."""
-        alpha, soft = self.of(batch, terms), terms.soft.mean()
+        alpha, soft = self.compute(batch, terms), terms.soft.mean()
         if isinstance(alpha, Tensor) and alpha.ndim:
             loss = ((1 - alpha) * batch.cross_entropies() + alpha * terms.soft).mean()
             self.histogram.count(alpha)
         else:
             loss = (1 - alpha) * terms.hard + alpha * soft
-        own = self.own_loss(terms.hard.detach(), soft.detach())
+        alpha_loss = self.alpha_loss(terms.hard.detach(), soft.detach())
         tracked = (
             alpha.detach().mean()
             if isinstance(alpha, Tensor)
             else soft.detach().new_full((), alpha)
         )
-        return WeightedLoss(loss, own, {"loss": loss.detach(), "alpha": tracked})
+        return WeightedLoss(loss, alpha_loss, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return one group with its own learning rate, or none if alpha has no parameters."""
-        mine = list(self.parameters())
+        alpha_parameters = list(self.parameters())
         return (
-            [ParameterGroup(mine, self.settings.alpha_learning_rate, scheduled=False)]
-            if mine
+            [ParameterGroup(alpha_parameters, self.settings.alpha_learning_rate, scheduled=False)]
+            if alpha_parameters
             else []
         )
 
     @property
-    def looks_ahead_every(self) -> int:
+    def look_ahead_interval(self) -> int:
         """Return the interval of `look_ahead` in steps, as in `Method`."""
         return 0
 
-    def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
+    def look_ahead(self, ahead: LookAhead, terms: ComputeTerms) -> None:
         """Look beyond the next step, as in `Method`.
 
         `terms` returns the terms of a batch with gradients.
@@ -221,12 +221,12 @@ class Alpha(nn.Module):
         shares = self.histogram.shares(self.mean)
         return {} if shares is None else {"alpha_histogram": shares}
 
-    def clamped(self, alpha: Tensor) -> Tensor:
+    def clamp_alpha(self, alpha: Tensor) -> Tensor:
         """Return alpha clamped to [alpha_min, alpha_max]."""
         return alpha.clamp(self.settings.alpha_min, self.settings.alpha_max)
 
 
-class Planned(Alpha):
+class ScheduledAlpha(Alpha):
     """Alpha as a function of the epoch alone.
 
     It is constant, or goes from `alpha_start` to `alpha_end` linearly, along half a cosine, or in
@@ -235,19 +235,19 @@ class Planned(Alpha):
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
-        self.value = planned(settings, 0.0)
+        self.value = scheduled_alpha(settings, 0.0)
 
-    def of(self, batch: Batch, terms: Terms) -> float:
+    def compute(self, batch: Batch, terms: Terms) -> float:
         """Return the scheduled value of this epoch."""
         return self.value
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the schedule to the next epoch."""
-        self.value = planned(self.settings, progress.epoch / progress.epochs)
+        self.value = scheduled_alpha(self.settings, progress.epoch / progress.epochs)
         return {}
 
 
-def planned(settings: AlphaSettings, progress: float) -> float:
+def scheduled_alpha(settings: AlphaSettings, progress: float) -> float:
     """Return the scheduled alpha after a share `progress` of the epochs, in [0, 1].
 
     The value is `settings.alpha` if no schedule over the epochs is set.
@@ -262,7 +262,7 @@ def planned(settings: AlphaSettings, progress: float) -> float:
     return settings.alpha_start + (settings.alpha_end - settings.alpha_start) * share
 
 
-def follow(average: Tensor, value: Tensor, stays: float) -> Tensor:
+def update_running_mean(average: Tensor, value: Tensor, decay: float) -> Tensor:
     """Update a running mean () in place and return it.
 
     The mean starts as NaN. A value that is not finite is skipped.
@@ -272,5 +272,5 @@ def follow(average: Tensor, value: Tensor, stays: float) -> Tensor:
         value: () new value.
         stays: Share of the old mean that is kept.
     """
-    moved = torch.where(average.isnan(), value, stays * average + (1 - stays) * value)
-    return average.copy_(torch.where(value.isfinite(), moved, average))
+    updated = torch.where(average.isnan(), value, decay * average + (1 - decay) * value)
+    return average.copy_(torch.where(value.isfinite(), updated, average))

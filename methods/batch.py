@@ -31,7 +31,7 @@ class Mix(NamedTuple):
     share: Tensor
 
 
-def alone(value: Tensor) -> Tensor:
+def single_rank_mean(value: Tensor) -> Tensor:
     """Return a tensor unchanged: its mean over the ranks if there is one rank."""
     return value
 
@@ -63,7 +63,7 @@ class Batch:
     peers: Callable[[], Tensor] | None = None
     weights: Tensor | None = None
     mix: Mix | None = None
-    mean: Callable[[Tensor], Tensor] = alone
+    mean: Callable[[Tensor], Tensor] = single_rank_mean
     all_labelled: bool = False
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from methods import losses
 from methods.batch import Batch
 from methods.histogram import Histogram
 from methods.method import Knowledge, Needs, Objective, Progress, Task
-from methods.peers import Mutual, PeerSettings
+from methods.peers import PeerMethod, PeerSettings
 from methods.settings import SettingsError, override_default, setting, temperature_setting
 
-LEAST = 1e-6  # smallest mean weight to divide by: less is float32 rounding
+MIN_MEAN_WEIGHT = 1e-6  # smallest mean weight to divide by: less is float32 rounding
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DualStudentSettings(PeerSettings):
             )
 
 
-class DualStudent(Mutual):
+class DualStudent(PeerMethod):
     """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s).
 
     All terms are means over the batch, the last one over the peers o, too. H/log K is the entropy
@@ -117,9 +117,9 @@ class DualStudent(Mutual):
             "uncertainty": uncertainty.mean(),
             "weight": weight.mean(),
         }
-        alone = chosen.lambda_ce * hard + chosen.lambda_kd * soft
-        return self.joined(
-            batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None
+        loss = chosen.lambda_ce * hard + chosen.lambda_kd * soft
+        return self.add_peer_term(
+            batch, loss, terms, uncertainty if chosen.peer_weight == "1-w" else None
         )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
@@ -138,7 +138,7 @@ class DualStudent(Mutual):
             return torch.ones_like(uncertainty)
         weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
         return (
-            weight / self._mean(weight.mean()).clamp(min=LEAST)
+            weight / self._mean(weight.mean()).clamp(min=MIN_MEAN_WEIGHT)
             if self.settings.w_norm == "mean1"
             else weight
         )

@@ -147,7 +147,7 @@ class ICKD(Method):
     def __init__(self, settings: ICKDSettings) -> None:
         super().__init__(settings)
         self.needs = {
-            "offline": Needs(teacher=True, bank=self._aims or settings.nicd > 0),
+            "offline": Needs(teacher=True, bank=self._uses_positives or settings.nicd > 0),
             "online": Needs(peer=True),
             "teacher_free": Needs(),
         }[settings.paradigm]
@@ -157,10 +157,13 @@ class ICKD(Method):
     def num_neighbors(self) -> tuple[int, int]:
         """Return the numbers of positives and negatives to retrieve; 0 if they have no weight."""
         chosen = self.settings
-        return chosen.positives if self._aims else 0, chosen.negatives if chosen.nicd > 0 else 0
+        return (
+            chosen.positives if self._uses_positives else 0,
+            chosen.negatives if chosen.nicd > 0 else 0,
+        )
 
     @property
-    def _aims(self) -> bool:
+    def _uses_positives(self) -> bool:
         """Return whether a target from positives has a weight."""
         chosen = self.settings
         contrasted = (
@@ -185,7 +188,7 @@ class ICKD(Method):
                 value="offline",
                 allowed="with a teacher",
             )
-        self._take(knowledge(), (task.samples, task.classes))
+        self._build_bank(knowledge(), (task.samples, task.classes))
 
     def bank_schedule(self, epochs: int) -> BankSchedule | None:
         """Return the schedule of the bank: a new one after every epoch from the end of the warm-up.
@@ -195,7 +198,7 @@ class ICKD(Method):
         """
         chosen = self.settings
         if chosen.paradigm == "offline" or (
-            chosen.paradigm == "online" and not self._aims and chosen.nicd == 0
+            chosen.paradigm == "online" and not self._uses_positives and chosen.nicd == 0
         ):
             return None
         first = max(round(chosen.warmup * epochs), 1)
@@ -212,7 +215,7 @@ class ICKD(Method):
 
     def update_bank(self, knowledge: Knowledge) -> None:
         """Replace the bank by one that students filled."""
-        self._take(knowledge, tuple(knowledge.logits.shape))
+        self._build_bank(knowledge, tuple(knowledge.logits.shape))
 
     @property
     def neighbours(self) -> Neighbours | None:
@@ -232,7 +235,7 @@ class ICKD(Method):
         share = chosen.picd if self.bank else 0.0
         soft = hard.new_zeros(())
         for name, weight, term in (
-            ("distillation", 1 - share, self._own),
+            ("distillation", 1 - share, self._kd),
             ("picd", share, self._picd),
         ):
             if weight > 0 and chosen.alpha > 0:
@@ -248,9 +251,9 @@ class ICKD(Method):
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Return the quality measures of the current bank."""
-        return dict(self.bank.numbers) if self.bank else {}
+        return dict(self.bank.quality) if self.bank else {}
 
-    def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
+    def _build_bank(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
                 f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the "
@@ -264,7 +267,7 @@ class ICKD(Method):
         self.bank = Bank(
             knowledge,
             BankQuery(
-                positives if self._aims else None,
+                positives if self._uses_positives else None,
                 negatives,
                 chosen.retrieval_temperature,
                 chosen.aggregate,  # type: ignore[arg-type]
@@ -272,14 +275,14 @@ class ICKD(Method):
             ),
         )
 
-    def _own(self, batch: Batch) -> Tensor:
+    def _kd(self, batch: Batch) -> Tensor:
         """Return the KD term, (B,)."""
         if self.settings.paradigm == "online":
-            apart = torch.stack(
+            divergences = torch.stack(
                 [self._divergence(peer, batch) for peer in batch.peer_logits]
             )  # (P, B)
-            return apart.mean(dim=0)
-        return self._divergence(self._said(batch), batch)
+            return divergences.mean(dim=0)
+        return self._divergence(self._reference_logits(batch), batch)
 
     def _picd(self, batch: Batch) -> Tensor:
         assert self.bank is not None
@@ -290,12 +293,14 @@ class ICKD(Method):
         negatives, present = bank.negatives(batch.index)
         if chosen.nicd_loss == "hinge":
             return contrastive.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
-        positive = bank.target(batch.index) if chosen.nicd_pos == "bank" else self._said(batch)
+        positive = (
+            bank.target(batch.index) if chosen.nicd_pos == "bank" else self._reference_logits(batch)
+        )
         return contrastive.info_nce(
             batch.student.logits, positive, negatives, present, chosen.nicd_temperature
         )
 
-    def _said(self, batch: Batch) -> Tensor:
+    def _reference_logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, K) of the teacher, or of the bank in its place, for the samples."""
         if self.settings.paradigm == "offline":
             return batch.teacher_logits

@@ -21,7 +21,7 @@ from methods.settings import Settings, SettingsError, setting
 from methods.tempered_objective import Losses
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
-SOLVED = 1e-2  # largest relative residual of a solution that is accepted without a note
+MAX_RESIDUAL = 1e-2  # largest relative residual of a solution that is accepted without a note
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
     "kfac": kfac,
@@ -155,7 +155,7 @@ class InfluenceWeighting:
                 allowed="training.epochs of 2 or more",
             )
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Return whether weights are due after `epoch` epochs: once halfway, or every R epochs.
 
         Weights are due only while an epoch remains that can use them.
@@ -172,10 +172,10 @@ class InfluenceWeighting:
         self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
     ) -> int:
         """Return the bytes that the survey and the chosen estimator hold at once."""
-        surveyed = (
+        survey_bytes = (
             4 * samples * (features + 4 * classes)
         )  # logits and targets of student, teacher and labels
-        return surveyed + self._estimator_bytes(samples, classes, features, parameters)
+        return survey_bytes + self._estimator_bytes(samples, classes, features, parameters)
 
     def _estimator_bytes(
         self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
@@ -187,8 +187,8 @@ class InfluenceWeighting:
             return factor_bytes(parameters) + influence.needed_bytes(
                 "identity", samples, classes, features, size
             )
-        looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
-        return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
+        parameter_count = classes * (features + 1) if chosen.estimator == "last_layer" else size
+        return influence.needed_bytes(chosen.estimator, samples, classes, features, parameter_count)
 
     def weigh(self, survey: StudentSurvey) -> WeightingResult:
         """Return new weights: scores, mapped and mixed with the current weights.
@@ -200,8 +200,8 @@ class InfluenceWeighting:
             ArithmeticError: The estimator diverged.
         """
         chosen = self.settings
-        weighable = self.weighted_objective(survey)
-        counted, notes = weighable.counted, list[str]()
+        weighted = self.weighted_objective(survey)
+        counted, notes = weighted.counted, list[str]()
         loss = _labelled_loss(survey.training)
         tracked = {"labelled_loss": loss, "weighed": float(counted.sum())}
         noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
@@ -210,68 +210,75 @@ class InfluenceWeighting:
                 "there is nothing to weigh, as the teacher is sure of no sample: lower "
                 "method.threshold, or train it longer"
             )
-        scores, new = torch.full_like(survey.weights, math.nan), torch.ones_like(survey.weights)
+        scores, new_weights = (
+            torch.full_like(survey.weights, math.nan),
+            torch.ones_like(survey.weights),
+        )
         if chosen.weigh_by != "none" and counted.any():
             if chosen.weigh_by == "loss":
-                scores = _own_losses(survey.training, weighable.objective)
+                scores = _sample_losses(survey.training, weighted.objective)
                 scores -= scores[counted].mean()
             else:
-                solved = self._influence(survey, weighable)
+                result = self._influence(survey, weighted)
                 scores, tracked, notes = (
-                    solved.phi,
-                    tracked | _tracked(solved),
-                    notes + _doubts(solved),
+                    result.phi,
+                    tracked | _solver_metrics(result),
+                    notes + _convergence_notes(result),
                 )
             scores = torch.where(counted, scores, math.nan).float()
-            new = sample_weights(
+            new_weights = sample_weights(
                 scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip
             )
         if chosen.weigh_by == "random":
-            new = _shuffled(new, counted, survey.seed)
-        kept = 0.0 if chosen.update == "static" else chosen.momentum
-        weights = torch.where(counted, kept * survey.weights + (1 - kept) * new, 1.0)
+            new_weights = _shuffled(new_weights, counted, survey.seed)
+        old_share = 0.0 if chosen.update == "static" else chosen.momentum
+        weights = torch.where(
+            counted, old_share * survey.weights + (1 - old_share) * new_weights, 1.0
+        )
         mean = (survey.rates * weights * counted).sum() / (survey.rates * counted).sum().clamp(
             min=1e-12
         )
         weights = torch.where(counted, weights / mean, 1.0)
         return WeightingResult(weights.float(), scores, noted, tracked, tuple(notes))
 
-    def _influence(self, survey: StudentSurvey, weighable: WeightedObjective) -> influence.Solved:
-        chosen, held_out = self.settings, self._clean(survey)
-        objective, weights, _ = weighable
+    def _influence(
+        self, survey: StudentSurvey, weighted: WeightedObjective
+    ) -> influence.InfluenceScores:
+        chosen, held_out = self.settings, self._clean_part(survey)
+        objective, weights, _ = weighted
         problem: influence.Problem
         if chosen.estimator == "last_layer":
             problem = influence.LastLayer(
-                survey.training, objective, held_out, weights, survey.limit_bytes, survey.alive
+                survey.training, objective, held_out, weights, survey.limit_bytes, survey.heartbeat
             )
         else:
             problem = WholeNetwork(survey.network, objective, held_out.labels, weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
-    def _clean(self, survey: StudentSurvey) -> Part:
+    def _clean_part(self, survey: StudentSurvey) -> Part:
         """Return the validation part; samples beyond `clean_samples` get the label -1."""
-        part, most = survey.held_out, self.settings.clean_samples
-        if not 0 < most < len(part.labels):
+        part, limit = survey.held_out, self.settings.clean_samples
+        if not 0 < limit < len(part.labels):
             return part
         order = torch.randperm(
             len(part.labels), generator=torch.Generator().manual_seed(survey.seed)
         )
         return part._replace(
-            labels=part.labels.index_fill(0, order[most:].to(part.labels.device), -1)
+            labels=part.labels.index_fill(0, order[limit:].to(part.labels.device), -1)
         )
 
 
-def _tracked(solved: influence.Solved) -> dict[str, float]:
-    residual = {} if solved.residual is None else {"residual": solved.residual}
-    return {"iterations": float(solved.iterations), **residual}
+def _solver_metrics(result: influence.InfluenceScores) -> dict[str, float]:
+    residual = {} if result.residual is None else {"residual": result.residual}
+    return {"iterations": float(result.iterations), **residual}
 
 
-def _doubts(solved: influence.Solved) -> list[str]:
-    if solved.residual is None or solved.residual < SOLVED:
+def _convergence_notes(result: influence.InfluenceScores) -> list[str]:
+    if result.residual is None or result.residual < MAX_RESIDUAL:
         return []
     return [
-        f"the influence was solved up to a relative residual of {solved.residual:.2g} only, "
-        f"after {solved.iterations} iterations: "
+        f"the influence was solved up to a relative residual of {result.residual:.2g} only, "
+        f"after {result.iterations} iterations: "
         "raise method.damping, or take another method.estimator"
     ]
 
@@ -286,7 +293,7 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
     return shuffled
 
 
-def _own_losses(part: Part, objective: Losses) -> Tensor:
+def _sample_losses(part: Part, objective: Losses) -> Tensor:
     """Return the loss of each sample, (n,): its cross entropy, or if unlabelled its excess loss.
 
     The excess loss is the minimised loss less its least possible value.

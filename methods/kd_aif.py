@@ -21,7 +21,7 @@ from methods.sample_weighting import StudentSurvey
 from methods.settings import setting, temperature_setting
 from methods.tempered_objective import Losses, Term
 
-TEACHING = ("teacher_only", "both")  # updates that train the teacher with the weights
+TEACHER_UPDATES = ("teacher_only", "both")  # updates that train the teacher with the weights
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class KDAIF(Method):
     def teacher_lr(self) -> float:
         """Return the learning rate of the updates that train the teacher; 0 if none does."""
         chosen = self.settings
-        teaches = chosen.update in TEACHING or (chosen.update == "ssl" and chosen.feedback > 0)
+        teaches = chosen.update in TEACHER_UPDATES or (
+            chosen.update == "ssl" and chosen.feedback > 0
+        )
         return chosen.teacher_learning_rate if teaches else 0.0
 
     def forward(self, batch: Batch) -> Objective:
@@ -143,7 +145,7 @@ class KDAIF(Method):
                 else survey.weights
             )
             return WeightedObjective(Losses(terms), weights, torch.ones_like(labelled))
-        used, classes = self._used(survey.teacher, labels)
+        used, classes = self._select_pseudo_labels(survey.teacher, labels)
         strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used
         pseudo = Term(strength, chosen.temperature, soft)
         if chosen.pseudo == "hard":
@@ -162,7 +164,7 @@ class KDAIF(Method):
         if self.settings.update != "ssl":
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
             return (batch.weights * batch.cross_entropies()).mean()
-        used, classes = self._used(batch.teacher_logits, batch.labels)
+        used, classes = self._select_pseudo_labels(batch.teacher_logits, batch.labels)
         pseudo = batch.mean_over(
             losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used
         )
@@ -179,28 +181,32 @@ class KDAIF(Method):
 
     def _semi_supervised(self, batch: Batch, weights: Tensor) -> Objective:
         chosen, hard, teacher = self.settings, batch.cross_entropy(), batch.teacher_logits
-        used, classes = self._used(teacher, batch.labels)
+        used, classes = self._select_pseudo_labels(teacher, batch.labels)
         if chosen.pseudo == "soft":
-            each = chosen.temperature**2 * losses.tempered_kl(
+            pseudo_loss = chosen.temperature**2 * losses.tempered_kl(
                 teacher, batch.student.logits, chosen.temperature
             )  # (B,)
         else:
-            each = losses.cross_entropies(batch.student.logits, classes)
-        each, unlabelled = each * used, batch.labels == -1
-        loss = hard + self.settings.unlabelled_weight * batch.mean_over(weights * each, unlabelled)
-        return Objective(loss, self._tracked(hard, batch.mean_over(each, unlabelled), weights))
+            pseudo_loss = losses.cross_entropies(batch.student.logits, classes)
+        pseudo_loss, unlabelled = pseudo_loss * used, batch.labels == -1
+        loss = hard + self.settings.unlabelled_weight * batch.mean_over(
+            weights * pseudo_loss, unlabelled
+        )
+        return Objective(
+            loss, self._tracked(hard, batch.mean_over(pseudo_loss, unlabelled), weights)
+        )
 
-    def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _select_pseudo_labels(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples learned without a label, (B,), and the teacher's class of each sample.
 
         With hard pseudo-labels only the samples that the teacher is sure of are used.
         """
-        sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
+        confidence, classes = losses.log_softmax(teacher).exp().max(dim=1)
         unlabelled = labels == -1
         return (
             unlabelled
             if self.settings.pseudo == "soft"
-            else unlabelled & (sure >= self.settings.threshold)
+            else unlabelled & (confidence >= self.settings.threshold)
         ), classes
 
     @staticmethod

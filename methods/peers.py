@@ -41,7 +41,7 @@ class PeerSettings(Settings):
     )
 
 
-class Mutual(Method):
+class PeerMethod(Method):
     """A student's own objective + lambda_peer T_p^2 D(q_o || q_s), the mean over its peers o.
 
     The peers' outputs are constants without a gradient.
@@ -66,8 +66,12 @@ class Mutual(Method):
         """Return whether `update` is alternating and peers are used."""
         return self.settings.update == "alternating" and self.uses_peers
 
-    def joined(
-        self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None
+    def add_peer_term(
+        self,
+        batch: Batch,
+        own_loss: Tensor,
+        terms: Mapping[str, Tensor],
+        shares: Tensor | None = None,
     ) -> Objective:
         """Return the sum of the objective `alone` and the peers' term.
 
@@ -81,16 +85,17 @@ class Mutual(Method):
             shares: (B,) factors of the samples in the peers' term; None means 1.
         """
         if self.weight == 0:
-            return Objective(alone, {**terms, "peer": alone.detach().new_zeros(())})
+            return Objective(own_loss, {**terms, "peer": own_loss.detach().new_zeros(())})
         temperature = self.settings.peer_temperature
         student = batch.student.logits
-        apart = torch.stack(
+        divergences = torch.stack(
             [losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits]
         )  # (P, B)
-        each = temperature**2 * apart.mean(dim=0)
-        counted = each if shares is None else shares * each
+        peer_term = temperature**2 * divergences.mean(dim=0)
+        weighted_term = peer_term if shares is None else shares * peer_term
         return Objective(
-            alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()}
+            own_loss + self.weight * weighted_term.mean(),
+            {**terms, "peer": peer_term.detach().mean()},
         )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:

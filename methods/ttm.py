@@ -14,14 +14,14 @@ from methods import losses
 from methods.batch import Batch
 from methods.method import Knowledge, Task
 from methods.settings import SettingsError, override_default, override_doc, setting
-from methods.weighted import Formed, FormedSettings, Soft
+from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory only once.
 _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class TTMSettings(FormedSettings):
+class TTMSettings(TwoFormSettings):
     """Hyper-parameters of TTM.
 
     The soft term is T D in the convex form and D in the additive one. Only the latter uses
@@ -29,17 +29,17 @@ class TTMSettings(FormedSettings):
     """
 
     form: str = override_doc(
-        FormedSettings,
+        TwoFormSettings,
         "form",
         "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - "
         "alpha; additive: CE + beta D",
     )
     temperature: float = override_doc(
-        FormedSettings,
+        TwoFormSettings,
         "temperature",
         "T: divides the logits of the teacher alone, 1/gamma of the paper's tables",
     )
-    beta: float = override_default(FormedSettings, "beta", 36.0)
+    beta: float = override_default(TwoFormSettings, "beta", 36.0)
     normalize: bool = setting(
         True,
         "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; "
@@ -60,7 +60,7 @@ class WTTMSettings(TTMSettings):
     )
 
 
-class TTM(Formed):
+class TTM(TwoFormMethod):
     """Cross entropy and D(p_T || q) with only the teacher softened (equations 2, 18 and 19)."""
 
     Settings = TTMSettings

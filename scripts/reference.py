@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import run
-from methods import METHODS, allowed, shown_default
+from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.fields import Choice
 from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.models.build import MODELS
@@ -206,8 +206,8 @@ def write_configuration() -> str:
             [
                 code(name),
                 code(item.name),
-                allowed(item),
-                code(shown_default(item)),
+                describe_allowed(item),
+                code(format_default(item)),
                 item.metadata["doc"],
             ]
             for item in items
@@ -234,7 +234,12 @@ def write_methods() -> str:
         text += f"Needs by default: {', '.join(map(code, needs)) or 'labels only'}.\n\n"
         items = dataclasses.fields(method.Settings)
         rows = [
-            [code(item.name), allowed(item), code(shown_default(item)), item.metadata["doc"]]
+            [
+                code(item.name),
+                describe_allowed(item),
+                code(format_default(item)),
+                item.metadata["doc"],
+            ]
             for item in items
         ]
         text += (

@@ -306,7 +306,7 @@ def test_the_gap_is_measured_on_the_teacher_that_is_followed() -> None:
     )
     assert isinstance(method, AKD)
     soft = method.soft(batch)
-    found = method.alpha.of(batch, Terms(batch.cross_entropy(), soft.value, soft.divergence))
+    found = method.alpha.compute(batch, Terms(batch.cross_entropy(), soft.value, soft.divergence))
     value, hard = soft.value.mean().item(), batch.cross_entropy().item()
     assert float(found) == pytest.approx(value / (value + hard), abs=1e-6)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Method, Mix, Output, Progress, SettingsError
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 from tests.refusal import ANY, refused
 
 LOW, HIGH = 0.2, 0.7
@@ -27,7 +27,7 @@ GAPS: dict[str, dict[str, Any]] = {
 }
 GAPS["kl-sample"] = {**GAPS["kl"], "alpha_per_sample": True}
 FORMS = PLANS | LEARNED | GAPS
-WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)]
+WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, AlphaWeightedMethod)]
 CLAMP = {"alpha_min": LOW, "alpha_max": HIGH}
 
 every_weighted = pytest.mark.parametrize("name", WEIGHTED)
@@ -72,8 +72,8 @@ def variants(batch: Batch) -> dict[str, Batch]:
 
 def alphas(method: Method, batch: Batch) -> Tensor:
     """Return alpha on a batch, one number or one per sample, before averaging."""
-    assert isinstance(method, Weighted)
-    found = method.alpha.of(batch, method._terms(batch))
+    assert isinstance(method, AlphaWeightedMethod)
+    found = method.alpha.compute(batch, method._terms(batch))
     return torch.as_tensor(found).detach()
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from methods import Batch, LookAhead, Method, Output, Progress
 from methods.learnable import held_out_slope
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 INPUTS, CLASSES, RATE = 5, 10, 0.3
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -58,7 +58,7 @@ class Scene:
             learning_rate=RATE,
         )
 
-    def after(self, method: Weighted, alpha: float) -> float:
+    def after(self, method: AlphaWeightedMethod, alpha: float) -> float:
         """Return the held-out loss after one step of plain SGD, with copies and an optimiser."""
         student = copy.deepcopy(self.network)
         optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
@@ -81,7 +81,7 @@ class Scene:
 
 def slope(
     scene: Scene,
-    method: Weighted,
+    method: AlphaWeightedMethod,
     alpha: float,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> float:
@@ -241,14 +241,14 @@ def test_following_the_slope_lowers_the_held_out_loss(prepare: Any) -> None:
 
 
 def test_only_bilevel_looks_ahead_and_as_often_as_it_was_told(prepare: Any) -> None:
-    assert bilevel(prepare, alpha_every=7).looks_ahead_every == 7
+    assert bilevel(prepare, alpha_every=7).look_ahead_interval == 7
     for settings in (
         {"alpha_schedule": "gap"},
         {"alpha_schedule": "learnable"},
         {"alpha_schedule": "linear"},
     ):
-        assert prepare("akd", **settings).looks_ahead_every == 0
-    assert prepare("cross_entropy").looks_ahead_every == 0
+        assert prepare("akd", **settings).look_ahead_interval == 0
+    assert prepare("cross_entropy").look_ahead_interval == 0
 
 
 def test_a_look_does_not_outlive_the_state(prepare: Any) -> None:

@@ -104,11 +104,11 @@ def test_swapping_the_students_swaps_their_losses(name: str, prepare: Any, make_
 def test_identical_students_have_nothing_to_say_to_one_another(
     name: str, prepare: Any, make_batch: Any
 ) -> None:
-    joined, alone = prepare(name), prepare(name, lambda_peer=0.0)
+    add_peer_term, alone = prepare(name), prepare(name, lambda_peer=0.0)
     logits = draw(1)
     # a shift of the logits has no effect
-    batch = asking(make_batch(joined), logits, logits, logits + 5.0)
-    found, expected = joined(batch), alone(batch)
+    batch = asking(make_batch(add_peer_term), logits, logits, logits + 5.0)
+    found, expected = add_peer_term(batch), alone(batch)
     assert abs(found.terms["peer"]) < 1e-12
     torch.testing.assert_close(found.loss, expected.loss)
     torch.testing.assert_close(
@@ -135,13 +135,13 @@ def test_gradient_of_the_peers_term_is_the_difference_of_the_probabilities(
     name: str, prepare: Any, make_batch: Any
 ) -> None:
     """T^2 d/dz D(p_T || q_T) = T (q_T - p_T), means over batch and peers."""
-    joined, alone = (
+    add_peer_term, alone = (
         prepare(name, lambda_peer=0.5, peer_temperature=2.0),
         prepare(name, lambda_peer=0.0),
     )
     one, two, three = draw(1), draw(2), draw(3)
-    batch = asking(make_batch(joined), one, two, three)
-    found = gradient(joined(batch), one) - gradient(alone(batch), one)
+    batch = asking(make_batch(add_peer_term), one, two, three)
+    found = gradient(add_peer_term(batch), one) - gradient(alone(batch), one)
     q, first, second = ((logits.detach() / 2).softmax(1) for logits in (one, two, three))
     torch.testing.assert_close(found, 0.5 * 2 * (q - (first + second) / 2) / 8)
 

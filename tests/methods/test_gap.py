@@ -12,7 +12,7 @@ from torch.nn import functional
 from methods import Batch, Method, Mix, Output, Progress, Task
 from methods.alpha import Terms
 from methods.histogram import BINS
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 LOW, HIGH = 0.1, 0.7
 MIDDLE = (LOW + HIGH) / 2
@@ -29,8 +29,8 @@ def gap(prepare: Any) -> Any:
 
 
 def alpha(method: Method, batch: Batch) -> Tensor:
-    assert isinstance(method, Weighted)
-    found = method.alpha.of(batch, method._terms(batch))
+    assert isinstance(method, AlphaWeightedMethod)
+    found = method.alpha.compute(batch, method._terms(batch))
     assert isinstance(found, Tensor) and not found.requires_grad
     return found
 
@@ -57,7 +57,7 @@ def test_no_gradient_goes_through_alpha(name: str, gap: Any, make_batch: Any) ->
     method = gap(name)
     batch = make_batch(method)
     given = method._terms(batch)
-    assert given.soft.requires_grad and not method.alpha.of(batch, given).requires_grad
+    assert given.soft.requires_grad and not method.alpha.compute(batch, given).requires_grad
     assert not list(method.parameters()) and not method.parameter_groups()
 
 
@@ -66,7 +66,7 @@ def test_the_ratio_is_the_soft_share_of_both_terms(
     hard: float, soft: float, gap: Any, make_batch: Any
 ) -> None:
     method = gap("ratio")
-    assert float(method.alpha.of(make_batch(method), terms(hard, soft))) == pytest.approx(
+    assert float(method.alpha.compute(make_batch(method), terms(hard, soft))) == pytest.approx(
         soft / (hard + soft), abs=1e-6
     )
 
@@ -75,7 +75,7 @@ def test_the_ratio_rises_with_the_gap_until_the_clamp(gap: Any, make_batch: Any)
     method = gap("ratio")
     batch = make_batch(method)
     found = [
-        float(method.alpha.of(batch, terms(1.0, soft)))
+        float(method.alpha.compute(batch, terms(1.0, soft)))
         for soft in (0.0, 0.01, 0.2, 0.5, 1.0, 2.0, 9.0)
     ]
     assert found[:2] == pytest.approx([LOW, LOW], abs=1e-6) and found[-1] == pytest.approx(
@@ -91,7 +91,7 @@ def test_the_divergence_goes_63_percent_of_its_way_at_its_scale(
     method = gap("kl", alpha_scale=scale)
     batch = make_batch(method)
     values = (0.0, 0.1, 0.4, scale, 4.0)
-    found = [float(method.alpha.of(batch, terms(1.0, 1.0, value))) for value in values]
+    found = [float(method.alpha.compute(batch, terms(1.0, 1.0, value))) for value in values]
     assert found == pytest.approx(
         [LOW + (HIGH - LOW) * (1 - math.exp(-value / scale)) for value in values], abs=1e-6
     )
@@ -177,11 +177,11 @@ def test_what_is_said_of_the_batch_is_smoothed_over_the_steps(
     method, plain = gap(name, alpha_ema=stays), gap(name)
     batch = make_batch(method)
     steps = [terms(1.0, soft, soft) for soft in (0.4, 1.5, 0.7, 1.1)]
-    alone = [float(plain.alpha.of(batch, step)) for step in steps]
+    alone = [float(plain.alpha.compute(batch, step)) for step in steps]
     expected = [
         sum(w * a for w, a in zip(weights(stays, n), alone, strict=False)) for n in range(1, 5)
     ]
-    assert [float(method.alpha.of(batch, step)) for step in steps] == pytest.approx(
+    assert [float(method.alpha.compute(batch, step)) for step in steps] == pytest.approx(
         expected, abs=1e-6
     )
 

@@ -391,7 +391,7 @@ def test_who_looks_nothing_up_fills_no_bank() -> None:
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
     found = method(paradigm="online", warmup=warmup).bank_schedule(epochs)
     assert found is not None and found.source == "peers"
-    assert [epoch for epoch in range(epochs + 1) if found.due(epoch, epochs)] == list(
+    assert [epoch for epoch in range(epochs + 1) if found.is_due(epoch, epochs)] == list(
         range(first, epochs)
     )
 
@@ -442,7 +442,7 @@ def test_only_what_counts_is_retrieved(
 def test_entropies_are_those_of_labelled_samples_at_the_temperature(
     knowledge: Knowledge, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank, "LOOKED_AT", limit)
+    monkeypatch.setattr(bank, "MAX_ENTROPY_SAMPLES", limit)
     temperature, tau = 2.5, 0.2
     known = replace(knowledge, labels=knowledge.labels.where(torch.arange(SAMPLES) % 4 > 0, -1))
     labelled = [i for i in range(SAMPLES) if i % 4]

@@ -221,7 +221,7 @@ def test_samples_are_weighed_while_an_epoch_is_left(
     settings: dict[str, Any], epochs: int, due: list[int]
 ) -> None:
     weighting_plan = method(**settings).weighting_plan(epochs)
-    assert [epoch for epoch in range(epochs + 1) if weighting_plan.due(epoch)] == due
+    assert [epoch for epoch in range(epochs + 1) if weighting_plan.is_due(epoch)] == due
     assert weighting_plan.restarts_after == (due[0] if settings.get("update") == "static" else None)
     assert weighting_plan.lag == (
         0 if settings.get("update") == "static" else settings.get("lag", 1)
@@ -244,7 +244,9 @@ def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epo
 @pytest.mark.parametrize(("epochs", "lag"), [(2, 0), (3, 1), (4, 2), (9, 2)])
 def test_a_lag_leaves_an_epoch_for_the_weights(epochs: int, lag: int) -> None:
     weighting_plan = method(warmup=0.1, lag=2).weighting_plan(epochs)
-    assert weighting_plan.lag == lag and weighting_plan.due(1) and not weighting_plan.due(epochs)
+    assert (
+        weighting_plan.lag == lag and weighting_plan.is_due(1) and not weighting_plan.is_due(epochs)
+    )
 
 
 def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
@@ -445,12 +447,12 @@ def test_the_student_of_a_teacher_that_is_weighed_has_equal_weights() -> None:
 
 def test_few_clean_samples_are_few() -> None:
     seen = survey(batch())
-    few = appraisal(clean_samples=8)._clean(seen)
+    few = appraisal(clean_samples=8)._clean_part(seen)
     assert (few.labels != -1).sum() == 8 and (
         (few.labels == -1) | (few.labels == seen.held_out.labels)
     ).all()
-    assert appraisal(clean_samples=0)._clean(seen) is seen.held_out
-    assert appraisal(clean_samples=HELD_OUT)._clean(seen) is seen.held_out
+    assert appraisal(clean_samples=0)._clean_part(seen) is seen.held_out
+    assert appraisal(clean_samples=HELD_OUT)._clean_part(seen) is seen.held_out
 
 
 def test_progress_is_the_fall_of_the_loss_on_labels() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from methods import Method
 from methods.alpha import Terms
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 TERMS = [(1.0, 1.0), (0.5, 2.0), (3.0, 0.7), (0.02, 0.05)]
 steady = pytest.mark.parametrize(("hard", "soft"), TERMS)
@@ -36,7 +36,7 @@ def settled(
     method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5
 ) -> float:
     """Return alpha after its own optimiser has seen constant terms."""
-    assert isinstance(method, Weighted)
+    assert isinstance(method, AlphaWeightedMethod)
     batch = make_batch(method)
     terms = Terms(
         torch.tensor(hard).double(),

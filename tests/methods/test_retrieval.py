@@ -215,7 +215,7 @@ def test_says_that_it_is_alive_once_a_block(
 ) -> None:
     small_blocks(10)
     calls: list[None] = []
-    nearest(*bank, 2, 2, alive=lambda: calls.append(None))
+    nearest(*bank, 2, 2, heartbeat=lambda: calls.append(None))
     assert len(calls) == sum(
         -(-count // 3) for count in bank.labels[bank.labels != -1].bincount().tolist()
     )

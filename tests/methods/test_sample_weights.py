@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from methods.sample_weights import MAPS, auc, clipped, sample_weights
+from methods.sample_weights import MAPS, auc, clip_scores, sample_weights
 
 EVERY = pytest.mark.parametrize("by", list(MAPS))
 
@@ -109,8 +109,8 @@ def test_an_outlier_does_not_decide_the_range() -> None:
 
 def test_the_outer_hundredths_are_clipped() -> None:
     phi = torch.arange(200.0)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(clipped(phi), phi.clamp(2, 197))
-    assert torch.equal(clipped(phi[:50]), phi[:50])
+    assert torch.equal(clip_scores(phi), phi.clamp(2, 197))
+    assert torch.equal(clip_scores(phi[:50]), phi[:50])
 
 
 def test_auc_is_that_of_scikit_learn_ties_included() -> None:
