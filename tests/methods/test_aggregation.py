@@ -63,18 +63,20 @@ def by_hand(
     how: Quantity,
 ) -> list[float]:
     """Return the target probabilities of one query at the temperature, by definition."""
-    said = logits.double().tolist()
+    all_logits = logits.double().tolist()
     if not places:
-        return softmax([value / TEMPERATURE for value in said[query]])
+        return softmax([value / TEMPERATURE for value in all_logits[query]])
     weights = softmax([value / tau for value in similarity])
     if how == "prob":
-        voices = [softmax([value / TEMPERATURE for value in said[place]]) for place in places]
+        distributions = [
+            softmax([value / TEMPERATURE for value in all_logits[place]]) for place in places
+        ]
         return [
-            sum(a * voice[k] for a, voice in zip(weights, voices, strict=True))
+            sum(a * distribution[k] for a, distribution in zip(weights, distributions, strict=True))
             for k in range(CLASSES)
         ]
     mean = [
-        sum(a * said[place][k] for a, place in zip(weights, places, strict=True))
+        sum(a * all_logits[place][k] for a, place in zip(weights, places, strict=True))
         for k in range(CLASSES)
     ]
     return softmax([value / TEMPERATURE for value in mean])
@@ -113,7 +115,7 @@ def test_targets_are_those_of_the_definition(
 
 @HOWS
 @pytest.mark.parametrize("some", [False, True])
-def test_the_whole_class_says_what_all_of_its_members_say(
+def test_whole_class_equals_all_members(
     features: Tensor, logits: Tensor, labels: Tensor, how: Quantity, some: bool
 ) -> None:
     members = torch.arange(SAMPLES) % 3 != 0 if some else None
@@ -128,7 +130,7 @@ def test_the_whole_class_says_what_all_of_its_members_say(
 
 @HOWS
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_of_any_size_say_the_same(
+def test_block_size_does_not_change_targets(
     features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     blocks = list(retrieval.ByClass(features, labels).blocks(torch.arange(SAMPLES)))
@@ -147,34 +149,32 @@ def test_blocks_of_any_size_say_the_same(
 
 
 @HOWS
-def test_the_nearest_alone_counts_at_a_low_temperature_of_the_retrieval(
+def test_low_retrieval_temperature_selects_the_nearest(
     features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     neighbours = nearest(features, labels, 6, 0)
-    heard = neighbours.positives[:, 0] != -1
-    of_nearest = (logits[neighbours.positives[heard, 0].long()] / TEMPERATURE).softmax(1)
+    has_positives = neighbours.positives[:, 0] != -1
+    of_nearest = (logits[neighbours.positives[has_positives, 0].long()] / TEMPERATURE).softmax(1)
     for targets in (
         aggregate_logits(logits, neighbours, 1e-6, how, TEMPERATURE),
         aggregate_class_logits(features, logits, labels, 1e-6, how, TEMPERATURE),
     ):
-        torch.testing.assert_close((targets[heard] / TEMPERATURE).softmax(1), of_nearest)
+        torch.testing.assert_close((targets[has_positives] / TEMPERATURE).softmax(1), of_nearest)
 
 
-def test_all_count_alike_at_a_high_temperature_of_the_retrieval(
+def test_high_retrieval_temperature_averages_all(
     features: Tensor, logits: Tensor, labels: Tensor
 ) -> None:
     targets = aggregate_class_logits(features, logits, labels, math.inf, "logit", TEMPERATURE)
     for query in (0, 1, 8, 59):
-        others = (labels == labels[query]) & (torch.arange(SAMPLES) != query)
-        torch.testing.assert_close(targets[query], logits[others].mean(0))
+        class_members = (labels == labels[query]) & (torch.arange(SAMPLES) != query)
+        torch.testing.assert_close(targets[query], logits[class_members].mean(0))
     nearly = aggregate_class_logits(features, logits, labels, 1e6, "logit", TEMPERATURE)
     torch.testing.assert_close(nearly, targets, atol=1e-4, rtol=1e-4)
 
 
 @HOWS
-def test_a_sample_that_may_retrieve_itself_says_what_the_teacher_says(
-    logits: Tensor, how: Quantity
-) -> None:
+def test_retrieved_self_gives_the_teachers_distribution(logits: Tensor, how: Quantity) -> None:
     itself = torch.arange(SAMPLES, dtype=torch.int32)[:, None]
     none = itself[:, :0]
     neighbours = Neighbours(itself, none, torch.ones(SAMPLES, 1), none.float())
@@ -185,7 +185,7 @@ def test_a_sample_that_may_retrieve_itself_says_what_the_teacher_says(
 
 
 @HOWS
-def test_without_any_positives_all_have_their_own_logits(
+def test_samples_without_positives_keep_their_logits(
     features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     assert torch.equal(
@@ -194,7 +194,7 @@ def test_without_any_positives_all_have_their_own_logits(
 
 
 @HOWS
-def test_a_class_of_one_mind_says_what_each_says(
+def test_identical_logits_aggregate_to_themselves(
     features: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     alike = 5 * torch.eye(CLASSES)[labels.clamp(min=0)]
@@ -209,23 +209,28 @@ def test_the_mean_of_probabilities_has_the_gradient_of_the_mean_divergence(
     student = torch.randn(
         SAMPLES, CLASSES, generator=torch.Generator().manual_seed(5), dtype=torch.float64
     )
-    heard = (neighbours.positives[:, 0] != -1).nonzero().squeeze(1)
+    has_positives = (neighbours.positives[:, 0] != -1).nonzero().squeeze(1)
 
     def gradient(divergence: Callable[[Tensor], Tensor]) -> Tensor:
         z = student.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(divergence((z[heard] / TEMPERATURE).log_softmax(1)), z)
+        (slope,) = torch.autograd.grad(
+            divergence((z[has_positives] / TEMPERATURE).log_softmax(1)), z
+        )
         return slope
 
     def to(p: Tensor, log_q: Tensor) -> Tensor:
         return (p * (p.log() - log_q)).sum(-1)
 
-    weights = (neighbours.positive_similarity[heard].double() / TAU).softmax(1)
-    voices = (logits[neighbours.positives[heard].long()].double() / TEMPERATURE).softmax(-1)
-    together = (
-        aggregate_logits(logits, neighbours, TAU, "prob", TEMPERATURE)[heard].double() / TEMPERATURE
+    weights = (neighbours.positive_similarity[has_positives].double() / TAU).softmax(1)
+    distributions = (
+        logits[neighbours.positives[has_positives].long()].double() / TEMPERATURE
+    ).softmax(-1)
+    target = (
+        aggregate_logits(logits, neighbours, TAU, "prob", TEMPERATURE)[has_positives].double()
+        / TEMPERATURE
     ).softmax(1)
-    one = gradient(lambda log_q: to(together, log_q).sum())
-    other = gradient(lambda log_q: (weights * to(voices, log_q[:, None])).sum())
+    one = gradient(lambda log_q: to(target, log_q).sum())
+    other = gradient(lambda log_q: (weights * to(distributions, log_q[:, None])).sum())
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
@@ -262,5 +267,5 @@ def test_the_share_of_positives_that_the_teacher_gets_right() -> None:
     assert positive_accuracy(
         logits, labels, Neighbours(places, none, places.float(), none)
     ) == pytest.approx(3 / 5)
-    nobody = torch.full((4, 2), -1)
-    assert math.isnan(positive_accuracy(logits, labels, Neighbours(nobody, none, none, none)))
+    no_positions = torch.full((4, 2), -1)
+    assert math.isnan(positive_accuracy(logits, labels, Neighbours(no_positions, none, none, none)))

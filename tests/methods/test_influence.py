@@ -235,7 +235,7 @@ def test_estimators_solve_the_damped_system(
 def test_a_large_last_layer_is_solved_by_conjugate_gradients(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(influence, "EXACT_UP_TO", 1)
+    monkeypatch.setattr(influence, "MAX_EXACT_SIZE", 1)
     found = influence.scores(small.problem(), influence.last_layer, DAMPING)
     assert found.iterations > 1
     torch.testing.assert_close(found.phi, solved(small), rtol=1e-3, atol=1e-4)

@@ -257,7 +257,7 @@ def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() 
 
 
 def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel's gradient is the sum of slope (x) patch over places, for any block size."""
+    """A kernel's gradient is the sum of slope (x) patch over positions, for any block size."""
     from methods import kfac as module
 
     found, whole = problem_of(convolutional()), {}
@@ -270,18 +270,18 @@ def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> Non
         name: tensor.clone().requires_grad_() for name, tensor in found.parameters.items()
     }
     names = {id(tensor): name for name, tensor in parameters.items()}
-    with module._CallRecorder(names) as watch:
+    with module._CallRecorder(names) as recorder:
         logits = found.network.logits(parameters, torch.cat(list(found.network.training())))
     loss = (logits * torch.randn(SAMPLES, CLASSES).double()).sum()
-    calls = [call for call, _ in watch.calls]
-    slopes = torch.autograd.grad(loss, [output for _, output in watch.calls], retain_graph=True)
+    calls = [call for call, _ in recorder.calls]
+    slopes = torch.autograd.grad(loss, [output for _, output in recorder.calls], retain_graph=True)
     expected = torch.autograd.grad(loss, [call.weight for call in calls])
     assert len(calls) == 3
     for call, slope, kernel in zip(calls, slopes, expected, strict=True):
-        patches = call.patches(call.given)
-        places = call.places(slope).reshape(SAMPLES, call.groups, -1, patches.shape[3])
+        patches = call.patches(call.layer_input)
+        positions = call.positions(slope).reshape(SAMPLES, call.groups, -1, patches.shape[3])
         torch.testing.assert_close(
-            torch.einsum("ngop,ngip->goi", places, patches).reshape(kernel.shape), kernel
+            torch.einsum("ngop,ngip->goi", positions, patches).reshape(kernel.shape), kernel
         )
 
 
@@ -310,7 +310,7 @@ def test_kfac_nears_the_exact_direction_where_curvature_and_inputs_are_independe
     assert (gradient / DAMPING - solved).norm() > solved.norm()
 
 
-def test_kfac_says_where_it_has_nothing_to_work_on() -> None:
+def test_kfac_refuses_network_without_supported_layers() -> None:
     class Scales(nn.Module):
         def __init__(self) -> None:
             super().__init__()

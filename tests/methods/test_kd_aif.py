@@ -48,9 +48,9 @@ def survey(
 ) -> StudentSurvey:
     """Return a survey of the student with the batch as the whole training part."""
     generator = torch.Generator().manual_seed(9)
-    said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
+    student_logits = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
     held_out = Part(
-        said,
+        student_logits,
         torch.randn(HELD_OUT, FEATURES, generator=generator, dtype=torch.float64),
         torch.arange(HELD_OUT) % CLASSES,
     )
@@ -121,9 +121,7 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     ],
     ids=["supervised", "soft", "hard"],
 )
-def test_what_it_says_it_minimises_is_what_it_does(
-    settings: dict[str, Any], unlabelled: bool
-) -> None:
+def test_weighted_objective_equals_the_loss(settings: dict[str, Any], unlabelled: bool) -> None:
     """The closed-form gradient of the weighted mean against autograd through a step's loss."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
@@ -327,15 +325,17 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    said = (padded @ layer).detach()
+    student_logits = (padded @ layer).detach()
     network = SurveyedNetwork(
         {}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())
     )
     parts = (
-        Part(said[:120], features[:120], noisy[:120]),
-        Part(said[120:], features[120:], labels[120:]),
+        Part(student_logits[:120], features[:120], noisy[:120]),
+        Part(student_logits[120:], features[120:], labels[120:]),
     )
-    seen = StudentSurvey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
+    seen = StudentSurvey(
+        *parts, student_logits[:120], torch.ones(120), torch.ones(120), network, 2**20, 0
+    )
     weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
     assert weights[:40].mean() < 0.8 * weights[40:].mean()
     released = appraisal(alpha=0.0, momentum=0.0, sign="released").weigh(seen).weights
@@ -396,14 +396,14 @@ def test_weights_of_hard_pseudo_labels_have_mean_one_over_those_that_are_used() 
     assert weighed.tracked["weighed"] == used.sum() and weighed.scores[~used].isnan().all()
 
 
-def test_a_teacher_that_is_never_sure_is_told() -> None:
+def test_teacher_below_threshold_gives_a_note() -> None:
     weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(
         survey(batch(unlabelled=True))
     )
     assert (weighed.weights == 1).all() and "sure of no sample" in weighed.notes[0]
 
 
-def test_an_influence_that_was_not_solved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconverged_influence_gives_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3)
     )

@@ -62,12 +62,12 @@ def test_a_text_without_choices_is_any_text(text: str) -> None:
     ],
 )
 def test_what_is_refused_is_named_with_what_is_allowed(name: str, value: Any, bounds: Any) -> None:
-    with refused(name, value, bounds, error=SettingsError) as told:
+    with refused(name, value, bounds, error=SettingsError) as caught:
         Own.build({name: value})
     assert (
-        name in str(told.value)
-        and describe_allowed(Own.__dataclass_fields__[name]) in str(told.value)
-        and len(str(told.value)) < 700
+        name in str(caught.value)
+        and describe_allowed(Own.__dataclass_fields__[name]) in str(caught.value)
+        and len(str(caught.value)) < 700
     )
 
 
