@@ -24,30 +24,39 @@ class AKDSettings(AlphaSettings):
     alpha_schedule: str = override_default(AlphaSettings, "alpha_schedule", "gap")
     alpha_min: float = override_default(AlphaSettings, "alpha_min", 0.05)
     alpha_max: float = override_default(AlphaSettings, "alpha_max", 0.95)
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     cam: bool = setting(
         False,
-        "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all",
+        "Reweight the teacher's classes by the Context-Aware Module. Initially it changes nothing.",
     )
     cam_width: int = setting(
-        32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096
+        32,
+        "Dimension of the class tokens, a multiple of cam_heads. Used with cam.",
+        low=1,
+        high=4096,
     )
-    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1, high=256)
+    cam_heads: int = setting(
+        4, "Number of attention heads over the classes. Used with cam.", low=1, high=256
+    )
     cam_rho: float = setting(
         4.0,
-        "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, "
-        "infinity at the teacher itself (cam)",
+        "rho in the module's objective CE(y, p~) + rho D(p || p~): at 0 its optimum is the labels, "
+        "for large rho the teacher. Used with cam.",
         low=0,
     )
     cam_grad: str = setting(
         "detached",
-        "detached: the module learns from its own objective alone; joint: from the student's "
-        "loss too, which it can please by "
-        "copying the student (cam)",
+        "Objective that trains the module. detached: its own alone; joint: also the student's "
+        "loss, which the module can lower by copying the student. Used with cam.",
         choices=("detached", "joint"),
     )
     cam_learning_rate: float = setting(
-        0.02, "of the module, on the recipe's schedule, without weight decay (cam)", above=0
+        0.02,
+        "Learning rate of the module, on the recipe's schedule and without weight decay. Used with "
+        "cam.",
+        above=0,
     )
 
     def __post_init__(self) -> None:
@@ -55,7 +64,7 @@ class AKDSettings(AlphaSettings):
         if self.cam_width % self.cam_heads:
             below = self.cam_width - self.cam_width % self.cam_heads
             raise SettingsError(
-                f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: "
+                f"cam_width = {self.cam_width} must be divisible by cam_heads = {self.cam_heads}: "
                 f"give {f'{below} or ' if below else ''}{below + self.cam_heads}",
                 "cam_width",
                 value=self.cam_width,
@@ -74,8 +83,8 @@ class AKD(AlphaWeightedMethod):
     Settings = AKDSettings
     settings: AKDSettings
     provenance = (
-        "the idea of arXiv 2509.05319 (2025), of which the abstract alone was at "
-        "hand; every formula is a reconstruction"
+        "arXiv 2509.05319 (2025), of which only the abstract was available; every formula is a "
+        "reconstruction"
     )
 
     def __init__(self, settings: AKDSettings) -> None:

@@ -123,7 +123,7 @@ class Batch:
         """
         if self.peers is None:
             raise ValueError(
-                "this method needs a peer, and the student is alone: configure `peers`, or "
+                "this method needs a peer, but the trial has one student: configure `peers`, or "
                 "train with kd"
             )
         return self.peers().detach()
@@ -137,8 +137,8 @@ class Batch:
         """
         if self.teacher is None:
             raise ValueError(
-                "this method needs a teacher, and the batch has none: set `teacher`, or train "
-                "with cross_entropy"
+                "this method needs a teacher, but none is configured: set `teacher`, or train with "
+                "cross_entropy"
             )
         return self.teacher.logits.detach()
 

@@ -28,84 +28,91 @@ class ICKDSettings(Settings):
 
     paradigm: str = setting(
         "offline",
-        "who fills the bank: offline: a frozen teacher, once; online: the peers, while they "
-        "are trained; teacher_free: the student "
-        "itself",
+        "Source of the bank. offline: a frozen teacher, computed once; online: the peers, during "
+        "training; teacher_free: the student itself.",
         choices=("offline", "online", "teacher_free"),
     )
     alpha: float = setting(
         0.9,
-        "weight of the teacher, or of who stands in its place, where less is better (0.1 to "
-        "0.5, online and teacher_free); cross "
-        "entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
+        "Weight of the teacher or its substitute; cross entropy has the weight 1 - alpha. Smaller "
+        "values, 0.1 to 0.5, suit online and teacher_free. teacher_free uses 0 until the first "
+        "bank.",
         low=0,
         high=1,
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of student and target")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of student and target."
+    )
     picd: float = setting(
         0.5,
-        "pi: share of alpha that goes to the target made of positives; the sample's own target "
-        "has 1 - pi",
+        "pi, the share of alpha for the target from positives; the sample's own target has the "
+        "share 1 - pi.",
         low=0,
         high=1,
     )
-    nicd: float = setting(0.2, "nu: weight of the contrast with the negatives", low=0)
+    nicd: float = setting(0.2, "nu, the weight of the contrast with the negatives.", low=0)
     positives: int = setting(
         8,
-        "k_p: most similar samples of the same class that a target is made of; 0: the whole class",
+        "k_p, the number of most similar samples of the same class that form a target; 0: the "
+        "whole class.",
         low=0,
     )
-    negatives: int = setting(32, "k_n: most similar samples of other classes", low=1)
+    negatives: int = setting(32, "k_n, the number of most similar samples of other classes.", low=1)
     retrieval_temperature: float = setting(
         0.1,
-        "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, "
-        "100 all alike",
+        "tau_r, the divisor of the similarities that weight the positives: 0.01 selects the "
+        "nearest one, 100 gives equal weights.",
         low=1e-4,
     )
     aggregate: str = setting(
         "logit",
-        "what the positives' mean is taken of: their logits, which is the geometric mean of "
-        "their distributions, or these",
+        "Quantity of the positives that is averaged. logit: their logits, which gives the "
+        "geometric mean of their distributions; prob: their distributions.",
         choices=("logit", "prob"),
     )
     nicd_loss: str = setting(
         "info_nce",
-        "contrast: InfoNCE with a positive, or the mean hinge of the negatives alone",
+        "Loss of the contrast. info_nce: InfoNCE with a positive; hinge: mean hinge loss of the "
+        "negatives alone.",
         choices=("info_nce", "hinge"),
     )
     nicd_pos: str = setting(
         "bank",
-        "positive of InfoNCE: what the bank says of the positives, or what is said of the "
-        "sample itself",
+        "Positive of InfoNCE. bank: the target from the positives; own: the logits of the teacher "
+        "or the bank for the sample itself.",
         choices=("bank", "own"),
     )
-    nicd_temperature: float = temperature_setting(0.5, "tau: divides the cosines of InfoNCE")
-    nicd_margin: float = setting(0.0, "cosine from which the hinge counts", low=-1, high=1)
+    nicd_temperature: float = temperature_setting(
+        0.5, "tau, the divisor of the cosines in InfoNCE."
+    )
+    nicd_margin: float = setting(
+        0.0, "Cosine above which a negative adds to the hinge loss.", low=-1, high=1
+    )
     bank: str = setting(
         "epoch",
-        "what students fill it with: epoch: a pass over the clean view after each epoch; ema: "
-        "the same by the average of their "
-        "weights; momentum: what they say in training, blended, without a pass (online, "
-        "teacher_free)",
+        "How students fill the bank. epoch: a pass over the clean view after each epoch; ema: the "
+        "same with the moving average of their weights; momentum: their training outputs, blended "
+        "entry by entry, without a pass. Used by online and teacher_free.",
         choices=("epoch", "ema", "momentum"),
     )
     bank_momentum: float = setting(
         0.9,
-        "what stays at a blend: of an entry once an epoch (momentum), of the weights once a "
-        "step (ema)",
+        "Share of the old value that a blend keeps: of an entry once per epoch (momentum), or of "
+        "the averaged weights once per step (ema).",
         low=0,
         high=1,
     )
     queue: int = setting(
         16_384,
-        "only the samples that were drawn last can be retrieved, so many; 0: all (online, "
-        "teacher_free)",
+        "Number of most recently drawn samples that can be retrieved; 0: all samples. Used by "
+        "online and teacher_free.",
         low=0,
         high=10**9,
     )
     warmup: float = setting(
         0.1,
-        "share of the epochs, one at least, before the first bank (online, teacher_free)",
+        "Share of the epochs before the first bank, at least one epoch. Used by online and "
+        "teacher_free.",
         low=0,
         high=1,
     )
@@ -114,8 +121,8 @@ class ICKDSettings(Settings):
         super().__post_init__()
         if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
             raise SettingsError(
-                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; "
-                "give one of the two a weight",
+                "alpha = 0.0 is not allowed together with nicd = 0.0, because the bank would "
+                "have no effect: give one of them a weight above 0",
                 "alpha",
                 value=self.alpha,
                 allowed="above 0",
@@ -138,10 +145,9 @@ class ICKD(Method):
     settings: ICKDSettings
     needs = Needs(teacher=True, bank=True)
     provenance = (
-        "the idea of arXiv 2501.07040 (2025), of which the abstract alone was at hand: a bank, "
-        "retrieval, the terms PICD and NICD "
-        "in logit space and the three paradigms are from it; every formula and number is a "
-        "reconstruction"
+        "arXiv 2501.07040 (2025), of which only the abstract was available: the bank, the "
+        "retrieval, the terms PICD and NICD in logit space and the three paradigms are from it; "
+        "every formula and number is a reconstruction"
     )
 
     def __init__(self, settings: ICKDSettings) -> None:
@@ -182,7 +188,7 @@ class ICKD(Method):
             return
         if knowledge is None:
             raise SettingsError(
-                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or "
+                "paradigm = 'offline' needs a teacher to fill the bank: set `teacher`, or choose "
                 "another paradigm",
                 "paradigm",
                 value="offline",
@@ -204,8 +210,8 @@ class ICKD(Method):
         first = max(round(chosen.warmup * epochs), 1)
         if first >= epochs:
             raise SettingsError(
-                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower "
-                f"it, or give at least two epochs",
+                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower it, "
+                "or train for at least two epochs",
                 "warmup",
                 value=chosen.warmup,
                 allowed="at least two epochs",
@@ -256,9 +262,9 @@ class ICKD(Method):
     def _build_bank(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the "
-                f"task {shape}: it is of other data or "
-                "of another teacher; fit the teacher on this data",
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, but the task "
+                f"has {shape}: it belongs to other data or another teacher; fit the teacher on "
+                "these data",
                 value=tuple(knowledge.logits.shape),
                 allowed=shape,
             )

@@ -265,8 +265,8 @@ def cg(
         slope = search_direction @ product
         if not slope > 0:
             raise DivergedError(
-                f"the curvature along a direction is {slope.item():.3g}, not positive: choose "
-                f"a damping above {damping}"
+                f"the curvature along a direction must be positive, but is {slope.item():.3g}: "
+                f"choose a damping above {damping}"
             )
         step = residual_product / slope
         direction += step * search_direction
@@ -306,7 +306,7 @@ def lissa(
         residual = (change.norm() / size).item()
         if not residual <= 1.001:
             raise DivergedError(
-                f"the series of LiSSA grew at step {iterations + 1}: choose a scale above "
+                f"the series of LiSSA diverged at step {iterations + 1}: choose a scale above "
                 f"{scale:.3g}, or a larger damping"
             )
         summed += change

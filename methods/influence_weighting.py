@@ -38,66 +38,75 @@ class InfluenceWeightingSettings(Settings):
 
     update: str = setting(
         "iterative",
-        "iterative: every few epochs, the student goes on; static: once, halfway, and the "
-        "student begins anew; teacher_only: the "
-        "weights are the teacher's; both: teacher and student learn with them; ssl: of the "
-        "unlabelled samples",
+        "Schedule and use of the weights. iterative: new weights every few epochs; static: once "
+        "halfway, after which the student restarts; teacher_only: for the teacher alone; both: for "
+        "teacher and student; ssl: for the unlabelled samples.",
         choices=UPDATES,
     )
     weigh_by: str = setting(
         "influence",
-        "influence: on the loss of the validation part; as baselines loss: the sample's own "
-        "loss, random: influence's weights, "
-        "shuffled, and none: all alike",
+        "Score of the samples. influence: on the loss of the validation part. Baselines: loss, the "
+        "sample's own loss; random, the weights of influence, shuffled; none, equal weights.",
         choices=("influence", "loss", "random", "none"),
     )
     estimator: str = setting(
         "last_layer",
-        "of the influence; last_layer: of the classifier, in closed form; of the whole network "
-        "kfac, cg, lissa, exact (few "
-        "parameters), identity (inner products of gradients)",
+        "Estimator of the influence. last_layer: of the classifier, in closed form. Of the whole "
+        "network: kfac, cg, lissa, exact (for few parameters), identity (inner products of "
+        "gradients).",
         choices=tuple(ESTIMATORS),
     )
-    damping: float = setting(0.01, "lambda, added to the curvature's diagonal", above=0)
+    damping: float = setting(0.01, "lambda, added to the diagonal of the curvature.", above=0)
     weight_map: str = setting(
         "sigmoid",
-        "from influence to weights; hard: 1 where it is not harmful, else 0",
+        "Map from influence to weights; hard: 1 for samples that are not harmful, else 0.",
         choices=tuple(MAPS),
     )
     sharpness: float = setting(
-        10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0
+        10.0,
+        "k, the length of the interval to which sigmoid scales the range of the influence.",
+        above=0,
     )
     clip: float = setting(
         CLIPPED_SHARE,
-        "share of the influences that is cut off at each end before the map; 0: none",
+        "Share of the influence scores that is clipped at each end before the map; 0: no clipping.",
         low=0,
         high=0.25,
     )
     sign: str = setting(
         "correct",
-        "correct: harmful samples count less; released: more, as in the released code, for "
-        "comparison",
+        "Sign of the influence. correct: harmful samples get smaller weights; released: larger "
+        "ones, as in the released code, for comparison.",
         choices=SIGNS,
     )
     warmup: float = setting(
-        0.25, "share of the epochs after which samples are first weighed", low=0, high=1
+        0.25,
+        "Share of the epochs before weights are first computed, at least one epoch. Not used by "
+        "static.",
+        low=0,
+        high=1,
     )
-    every: int = setting(2, "R: epochs from one weighing to the next", low=1)
+    every: int = setting(
+        2,
+        "R, the number of epochs from one computation of the weights to the next. Not used by "
+        "static.",
+        low=1,
+    )
     lag: int = setting(
         1,
-        "epochs that are trained while weights are computed, fewer if none were left then; 0: "
-        "the trainer waits",
+        "Epochs trained while new weights are computed, fewer if none would remain to use them; 0: "
+        "training waits for the weights. Not used by static.",
         low=0,
     )
     momentum: float = setting(
         0.5,
-        "share of the weights in force that new ones keep (no meaning for static)",
+        "Share of the current weights that new ones keep. Not used by static.",
         low=0,
         high=0.99,
     )
     clean_samples: int = setting(
         0,
-        "samples of the validation part by which the others are weighed; 0: all",
+        "Number of validation samples used to score the training samples; 0: all.",
         low=0,
         high=10**9,
     )
@@ -106,9 +115,9 @@ class InfluenceWeightingSettings(Settings):
         super().__post_init__()
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
-                f"lag = {self.lag} is more than every = {self.every}, so weights would be "
-                f"asked for before the last ones came: "
-                f"give a lag of at most {self.every}, or raise every",
+                f"lag = {self.lag} must not exceed every = {self.every}, because weights would be "
+                f"requested before the previous ones arrive: give a lag of at most {self.every}, "
+                f"or raise every",
                 "lag",
                 value=self.lag,
                 allowed=(0, self.every),
@@ -147,9 +156,9 @@ class InfluenceWeighting:
             self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
         if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = {settings.update!r} trains before it weighs and after it, for which "
-                f"{epochs} epochs leave no room: "
-                "give training.epochs of 2 or more, and a warmup below 1",
+                f"update = {settings.update!r} needs epochs before and after the weights are "
+                f"computed, but training.epochs is {epochs}: give training.epochs of 2 or more, "
+                "and a warmup below 1",
                 "update",
                 value=settings.update,
                 allowed="training.epochs of 2 or more",
@@ -207,8 +216,8 @@ class InfluenceWeighting:
         noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
         if not counted.any():
             notes.append(
-                "there is nothing to weigh, as the teacher is sure of no sample: lower "
-                "method.threshold, or train it longer"
+                "no samples are weighted, because no prediction of the teacher reaches "
+                "method.threshold: lower it, or train the teacher longer"
             )
         scores, new_weights = (
             torch.full_like(survey.weights, math.nan),
@@ -277,9 +286,9 @@ def _convergence_notes(result: influence.InfluenceScores) -> list[str]:
     if result.residual is None or result.residual < MAX_RESIDUAL:
         return []
     return [
-        f"the influence was solved up to a relative residual of {result.residual:.2g} only, "
-        f"after {result.iterations} iterations: "
-        "raise method.damping, or take another method.estimator"
+        f"the influence did not converge: its relative residual is {result.residual:.2g} after "
+        f"{result.iterations} iterations; raise method.damping, or choose another "
+        "method.estimator"
     ]
 
 

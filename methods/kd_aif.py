@@ -33,34 +33,43 @@ class KDAIFSettings(InfluenceWeightingSettings):
 
     alpha: float = setting(
         0.9,
-        "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)",
+        "Weight of the teacher; cross entropy has the weight 1 - alpha. Not used by update: ssl.",
         low=0,
         high=1,
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     teacher_learning_rate: float = setting(
         0.01,
-        "of the epoch that the teacher is trained for whenever new weights come (teacher_only, "
-        "both; ssl with feedback)",
+        "Learning rate of the epoch in which the teacher is trained after new weights. Used by "
+        "teacher_only, both, and ssl with feedback.",
         above=0,
     )
     unlabelled_weight: float = setting(
-        1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0
+        1.0,
+        "mu, the weight of the term of the unlabelled samples; cross entropy has weight 1. Used by "
+        "ssl.",
+        low=0,
     )
     pseudo: str = setting(
         "soft",
-        "ssl: soft: the teacher's softened distribution; hard: its class where it is sure of "
-        "it, else nothing",
+        "Targets of the unlabelled samples. soft: the teacher's softened distribution; hard: the "
+        "teacher's class if its probability reaches the threshold, else none. Used by ssl.",
         choices=("soft", "hard"),
     )
     threshold: float = setting(
-        0.95, "ssl, pseudo = hard: probability from which the teacher is sure", low=0, high=1
+        0.95,
+        "Least probability of the class that the teacher predicts for a hard pseudo-label. Used by "
+        "ssl with pseudo: hard.",
+        low=0,
+        high=1,
     )
 
     feedback: float = setting(
         0.0,
-        "eta: how much the teacher is moved by what its pseudo-labels did to the student's "
-        "loss on labels; 0: not (ssl)",
+        "eta, the strength of the teacher's update by the effect of its pseudo-labels on the "
+        "student's loss on labels; 0: no update. Used by ssl.",
         low=0,
     )
 
@@ -77,11 +86,10 @@ class KDAIF(Method):
     settings: KDAIFSettings
     needs = Needs(teacher=True, weights=True)
     provenance = (
-        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: "
-        "recipe and the map `exp` are from the "
-        "code, whose sign up-weights harmful samples and is corrected here (`sign: released` "
-        "keeps it); estimators, other maps, "
-        "updates and the semi-supervised form are reconstructed, and no number of the paper is "
+        "arXiv 2501.02705 (2025), of which only the abstract and the released code were available: "
+        "the recipe and the map `exp` are from the code, whose sign gives harmful samples larger "
+        "weights and is corrected here (`sign: released` keeps it); estimators, other maps, "
+        "updates and the semi-supervised form are reconstructions, and no number of the paper is "
         "claimed"
     )
 
@@ -104,7 +112,9 @@ class KDAIF(Method):
         Tracked are cross entropy and distillation without weights, and the mean weight of the
         batch.
         """
-        assert batch.weights is not None, "the loop brings weights to whoever needs them"
+        assert batch.weights is not None, (
+            "the training loop provides weights if `needs.weights` is set"
+        )
         weights = (
             torch.ones_like(batch.weights)
             if self.settings.update == "teacher_only"
@@ -127,7 +137,9 @@ class KDAIF(Method):
         The objective is 1/n times the sum over the samples.
         """
         chosen, (logits, _, labels) = self.settings, survey.training
-        assert survey.teacher is not None, "the loop brings a teacher to whoever needs one"
+        assert survey.teacher is not None, (
+            "the training loop provides a teacher if `needs.teacher` is set"
+        )
         labelled = labels != -1
         share = len(labels) / labelled.sum().clamp(
             min=1
@@ -162,7 +174,9 @@ class KDAIF(Method):
         helped the student are reinforced, others unlearned.
         """
         if self.settings.update != "ssl":
-            assert batch.weights is not None, "the loop brings weights to whoever needs them"
+            assert batch.weights is not None, (
+                "the training loop provides weights if `needs.weights` is set"
+            )
             return (batch.weights * batch.cross_entropies()).mean()
         used, classes = self._select_pseudo_labels(batch.teacher_logits, batch.labels)
         pseudo = batch.mean_over(

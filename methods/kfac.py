@@ -92,7 +92,7 @@ def compute_factors(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
             logits = problem.network.logits(parameters, inputs)
         if not recorder.calls:
             raise ValueError(
-                "kfac found no linear or convolutional layer in this network: choose "
+                "kfac needs a linear or convolutional layer, and this network has none: choose "
                 "last_layer or cg"
             )
         drawn = problem.losses.drawn_gradients(logits.detach(), rows, generator)

@@ -20,23 +20,25 @@ class PeerSettings(Settings):
     """
 
     lambda_peer: float = setting(
-        1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0
+        1.0,
+        "Weight of the peer term; at 0 every student trains alone, without communication.",
+        low=0,
     )
     peer_temperature: float = temperature_setting(
-        1.0, "T_p: divides the logits of the students where they are compared"
+        1.0, "T_p, the divisor of the students' logits in the peer term."
     )
     peer_warmup: float = setting(
         0.0,
-        "share of the epochs over which the weight of the peers' term grows linearly from 0; "
-        "0: it is there at once",
+        "Share of the epochs over which the weight of the peer term grows linearly from 0; 0: no "
+        "warm-up.",
         low=0,
         high=1,
     )
     update: str = setting(
         "simultaneous",
-        "simultaneous: all students step on what the others said before it; alternating: in "
-        "turn, each on what those before it say "
-        "after their step, which costs them a further forward",
+        "Order of the students' steps. simultaneous: all use the outputs before the step; "
+        "alternating: in turn, each with the outputs of its predecessors after their step, at the "
+        "cost of one additional forward pass.",
         choices=("simultaneous", "alternating"),
     )
 

@@ -112,7 +112,7 @@ class Settings:
             accepted = describe_allowed(item)
             if not _is_allowed(item, value):
                 message = (
-                    f"{item.name} = {_truncate(value)} is not allowed: give {accepted} (default "
+                    f"{item.name} = {_truncate(value)} is not allowed: give {accepted} (default: "
                     f"{item.default!r})"
                 )
                 raise SettingsError(message, item.name, value=value, allowed=allowed_values(item))
@@ -127,8 +127,9 @@ class Settings:
         fields_by_name = {item.name: item for item in dataclasses.fields(cls)}
         for key in values:
             if key not in fields_by_name:
-                names = ", ".join(fields_by_name) or "it has none"
-                message = f"there is no setting {key!r} (settings: {names})"
+                names = ", ".join(fields_by_name)
+                hint = f"the settings are {names}" if names else "leave it out, as there are none"
+                message = f"there is no setting {key!r}: {hint}"
                 raise SettingsError(
                     message, key, unknown=True, value=values[key], allowed=tuple(fields_by_name)
                 )

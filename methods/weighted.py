@@ -112,14 +112,17 @@ class TwoFormSettings(AlphaSettings):
 
     form: str = setting(
         "convex",
-        "convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, whose gradient grows "
-        "with beta",
+        "Objective. convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, with a gradient "
+        "that grows with beta.",
         choices=("convex", "additive"),
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     beta: float = setting(
         9.0,
-        "weight of the soft term beside a cross entropy of weight 1 (additive form; else ignored)",
+        "Weight of the soft term; cross entropy has weight 1. Used by the form additive, else "
+        "ignored.",
         low=0,
     )
 
@@ -127,9 +130,9 @@ class TwoFormSettings(AlphaSettings):
         super().__post_init__()
         if self.form == "additive" and self.alpha_schedule != "constant":
             raise SettingsError(
-                f"alpha_schedule = {self.alpha_schedule!r} does not go with form = 'additive', "
-                f"which has no alpha: "
-                "take form = 'convex', or alpha_schedule = 'constant'",
+                f"alpha_schedule = {self.alpha_schedule!r} is not allowed with form = "
+                "'additive', which has no alpha: choose form = 'convex', or alpha_schedule = "
+                "'constant'",
                 "alpha_schedule",
                 value=self.alpha_schedule,
                 allowed=("constant",),

@@ -81,6 +81,11 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def read_summary(kind: type) -> str:
+    """Return the first paragraph of a class's docstring as one line."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Return a description of the values that a setting accepts, with its bounds."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -174,7 +179,7 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
             find_section(field.annotation),
             describe_type(field.annotation, field.metadata),
         )
-        doc = field.description or (inner.__doc__ or "" if inner else "").split("\n")[0]
+        doc = field.description or (read_summary(inner) if inner else "")
         if section is PeerTraining:
             doc = f"{Training.model_fields[name].description}; null: as `training.{name}`"
         rows.append([code(key), kind, show_default(field), find_unit(field), doc])
@@ -183,7 +188,7 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
         elif inner and not issubclass(inner, Choice):
             place = f"{key}.LETTER" if get_origin(field.annotation) is dict else key
             below += describe_sections(inner, f"{place}.", (Training,))
-    title = f"## {path.rstrip('.')}\n\n{(section.__doc__ or '').strip()}\n\n" if path else ""
+    title = f"## {path.rstrip('.')}\n\n{inspect.getdoc(section) or ''}\n\n" if path else ""
     return title + table(["Key", "Type", "Default", "Unit", "Meaning"], rows) + below
 
 
@@ -218,14 +223,11 @@ def write_configuration() -> str:
 def write_methods() -> str:
     """Return the page of all methods."""
     text = (
-        "# Methods\n\nEvery value of `method.name`, with its settings. A setting that is "
-        "given is not searched.\n\n"
+        "# Methods\n\nEvery value of `method.name`, with its settings. A search does not "
+        "change a setting that the configuration gives.\n\n"
     )
     for name, method in METHODS.items():
-        text += (
-            f"## {name}\n\n{(method.__doc__ or '').strip().splitlines()[0]}\n\nSource: "
-            f"{method.provenance}.\n\n"
-        )
+        text += f"## {name}\n\n{read_summary(method)}\n\nSource: {method.provenance}.\n\n"
         needs = [
             field.name
             for field in dataclasses.fields(method.needs)

@@ -97,7 +97,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 4, 1000, -1])
 def test_truncated_file_is_refused(file: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
-    message = refusal(network(seed=1), file, "a whole .safetensors file")
+    message = refusal(network(seed=1), file, "a complete .safetensors file")
     assert str(file) in message and "resnet8 with 10 classes" in message
 
 
