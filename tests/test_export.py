@@ -486,7 +486,7 @@ def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) ->
         (lambda folder: (folder / "model.safetensors").unlink(), "does not exist"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"1"),
-            "is not a whole safetensors file",
+            "is not a complete safetensors file",
         ),
     ],
 )

@@ -144,7 +144,7 @@ class Retrieval:
         if self.approximate and negatives:
             seek = FaissIndex(features, labels, positives, negatives, alive)
         else:
-            seek = partial(ByClass(features, labels).nearest, positives, negatives, alive=alive)
+            seek = partial(ByClass(features, labels).nearest, positives, negatives, heartbeat=alive)
         order = labels.argsort(stable=True)
         size = min(QUERIES, -(-len(order) // context.world_size))
         blocks: dict[str, list[Tensor]] = {name: [] for name in TABLES}

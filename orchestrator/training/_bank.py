@@ -275,12 +275,12 @@ def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], 
         features, samples = knowledge.features.to(knowledge.labels.device), len(knowledge.labels)
         wanted = (knowledge.labels, positives, negatives, knowledge.members)
         if context.world_size == 1:
-            return nearest(features, *wanted, alive=context.heartbeat)
+            return nearest(features, *wanted, heartbeat=context.heartbeat)
         each = -(-samples // context.world_size)  # padded with the last sample
         queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(
             max=samples - 1
         )
-        found = nearest(features, *wanted, queries=queries, alive=context.heartbeat)
+        found = nearest(features, *wanted, queries=queries, heartbeat=context.heartbeat)
         together = (torch.cat(context.all_gather(table))[:samples] for table in found[:4])
         same, others, same_similarity, others_similarity = together
         return Neighbours(same, others, same_similarity, others_similarity, found.recall)

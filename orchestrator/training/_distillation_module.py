@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from methods import Batch, LookAhead, Method, Output
-from methods.batch import alone
+from methods.batch import single_rank_mean
 from orchestrator.core.context import TrialContext
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
@@ -43,7 +43,7 @@ class DistillationModule(nn.Module):
         )
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
-        self.mean, self.all_labelled = alone, False  # as in `Batch`
+        self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
 
     def forward(
         self,

@@ -86,7 +86,7 @@ class SampleWeights:
         found = None
         if self.pending is not None and epoch >= self.pending.epoch + self.weighting_plan.lag:
             found = self._take()
-        if self.weighting_plan.due(epoch):
+        if self.weighting_plan.is_due(epoch):
             self.pending = Snapshot(
                 self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted
             )

@@ -273,7 +273,7 @@ class _Trainer:
         """Update the banks that are due after `epoch` finished epochs, in all students at once."""
         banks = {student.position: student.bank for student in self.students if student.bank}
         bank_schedule = self.method.bank_schedule(self.epochs)
-        if bank_schedule is None or not bank_schedule.due(epoch, self.epochs):
+        if bank_schedule is None or not bank_schedule.is_due(epoch, self.epochs):
             return
         with self.clock.measure("bank"):
             said = {
@@ -339,7 +339,7 @@ class _Trainer:
         # after opening the view, as a cache miss may draw: an epoch must not depend on the cache
         for student in self.students:
             student.begin_epoch(epoch)
-        steps, every = self.batches.steps(), self.method.looks_ahead_every
+        steps, every = self.batches.steps(), self.method.look_ahead_interval
         held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
         for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
             if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():

@@ -117,7 +117,7 @@ def compute_sample_weights(
             limit_bytes=round(configuration.resources.influence_gib * 2**30),
             seed=configuration.seed,
             before=snapshot.before,
-            alive=alive,
+            heartbeat=alive,
         )
         found = weighting_plan.weigh(survey)
     except ArithmeticError as error:

@@ -83,5 +83,5 @@ def test_it_is_set_aside_and_made_anew(
         assert not fit.teacher_exists(folder), "the run fits it"
     if given:
         file.write_bytes(file.read_bytes()[:100])
-        with refused("teacher.network.weights", str(file), "a whole .safetensors file"):
+        with refused("teacher.network.weights", str(file), "a complete .safetensors file"):
             fit.adopt_weights(folder, configuration.teacher, data)

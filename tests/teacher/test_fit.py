@@ -203,7 +203,7 @@ def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(
     file = tmp_path / "given.safetensors"
     if content is not None:
         file.write_bytes(content)
-    allowed = "a file that exists" if content is None else "a whole .safetensors file"
+    allowed = "a file that exists" if content is None else "a complete .safetensors file"
     with refused("teacher.network.weights", str(file), allowed) as raised:
         adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}")
     assert "\n" not in str(raised.value)

@@ -89,10 +89,14 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked, exact = list[int](), ByClass.nearest
 
     def counted(
-        bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]
+        bank: ByClass,
+        positives: int,
+        negatives: int,
+        queries: Tensor,
+        heartbeat: Callable[[], None],
     ) -> Neighbours:
         asked.append(len(queries))
-        return exact(bank, positives, negatives, queries, alive)
+        return exact(bank, positives, negatives, queries, heartbeat)
 
     monkeypatch.setattr(ByClass, "nearest", counted)
     return asked

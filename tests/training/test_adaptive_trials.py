@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trials_run import records_of, saved
 
 from methods import METHODS, ParameterGroup
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 from orchestrator.config.schema import Training
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.data.batches import Batches
@@ -61,7 +61,7 @@ STATEFUL = {
     "kd-raw": ("method.name=kd", *FORMS["raw"]),
     "wttm-label": ("method.name=wttm", *FORMS["label"]),
 }
-WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)]
+WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, AlphaWeightedMethod)]
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -184,9 +184,9 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
 ) -> None:
     taken: list[tuple[int, float]] = []
     steps = [0]
-    look, step = Weighted.look_ahead, TrainedStudent.step
+    look, step = AlphaWeightedMethod.look_ahead, TrainedStudent.step
 
-    def looked(self: Weighted, ahead: Any) -> None:
+    def looked(self: AlphaWeightedMethod, ahead: Any) -> None:
         taken.append((steps[0], ahead.learning_rate))
         look(self, ahead)
 
@@ -195,7 +195,7 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
         steps[0] += 1
         step(self, batch, answer, progress)
 
-    monkeypatch.setattr(Weighted, "look_ahead", looked)
+    monkeypatch.setattr(AlphaWeightedMethod, "look_ahead", looked)
     monkeypatch.setattr(TrainedStudent, "step", stepped)
     records_of(
         distil(

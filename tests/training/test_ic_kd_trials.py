@@ -106,9 +106,9 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
         records, banks = list[Record](), list[dict[str, Tensor]]()
 
         def noted(
-            knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks
+            knowledge: Knowledge, query: BankQuery, banks: list[dict[str, Tensor]] = banks
         ) -> Bank:
-            bank = Bank(knowledge, looking)
+            bank = Bank(knowledge, query)
             assert bank.targets is not None
             tables = {
                 key: value

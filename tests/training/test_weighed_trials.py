@@ -345,7 +345,7 @@ def test_what_is_said_of_the_weights_is_in_the_record(weighed: Callable[..., Tri
     assert [bool(record.get("notes")) for record in records] == [
         epoch in (2, 4) for epoch in range(1, 7)
     ]
-    assert "after epoch 1: there is nothing to weigh" in records[1]["notes"][0]
+    assert "after epoch 1: no samples are weighted" in records[1]["notes"][0]
     assert all(record["metrics"]["influence/weight_std"] == 0 for record in records)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from methods import METHODS, allowed, shown_default
+from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from search_spaces import SPACES
 
@@ -15,9 +15,8 @@ def print_methods(console: Console) -> None:
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
         for item in dataclasses.fields(method.Settings):
-            line = (
-                f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
-            )
+            values = f"{format_default(item)} ({describe_allowed(item)})"
+            line = f"  {item.name} = {values}: {item.metadata['doc']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         searched = "; ".join(search_questions(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
