@@ -21,11 +21,11 @@ class Stopped(Exception):
     """Signal that the trial was asked to stop; it is raised on all ranks."""
 
 
-def _unsaid(_: str) -> None:
+def _discard_message(_: str) -> None:
     """Discard a message."""
 
 
-class Aide(Protocol):
+class InfluenceClientProtocol(Protocol):
     """Client of a process that computes one job at a time while training continues."""
 
     def send(self, job: Any) -> None:
@@ -46,7 +46,7 @@ class Aide(Protocol):
         """Return the messages for the user since the last call."""
 
 
-def _ignore(_: Record) -> None:
+def _discard_report(_: Record) -> None:
     """Discard a report."""
 
 
@@ -73,14 +73,14 @@ class TrialContext:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    report: Callable[[Record], None] = _ignore
+    report: Callable[[Record], None] = _discard_report
     stop_requested: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
-    note: Callable[[str], None] = _unsaid
-    phase: Callable[[str], None] = _unsaid
+    note: Callable[[str], None] = _discard_message
+    phase: Callable[[str], None] = _discard_message
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
-    influence_client: Callable[[], Aide] | None = None
+    influence_client: Callable[[], InfluenceClientProtocol] | None = None
 
     @property
     def is_main_process(self) -> bool:
@@ -156,7 +156,7 @@ class TrialContext:
         for buffer in module.buffers():
             self.broadcast_tensor(buffer)
 
-    def require_going_on(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Stopped on every rank if the trial was asked to stop."""
         if self.should_stop():
             raise Stopped
@@ -173,7 +173,7 @@ class Exchange(Protocol):
     """
 
     count: int
-    own: tuple[int, ...]
+    local_positions: tuple[int, ...]
     context: TrialContext
 
     def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:

@@ -11,7 +11,7 @@ from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training.metrics import Scores
 
 
-class Evaluated(NamedTuple):
+class Evaluation(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
@@ -32,7 +32,7 @@ def evaluate(
     part: Literal["train", "validation", "test"],
     context: TrialContext,
     teacher: Tensor | None,
-) -> Evaluated:
+) -> Evaluation:
     """Evaluate the student in eval mode.
 
     Args:
@@ -44,17 +44,23 @@ def evaluate(
     """
     training = learner.training
     learner.eval()
-    scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()
+    scores, num_done, classes = (
+        Scores(len(batches.dataset.classes), context.device),
+        0,
+        list[Tensor](),
+    )
     for batch in batches.ordered(part):
-        logits = learner.speak(batch).logits
+        logits = learner.compute_output(batch).logits
         scores.add(
-            logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)]
+            logits,
+            batch.labels,
+            None if teacher is None else teacher[num_done : num_done + len(logits)],
         )
         classes.append(logits.argmax(dim=1))
-        seen += len(logits)
+        num_done += len(logits)
         context.heartbeat()
     context.all_reduce_sum(scores.sums)
     learner.train(training)
-    return Evaluated(
+    return Evaluation(
         scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies()
     )

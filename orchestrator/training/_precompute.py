@@ -9,7 +9,7 @@ from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training.process_cache import compute_teacher_outputs, load_teacher, open_batches
 
-TOLD_S = 0.3
+PROGRESS_INTERVAL_S = 0.3
 
 
 def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
@@ -26,7 +26,7 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
         assert teacher is not None
         source = compute_teacher_outputs(spec, teacher, batches, context)
         assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
-        source.shared_pass.told = _Told(context)
+        source.shared_pass.told = _ProgressReporter(context)
         for number, view in enumerate(spec.views, 1):
             context.phase("the teacher's pass over a view")
             source.open_view(view, spec.features and view is None)
@@ -39,20 +39,23 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
             }
             if context.is_main_process:
                 context.report(record)
-            context.require_going_on()
+            context.raise_if_stopped()
     except Stopped:
         return
     finally:
         batches.close()
 
 
-class _Told:
+class _ProgressReporter:
     """A callback that reports the progress within a view, a few times a second."""
 
     def __init__(self, context: TrialContext) -> None:
-        self.context, self.last = context, time.monotonic()
+        self.context, self.last_report_s = context, time.monotonic()
 
     def __call__(self, samples: int) -> None:
-        if self.context.is_main_process and time.monotonic() - self.last > TOLD_S:
-            self.last = time.monotonic()
+        if (
+            self.context.is_main_process
+            and time.monotonic() - self.last_report_s > PROGRESS_INTERVAL_S
+        ):
+            self.last_report_s = time.monotonic()
             self.context.report({"samples": samples})

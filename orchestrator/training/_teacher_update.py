@@ -55,12 +55,12 @@ def update_teacher(
         module = DistributedDataParallel(network, device_ids=ids, process_group=context.group)
     optimizer = torch.optim.SGD(network.parameters(), method.teacher_lr, MOMENTUM)
     for inputs in batches.train(epoch, view):
-        said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
+        output, frozen_output = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = to_device(inputs.index, inputs.inputs.device)
-        part = (index, inputs.inputs, inputs.labels, said, before)
+        fields = (index, inputs.inputs, inputs.labels, output, frozen_output)
         batch = Batch(
-            *part,
-            weights=weights.of(index),
+            *fields,
+            weights=weights.lookup(index),
             mix=inputs.mix,
             mean=context.mean,
             all_labelled=batches.all_labelled,

@@ -23,7 +23,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 
-AskedTeacher = OnlineTeacher | CachedTeacher
+TeacherOutputSource = OnlineTeacher | CachedTeacher
 Find = Callable[[Knowledge, int, int], Neighbours]
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
@@ -89,9 +89,9 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     Several students use channels last if any of them gains from it. A method that needs labels
     trains on the labelled samples alone; the cache is filled for methods that take all samples.
     """
-    configuration, filling = spec.configuration, spec.role == "fill"
+    configuration, is_precompute = spec.configuration, spec.role == "fill"
     labels = (
-        not filling
+        not is_precompute
         and build_method(configuration.method.name, configuration.method.settings).needs.labels
     )
     dataset, on_device = (
@@ -110,7 +110,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         loader_workers=configuration.data.loader_workers,
         channels_last=any(channels_last(configuration.training, network) for network in networks),
         on_device=fits_on_device(dataset, context.device) if on_device is None else on_device,
-        labelled_share=None if filling else configuration.data.labelled_share,
+        labelled_share=None if is_precompute else configuration.data.labelled_share,
         loader_wait_s=loader_wait_s(configuration.resources),
     )
     shortage = batches.shortage()
@@ -151,7 +151,7 @@ def compute_teacher_outputs(
     batches: Batches,
     context: TrialContext,
     features: bool = False,
-) -> AskedTeacher:
+) -> TeacherOutputSource:
     """Return the source of the teacher's outputs for a trial.
 
     It is the cache, unless that is off or lacks required features: those of views that vary.
@@ -171,24 +171,24 @@ def compute_teacher_outputs(
     )
 
 
-def retrieval(
-    spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext
+def build_retrieval(
+    spec: TrialSpec, source: TeacherOutputSource, batches: Batches, context: TrialContext
 ) -> Retrieval:
     """Return the retrieval of samples that are similar by the teacher's features.
 
     It runs once for all trials if the teacher's outputs are cached.
     """
-    known = int((batches.dataset.train.labels >= 0).sum())
-    nearly = context.broadcast_object(
-        is_approximate(spec.configuration.resources, known, context.device.type == "cuda")
+    num_labelled = int((batches.dataset.train.labels >= 0).sum())
+    approximate = context.broadcast_object(
+        is_approximate(spec.configuration.resources, num_labelled, context.device.type == "cuda")
     )
     if isinstance(source, CachedTeacher):
-        return Retrieval(context, nearly, source.sharing, source.about[True])
-    return Retrieval(context, nearly)
+        return Retrieval(context, approximate, source.sharing, source.about[True])
+    return Retrieval(context, approximate)
 
 
 def clean_knowledge(
-    source: AskedTeacher,
+    source: TeacherOutputSource,
     batches: Batches,
     context: TrialContext,
     features: bool,
@@ -211,28 +211,28 @@ def clean_knowledge(
     tables = (
         source.everything()
         if isinstance(source, CachedTeacher)
-        else _asked_now(source, batches, context, features)
+        else _compute_clean_outputs(source, batches, context, features)
     )
     return Knowledge(tables[0].to(context.device), tables[1], labels, find=find)
 
 
-def _asked_now(
+def _compute_clean_outputs(
     source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool
 ) -> tuple[Tensor, Tensor | None]:
-    answers: list[Output] = []
+    outputs: list[Output] = []
     for batch in batches.ordered("train"):
-        answers.append(source.answer(batch))
+        outputs.append(source.answer(batch))
         context.heartbeat()
 
-    def joined(name: str) -> Tensor:
+    def join_blocks(name: str) -> Tensor:
         # the blocks of the ranks are contiguous, so their order is that of the part
         return torch.cat(
             context.all_gather_object(
-                torch.cat([getattr(answer, name).cpu() for answer in answers])
+                torch.cat([getattr(output, name).cpu() for output in outputs])
             )
         )
 
-    return joined("logits"), joined("features") if features else None
+    return join_blocks("logits"), join_blocks("features") if features else None
 
 
 def validation_predictions(

@@ -104,12 +104,12 @@ def compute_sample_weights(
     assert weighting_plan is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)
     try:
-        student = _student(snapshot, spec, batches, device)
-        teacher = _teacher_logits(snapshot, spec, batches, context)
-        network = _surveyed(student, batches, alive)
+        student = _build_student(snapshot, spec, batches, device)
+        teacher = _compute_teacher_logits(snapshot, spec, batches, context)
+        network = _build_surveyed_network(student, batches, alive)
         survey = StudentSurvey(
-            training=_part(network, student, batches, "train"),
-            held_out=_part(network, student, batches, "validation"),
+            training=_compute_part(network, student, batches, "train"),
+            held_out=_compute_part(network, student, batches, "validation"),
             teacher=teacher,
             weights=snapshot.weights.to(device),
             rates=torch.from_numpy(batches.rates()).to(device),
@@ -119,14 +119,14 @@ def compute_sample_weights(
             before=snapshot.before,
             alive=alive,
         )
-        found = weighting_plan.weigh(survey)
+        weighting = weighting_plan.weigh(survey)
     except ArithmeticError as error:
         raise TrialError.from_error(
             error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method"
         ) from error
     finally:
         batches.close()
-    weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device
+    weights, scores = weighting.weights.cpu(), weighting.scores.cpu()  # waits for the device
     costs = {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu_started,
@@ -134,9 +134,10 @@ def compute_sample_weights(
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(
-        f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes
+        f"the weights of the samples after epoch {snapshot.epoch}: {note}"
+        for note in weighting.notes
     )
-    return SampleWeighting(weights, scores, found.noted, found.tracked, costs, notes)
+    return SampleWeighting(weights, scores, weighting.noted, weighting.tracked, costs, notes)
 
 
 def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
@@ -148,7 +149,7 @@ def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     )
 
 
-def _student(
+def _build_student(
     snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device
 ) -> nn.Module:
     network, recipe = spec.configuration.students[snapshot.letter]
@@ -161,7 +162,7 @@ def _student(
     return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def _teacher_logits(
+def _compute_teacher_logits(
     snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext
 ) -> Tensor | None:
     teacher = load_teacher(spec, context)
@@ -175,7 +176,9 @@ def _teacher_logits(
     ).logits
 
 
-def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> SurveyedNetwork:
+def _build_surveyed_network(
+    student: nn.Module, batches: Batches, alive: Callable[[], None]
+) -> SurveyedNetwork:
     buffers = dict(student.named_buffers())
 
     def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -195,20 +198,20 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
     )
 
 
-def _part(
+def _compute_part(
     network: SurveyedNetwork,
     student: nn.Module,
     batches: Batches,
     part: Literal["train", "validation"],
 ) -> Part:
     with torch.no_grad():
-        said = [
+        batch_outputs = [
             Output(*student(inputs))
             for inputs in (network.training() if part == "train" else network.held_out())
         ]
     labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
     return Part(
-        torch.cat([each.logits.float() for each in said]),
-        torch.cat([each.features.float() for each in said]),
+        torch.cat([each.logits.float() for each in batch_outputs]),
+        torch.cat([each.features.float() for each in batch_outputs]),
         labels,
     )

@@ -209,7 +209,7 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
         assert reported[f"validation/{key}"] == pytest.approx(value, rel=1e-5), key
 
 
-def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -> None:
+def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
     whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
     assert [record["epoch"] for record in whole] == [1, 2, 3]
     assert [record["epoch"] for record in broken] == [1, 1, 2, 3], (
@@ -237,7 +237,7 @@ def test_two_workers_train_the_student_of_one_with_the_same_global_batch(
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
+def test_divergence_is_raised_on_every_rank(root: Path, rank: int) -> None:
     assert (
         left(root, "diverged", rank)["failure"]
         == "TrialError: training.learning_rate = 10000000000.0"
@@ -245,6 +245,6 @@ def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_gives_up_when_another_process_holds_the_lock(root: Path, rank: int) -> None:
+def test_lock_timeout_is_raised_on_every_rank(root: Path, rank: int) -> None:
     file = locked_file(root)
     assert left(root, "locked", rank)["failure"] == f"{PreflightError.__name__}: {file} = 0.01"
