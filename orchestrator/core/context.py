@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Signal that the trial was asked to stop; it is raised on all ranks."""
+    """Signal that a stop of the trial was requested; it is raised on all ranks."""
 
 
 def _discard_message(_: str) -> None:
@@ -36,7 +36,7 @@ class InfluenceClientProtocol(Protocol):
 
         Args:
             wait_s: The longest wait in seconds.
-            alive: A heartbeat that is called while waiting.
+            alive: Sends a heartbeat; called during the wait.
         """
 
     def drop(self) -> None:
@@ -61,13 +61,14 @@ class TrialContext:
         world_size: The number of processes that train together.
         device: The device of this process.
         report: Sends a record to the driver.
-        asked_to_stop: Returns whether the trial was asked to stop.
+        stop_requested: Returns whether a stop of the trial was requested.
         heartbeat: Sends a heartbeat.
-        note: Sends a message to the user who watches the run.
+        note: Sends a message to the user.
         phase: Sets the current phase, which is reported if the heartbeat is overdue.
         group: The process group of one of several students; None for all processes.
-        pair: Builds the exchange of a number of students that train in processes of their own.
-        influence_client: Returns a client of a process that computes alongside; None without one.
+        pair: Builds the exchange between students that train in separate processes, given the
+            context and the number of students.
+        influence_client: Returns a client of the influence actor; None without an actor.
     """
 
     rank: int = 0
@@ -157,19 +158,20 @@ class TrialContext:
             self.broadcast_tensor(buffer)
 
     def raise_if_stopped(self) -> None:
-        """Raise Stopped on every rank if the trial was asked to stop."""
+        """Raise Stopped on every rank if a stop of the trial was requested."""
         if self.should_stop():
             raise Stopped
 
     def should_stop(self) -> bool:
-        """Return whether the trial was asked to stop; the result is the same on every rank."""
+        """Return whether a stop of the trial was requested; every rank returns the same."""
         return bool(self.broadcast_object(self.stop_requested() if self.is_main_process else None))
 
 
 class Exchange(Protocol):
     """Exchange of logits between the students of a trial.
 
-    `count` is the number of students, `own` the positions of the students of this process.
+    `count` is the number of students. `local_positions` are the positions of the students of this
+    process.
     """
 
     count: int
@@ -182,7 +184,7 @@ class Exchange(Protocol):
         Args:
             position: The position of the student.
             logits: Shape (B, K).
-            in_turn: Whether later students receive the logits that this one has after its step.
+            in_turn: Whether later students receive the logits after this student's step instead.
         """
 
     def republish(self, position: int, logits: Tensor) -> None:

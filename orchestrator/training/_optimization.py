@@ -22,8 +22,7 @@ def build_optimizer(
     """
     groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
     groups += [{"params": group.parameters, "weight_decay": 0.0} for group in method_groups]
-    # on a GPU one kernel for all parameters, so that the gradient scaler need not wait for the
-    # device
+    # fused on a GPU, so that the gradient scaler does not synchronise with the device
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     common["fused"] = (
         all(parameter.is_cuda for group in groups for parameter in group["params"]) or None

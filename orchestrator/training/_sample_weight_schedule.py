@@ -73,7 +73,7 @@ class SampleWeights:
     def end_epoch(
         self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]
     ) -> Metrics | None:
-        """Put weights that are due in force, and request new ones.
+        """Apply weights that are due, and request new ones.
 
         Args:
             epoch: Number of finished epochs.
@@ -220,7 +220,7 @@ class SampleWeights:
             self.influence_client.send(self.pending)
 
     def _apply_pending(self) -> Metrics:
-        """Put the requested weights in force, and return their metrics."""
+        """Apply the requested weights, and return their metrics."""
         assert self.pending is not None
         started = time.perf_counter()
         weighting, failure = self.context.broadcast_object(
@@ -249,11 +249,11 @@ class SampleWeights:
         assert self.pending is not None
         if self.influence_client is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
-            self.context.phase("the influence actor")
+            self.context.phase("the wait for the influence actor")
             weighting: SampleWeighting | None = self.influence_client.receive(wait_s, self._alive)
             waited, subject = (
                 time.monotonic() - started,
-                f"the weights of the samples after epoch {self.pending.epoch}",
+                f"the sample weights after epoch {self.pending.epoch}",
             )
             if weighting is not None:
                 if self.weighting_plan.lag and waited > LATE_S:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-POINTS = 32  # per epoch: a figure has no more room, and a checkpoint should stay small
+POINTS = 32  # per epoch: enough for a figure, and the checkpoint stays small
 
 
 class Trace:

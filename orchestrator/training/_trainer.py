@@ -51,7 +51,7 @@ from orchestrator.training.process_cache import (
 )
 from orchestrator.training.sample_weighting import changed_teacher
 
-TEACHER = "the teacher's pass over a view"  # a phase
+TEACHER = "the teacher's forward pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
 
 
@@ -76,7 +76,7 @@ def train(spec: TrialSpec, context: TrialContext) -> None:
     batches = open_batches(spec, exchange.context)
     try:
         _Trainer(spec, context, exchange, batches).run()
-    except Stopped:  # during the teacher's pass over a view
+    except Stopped:  # during the teacher's forward pass over a view
         return
     finally:
         batches.close()
@@ -163,7 +163,7 @@ class _Trainer:
     def _save_and_report(self, record: Record) -> None:
         """Save, then report; the time that both take is reported with the next epoch."""
         start = time.perf_counter()
-        self.context.phase("its checkpoint")
+        self.context.phase("the checkpoint")
         self.records.append(record)
         parts = {
             student.letter: student.state(record)
@@ -319,7 +319,9 @@ class _Trainer:
 
     def _update_teacher(self, student: TrainedStudent, epoch: int) -> Metrics:
         """Train the teacher for an epoch, and return its accuracy on the validation part."""
-        assert self.teacher is not None and student.weights is not None, "checked before"
+        assert self.teacher is not None and student.weights is not None, (
+            "the method updates its teacher with sample weights"
+        )
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self._change_teacher(
             update_teacher(

@@ -1,4 +1,4 @@
-"""Keep data, teachers and their predictions in a process, for all trials after the first."""
+"""Cache data, teachers and their predictions in a process, for later trials."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -35,8 +35,8 @@ def open_labelled(folder: Path) -> Dataset:
     return open_dataset(folder).labelled()
 
 
-_shortages: set[str] = set()  # shortages of shared memory that were reported
-PREDICTIONS = 8  # teachers and shares whose predictions are kept
+_shortages: set[str] = set()  # reported shortages of shared memory
+PREDICTIONS = 8  # cached predictions, one for each teacher and share
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 

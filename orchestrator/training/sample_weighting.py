@@ -101,7 +101,7 @@ def compute_sample_weights(
     weighting_plan = build_method(
         configuration.method.name, configuration.method.settings
     ).weighting_plan(configuration.training.epochs)
-    assert weighting_plan is not None, "nobody sends a snapshot for a method that weighs nothing"
+    assert weighting_plan is not None, "the method of the snapshot has no weighting plan"
     batches = open_batches(spec, context)
     try:
         student = _build_student(snapshot, spec, batches, device)
@@ -122,7 +122,7 @@ def compute_sample_weights(
         weighting = weighting_plan.weigh(survey)
     except ArithmeticError as error:
         raise TrialError.from_error(
-            error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method"
+            error, f"the sample weights after epoch {snapshot.epoch}: {error}", "method"
         ) from error
     finally:
         batches.close()
@@ -134,8 +134,7 @@ def compute_sample_weights(
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(
-        f"the weights of the samples after epoch {snapshot.epoch}: {note}"
-        for note in weighting.notes
+        f"the sample weights after epoch {snapshot.epoch}: {note}" for note in weighting.notes
     )
     return SampleWeighting(weights, scores, weighting.noted, weighting.tracked, costs, notes)
 

@@ -307,7 +307,10 @@ def test_influence_client_gives_the_weights_of_the_trainer(
     assert len(helper.jobs) == (5 if form == "waiting" else 2)
     assert {job.epoch for job in helper.jobs} == ({1, 2, 3, 4, 5} if form == "waiting" else {1, 3})
     notes = [note for record in found for note in record.get("notes", [])]
-    assert any("did not come, so the worker computed them itself" in note for note in notes) == late
+    assert (
+        any("were not received; the trial's worker computed them instead" in note for note in notes)
+        == late
+    )
     assert helper.dropped == (len(helper.jobs) if late else 0)
     assert notes[-1] == f"sent {len(helper.jobs)}"
 
