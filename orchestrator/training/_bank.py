@@ -35,13 +35,13 @@ class StudentBank:
     def __init__(
         self,
         bank_schedule: BankSchedule,
-        learner: DistillationModule,
+        distillation_module: DistillationModule,
         batches: Batches,
         context: TrialContext,
     ) -> None:
-        self.bank_schedule, self.learner, self.batches, self.context = (
+        self.bank_schedule, self.distillation_module, self.batches, self.context = (
             bank_schedule,
-            learner,
+            distillation_module,
             batches,
             context,
         )
@@ -52,11 +52,12 @@ class StudentBank:
         self.has_entry = torch.zeros(samples, dtype=torch.bool, device=device)
         # number of draws in this epoch, by this rank
         self.draw_counts = torch.zeros(samples, dtype=torch.int32, device=device)
-        learner.record = self.record if bank_schedule.fill == "momentum" else None
+        distillation_module.record = self.record if bank_schedule.fill == "momentum" else None
 
     def _copy_weights(self) -> State:
         return {
-            name: value.detach().clone() for name, value in self.learner.student.named_parameters()
+            name: value.detach().clone()
+            for name, value in self.distillation_module.student.named_parameters()
         }
 
     @torch.no_grad()
@@ -65,7 +66,7 @@ class StudentBank:
         if self.average:
             torch._foreach_lerp_(
                 list(self.average.values()),
-                list(self.learner.student.parameters()),
+                list(self.distillation_module.student.parameters()),
                 1 - self.bank_schedule.momentum,
             )
 
@@ -106,7 +107,7 @@ class StudentBank:
         of draws: labelled samples may recur in an epoch.
         """
         if last:
-            self.average, self.entries, self.learner.record = {}, None, None
+            self.average, self.entries, self.distillation_module.record = {}, None, None
         if self.entries is not None and self.context.world_size > 1:
             total = self.context.all_reduce_sum(self.draw_counts.clone())
             for entries in self.entries:
@@ -147,13 +148,13 @@ class StudentBank:
 
         The student is in eval mode; the ranks share the pass.
         """
-        training, context, tables = self.learner.training, self.context, list[Tensor]()
-        self.learner.eval()
+        training, context, tables = self.distillation_module.training, self.context, list[Tensor]()
+        self.distillation_module.eval()
         num_done = 0
         for number, batch in enumerate(
             self.batches.full_blocks(None, context.rank, context.world_size), 1
         ):
-            outputs = self.learner.compute_output(batch, self.average or None)
+            outputs = self.distillation_module.compute_output(batch, self.average or None)
             blocks = [
                 torch.cat(context.all_gather(part.float()))[: len(self.has_entry) - num_done]
                 for part in outputs
@@ -167,7 +168,7 @@ class StudentBank:
             context.heartbeat()
             if number % STOP_CHECK_BLOCKS == 0:
                 raise_if_stopped()
-        self.learner.train(training)
+        self.distillation_module.train(training)
         return Output(*tables)
 
     def build_knowledge(self, banks: Sequence[Output], epoch: int) -> Knowledge:

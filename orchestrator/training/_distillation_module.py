@@ -143,11 +143,12 @@ class DistillationModule(nn.Module):
         )
 
 
-def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
+def replicate(distillation_module: DistillationModule, context: TrialContext) -> nn.Module:
     """Return the module, wrapped by DDP if several workers train it."""
     if context.world_size == 1:
-        return learner
+        return distillation_module
     ids = [context.device.index] if context.device.type == "cuda" else None
     return cast(
-        nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group)
+        nn.Module,
+        DistributedDataParallel(distillation_module, device_ids=ids, process_group=context.group),
     )

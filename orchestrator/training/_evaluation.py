@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    learner: DistillationModule,
+    distillation_module: DistillationModule,
     batches: Batches,
     part: Literal["train", "validation", "test"],
     context: TrialContext,
@@ -36,21 +36,21 @@ def evaluate(
     """Evaluate the student in eval mode.
 
     Args:
-        learner: The student, whose mode is restored afterwards.
+        distillation_module: The student, whose mode is restored afterwards.
         batches: The batches of this rank.
         part: The part of the data.
         context: The context of the ranks, which call this together.
         teacher: The teacher's classes for this rank's share, for the agreement; None without it.
     """
-    training = learner.training
-    learner.eval()
+    training = distillation_module.training
+    distillation_module.eval()
     scores, num_done, classes = (
         Scores(len(batches.dataset.classes), context.device),
         0,
         list[Tensor](),
     )
     for batch in batches.ordered(part):
-        logits = learner.compute_output(batch).logits
+        logits = distillation_module.compute_output(batch).logits
         scores.add(
             logits,
             batch.labels,
@@ -60,7 +60,7 @@ def evaluate(
         num_done += len(logits)
         context.heartbeat()
     context.all_reduce_sum(scores.sums)
-    learner.train(training)
+    distillation_module.train(training)
     return Evaluation(
         scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies()
     )

@@ -66,15 +66,15 @@ def learning_rate(recipe: Training, progress: float) -> float:
     return recipe.learning_rate
 
 
-def restore_optimizer(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the moments of a saved state, with the settings of the fresh optimiser.
 
     A resumed trial may have other settings.
     """
     settings = [
         {name: value for name, value in group.items() if name != "params"}
-        for group in fresh.param_groups
+        for group in optimizer.param_groups
     ]
-    fresh.load_state_dict(state)
-    for group, values in zip(fresh.param_groups, settings, strict=True):
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(values)

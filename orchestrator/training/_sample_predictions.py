@@ -19,35 +19,35 @@ NUM_NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 @torch.no_grad()
 def collect_predictions(
-    learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches
+    distillation_module: DistillationModule, teacher: FrozenTeacher | None, batches: Batches
 ) -> dict[str, Tensor]:
     """Return predictions on samples of the validation part, in eval mode.
 
-    The learner is left as it was.
+    The distillation_module is left as it was.
 
     Returns:
         `labels` (S,), distributions (S, K) by name and, if the method has them, `class_weights`
         (K, K), whose rows are true classes. A class without a sample has a row of NaN.
     """
-    training = learner.training
-    learner.eval()
+    training = distillation_module.training
+    distillation_module.eval()
     predictions: dict[str, Tensor] = {}
     classes = len(batches.dataset.classes)
     sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
     for inputs in batches.some("validation", MAX_WEIGHT_SAMPLES):
-        batch = learner.build_batch(inputs, teacher(inputs.inputs) if teacher else None)
+        batch = distillation_module.build_batch(inputs, teacher(inputs.inputs) if teacher else None)
         if not predictions:
             predictions = {"labels": batch.labels[:NUM_SAMPLES].cpu()}
             predictions |= {
                 name: rows[:NUM_SAMPLES].float().cpu()
-                for name, rows in learner.method.class_distributions(batch).items()
+                for name, rows in distillation_module.method.class_distributions(batch).items()
             }
-        weights = learner.method.class_weights(batch)
+        weights = distillation_module.method.class_weights(batch)
         if weights is None:
             break
         sums.index_add_(0, batch.labels.cpu(), weights.float().cpu())
         counts += torch.bincount(batch.labels.cpu(), minlength=classes)
-    learner.train(training)
+    distillation_module.train(training)
     return predictions | ({"class_weights": sums / counts[:, None]} if counts.any() else {})
 
 

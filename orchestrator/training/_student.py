@@ -78,15 +78,18 @@ class TrainedStudent:
         types = (
             half_type(precision, device) for precision in (self.recipe.precision, eval_precision)
         )
-        self.learner = DistillationModule(self.student, self.method, *types)
-        self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
+        self.distillation_module = DistillationModule(self.student, self.method, *types)
+        self.distillation_module.mean, self.distillation_module.all_labelled = (
+            self.context.mean,
+            batches.all_labelled,
+        )
         self.weights: SampleWeights | None = None
         weighting_plan = self.method.weighting_plan(self.recipe.epochs)
         if weighting_plan is not None:
             self.weights = SampleWeights(
                 spec, self.letter, weighting_plan, batches.dataset, self.context
             )
-            self.learner.lookup_weights = self.weights.lookup
+            self.distillation_module.lookup_weights = self.weights.lookup
         self.bank: StudentBank | None = None
         self.draws = Draws(device, is_separate=len(exchange.local_positions) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
@@ -97,12 +100,12 @@ class TrainedStudent:
 
     def _build_initial_network(self) -> nn.Module:
         """Return the initial network; students of the same form start with different weights."""
-        chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
+        network, dataset = self.configuration.students[self.letter].network, self.batches.dataset
         seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
         try:
-            student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
-            if chosen.weights:
-                load_weights(student, chosen.weights)
+            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            if network.weights:
+                load_weights(student, network.weights)
         except ConfigurationError as error:
             raise ConfigurationError.from_error(
                 error, str(error), network_key(self.letter)
@@ -119,18 +122,20 @@ class TrainedStudent:
         seed_everything(self.configuration.seed, METHOD)
         self.method.prepare(knowledge, self._task())
         self.method.to(self.context.device)
-        self.module = replicate(self.learner, self.context)
+        self.module = replicate(self.distillation_module, self.context)
         self.method_groups = self.method.parameter_groups()
         self._create_optimizer()
 
     def _create_optimizer(self) -> None:
         self.optimizer = build_optimizer(self.recipe, self.student, self.method_groups)
         self.scaler = torch.amp.GradScaler(
-            self.context.device.type, enabled=self.learner.half_type == torch.float16
+            self.context.device.type, enabled=self.distillation_module.half_type == torch.float16
         )
         bank_schedule = self.method.bank_schedule(self.recipe.epochs)
         if bank_schedule is not None:
-            self.bank = StudentBank(bank_schedule, self.learner, self.batches, self.context)
+            self.bank = StudentBank(
+                bank_schedule, self.distillation_module, self.batches, self.context
+            )
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
@@ -162,7 +167,7 @@ class TrainedStudent:
         """Let the method look ahead before a step."""
         with self.draws.continue_sequence():
             self.method.look_ahead(
-                self.learner.build_look_ahead(
+                self.distillation_module.build_look_ahead(
                     batch, teacher_output, held_out, self._learning_rate(progress)
                 )
             )
@@ -170,7 +175,7 @@ class TrainedStudent:
     def publish_output(self, batch: Inputs) -> None:
         """Compute and publish the outputs on the batch, before any local student steps."""
         with self.draws.continue_sequence():
-            self.output = self.learner.compute_output(batch)
+            self.output = self.distillation_module.compute_output(batch)
         self._publish(self.output.logits)
 
     def step(self, batch: Inputs, teacher_output: Output | None, progress: float) -> None:
@@ -235,7 +240,9 @@ class TrainedStudent:
         Buffers and random state do not change.
         """
         with self.draws.preserve_state():
-            output = self.learner.compute_output(batch, dict(self.student.named_parameters()))
+            output = self.distillation_module.compute_output(
+                batch, dict(self.student.named_parameters())
+            )
         self.exchange.republish(self.position, output.logits.float())
 
     def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
@@ -254,7 +261,9 @@ class TrainedStudent:
         )
         metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
-        result = evaluate(self.learner, self.batches, "validation", self.context, teacher)
+        result = evaluate(
+            self.distillation_module, self.batches, "validation", self.context, teacher
+        )
         self.class_accuracies = result.class_accuracies
         return metrics | {
             f"validation/{name}": value for name, value in result.metrics.items()
@@ -350,14 +359,14 @@ class TrainedStudent:
         metrics = {"best_epoch": float(self.best.epoch)}
         for name, state in (("best", self.best.state), ("last", last)):
             self.student.load_state_dict(state)
-            result = evaluate(self.learner, self.batches, "test", self.context, None)
+            result = evaluate(self.distillation_module, self.batches, "test", self.context, None)
             metrics |= {f"test/{name}/{key}": value for key, value in result.metrics.items()}
         return metrics
 
     def collect_predictions(self, teacher: FrozenTeacher | None) -> None:
         """Keep predictions, weighted samples and retrieved samples for display."""
         if self.context.is_main_process:
-            self.shown = collect_predictions(self.learner, teacher, self.batches) | (
+            self.shown = collect_predictions(self.distillation_module, teacher, self.batches) | (
                 self.weights.collect_extreme_samples() if self.weights else {}
             )
             if self.method.neighbours is not None:

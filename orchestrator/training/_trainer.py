@@ -307,14 +307,14 @@ class _Trainer:
         new_metrics: dict[str, Metrics] = {}
         for student in self.students:
             with self.clock.measure("influence"):
-                found = student.update_sample_weights(epoch, self._teacher_state)
-            if found is not None:
-                new_metrics[student.letter] = found
+                metrics = student.update_sample_weights(epoch, self._teacher_state)
+            if metrics is not None:
+                new_metrics[student.letter] = metrics
                 if student.weights and student.weights.influence_client:
-                    self.cost.add_cpu_seconds(found["influence/cpu_seconds"])
+                    self.cost.add_cpu_seconds(metrics["influence/cpu_seconds"])
                 if student.method.teacher_lr:
                     with self.clock.measure("teaching"):
-                        found |= self._update_teacher(student, epoch)
+                        metrics |= self._update_teacher(student, epoch)
         return new_metrics
 
     def _update_teacher(self, student: TrainedStudent, epoch: int) -> Metrics:
@@ -385,13 +385,13 @@ class _Trainer:
 
         If several learn from each other, all of them publish their outputs first.
         """
-        read_peers = self.method.uses_peers
-        if read_peers and len(self.students) > 1:
+        uses_peers = self.method.uses_peers
+        if uses_peers and len(self.students) > 1:
             for student in self.students:
                 student.publish_output(batch)
         for student in self.students:
             student.step(batch, teacher_output, progress)
-        if read_peers:
+        if uses_peers:
             self.exchange.end_step()
 
     def _end_epoch(self, epoch: int) -> Record:
@@ -455,9 +455,9 @@ class _Trainer:
             seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange")
         )
         rate = steps * self.batches.batch_size / training if training else 0.0
-        found = self.source.counts() if self.source else {}
+        counts = self.source.counts() if self.source else {}
         costs = {f"seconds/{part}": value for part, value in seconds.items()} | {
             "train/images_per_second": rate
         }
         costs |= self.cost.metrics(self.context)
-        return costs | {f"cache/{name}": value for name, value in found.items()}
+        return costs | {f"cache/{name}": value for name, value in counts.items()}

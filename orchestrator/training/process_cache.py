@@ -130,16 +130,18 @@ def loader_wait_s(resources: Resources) -> float:
 
 def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
     """Return the teacher of a trial, or None if it has none."""
-    chosen = spec.configuration.teacher
-    if spec.teacher is None or chosen is None:
+    teacher_settings = spec.configuration.teacher
+    if spec.teacher is None or teacher_settings is None:
         return None
     recipe = spec.configuration.training
-    precisions = set(context.all_gather_object(half_type(chosen.precision, context.device)))
+    precisions = set(
+        context.all_gather_object(half_type(teacher_settings.precision, context.device))
+    )
     precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
     return open_teacher(
         spec.teacher,
         context.device,
-        channels_last(recipe, chosen.network),
+        channels_last(recipe, teacher_settings.network),
         precision,
         recipe.compile,
     )
@@ -156,16 +158,22 @@ def compute_teacher_outputs(
 
     It is the cache, unless that is off or lacks required features: those of views that vary.
     """
-    chosen = spec.configuration.teacher
-    assert chosen is not None
-    if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
+    teacher_settings = spec.configuration.teacher
+    assert teacher_settings is not None
+    if (
+        spec.knowledge is None
+        or teacher_settings.mode == "online"
+        or (features and batches.views.varies)
+    ):
         return OnlineTeacher(teacher)
-    cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
+    cache = Cache(
+        read_path(spec.knowledge, "teacher.cache"), round(teacher_settings.cache_gib * 2**30)
+    )
     return CachedTeacher(
         teacher,
         batches,
         cache,
-        chosen.dtype,
+        teacher_settings.dtype,
         context,
         spec.configuration.resources.heartbeat_timeout_s,
     )

@@ -82,20 +82,20 @@ class SampleWeighting:
 
 
 def compute_sample_weights(
-    snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None
+    snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None] = lambda: None
 ) -> SampleWeighting:
     """Survey the student of the snapshot, and compute the sample weights with its method.
 
     Args:
         snapshot: The snapshot, of a method that weighs samples.
         device: The device of the computation.
-        alive: Sends a heartbeat; called at intervals.
+        heartbeat: Sends a heartbeat; called at intervals.
 
     Raises:
         TrialError: An estimator does not converge.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
-    context = TrialContext(device=device, heartbeat=alive)
+    context = TrialContext(device=device, heartbeat=heartbeat)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
     weighting_plan = build_method(
@@ -106,7 +106,7 @@ def compute_sample_weights(
     try:
         student = _build_student(snapshot, spec, batches, device)
         teacher = _compute_teacher_logits(snapshot, spec, batches, context)
-        network = _build_surveyed_network(student, batches, alive)
+        network = _build_surveyed_network(student, batches, heartbeat)
         survey = StudentSurvey(
             training=_compute_part(network, student, batches, "train"),
             held_out=_compute_part(network, student, batches, "validation"),
@@ -117,7 +117,7 @@ def compute_sample_weights(
             limit_bytes=round(configuration.resources.influence_gib * 2**30),
             seed=configuration.seed,
             before=snapshot.before,
-            alive=alive,
+            alive=heartbeat,
         )
         weighting = weighting_plan.weigh(survey)
     except ArithmeticError as error:
@@ -176,7 +176,7 @@ def _compute_teacher_logits(
 
 
 def _build_surveyed_network(
-    student: nn.Module, batches: Batches, alive: Callable[[], None]
+    student: nn.Module, batches: Batches, heartbeat: Callable[[], None]
 ) -> SurveyedNetwork:
     buffers = dict(student.named_buffers())
 
@@ -188,7 +188,7 @@ def _build_surveyed_network(
 
     def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
         for batch in batches.ordered(part, size=size):
-            alive()
+            heartbeat()
             yield batch.inputs
 
     parameters = {name: value.detach() for name, value in student.named_parameters()}
@@ -210,7 +210,7 @@ def _compute_part(
         ]
     labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
     return Part(
-        torch.cat([each.logits.float() for each in batch_outputs]),
-        torch.cat([each.features.float() for each in batch_outputs]),
+        torch.cat([output.logits.float() for output in batch_outputs]),
+        torch.cat([output.features.float() for output in batch_outputs]),
         labels,
     )

@@ -72,12 +72,12 @@ def train_and_collect(
     spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False
 ) -> dict[str, torch.Tensor]:
     """Return a rank's alphas, weights and method state; the trial may be stopped and resumed."""
-    learners, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
+    modules, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
     original = Trace.step
 
-    def noting_replicate(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        learners.append(learner)
-        return replicate(learner, context)
+    def noting_replicate(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
+        modules.append(module)
+        return replicate(module, context)
 
     def step(self: Trace, terms: dict[str, torch.Tensor]) -> None:
         alphas.append(terms["alpha"].clone())
@@ -87,7 +87,7 @@ def train_and_collect(
     with patch.object(student, "replicate", noting_replicate), patch.object(Trace, "step", step):
         for stop_requested in stops:
             train(spec, TrialContext(rank, world_size, CPU, records.append, stop_requested))
-    last = learners[-1]
+    last = modules[-1]
     found = {f"student.{key}": value for key, value in last.student.state_dict().items()}
     found |= {f"method.{key}": value for key, value in last.method.state_dict().items()}
     return {key: value.detach().contiguous().clone() for key, value in found.items()} | {

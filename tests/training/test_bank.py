@@ -175,7 +175,7 @@ def test_average_follows_the_weights_at_each_step(specify: Specify) -> None:
             + expected["norm.bias"],
         ),
     )
-    assert bank.learner.training
+    assert bank.distillation_module.training
 
 
 @pytest.mark.parametrize("share", [None, 0.5])

@@ -19,7 +19,9 @@ NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"width": 8}, "cnn": {"width": 4}}
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) -> DistillationModule:
+def build_module(
+    name: str, half_type: torch.dtype | None = None, **settings: Any
+) -> DistillationModule:
     torch.manual_seed(5)
     student = build(name, CLASSES, SHAPE, NETWORKS[name]).train()
     method: Method = AKD(
@@ -53,7 +55,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 @every_network
 @pytest.mark.parametrize("half_type", [None, torch.bfloat16])
 def test_look_ahead_changes_nothing(name: str, half_type: torch.dtype | None) -> None:
-    made = learner(name, half_type)
+    made = build_module(name, half_type)
     made(inputs(6, 0), teacher(6))[0].backward()
     before = state(made.student)
     slopes = [None if one.grad is None else one.grad.clone() for one in made.student.parameters()]
@@ -69,7 +71,7 @@ def test_look_ahead_changes_nothing(name: str, half_type: torch.dtype | None) ->
 
 @every_network
 def test_own_parameters_give_the_same_outputs(name: str) -> None:
-    made, batch = learner(name), inputs(6, 0)
+    made, batch = build_module(name), inputs(6, 0)
     ahead = made.build_look_ahead(batch, teacher(6), inputs(5, 1), RATE)
     plain = made.build_batch(batch, teacher(6))
     batch_seen = ahead.training(ahead.parameters)
@@ -85,7 +87,7 @@ def test_own_parameters_give_the_same_outputs(name: str) -> None:
 
 @every_network
 def test_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
-    made, apart = learner(name), inputs(5, 1)
+    made, apart = build_module(name), inputs(5, 1)
     ahead = made.build_look_ahead(inputs(6, 0), teacher(6), apart, RATE)
     batch_seen = ahead.held_out(ahead.parameters)
     assert (
@@ -100,7 +102,7 @@ def test_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
 @pytest.mark.parametrize("alpha", [0.2, 0.8])
 def test_slope_equals_finite_differences_over_real_steps(name: str, alpha: float) -> None:
     """A copy of the student takes an optimiser step, with slightly more and with less alpha."""
-    made = learner(name).double()
+    made = build_module(name).double()
     batch, apart, teacher_output = (
         inputs(12, 0, torch.float64),
         inputs(9, 1, torch.float64),
@@ -134,7 +136,7 @@ def test_slope_equals_finite_differences_over_real_steps(name: str, alpha: float
 def test_look_ahead_uses_the_random_numbers_of_the_epoch() -> None:
     """The look-ahead uses the epoch's random numbers, so that a resumed one uses the same."""
     torch.manual_seed(5)
-    made = learner("mlp")
+    made = build_module("mlp")
     made.student = build("mlp", CLASSES, SHAPE, {"width": 8, "dropout": 0.5}).train()
     batch, apart = inputs(12, 0), inputs(9, 1)
     ahead, found = made.build_look_ahead(batch, teacher(12), apart, RATE), list[Tensor]()

@@ -115,11 +115,11 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Return the initial weights of each training."""
     initial_weights: list[dict[str, Tensor]] = []
 
-    def recording_replicate(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
+    def recording_replicate(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
         initial_weights.append(
-            {key: value.detach().clone() for key, value in learner.student.state_dict().items()}
+            {key: value.detach().clone() for key, value in module.student.state_dict().items()}
         )
-        return replicate(learner, context)
+        return replicate(module, context)
 
     monkeypatch.setattr(student, "replicate", recording_replicate)
     return initial_weights
@@ -365,10 +365,10 @@ def test_the_test_part_is_evaluated_in_the_last_epoch_alone(
     parts: list[str] = []
 
     def recording_evaluate(
-        learner: DistillationModule, batches: Batches, part: Any, *rest: Any
+        module: DistillationModule, batches: Batches, part: Any, *rest: Any
     ) -> Evaluation:
         parts.append(part)
-        return evaluate(learner, batches, part, *rest)
+        return evaluate(module, batches, part, *rest)
 
     monkeypatch.setattr(student, "evaluate", recording_evaluate)
     records_of(specify(*PLAIN))

@@ -89,18 +89,18 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 def worker(rank: int, world_size: int, root: Path) -> None:
     """Train every trial on one rank, and save records, last weights and failure to files."""
-    learners: list[DistillationModule] = []
+    modules: list[DistillationModule] = []
 
-    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        learners.append(learner)
-        return replicate(learner, context)
+    def noted(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
+        modules.append(module)
+        return replicate(module, context)
 
     with patch.object(student, "replicate", noted):
         for name in TRIALS:
             records, failure = trained(root, name, rank, world_size)
             state = {
                 key: value.detach().contiguous().clone()
-                for key, value in learners[-1].student.state_dict().items()
+                for key, value in modules[-1].student.state_dict().items()
             }
             save_file(state, root / f"{name}-{rank}.safetensors")
             (root / f"{name}-{rank}.json").write_text(
