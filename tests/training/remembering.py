@@ -44,11 +44,11 @@ STUDENTS = {
 class RememberingSettings(Settings):
     """Settings of the bank schedule."""
 
-    source: str = setting("own", "who is remembered", choices=("own", "peers"))
-    fill: str = setting("epoch", "how", choices=("epoch", "ema", "momentum"))
-    momentum: float = setting(0.5, "what stays", low=0, high=1)
-    queue: int = setting(0, "how many", low=0)
-    first: int = setting(1, "from when on", low=1)
+    source: str = setting("own", "students of the bank", choices=("own", "peers"))
+    fill: str = setting("epoch", "update rule", choices=("epoch", "ema", "momentum"))
+    momentum: float = setting(0.5, "share of the old entry", low=0, high=1)
+    queue: int = setting(0, "entries that can be retrieved", low=0)
+    first: int = setting(1, "first epoch with a bank", low=1)
 
 
 class Remembering(Method):
@@ -59,7 +59,7 @@ class Remembering(Method):
 
     Settings = RememberingSettings
     settings: RememberingSettings
-    refreshed: ClassVar[list[Knowledge]] = []
+    bank_updates: ClassVar[list[Knowledge]] = []
 
     def __init__(self, settings: RememberingSettings) -> None:
         super().__init__(settings)
@@ -72,7 +72,7 @@ class Remembering(Method):
 
     def update_bank(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
-        Remembering.refreshed.append(knowledge)
+        Remembering.bank_updates.append(knowledge)
 
     def forward(self, batch: Batch) -> Objective:
         loss = batch.cross_entropy()

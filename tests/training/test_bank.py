@@ -33,7 +33,7 @@ CLASSES, SAMPLES, SIZE = 10, 140, 32
 def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the method, and clear its records."""
     monkeypatch.setitem(METHODS, "remembering", METHODS_WITH_IT["remembering"])
-    monkeypatch.setattr(Remembering, "refreshed", [])
+    monkeypatch.setattr(Remembering, "bank_updates", [])
 
 
 def metrics(records: list[Record]) -> list[dict[str, float]]:
@@ -64,8 +64,8 @@ def same_knowledge(one: Knowledge, other: Knowledge) -> bool:
 def test_bank_holds_the_outputs_on_the_clean_part_after_the_epoch(specify: Specify) -> None:
     spec = specify(*SMALL, *STUDENTS["own"], "method.first=2")
     epochs = after_each_epoch(spec)
-    assert len(Remembering.refreshed) == 2, "after 2 and 3 of 4 epochs"
-    for knowledge, states in zip(Remembering.refreshed, epochs[1:], strict=False):
+    assert len(Remembering.bank_updates) == 2, "after 2 and 3 of 4 epochs"
+    for knowledge, states in zip(Remembering.bank_updates, epochs[1:], strict=False):
         assert knowledge.features is not None and knowledge.members is None
         close(Output(knowledge.logits, knowledge.features), fresh(spec, states)[0])
         assert knowledge.labels.tolist() == Dataset.open(spec.data).train.labels.tolist()
@@ -113,7 +113,7 @@ def test_momentum_bank_without_momentum_equals_a_forward_pass(
     spec = specify(*SMALL, "student.name=mlp", "student.width=8", "training.epochs=2", *still)
     assert SAMPLES % SIZE
     states = after_each_epoch(spec)
-    (knowledge,) = Remembering.refreshed
+    (knowledge,) = Remembering.bank_updates
     assert knowledge.features is not None
     close(Output(knowledge.logits, knowledge.features), fresh(spec, states[0])[0])
 
@@ -134,7 +134,7 @@ class Linear(nn.Module):
         return Output(self.head(flat), self.norm(self.body(flat)))
 
 
-def made(
+def build_bank(
     spec: TrialSpec, fill: str, momentum: float, share: float | None = None
 ) -> tuple[StudentBank, Linear]:
     """Return the bank of a linear student, and this student."""
@@ -157,7 +157,7 @@ def continue_training() -> None:
 @torch.no_grad()
 def test_average_follows_the_weights_at_each_step(specify: Specify) -> None:
     spec, momentum = specify(*SMALL), 0.7
-    bank, student = made(spec, "ema", momentum)
+    bank, student = build_bank(spec, "ema", momentum)
     expected = {name: value.double() for name, value in student.named_parameters()}
     for _ in range(4):
         for name, value in student.named_parameters():
@@ -184,7 +184,7 @@ def test_entries_are_blended_with_the_training_outputs(
 ) -> None:
     """One by one; if a sample occurs twice in a batch, the last one counts."""
     spec, momentum = specify(*SMALL, *(("data.labelled=12",) if share else ())), 0.8
-    bank, _ = made(spec, "momentum", momentum, share)
+    bank, _ = build_bank(spec, "momentum", momentum, share)
     expected: dict[int, tuple[Tensor, Tensor]] = {}
     twice = False
     for epoch in range(3):
@@ -213,15 +213,15 @@ def test_entries_are_blended_with_the_training_outputs(
     before = [each.clone() for each in found]
     bank.record(torch.arange(SIZE), Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3)))
     assert all(torch.equal(one, other) for one, other in zip(before, found, strict=True)), (
-        "what is in force stays"
+        "a returned bank does not change"
     )
 
 
 def test_bank_of_peers_is_the_mean_of_their_banks(specify: Specify) -> None:
     spec = specify(*SMALL, *STUDENTS["peers"], "training.epochs=3")
     epochs = after_each_epoch(spec, students=3)
-    assert len(Remembering.refreshed) == 6
-    for place, knowledge in enumerate(Remembering.refreshed):
+    assert len(Remembering.bank_updates) == 6
+    for place, knowledge in enumerate(Remembering.bank_updates):
         outputs = fresh(spec, epochs[place // 3])
         others = [each for position, each in enumerate(outputs) if position != place % 3]
         torch.testing.assert_close(
@@ -253,7 +253,7 @@ def test_queue_holds_the_samples_drawn_last(specify: Specify, queue: int) -> Non
     batches = Batches(
         dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, spec.configuration.seed
     )
-    for epoch, knowledge in enumerate(Remembering.refreshed):
+    for epoch, knowledge in enumerate(Remembering.bank_updates):
         drawn = [int(sample) for batch in batches.train(epoch, None) for sample in batch.index]
         if queue in (0, SAMPLES):
             assert knowledge.members is None
@@ -286,7 +286,7 @@ def test_checkpoint_holds_what_the_weights_do_not_determine(specify: Specify) ->
         file = spec.folder / "checkpoint" / "bank.safetensors"
         files[fill] = set(load_file(file)) if file.exists() else set()
         records_of(spec)
-        assert not file.exists(), "nobody needs a bank after the last epoch"
+        assert not file.exists(), "no bank is needed after the last epoch"
     average = {
         f"average/{name}" for name, _ in network(spec, "a", saved(spec).student).named_parameters()
     }
@@ -301,18 +301,18 @@ def test_copied_checkpoint_includes_the_bank(specify: Specify, fill: str) -> Non
     records_of(donor, dies_after=2)
     late = specify(*pairs, "method.first=3", folder="late")
     records_of(late, dies_after=2)
-    given = Remembering.refreshed[-1]
+    given = Remembering.bank_updates[-1]
     for source in (donor, late):
         heir = specify(*pairs, "method.momentum=0.4", folder=f"heir-of-{source.folder.name}")
         shutil.copytree(source.folder / "checkpoint", heir.folder / "checkpoint")
-        Remembering.refreshed.clear()
+        Remembering.bank_updates.clear()
         records_of(heir)
-        assert len(Remembering.refreshed) == 2, (
-            "after the second epoch, which the other one had, and after the third"
+        assert len(Remembering.bank_updates) == 2, (
+            "after the second epoch, from the copied checkpoint, and after the third"
         )
         if source is donor:
-            assert same_knowledge(Remembering.refreshed[0], given)
-        assert Remembering.refreshed[0].logits.isfinite().all()
+            assert same_knowledge(Remembering.bank_updates[0], given)
+        assert Remembering.bank_updates[0].logits.isfinite().all()
 
 
 @pytest.mark.parametrize("fill", ["ema", "momentum"])
@@ -323,10 +323,10 @@ def test_checkpoint_without_bank_state_initialises_the_bank_from_its_weights(
     records_of(donor, dies_after=2)
     heir = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", folder="heir")
     shutil.copytree(donor.folder / "checkpoint", heir.folder / "checkpoint")
-    Remembering.refreshed.clear()
+    Remembering.bank_updates.clear()
     expected = fresh(heir, [saved(donor).student])[0]
     records_of(heir)
-    first = Remembering.refreshed[0]
+    first = Remembering.bank_updates[0]
     assert first.features is not None
     close(Output(first.logits, first.features), expected)
 
@@ -364,7 +364,7 @@ def test_bank_of_a_half_precision_student_is_float32(specify: Specify, fill: str
         "training.epochs=2",
     )
     records_of(spec)
-    (knowledge,) = Remembering.refreshed
+    (knowledge,) = Remembering.bank_updates
     assert knowledge.features is not None
     assert knowledge.logits.dtype == knowledge.features.dtype == torch.float32
     assert not knowledge.logits.requires_grad and not knowledge.features.requires_grad

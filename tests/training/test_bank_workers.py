@@ -36,7 +36,7 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
     with patch.dict(METHODS, METHODS_WITH_IT), patch.object(bank, "nearest", brute_force):
         for name in names:
             records: list[Record] = []
-            Remembering.refreshed.clear()
+            Remembering.bank_updates.clear()
             spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(
                 update={"teacher": None}
             )
@@ -51,7 +51,7 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
                 )
             found[name] = [
                 [record["metrics"] for record in records],
-                [bank_content(each) for each in Remembering.refreshed],
+                [bank_content(each) for each in Remembering.bank_updates],
             ]
     return found
 
@@ -98,7 +98,9 @@ def test_replicas_have_bit_identical_banks(of_two: list[dict[str, list[Any]]], n
     assert len(first) == 3 and all(
         same(one, other) for one, other in zip(first, second, strict=True)
     )
-    assert len({float(one["logits"].sum()) for one in first}) == 3, "a new one after each epoch"
+    assert len({float(one["logits"].sum()) for one in first}) == 3, (
+        "the bank changes after each epoch"
+    )
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -126,7 +128,9 @@ def test_students_in_separate_workers_have_the_banks_of_colocated_ones(
     for position, of_rank in enumerate(of_two):
         apart = of_rank[name][1]
         assert len(apart) == 3
-        assert apart[0]["features"].shape[1] == (6 if position == 0 else 8), "of the other one"
+        assert apart[0]["features"].shape[1] == (6 if position == 0 else 8), (
+            "the features are those of the other student"
+        )
         for one, other in zip(apart, together[position::2], strict=True):
             assert torch.equal(one["members"], other["members"])
             for table in ("logits", "features", "positive_similarity"):

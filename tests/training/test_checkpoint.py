@@ -164,7 +164,7 @@ def test_checkpoint_of_a_pair_has_the_first_student_at_the_top(tmp_path: Path) -
         "a": 1,
         "b": 11,
     }
-    assert load(tmp_path) is not None, "student a stands where a student that is alone does"
+    assert load(tmp_path) is not None, "student a has the place of a single student"
     assert (tmp_path / CHECKPOINT / "b" / "student.safetensors").exists()
 
 

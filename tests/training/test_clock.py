@@ -11,7 +11,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 class Event:
-    """A GPU's event whose time is the number of events before it."""
+    """A GPU event with the number of earlier events as its time."""
 
     count = 0
 
@@ -47,7 +47,7 @@ def test_gpu_clock_synchronises_only_at_the_reset(waited: list[Any]) -> None:
     seconds = clock.reset()
     assert waited == [GPU]
     assert seconds["student"] == pytest.approx(0.003) and seconds["data"] == pytest.approx(0.003), (
-        "a millisecond each time"
+        "one millisecond for each measurement"
     )
 
 

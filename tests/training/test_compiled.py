@@ -97,9 +97,9 @@ def test_compiled_trial_has_the_weights_of_an_uncompiled_one(
     expected = metrics_of(plain)
     assert not compiled and not counters["stats"]
     found = metrics_of(fast)
-    assert widths(compiled) == [16, 32], "student and teacher, each once"
+    assert widths(compiled) == [16, 32], "student and teacher are compiled once each"
     assert counters["stats"]["unique_graphs"] >= 3, (
-        "a student in training and in evaluation, and a teacher"
+        "graphs of the student in training and in evaluation, and of the teacher"
     )
     assert not counters["graph_break"] and not counters["unimplemented"]
     for mine, theirs in zip(found, expected, strict=True):
@@ -157,6 +157,4 @@ def test_compiled_teacher_fills_the_same_cache(
             }
         )
     assert widths(compiled) == [32] and len(files[0]) == 2
-    assert files[0] == files[1], (
-        "who is trained with a compiled teacher finds the files of one that was not"
-    )
+    assert files[0] == files[1], "compiled and uncompiled teachers write the same files"

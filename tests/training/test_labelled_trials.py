@@ -38,7 +38,9 @@ def test_method_that_needs_labels_has_only_labelled_samples(specify: Specify) ->
         and made.steps() == 1
         and made.labelled == 0
     )
-    assert open_batches(spec, TrialContext()).dataset is made.dataset, "taken once per process"
+    assert open_batches(spec, TrialContext()).dataset is made.dataset, (
+        "the labelled part is cached per process"
+    )
 
 
 def test_other_methods_have_all_samples_in_shares(specify: Specify) -> None:

@@ -61,7 +61,7 @@ def test_look_ahead_changes_nothing(name: str, half_type: torch.dtype | None) ->
     slopes = [None if one.grad is None else one.grad.clone() for one in made.student.parameters()]
     addresses = [one.data_ptr() for one in made.student.parameters()]
     made.method.look_ahead(made.build_look_ahead(inputs(6, 0), teacher(6), inputs(5, 1), RATE))
-    assert float(made.method.alpha.slope) != 0, "it did look"  # type: ignore[arg-type, union-attr]
+    assert float(made.method.alpha.slope) != 0, "the look-ahead has set the slope"  # type: ignore[arg-type, union-attr]
     assert all(torch.equal(value, before[key]) for key, value in made.student.state_dict().items())
     assert [one.data_ptr() for one in made.student.parameters()] == addresses
     for parameter, slope in zip(made.student.parameters(), slopes, strict=True):

@@ -1,4 +1,4 @@
-"""Pairs in processes of their own (gloo): the same students as in one process. Knows no Ray."""
+"""Test students in separate processes (gloo): they equal those of one process."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ DUAL = ("method.name=dual_student", "method.lambda_peer=0.3", "method.peer_warmu
 TRIALS = {
     "simultaneous": (*COMMON, *DUAL),
     "alternating": (*COMMON, *DUAL, "method.update=alternating"),
-    "unheard": (*COMMON, *DUAL, "method.lambda_peer=0", "method.w_norm=mean1"),
+    "unused": (*COMMON, *DUAL, "method.lambda_peer=0", "method.w_norm=mean1"),
     "online": (*COMMON, *DUAL, "teacher.mode=online"),
     "apart": (*COMMON, "method.name=kd"),
     "three": (*COMMON, "method.name=dml", "peers.c.network.name=mlp", "peers.c.network.width=6"),
@@ -48,8 +48,9 @@ TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
-    """The records of a trial as one of its ranks reported them; stopped and taken up again where
-    its name says so.
+    """Return the records that a rank of a trial reported.
+
+    If the name contains "stopped", the trial is stopped and resumed.
     """
     records: list[Record] = []
     stop_requests = (
@@ -69,11 +70,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
-    """The records of the trial, trained by so many workers; only the first one reports."""
+    """Return the records of a trial with `world_size` workers, of which only rank 0 reports."""
     if world_size == 1:
         return trained(0, 1, str(root), name, *pairs)
-    first, *receive_others = on_every_rank(world_size, trained, str(root), name, *pairs)
-    assert not any(receive_others)
+    first, *others = on_every_rank(world_size, trained, str(root), name, *pairs)
+    assert not any(others)
     return first
 
 
@@ -87,7 +88,7 @@ def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
     )
 
 
-LONG = ("three-in-turn", "unheard", "apart", "alternating")
+LONG = ("three-in-turn", "unused", "apart", "alternating")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
         *DUAL,
         "method.w_norm=mean1",
         "peers.b.network.name=mlp",
-    )  # batch norm sees less of a batch, the more there are
+    )  # no batch norm: its statistics depend on the number of workers
     four, one = run(root, "of-four", 4, *pairs), run(root, "of-one", 1, *pairs)
     for ours, theirs in zip(four, one, strict=True):
         assert metrics(ours) == pytest.approx(metrics(theirs), rel=2e-3, abs=2e-3)
@@ -151,7 +152,7 @@ def test_resume_of_a_pair_in_two_workers_is_bit_identical(
 
 
 def exchange_logits(rank: int, world_size: int, in_turn: bool) -> list[Any]:
-    """What a rank heard: each says its rank, and 10 more after its step."""
+    """Return what a rank received: logits equal the sender's rank, plus 10 after its step."""
     pair = Pair(TrialContext(rank, world_size, CPU), 2)
     position = pair.local_positions[0]
     received = []
@@ -159,7 +160,7 @@ def exchange_logits(rank: int, world_size: int, in_turn: bool) -> list[Any]:
         logits = torch.full((4, 3), float(rank + 100 * step))
         pair.publish(position, logits, in_turn)
         receive_others = pair.receive(position)
-        if step != 1:  # in one step nobody asks
+        if step != 1:  # in one step the logits are not requested
             received.append(receive_others())
         if in_turn and position == 0:
             pair.republish(position, logits + 10)
@@ -189,7 +190,7 @@ def test_pair_exchanges_logits_and_its_replicas_reduce(
 
 
 def threads(rank: int, world_size: int, root: str, *pairs: str) -> int:
-    """Those of a rank after a trial."""
+    """Return the number of torch's threads of a rank after a trial."""
     trained(rank, world_size, root, "threads", *pairs)
     return torch.get_num_threads()
 

@@ -83,13 +83,13 @@ def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
 
 
 @pytest.fixture
-def register_deaf_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the method `deaf`: dual students for a single one."""
+def register_method_without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the method `without_peers`: dual students for a single one."""
 
-    class Deaf(DualStudent):
+    class WithoutPeers(DualStudent):
         needs = Needs(teacher=True)
 
-    monkeypatch.setitem(METHODS, "deaf", Deaf)
+    monkeypatch.setitem(METHODS, "without_peers", WithoutPeers)
 
 
 def test_students_without_peer_learning_train_as_if_alone(distil: Specify, tmp_path: Path) -> None:
@@ -105,17 +105,17 @@ def test_students_without_peer_learning_train_as_if_alone(distil: Specify, tmp_p
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.usefixtures("register_deaf_method")
+@pytest.mark.usefixtures("register_method_without_peers")
 def test_students_with_zero_peer_weight_train_as_if_alone(
     distil: Specify, tmp_path: Path, update: str
 ) -> None:
     settings = ("method.lambda_peer=0", f"method.update={update}")
     both = distil(*SMALL, *A, *B, "method.name=dual_student", *settings, folder="both")
     records_of(both)
-    deaf = ("method.name=deaf", *settings)
+    method = ("method.name=without_peers", *settings)
     for letter, spec in (
-        ("a", distil(*SMALL, *A, *deaf, folder="a-alone")),
-        ("b", alone_as_b(distil, tmp_path, *deaf)),
+        ("a", distil(*SMALL, *A, *method, folder="a-alone")),
+        ("b", alone_as_b(distil, tmp_path, *method)),
     ):
         records_of(spec)
         assert same(weights(both, letter), weights(spec)), letter
@@ -183,50 +183,50 @@ def test_resume_of_a_pair_is_bit_identical(distil: Specify, update: str) -> None
     assert all(same(weights(whole, letter), weights(broken, letter)) for letter in "ab")
 
 
-class Noting(DualStudent):
+class Recording(DualStudent):
     """Dual students that record each student's own and received logits at every step."""
 
-    heard: ClassVar[list[tuple[Tensor, Tensor]]] = []
+    received: ClassVar[list[tuple[Tensor, Tensor]]] = []
 
     def forward(self, batch: Batch) -> Objective:
-        self.heard.append((batch.student.logits.detach().clone(), batch.peer_logits.clone()))
+        self.received.append((batch.student.logits.detach().clone(), batch.peer_logits.clone()))
         return super().forward(batch)
 
 
-class NotingInTurn(Noting):
+class RecordingInTurn(Recording):
     @property
     def updates_alternately(self) -> bool:
         return True
 
 
-@pytest.mark.parametrize("kind", [Noting, NotingInTurn])
+@pytest.mark.parametrize("kind", [Recording, RecordingInTurn])
 def test_peer_logits_are_the_published_logits(
-    distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Noting]
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Recording]
 ) -> None:
-    monkeypatch.setitem(METHODS, "noting", kind)
-    monkeypatch.setattr(Noting, "heard", [])
+    monkeypatch.setitem(METHODS, "recording", kind)
+    monkeypatch.setattr(Recording, "received", [])
     three = (
         "peers.b.network.name=mlp",
         "peers.b.network.width=6",
         "peers.c.network.name=mlp",
         "peers.c.network.width=4",
     )
-    records_of(distil(*SMALL, *A, *three, "method.name=noting", "training.epochs=1"))
-    steps = [kind.heard[step : step + 3] for step in range(0, len(kind.heard), 3)]
+    records_of(distil(*SMALL, *A, *three, "method.name=recording", "training.epochs=1"))
+    steps = [kind.received[step : step + 3] for step in range(0, len(kind.received), 3)]
     assert len(steps) == 4
     for (a, of_a), (b, of_b), (c, of_c) in steps:
         assert of_a.shape == (2, 32, 10) and not of_a.requires_grad
         assert torch.equal(of_a, torch.stack([b, c])), (
-            "who steps first hears what all have said before"
+            "the first student receives the logits from before the step"
         )
         assert torch.equal(of_b[1], c)
         assert (
             torch.equal(of_b[0], a)
             == torch.equal(of_c[0], a)
             == torch.equal(of_c[1], b)
-            == (kind is Noting)
+            == (kind is Recording)
         )
-        assert torch.equal(of_b[0], of_c[0]), "both hear the same of a"
+        assert torch.equal(of_b[0], of_c[0]), "both receive the same logits of a"
 
 
 def test_republishing_leaves_the_running_statistics_unchanged(distil: Specify) -> None:

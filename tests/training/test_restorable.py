@@ -91,7 +91,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no metrics": (change_progress(record={"epoch": 2, "metrics": {}}), "has no accuracy"),
     "an epoch too many": (
         change_progress(record={"epoch": 9, "metrics": {}}, records=None),
-        "of epoch 9 of 4",
+        "has epoch 9 of 4",
     ),
     "records of other epochs": (
         change_progress(records=[{"epoch": 1, "metrics": {}}]),
@@ -219,7 +219,9 @@ def test_checkpoint_of_an_older_version_is_resumed(
     records_of(spec, dies_after=2)
     without_sums(spec.folder / CHECKPOINT)
     metrics, notes = resumed(spec)
-    assert metrics == whole[1:] and not notes, "the last known epoch again, and those after it"
+    assert metrics == whole[1:] and not notes, (
+        "the last acknowledged epoch is reported again, then the later ones"
+    )
 
 
 def test_a_recipe_without_moments_may_have_an_empty_state(specify: Specify) -> None:

@@ -90,12 +90,12 @@ def test_finished_trial_keeps_neighbours_of_evenly_spaced_samples(
         *found["positives"].flatten().tolist(),
         *found["negatives"].flatten().tolist(),
     }
-    assert places == sorted(seen), "each of them once"
+    assert places == sorted(seen), "each position occurs once"
     assert found["retrieved_images"].numpy().tobytes() == dataset.train.inputs[places].tobytes()
     assert found["retrieved_labels"].tolist() == dataset.train.labels[places].tolist()
     assert found["retrieved_truths"].tolist() == dataset.clean_labels[places].tolist()
     assert not torch.equal(found["retrieved_labels"], found["retrieved_truths"]), (
-        "a quarter is wrong"
+        "a quarter of the labels is wrong"
     )
     teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     assert spec.teacher is not None

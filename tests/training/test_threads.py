@@ -59,9 +59,7 @@ def test_each_trial_uses_its_configured_number_of_threads(
             update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)}
         )
         (precompute_view if role == "fill" else train)(spec, TrialContext(report=record_threads))
-    assert found == [3, 2, 1], (
-        "also after another trial of the same process, and one unless somebody asks"
-    )
+    assert found == [3, 2, 1], "each trial of a process sets its own number; the default is 1"
 
 
 def test_allocator_settings_of_the_user_are_kept(

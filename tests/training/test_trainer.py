@@ -349,7 +349,9 @@ def test_metrics_are_those_of_the_saved_weights(
         quality(spec, kept.best, "test")[0], abs=1e-12
     )
     accuracies = [record["metrics"]["validation/accuracy"] for record in records]
-    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), "the first of the best"
+    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), (
+        "the first epoch with the highest accuracy"
+    )
     assert quality(spec, kept.best, "validation")[0] == pytest.approx(max(accuracies), abs=1e-12)
     teacher_predictions = predictions(
         spec, "mlp", {"width": 32}, load_file(folder / "weights.safetensors"), "validation"

@@ -213,7 +213,7 @@ def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
     whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
     assert [record["epoch"] for record in whole] == [1, 2, 3]
     assert [record["epoch"] for record in broken] == [1, 1, 2, 3], (
-        "stopped in the second epoch, and taken up again"
+        "stopped in the second epoch, and resumed"
     )
     assert without_time(broken[1:]) == without_time(whole)
     one, other = (root / name / "checkpoint" for name in ("cnn", "cnn-stopped"))

@@ -65,4 +65,4 @@ def test_copied_checkpoint_is_trained_with_the_new_settings(
         state = saved(taker)
         rates.append(sum(float(value.norm()) for value in state.student.values()))
         assert state.optimizer["optimizer"]["param_groups"][0]["weight_decay"] == decay
-    assert rates[0] < rates[1], "the donor's weight decay is the donor's"
+    assert rates[0] < rates[1], "each trial uses its own weight decay"

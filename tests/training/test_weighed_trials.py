@@ -95,7 +95,9 @@ def require_same(one: TrialSpec, other: TrialSpec) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_resume_with_a_bank_is_bit_identical(weighed: Callable[..., TrialSpec], form: str) -> None:
+def test_resume_with_sample_weights_is_bit_identical(
+    weighed: Callable[..., TrialSpec], form: str
+) -> None:
     """Weights are requested after epochs 1, 3, ..., and static restarts after 3.
 
     Every schedule is interrupted after each of these epochs. Other forms are interrupted once, with
@@ -256,7 +258,7 @@ def test_student_uses_the_updated_teacher(weighed: Callable[..., TrialSpec]) -> 
 
 
 class Helper:
-    """An influence client in this process that answers at once, never (`late`), or fails."""
+    """An influence client in this process that returns at once, never (`late`), or fails."""
 
     def __init__(self, late: bool = False, fails: str = "") -> None:
         self.late, self.fails = late, fails
@@ -319,7 +321,7 @@ def test_error_of_the_influence_client_fails_the_trial(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     with refused("method", "sent", error=TrialError):
-        with_helper(weighed("iterative"), Helper(fails="the sentence of the actor"))
+        with_helper(weighed("iterative"), Helper(fails="the error of the actor"))
 
 
 def test_stop_request_interrupts_the_wait_for_weights(
@@ -331,14 +333,14 @@ def test_stop_request_interrupts_the_wait_for_weights(
         influence_client=lambda: helper,
         stop_requested=lambda: len(helper.jobs) == 1 and len(records) == 1,
     )
-    helper.fails = "nobody should wait so long"
-    helper.receive = waits_for_ever  # type: ignore[method-assign]
+    helper.fails = "the wait was not interrupted"
+    helper.receive = wait_for_ever  # type: ignore[method-assign]
     train(spec, context)
     assert [record["epoch"] for record in records] == [1]
     assert [record["epoch"] for record in records_of(spec)] == [1, 2, 3, 4, 5, 6]
 
 
-def waits_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
+def wait_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
     while True:
         alive()
 

@@ -59,7 +59,7 @@ class Failing:
         """Accept the snapshot."""
 
     def receive(self, wait_s: float, alive: object) -> None:
-        raise TrialError("the sentence of the actor", field="method", value=3)
+        raise TrialError("the error of the actor", field="method", value=3)
 
     def drop(self) -> None:
         """Do nothing, because nothing runs."""
@@ -129,5 +129,5 @@ def test_each_student_of_a_pair_has_its_own_sample_weights(root: Path) -> None:
 def test_error_of_the_influence_client_is_raised_on_both_ranks(root: Path) -> None:
     assert (
         on_every_rank(2, failed, str(root), "failed", *COMMON)
-        == ["the sentence of the actor: method = 3"] * 2
+        == ["the error of the actor: method = 3"] * 2
     )
