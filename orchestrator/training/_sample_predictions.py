@@ -1,4 +1,4 @@
-"""Collect a finished student's predictions on a few samples, and what was retrieved for others."""
+"""Collect predictions of a finished student, and retrieved neighbours, for a few samples."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._distillation_module import DistillationModule
 
-NUM_SAMPLES = 6  # samples whose distributions are kept
+NUM_SAMPLES = 6  # samples with stored distributions
 MAX_WEIGHT_SAMPLES = 2048  # validation samples over which class weights are averaged, at most
-NUM_QUERIES = 5  # training samples whose neighbours are kept
+NUM_QUERIES = 5  # training samples with stored neighbours
 NUM_NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 
@@ -57,11 +57,11 @@ def collect_samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Ten
     Args:
         dataset: The data.
         name: The name of the result.
-        index: Their places in the training part (S,).
+        index: Their positions in the training part (S,).
 
     Returns:
-        The places as `name`, the clean images (S, H, W, C) uint8 as `name_images`, the given labels
-        as `name_labels`, -1 for none, and the labels before any noise as `name_truths`.
+        The positions as `name`, the clean images (S, H, W, C) uint8 as `name_images`, the given
+        labels as `name_labels`, -1 for none, and the labels before any noise as `name_truths`.
     """
     positions = index.numpy()
     inputs, root = dataset.train.inputs, dataset.root
@@ -84,13 +84,13 @@ def collect_samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Ten
 def collect_retrieved(
     neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Batches
 ) -> dict[str, Tensor]:
-    """Return a few training samples with the most similar samples that were retrieved for them.
+    """Return a few training samples with their most similar retrieved samples.
 
     The queries are evenly spaced among those for which something was retrieved.
 
     Returns:
-        `queries` (Q,), `positives` and `negatives` (Q, at most 5), places in the training part, -1
-        for none, with `positive_similarity` and `negative_similarity`. All of them once are the
+        `queries` (Q,), `positives` and `negatives` (Q, at most 5), positions in the training part,
+        -1 for none, with `positive_similarity` and `negative_similarity`. All of them once are the
         `samples` of the name `retrieved` (S,). With a teacher, `retrieved_classes` (S,) are its
         classes on the clean view. The result is empty if nothing was retrieved.
     """

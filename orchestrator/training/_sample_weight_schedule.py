@@ -1,4 +1,4 @@
-"""Schedule the sample weights of a student in training: those in force, and those pending.
+"""Schedule the sample weights of a student in training: the current and the pending ones.
 
 `sample_weighting` computes the weights.
 """
@@ -35,7 +35,7 @@ Metrics = dict[str, float]
 
 
 class SampleWeights:
-    """The sample weights of one student: (n,) float32, 1 until the first ones are in force.
+    """The sample weights of one student: (n,) float32, 1 until the first ones are applied.
 
     All its ranks call its methods together, except `lookup`.
     """
@@ -55,7 +55,7 @@ class SampleWeights:
             dataset,
             context,
         )
-        self.in_force = torch.ones(len(dataset.train), device=context.device)
+        self.current = torch.ones(len(dataset.train), device=context.device)
         self.scores = torch.full((len(dataset.train),), math.nan)
         self.pending: Snapshot | None = None
         self.noted: Metrics = {}
@@ -68,7 +68,7 @@ class SampleWeights:
 
     def lookup(self, index: Tensor) -> Tensor:
         """Return the weights of samples, (B,), on the device."""
-        return self.in_force.index_select(0, index.to(self.in_force.device))
+        return self.current.index_select(0, index.to(self.current.device))
 
     def end_epoch(
         self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]
@@ -81,14 +81,14 @@ class SampleWeights:
             teacher: Returns the state of a teacher that the trial has changed.
 
         Returns:
-            The metrics and the cost of new weights; None if none came into force.
+            The metrics and the cost of new weights; None if none were applied.
         """
         new_metrics = None
         if self.pending is not None and epoch >= self.pending.epoch + self.weighting_plan.lag:
             new_metrics = self._apply_pending()
         if self.weighting_plan.due(epoch):
             self.pending = Snapshot(
-                self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted
+                self.spec.plain(), self.letter, epoch, {}, self.current.cpu(), before=self.noted
             )
             if self.context.is_main_process:
                 self.pending = replace(
@@ -100,12 +100,12 @@ class SampleWeights:
         return new_metrics
 
     def metrics(self) -> Metrics:
-        """Return the spread of the weights in force.
+        """Return the spread of the current weights.
 
         If labels are wrong, also return the mean weights over samples with wrong and with right
         labels.
         """
-        weights = self.in_force.cpu()
+        weights = self.current.cpu()
         metrics = {"influence/weight_std": float(weights.std(correction=0))}
         if self.is_wrong.any():
             metrics["influence/weight_noisy"] = float(weights[self.is_wrong].mean())
@@ -118,7 +118,7 @@ class SampleWeights:
         The means are NaN if no label is wrong.
         """
         metrics = self.metrics()
-        counts = torch.histc(self.in_force.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
+        counts = torch.histc(self.current.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
         means = {
             name: torch.tensor(metrics.get(f"influence/{name}", math.nan))
             for name in ("weight_noisy", "weight_clean")
@@ -156,7 +156,7 @@ class SampleWeights:
 
         It includes a pending snapshot.
         """
-        tensors = {"weights": self.in_force, "scores": self.scores}
+        tensors = {"weights": self.current, "scores": self.scores}
         values: dict[str, Any] = {"noted": self.noted}
         if self.pending is not None:
             tensors |= {"pending/weights": self.pending.weights}
@@ -171,8 +171,8 @@ class SampleWeights:
 
     def find_misfit(self, tensors: State, values: dict[str, Any]) -> str:
         """Return why a saved state does not fit these weights; "" if it fits."""
-        expected = {"weights": self.in_force, "scores": self.scores}
-        expected_pending = {"pending/weights": self.in_force} if "pending" in values else {}
+        expected = {"weights": self.current, "scores": self.scores}
+        expected_pending = {"pending/weights": self.current} if "pending" in values else {}
         given = {
             name: value
             for name, value in tensors.items()
@@ -191,7 +191,7 @@ class SampleWeights:
 
     def restore(self, tensors: State, values: dict[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
-        self.in_force, self.scores = (
+        self.current, self.scores = (
             tensors["weights"].to(self.context.device),
             tensors["scores"].cpu(),
         )
@@ -229,7 +229,7 @@ class SampleWeights:
         if failure is not None:
             raise failure
         waited = time.perf_counter() - started
-        self.in_force, self.scores = weighting.weights.to(self.context.device), weighting.scores
+        self.current, self.scores = weighting.weights.to(self.context.device), weighting.scores
         self.noted, self.pending = weighting.noted, None
         self.pending_notes += weighting.notes
         metrics = weighting.tracked | weighting.costs | {"waited": waited}

@@ -318,7 +318,7 @@ class TrainedStudent:
             teacher: Returns the state of a teacher that the trial has changed.
 
         Returns:
-            The metrics of new weights; None if none came into force.
+            The metrics of new weights; None if none were applied.
         """
         return (
             self.weights.end_epoch(epoch, self.student.state_dict, teacher)

@@ -15,7 +15,7 @@ from orchestrator.models.batch_norm import synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._sample_weight_schedule import SampleWeights
-from orchestrator.training.sample_weighting import changed_teacher
+from orchestrator.training.sample_weighting import replace_teacher_weights
 
 TEACHER = 3  # a seed that separates its draws from those of the student
 MOMENTUM = 0.9
@@ -70,4 +70,4 @@ def update_teacher(
         optimizer.step()
         context.heartbeat()
     context.align_buffers(network)
-    return changed_teacher(teacher, network.state_dict())
+    return replace_teacher_weights(teacher, network.state_dict())

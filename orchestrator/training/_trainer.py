@@ -32,24 +32,24 @@ from orchestrator.training._student import TrainedStudent
 from orchestrator.training._teacher_update import update_teacher
 from orchestrator.training._trial_metrics import (
     Metrics,
+    compute_trial_metrics,
     gather_metrics,
     gather_validation,
     require_finite,
-    student_metrics,
-    trial_metrics,
+    select_student_metrics,
 )
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import (
     TeacherOutputSource,
     build_retrieval,
-    clean_knowledge,
+    compute_clean_knowledge,
     compute_teacher_outputs,
+    compute_validation_predictions,
     load_teacher,
     open_batches,
-    validation_predictions,
 )
-from orchestrator.training.sample_weighting import changed_teacher
+from orchestrator.training.sample_weighting import replace_teacher_weights
 
 TEACHER = "the teacher's forward pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
@@ -123,7 +123,7 @@ class _Trainer:
         self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
             bank = self.method.needs.bank
-            return clean_knowledge(
+            return compute_clean_knowledge(
                 self.source,
                 self.batches,
                 self.exchange.context,
@@ -189,10 +189,12 @@ class _Trainer:
         self.records = saved["a"].progress.get("records", [record])  # older ones have only the last
         self.cost.resume(record["metrics"])
         for student in self.students:
-            metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
+            metrics = select_student_metrics(
+                record["metrics"], student.letter, self.exchange.count > 1
+            )
             student.restore(saved[student.letter], record["epoch"], metrics)
         if self.teacher and saved["a"].teacher:
-            self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
+            self._change_teacher(replace_teacher_weights(self.teacher, saved["a"].teacher))
         self._update_banks(record["epoch"])
 
     def _load(self) -> dict[str, Checkpoint] | None:
@@ -249,7 +251,7 @@ class _Trainer:
         if misfit := find_misfit("teacher", expected, saved["a"].teacher):
             return misfit
         for student in self.students:
-            if "validation/accuracy" not in student_metrics(
+            if "validation/accuracy" not in select_student_metrics(
                 record["metrics"], student.letter, several
             ):
                 return f"its record has no accuracy for student {student.letter}"
@@ -334,7 +336,7 @@ class _Trainer:
                 view,
             )
         )
-        predictions = validation_predictions(self.teacher, self.batches, student.context)
+        predictions = compute_validation_predictions(self.teacher, self.batches, student.context)
         labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[
             student.context.rank
         ]
@@ -400,7 +402,7 @@ class _Trainer:
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
             predictions = (
-                validation_predictions(self.teacher, self.batches, self.exchange.context)
+                compute_validation_predictions(self.teacher, self.batches, self.exchange.context)
                 if self.teacher
                 else None
             )
@@ -425,7 +427,7 @@ class _Trainer:
                     student.collect_predictions(self.teacher)
         ended = gather_metrics(local, self.context, self.exchange.count)
         by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
-        metrics = trial_metrics(by_student, self.configuration.search) | agreement
+        metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
         metrics |= self._costs(steps)
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         if last:

@@ -109,7 +109,7 @@ def require_finite(epoch: int, by_student: dict[str, Metrics], spec: TrialSpec) 
         )
 
 
-def trial_metrics(by_student: dict[str, Metrics], search: Search) -> Metrics:
+def compute_trial_metrics(by_student: dict[str, Metrics], search: Search) -> Metrics:
     """Return the metrics of the trial, given each student's by its letter.
 
     The metrics of a single student are those of the trial.
@@ -128,7 +128,7 @@ def trial_metrics(by_student: dict[str, Metrics], search: Search) -> Metrics:
     )
 
 
-def student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:
+def select_student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:
     """Return the metrics of one student, given the trial's.
 
     Args:

@@ -10,7 +10,7 @@ Nothing in the folder can execute code. Its files:
 - trace.safetensors, and with the last epoch shown.safetensors: for figures
 
 progress.json has the CRC-32 of every other file, so that later damage is detected even in a
-readable file. The first student's files lie at the top, those of a peer in a folder named by its
+readable file. The first student's files are at the top, those of a peer in a folder named by its
 letter.
 """
 

@@ -195,7 +195,7 @@ def build_retrieval(
     return Retrieval(context, approximate)
 
 
-def clean_knowledge(
+def compute_clean_knowledge(
     source: TeacherOutputSource,
     batches: Batches,
     context: TrialContext,
@@ -243,7 +243,7 @@ def _compute_clean_outputs(
     return join_blocks("logits"), join_blocks("features") if features else None
 
 
-def validation_predictions(
+def compute_validation_predictions(
     teacher: FrozenTeacher, batches: Batches, context: TrialContext
 ) -> Tensor:
     """Return the teacher's classes for this rank's share of the validation part, in its order.

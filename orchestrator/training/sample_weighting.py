@@ -27,7 +27,7 @@ from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training.process_cache import (
     channels_last,
-    clean_knowledge,
+    compute_clean_knowledge,
     compute_teacher_outputs,
     load_teacher,
     open_batches,
@@ -39,14 +39,14 @@ BLOCK_ELEMENTS = 1 << 22  # input elements of a block: larger blocks are not fas
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A student after `epoch` finished epochs, ready to be sent: tensors lie on the CPU.
+    """A student after `epoch` finished epochs, ready to be sent: its tensors are on the CPU.
 
     Attributes:
         spec: The specification as JSON values.
         letter: The letter of the student.
         epoch: Number of finished epochs.
         student: The state of the student.
-        weights: The sample weights in force (n,).
+        weights: The current sample weights (n,).
         teacher: The state of a teacher that the trial has changed, else empty.
         before: Values that the previous weighting noted.
     """
@@ -139,7 +139,7 @@ def compute_sample_weights(
     return SampleWeighting(weights, scores, weighting.noted, weighting.tracked, costs, notes)
 
 
-def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
+def replace_teacher_weights(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     """Return a teacher with other weights; the given teacher is shared, and does not change."""
     network = copy.deepcopy(teacher.network)
     network.load_state_dict(state)
@@ -168,9 +168,9 @@ def _compute_teacher_logits(
     if teacher is None:
         return None
     if snapshot.teacher:  # no other trial can use its outputs, so they are not cached
-        source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
-        return clean_knowledge(source, batches, context, features=False).logits
-    return clean_knowledge(
+        source = OnlineTeacher(replace_teacher_weights(teacher, snapshot.teacher))
+        return compute_clean_knowledge(source, batches, context, features=False).logits
+    return compute_clean_knowledge(
         compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False
     ).logits
 

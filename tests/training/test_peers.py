@@ -26,7 +26,7 @@ from orchestrator.training._exchange import Colocated
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._student import PEER
 from orchestrator.training._trainer import train
-from orchestrator.training._trial_metrics import student_metrics, trial_metrics
+from orchestrator.training._trial_metrics import compute_trial_metrics, select_student_metrics
 from orchestrator.training.process_cache import load_teacher
 from tests.refusal import refused
 
@@ -319,18 +319,18 @@ METRICS: dict[str, dict[str, float]] = {
 def test_trial_metrics_follow_the_selected_students(
     search: dict[str, Any], accuracy: float, nll: float
 ) -> None:
-    found = trial_metrics(METRICS, Search(**search))
+    found = compute_trial_metrics(METRICS, Search(**search))
     assert (found["validation/accuracy"], found["validation/nll"]) == pytest.approx((accuracy, nll))
     assert found["parameters"] == 40.0
     for letter, metrics in METRICS.items():
-        assert student_metrics(found, letter, several=True) == metrics
+        assert select_student_metrics(found, letter, several=True) == metrics
 
 
 def test_metrics_of_a_single_student_are_those_of_the_trial() -> None:
     assert (
-        trial_metrics({"a": METRICS["a"]}, Search())
+        compute_trial_metrics({"a": METRICS["a"]}, Search())
         == METRICS["a"]
-        == student_metrics(METRICS["a"], "a", several=False)
+        == select_student_metrics(METRICS["a"], "a", several=False)
     )
 
 
