@@ -201,7 +201,7 @@ def raise_on_all_ranks(
         pause.wait("" if "full" in said else f"the store {away} does not answer ({said['away']})")
         alive()
         context.heartbeat()
-        context.require_going_on()
+        context.raise_if_stopped()
 
 
 def _kind(error: Exception, away: str) -> str:

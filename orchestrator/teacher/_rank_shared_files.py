@@ -121,7 +121,7 @@ class RankSharedFiles:
             )
             self.context.heartbeat()
             if got is None:
-                self.context.require_going_on()
+                self.context.raise_if_stopped()
         if not got:
             raise PreflightError(
                 f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did "

@@ -79,7 +79,7 @@ class SharedPass:
                 self.told(self.samples - left)
                 self.context.heartbeat()
                 if number % STOP_CHECK_BLOCKS == 0:
-                    self.context.require_going_on()
+                    self.context.raise_if_stopped()
             self.context.raise_on_all_ranks(lambda: _finish(pens, failure))
 
     def _open(

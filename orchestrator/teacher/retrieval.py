@@ -159,7 +159,7 @@ class Retrieval:
             for name, block in blocks.items():
                 block += context.all_gather(getattr(found, name).to(context.device))
             recall = found.recall
-            context.require_going_on()
+            context.raise_if_stopped()
         tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
         in_place = {
             name: torch.empty_like(table).index_copy_(0, order, table)

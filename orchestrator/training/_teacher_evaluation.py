@@ -34,7 +34,7 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     batches = Batches(
         dataset,
         Views.of(dataset, configuration.data, configuration.seed),
-        batch_size=context.world_size,  # for training, which is not done here
+        batch_size=context.world_size,  # for training, which does not happen here
         seed=configuration.seed,
         rank=context.rank,
         world_size=context.world_size,

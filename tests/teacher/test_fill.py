@@ -132,7 +132,7 @@ def spec(specify: Specify, make_teacher: MakeTeacher) -> TrialSpec:
 
 @pytest.fixture(autouse=True)
 def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precompute, "TOLD_S", -1.0)
+    monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", -1.0)
 
 
 def filled(
@@ -278,10 +278,10 @@ def test_within_a_view_it_is_told_now_and_then(
 ) -> None:
     # at the start, at each block, and once more at a report
     clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])
-    monkeypatch.setattr(precompute, "TOLD_S", 0.3)
+    monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", 0.3)
     monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told: list[Record] = []
-    teller = precompute._Told(TrialContext(report=told.append))
+    teller = precompute._ProgressReporter(TrialContext(report=told.append))
     for samples in (32, 64, 96, 128):
         teller(samples)
     assert told == [{"samples": 64}, {"samples": 128}]

@@ -22,7 +22,10 @@ from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import clean_knowledge, validation_predictions
+from orchestrator.training.process_cache import (
+    compute_clean_knowledge,
+    compute_validation_predictions,
+)
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
@@ -235,7 +238,7 @@ def test_clean_knowledge_is_in_the_order_of_the_training_part(
 ) -> None:
     batches = batches_of(spec, size=48)
     source = OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path)
-    knowledge = clean_knowledge(source, batches, TrialContext(), features)
+    knowledge = compute_clean_knowledge(source, batches, TrialContext(), features)
     (whole,) = batches_of(spec, size=128).ordered("train")
     expected = teacher(whole.inputs)
     torch.testing.assert_close(knowledge.logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -256,15 +259,15 @@ def test_clean_knowledge_from_the_cache_reads_no_pictures(
     monkeypatch.setattr(
         Batches, "ordered", lambda *_: pytest.fail("the training part was read again")
     )
-    knowledge = clean_knowledge(source, batches, TrialContext(), features=False)
+    knowledge = compute_clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32
 
 
 def test_long_passes_of_the_teacher_give_signs_of_life(spec: TrialSpec, teacher: Counting) -> None:
     signs: list[None] = []
     context, batches = TrialContext(heartbeat=lambda: signs.append(None)), batches_of(spec)
-    clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
+    compute_clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
     teacher.fingerprint = "asked by nobody before"
-    validation_predictions(teacher, batches, context)
+    compute_validation_predictions(teacher, batches, context)
     assert len(signs) == 4 + 2, "40 samples in batches of 32"

@@ -26,8 +26,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import clean_knowledge
-from orchestrator.training.process_cache import retrieval as retrieval_of
+from orchestrator.training.process_cache import build_retrieval, compute_clean_knowledge
 from tests.retrieving import Retrieving, retrieving_method
 
 CPU = torch.device("cpu")
@@ -274,10 +273,10 @@ def test_a_teachers_bank_is_mapped_and_searched(
 ) -> None:
     spec = specify(*SMALL)
     source, batches = opened(spec, make_teacher, dtype)
-    find = retrieval_of(spec, source, batches, TrialContext())
+    find = build_retrieval(spec, source, batches, TrialContext())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        knowledge = clean_knowledge(source, batches, TrialContext(), True, find)
+        knowledge = compute_clean_knowledge(source, batches, TrialContext(), True, find)
         found = knowledge.neighbours(POSITIVES, NEGATIVES)
     assert knowledge.features is not None and knowledge.logits.dtype == torch.float32
     if isinstance(source, CachedTeacher):
@@ -296,12 +295,12 @@ def test_labels_as_they_are_used_decide_what_is_kept(
     for changes in ((), ("data.label_noise=0.2",), ("data.labelled=50",)):
         spec = specify(*SMALL, *changes)
         source, batches = opened(spec, make_teacher, "float32")
-        knowledge = clean_knowledge(
+        knowledge = compute_clean_knowledge(
             source,
             batches,
             TrialContext(),
             True,
-            retrieval_of(spec, source, batches, TrialContext()),
+            build_retrieval(spec, source, batches, TrialContext()),
         )
         assert (
             knowledge.neighbours(POSITIVES, NEGATIVES).positives.tolist()
@@ -327,7 +326,7 @@ def test_auto_is_exact_up_to_a_limit(
     monkeypatch.setattr("orchestrator.config.sizes.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
     assert (
-        retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate
+        build_retrieval(spec, *opened(spec, make_teacher, None), TrialContext()).approximate
         is approximate
     )
 

@@ -27,14 +27,14 @@ from orchestrator.reporting.figures._epochs import (
 )
 from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, blank
 from orchestrator.reporting.figures._samples import influence, retrieved
-from orchestrator.training.checkpoint import PICTURED
+from orchestrator.training.checkpoint import FIGURE_DATA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawn = TypeVar("Drawn")
 AGREEMENT = "agreement"  # of all students of a trial, stored with student a
-TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
+TRACE, SHOWN = (f"{name}.safetensors" for name in FIGURE_DATA)
 log = logging.getLogger(__name__)
 
 
