@@ -91,7 +91,7 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "reason"),
     [
         ("s3://AKIA:geheim@bucket/x", "credentials come from the environment"),
         ("s3://geheim@bucket/x", "credentials come from the environment"),
@@ -104,8 +104,8 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
         ("file:///", "names no place"),
     ],
 )
-def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said) as raised:
+def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as raised:
         Store.named(given)
     assert "geheim" not in str(raised.value) and "\n" not in str(raised.value)
 
@@ -225,8 +225,8 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         patch.setenv("HOME", f"{home}/{rank}")
         patch.setattr(remotes, "PAUSE_S", 0.001)
         patch.setattr(disk, "POLL_S", 0.001)
-        said: list[str] = []
-        context = TrialContext(rank, world_size, torch.device("cpu"), note=said.append)
+        reason: list[str] = []
+        context = TrialContext(rank, world_size, torch.device("cpu"), note=reason.append)
         trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
         checkpoint.save(trial, {"ab"[rank]: made(5 + rank)}, context)
         put, outages = Remote.put, iter(range(2))
@@ -242,7 +242,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         assert loaded is not None
         return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"][
             "epoch"
-        ], said
+        ], reason
 
 
 def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
@@ -371,7 +371,7 @@ def test_schedulers_that_copy_checkpoints_are_refused_beforehand(
     )
 
 
-def test_a_uri_without_runs_of_this_machine_is_told(uri: str) -> None:
+def test_a_uri_without_runs_of_this_machine_is_refused(uri: str) -> None:
     result = CliRunner().invoke(run.app, ["status", "mine", "--store", uri])
     assert result.exit_code == 2 and "no runs that were started on this machine" in " ".join(
         (result.output + (result.stderr or "")).split()

@@ -108,7 +108,9 @@ def resume_run(
     found.configuration = change_configuration(found, trials, time_budget_s, file, address, pairs)
     note = ""
     if found.kind == "sweep":
-        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
+        found.configuration, note = limit_trials(
+            found.configuration, num_existing=len(found.trials)
+        )
     require_same(found, described_space(found.configuration, found.kind))
     try:
         prepared = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)

@@ -37,12 +37,12 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
     if not cores:
         return
     resources, most = configuration.resources, int(max(cores, 1) * PROCESSES_PER_CORE)
-    asked = {"resources.threads_per_worker": resources.threads_per_worker}
+    requested = {"resources.threads_per_worker": resources.threads_per_worker}
     for letter, peer in configuration.peers.items():
-        asked[f"peers.{letter}.threads_per_worker"] = peer.threads_per_worker or 0
+        requested[f"peers.{letter}.threads_per_worker"] = peer.threads_per_worker or 0
     if configuration.data.name == "folder":
-        asked["data.loader_workers"] = configuration.data.loader_workers
-    for key, count in asked.items():
+        requested["data.loader_workers"] = configuration.data.loader_workers
+    for key, count in requested.items():
         if count > most:
             raise ConfigurationError(
                 f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} "

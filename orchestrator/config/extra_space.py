@@ -18,16 +18,16 @@ MOST_NETWORKS = 300  # each is built without memory, to count its parameters
 EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
 
 
-def check_keys(configuration: Configuration, asked: set[str]) -> None:
+def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
     """Check the keys and values of `search.extra_space`.
 
     Args:
         configuration: The configuration of the sweep.
-        asked: The keys that a space searches already.
+        searched_keys: The keys that a space searches already.
 
     Raises:
-        ConfigurationError: A key cannot vary, is frozen or is in `asked`, or a value by itself is
-            not allowed.
+        ConfigurationError: A key cannot vary, is frozen or is in `searched_keys`, or a value by
+            itself is not allowed.
     """
     for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
@@ -35,7 +35,7 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
             raise _key_error(
                 key, "is in search.freeze too: leave it out of one of them", "not in search.freeze"
             )
-        if key in asked:
+        if key in searched_keys:
             raise _key_error(
                 key,
                 "is searched already, in a range of its own: leave it out",
@@ -49,13 +49,13 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
                 value=values,
                 allowed="two or more different values",
             )
-        odd = [value for value in values if not isinstance(value, str | int | float | None)]
-        if odd:
+        invalid = [value for value in values if not isinstance(value, str | int | float | None)]
+        if invalid:
             raise ConfigurationError(
-                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, "
+                f"search.extra_space: {key} = {invalid[0]!r} is not allowed: give numbers, texts, "
                 f"true, false or null",
                 field=f"search.extra_space.{key}",
-                value=odd[0],
+                value=invalid[0],
                 allowed="numbers, texts, true, false or null",
             )
     _require_few_networks(configuration)
@@ -128,12 +128,12 @@ def _check_key(configuration: Configuration, key: str) -> None:
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
         raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
-    given = [
+    with_weights = [
         network_key(letter)
         for letter, student in configuration.students.items()
         if student.network.weights
     ]
-    if section in given:
+    if section in with_weights:
         raise _key_error(
             key,
             f"would vary a network that begins with given weights: leave out "
@@ -180,7 +180,7 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
         searched: Whether `search.extra_space` applies; otherwise each student has its configured
             network.
     """
-    found = {}
+    networks_by_student = {}
     for letter, student in configuration.students.items():
         field = network_key(letter)
         chosen = {
@@ -188,13 +188,13 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
             for key, values in configuration.search.extra_space.items()
             if searched and key.startswith(f"{field}.")
         }
-        found[letter] = {
+        networks_by_student[letter] = {
             _words(field, answers): _with(student.network, field, answers)
             for answers in (
                 dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
             )
         }
-    return found
+    return networks_by_student
 
 
 def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:

@@ -31,7 +31,7 @@ class Groups:
         return len(self.bundles)
 
     @property
-    def uneven(self) -> bool:
+    def is_heterogeneous(self) -> bool:
         """Return whether the workers of a group have different resources."""
         return any(bundle != self.bundles[0] for bundle in self.bundles)
 
@@ -43,7 +43,7 @@ class Groups:
     @property
     def mean(self) -> dict[str, float]:
         """Return the mean resources of a worker; equal workers have exactly these."""
-        if not self.uneven:
+        if not self.is_heterogeneous:
             return dict(self.bundles[0])
         names = dict.fromkeys(name for bundle in self.bundles for name in bundle)
         return {name: _total(self.bundles, name) / self.workers for name in names}
@@ -78,7 +78,7 @@ def roles(
     fields: dict[str, dict[str, str]] = {
         "a": {name: f"resources.{key}" for name, key in SETTINGS.items()}
     }
-    asked: dict[str, dict[str, float | None]] = {
+    requested: dict[str, dict[str, float | None]] = {
         "a": {name: getattr(resources, key) for name, key in SETTINGS.items()}
     }
     for letter, peer in peers.items():
@@ -87,25 +87,25 @@ def roles(
             for name, key in SETTINGS.items()
             if getattr(peer, key) is not None
         }
-        asked[letter] = asked["a"] | own
+        requested[letter] = requested["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
     wanted = configuration.replicas * sum(
-        1.0 if values["GPU"] is None else values["GPU"] for values in asked.values()
+        1.0 if values["GPU"] is None else values["GPU"] for values in requested.values()
     )
-    there = max(available.get("GPU", 0), _total(nodes, "GPU"))
-    if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
+    gpus = max(available.get("GPU", 0), _total(nodes, "GPU"))
+    if 0 < gpus < wanted and any(values["GPU"] is None for values in requested.values()):
         raise PreflightError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and "
-            f"the cluster has {there:g}: lower "
+            f"the cluster has {gpus:g}: lower "
             f"resources.workers, or set resources.gpus_per_worker to "
-            f"{there / resources.workers:.2g} to share, to 0 for CPUs alone",
+            f"{gpus / resources.workers:.2g} to share, to 0 for CPUs alone",
             field="resources.gpus_per_worker",
             value=None,
-            allowed=(0, there / resources.workers),
+            allowed=(0, gpus / resources.workers),
         )
-    default = 1.0 if there else 0.0
+    default = 1.0 if gpus else 0.0
     found = []
-    for letter, values in asked.items():
+    for letter, values in requested.items():
         held = {name: default if value is None else value for name, value in values.items()}
         found.append(
             Role(letter, {name: value for name, value in held.items() if value}, fields[letter])
@@ -173,8 +173,8 @@ def groups(
         )
     influence_needs: tuple[dict[str, float], ...] = ()
     if num_influence_actors:
-        influence_needs = (_beside(configuration, nodes).needs,) * num_influence_actors
-        fit = _fit_beside(
+        influence_needs = (_influence_role(configuration, nodes).needs,) * num_influence_actors
+        fit = _fit_with_influence_actors(
             configuration, each, bundles, num_influence_actors, available, free, wanted
         )
     most = min(resources.groups or fit.most, fit.most)
@@ -241,7 +241,7 @@ def _fit(
     return _Fit(needs, fits, sums, most, arithmetic)
 
 
-def _fit_beside(
+def _fit_with_influence_actors(
     configuration: Configuration,
     each: list[Role],
     bundles: tuple[dict[str, float], ...],
@@ -251,7 +251,7 @@ def _fit_beside(
     wanted: int,
 ) -> _Fit:
     """Return the fit with influence actors; raise ConfigurationError if they do not fit."""
-    influence_needs, resources = _beside(configuration), configuration.resources
+    influence_needs, resources = _influence_role(configuration), configuration.resources
     terms = partial(
         _terms,
         each,
@@ -278,7 +278,9 @@ def _fit_beside(
     return fit
 
 
-def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()) -> Role:
+def _influence_role(
+    configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()
+) -> Role:
     """Return the role of a student's influence actor.
 
     Raise ConfigurationError if it fits no node, or needs whole GPUs and a fraction, which Ray does
@@ -317,10 +319,10 @@ def _terms(
     influence_needs: Role | None = None,
 ) -> str:
     """Return the sum of a resource in words, if it has more than one term."""
-    whose = [role.letter if len(each) > 1 else "the workers" for role in each]
+    owners = [role.letter if len(each) > 1 else "the workers" for role in each]
     terms = [
-        f"{replicas} x {role.needs.get(name, 0):g} of {who}"
-        for role, who in zip(each, whose, strict=True)
+        f"{replicas} x {role.needs.get(name, 0):g} of {owner}"
+        for role, owner in zip(each, owners, strict=True)
     ]
     if influence_needs and name in influence_needs.needs:
         terms.append(f"{_actors(num_influence_actors)} of {influence_needs.needs[name]:g} {name}")
@@ -334,12 +336,12 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
         if value > largest:
-            told = (
+            message = (
                 f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} "
                 f"{name}): lower it{otherwise}"
             )
             raise ConfigurationError(
-                told, field=role.fields[name], value=value, allowed=(0, largest)
+                message, field=role.fields[name], value=value, allowed=(0, largest)
             )
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
     raise ConfigurationError(
@@ -461,9 +463,9 @@ def require_batches(
             ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
         )
     for name, training, sharing, words, alone in parts:
-        there, kind, more = samples, "samples", "more data"
+        num_samples, kind, more = samples, "samples", "more data"
         if alone and labelled is not None:
-            there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
+            num_samples, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
         size = training.batch_size
         if size % sharing:
             raise ConfigurationError(
@@ -473,12 +475,12 @@ def require_batches(
                 value=size,
                 allowed=f"a multiple of {sharing}",
             )
-        if there < size:
+        if num_samples < size:
             raise ConfigurationError(
-                f"the training part has {there} {kind} and {name}.batch_size = {size} "
+                f"the training part has {num_samples} {kind} and {name}.batch_size = {size} "
                 f"({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or {more}",
+                f"workers): give at most {num_samples - num_samples % sharing}, or {more}",
                 field=f"{name}.batch_size",
                 value=size,
-                allowed=(sharing, there - there % sharing),
+                allowed=(sharing, num_samples - num_samples % sharing),
             )

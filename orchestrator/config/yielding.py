@@ -39,7 +39,7 @@ class Origin:
         """Return whether a key has lower precedence than at least one of the others."""
         return self.rank(key) < max(map(self.rank, others))
 
-    def said(self, key: str) -> str:
+    def describe_source(self, key: str) -> str:
         """Return the origin of the value of a key that yields, in words."""
         return f"of {self.name}" if self.rank(key) == FILE else "by default"
 
@@ -56,7 +56,7 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     Returns:
         A sentence for each key that was changed.
     """
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     peers = values.get("peers")
     recipes = {"training": Training(), "teacher.training": Teacher().training}
     recipes |= {
@@ -79,9 +79,11 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
             keys = (key, *inherited) if name == "schedule" else (key,)
             if after is not None and all(origin.yields(one, epochs_key) for one in keys):
                 _value(values, section)[name] = after
-                changed = f"{key} = {_plain(after)} (not {_plain(before)}, {origin.said(key)})"
-                said[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
-    return said
+                changed = (
+                    f"{key} = {_plain(after)} (not {_plain(before)}, {origin.describe_source(key)})"
+                )
+                messages[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
+    return messages
 
 
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
@@ -188,27 +190,26 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
 
 
 def with_yielding_values(
-    configuration: Configuration, origin: Origin, said: dict[str, str]
+    configuration: Configuration, origin: Origin, messages: dict[str, str]
 ) -> Configuration:
     """Return the configuration in which values of lower precedence yield.
 
     Args:
         configuration: The validated configuration.
         origin: The origin of its values.
-        said: Sentences about earlier changes, by key.
+        messages: Sentences about earlier changes, by key.
 
     Returns:
-        The configuration; its `yielded` has `said` and a sentence for each change.
+        The configuration; its `yielded` has `messages` and a sentence for each change.
     """
-    sentences = dict(said)
+    sentences = dict(messages)
     for key, value, reason in _changes(configuration, origin):
         name = key.rpartition(".")[2]
         before = getattr(configuration.search, name)
         search = configuration.search.model_copy(update={name: value})
         configuration = configuration.model_copy(update={"search": search})
-        sentences[key] = (
-            f"{key} = {_plain(value)} (not {_plain(before)}, {origin.said(key)}), {reason}"
-        )
+        source = origin.describe_source(key)
+        sentences[key] = f"{key} = {_plain(value)} (not {_plain(before)}, {source}), {reason}"
     return configuration.noting(sentences)
 
 

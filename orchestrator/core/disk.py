@@ -35,7 +35,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.note: Note = lambda text: None
-        self.told: set[int] = set()
+        self.reported: set[int] = set()
 
 
 _process = _Process()
@@ -116,21 +116,21 @@ class Pause:
                     f"{away}: who needs it waits, and goes on by itself",
                     "the store answers again: going on",
                 )
-            self._say(begin, begins=True)
+            self._report(begin, begins=True)
         time.sleep(POLL_S)
 
     def over(self) -> None:
         """End the wait."""
         if self.end:
-            self._say(self.end, begins=False)
+            self._report(self.end, begins=False)
             self.end = ""
 
-    def _say(self, text: str, begins: bool) -> None:
+    def _report(self, text: str, begins: bool) -> None:
         if self.note:
             self.note(text)
         # Otherwise another writer has reported it, or reporting it needs space itself.
-        elif begins != (self.disk in _process.told):
-            (_process.told.add if begins else _process.told.discard)(self.disk)
+        elif begins != (self.disk in _process.reported):
+            (_process.reported.add if begins else _process.reported.discard)(self.disk)
             _process.note(text)
 
 
@@ -155,7 +155,7 @@ def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
         try:
             pause.wait()
         except BaseException:
-            _process.told.discard(pause.disk)
+            _process.reported.discard(pause.disk)
             raise
 
 
@@ -192,13 +192,15 @@ def raise_on_all_ranks(
                 raise
             refusal = error if kind == "unfit" else None
         gathered = context.all_gather_object((kind, text, refusal))
-        said = {kind: text for kind, text, _ in reversed(gathered) if kind}
+        reasons = {kind: text for kind, text, _ in reversed(gathered) if kind}
         if refusals := [refusal for _, _, refusal in gathered if refusal]:
-            raise PreflightError.from_error(refusals[0], said["unfit"])
-        if not said:
+            raise PreflightError.from_error(refusals[0], reasons["unfit"])
+        if not reasons:
             pause.over()
             return cast(T, value)
-        pause.wait("" if "full" in said else f"the store {away} does not answer ({said['away']})")
+        pause.wait(
+            "" if "full" in reasons else f"the store {away} does not answer ({reasons['away']})"
+        )
         alive()
         context.heartbeat()
         context.require_going_on()

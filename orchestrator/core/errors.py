@@ -89,7 +89,7 @@ class TrialError(UserError):
 def suggest_name(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)
-    begun = [known for known in names if name and known.startswith(name)]
-    close = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    with_prefix = [known for known in names if name and known.startswith(name)]
+    close = with_prefix or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names)}"

@@ -122,7 +122,7 @@ class Trial:
         return f"took over {pairs}" if pairs else ""
 
     @property
-    def said(self) -> str:
+    def remarks(self) -> str:
         """Return the failure, the weight transfers and the notes in one line."""
         return "; ".join(text for text in (self.message, self.taken_over, *self.notes) if text)
 

@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from ray.tune.search import Searcher
 
 from methods import METHODS, SettingsError
-from orchestrator.config.distinct import ways
+from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import points
@@ -54,7 +54,9 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     repair(file)
     journal = StudyFile(str(file))
     sampler = StatelessSampler(
-        search, configuration.seed, () if search.configurations else ways(configuration)
+        search,
+        configuration.seed,
+        () if search.configurations else list_branch_domains(configuration),
     )
     with named_damage(journal, file):
         storage = JournalStorage(journal)

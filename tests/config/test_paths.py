@@ -56,7 +56,7 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield
 
 
-@pytest.mark.parametrize(("path", "said"), PROBLEMS.items())
+@pytest.mark.parametrize(("path", "message"), PROBLEMS.items())
 @pytest.mark.parametrize(
     "reader",
     [
@@ -65,14 +65,14 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         lambda path, key: read_folder(path, key, ""),
     ],
 )
-def test_what_is_no_path_is_refused_with_its_key(path: str, said: str, reader: object) -> None:
+def test_what_is_no_path_is_refused_with_its_key(path: str, message: str, reader: object) -> None:
     for key, start in (("data.path", "data.path = "), ("--store", "--store ")):
-        with refused(key, path) as told:
+        with refused(key, path) as refusal:
             reader(path, key)  # type: ignore[operator]
         assert (
-            str(told.value).startswith(start)
-            and said in str(told.value)
-            and len(str(told.value)) < 500
+            str(refusal.value).startswith(start)
+            and message in str(refusal.value)
+            and len(str(refusal.value)) < 500
         )
 
 
@@ -94,7 +94,7 @@ def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "message"),
     [
         ("folder", "file", "a folder"),
         ("pipe", "file", "a pipe"),
@@ -105,13 +105,13 @@ def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> 
         ("nowhere", "folder", "No such file"),
     ],
 )
-def test_what_is_another_thing_is_refused(name: str, kind: str, said: str) -> None:
+def test_what_is_another_thing_is_refused(name: str, kind: str, message: str) -> None:
     os.mkdir("folder")
     os.mkfifo("pipe")
     Path("file").touch()
-    with refused("data.path", name, kind) as told:
+    with refused("data.path", name, kind) as refusal:
         (read_file if kind == "file" else read_folder)(name, "data.path", "give another")
-    assert said in str(told.value)
+    assert message in str(refusal.value)
     assert read_file("file", "data.path", "").name == "file"
 
 

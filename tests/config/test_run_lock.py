@@ -43,12 +43,12 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         assert run_lock.running(folder)
         with (
-            refused("name", "mine", "a sweep that nobody runs") as told,
+            refused("name", "mine", "a sweep that nobody runs") as refusal,
             run_lock.hold_lock(folder),
         ):
             pass
         assert all(
-            part in str(told.value) for part in (socket.gethostname(), f"kill {process.pid}")
+            part in str(refusal.value) for part in (socket.gethostname(), f"kill {process.pid}")
         )
         process.kill()
         process.wait()
@@ -59,16 +59,18 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
     assert not run_lock.running(folder) and not (folder / run_lock.WORD).exists()
 
 
-def test_another_host_whose_lock_is_not_seen_here(folder: Path) -> None:
+def test_a_fresh_heartbeat_of_another_host_is_respected_without_its_lock(folder: Path) -> None:
     word(folder, age_s=5)
     assert run_lock.running(folder)
-    with refused("name", "mine", "a sweep that nobody runs") as told:
+    with refused("name", "mine", "a sweep that nobody runs") as refusal:
         run_lock.hold_lock(folder).__enter__()
     assert all(
-        part in str(told.value)
+        part in str(refusal.value)
         for part in ("process 7", "elsewhere", "2023-", f"{run_lock.SILENT_S:.0f} s")
     )
-    assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", "its word is left alone"
+    assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", (
+        "the heartbeat file of the other host is unchanged"
+    )
     word(folder, age_s=run_lock.SILENT_S + 5)
     assert not run_lock.running(folder)
     with run_lock.hold_lock(folder):

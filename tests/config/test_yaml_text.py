@@ -54,7 +54,7 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (
             "training: {epochs: 3}\nseed: 1\ntraining: {batch_size: 8}\n",
@@ -110,18 +110,18 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
         (b"\xff\xfea", 1, "it is not UTF-16-LE text: save it as UTF-8"),
     ],
 )
-def test_what_is_refused_names_the_line(text: str | bytes, line: int, said: str) -> None:
+def test_what_is_refused_names_the_line(text: str | bytes, line: int, message: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert (raised.value.line, raised.value.syntax) == (line, False)
-    assert said in str(raised.value) and len(str(raised.value)) < 500
+    assert message in str(raised.value) and len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(
     "text",
     ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "%TAG ! x\na: 1", "a: !!map x"],
 )
-def test_what_is_no_yaml_is_told_apart(text: str) -> None:
+def test_syntax_errors_are_distinguished_from_refused_yaml(text: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert raised.value.syntax and raised.value.line >= 1
@@ -130,15 +130,15 @@ def test_what_is_no_yaml_is_told_apart(text: str) -> None:
 def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
     file = tmp_path / "given.yaml"
     file.write_text("seed: 1\nseed: 2\n")
-    with refused("--config", str(file)) as told:
+    with refused("--config", str(file)) as refusal:
         load(file, [])
-    assert "line 2" in str(told.value) and "'seed'" in str(told.value)
-    with refused("training", "{epochs: 1, epochs: 2}") as told:
+    assert "line 2" in str(refusal.value) and "'seed'" in str(refusal.value)
+    with refused("training", "{epochs: 1, epochs: 2}") as refusal:
         load(None, ["training={epochs: 1, epochs: 2}"])
-    assert "'epochs'" in str(told.value)
-    with refused("data.path", "caf\udce9.npz") as told:
+    assert "'epochs'" in str(refusal.value)
+    with refused("data.path", "caf\udce9.npz") as refusal:
         load(None, ["data.path=caf\udce9.npz"])
-    assert "0xE9" in str(told.value)
+    assert "0xE9" in str(refusal.value)
     with refused("search.extra_space", "student.width", "once"):
         load(None, ["search.extra_space={student.width: [1, 2], student: {width: [3, 4]}}"])
 
