@@ -176,7 +176,8 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
         )
         doc = field.description or (inner.__doc__ or "" if inner else "").split("\n")[0]
         if section is PeerTraining:
-            doc = f"{Training.model_fields[name].description}; null: as `training.{name}`"
+            doc = (Training.model_fields[name].description or "").partition("; null")[0].rstrip(".")
+            doc = f"{doc}; null inherits `training.{name}`."
         rows.append([code(key), kind, show_default(field), find_unit(field), doc])
         if inner in seen:
             below += f"`{key}` has the keys of [`training`](#training).\n\n"

@@ -57,7 +57,7 @@ def drawn(
         trial = study.ask()
         draw(trial, configuration)
         if has_value is None or has_value(number):
-            study.has_value(trial, float(trial.number % 3))
+            study.tell(trial, float(trial.number % 3))
     return [each.params for each in study.trials]
 
 
@@ -185,7 +185,7 @@ def test_an_interrupted_sweep_has_the_settings_of_an_uninterrupted_one(
                 study = open_study(tmp_path / folder, configuration, resume=True)
             trial = study.ask()
             draw(trial, configuration)
-            study.has_value(trial, float(number % 4))
+            study.tell(trial, float(number % 4))
         return [each.params for each in study.trials]
 
     whole = settings("whole", 0)
