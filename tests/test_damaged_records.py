@@ -260,7 +260,7 @@ def test_a_resume_renames_a_damaged_record_and_rebuilds_it(name: str, store: Sto
         after = Sweep.open(store, "mine")
         assert not after.damaged and sorted(after.trials) == sorted(before.trials), what
         assert not was_damaged or (
-            len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]
+            len(notes) == 1 and f"{name} is damaged (" in notes[0] and "was renamed to" in notes[0]
         ), notes
         for number, trial in after.trials.items():
             old = before.trials[number]

@@ -115,7 +115,7 @@ def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None
     assert (
         len(notes) == 2
         and f"the disk of {tiny} is full" in notes[0]
-        and "room again" in notes[1]
+        and "free space again" in notes[1]
         and signs
     )
     assert all("\n" not in text for text in notes)
@@ -160,7 +160,7 @@ def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> N
         watch.notes == texts
         and len(texts) == 2
         and "is full" in texts[0]
-        and "room again" in texts[1]
+        and "free space again" in texts[1]
     )
 
 
@@ -228,7 +228,7 @@ def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code
 
     with disk.report_waits(notes.append):
         assert disk.retry_while_disk_full(write, tmp_path / "not" / "there") == "written"
-    assert len(notes) == 2 and "or a quota" in notes[0]
+    assert len(notes) == 2 and "a quota is exceeded" in notes[0]
 
 
 def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:

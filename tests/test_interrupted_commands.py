@@ -189,7 +189,7 @@ def test_data_and_settings_that_have_changed_are_named(
             str(tmp_path / "other.yaml"),
         ): r"other.yaml: method.name = kd, and the sweep has cross_entropy: leave",
         ("--trials", "1"): r"--trials 1 is less than the 2 trials",
-        ("--set", "seed=1"): r"--set seed: a resume goes on as its run was configured",
+        ("--set", "seed=1"): r"--set seed: a resumed run keeps its configuration",
     }.items():
         code, output = call("sweep", "--resume", "mine", "--store", store, *arguments)
         assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(reason, output), (

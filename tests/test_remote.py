@@ -98,10 +98,10 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
         ("s3://bucket/x?secret_key=geheim", r"\?secret_key=\.\.\. is not allowed.*region"),
         ("s3://bucket/x#geheim", "is not allowed"),
         ("ftp://bucket/geheim", "this scheme is not known.*s3://BUCKET"),
-        ("s3:///x", "names no place"),
-        ("s3://bucket/../x", "names no place"),
-        ("file://host/x", "names no place"),
-        ("file:///", "names no place"),
+        ("s3:///x", "not the location of a store"),
+        ("s3://bucket/../x", "not the location of a store"),
+        ("file://host/x", "not the location of a store"),
+        ("file:///", "not the location of a store"),
     ],
 )
 def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, reason: str) -> None:
@@ -116,12 +116,12 @@ def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(
     monkeypatch.setattr(remotes, "ANSWER_S", 0.01)
     monkeypatch.setattr(Remote, "write_json", lambda *_: time.sleep(0.5))
     with pytest.raises(
-        PreflightError, match=r"no answer within 0.01 s.*credentials in the environment"
+        PreflightError, match=r"no response within 0.01 s.*credentials in the environment"
     ):
         Store.open(uri)
     monkeypatch.undo()
     (tmp_path / "file").touch()
-    with pytest.raises(PreflightError, match=r"cannot be used \(.*see that the bucket is there"):
+    with pytest.raises(PreflightError, match=r"cannot be used \(.*check that the bucket exists"):
         Store.open((tmp_path / "file" / "below").as_uri())
 
 
@@ -253,7 +253,7 @@ def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
     assert first[0] == second[0] == 708
     assert (
         len(first[1]) == 2
-        and "does not answer (Could not connect" in first[1][0]
+        and "does not respond (Could not connect" in first[1][0]
         and "going on" in first[1][1]
     )
     assert second[1] == []

@@ -27,7 +27,7 @@ class Numbered(Trial, Protocol):
 
 
 class SuggestionRecorder:
-    """Trial that answers frozen values itself, forwards other suggestions, and records the draws.
+    """Trial that returns frozen values, forwards other suggestions, and records the draws.
 
     A single choice is not suggested to the study, unless `point` has another value under the name
     in the study. The suggestion then offers the choice and the values of all points.
@@ -156,7 +156,7 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
 def _recorder(
     trial: Trial, configuration: Configuration, method: str, point: Parameters
 ) -> SuggestionRecorder:
-    """Return a trial of a method that follows a point even if it lies outside the space."""
+    """Return a recorder for a method; it follows a point even outside the space."""
     point_values: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
         for name, value in each.items():
@@ -233,9 +233,9 @@ def points(configuration: Configuration) -> list[Parameters]:
 def _drawn(
     point: Parameters, method: str, configuration: Configuration, prefix: str
 ) -> Parameters | None:
-    """Return the parameters that a trial draws if it answers as the point does.
+    """Return the parameters that a trial with the values of the point draws.
 
-    Return None if the point contradicts a frozen value, lacks an answer, or lies outside the space
+    Return None if the point contradicts a frozen value, lacks a value, or lies outside the space
     and would ignore a frozen value.
     """
     kept = frozen_values(configuration, method)
@@ -257,7 +257,7 @@ def _drawn(
 
 
 def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
-    """Return the values for parameters that a point, which describes one student, does not name.
+    """Return the values of parameters that a point, which describes one student, does not have.
 
     Peers have its learning rate; keys of `search.extra_space` have the configured value.
     """
@@ -270,7 +270,7 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
 
 
 class _FixedValues:
-    """Trial with fixed answers; a missing answer raises KeyError."""
+    """Trial with fixed values; a missing value raises KeyError."""
 
     def __init__(self, values: Parameters) -> None:
         self.values = values

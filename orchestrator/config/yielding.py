@@ -40,8 +40,8 @@ class Origin:
         return self.rank(key) < max(map(self.rank, others))
 
     def describe_source(self, key: str) -> str:
-        """Return the origin of the value of a key that yields, in words."""
-        return f"of {self.name}" if self.rank(key) == FILE else "by default"
+        """Describe the source of a value that yields."""
+        return f"from {self.name}" if self.rank(key) == FILE else "the default"
 
 
 def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
@@ -117,9 +117,9 @@ def _constant(before: Any, epochs: float, planned: float) -> str | None:
 
 
 CHANGES: dict[str, tuple[Callable[[Any, float, float], Any], str]] = {
-    "warmup_epochs": (_shorter_warmup, "its share of"),
-    "milestones": (_earlier_milestones, "their share of"),
-    "schedule": (_constant, "as there is no milestone within"),
+    "warmup_epochs": (_shorter_warmup, "scaled to"),
+    "milestones": (_earlier_milestones, "scaled to"),
+    "schedule": (_constant, "because there is no milestone within"),
 }
 
 
@@ -141,8 +141,8 @@ def require_milestones(configuration: Configuration) -> None:
             epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
             raise ConfigurationError(
                 f"{section}.milestones = {list(recipe.milestones)} is not allowed with "
-                f"{epochs_key} = {recipe.epochs}: give "
-                f"milestones below it, or another {section}.schedule",
+                f"{epochs_key} = {recipe.epochs}: give milestones less than the epochs, or "
+                f"another {section}.schedule",
                 field=f"{section}.milestones",
                 value=recipe.milestones,
                 allowed=(1, recipe.epochs - 1) if recipe.epochs > 1 else None,
@@ -177,12 +177,11 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         given = (
             f"method.name = {name} is"
             if typed
-            else f"the settings under method are those of {name}, which is"
+            else f"the settings under method belong to {name}, which is"
         )
         raise ConfigurationError(
-            f"{given} not among search.methods = {list(methods)}: add it there, or leave one "
-            f"of the two out; "
-            "`python run.py methods` lists all",
+            f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
+            f"one of the two; `python run.py methods` lists all methods",
             field="method.name",
             value=name,
             allowed=methods,
@@ -239,33 +238,37 @@ def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str
         and search.methods
         and configuration.method.name not in search.methods
     ):
-        yield "search.methods", (), f"as method.name = {configuration.method.name}"
+        yield "search.methods", (), f"because method.name = {configuration.method.name}"
     if (
         search.objectives
         and search.scheduler != "none"
         and origin.yields("search.scheduler", "search.objectives")
     ):
-        yield "search.scheduler", "none", "as no other compares trials by several search.objectives"
+        yield (
+            "search.scheduler",
+            "none",
+            "because no other scheduler supports several search.objectives",
+        )
     elif search.scheduler in ("asha", "median") and search.grace_epochs > epochs:
         if origin.yields("search.grace_epochs", "training.epochs"):
-            yield "search.grace_epochs", epochs, f"as training.epochs = {epochs}"
+            yield "search.grace_epochs", epochs, f"because training.epochs = {epochs}"
     elif (
         search.scheduler == "pbt"
         and search.perturb_epochs >= epochs > 1
         and origin.yields("search.perturb_epochs", "training.epochs", "search.scheduler")
     ):
-        yield "search.perturb_epochs", max(1, epochs // 3), f"as training.epochs = {epochs}"
+        yield "search.perturb_epochs", max(1, epochs // 3), f"because training.epochs = {epochs}"
     better = BETTER.get(search.objective, ())
     if (
         better
         and search.direction not in better
         and origin.yields("search.direction", "search.objective")
     ):
-        yield "search.direction", better[0], f"as search.objective = {search.objective}"
+        yield "search.direction", better[0], f"because search.objective = {search.objective}"
     trials = len(search.configurations) * max(len(search.seeds), 1)
     if (
         search.configurations
         and search.trials != trials
         and origin.yields("search.trials", "search.configurations", "search.seeds")
     ):
-        yield "search.trials", trials, "as search.configurations and search.seeds name so many"
+        yield "search.trials", trials, "the number given by search.configurations and search.seeds"

@@ -106,15 +106,15 @@ class Pause:
             while not os.path.ismount(place):
                 place = place.parent
             begin = (
-                f"the disk of {place} is full, or a quota on it "
-                f"({free_bytes(place) / 2**20:.0f} MiB free): who writes there "
-                "waits; free some space, and it goes on by itself: nothing is lost"
+                f"the disk of {place} is full or a quota is exceeded "
+                f"({free_bytes(place) / 2**20:.0f} MiB free): writes are paused; free some space, "
+                f"and they continue automatically without loss"
             )
-            self.end = f"there is room again on the disk of {place}: going on"
+            self.end = f"the disk of {place} has free space again: writes continue"
             if away:
                 begin, self.end = (
-                    f"{away}: who needs it waits, and goes on by itself",
-                    "the store answers again: going on",
+                    f"{away}: access is paused and continues automatically",
+                    "the store responds again: access continues",
                 )
             self._report(begin, begins=True)
         time.sleep(POLL_S)
@@ -199,7 +199,7 @@ def raise_on_all_ranks(
             pause.over()
             return cast(T, value)
         pause.wait(
-            "" if "full" in reasons else f"the store {away} does not answer ({reasons['away']})"
+            "" if "full" in reasons else f"the store {away} does not respond ({reasons['away']})"
         )
         alive()
         context.heartbeat()

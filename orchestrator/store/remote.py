@@ -46,7 +46,7 @@ def check_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError as error:
         raise ConfigurationError(
-            f"--store {shorten(redact(uri))} is no URI ({error}): give {_known()}",
+            f"--store {shorten(redact(uri))} is not a URI ({error}): give {_known()}",
             field="--store",
             value=shorten(redact(uri)),
             allowed=_known(),
@@ -54,27 +54,26 @@ def check_uri(uri: str) -> str:
     shown = f"--store {parts.scheme}://..."
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}",
+            f"{shown} has an unsupported scheme: give a folder that all nodes share, or {_known()}",
             field="--store",
             value=parts.scheme,
             allowed=SCHEMES,
         )
     if "@" in parts.netloc:
         raise ConfigurationError(
-            f"{shown} has a name or a password in it: leave them out, credentials come from "
-            f"the environment",
+            f"{shown} contains a user name or a password: remove them; credentials come from the "
+            f"environment",
             field="--store",
             value=f"{parts.scheme}://...",
-            allowed="an address without a name and a password",
+            allowed="an address without a user name and a password",
         )
     if parts.fragment or (
         unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)
     ):
         what = "#..." if parts.fragment else f"?{unknown[0]}=..."
         raise ConfigurationError(
-            f"{shown}{what} is not allowed: a ? may be followed by "
-            f"{', '.join(sorted(OPTIONS))}; credentials come from the "
-            "environment",
+            f"{shown}{what} is not allowed: the options after ? are {', '.join(sorted(OPTIONS))}; "
+            f"credentials come from the environment",
             field="--store",
             value=what,
             allowed=tuple(sorted(OPTIONS)),
@@ -90,7 +89,8 @@ def check_uri(uri: str) -> str:
         or not (parts.netloc or path.strip("/"))
     ):
         raise ConfigurationError(
-            f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}",
+            f"--store {parts.scheme}://{parts.netloc}{parts.path} is not the location of a "
+            f"store: give {_known()}",
             field="--store",
             value=f"{parts.scheme}://{parts.netloc}{parts.path}",
             allowed=_known(),
@@ -144,17 +144,15 @@ class Remote:
             reason = (
                 " ".join(str(failures[0]).split())[:300]
                 if failures
-                else f"no answer within {ANSWER_S:g} s"
+                else f"no response within {ANSWER_S:g} s"
             )
             raise PreflightError(
-                f"--store {uri} cannot be used ({reason}): see that the bucket is there, that "
-                f"it can be reached from here, and "
-                "that the credentials in the environment may write to it",
+                f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it "
+                f"is reachable from this machine, and that the credentials in the environment may "
+                f"write to it",
                 field="--store",
                 value=uri,
-                allowed="a store that may be written"
-                if failures
-                else f"an answer within {ANSWER_S:g} s",
+                allowed="a writable store" if failures else f"a response within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 
@@ -215,7 +213,7 @@ class Remote:
         for each in names:
             target = folder / each
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise OSError(f"{each!r} in {self.uri} would lie outside of its folder")
+                raise OSError(f"{each!r} in {self.uri} points outside its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             self._attempt(
                 lambda each=each, target=target: self._get(f"{name}/{each}", target, alive)  # type: ignore[misc]

@@ -77,7 +77,10 @@ def driver_status(folder: Path) -> DriverStatus | None:
 
 def _refusal(folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        describe_driver(folder), field="name", value=folder.name, allowed="a sweep that nobody runs"
+        describe_driver(folder),
+        field="name",
+        value=folder.name,
+        allowed="a sweep that no process runs",
     )
 
 
@@ -123,16 +126,16 @@ def describe_driver(folder: Path) -> str:
     found = _word(folder)
     if found is None:
         return (
-            f"sweep {folder.name!r} is run by another process at this moment: wait for it, "
-            f"or end it"
+            f"sweep {folder.name!r} is being run by another process: wait until it ends, or stop it"
         )
     since = f"{datetime.fromtimestamp(found['since']):%Y-%m-%d %H:%M}"
-    who = f"sweep {folder.name!r} is run by process {found['pid']} on {found['host']} since {since}"
+    process = f"process {found['pid']} on {found['host']}"
+    driver = f"sweep {folder.name!r} is being run by {process} since {since}"
     if found["host"] == socket.gethostname():
-        return f"{who}: wait for it, or end it with `kill {found['pid']}`"
+        return f"{driver}: wait until it ends, or stop it with `kill {found['pid']}`"
     return (
-        f"{who}, which showed life {_age_s(folder):.0f} s ago: wait for it, or end it there; "
-        f"if it is dead already, try again when it has been silent for {SILENT_S:.0f} s"
+        f"{driver}, with a heartbeat {_age_s(folder):.0f} s ago: wait until it ends, or stop it on "
+        f"that host; if it is already dead, try again {SILENT_S:.0f} s after its last heartbeat"
     )
 
 

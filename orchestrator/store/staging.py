@@ -40,10 +40,11 @@ def publish(store: Store, folder: Path, mark: str) -> None:
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
-            f"{name} cannot be written to {store.uri} ({reason}): see its space and credentials",
+            f"{name} cannot be written to {store.uri} ({reason}): check its free space and the "
+            f"credentials",
             field="--store",
             value=store.uri,
-            allowed="a store with space that may be written",
+            allowed="a writable store with free space",
         ) from error
 
 
@@ -105,7 +106,7 @@ def fetched(
             alive()
         except FileNotFoundError as error:
             raise PreflightError(
-                f"{name} is not in {remote.uri}: start the run where it was started first",
+                f"{name} is not in {remote.uri}: resume the run on the machine that started it",
                 field="--store",
                 value=remote.uri,
                 allowed=f"a store with {name}",

@@ -25,8 +25,8 @@ from orchestrator.store.records import Change
 
 JOURNAL = "study.log"
 ADVICE = (
-    "put it back from a backup, or remove it, and the resume makes the study anew of the "
-    "records of the trials"
+    "restore it from a backup, or remove it: a resume then rebuilds the study from the records "
+    "of the trials"
 )
 
 
@@ -106,12 +106,11 @@ def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
                     or not math.isfinite(value)
                 ):
                     raise ValueError(
-                        f"{name} of trial {trial.number} has {value!r}, which is no finite number"
+                        f"{name} of trial {trial.number} has {value!r}, which is not a finite "
+                        f"number"
                     )
         if any(type(epoch) is not int or epoch < 0 for epoch in trial.intermediate_values):
-            raise ValueError(
-                f"intermediate_values of trial {trial.number} has an epoch that is none"
-            )
+            raise ValueError(f"intermediate_values of trial {trial.number} has an invalid epoch")
         _changes().validate_python(trial.user_attrs.get("changes", []))
     return trials
 
@@ -145,7 +144,7 @@ def repair(file: Path) -> None:
             return
         if stream.read(1):
             raise DamagedRecordError(
-                file, f"line {number} is no operation", ADVICE, f"line {number}"
+                file, f"line {number} is not an operation", ADVICE, f"line {number}"
             )
     with file.open("r+b") as stream:
         stream.truncate(sound)

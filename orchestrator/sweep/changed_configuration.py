@@ -48,7 +48,7 @@ def change_configuration(
             f"--resume {found.name}: {run_lock.describe_driver(found.folder)}",
             field="--resume",
             value=found.name,
-            allowed="a sweep that nobody runs",
+            allowed="a sweep that no process runs",
         )
     if found.kind == "train" and (trials, time_budget_s) != (None, None):
         raise ConfigurationError(

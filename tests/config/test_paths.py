@@ -19,17 +19,17 @@ from orchestrator.sweep.preflight.preflight import require_weights
 from tests.refusal import refused
 
 PROBLEMS = {
-    "~nosuchuser/x": "begins with the home folder of an unknown user",
-    "a\0b": "has the character U+0000",
-    "\ud800": "has the character U+D800",
-    "caf\udce9.npz": "has a name that is not UTF-8 (byte 0xE9; rename it)",
-    "link": "has a name that is not UTF-8 (byte 0xE8; rename it)",
-    "x" * 256: "has a name of 256 bytes in it, and file systems take 255",
-    "é" * 128: "has a name of 256 bytes in it",
-    "/a" * 3000: "has 6000 bytes, and 4095 are allowed",
+    "~nosuchuser/x": "begins with ~ and an unknown user",
+    "a\0b": "contains the character U+0000",
+    "\ud800": "contains the character U+D800",
+    "caf\udce9.npz": "has a component that is not UTF-8 (byte 0xE9; rename it)",
+    "link": "has a component that is not UTF-8 (byte 0xE8; rename it)",
+    "x" * 256: "has a component of 256 bytes, and at most 255 are allowed",
+    "é" * 128: "has a component of 256 bytes",
+    "/a" * 3000: "has 6000 bytes, and at most 4095 are allowed",
     "": "is empty",
-    "/proc/self/mem": "is kept by the kernel",
-    "loop": "leads in a circle of links",
+    "/proc/self/mem": "is in a virtual file system",
+    "loop": "is a loop of symbolic links",
 }
 HERE = {  # keys of the configuration, each with its required settings
     "data.path": ("data.name=npz",),
@@ -176,7 +176,7 @@ def test_every_option_with_a_path_is_refused_in_one_line(
 
 
 def test_an_export_is_read_from_a_path(tmp_path: Path) -> None:
-    with refused("folder", "~nosuchuser", "a whole path"):
+    with refused("folder", "~nosuchuser", "an absolute path"):
         load_exported("~nosuchuser")
 
 

@@ -402,10 +402,13 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
 @pytest.mark.parametrize(
     ("scheduler", "description"),
     [
-        ("none", "every trial trains them all"),
+        ("none", "no trial is stopped"),
         ("asha", "asha compares after 2, 6, 12"),
         ("median", "median compares after every epoch from 2 on"),
-        ("pbt", "pbt: a population of 10 is compared after 5, 10, its worst 25% take over"),
+        (
+            "pbt",
+            "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the weights of the best",
+        ),
         (
             "hyperband",
             "hyperband: trials in brackets: 3 trained to the end; 5 compared after 4; 2 "
@@ -421,7 +424,7 @@ def test_when_trials_are_compared_in_words(scheduler: str, description: str) -> 
 def test_more_trials_than_one_band_of_brackets_holds() -> None:
     search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
     assert plan.comparisons(search, 12).endswith(
-        "9 compared after 1, 3; the other 3 in brackets anew"
+        "9 compared after 1, 3; the other 3 in further brackets"
     )
 
 

@@ -43,7 +43,7 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         assert run_lock.running(folder)
         with (
-            refused("name", "mine", "a sweep that nobody runs") as refusal,
+            refused("name", "mine", "a sweep that no process runs") as refusal,
             run_lock.hold_lock(folder),
         ):
             pass
@@ -62,7 +62,7 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
 def test_a_fresh_heartbeat_of_another_host_is_respected_without_its_lock(folder: Path) -> None:
     word(folder, age_s=5)
     assert run_lock.running(folder)
-    with refused("name", "mine", "a sweep that nobody runs") as refusal:
+    with refused("name", "mine", "a sweep that no process runs") as refusal:
         run_lock.hold_lock(folder).__enter__()
     assert all(
         part in str(refusal.value)
@@ -83,5 +83,5 @@ def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
         (folder / run_lock.WORD).write_text("[]")
         assert (
             run_lock.describe_driver(folder)
-            == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+            == "sweep 'mine' is being run by another process: wait until it ends, or stop it"
         )

@@ -227,7 +227,7 @@ def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
 
 def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
     found = sweep(tmp_path)
-    with found.hold(), refused("--resume", "mine", "a sweep that nobody runs"):
+    with found.hold(), refused("--resume", "mine", "a sweep that no process runs"):
         changed_configuration.change_configuration(found, None, None, None)
 
 

@@ -221,7 +221,8 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
         and summary["params"] == sweep.trials[1].params
     )
     assert (
-        "took over trial " in found.trials[1].remarks and "after epoch 8" in found.trials[1].remarks
+        "copied the weights of trial " in found.trials[1].remarks
+        and "after epoch 8" in found.trials[1].remarks
     )
     assert (
         found.status()["trials"][2]["settings"] == found.trials[2].params
