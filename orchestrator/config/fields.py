@@ -104,9 +104,9 @@ class Section(BaseModel):
         annotation = cls.model_fields[str(info.field_name)].annotation
         kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
         if kinds & {int, float} and isinstance(value, bool | str):
-            raise PydanticCustomError("number", "input should be a number")
+            raise PydanticCustomError("number", "Input should be a number")
         if bool in kinds and not isinstance(value, bool | None):
-            raise PydanticCustomError("truth", "input should be true or false")
+            raise PydanticCustomError("truth", "Input should be true or false")
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             raise PydanticCustomError(
                 "text", "a string may have at most {most} characters", {"most": LONGEST_TEXT}

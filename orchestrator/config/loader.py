@@ -23,7 +23,7 @@ from orchestrator.config.yielding import (
 from orchestrator.core.errors import ConfigurationError, FieldError, suggest_name
 from orchestrator.core.paths import read_file
 from orchestrator.core.redact import redact
-from orchestrator.core.text import quote, shorten
+from orchestrator.core.text import describe_requirement, quote, shorten
 
 
 def load(
@@ -211,12 +211,14 @@ def _sentence(error: ValidationError) -> str:
         return f"{path} is required: give it in the file or with --set {path}=...{more}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"{path}: {message}{more}" if path else f"{message}{more}"
+        field = getattr(first["ctx"]["error"], "field", None)
+        joint = "." if field and message.startswith(f"{field} = ") else ": "
+        return f"{path}{joint}{message}{more}" if path else f"{message}{more}"
     if first["type"] == "model_type":
         message = f"it is a section; set keys below it: {', '.join(_names_at(first['loc']))}"
-    message = PLAIN.get(first["type"], message)
+    message = PLAIN.get(first["type"], describe_requirement(message))
     given = "null" if first["input"] is None else quote(first["input"])
-    return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
+    return f"{path} = {given} is not allowed: {message}{more}"
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.redact import redact
+from orchestrator.core.text import describe_requirement
 from orchestrator.store.store import keep_text, write_text
 
 LARGEST_BYTES = 64 * 2**20  # a record of 10,000 epochs with 40 metrics each has 18 MB
@@ -271,8 +272,8 @@ def _reason(error: ErrorDetails) -> str:
     key = _key(error)
     if error["type"] == "missing":
         return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {_shown(error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+    requirement = describe_requirement(error["msg"])
+    return f"{key} = {_shown(error['input'])} is not allowed: {requirement}"
 
 
 def _shown(value: Any) -> str:

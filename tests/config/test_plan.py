@@ -407,7 +407,8 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
         ("median", "median compares after every epoch from 2 on"),
         (
             "pbt",
-            "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the weights of the best",
+            "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the "
+            "weights of the best",
         ),
         (
             "hyperband",
