@@ -57,7 +57,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ENVIRONMENT.write(sweep.folder / ENVIRONMENT_FILE, describe())
     RUN_IDS.write(sweep.folder / RUNS, {"parent": "one", "0": "two"})
     run_lock.DRIVER.write(
-        sweep.folder / run_lock.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6}
+        sweep.folder / run_lock.HEARTBEAT_FILE,
+        {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6},
     )
     outbox = Outbox(sweep.folder / "outbox.jsonl")
     outbox.append(
@@ -96,7 +97,7 @@ def file_of(store: Store, name: str) -> Path:
 READ = {  # by file: the fast commands that read it and name it
     FILE: (("status", "mine", "--json"), ("watch", "mine", "--once"), ("status",)),
     TRIAL: (("status", "mine", "--json"), ("watch", "mine", "--once")),
-    run_lock.WORD: (("watch", "mine", "--once"),),
+    run_lock.HEARTBEAT_FILE: (("watch", "mine", "--once"),),
 }
 
 
@@ -112,7 +113,9 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         for command in READ[name]:
             code, output = call(store, *command)
             newer = "99" in what
-            assert code == (2 if newer and name != run_lock.WORD and len(command) > 1 else 0), (
+            assert code == (
+                2 if newer and name != run_lock.HEARTBEAT_FILE and len(command) > 1 else 0
+            ), (
                 what,
                 output,
             )
@@ -120,7 +123,10 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
                 b'"checksum"' in changed and json.loads(changed) != json.loads(content)
             )
             assert (
-                not is_damaged or newer or name == run_lock.WORD or f"{name} is damaged: " in output
+                not is_damaged
+                or newer
+                or name == run_lock.HEARTBEAT_FILE
+                or f"{name} is damaged: " in output
             ), (
                 what,
                 output,

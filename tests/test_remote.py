@@ -21,7 +21,7 @@ from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, check
 from orchestrator.store.progress import read_progress
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.remote import Remote, check_uri, local_folder
-from orchestrator.store.staging import fetched, publish, stage_on_node
+from orchestrator.store.staging import fetch_once, publish, stage_on_node
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
@@ -140,12 +140,12 @@ def test_a_checkpoint_written_on_one_node_is_read_on_another(
     assert other.trial != trial.trial and epoch_of(other) == 3
     at_home("driver")
     mine = checkpoint_storage(store, store.sweep("mine") / "trials/00001")
-    mine.bring(LIGHT)
+    mine.download(LIGHT)
     assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {
         "trace.safetensors",
         "progress.json",
     }
-    mine.bring()
+    mine.download()
     assert (mine.trial / CHECKPOINT / "best.safetensors").exists()
 
 
@@ -184,10 +184,10 @@ def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) ->
     trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
     save(trial, 1)
     save(trial, 2)
-    trial.strip()
+    trial.remove_large_files()
     files = [path.name for path in (tmp_path / "shared/trials/1").rglob("*") if path.is_file()]
     assert sorted(files) == ["latest.json", "progress.json", "trace.safetensors"]
-    trial.bring(LIGHT)
+    trial.download(LIGHT)
     assert read_progress(trial.trial / CHECKPOINT)["record"]["epoch"] == 2
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
@@ -315,10 +315,10 @@ def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="connection reset"):
         patch.setattr(Remote, "_get", broken)
-        fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json")
+        fetch_once(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json")
     assert not (tmp_path / "node/data/abc").exists()
     assert (
-        fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin"
+        fetch_once(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin"
     ).read_text() == "values.bin"
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods, with_its_method
+from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
@@ -49,7 +49,7 @@ def begin_run(
     from orchestrator.sweep.space_snapshot import describe_sweep
 
     if kind == "sweep":
-        configuration = with_its_method(configuration)
+        configuration = with_single_method(configuration)
     configuration = resolve_paths(configuration, local)
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)

@@ -434,7 +434,7 @@ class Configuration(Section):
         """Return a message, by key, for each value that one of higher precedence has replaced."""
         return dict(self._yielded)
 
-    def noting(self, yielded: Mapping[str, str]) -> "Configuration":
+    def with_yielded(self, yielded: Mapping[str, str]) -> "Configuration":
         """Return a copy of the configuration with these messages as `yielded`."""
         copy = self.model_copy()
         copy._yielded = dict(yielded)

@@ -99,7 +99,7 @@ def searched_methods(configuration: Configuration) -> tuple[str, ...]:
     return configuration.search.methods or (configuration.method.name,)
 
 
-def with_its_method(configuration: Configuration) -> Configuration:
+def with_single_method(configuration: Configuration) -> Configuration:
     """Return the configuration of a sweep with the method that `search.methods` names alone.
 
     The configuration stays unchanged if it has several methods, or settings of another method.

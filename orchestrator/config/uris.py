@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from orchestrator.core.errors import FieldError
-from orchestrator.core.redact import redact, secret_in
+from orchestrator.core.redact import find_secret, redact
 
 WEB = ("http", "https")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -18,7 +18,7 @@ def require_tracking(uri: str) -> None:
         FieldError: MLflow cannot write to the URI, or it contains a secret, which the message
             omits.
     """
-    found, scheme = secret_in(uri), scheme_of(uri)
+    found, scheme = find_secret(uri), scheme_of(uri)
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
         raise FieldError(

@@ -209,7 +209,7 @@ def with_yielding_values(
         configuration = configuration.model_copy(update={"search": search})
         source = origin.describe_source(key)
         sentences[key] = f"{key} = {_plain(value)} (not {_plain(before)}, {source}), {reason}"
-    return configuration.noting(sentences)
+    return configuration.with_yielded(sentences)
 
 
 def describe_yielded(configuration: Configuration, kind: str) -> list[str]:

@@ -163,7 +163,7 @@ def raise_on_all_ranks(
     context: "TrialContext",
     action: Callable[[], T],
     where: Path,
-    alive: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     away: str = "",
 ) -> T:
     """Run an action on all ranks; return this rank's result.
@@ -174,7 +174,7 @@ def raise_on_all_ranks(
         context: The context of this rank; rank 0 reports the reason of a wait.
         action: The action to run.
         where: A path on the disk.
-        alive: A heartbeat that is called while waiting.
+        heartbeat: A heartbeat that is called while waiting.
         away: The URI of a store; all ranks also wait and retry while it does not respond to one.
 
     Raises:
@@ -201,7 +201,7 @@ def raise_on_all_ranks(
         pause.wait(
             "" if "full" in reasons else f"the store {away} does not respond ({reasons['away']})"
         )
-        alive()
+        heartbeat()
         context.heartbeat()
         context.require_going_on()
 

@@ -277,7 +277,7 @@ class Sweep(SweepRecord):
     @property
     def alive(self) -> bool:
         """Return whether a driver on any node holds the lock, which ends with its process."""
-        return self.state == "running" and run_lock.running(self.folder)
+        return self.state == "running" and run_lock.is_running(self.folder)
 
     @property
     def maximize(self) -> bool:

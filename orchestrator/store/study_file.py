@@ -66,7 +66,7 @@ class StudyFile(JournalFileBackend):
 
 
 @contextlib.contextmanager
-def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
+def convert_damage_errors(journal: StudyFile, file: Path) -> Iterator[None]:
     """Convert the errors of Optuna within the block to DamagedRecordError.
 
     Optuna raises them at a line that is no operation or has values that are not allowed.
@@ -85,7 +85,7 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
         ) from error
 
 
-def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
+def load_valid_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of a study, with validated numbers.
 
     Optuna does not check the numbers in its file.

@@ -30,7 +30,7 @@ from torch import Tensor
 from orchestrator.config.trial import student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.checkpoint_storage import LocalCheckpoint, Place
+from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
 from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
@@ -57,7 +57,9 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)
 
 
-def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
+def save(
+    where: Path | CheckpointStorage, parts: Mapping[str, Checkpoint], context: TrialContext
+) -> None:
     """Replace the checkpoint of a trial.
 
     All ranks of the trial call this together; on a full disk all of them wait.
@@ -78,7 +80,7 @@ def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialCon
 
 
 def load(
-    where: Path | Place,
+    where: Path | CheckpointStorage,
     letters: Sequence[str],
     device: torch.device,
     alive: Callable[[], None] = lambda: None,
@@ -97,7 +99,7 @@ def load(
             checkpoints are skipped from the start; new reasons are appended.
     """
     passed_over = [] if passed_over is None else passed_over
-    for number, path in enumerate(_place(where).newest_first(alive)):
+    for number, path in enumerate(_place(where).iterate_newest_first(alive)):
         if number < len(passed_over):
             continue
         try:
@@ -117,7 +119,7 @@ def load(
     return None
 
 
-def _place(where: Path | Place) -> Place:
+def _place(where: Path | CheckpointStorage) -> CheckpointStorage:
     return LocalCheckpoint(where) if isinstance(where, Path) else where
 
 

@@ -9,7 +9,7 @@ import pytest
 from methods import METHODS
 from orchestrator.config.loader import build, load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, points, searched_methods, with_its_method
+from orchestrator.config.search_space import draw, points, searched_methods, with_single_method
 from orchestrator.config.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
@@ -298,7 +298,7 @@ def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) -> None:
     peers = ["peers.b.network.name=mlp"] if METHODS[name].needs.peer else []
-    configuration = with_its_method(load(None, [f"search.methods=[{name}]", *peers]))
+    configuration = with_single_method(load(None, [f"search.methods=[{name}]", *peers]))
     drawn = draw(optuna.create_study().ask(), configuration)
     trained = apply(configuration, drawn)
     assert trained.method.name == name == searched_methods(configuration)[0]
@@ -314,7 +314,7 @@ def test_several_methods_and_settings_of_another_one_leave_the_method_alone() ->
         configuration = build(
             {"search": {"methods": methods}, "method": {"name": "kd", **settings}}
         )
-        assert with_its_method(configuration).method.name == "kd"
+        assert with_single_method(configuration).method.name == "kd"
 
 
 PUBLISHED = {
