@@ -181,7 +181,8 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
         )
         doc = field.description or (read_summary(inner) if inner else "")
         if section is PeerTraining:
-            doc = f"{Training.model_fields[name].description}; null: as `training.{name}`"
+            doc = (Training.model_fields[name].description or "").partition("; null")[0].rstrip(".")
+            doc = f"{doc}; null inherits `training.{name}`."
         rows.append([code(key), kind, show_default(field), find_unit(field), doc])
         if inner in seen:
             below += f"`{key}` has the keys of [`training`](#training).\n\n"

@@ -169,7 +169,9 @@ def test_a_cluster_that_does_not_answer(given: Make) -> None:
             Conditions(given().store, load(None, ["resources.address=127.0.0.1:1"]), quick=True)
         )
     )
-    assert findings["Ray"].fitness == "bad" and "nobody answers there" in findings["Ray"].said
+    assert (
+        findings["Ray"].fitness == "bad" and "does not accept connections" in findings["Ray"].said
+    )
     assert len(findings) == len(CHECKS) - 1, "the others are made nevertheless"
 
 
@@ -472,6 +474,6 @@ def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
     code, output = call("--quick", "--address", "127.0.0.1:1", "--store", str(tmp_path))
     assert (
         code == UNFIT
-        and "'127.0.0.1:1': nobody answers there" in output
+        and "'127.0.0.1:1' does not accept connections" in output
         and "two workers" not in output
     )

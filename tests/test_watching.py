@@ -94,7 +94,7 @@ def stands(sweep: Sweep) -> dict[str, int]:
     return {
         path.as_posix(): path.stat().st_mtime_ns
         for path in sweep.folder.parents[1].rglob("*")
-        if path.name != run_lock.WORD
+        if path.name != run_lock.HEARTBEAT_FILE
     }
 
 
@@ -102,7 +102,7 @@ def lost(sweep: Sweep) -> None:
     """Write the heartbeat file of a local process that was killed after ten seconds."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    now, file = time.time(), sweep.folder / run_lock.WORD
+    now, file = time.time(), sweep.folder / run_lock.HEARTBEAT_FILE
     write_json(file, {"host": os.uname().nodename, "pid": process.pid, "since": now - 30})
     os.utime(file, (now - 20, now - 20))
 
@@ -229,12 +229,12 @@ def test_a_driver_that_is_killed_is_noticed_and_the_resume_told(sweep: Sweep) ->
 
 
 def test_a_driver_on_another_host_lives_while_it_touches_its_word(sweep: Sweep) -> None:
-    file = sweep.folder / run_lock.WORD
+    file = sweep.folder / run_lock.HEARTBEAT_FILE
     now = time.time()
     write_json(file, {"host": "elsewhere", "pid": 1, "since": now - 100})
     os.utime(file, (now - 5, now - 5))
     assert ", of 3; 100 s elapsed" in watched(sweep, once=True)
-    os.utime(file, (now - run_lock.SILENT_S - 5,) * 2)
+    os.utime(file, (now - run_lock.HEARTBEAT_TIMEOUT_S - 5,) * 2)
     assert "mine: interrupted after 35 s" in watched(sweep)
 
 

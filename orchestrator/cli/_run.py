@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods, with_its_method
+from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
@@ -49,7 +49,7 @@ def begin_run(
     from orchestrator.sweep.space_snapshot import describe_sweep
 
     if kind == "sweep":
-        configuration = with_its_method(configuration)
+        configuration = with_single_method(configuration)
     configuration = resolve_paths(configuration, local)
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
@@ -108,7 +108,9 @@ def resume_run(
     found.configuration = change_configuration(found, trials, time_budget_s, file, address, pairs)
     note = ""
     if found.kind == "sweep":
-        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
+        found.configuration, note = limit_trials(
+            found.configuration, num_existing=len(found.trials)
+        )
     require_same(found, described_space(found.configuration, found.kind))
     try:
         prepared = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)

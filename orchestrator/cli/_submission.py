@@ -15,7 +15,7 @@ from orchestrator.cli._run import default_name
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import with_its_method
+from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
@@ -184,7 +184,7 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
     configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
     find(configuration.data)
     if command == "sweep":
-        configuration = with_its_method(configuration)
+        configuration = with_single_method(configuration)
         check_search(configuration)
     elif command == "train":
         check_train(configuration)

@@ -218,7 +218,7 @@ def _callbacks(plan: Groups) -> list[Any]:
 
     Ray receives the mean of their resources then, so that its sums are right.
     """
-    if not plan.uneven:
+    if not plan.is_heterogeneous:
         return []
     try:
         from orchestrator.cluster._heterogeneous_workers import HeterogeneousWorkers, require_hooks

@@ -210,7 +210,7 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     """Return the folder with a student's part of the trial's checkpoint."""
     home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     try:
-        home.bring()
+        home.download()
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
@@ -218,7 +218,7 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
             field="--store",
             value=store.uri,
         ) from error
-    folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
+    folder = (home.folders or [home.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(
             f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give "

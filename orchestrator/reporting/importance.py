@@ -31,7 +31,12 @@ from orchestrator.config.objectives import primary_goal
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
-from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, sound_trials
+from orchestrator.store.study_file import (
+    JOURNAL,
+    StudyFile,
+    convert_damage_errors,
+    load_valid_trials,
+)
 
 LEAST = 8  # trials; with fewer, both evaluators describe noise
 # Least number of best trials for PED-ANOVA, as Optuna advises, where a tenth of them would be fewer
@@ -250,11 +255,11 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
         return []
     journal = StudyFile(str(file))
     try:
-        with named_damage(journal, file):
+        with convert_damage_errors(journal, file):
             study: optuna.Study = optuna.load_study(
                 study_name=sweep.name, storage=JournalStorage(journal)
             )
-            found = copy.deepcopy(sound_trials(study))
+            found = copy.deepcopy(load_valid_trials(study))
     except OSError as error:
         raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
     for trial in found if sweep.configuration.search.objectives else ():

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.distinct import Way, allowed, is_left
+from orchestrator.config.distinct import BranchDomains, allowed_values, has_untried_settings
 from orchestrator.config.schema import Search
 
 UNTRIED = 1  # separates the draw of a replacement from the draw of the value
@@ -32,7 +32,7 @@ class StatelessSampler(BaseSampler):
     when a trial ends.
     """
 
-    def __init__(self, search: Search, seed: int, space: Sequence[Way] = ()) -> None:
+    def __init__(self, search: Search, seed: int, space: Sequence[BranchDomains] = ()) -> None:
         self.search, self.seed = search, seed
         self.space = space if any(None not in way.values() for way in space) else ()
         self.joint: BaseSampler = RandomSampler()
@@ -83,12 +83,12 @@ class StatelessSampler(BaseSampler):
             for other in study.get_trials(deepcopy=False)
             if other.number < trial.number
         ]
-        if is_left(self.space, {**trial.params, name: value}, tried):
+        if has_untried_settings(self.space, {**trial.params, name: value}, tried):
             return value
         draw = np.random.default_rng([self.seed, trial.number, zlib.crc32(name.encode()), UNTRIED])
-        others = allowed(self.space, trial.params, name)
+        others = allowed_values(self.space, trial.params, name)
         for place in draw.permutation(len(others)):
-            if is_left(self.space, {**trial.params, name: others[place]}, tried):
+            if has_untried_settings(self.space, {**trial.params, name: others[place]}, tried):
                 return others[place]
         return value
 

@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from ray.tune.search import Searcher
 
 from methods import METHODS, SettingsError
-from orchestrator.config.distinct import ways
+from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import points
@@ -26,7 +26,13 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
-from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, repair, sound_trials
+from orchestrator.store.study_file import (
+    JOURNAL,
+    StudyFile,
+    convert_damage_errors,
+    load_valid_trials,
+    repair,
+)
 from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep.events import Events
@@ -54,9 +60,11 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     repair(file)
     journal = StudyFile(str(file))
     sampler = StatelessSampler(
-        search, configuration.seed, () if search.configurations else ways(configuration)
+        search,
+        configuration.seed,
+        () if search.configurations else list_branch_domains(configuration),
     )
-    with named_damage(journal, file):
+    with convert_damage_errors(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
@@ -66,7 +74,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
             study = optuna.create_study(
                 study_name=folder.name, storage=storage, sampler=sampler, directions=directions
             )
-        sound_trials(study)
+        load_valid_trials(study)
     for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
         # the first trials are the points, also when the driver died in between
         study.enqueue_trial(point)

@@ -9,7 +9,7 @@ from orchestrator.config.loader import build, plain_values
 from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
 from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import with_its_method
+from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.preprocessing import resolve_augmentation
@@ -48,7 +48,7 @@ def change_configuration(
             f"--resume {found.name}: {run_lock.describe_driver(found.folder)}",
             field="--resume",
             value=found.name,
-            allowed="a sweep that nobody runs",
+            allowed="a sweep that no process runs",
         )
     if found.kind == "train" and (trials, time_budget_s) != (None, None):
         raise ConfigurationError(
@@ -75,7 +75,7 @@ def change_configuration(
     )
     configuration = build(values)
     require_paths(found.name, configuration)
-    return with_its_method(configuration) if found.kind == "sweep" else configuration
+    return with_single_method(configuration) if found.kind == "sweep" else configuration
 
 
 def require_same(found: Sweep, now: Described) -> None:

@@ -135,7 +135,7 @@ def repair_records(store: Store, sweep: Sweep, note: Callable[[str], None]) -> N
 
     def fetch(trial: Path) -> None:
         with contextlib.suppress(OSError):
-            checkpoint_storage(store, trial).bring(LIGHT)
+            checkpoint_storage(store, trial).download(LIGHT)
 
     if sweep.kind == "sweep":
         told = reconcile(open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch)

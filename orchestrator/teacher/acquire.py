@@ -195,7 +195,7 @@ def _fit(
             )
         told(record["epoch"], record["metrics"])
         if record.get("done"):
-            home.bring()
+            home.download()
             fit.adopt_fitted(folder, configuration, data, record["metrics"])
             home.remove()
             return

@@ -293,7 +293,7 @@ class Runs:
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
         with contextlib.suppress(OSError):  # the store does not answer: nothing is drawn
-            checkpoint_storage(self.store, folder).bring(LIGHT)
+            checkpoint_storage(self.store, folder).download(LIGHT)
         for letter in letters or LETTERS[0]:
             drawn = trial.pictures(folder, write["complete"], self.classes, letter)
             if trial.AGREEMENT in drawn:

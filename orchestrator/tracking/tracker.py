@@ -176,7 +176,7 @@ class Tracker:
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and record the best value so far on the parent."""
         key, state = str(trial.number), trial.state
-        tags = {"state": str(state)} | ({"message": trial.said} if trial.said else {})
+        tags = {"state": str(state)} | ({"message": trial.remarks} if trial.remarks else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
             told = {"told": {"state": state}} if run == key else {}
             self.writer.add(

@@ -129,7 +129,7 @@ def _relocate(store: Store, console: Console) -> None:
 
     Do nothing while a sweep writes to them, perhaps under another path.
     """
-    if not any(run_lock.running(store.sweep(name)) for name in store.sweeps()):
+    if not any(run_lock.is_running(store.sweep(name)) for name in store.sweeps()):
         for before in relocate_artifacts(store.database, store.artifacts):
             moved = (
                 f"the store was in {before}: its artifacts in MLflow are now those of "

@@ -20,7 +20,7 @@ from orchestrator.config.trial import KNOWLEDGE, TrialSpec
 from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
-from orchestrator.store.checkpoint_storage import checkpoint_storage_of
+from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
@@ -92,7 +92,7 @@ class _Trainer:
         self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches
     ) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
-        self.configuration, self.storage = spec.configuration, checkpoint_storage_of(spec)
+        self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
         self.clock, self.cost = Clock(context.device), TrialCost()
@@ -212,7 +212,7 @@ class _Trainer:
         saved: dict[str, Checkpoint] | None = None
         while True:
             saved = self.context.broadcast_object(
-                self.storage.together(
+                self.storage.run_on_all_ranks(
                     self.context, lambda: load() if self.context.is_main_process else None
                 )
             )

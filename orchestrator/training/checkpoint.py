@@ -30,7 +30,7 @@ from torch import Tensor
 from orchestrator.config.trial import student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.checkpoint_storage import LocalCheckpoint, Place
+from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
 from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
@@ -57,7 +57,9 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)
 
 
-def save(location: Path | Place, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
+def save(
+    location: Path | CheckpointStorage, parts: Mapping[str, Checkpoint], context: TrialContext
+) -> None:
     """Replace the checkpoint of a trial.
 
     All ranks of the trial call this together; on a full disk all of them wait.
@@ -78,7 +80,7 @@ def save(location: Path | Place, parts: Mapping[str, Checkpoint], context: Trial
 
 
 def load(
-    location: Path | Place,
+    location: Path | CheckpointStorage,
     letters: Sequence[str],
     device: torch.device,
     heartbeat: Callable[[], None] = lambda: None,
@@ -97,7 +99,7 @@ def load(
             checkpoints are skipped from the start; new reasons are appended.
     """
     skipped_reasons = [] if skipped_reasons is None else skipped_reasons
-    for number, path in enumerate(_storage_of(location).newest_first(heartbeat)):
+    for number, path in enumerate(_storage_of(location).iterate_newest_first(heartbeat)):
         if number < len(skipped_reasons):
             continue
         try:
@@ -117,7 +119,7 @@ def load(
     return None
 
 
-def _storage_of(location: Path | Place) -> Place:
+def _storage_of(location: Path | CheckpointStorage) -> CheckpointStorage:
     return LocalCheckpoint(location) if isinstance(location, Path) else location
 
 

@@ -64,7 +64,7 @@ def test_the_second_signal(tmp_path: Path) -> None:
         assert life.process.poll() is None
         life.process.send_signal(signal.SIGINT)
         ended(life, store)
-        assert "ended at once" in life.said
+        assert "exited immediately" in life.said
 
 
 def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:

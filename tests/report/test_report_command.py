@@ -104,7 +104,7 @@ def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:
     for name in ("sweep.json", "sweep.copy.json"):
         (sweep.folder / name).write_text("{")
     code, output = call("report", "mine", "--store", str(tmp_path / "store"))
-    assert code == 2 and "): put one of them back from a backup" in output
+    assert code == 2 and "): restore one of them from a backup" in output
 
 
 def test_a_damaged_study_leaves_the_rest(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def waiting(sweep: Sweep) -> None:
 
 VARIANTS: dict[str, tuple[Callable[[Sweep], None], str]] = {
     "peers": (peers, "the student mlp and mlp"),
-    "population": (population, "took over trial"),
+    "population": (population, "copied the weights of trial"),
     "several": (several, "Pareto front"),
     "diverged": (diverged, "validation/accuracy after each epoch"),
     "without_history": (without_history, "validation/accuracy after each epoch"),

@@ -138,21 +138,21 @@ def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> No
     for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
         (tmp_path / name).mkdir()
     (tmp_path / "trial.json").touch()
-    LocalCheckpoint(tmp_path).strip()
+    LocalCheckpoint(tmp_path).remove_large_files()
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
 
 
 def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
-    LocalCheckpoint(tmp_path).strip()
+    LocalCheckpoint(tmp_path).remove_large_files()
     assert {
         path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()
     } == set(LIGHT)
 
 
 def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
-    LocalCheckpoint(tmp_path / "none").strip()
+    LocalCheckpoint(tmp_path / "none").remove_large_files()
     assert not (tmp_path / "none").exists()
 
 

@@ -181,4 +181,4 @@ def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
 def test_what_is_said_of_a_trial_is_its_message_and_its_notes(
     message: str, notes: list[str], said: str
 ) -> None:
-    assert Trial(0, {}, message=message, notes=notes).said == said
+    assert Trial(0, {}, message=message, notes=notes).remarks == said

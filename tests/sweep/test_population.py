@@ -220,10 +220,13 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
         summary["settings"] == sweep.trials[1].settings
         and summary["params"] == sweep.trials[1].params
     )
-    assert "took over trial " in found.trials[1].said and "after epoch 8" in found.trials[1].said
+    assert (
+        "copied the weights of trial " in found.trials[1].remarks
+        and "after epoch 8" in found.trials[1].remarks
+    )
     assert (
         found.status()["trials"][2]["settings"] == found.trials[2].params
-        and not found.trials[2].said
+        and not found.trials[2].remarks
     )
 
 

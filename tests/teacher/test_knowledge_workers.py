@@ -160,7 +160,7 @@ def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(
 def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_says_so(
     told: list[dict[str, Any]], rank: int
 ) -> None:
-    said = [("is full" in note, "room again" in note) for note in told[rank]["notes"]]
+    said = [("is full" in note, "free space again" in note) for note in told[rank]["notes"]]
     assert said == ([(True, False), (False, True)] if rank == 0 else [])
 
 

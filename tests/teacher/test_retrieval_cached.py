@@ -248,7 +248,7 @@ def test_a_full_disk_is_told_and_waited_for(
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(disk, "POLL_S", 0.0)
     found = kept(tmp_path, TrialContext(note=said.append))(knowledge_of(), POSITIVES, NEGATIVES)
-    assert len(said) == 2 and "full" in said[0] and "room again" in said[1]
+    assert len(said) == 2 and "full" in said[0] and "free space again" in said[1]
     again = kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
     assert torch.equal(found.positives, again.positives)
 

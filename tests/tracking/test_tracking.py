@@ -107,7 +107,10 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tracked_store: St
         ] == points
     assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
     assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
-    assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
+    assert (
+        run.data.tags["taken_over"]
+        == "copied the weights of trial 3 after epoch 5, trial 3 after epoch 10"
+    )
     text = Path(
         client.download_artifacts(run.info.run_id, "configuration.json", str(store.root))
     ).read_text()

@@ -45,7 +45,7 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
 
     folder, figures = facts.sweep.trial_folder(trial.number), []
     try:
-        checkpoint_storage(store, folder).bring(LIGHT)
+        checkpoint_storage(store, folder).download(LIGHT)
     except OSError as error:
         return page.paragraph(
             f"The pictures of {facts.label(trial)} could not be fetched "

@@ -117,8 +117,8 @@ def answers(
     home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     part: Part = "test" if trial.state == "complete" else "validation"
     try:
-        home.bring()
-        files = [found / student_folder(letter) / WEIGHTS for found in home.found]
+        home.download()
+        files = [found / student_folder(letter) / WEIGHTS for found in home.folders]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             return "its weights are not in the store: they are gone, or were not written yet"

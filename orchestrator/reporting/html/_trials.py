@@ -56,7 +56,7 @@ def _best(facts: Facts, ranked: int) -> str:
 
 def _row(facts: Facts, trial: Trial) -> list[Any]:
     tested = [measure(trial, f"test/best/{name}") for name in TESTED]
-    words = "; ".join(part for part in (facts.settings(trial), trial.said) if part)
+    words = "; ".join(part for part in (facts.settings(trial), trial.remarks) if part)
     return [
         trial.number,
         facts.method(trial),
@@ -77,7 +77,7 @@ def _failed(facts: Facts, failed: list[Trial]) -> str:
             trial.number,
             facts.method(trial),
             trial.epochs,
-            Cell(trial.said, words=True),
+            Cell(trial.remarks, words=True),
             Cell(facts.settings(trial), words=True),
         ]
         for trial in failed[:FAILED]

@@ -483,7 +483,7 @@ def status_table(sweep: Sweep, console: Console) -> None:
             value,
             str(trial.epochs),
             settings(trial),
-            Text(trial.said),
+            Text(trial.remarks),
         )
     console.print(table)
     for note in sweep.notes[-NOTES:]:

@@ -104,7 +104,7 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
             "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()}),
         }
     )
-    return common.noting(
+    return common.with_yielded(
         {key: sentence for key, sentence in common.yielded.items() if key != "search.methods"}
     )
 
