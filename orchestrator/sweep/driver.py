@@ -456,7 +456,7 @@ def _folders(
         assert teacher_access is not None
         TEACHER.keep(sweep.folder / CARD, card)
         report_teacher(card, data, show.teacher_ready, events.note)
-        show.preparing(f"the teacher is {teacher_access.words}")
+        show.preparing(f"the teacher's outputs are {teacher_access.words}")
         tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
         folders |= {
             "teacher": str(folder),

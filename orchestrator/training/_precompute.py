@@ -26,7 +26,7 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
         assert teacher is not None
         source = compute_teacher_outputs(spec, teacher, batches, context)
         assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
-        source.shared_pass.told = _Told(context)
+        source.shared_pass.on_progress = _Told(context)
         for number, view in enumerate(spec.views, 1):
             context.phase("the teacher's pass over a view")
             source.open_view(view, spec.features and view is None)

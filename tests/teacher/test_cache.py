@@ -124,7 +124,7 @@ def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(
     small = Cache(tmp_path, FILE_BYTES)
     first, second = written(small, "view-00000"), written(small, "view-00001")
     assert theirs.exists() and second.exists() and not first.exists()
-    assert not any("larger than teacher.cache_gib" in note for note in small.take_notes())
+    assert not any("exceeds teacher.cache_gib" in note for note in small.take_notes())
 
 
 def test_a_writer_that_breaks_off_leaves_nothing(cache: Cache) -> None:

@@ -41,7 +41,10 @@ def another_value(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut weights": (cut(WEIGHTS), f"{WEIGHTS} is damaged: "),
     "a cut card": (cut(CARD), f"{CARD} is damaged: it is not JSON"),
-    "other weights": (other_weights, "its tensors are not those that teacher.json was written for"),
+    "other weights": (
+        other_weights,
+        "the fingerprint of its tensors differs from the one in teacher.json",
+    ),
     "a text for a number": (another_value, f"{CARD} is damaged: classes = '10' is not allowed"),
 }
 
@@ -72,7 +75,7 @@ def test_it_is_set_aside_and_made_anew(
     check_weights(store, configuration, data)
     assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
     damage(folder)
-    with refused(str(folder), allowed="a whole teacher", error=PreflightError):
+    with refused(str(folder), allowed="a complete teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
     assert said in caplog.text and f"{folder.name}.damaged" in caplog.text

@@ -246,7 +246,7 @@ def killed_while_filling(spec: TrialSpec, point: str) -> None:
         if point == "locked":
             source.batches.full_blocks = lambda *_: end()  # type: ignore[method-assign,assignment,return-value]
         elif point.startswith("block"):
-            source.shared_pass.told = lambda samples: (
+            source.shared_pass.on_progress = lambda samples: (
                 end() if samples >= 32 * int(point[-1]) else None
             )
         elif point == "unsealed":

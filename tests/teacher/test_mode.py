@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.loader import load
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_access
+from orchestrator.teacher.access import NODE_CACHE, TeacherAccess, decide_access
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
@@ -97,7 +97,7 @@ def test_the_limit_is_the_largest_size_that_is_cached(
         assert found.folder == store.knowledge
         return
     words = (
-        "asked at every step: a cache would take 254 KiB for 12 views and the clean one, "
+        "computed online at every step: a cache would take 254 KiB for 12 views and the clean one, "
         "and teacher.cache_gib = "
     )
     assert found == TeacherAccess(None, f"{words}{limit:g}")
@@ -114,8 +114,8 @@ def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(
         return
     assert found.folder is None and found.mode == "online"
     assert found.words == (
-        "asked at every step: a cache would take 254 KiB for 12 views and the clean one, "
-        f"and {store.knowledge} has 200 MiB free, of which 200 MiB are for other things"
+        "computed online at every step: a cache would take 254 KiB for 12 views and the clean one, "
+        f"and {store.knowledge} has 200 MiB free, of which 200 MiB are reserved for other files"
     )
 
 
@@ -181,7 +181,7 @@ def test_online_has_no_folder_and_asks_no_disk(
     asked = disk(monkeypatch, 0)
     for more in ((), ("teacher.cache=elsewhere",), ("resources.address=10.0.0.1:6379",)):
         found = said(store, "teacher.mode=online", *more, local=False)
-        assert found == TeacherAccess(None, "asked at every step (teacher.mode = online)")
+        assert found == TeacherAccess(None, "computed online at every step (teacher.mode = online)")
     assert not asked
 
 
@@ -194,7 +194,7 @@ def test_on_a_cluster_the_cache_is_that_of_each_node(
     if by == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     found = said(store, *pairs, local=False)
-    assert found.folder == OF_EACH_NODE and found.of_each_node and not asked
+    assert found.folder == NODE_CACHE and found.of_each_node and not asked
     assert str(found.folder).startswith("~/.cache/"), "`~` is left to the worker"
     assert said(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path(
         "/shared/cache"

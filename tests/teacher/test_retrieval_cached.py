@@ -225,7 +225,8 @@ def test_who_waits_sees_that_the_search_goes_on(
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     shown: list[str] = []
     monkeypatch.setattr(
-        "orchestrator.teacher.cache.Lock.show_life", lambda lock: shown.append(lock.file.name)
+        "orchestrator.teacher.cache.Lock.update_heartbeat",
+        lambda lock: shown.append(lock.file.name),
     )
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
     assert shown.count("positives.npy") >= 4, "60 queries, 16 at a time"
