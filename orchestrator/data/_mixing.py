@@ -25,7 +25,7 @@ class Mixing(NamedTuple):
     boxes: Tensor | None
 
 
-def draw(
+def draw_mixing(
     mix: str, alpha: float, generator: np.random.Generator, count: int, height: int, width: int
 ) -> Mixing:
     """Draw the blends of `count` images of `height` x `width` pixels.
@@ -45,7 +45,7 @@ def draw(
     return Mixing(partner, torch.from_numpy(left.astype(np.float32)), torch.from_numpy(boxes))
 
 
-def blended(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> Tensor:
+def blend(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> Tensor:
     """Blend images with those of their partners.
 
     Products and sums are separate operations. A fused one would round differently at the end of a

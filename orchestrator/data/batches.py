@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data._parts import UNLABELLED
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.passes import CPU, Inputs, Pass, Place
+from orchestrator.data.passes import CPU, BatchPlacement, Inputs, Pass
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 
@@ -38,7 +38,7 @@ class Batches:
         on_device: Keep arrays in the device's memory, where a step neither copies nor waits; folder
             data ignore it.
         labelled_share: Share of labelled samples in every batch of an epoch, if some samples are
-            unlabelled. With None, labelled and unlabelled samples are drawn alike.
+            unlabelled. With None, labelled and unlabelled samples are drawn at the same rate.
         loader_wait_s: Longest wait for a decoded batch in seconds.
 
     Raises:
@@ -66,12 +66,12 @@ class Batches:
         self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.place = Place(device, on_device, layout, loader_workers, loader_wait_s)
+        self.place = BatchPlacement(device, on_device, layout, loader_workers, loader_wait_s)
         known = dataset.train.labels != UNLABELLED
         self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._hidden)
         self.labelled = (
-            labelled_in(batch_size, labelled_share or 0, world_size, len(self._hidden))
+            labelled_per_batch(batch_size, labelled_share or 0, world_size, len(self._hidden))
             if mixed
             else 0
         )
@@ -171,7 +171,7 @@ class Batches:
             view: The view; only the training part has views.
             size: Batch size; None stands for that of training.
         """
-        assert view is None or split == "train", "views are of the training part"
+        assert view is None or split == "train", "only the training part has views"
         block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[
             self.rank
         ]
@@ -193,8 +193,8 @@ class Batches:
         """Return `count` batches of the validation part, as this rank's share of each.
 
         The order is drawn from (seed, epoch). A new permutation starts at the end of the part. A
-        part that is smaller than a batch gives smaller batches. A batch never has a single sample
-        only because the part is small: batch norm refuses one.
+        part that is smaller than a batch gives smaller batches. A small part alone
+        never gives a batch of a single sample, which batch norm refuses.
         """
         total = len(self.dataset.validation)
         size = max(
@@ -213,14 +213,16 @@ class Batches:
             None,
         )
 
-    def some(self, split: Part, count: int) -> Iterator[Inputs]:
-        """Return at most `count` evenly spaced samples of a split, the same on every rank."""
+    def spaced_samples(self, split: Part, count: int) -> Iterator[Inputs]:
+        """Return batches of at most `count` evenly spaced samples, the same on every rank."""
         total = len(self.dataset.split(split))
-        return self.chosen(split, np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+        return self.select_samples(
+            split, np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+        )
 
-    def chosen(self, split: Part, places: NDArray[np.int64]) -> Iterator[Inputs]:
-        """Return the clean samples of a split at `places`, in that order, equal on all ranks."""
-        return self._pass(split, places, self.batch_size // self.world_size, None)
+    def select_samples(self, split: Part, index: NDArray[np.int64]) -> Iterator[Inputs]:
+        """Return batches of the clean samples at the indices `index`, the same on all ranks."""
+        return self._pass(split, index, self.batch_size // self.world_size, None)
 
     def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
         """Return the training part in order, in blocks of `batch_size`, dealt to the ranks in turn.
@@ -259,7 +261,7 @@ class Batches:
     ) -> Generator[Inputs, None, None]:
         """Yield the inputs of a pass.
 
-        Nothing is drawn before the first batch is requested, so that the time counts at the
+        Nothing is drawn before the first batch is requested, so that its time is measured at the
         consumer.
         """
         yield from Pass(self.dataset, part, self.views, view, self.place).inputs(order, size)
@@ -268,7 +270,7 @@ class Batches:
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
-            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: "
+            f"training.batch_size = {batch_size} cannot be divided among {world_size} workers: "
             f"give a multiple of {world_size}",
             field="training.batch_size",
             value=batch_size,
@@ -286,7 +288,7 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
         )
 
 
-def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
+def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
     """Return the number of labelled samples in a global batch.
 
     The share is rounded so that all ranks have equally many, at least one and never all.
@@ -299,8 +301,8 @@ def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int)
     if each < 2:
         raise ConfigurationError(
             f"training.batch_size = {batch_size} gives each of {world_size} workers {each} "
-            f"sample, and with data.labelled it takes "
-            f"a labelled and an unlabelled one: give at least {2 * world_size}",
+            f"sample, and data.labelled needs a labelled and an unlabelled one: "
+            f"give at least {2 * world_size}",
             field="training.batch_size",
             value=batch_size,
             allowed=(2 * world_size, None),

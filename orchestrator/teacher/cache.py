@@ -143,7 +143,7 @@ class Cache:
                 excess_bytes, removed = excess_bytes - status.st_size, removed + 1
         if removed:
             self._note(
-                f"the cache in {self.root} is full: its {removed} least recently used files were "
+                f"the cache in {self.root} is full: the {removed} least recently used files were "
                 f"removed"
             )
         if excess_bytes > 0:

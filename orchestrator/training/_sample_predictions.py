@@ -34,7 +34,7 @@ def sample_predictions(
     found: dict[str, Tensor] = {}
     classes = len(batches.dataset.classes)
     sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
-    for inputs in batches.some("validation", WEIGHED):
+    for inputs in batches.spaced_samples("validation", WEIGHED):
         batch = learner.seen(inputs, teacher(inputs.inputs) if teacher else None)
         if not found:
             found = {"labels": batch.labels[:SAMPLES].cpu()}
@@ -122,7 +122,7 @@ def retrieved(
     if teacher is not None:
         said = [
             teacher(inputs.inputs).logits.argmax(dim=1).cpu()
-            for inputs in batches.chosen("train", places)
+            for inputs in batches.select_samples("train", places)
         ]
         found["retrieved_classes"] = torch.cat(said)
     return found

@@ -12,7 +12,7 @@ from data_made import folder, npz, opened
 from PIL import Image
 
 from orchestrator.config.data_schema import Data
-from orchestrator.data._augmentation import FLIP, boxes
+from orchestrator.data._augmentation import FLIP, draw_crop_boxes
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
@@ -199,7 +199,10 @@ def test_some_samples_are_evenly_spaced_whatever_the_rank(
     dataset: Dataset, count: int, expected: list[int]
 ) -> None:
     for rank in range(2):
-        assert indices(list(batches(dataset, 8, rank, 2).some("validation", count))) == expected
+        assert (
+            indices(list(batches(dataset, 8, rank, 2).spaced_samples("validation", count)))
+            == expected
+        )
 
 
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
@@ -308,7 +311,7 @@ def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
     assert files.root is not None
     for index, row in enumerate(views(files).numbers(3)):
         image = Image.open(files.root / os.fsdecode(files.train.inputs[index]))
-        box = boxes(row[None], image.height, image.width, 0.08)[0]
+        box = draw_crop_boxes(row[None], image.height, image.width, 0.08)[0]
         cut = np.asarray(
             image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3]))
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config.data_schema import Data, Limit
 from orchestrator.data import memory
-from orchestrator.data.batches import Batches, labelled_in
+from orchestrator.data.batches import Batches, labelled_per_batch
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
@@ -187,15 +187,15 @@ def test_the_labelled_part_of_files(tmp_path: Path) -> None:
 
 
 def test_whole_and_part_are_not_confused_in_the_memory_of_a_device(few: Dataset) -> None:
-    memory._kept.clear()
+    memory._resident.clear()
     part, kept = few.labelled(), torch.from_numpy(shown(few))
     for dataset in (few, part, few):
-        held = memory.on_device(dataset, "train", torch.device("cpu"))
+        held = memory.images_on_device(dataset, "train", torch.device("cpu"))
         assert torch.equal(
             held,
             torch.from_numpy(np.array(few.train.inputs))[kept if dataset is part else slice(None)],
         )
-    memory._kept.clear()
+    memory._resident.clear()
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path
 def test_labelled_samples_of_a_batch_are_shared_evenly(
     size: int, share: float, workers: int, expected: int
 ) -> None:
-    assert labelled_in(size, share, workers, 1000) == expected
+    assert labelled_per_batch(size, share, workers, 1000) == expected
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.9])

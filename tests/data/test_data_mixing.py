@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL
-from orchestrator.data._mixing import Mixing, draw
+from orchestrator.data._mixing import Mixing, draw_mixing
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
@@ -187,7 +187,7 @@ def test_views_and_seeds_mix_differently(dataset: Dataset) -> None:
 
 
 def drawn(mix: str, alpha: float = 1.0) -> Mixing:
-    return draw(mix, alpha, np.random.default_rng(0), 20_000, 32, 24)
+    return draw_mixing(mix, alpha, np.random.default_rng(0), 20_000, 32, 24)
 
 
 @pytest.mark.parametrize("mix", MIXES)

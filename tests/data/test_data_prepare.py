@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.config.data_schema import Data, Limit
 from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
-from orchestrator.data._parts import allot, stratified
+from orchestrator.data._parts import apportion, draw_stratified_mask
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
@@ -29,14 +29,14 @@ def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:
     for _ in range(200):
         counts = generator.integers(1, 50, size=generator.integers(2, 8))
         total = int(generator.integers(len(counts), counts.sum() + 1))
-        shares = allot(counts, total)
+        shares = apportion(counts, total)
         assert shares.sum() == total and (shares >= 1).all() and (shares <= counts).all()
         assert (np.abs(shares - counts * total / counts.sum()) < len(counts)).all()
 
 
 def test_stratified_keeps_the_proportions() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 100])
-    chosen = stratified(labels, 50, np.random.default_rng(0))
+    chosen = draw_stratified_mask(labels, 50, np.random.default_rng(0))
     assert np.bincount(labels[chosen]).tolist() == [30, 15, 5]
 
 

@@ -88,7 +88,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
     ),
     "a name twice": (
         {"classes": np.array(["a", "b", "c", "b"])},
-        ("classes][3", "b", "a name of its own"),
+        ("classes][3", "b", "a unique name"),
     ),
     "an empty name": ({"classes": np.array(["a", "b", "", "d"])}, ("classes][2", "", "a name")),
     "a name of spaces": (
@@ -170,7 +170,7 @@ def archive(file: Path, members: list[tuple[str, bytes]]) -> Path:
     return file
 
 
-NO_ARRAY, NO_HEADER = "an array of numpy", "a header of numpy"
+NO_ARRAY, NO_HEADER = "a NumPy array", "a NumPy header"
 BAD_MEMBERS: dict[str, tuple[bytes, Any, Any]] = {
     "no npy": (b"hello world", None, NO_ARRAY),
     "empty": (b"", None, NO_ARRAY),

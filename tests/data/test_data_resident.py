@@ -27,9 +27,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    memory._kept.clear()
+    memory._resident.clear()
     yield
-    memory._kept.clear()
+    memory._resident.clear()
 
 
 @pytest.fixture
@@ -107,16 +107,18 @@ def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) ->
 
 def test_one_data_set_is_kept_at_a_time(dataset: Dataset) -> None:
     list(every_pass(batches(dataset, True)))
-    assert {key[:2] for key in memory._kept} == {
+    assert {key[:2] for key in memory._resident} == {
         (dataset.fingerprint, part) for part in ("train", "validation", "test")
     }
     list(batches(replace(dataset, fingerprint="other"), True).ordered("test"))
-    assert {key[:2] for key in memory._kept} == {("other", "test")}
+    assert {key[:2] for key in memory._resident} == {("other", "test")}
 
 
 def test_a_copy_in_chunks_is_the_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CHUNK", 10)
-    assert np.array_equal(memory.on_device(dataset, "train", CPU).numpy(), dataset.train.inputs)
+    assert np.array_equal(
+        memory.images_on_device(dataset, "train", CPU).numpy(), dataset.train.inputs
+    )
 
 
 def test_mapped_data_are_not_copied_as_a_whole(
@@ -124,7 +126,7 @@ def test_mapped_data_are_not_copied_as_a_whole(
 ) -> None:
     monkeypatch.setattr(memory, "_copied", lambda *_: pytest.fail("the whole part was copied"))
     list(every_pass(batches(dataset, False)))
-    assert not memory._kept
+    assert not memory._resident
 
 
 def test_everything_of_a_batch_lies_on_the_device_of_resident_data(dataset: Dataset) -> None:
@@ -147,7 +149,7 @@ def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
         strict=True,
     ):
         assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
-    assert not memory._kept
+    assert not memory._resident
     assert not fits_on_device(files, torch.device("cuda"))
 
 
@@ -166,7 +168,7 @@ def test_data_that_lie_there_already_fit(dataset: Dataset, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10**12))
     device = torch.device("cuda", 0)
     assert not fits_on_device(dataset, device)
-    memory._kept[dataset.fingerprint, "train", device] = torch.empty(0)
+    memory._resident[dataset.fingerprint, "train", device] = torch.empty(0)
     assert fits_on_device(dataset, device)
 
 

@@ -6,7 +6,7 @@ import torch
 from data_made import images
 from numpy.typing import NDArray
 
-from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL, boxes
+from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL, draw_crop_boxes
 from orchestrator.data.views import Views
 
 COUNT = 40
@@ -15,7 +15,7 @@ AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
 
 def seen(views: Views, view: int | None, index: list[int], whole: torch.Tensor) -> torch.Tensor:
     """Return the images of the samples `index` in a view, from all images (n, H, W, C)."""
-    places = views.places(view, *whole.shape[1:3])
+    places = views.augmentation_params(view, *whole.shape[1:3])
     return (
         whole[index]
         if places is None
@@ -93,7 +93,7 @@ def test_crops_reach_every_place_and_flips_are_half() -> None:
 
 
 def test_boxes_lie_inside_with_the_area_and_ratio_that_were_drawn() -> None:
-    left, top, right, bottom = boxes(
+    left, top, right, bottom = draw_crop_boxes(
         Views("resized_crop_flip", 0, 2000, 0).numbers(0), 30, 50, 0.08
     ).T
     assert (
@@ -115,7 +115,7 @@ def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
     ).copy()
     views = Views("resized_crop_flip", 0, count, 0)
     found = seen(views, 0, list(range(count)), torch.from_numpy(ramp)).numpy()[..., 0]
-    left, _, right, _ = boxes(views.numbers(0), side, side, 0.5).T
+    left, _, right, _ = draw_crop_boxes(views.numbers(0), side, side, 0.5).T
     places = left[:, None] + (np.arange(side) + 0.5) / side * (right - left)[:, None]
     expected = 4 * np.clip(places - 0.5, 0, side - 1)
     mirrored = views.numbers(0)[:, FLIP] < 0.5

@@ -117,7 +117,7 @@ def test_processes_find_what_one_finds_and_their_death_is_one_sentence(
             prepare(config, tmp_path / "store", 0, said.append)
         assert "1 of 24" in str(told.value)
         said.append(str(told.value))
-    assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
+    assert said[:2] == said[2:] and said[0].startswith("decoding 24 images once")
     assert torch.equal(before, torch.get_rng_state())
     monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
     with refused("data.path", str(root), "more free memory", PreflightError):

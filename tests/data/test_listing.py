@@ -86,8 +86,8 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
         "files of .txt: 2 (such as train/cat/a.txt)",
         "files of .heic: 1 (test/dog/c.heic)",
         "files without a suffix: 1 (README)",
-        "images in train/ outside of its class folders: 1 (train/stray.png)",
-        "images outside of the parts: 1 (top.png)",
+        "images in train/ outside its class folders: 1 (train/stray.png)",
+        "images outside the parts: 1 (top.png)",
         "folder holdout/: 2 files",
         "2 folders __MACOSX/: 1 files",
         "2 folders .ipynb_checkpoints/: 2 files",
@@ -120,8 +120,8 @@ def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -
     ]
     assert listing.images["train"]["cat"] == expected
     assert listing.unread.in_words() == [
-        "links to folders that are read already: 3 (such as train/cat/again)",
-        "links that lead nowhere, or special files: 2 (such as train/cat/broken.png)",
+        "links to folders that are already read: 3 (such as train/cat/again)",
+        "broken links or special files: 2 (such as train/cat/broken.png)",
     ]
 
 
@@ -200,11 +200,11 @@ def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(
     after = capsys.readouterr().out
     assert said == [
         "not read: files of .txt: 1 (train/cat/a.txt)",
-        "images: grey of 16 bits scaled to 8: 1",
+        "images: 16-bit grey scaled to 8 bits: 1",
     ]
     assert (
         re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", before)
         and "images  " not in before
     ), "a dry run decodes nothing"
     assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", after)
-    assert re.search(r"images +grey of 16 bits scaled to 8: 1", after)
+    assert re.search(r"images +16-bit grey scaled to 8 bits: 1", after)

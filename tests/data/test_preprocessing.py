@@ -66,7 +66,7 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
 @pytest.mark.parametrize(("side", "most"), [(7, 0), (8, 1), (28, 3), (32, 4)])
 def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) -> None:
     views = Views("crop", 0, 500, shift_pixels((1, side, side)))
-    places = views.places(0, side, side)
+    places = views.augmentation_params(0, side, side)
     assert places is not None
     down, right = places // (side + 2 * most), places % (side + 2 * most)
     assert {int(down.min()), int(right.min())} == {0} and {int(down.max()), int(right.max())} == {
@@ -146,7 +146,7 @@ def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
 ) -> None:
     show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["augmentation"].startswith("none (images as they are): chosen for digits, as ")
+    assert lines["augmentation"].startswith("none (unchanged images): chosen for digits, as ")
     assert (
         lines["normalisation"].startswith("mean [0.306")
         and "those of the training images" in lines["normalisation"]

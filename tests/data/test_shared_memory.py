@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_is_told(images: Path, monkeypatch: pytest.Monk
     def die(self: Any, index: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(pictures._Pictures, "__getitem__", die)
+    monkeypatch.setattr(pictures._Images, "__getitem__", die)
     with refused("data.loader_workers", 1, (0, 0), LoaderError):
         decoded(images)
 
@@ -138,7 +138,7 @@ def test_a_process_that_is_killed_is_told(images: Path, monkeypatch: pytest.Monk
 def test_a_batch_that_never_comes_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (images / NAMES[0]).unlink()
     os.mkfifo(images / NAMES[0])  # opening it waits for a writer that never comes
-    monkeypatch.setattr(pictures, "LOOK_S", 0.05)
+    monkeypatch.setattr(pictures, "POLL_S", 0.05)
     # timeout for the end of the process
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.05)
     with refused("resources.heartbeat_timeout_s", 0.2, error=LoaderError):

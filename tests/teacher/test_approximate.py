@@ -104,7 +104,7 @@ def test_cells_are_added_until_enough_is_found(
         monkeypatch.setattr(faiss_index, "RECALL", wanted)
         seek = FaissIndex(*bank, 0, 40)
         recalls.append(seek.recall)
-        looks.append(seek.looks)
+        looks.append(seek.probes)
         assert seek.recall >= wanted
     assert looks[0] == 8 and looks == sorted(looks) and recalls == sorted(recalls)
     assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 a cell"

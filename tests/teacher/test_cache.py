@@ -154,7 +154,7 @@ def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
     assert cache.read(files[0]) is not None, "which makes it the last one used"
     written(cache, "four")
     assert names(cache) == {"one", "three", "four"}
-    assert any("1 of its files" in note for note in cache.take_notes())
+    assert any("1 least recently used" in note for note in cache.take_notes())
     written(cache, "five", {"teacher": "of another sweep"})
     assert len(names(cache)) == 3 and "five" in names(cache)
 

@@ -141,7 +141,7 @@ def _asked(
     views = Views.of(dataset, configuration.data, configuration.seed)
     batches = Batches(dataset, views, min(BATCH, len(dataset.train)), configuration.seed)
     labels, predicted, confidence = [], [], []
-    for inputs in batches.some(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
+    for inputs in batches.spaced_samples(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
         sure, answer = network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
         labels.append(inputs.labels.numpy())
         predicted.append(answer.numpy())
