@@ -179,7 +179,8 @@ def _composited(image: Image.Image, notes: list[str]) -> Image.Image:
         return shown
     if faintest != densest and all(low == high for low, high in cast("Bands", shown.getextrema())):
         raise ImageError(
-            f"its colour equals the grey {BACKGROUND} that transparent pixels are composited on: "
+            f"its colour equals the background {BACKGROUND} that transparent pixels are "
+            f"composited on: "
             f"change its colour"
         )
     notes.append(COMPOSITED)

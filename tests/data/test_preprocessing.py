@@ -64,7 +64,7 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
 
 
 @pytest.mark.parametrize(("side", "most"), [(7, 0), (8, 1), (28, 3), (32, 4)])
-def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) -> None:
+def test_the_explained_shift_is_the_drawn_shift(side: int, most: int) -> None:
     views = Views("crop", 0, 500, shift_pixels((1, side, side)))
     places = views.augmentation_params(0, side, side)
     assert places is not None
@@ -75,7 +75,7 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
 
 
 @pytest.mark.parametrize(
-    ("data", "root", "said"),
+    ("data", "root", "fragments"),
     [
         (
             Data(),
@@ -91,13 +91,13 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
     ],
 )
 def test_the_plan_names_the_normalisation_and_its_source(
-    data: Data, root: str | None, said: tuple[str, ...]
+    data: Data, root: str | None, fragments: tuple[str, ...]
 ) -> None:
     line = explain(data, SUMMARY | {"root": root})["normalisation"]
-    assert all(part in line for part in said), line
+    assert all(part in line for part in fragments), line
 
 
-def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
+def test_normalization_prefers_settings_then_statistics_then_imagenet() -> None:
     own = ([0.1], [0.2])
     assert (
         choose_normalization(Data(), 1, own) == own
@@ -119,12 +119,14 @@ def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
         (["data.mean=[127.5]", "data.std=[1]"], "data.mean.0", 127.5),
     ],
 )
-def test_half_a_normalisation_is_refused(pairs: list[str], field: str, value: object) -> None:
+def test_a_normalisation_with_a_wrong_number_of_values_is_refused(
+    pairs: list[str], field: str, value: object
+) -> None:
     with refused(field, value):
         load(None, pairs)
 
 
-def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_own(
+def test_a_set_normalisation_is_applied_and_has_a_separate_folder(
     tmp_path: Path,
 ) -> None:
     file = npz(tmp_path)
@@ -141,7 +143,7 @@ def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_
 
 
 @pytest.mark.parametrize("kind", ["sweep", "train", "teacher"])
-def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
+def test_a_dry_run_explains_augmentation_normalisation_and_automatic_settings(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))

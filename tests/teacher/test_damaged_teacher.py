@@ -51,10 +51,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("what", DAMAGES)
 @pytest.mark.parametrize("given", [False, True])
-def test_it_is_set_aside_and_made_anew(
+def test_a_damaged_teacher_is_set_aside_and_created_again(
     what: str, given: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage, said = DAMAGES[what]
+    damage, message = DAMAGES[what]
     file = tmp_path / "given.safetensors"
     torch.manual_seed(3)
     save_weights(build("mlp", 10, (1, 8, 8), {"width": 8, "depth": 1}), file)
@@ -78,7 +78,7 @@ def test_it_is_set_aside_and_made_anew(
     with refused(str(folder), allowed="a complete teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
-    assert said in caplog.text and f"{folder.name}.damaged" in caplog.text
+    assert message in caplog.text and f"{folder.name}.damaged" in caplog.text
     assert folder.with_name(f"{folder.name}.damaged").is_dir()
     if given:
         assert read_teacher(folder)[0]["classes"] == 10
