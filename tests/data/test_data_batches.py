@@ -162,7 +162,7 @@ def test_held_out_batches_start_a_new_permutation_after_all_samples(
         assert sorted(taken[first : first + 18]) == list(range(18))
     rest = taken[len(taken) // 18 * 18 :]
     assert len(set(rest)) == len(rest)
-    assert taken[:18] != taken[18:36], "in another order"
+    assert taken[:18] != taken[18:36], "the second round has another order"
 
 
 def test_the_held_out_order_depends_only_on_seed_and_epoch(dataset: Dataset) -> None:

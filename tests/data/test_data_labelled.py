@@ -68,7 +68,7 @@ def test_the_exact_number_of_labels_is_kept_stratified_by_class(
     assert np.abs(shares - wanted / SAMPLES).max() <= 1 / np.bincount(whole.train.labels).min()
     assert (
         np.array_equal(part.train.inputs, whole.train.inputs) and part.content == whole.content
-    ), "the pictures are the same"
+    ), "the images are the same"
     for name in ("validation", "test"):
         assert np.array_equal(part.split(name).labels, whole.split(name).labels)
 
@@ -155,7 +155,7 @@ def test_the_labelled_samples_form_a_separate_data_set(few: Dataset) -> None:
     )
     assert part.validation is few.validation and part.test is few.test and part.mean == few.mean
     assert part.fingerprint != few.fingerprint and part.content != few.content
-    assert part.labelled() is part, "all of it is labelled"
+    assert part.labelled() is part, "all its samples are labelled"
 
 
 def test_the_fingerprints_depend_on_the_labelled_samples(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_validation_part_in_training_has_clean_labels_and_comes_last(
     )
     assert joined.content != apart.content and len(joined.validation) == 18
     assert (joined.mean, joined.std) == (apart.mean, apart.std), (
-        "a student sees the pictures that it would see without"
+        "the setting does not change the images of a student"
     )
 
 
@@ -292,7 +292,7 @@ def test_labelled_samples_are_repeated_equally_often(few: Dataset, share: float)
         seen.update(orders[-1])
         counts = [seen[place] for place in kept]
         assert max(counts) - min(counts) <= 1, epoch
-    assert len({tuple(drawn) for drawn in orders}) == 5, "in an order of its own each time"
+    assert len({tuple(drawn) for drawn in orders}) == 5, "each round has another order"
 
 
 def test_an_epoch_depends_only_on_its_seed_and_number(few: Dataset) -> None:

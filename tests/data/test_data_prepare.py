@@ -164,7 +164,9 @@ def test_concurrent_preparations_agree(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert len(folders) == 1
-    assert list((tmp_path / "store" / "data").iterdir()) == list(folders), "nothing is left aside"
+    assert list((tmp_path / "store" / "data").iterdir()) == list(folders), (
+        "no temporary folder remains"
+    )
     assert len(Dataset.open(folders.pop()).train) == 102
 
 

@@ -115,7 +115,7 @@ def test_a_shape_of_the_background_colour_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="background"):
         decode_image(tmp_path / "a.png", 3)
     Image.fromarray(np.dstack([COLOUR, np.zeros_like(ALPHA)])).save(tmp_path / "a.png")
-    assert (decoded(tmp_path / "a.png") == 128).all(), "nothing is in it, and so it is seen"
+    assert (decoded(tmp_path / "a.png") == 128).all(), "an entirely transparent image is accepted"
 
 
 def test_a_single_transparent_colour_is_composited(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_undecodable_images_are_counted_before_training(
         and not (tmp_path / "store").exists()
     )
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, (
-        "a dry run lists and opens nothing"
+        "a dry run lists files without opening them"
     )
 
 

@@ -95,7 +95,7 @@ def test_unread_files_are_listed_with_counts_and_have_no_effect(tmp_path: Path) 
     assert list_notes(after)["not read"] == "; ".join(after["unread"])
     assert {key: value for key, value in after.items() if key != "unread"} == before
     assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], (
-        "nor does it make other data"
+        "unread files do not change the data"
     )
 
 

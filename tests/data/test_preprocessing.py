@@ -54,7 +54,7 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
     assert resolve_augmentation(data) == resolve_augmentation(data, {}) == applies
     assert resolve_augmentation(data, {"augmentation": "crop"}) == (
         "crop" if policy == "auto" else policy
-    ), "as it began"
+    ), "the run keeps its policy"
     line = explain(data, SUMMARY)["augmentation"]
     assert line.startswith(f"{applies} (") and "data.augmentation" in line and reason in line
     assert ("set by data.augmentation; auto is" in line) == (applies != automatic)

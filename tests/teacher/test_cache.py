@@ -151,7 +151,7 @@ def test_the_least_recently_used_file_is_removed_first(tmp_path: Path) -> None:
     files = [written(cache, name) for name in ("one", "two", "three")]
     for age, file in enumerate(files):
         os.utime(file, (1000 + age, 1000 + age))
-    assert cache.read(files[0]) is not None, "which makes it the last one used"
+    assert cache.read(files[0]) is not None, "reading makes it the most recently used"
     written(cache, "four")
     assert names(cache) == {"one", "three", "four"}
     assert any("1 least recently used" in note for note in cache.take_notes())
@@ -174,7 +174,7 @@ def test_files_that_another_process_writes_are_counted_and_kept(tmp_path: Path) 
     assert lock.wait(1)()
     with cache.writer(file, ROWS, COLUMNS, "float32") as writer:
         written(Cache(tmp_path, 2 * FILE_BYTES), "quick")
-        assert names(cache) == {"quick"}, "the old one made room for both"
+        assert names(cache) == {"quick"}, "the old file was removed to make room for both"
         writer.add(VALUES)
         writer.finish()
     lock.release()

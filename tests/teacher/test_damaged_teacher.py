@@ -73,7 +73,7 @@ def test_a_damaged_teacher_is_set_aside_and_created_again(
         data,
     )
     check_weights(store, configuration, data)
-    assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
+    assert not caplog.text and fit.damage(folder) is None, "an intact teacher is kept"
     damage(folder)
     with refused(str(folder), allowed="a complete teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
@@ -83,7 +83,7 @@ def test_a_damaged_teacher_is_set_aside_and_created_again(
     if given:
         assert read_teacher(folder)[0]["classes"] == 10
     else:
-        assert not fit.teacher_exists(folder), "the run fits it"
+        assert not fit.teacher_exists(folder), "the run fits the teacher"
     if given:
         file.write_bytes(file.read_bytes()[:100])
         with refused("teacher.network.weights", str(file), "a whole .safetensors file"):

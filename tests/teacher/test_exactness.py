@@ -276,7 +276,7 @@ def test_a_crash_at_any_point_leaves_a_usable_cache(
         assert torch.equal(logits[batch.index], source.shared_pass.teacher(batch.inputs).logits)
     left = {file.name for file in source.files(0)["logits"].parent.iterdir()}
     assert left == {"about.json", "view-00000.npy", "view-00000.npy.lock"}, (
-        "what the dead left was cleared"
+        "temporary files of the killed process were removed"
     )
 
 
@@ -316,7 +316,7 @@ def test_concurrent_processes_fill_the_same_cache_and_agree(
         process.join(LONGEST_S)
     assert [process.exitcode for process in processes] == [0, 0]
     assert counted.sum(axis=(0, 1)).tolist() == [8, 8], (
-        "each of 8 views was computed by one of them and found by the other"
+        "one process computed each of 8 views, and the other found it"
     )
     one, two = (student(spec) for spec in specs)
     assert all(torch.equal(two[key], value) for key, value in one.items())

@@ -92,7 +92,7 @@ def test_given_weights_are_identified_by_their_bytes(digits_store: Path, tmp_pat
         names.append(place(digits_store, *pairs))
     assert names[0] == names[2] != names[1]
     assert place(digits_store, *pairs, "teacher.seed=4") == names[0], (
-        "nothing is fitted, so no recipe counts"
+        "nothing is fitted, so the recipe has no effect"
     )
 
 
@@ -272,4 +272,4 @@ def test_a_newer_setting_keeps_the_fingerprint_of_stored_teachers() -> None:
 
     assert name("teacher.training.eval_precision=float32") == name()
     assert name("teacher.training.sync_batch_norm=true") != name()
-    assert name("training.sync_batch_norm=true") == name(), "that is the student's"
+    assert name("training.sync_batch_norm=true") == name(), "this is a setting of the student"

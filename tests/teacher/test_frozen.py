@@ -49,7 +49,7 @@ def test_a_trial_does_not_change_the_teacher(
     assert any("running_mean" in key for key in before)
     train(spec, TrialContext())
     assert open_teacher(spec.teacher, CPU, True, None, False) is teacher, (
-        "the very one that the trial asked"
+        "this is the teacher that the trial used"
     )
     after = teacher.state_dict()
     assert set(after) == set(before) and all(

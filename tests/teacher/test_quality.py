@@ -79,7 +79,7 @@ def test_a_teacher_is_worse_than_a_student_beyond_a_standard_error(
     assert error == pytest.approx(0.02)
     warning = quality(of_teacher).student_warning(0.9, 7, 225)
     assert bool(warning) == worse and (
-        not worse or "validation accuracy 0.8790, and 0.9000 of trial 7" in warning
+        not worse or "validation accuracy 0.8790, against 0.9000 for trial 7" in warning
     )
 
 
@@ -155,7 +155,7 @@ def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given
     file = fit.teacher_folder(*given) / CARD
     write_json(file, read_json(file) | {"metrics": {"validation/accuracy": 0.123}})
     assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, (
-        "what stands in the card is not computed again"
+        "metrics in the card are not computed again"
     )
 
 

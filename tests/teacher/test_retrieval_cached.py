@@ -231,7 +231,7 @@ def test_a_waiting_process_observes_the_heartbeat_of_the_search(
         lambda lock: shown.append(lock.file.name),
     )
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
-    assert shown.count("positives.npy") >= 4, "60 queries, 16 at a time"
+    assert shown.count("positives.npy") >= 4, "60 queries in blocks of 16"
 
 
 def test_a_full_disk_is_reported_and_waited_for(
@@ -282,7 +282,7 @@ def test_a_teachers_bank_is_mapped_and_searched(
     if isinstance(source, CachedTeacher):
         array = source.arrays["features"]
         assert isinstance(array, np.memmap) and str(knowledge.features.dtype) == f"torch.{dtype}"
-        assert knowledge.features.data_ptr() == array.ctypes.data, "no copy of them"
+        assert knowledge.features.data_ptr() == array.ctypes.data, "features are not copied"
     assert found.negatives.tolist() == by_hand(knowledge, POSITIVES, NEGATIVES)[1]
     assert spec.knowledge is not None
     assert len(list(spec.knowledge.glob("*/negatives.npy"))) == (dtype is not None)

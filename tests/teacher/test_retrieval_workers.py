@@ -92,7 +92,7 @@ def test_two_workers_find_the_same_neighbours_as_one(
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 def test_each_worker_searches_its_share_once(results: list[dict[str, Any]], rank: int) -> None:
-    assert results[rank]["searches"] == 4, "321 queries, 50 at a time of each worker"
+    assert results[rank]["searches"] == 4, "321 queries in blocks of 50 per worker"
     assert results[rank]["searches again"] == 0
 
 
@@ -109,6 +109,6 @@ def test_both_workers_wait_for_the_full_disk_of_one_and_obey_a_stop(
     root: Path, results: list[dict[str, Any]], rank: int
 ) -> None:
     assert len(results[rank]["notes"]) == (2 if rank == 0 else 0) and results[rank]["stopped"], (
-        "the first one says it"
+        "only the first rank reports it"
     )
     assert not list(root.glob("stopped/*/*.npy"))

@@ -138,7 +138,7 @@ def test_a_second_user_finds_the_file_and_runs_no_teacher(
         source.open_view(0)
         assert teacher.samples_seen == 128, f"user {user}"
     cached(teacher, batches_of(spec, size=16), tmp_path).open_view(0)
-    assert teacher.samples_seen == 128, "the size of a batch does not change what the teacher says"
+    assert teacher.samples_seen == 128, "the batch size does not change the teacher's outputs"
     source.open_view(1)
     assert teacher.samples_seen == 256
 
@@ -263,6 +263,6 @@ def test_long_teacher_passes_send_heartbeats(spec: TrialSpec, teacher: Counting)
     context, batches = TrialContext(heartbeat=lambda: signs.append(None)), batches_of(spec)
     clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
-    teacher.fingerprint = "asked by nobody before"
+    teacher.fingerprint = "new fingerprint"
     validation_predictions(teacher, batches, context)
     assert len(signs) == 4 + 2, "40 samples in batches of 32"

@@ -71,7 +71,7 @@ def test_views_without_augmentation_are_only_the_clean_one(
     alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert decide(store, data=PLAIN) == alone
     assert byte_sizes.size(NEEDED) in decide(store, "data.mixing=cutmix", data=PLAIN).words, (
-        "mixing makes views of its own"
+        "mixing makes views differ"
     )
 
 
@@ -175,7 +175,7 @@ def test_a_requested_cache_that_does_not_fit_is_refused(
     )
     assert limited or "200 MiB free" in sentence
     assert decide(store, "teacher.mode=auto", *pairs).folder is None, (
-        "what the sentence advises is accepted"
+        "the setting that the message proposes is accepted"
     )
 
 
@@ -199,12 +199,12 @@ def test_each_node_of_a_cluster_has_its_own_cache(
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     found = decide(store, *pairs, local=False)
     assert found.folder == NODE_CACHE and found.of_each_node and not queried
-    assert str(found.folder).startswith("~/.cache/"), "`~` is left to the worker"
+    assert str(found.folder).startswith("~/.cache/"), "the worker expands `~`"
     assert decide(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path(
         "/shared/cache"
     )
     limited = decide(store, *pairs, "teacher.cache_gib=1e-5", local=False)
-    assert limited.folder is None, "the limit holds there too"
+    assert limited.folder is None, "the limit applies on a cluster too"
 
 
 def test_a_cluster_has_no_effect_on_a_local_run(
@@ -215,7 +215,7 @@ def test_a_cluster_has_no_effect_on_a_local_run(
     assert decide(store, "resources.address=10.0.0.2:6379", local=True).folder == store.knowledge
     assert len(queried) == 1
     disk(monkeypatch, 0)
-    assert decide(store, local=True).folder is None, "and this machine's disk counts"
+    assert decide(store, local=True).folder is None, "the disk of this machine is checked"
 
 
 def test_a_locally_started_ray_does_not_count_as_a_cluster(

@@ -220,7 +220,9 @@ def test_the_cache_holds_the_teacher_outputs_of_each_view(spec: TrialSpec) -> No
         Dataset.open(spec.data),
         FrozenTeacher.open(spec.teacher, torch.device("cpu")),
     )
-    assert set(files) == FILES | {"clean-features.npy"}, "features are of the clean view alone"
+    assert set(files) == FILES | {"clean-features.npy"}, (
+        "features are cached for the clean view only"
+    )
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 20, 0)
     for view in VIEWS:
         answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
@@ -407,5 +409,5 @@ def test_every_group_opens_all_views_if_each_node_has_a_cache(groups: int) -> No
         set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares
     )
     assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), (
-        "they begin at different ones"
+        "the jobs start at different views"
     )

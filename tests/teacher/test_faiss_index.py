@@ -50,7 +50,9 @@ def test_positives_are_exact_and_negatives_approximate(bank: tuple[Tensor, Tenso
     recall = sum(len(set(row) & wanted) for row, wanted in zip(rows, exact, strict=True)) / sum(
         map(len, exact)
     )
-    assert recall > 0.9 and abs(recall - found.recall) < 0.05, "256 queries stand for all"
+    assert recall > 0.9 and abs(recall - found.recall) < 0.05, (
+        "256 queries estimate the recall of all"
+    )
     known = labels >= 0
     others = labels[found.negatives[known].long()]
     assert (
@@ -62,7 +64,7 @@ def test_positives_are_exact_and_negatives_approximate(bank: tuple[Tensor, Tenso
     unit = torch.nn.functional.normalize(features, dim=1)
     cosine = (unit[known, None] * unit[found.negatives[known].long()]).sum(dim=2)
     torch.testing.assert_close(found.negative_similarity[known], cosine)
-    assert signs, "long work shows life"
+    assert signs, "long work sends heartbeats"
 
 
 def test_the_bank_of_an_exact_search_is_sorted_once(
@@ -107,7 +109,7 @@ def test_cells_are_added_until_the_recall_suffices(
         looks.append(seek.probes)
         assert seek.recall >= wanted
     assert looks[0] == 8 and looks == sorted(looks) and recalls == sorted(recalls)
-    assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 a cell"
+    assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 per cell"
 
 
 def test_all_cells_are_probed_if_few_hold_too_few_negatives(
