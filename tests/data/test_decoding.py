@@ -364,7 +364,7 @@ def test_16_bit_colours_that_pillow_misreads_are_refused(tmp_path: Path) -> None
     (tmp_path / "a").write_bytes(
         png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20))
     )
-    with pytest.raises(ImageError, match="16 bits is transparent"):
+    with pytest.raises(ImageError, match="marks a 16-bit colour as transparent"):
         decode_image(tmp_path / "a", 3)
     (tmp_path / "a").write_bytes(tiff_16(COLOUR.astype(np.uint16) * 257, "<", planar=2))
     with pytest.raises(ImageError, match="planar layout"):

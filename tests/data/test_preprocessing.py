@@ -83,10 +83,10 @@ def test_the_explained_shift_is_the_drawn_shift(side: int, most: int) -> None:
             (
                 "mean [0.5, 0.25, 0.125], std [0.2, 0.2, 0.25]",
                 "those of the training images",
-                "data.mean and data.std set",
+                "set data.mean and data.std",
             ),
         ),
-        (Data(name="folder"), "images", ("ImageNet's", "data.mean and data.std set")),
+        (Data(name="folder"), "images", ("those of ImageNet", "set data.mean and data.std")),
         (Data(mean=(0.5,) * 3, std=(0.2,) * 3), None, ("set by data.mean and data.std",)),
     ],
 )

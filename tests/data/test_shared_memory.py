@@ -106,13 +106,15 @@ def test_a_shortage_of_shared_memory_is_described_with_its_numbers(
     assert (
         describe_shortage(MIB, 6) == "" == describe_shortage(2**40, 0)
     )  # 24 MiB and the reserve; no processes, no memory
-    assert "less free than the 44 MiB that data.loader_workers = 7 may need" in describe_shortage(
-        MIB, 7
+    assert (
+        "less free space than the 44 MiB that data.loader_workers = 7 may need"
+        in describe_shortage(MIB, 7)
     )
-    assert "less free than the 48 MiB that data.loader_workers = 2 may need" in describe_shortage(
-        MIB, 2, processes=4
+    assert (
+        "less free space than the 48 MiB that data.loader_workers = 2 may need"
+        in describe_shortage(MIB, 2, processes=4)
     )
-    assert describe_shortage(MIB, 7).startswith(f"{tmp_path}, of 64 MiB")
+    assert describe_shortage(MIB, 7).startswith(f"{tmp_path} (64 MiB)")
 
 
 def test_a_too_long_tmpdir_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
