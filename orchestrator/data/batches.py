@@ -68,14 +68,16 @@ class Batches:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.place = BatchPlacement(device, on_device, layout, loader_workers, loader_wait_s)
         known = dataset.train.labels != UNLABELLED
-        self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
-        mixed = labelled_share is not None and len(self._hidden)
+        self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
+        mixed = labelled_share is not None and len(self._unlabelled_index)
         self.labelled = (
-            labelled_per_batch(batch_size, labelled_share or 0, world_size, len(self._hidden))
+            labelled_per_batch(
+                batch_size, labelled_share or 0, world_size, len(self._unlabelled_index)
+            )
             if mixed
             else 0
         )
-        self._open: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
+        self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
     def on_device(self) -> bool:
@@ -85,7 +87,7 @@ class Batches:
     @property
     def all_labelled(self) -> bool:
         """Return whether every training sample has a label."""
-        return not len(self._hidden)
+        return not len(self._unlabelled_index)
 
     def shortage(self) -> str:
         """Return why decoded images cannot pass through shared memory, empty if they can."""
@@ -100,7 +102,7 @@ class Batches:
         An epoch takes every sample once, or every unlabelled sample if labelled ones have a share.
         The last incomplete batch is dropped.
         """
-        return len(self._hidden if self.labelled else self.dataset.train) // (
+        return len(self._unlabelled_index if self.labelled else self.dataset.train) // (
             self.batch_size - self.labelled
         )
 
@@ -115,12 +117,15 @@ class Batches:
             epoch: The epoch, from 0.
             view: The view; None is the clean one.
         """
-        dealt = [
+        rank_parts = [
             part.reshape(self.steps(), self.world_size, -1)[:, self.rank]
-            for part in self._drawn(epoch)
+            for part in self._draw_batches(epoch)
         ]
         return self._pass(
-            "train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view
+            "train",
+            np.concatenate(rank_parts, axis=1).ravel(),
+            self.batch_size // self.world_size,
+            view,
         )
 
     def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
@@ -128,10 +133,10 @@ class Batches:
 
         The result is shorter if the epoch drew fewer.
         """
-        latest = np.concatenate(self._drawn(epoch), axis=1).ravel()[::-1]
+        latest = np.concatenate(self._draw_batches(epoch), axis=1).ravel()[::-1]
         return latest[np.sort(np.unique(latest, return_index=True)[1])[:count]]
 
-    def _drawn(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _draw_batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the samples of every global batch of an epoch, (steps, batch_size).
 
         If labelled samples have a share, return two arrays: labelled and unlabelled samples.
@@ -139,24 +144,24 @@ class Batches:
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
             orders = [
-                (self._again(epoch), self.labelled),
-                (draw.permutation(self._hidden), self.batch_size - self.labelled),
+                (self._repeat_labelled(epoch), self.labelled),
+                (draw.permutation(self._unlabelled_index), self.batch_size - self.labelled),
             ]
         else:
             orders = [(draw.permutation(len(self.dataset.train)), self.batch_size)]
         return [order[: self.steps() * size].reshape(self.steps(), size) for order, size in orders]
 
-    def _again(self, epoch: int) -> NDArray[np.int64]:
+    def _repeat_labelled(self, epoch: int) -> NDArray[np.int64]:
         """Return the labelled samples of an epoch.
 
         They come from consecutive permutations of all labelled samples, continued from the previous
         epoch.
         """
-        count, total = self.steps() * self.labelled, len(self._known)
+        count, total = self.steps() * self.labelled, len(self._labelled_index)
         first, skipped = divmod(epoch * count, total)
         rounds = range(first, first + -(-(skipped + count) // total))
         orders = [
-            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known)
+            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._labelled_index)
             for each in rounds
         ]
         return np.concatenate(orders)[skipped : skipped + count]
@@ -185,8 +190,8 @@ class Batches:
         rates = np.ones(len(self.dataset.train), dtype=np.float32)
         if self.labelled:
             share = self.labelled / self.batch_size
-            rates[self._known] = share * len(rates) / len(self._known)
-            rates[self._hidden] = (1 - share) * len(rates) / len(self._hidden)
+            rates[self._labelled_index] = share * len(rates) / len(self._labelled_index)
+            rates[self._unlabelled_index] = (1 - share) * len(rates) / len(self._unlabelled_index)
         return rates
 
     def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
@@ -238,22 +243,22 @@ class Batches:
         """
         blocks = -(-len(self.dataset.train) // self.batch_size)
         turns = -(-blocks // world_size)
-        mine = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
-        order = (mine[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
+        rank_blocks = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
+        order = (rank_blocks[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
             self.dataset.train
         )
         return self._pass("train", order.ravel(), self.batch_size, view)
 
     def close(self) -> None:
         """Close the unfinished passes, and end their decoding processes."""
-        for running in list(self._open):
+        for running in list(self._running):
             running.close()
 
     def _pass(
         self, part: Part, order: NDArray[np.int64], size: int, view: int | None
     ) -> Iterator[Inputs]:
         running = self._inputs(part, order, size, view)
-        self._open.add(running)
+        self._running.add(running)
         return running
 
     def _inputs(

@@ -69,13 +69,13 @@ def decode_image(file: Path, channels: int) -> Decoded:
     try:
         # Open a stream, not a path: Pillow 13 memory-maps a TIFF that it opens by name, and swaps
         # its height and width if it must be rotated.
-        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
-            _require_one_frame(opened)
-            cut = _is_cut(opened)
-            opened.load()
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as source:
+            _require_one_frame(source)
+            cut = _is_cut(source)
+            source.load()
             if cut:
-                notes.append(_describe_cut(opened))
-            image = _upright(_to_8_bits(opened, notes), opened, notes)
+                notes.append(_describe_cut(source))
+            image = _rotate_upright(_to_8_bits(source, notes), source, notes)
             return Decoded(
                 image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"),
                 tuple(notes),
@@ -138,7 +138,7 @@ def _describe_cut(image: Image.Image) -> str:
 
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = _scaled(image, notes)
+        image = _scale_to_8_bits(image, notes)
     # Pillow reads -1 of 8 bits as 255
     signed = SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ())
     if signed or image.mode not in PLAIN:
@@ -150,10 +150,10 @@ def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
         )
     if image.mode == "CMYK":
         notes.append(CONVERTED)
-    return _composited(image, notes) if image.has_transparency_data else image
+    return _composite(image, notes) if image.has_transparency_data else image
 
 
-def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
+def _scale_to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     """Map the range of the file's type, 0..65535 (0..4095 for a 12-bit TIFF), to 0..255."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
@@ -167,33 +167,35 @@ def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
     return grey
 
 
-def _composited(image: Image.Image, notes: list[str]) -> Image.Image:
+def _composite(image: Image.Image, notes: list[str]) -> Image.Image:
     # Pillow cannot convert grey with premultiplied alpha to RGBA
     straight = image.convert("LA") if image.mode == "La" else image
     layer = straight.convert("RGBA")
     alpha = layer.getchannel("A")
-    shown = Image.new("RGB", layer.size, BACKGROUND)
-    shown.paste(layer, mask=alpha)
-    faintest, densest = alpha.getextrema()
-    if faintest == densest == 255:
-        return shown
-    if faintest != densest and all(low == high for low, high in cast("Bands", shown.getextrema())):
+    composited = Image.new("RGB", layer.size, BACKGROUND)
+    composited.paste(layer, mask=alpha)
+    lowest_alpha, highest_alpha = alpha.getextrema()
+    if lowest_alpha == highest_alpha == 255:
+        return composited
+    if lowest_alpha != highest_alpha and all(
+        low == high for low, high in cast("Bands", composited.getextrema())
+    ):
         raise ImageError(
             f"its colour equals the background {BACKGROUND} that transparent pixels are "
             f"composited on: "
             f"change its colour"
         )
     notes.append(COMPOSITED)
-    return shown
+    return composited
 
 
-def _upright(image: Image.Image, opened: Image.Image, notes: list[str]) -> Image.Image:
+def _rotate_upright(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
     """Rotate or mirror the image as its EXIF orientation requires.
 
     Pillow itself has already turned a TIFF when it loaded it.
     """
     try:
-        transpose = TRANSPOSES.get(opened.getexif().get(ORIENTATION, 1))
+        transpose = TRANSPOSES.get(source.getexif().get(ORIENTATION, 1))
     except Exception:  # any error, as above; damaged EXIF does not affect the pixels
         transpose = None
     if transpose is None:

@@ -112,7 +112,7 @@ def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
     It names mean and deviation of each channel, their source, and the settings to change them.
     `summary` is the result of `describe`.
     """
-    values = f"mean {_listed(summary['mean'])}, std {_listed(summary['std'])}"
+    values = f"mean {_format_values(summary['mean'])}, std {_format_values(summary['std'])}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
     source = (
@@ -131,7 +131,7 @@ def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _listed(values: Sequence[float]) -> str:
+def _format_values(values: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:.4g}' for value in values)}]"
 
 
