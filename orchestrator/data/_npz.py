@@ -60,7 +60,7 @@ def load(config: Data, raw: Path) -> Parts:
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(
+        classes = checks.decode_names(
             f"data.path = {path}: classes",
             arrays["classes"],
             len(parts["train"]),
@@ -265,12 +265,12 @@ def _require_memory(path: Path, needed: int) -> None:
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
-    images = checks.images(
+    images = checks.convert_images(
         f"data.path = {path}: {split}_images", arrays[f"{split}_images"], _field(f"{split}_images")
     )
     return Part(
         images,
-        checks.labels(
+        checks.convert_labels(
             f"data.path = {path}: {split}_labels",
             arrays[f"{split}_labels"],
             len(images),

@@ -94,7 +94,7 @@ def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field:
         )
 
 
-def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
+def convert_images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     """Return images as (n, H, W, C) uint8.
 
     Raises:
@@ -103,7 +103,7 @@ def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     return array.reshape(require_images(where, array.shape, array.dtype, field))
 
 
-def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
+def convert_labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     """Return labels as (n,) int64.
 
     Every class needs a sample, so labels are below `count`. This check comes before any list of
@@ -128,7 +128,7 @@ def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     return array.reshape(count).astype(np.int64)
 
 
-def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
+def decode_names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
     """Return class names from a one-dimensional array of text, or of bytes in UTF-8.
 
     Raises:

@@ -112,8 +112,8 @@ def _torchvision_part(dataset: Any) -> Part:
         images = images.transpose(0, 2, 3, 1)
     where = f"{type(dataset).__name__} images"
     return Part(
-        checks.images(where, images, "data.name"),
-        checks.labels(where, np.asarray(labels), len(images), "data.name"),
+        checks.convert_images(where, images, "data.name"),
+        checks.convert_labels(where, np.asarray(labels), len(images), "data.name"),
     )
 
 

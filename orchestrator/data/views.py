@@ -59,7 +59,7 @@ class Views:
         self._cached_numbers: tuple[int, NDArray[np.float64]] | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
+    def from_config(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
         """Return the views of a data set's training part, as configured in `data`.
 
         Images are padded by an eighth of the shorter side.

@@ -65,7 +65,7 @@ def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Pa
     """Return the folder of the configured teacher, which may not exist yet."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
-    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 

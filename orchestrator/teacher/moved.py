@@ -33,7 +33,7 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     except (ConfigurationError, KeyError):
         return  # the sweep was interrupted before it wrote a summary
     dataset = Dataset.open(data)
-    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
     old, new = (
         store.teachers / fit.fingerprint(configuration, each, policy)
         for each in (before, dataset.fingerprint)

@@ -27,7 +27,9 @@ FASHION = Path(
 
 def views(dataset: Dataset) -> Views:
     """Return crops and flips for arrays, and resized crops for files."""
-    return Views.of(dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0)
+    return Views.from_config(
+        dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0
+    )
 
 
 def batches(

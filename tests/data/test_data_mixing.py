@@ -233,7 +233,9 @@ def test_mixed_files_are_blends_of_the_images_of_their_view(files: Dataset) -> N
 
 @pytest.mark.parametrize(("augmentation", "policy"), [("auto", "none"), ("crop_flip", "crop_flip")])
 def test_views_follow_the_configuration(dataset: Dataset, augmentation: Any, policy: str) -> None:
-    views = Views.of(dataset, Data(augmentation=augmentation, mixing="cutmix", mix_alpha=0.3), 4)
+    views = Views.from_config(
+        dataset, Data(augmentation=augmentation, mixing="cutmix", mix_alpha=0.3), 4
+    )
     assert (views.policy, views.seed, views.count, views.pad) == (policy, 4, 102, 1)
     assert (views.mix, views.mix_alpha) == ("cutmix", 0.3)
 

@@ -224,7 +224,7 @@ def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -
     folder = prepare(Data(), tmp_path, 0)
     write_json(folder / "data.json", read_json(folder / "data.json") | {"augmentation": "crop"})
     assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
-    assert Views.of(Dataset.open(folder), Data(), 0).policy == "none"
+    assert Views.from_config(Dataset.open(folder), Data(), 0).policy == "none"
 
 
 def test_mean_and_deviation_come_from_the_training_part(tmp_path: Path) -> None:

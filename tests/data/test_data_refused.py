@@ -313,7 +313,10 @@ def test_class_names_may_be_utf8_bytes(tmp_path: Path) -> None:
 def test_many_class_names_are_read_unchanged() -> None:
     """With this number of names, quadratic work would take noticeably long."""
     expected = [f"{place}ä" for place in range(50_000)]
-    assert list(checks.names("classes", np.array(expected), len(expected), "classes")) == expected
+    assert (
+        list(checks.decode_names("classes", np.array(expected), len(expected), "classes"))
+        == expected
+    )
 
 
 def test_the_error_about_a_missing_key_lists_the_unread_keys(tmp_path: Path) -> None:

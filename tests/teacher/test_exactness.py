@@ -218,7 +218,7 @@ def test_fewer_views_than_epochs_cycle(specify: Specify, make_teacher: MakeTeach
 def cached(spec: TrialSpec, dtype: str = "float32") -> CachedTeacher:
     assert spec.teacher is not None and spec.knowledge is not None
     dataset = Dataset.open(spec.data)
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 32, 0)
+    batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 32, 0)
     return CachedTeacher(
         FrozenTeacher.open(spec.teacher, CPU),
         batches,

@@ -45,7 +45,7 @@ def source(root: Path, folder: str, context: TrialContext) -> CachedTeacher:
     dataset = Dataset.open(prepare(configuration.data, root, 0))
     torch.manual_seed(3)
     teacher = FrozenTeacher(build("resnet8", 10, dataset.shape, {}), "of two workers")
-    views = Views.of(dataset, configuration.data, 0)
+    views = Views.from_config(dataset, configuration.data, 0)
     batches = Batches(dataset, views, BATCH, 0, rank=context.rank, world_size=context.world_size)
     return CachedTeacher(teacher, batches, Cache(root / folder, 2**24), "float32", context, 10)
 

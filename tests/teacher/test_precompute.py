@@ -223,7 +223,7 @@ def test_the_cache_holds_the_teacher_outputs_of_each_view(spec: TrialSpec) -> No
     assert set(files) == FILES | {"clean-features.npy"}, (
         "features are cached for the clean view only"
     )
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 20, 0)
+    batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 20, 0)
     for view in VIEWS:
         answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
         logits = np.load(files["clean.npy" if view is None else f"view-{view:05d}.npy"])

@@ -49,7 +49,7 @@ def drawn(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
 
 
 def batches_of(dataset: Dataset, size: int = 32) -> Batches:
-    return Batches(dataset, Views.of(dataset, Data(), 0), size, 0)
+    return Batches(dataset, Views.from_config(dataset, Data(), 0), size, 0)
 
 
 class Retrieving(KD):

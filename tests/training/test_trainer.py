@@ -97,7 +97,9 @@ def predictions(
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
     network.load_state_dict(state)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(part)
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered(part)
     classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
     return classes
 
@@ -426,7 +428,7 @@ def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(
     dataset = Dataset.open(spec.data)
     network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     network.load_state_dict(saved(spec).student)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).ordered("validation")
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
             features = network.body(whole.inputs).float()
