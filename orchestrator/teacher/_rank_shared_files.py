@@ -146,7 +146,7 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
     """
     if context.world_size == 1:
         return [0]
-    found: list[tuple[str, int]] = []
+    writers_by_host: list[tuple[str, int]] = []
     my_writer: int | None = None
     while True:
         waiting = [
@@ -155,7 +155,7 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
             if not seen
         ]
         if not waiting:
-            return [rank for _, rank in sorted(found)]
+            return [rank for _, rank in sorted(writers_by_host)]
         first = waiting[0]
         name, host = context.broadcast_object(
             (f".seen-{uuid.uuid4().hex}", socket.gethostname()), first
@@ -166,4 +166,4 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
         context.broadcast_object()
         if context.rank == first:
             mark.unlink(missing_ok=True)
-        found.append((host, first))
+        writers_by_host.append((host, first))

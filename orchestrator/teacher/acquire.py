@@ -166,7 +166,7 @@ def _evaluate(
             "teacher.network.weights, or leave them out to fit a teacher here",
             field="teacher.network.weights",
             value=configuration.teacher.network.weights if configuration.teacher else None,
-            allowed="weights whose logits are finite",
+            allowed="weights with finite logits",
         )
     return metrics
 

@@ -74,7 +74,7 @@ class Cache:
                 write_json(folder / ABOUT, json.loads(self.about[folder]))
 
     def read_all(self, files: dict[str, Path]) -> dict[str, Array]:
-        """Return the arrays whose files exist and carry a valid seal."""
+        """Return the arrays of the files that exist and carry a valid seal."""
         return {
             part: array for part, file in files.items() if (array := self.read(file)) is not None
         }

@@ -113,11 +113,11 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
         load_weights(network, str(teacher.network.weights), exact=True)
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
-    with replacing(folder) as aside:
-        aside.mkdir(parents=True)
-        save_weights(network, aside / WEIGHTS)
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        save_weights(network, temporary / WEIGHTS)
         TEACHER.write(
-            aside / CARD,
+            temporary / CARD,
             _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}),
         )
 
@@ -202,10 +202,10 @@ def adopt_fitted(
 
 
 def _copy_weights(weights_file: Path, record: dict[str, Any], folder: Path) -> None:
-    with replacing(folder) as aside:
-        aside.mkdir(parents=True)
-        shutil.copyfile(weights_file, aside / WEIGHTS)
-        TEACHER.write(aside / CARD, record)
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        shutil.copyfile(weights_file, temporary / WEIGHTS)
+        TEACHER.write(temporary / CARD, record)
 
 
 def _fitting(folder: Path) -> Path:

@@ -41,6 +41,6 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     known = fit.card(old)
     if old == new or known is None or fit.card(new):
         return
-    with replacing(new) as aside:
-        shutil.copytree(old, aside)
-        TEACHER.write(aside / CARD, known | {"fingerprint": new.name})
+    with replacing(new) as temporary:
+        shutil.copytree(old, temporary)
+        TEACHER.write(temporary / CARD, known | {"fingerprint": new.name})

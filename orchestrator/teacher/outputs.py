@@ -43,7 +43,7 @@ class OnlineTeacher:
 
 
 class CachedTeacher:
-    """A teacher that runs once per view, and whose outputs are cached.
+    """A teacher that runs once per view; its outputs are cached.
 
     The cache holds logits (n, K) and, for the clean view, features (n, D), in the order of the
     training part. All ranks call its methods together, except `answer` and `everything`.

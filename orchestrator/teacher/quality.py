@@ -113,7 +113,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def read_quality(folder: Path) -> TeacherQuality | None:
-    """Return the quality of the teacher whose card lies in a folder; None without a card.
+    """Return the quality of the teacher with its card in a folder; None without a card.
 
     A card that cannot be read counts as missing.
     """
