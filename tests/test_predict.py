@@ -160,7 +160,7 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
         "uncountable.npy": "is no array that can be read",
         "negative.npy": "is no array that can be read",
         "python.npy": "is no array that can be read",
-        "moving.gif": "it holds several frames or pages: save each",
+        "moving.gif": "it contains several frames or pages: save each",
     }
     files = [str(tmp_path / name) for name in said]
     nothing = CliRunner().invoke(run.app, ["predict", str(folder), *files])
@@ -374,11 +374,11 @@ def test_the_same_picture_as_8_and_as_16_bits_has_the_same_answer_and_what_was_d
     )
     assert eight["classes"] == sixteen["classes"] and "note" not in eight
     assert (sixteen["note"], alpha["note"]) == (
-        "grey of 16 bits scaled to 8",
-        "transparency shown on grey",
+        "16-bit grey scaled to 8 bits",
+        "transparency composited on grey",
     )
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "sixteen.png")])
-    assert f"{tmp_path / 'sixteen.png'} (grey of 16 bits scaled to 8)" in result.output
+    assert f"{tmp_path / 'sixteen.png'} (16-bit grey scaled to 8 bits)" in result.output
 
 
 def test_what_is_printed_moves_no_terminal(tmp_path: Path) -> None:

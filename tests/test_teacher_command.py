@@ -79,7 +79,7 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
     [
         (
             "teacher.mode=online",
-            "asked at every step (teacher.mode = online)",
+            "computed online at every step (teacher.mode = online)",
             ": set teacher.mode=cached",
         ),
         (
@@ -97,6 +97,6 @@ def test_a_teacher_without_a_cache_has_none_to_fill(
     # in this process, because another one takes 3 s to start
     refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))
     assert refused.exit_code == 2 and refused.output.count("\n") == 1
-    assert refused.output.startswith("error: --precompute: the teacher is asked at every step")
+    assert refused.output.startswith("error: --precompute: the teacher's outputs are computed")
     assert why in refused.output and refused.output.rstrip().endswith(advice)
     assert not (tmp_path / "teachers").exists(), "nothing was started"

@@ -65,7 +65,7 @@ def teacher(
     prepared = prepare_run(opened, configuration, "teacher", local, print_note)
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
-            f"--precompute: the teacher is {prepared.teacher_access.words}: "
+            f"--precompute: the teacher's outputs are {prepared.teacher_access.words}: "
             f"{_way_to_a_cache(configuration.teacher)}",
             field="--precompute",
             value=True,

@@ -34,7 +34,7 @@ from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.precompute import (
-    Filling,
+    PrecomputeProgress,
     distribute_views,
     precompute_views,
     views_to_fill,
@@ -380,7 +380,7 @@ def bring_teacher(
     show: Steps,
     local: bool,
     cache: TeacherAccess | None,
-    filling: Filling | None,
+    filling: PrecomputeProgress | None,
 ) -> tuple[Path, dict[str, Any], float]:
     """Acquire the teacher without training students, then fill its `cache` if `filling` is given.
 
@@ -456,7 +456,7 @@ def _folders(
         assert teacher_access is not None
         TEACHER.keep(sweep.folder / CARD, card)
         report_teacher(card, data, show.teacher_ready, events.note)
-        show.preparing(f"the teacher is {teacher_access.words}")
+        show.preparing(f"the teacher's outputs are {teacher_access.words}")
         tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
         folders |= {
             "teacher": str(folder),

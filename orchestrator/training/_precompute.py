@@ -26,7 +26,7 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
         assert teacher is not None
         source = compute_teacher_outputs(spec, teacher, batches, context)
         assert isinstance(source, CachedTeacher), "only cached outputs can be precomputed"
-        source.shared_pass.told = _ProgressReporter(context)
+        source.shared_pass.on_progress = _ProgressReporter(context)
         for number, view in enumerate(spec.views, 1):
             context.phase("the teacher's forward pass over a view")
             source.open_view(view, spec.features and view is None)

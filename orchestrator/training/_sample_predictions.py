@@ -34,7 +34,7 @@ def collect_predictions(
     predictions: dict[str, Tensor] = {}
     classes = len(batches.dataset.classes)
     sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
-    for inputs in batches.some("validation", MAX_WEIGHT_SAMPLES):
+    for inputs in batches.spaced_samples("validation", MAX_WEIGHT_SAMPLES):
         batch = distillation_module.build_batch(inputs, teacher(inputs.inputs) if teacher else None)
         if not predictions:
             predictions = {"labels": batch.labels[:NUM_SAMPLES].cpu()}
@@ -124,7 +124,7 @@ def collect_retrieved(
     if teacher is not None:
         teacher_classes = [
             teacher(inputs.inputs).logits.argmax(dim=1).cpu()
-            for inputs in batches.chosen("train", positions)
+            for inputs in batches.select_samples("train", positions)
         ]
         result["retrieved_classes"] = torch.cat(teacher_classes)
     return result

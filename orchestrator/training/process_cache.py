@@ -101,7 +101,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
-        Views.of(dataset, configuration.data, configuration.seed),
+        Views.from_config(dataset, configuration.data, configuration.seed),
         configuration.training.batch_size,
         configuration.seed,
         rank=context.rank,

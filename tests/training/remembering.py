@@ -95,7 +95,7 @@ def clean(spec: TrialSpec) -> Tensor:
     """Return the images (n, C, H, W) of the training part, as networks receive them."""
     dataset, configuration = Dataset.open(spec.data), spec.configuration
     (whole,) = Batches(
-        dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0
+        dataset, Views.from_config(dataset, configuration.data, 0), len(dataset.train), 0
     ).ordered("train")
     return whole.inputs
 

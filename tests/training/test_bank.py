@@ -140,7 +140,11 @@ def build_bank(
     """Return the bank of a linear student, and this student."""
     dataset = Dataset.open(spec.data)
     batches = Batches(
-        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share
+        dataset,
+        Views.from_config(dataset, spec.configuration.data, 0),
+        SIZE,
+        0,
+        labelled_share=share,
     )
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
@@ -251,7 +255,10 @@ def test_queue_holds_the_samples_drawn_last(specify: Specify, queue: int) -> Non
     records_of(spec)
     dataset, drawn = Dataset.open(spec.data), []
     batches = Batches(
-        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, spec.configuration.seed
+        dataset,
+        Views.from_config(dataset, spec.configuration.data, 0),
+        SIZE,
+        spec.configuration.seed,
     )
     for epoch, knowledge in enumerate(Remembering.bank_updates):
         drawn = [int(sample) for batch in batches.train(epoch, None) for sample in batch.index]

@@ -278,7 +278,7 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
             student.network.name, len(dataset.classes), dataset.shape, student.network.settings
         ).eval()
         network.load_state_dict(weights(spec, letter))
-        batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 30, 0)
+        batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 30, 0)
         with torch.no_grad():
             predicted.append(
                 torch.cat(

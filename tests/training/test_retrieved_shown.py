@@ -49,7 +49,7 @@ def random_neighbours(samples: int, positives: int = 7, negatives: int = 9) -> N
 
 
 def batches_of(dataset: Dataset, size: int = 32) -> Batches:
-    return Batches(dataset, Views.of(dataset, Data(), 0), size, 0)
+    return Batches(dataset, Views.from_config(dataset, Data(), 0), size, 0)
 
 
 class Retrieving(KD):

@@ -97,7 +97,9 @@ def predictions(
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
     network.load_state_dict(state)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(part)
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered(part)
     classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
     return classes
 

@@ -138,10 +138,12 @@ def _asked(
     network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
     network.load_state_dict(load_file(file))
     network.eval()
-    views = Views.of(dataset, configuration.data, configuration.seed)
+    views = Views.from_config(dataset, configuration.data, configuration.seed)
     batches = Batches(dataset, views, min(BATCH, len(dataset.train)), configuration.seed)
     labels, predicted, confidence = [], [], []
-    for inputs in batches.some(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
+    for inputs in batches.spaced_samples(
+        part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))
+    ):
         sure, answer = network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
         labels.append(inputs.labels.numpy())
         predicted.append(answer.numpy())

@@ -7,7 +7,7 @@ from orchestrator.config.method_variants import build_all_variants, build_varian
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.data.batches import labelled_in
+from orchestrator.data.batches import labelled_per_batch
 
 
 def check_data(configuration: Configuration, searching: bool) -> None:
@@ -69,4 +69,4 @@ def check_batches(
     require_batches(configuration, samples, labelled, any(alone))
     if labelled is not None and not all(alone):
         share, size = configuration.data.labelled_share, configuration.training.batch_size
-        labelled_in(size, share, configuration.replicas, samples - labelled)
+        labelled_per_batch(size, share, configuration.replicas, samples - labelled)

@@ -140,7 +140,7 @@ def show_plan(
     )
     if teacher_access:
         lines["teacher"] = _teacher_line(store, configuration, summary)
-        lines["cache"] = f"the teacher is {teacher_access.words}"
+        lines["cache"] = f"the teacher's outputs are {teacher_access.words}"
     cached = teacher_access is not None and teacher_access.folder is not None
     if kind != "teacher" and (
         retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
