@@ -18,7 +18,7 @@ from orchestrator.tracking.tracker import Tracker
 WIDTH = 4
 
 
-def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
+def start_sweep(store: Store, *pairs: str, name: str = "mine") -> Sweep:
     """Return a sweep on digits without trials."""
     configuration = load(
         None,
@@ -59,7 +59,7 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
     return trial
 
 
-def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
+def track(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
     tracker = Tracker(

@@ -85,14 +85,14 @@ def test_what_was_told_outlives_the_writes(tmp_path: Path, monkeypatch: pytest.M
     for number in range(100):
         box.append(write(number, told={"epoch": number, f"{number % 2}": True}))
     box.append({"do": "close", "run": "1", "number": 100, "told": {"state": "complete"}})
-    told = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
-    assert box.told == told and box.file.stat().st_size > 3000
+    progress = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
+    assert box.run_progress == progress and box.file.stat().st_size > 3000
     assert numbers(box) == list(range(101))
     assert box.file.stat().st_size < 300, "nothing of it is needed any more"
     box.append(write(101))
     again = Outbox(box.file)
-    assert again.told == told and numbers(again) == [101]
-    assert again.close() == 0 and Outbox(box.file).told == told
+    assert again.run_progress == progress and numbers(again) == [101]
+    assert again.close() == 0 and Outbox(box.file).run_progress == progress
     again.append(write(102))
     again.sent(0, 1)
     assert again.peek() == [] and numbers(Outbox(box.file)) == [], "it is closed"
