@@ -102,7 +102,7 @@ def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
     assert (
         below.get_yscale() == "log"
         and below.get_xlabel() == "epoch"
-        and below.get_ylabel() == "mean per sample, as tracked"
+        and below.get_ylabel() == "mean loss per sample"
     )
     colours = {line.get_color() for line in below.get_lines()}
     assert len(colours) == 3
@@ -200,8 +200,8 @@ def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> No
 
 def test_a_trial_that_was_stopped_early_has_its_terms_alone(tmp_path: Path) -> None:
     folder = write(tmp_path, traced(), class_arrays(10))
-    assert [name for name, _ in figures.of_trial(folder, complete=False)] == ["terms"]
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+    assert [name for name, _ in figures.trial_figures(folder, complete=False)] == ["terms"]
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
         "terms",
         "alpha_per_sample",
         "class_weights",
@@ -229,7 +229,7 @@ def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(
     shown["teacher"] = shown["teacher"][:, :3]  # of another shape than the student
     folder = write(tmp_path, traced(), shown)
     with caplog.at_level(logging.DEBUG, figures.__name__):
-        assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+        assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
             "terms",
             "alpha_per_sample",
             "class_weights",
@@ -237,8 +237,8 @@ def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(
     assert "no figure distributions" in caplog.text
     file = folder / "checkpoint" / figures.TRACE
     file.write_bytes(file.read_bytes()[:50])
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["class_weights"]
-    assert not list(figures.of_trial(tmp_path / "nothing", complete=True))
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == ["class_weights"]
+    assert not list(figures.trial_figures(tmp_path / "nothing", complete=True))
 
 
 def test_a_home_that_cannot_be_written_costs_nothing(
@@ -321,7 +321,7 @@ def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
             {"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE
         )
     drawn = {
-        letter: [name for name, _ in figures.of_trial(tmp_path, complete=True, letter=letter)]
+        letter: [name for name, _ in figures.trial_figures(tmp_path, complete=True, letter=letter)]
         for letter in "ab"
     }
     assert drawn == {"a": [figures.AGREEMENT], "b": []}
@@ -363,11 +363,11 @@ def test_a_peers_figures_are_of_its_own_folder(tmp_path: Path) -> None:
     folder = write(tmp_path, traced(), None)
     (folder / "checkpoint" / "b").mkdir()
     save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
         "terms",
         "alpha_per_sample",
     ]
-    assert [name for name, _ in figures.of_trial(folder, complete=True, letter="b")] == [
+    assert [name for name, _ in figures.trial_figures(folder, complete=True, letter="b")] == [
         "terms",
         "uncertainty",
     ]

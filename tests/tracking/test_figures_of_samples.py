@@ -136,7 +136,10 @@ def test_the_means_by_label_are_lines_with_a_legend() -> None:
     assert np.array_equal(drawn["wrong label"].get_ydata(), [np.nan, 1.0, 0.5], equal_nan=True)
     assert np.array_equal(drawn["right label"].get_ydata(), [np.nan, 1.0, 1.25], equal_nan=True)
     assert drawn["wrong label"].get_color() != drawn["right label"].get_color()
-    assert below.get_title() == "At the end, 0.50 with a wrong label, 1.25 with a right label"
+    assert (
+        below.get_title()
+        == "Mean weight at the end: 0.50 with a wrong label, 1.25 with a right label"
+    )
 
 
 def test_weights_without_noise_are_one_panel_that_ends_above_the_highest() -> None:
@@ -390,9 +393,9 @@ def test_damaged_samples_cost_their_figure_alone(
     shown["harmful_images"] = shown["harmful_images"][:, 0]
     folder = write(tmp_path, weighed(), shown)
     with caplog.at_level(logging.DEBUG, figures.__name__):
-        assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["weights"]
+        assert [name for name, _ in figures.trial_figures(folder, complete=True)] == ["weights"]
     assert "no figure influence" in caplog.text
     other = folder / "checkpoint" / "b"
     other.mkdir()
     save_file({"epochs/weight_noisy": np.ones(1, np.float32)}, other / figures.TRACE)
-    assert not list(figures.of_trial(folder, complete=True, letter="b"))
+    assert not list(figures.trial_figures(folder, complete=True, letter="b"))

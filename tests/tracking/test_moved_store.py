@@ -68,7 +68,7 @@ def test_artifacts_follow_a_store_that_is_moved_or_copied(
     (moved,) = write(there, 1)
     assert (
         moved
-        == f"the store was in {tracked_store.artifacts}: its artifacts in MLflow are now those "
+        == f"the store was moved from {tracked_store.artifacts}: its artifacts in MLflow now point "
         f"of {there.artifacts}"
     )
     assert write(there, 2) == [], "once"

@@ -79,7 +79,9 @@ def test_long_lines_and_many_of_them_are_read_in_parts(
     assert numbers(Outbox(box.file)) == list(range(50))
 
 
-def test_what_was_told_outlives_the_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_survives_the_removal_of_sent_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LARGE", 3000)
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(100):

@@ -19,7 +19,7 @@ from orchestrator.tracking.overrides import (
 from orchestrator.tracking.tracker import Tracker
 
 
-def test_runs_and_models_are_where_the_configuration_says(
+def test_configuration_decides_where_runs_and_models_are(
     tracked_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = database_uri(tmp_path / "elsewhere.db")
@@ -54,7 +54,7 @@ def test_runs_and_models_are_where_the_configuration_says(
     assert all("is ignored" in text for text in notes)
 
 
-def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(
+def test_agreeing_variables_are_not_reported_and_secrets_are_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri = "http://127.0.0.1:5000"
@@ -65,7 +65,7 @@ def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(
     assert "sesame" not in text and f"runs are written to {uri}" in text
 
 
-def test_a_workspace_of_a_server_is_followed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_of_a_server_is_used_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_WORKSPACE", "mine")
     (text,) = unused_variables("http://127.0.0.1:5000")
     assert text.startswith("runs are written to the workspace 'mine'")

@@ -151,7 +151,7 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     )
 
 
-def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(
+def test_best_trial_without_weights_is_reported_and_not_registered(
     tracked_store: Store,
 ) -> None:
     sweep = start_sweep(tracked_store)
@@ -168,7 +168,7 @@ def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(
     assert not Path(sweep.folder / "outbox-refused.jsonl").exists()
 
 
-def test_runs_say_what_they_are_of(tracked_store: Store) -> None:
+def test_runs_have_tags_of_their_kind(tracked_store: Store) -> None:
     sweep = start_sweep(tracked_store)
     (sweep.folder / "trials").mkdir()
     track(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="failed")

@@ -137,7 +137,7 @@ def test_of_several_first_runs_one_makes_the_schema(
     require_schema(database)
 
 
-def test_a_schema_whose_making_was_cut_off_leaves_no_database(
+def test_interrupted_schema_creation_leaves_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(database: Path, artifacts: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_schema_whose_making_was_cut_off_leaves_no_database(
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock"] == []
 
 
-def test_tables_of_somebody_else_stay(tmp_path: Path) -> None:
+def test_tables_of_other_programs_stay(tmp_path: Path) -> None:
     database = tmp_path / "shared.db"
     execute(database, "CREATE TABLE theirs (number INTEGER)", "INSERT INTO theirs VALUES (7)")
     assert connect(database_uri(database)).search_experiments(max_results=1)

@@ -56,7 +56,7 @@ def runs_of(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def test_metrics_go_to_the_run_whose_they_are() -> None:
+def test_metrics_are_split_by_run() -> None:
     metrics = {
         "validation/nll": 1.0,
         "a/validation/nll": 2.0,
@@ -247,7 +247,7 @@ def test_the_front_is_a_file_a_picture_and_a_tag_which_a_later_trial_may_take_aw
     )
 
 
-def test_what_is_of_trials_whose_runs_were_removed_is_still_told(
+def test_gains_of_trials_with_removed_runs_are_still_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_method(monkeypatch)

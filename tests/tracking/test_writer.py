@@ -118,7 +118,7 @@ def test_writes_are_done_in_order_and_points_together(writer: Any) -> None:
     assert calls == [1, 9] * 5
 
 
-def test_an_outage_loses_nothing_and_is_said_once(writer: Any) -> None:
+def test_outage_loses_nothing_and_is_reported_once(writer: Any) -> None:
     server = Server()
     server.up = False
     sender, notes = writer(server, uri="http://ann:secret@server")
@@ -182,7 +182,7 @@ def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(
     assert sender.close() == 0 and any("refuses a write" in text for text in notes)
 
 
-def test_a_refusal_of_who_answers_nothing_is_an_outage(writer: Any) -> None:
+def test_refusal_by_an_unreachable_server_is_an_outage(writer: Any) -> None:
     server = Server(lambda given: Answer(400))  # as from a proxy
     server.search_experiments = lambda max_results: (_ for _ in ()).throw(Answer(400))  # type: ignore[method-assign]
     sender, _ = writer(server)
@@ -191,7 +191,9 @@ def test_a_refusal_of_who_answers_nothing_is_an_outage(writer: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_wrong_credentials_are_said_once_and_the_writes_kept(status: int, writer: Any) -> None:
+def test_wrong_credentials_are_reported_once_and_writes_stay_queued(
+    status: int, writer: Any
+) -> None:
     server = Server(lambda given: Answer(status))
     sender, notes = writer(server)
     hand_over(sender, write(0), write(1))
@@ -265,7 +267,7 @@ def test_nothing_to_send_starts_nothing(writer: Any) -> None:
     assert sender.close() == 0 and not sender.started and notes == []
 
 
-def test_errors_are_told_apart() -> None:
+def test_errors_are_classified() -> None:
     from mlflow.exceptions import MlflowException, RestException
     from requests import HTTPError, Response
     from requests.exceptions import ConnectionError as Refused
@@ -298,7 +300,7 @@ def test_errors_are_told_apart() -> None:
         assert {classify_error(error) for error in errors} == {kind}, kind
 
 
-def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_request_is_shortened_to_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame-42")
     pool = (
         "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): "
@@ -318,7 +320,7 @@ def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
-def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(
+def test_client_retries_briefly_unless_the_environment_sets_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in (*writing.PATIENCE, *writing.QUIET):

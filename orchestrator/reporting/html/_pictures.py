@@ -35,12 +35,15 @@ CAPTIONS = {
 def pictures(store: Store, facts: Facts) -> str:
     """Return the figures of the best trial of each method; "" if there are none."""
     return "".join(
-        filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]))
+        filter(
+            None,
+            (_figures_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]),
+        )
     )
 
 
-def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
-    from orchestrator.reporting.figures.trial import of_trial
+def _figures_of_trial(store: Store, facts: Facts, trial: Trial) -> str:
+    from orchestrator.reporting.figures.trial import trial_figures
 
     folder, figures = facts.sweep.trial_folder(trial.number), []
     try:
@@ -53,7 +56,7 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
     students = apply(facts.sweep.configuration, trial.settings).students
     for letter in students:
         prefix = f"student {letter}: " if len(students) > 1 else ""
-        for name, drawn in of_trial(folder, trial.state == "complete", facts.classes, letter):
+        for name, drawn in trial_figures(folder, trial.state == "complete", facts.classes, letter):
             kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
             title = f"{prefix}{name.replace('_', ' ')}"
             broad = drawn.get_figwidth() > BROAD
