@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from orchestrator.config.loader import load
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
-from orchestrator.export.export import ship
+from orchestrator.export.export import export_program
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.store.records import Sweep, Trial
@@ -63,7 +63,10 @@ def track(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -
     """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
     tracker = Tracker(
-        store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name)
+        store,
+        sweep,
+        [str(digit) for digit in range(10)],
+        partial(export_program, store, sweep.name),
     )
     for trial in trials:
         tracker.trial_started(trial)

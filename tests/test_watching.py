@@ -165,8 +165,8 @@ def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) ->
         ends("interrupted"),
     )
     assert (
-        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\nnote: the cache is full\n"
-        in told
+        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\n"
+        "note: the cache is full\n" in told
     )
     assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in told
 

@@ -25,7 +25,7 @@ from orchestrator.tracking._client import OUTBOX, status_of
 from orchestrator.tracking._description import NOTE, RUN
 from orchestrator.tracking._outbox import Write
 from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
-from orchestrator.tracking.model_registry import Ship, register
+from orchestrator.tracking.model_registry import ExportProgram, register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # file in the sweep's folder with the ids of its runs
@@ -46,9 +46,18 @@ class Runs:
     """
 
     def __init__(
-        self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None
+        self,
+        store: Store,
+        sweep: Sweep,
+        classes: Sequence[str] = (),
+        export_program: ExportProgram | None = None,
     ) -> None:
-        self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
+        self.store, self.sweep, self.classes, self.export_program = (
+            store,
+            sweep,
+            classes,
+            export_program,
+        )
         self.artifacts = (
             store.artifacts
             if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES
@@ -333,14 +342,14 @@ class Runs:
 
     def _model(self, client: Any, write: Write) -> None:
         """Log and register the best student, and tag its run. Do nothing without an exporter."""
-        if self.ship is None:
+        if self.export_program is None:
             return
         run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
         tags = register(
             client,
             self.store,
             self.sweep,
-            self.ship,
+            self.export_program,
             run,
             self._experiment_id(client),
             write["trial"],

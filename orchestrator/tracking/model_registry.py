@@ -29,7 +29,7 @@ VERSIONS = "mlflow.modelVersions"  # tag from which a logged model's page reads 
 PACKAGES = ("mlflow", "numpy", "torch")
 Tags = dict[str, str]
 # Exports a student, given by trial and letter, into a folder as a program; returns its settings
-Ship = Callable[[int, str, Path], dict[str, Any]]
+ExportProgram = Callable[[int, str, Path], dict[str, Any]]
 
 
 def model_name(sweep: Sweep) -> str:
@@ -44,7 +44,7 @@ def register(
     client: Any,
     store: Store,
     sweep: Sweep,
-    ship: Ship,
+    export_program: ExportProgram,
     run: str,
     experiment: str,
     trial: int,
@@ -59,7 +59,7 @@ def register(
         client: The MLflow client.
         store: The store of the sweep.
         sweep: The sweep.
-        ship: Exports a student.
+        export_program: Exports a student.
         run: The id of the run that gets the model.
         experiment: The id of the experiment.
         trial: The number of the trial.
@@ -75,7 +75,15 @@ def register(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model = _logged(client, experiment, tags) or _log(
-                    client, store, ship, run, experiment, trial, letter, tags, Path(folder)
+                    client,
+                    store,
+                    export_program,
+                    run,
+                    experiment,
+                    trial,
+                    letter,
+                    tags,
+                    Path(folder),
                 )
             except UserError as error:
                 return {"model.missing": str(error)}
@@ -102,7 +110,7 @@ def _logged(client: Any, experiment: str, tags: Tags) -> Any:
 def _log(
     client: Any,
     store: Store,
-    ship: Ship,
+    export_program: ExportProgram,
     run: str,
     experiment: str,
     trial: int,
@@ -116,7 +124,7 @@ def _log(
     from orchestrator.export.formats import CARD
 
     exported = folder / "export"
-    settings = ship(trial, letter, exported)
+    settings = export_program(trial, letter, exported)
     source = settings["source"]
     params = {name: str(value)[:500] for name, value in settings["searched"].items()}
     params |= {

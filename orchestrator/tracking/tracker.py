@@ -55,7 +55,7 @@ class Tracker:
         store: The store of the sweep.
         sweep: The sweep.
         classes: The names of the classes, for the figures.
-        ship: Callable that exports a student; without it no model is registered.
+        export_program: Callable that exports a student; without it no model is registered.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Tracker:
         store: Store,
         sweep: Sweep,
         classes: Sequence[str] = (),
-        ship: model_registry.Ship | None = None,
+        export_program: model_registry.ExportProgram | None = None,
     ) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
-        self.ships = ship is not None and sweep.kind in model_registry.KINDS
-        self.runs = Runs(store, sweep, classes, ship)
+        self.registers_model = export_program is not None and sweep.kind in model_registry.KINDS
+        self.runs = Runs(store, sweep, classes, export_program)
         resume = f"python run.py sweep --resume {sweep.name}{store.option}"
         self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume)
         new = self.writer.writes.outbox.new
@@ -329,7 +329,7 @@ class Tracker:
             {"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True}
         )
         source, progress = [best.number, best.epochs], {"best.tag": best.number}
-        if not self.ships:
+        if not self.registers_model:
             return progress
         if self._progress(PARENT).get("model") != source:
             letter, configuration = (

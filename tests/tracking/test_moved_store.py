@@ -69,7 +69,7 @@ def test_artifacts_follow_a_store_that_is_moved_or_copied(
     assert (
         moved
         == f"the store was moved from {tracked_store.artifacts}: its artifacts in MLflow now point "
-        f"of {there.artifacts}"
+        f"to {there.artifacts}"
     )
     assert write(there, 2) == [], "once"
     locations = configurations(there)

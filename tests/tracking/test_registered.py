@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.export.export import ship
+from orchestrator.export.export import export_program
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
@@ -133,7 +133,7 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     client, run = client_of(tracked_store, sweep), run_of(tracked_store, sweep, "parent").info
     assert not client.search_registered_models()  # better trials may follow
     tags = {"trial": "0", "student": "cnn", "method": "kd"}
-    shipped = partial(ship, tracked_store, "mine")
+    shipped = partial(export_program, tracked_store, "mine")
     arguments = (client, tracked_store, sweep, shipped, run.run_id, run.experiment_id, 0, "a", tags)
 
     def die(*arguments: Any) -> None:
