@@ -20,7 +20,7 @@ from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.fields import Choice
 from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.models.build import MODELS
-from orchestrator.reporting.terminal.methods_table import first_points, search_questions
+from orchestrator.reporting.terminal.methods_table import first_points, search_parameters
 from orchestrator.store.store import STORE_FILES
 from orchestrator.training.metric_names import FIGURES, METRICS
 
@@ -251,7 +251,7 @@ def write_methods() -> str:
             else "It has no settings.\n\n"
         )
         text += "Searched by default:\n\n" + "".join(
-            f"- {question}\n" for question in search_questions(name) or ["nothing"]
+            f"- {question}\n" for question in search_parameters(name) or ["nothing"]
         )
         text += (
             "\nTried first:\n\n" + "".join(f"- {point}\n" for point in first_points(name)) + "\n"

@@ -421,9 +421,10 @@ def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path
     with file.open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in (bad, good)))
     outbox = Outbox(file)
-    assert [write is not None for _, write in outbox.peek()] == [False, True] and outbox.told == {
-        "0": {"epoch": 1}
-    }
+    assert [write is not None for _, write in outbox.peek()] == [
+        False,
+        True,
+    ] and outbox.run_progress == {"0": {"epoch": 1}}
     outbox.close()
 
 
@@ -432,7 +433,7 @@ def test_ids_of_runs_that_are_damaged_are_looked_for(store: Store) -> None:
     write_json(file, {"parent": 5})
     runs = Runs(store, Sweep.open(store, "mine"))
     assert (
-        runs.doubtful
+        runs.ids_incomplete
         and runs.ids == {}
         and file.with_name(f"{RUNS}.damaged").is_file()
         and not file.exists()

@@ -56,7 +56,7 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
         "view 1 computed (3 of 3)",
     ]
     assert [line for line in lines if " of 3)" in line] == views
-    assert "cache: 3 views computed, 0 were there" in lines
+    assert "cache: 3 views computed, 0 were cached" in lines
     files = {file.name: file for file in (tmp_path / "knowledge").glob("*/*.npy")}
     assert set(files) == {"clean.npy", "view-00000.npy", "view-00001.npy"}
     assert all(np.load(file).shape == (300, 10) for file in files.values())
@@ -66,9 +66,9 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
     assert [line for line in lines if " of 3)" in line] == [
-        view.replace("computed", "was there") for view in views
+        view.replace("computed", "cached") for view in views
     ]
-    assert "cache: 0 views computed, 3 were there" in lines and not any(
+    assert "cache: 0 views computed, 3 were cached" in lines and not any(
         line.startswith("epoch") for line in lines
     )
     assert {name: file.read_bytes() for name, file in files.items()} == bits

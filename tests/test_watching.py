@@ -123,7 +123,7 @@ def test_what_is_new_is_told_once_and_the_summary_at_the_end(sweep: Sweep) -> No
     assert lines[0].startswith("mine: 1 complete, 1 running, 0 stopped early, 0 failed, of 3; ")
     assert lines[1:3] == [
         "best: trial 0 at 0.4000 with temperature=2",
-        "at work: trial 1, 1 of 4 epochs (0.5000)",
+        "running: trial 1, 1 of 4 epochs (0.5000)",
     ]
     assert lines[3].startswith(
         "trial 1 complete after 4 epochs, validation/accuracy 0.8000 [2 complete"
@@ -165,7 +165,8 @@ def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) ->
         ends("interrupted"),
     )
     assert (
-        "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n" in told
+        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\n"
+        "note: the cache is full\n" in told
     )
     assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in told
 
@@ -174,7 +175,7 @@ def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) ->
 def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
     for number in range(10):
         trial(number, "running")(sweep)
-    assert "at work: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
+    assert "running: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
         told := watched(sweep, once=True)
     )
     assert told.rstrip().endswith("trial 7, 0 of 4 epochs; and 2 more")
@@ -185,7 +186,7 @@ def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
 def test_a_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
     told = watched(sweep, trial(0, "running", 0.5), ends("finished"), terminal=True)
     assert (
-        "at work: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
+        "running: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
     )
 
 

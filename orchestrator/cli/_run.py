@@ -155,7 +155,7 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
 
 
 def _conduct(store: Store, found: Sweep, prepared: "Prepared", local: bool, resume: bool) -> int:
-    from orchestrator.export.export import ship
+    from orchestrator.export.export import export_program
     from orchestrator.reporting.terminal.progress import Display, costs, summary
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.provenance import keep
@@ -171,7 +171,7 @@ def _conduct(store: Store, found: Sweep, prepared: "Prepared", local: bool, resu
                 display,
                 local,
                 resume,
-                ship=partial(ship, store, found.name),
+                ship=partial(export_program, store, found.name),
             )
     except KeyboardInterrupt:  # before the sweep began, or after its end
         return _interrupted(store, found)

@@ -139,13 +139,13 @@ def _begin(
 
 
 def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:
-    from orchestrator.export.export import ship
+    from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
     again = f"python run.py compare --resume {found.name}{store.option}"
     try:
         last = run_comparison(
-            store, found, console, ship_of=lambda name: partial(ship, store, name)
+            store, found, console, ship_of=lambda name: partial(export_program, store, name)
         )
     except KeyboardInterrupt:
         # a second interrupt must not suppress the resume command

@@ -48,7 +48,7 @@ def export(
     for key, value in source["metrics"].items():
         if key.endswith("/accuracy"):
             console.print(f"  {key} {value:.4f}", highlight=False)
-    if found.others and student is None:
-        others = " or ".join(f"--student {letter}" for letter in found.others)
+    if found.peers and student is None:
+        others = " or ".join(f"--student {letter}" for letter in found.peers)
         console.print(f"the trial has other students beside a: {others}", highlight=False)
     return errors.OK

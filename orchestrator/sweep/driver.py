@@ -41,7 +41,7 @@ from orchestrator.teacher.precompute import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import Ship
+    from orchestrator.tracking.model_registry import ExportProgram
 
 LOCAL_S = 8.0  # for the step in progress in this process
 MLFLOW_S = 10.0  # for unsent records, after an interruption
@@ -78,7 +78,7 @@ def run_sweep(
     local: bool = False,
     resume: bool = False,
     shared_groups: Lent | None = None,
-    ship: "Ship | None" = None,
+    ship: "ExportProgram | None" = None,
 ) -> None:
     """Run a sweep to its end on prepared data.
 
@@ -162,7 +162,7 @@ def is_finished(sweep: Sweep) -> bool:
 
 
 def flush_tracking(
-    sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None
+    sweep: Sweep, store: Store, data: Path, show: Show, ship: "ExportProgram | None" = None
 ) -> None:
     """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
@@ -183,7 +183,7 @@ def _conduct(
     local: bool,
     resume: bool,
     shared_groups: Lent | None,
-    ship: "Ship | None",
+    ship: "ExportProgram | None",
 ) -> None:
     from orchestrator.tracking.health import find_unreachable
     from orchestrator.tracking.tracker import Tracker

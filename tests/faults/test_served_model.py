@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
-from tests.checkpointed import begun, student, told, with_student
+from tests.checkpointed import start_sweep, student, track, with_student
 from tests.faults.test_tracking_server import Server, until
 
 pytestmark = pytest.mark.faults
@@ -54,8 +54,8 @@ def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
     try:
         tracking.start()
         store = Store.open(tmp_path / "store")
-        sweep = begun(store, f"tracking.uri={tracking.uri}")
-        told(store, sweep, with_student(sweep, 0, 0.5))
+        sweep = start_sweep(store, f"tracking.uri={tracking.uri}")
+        track(store, sweep, with_student(sweep, 0, 0.5))
         command = [
             sys.executable,
             "-m",

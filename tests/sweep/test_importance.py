@@ -245,7 +245,7 @@ def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
     early = importance(sweep, epoch=1)  # until then they trained with the drawn values
     assert (early.trials, early.changed) == (20, 0)
     _, output = call("importance", "mine", "--store", str(tmp_path))
-    assert "left out: 8 trials, as population based training gave them other settings" in output
+    assert "omitted: 8 trials, because population based training changed their settings" in output
 
 
 def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
@@ -261,12 +261,9 @@ def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
 def test_a_population_has_nothing_to_compare(tmp_path: Path, trials: int, hint: str) -> None:
     made(tmp_path, flat, trials=trials, changed=trials, scheduler="pbt")
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    why = (
-        "population based training changes settings while it trains, so importance has "
-        "nothing to compare"
-    )
+    why = f"population based training changed the settings of {trials} others during training"
     assert code == 1 and output.count("\n") == 1 and why in output and "--resume" not in output
-    assert output.strip().endswith(f"in {trials} others{hint}"), output
+    assert output.strip().endswith(f"{why}{hint}"), output
 
 
 def test_a_population_that_cannot_grow_is_not_told_to(tmp_path: Path) -> None:
@@ -351,7 +348,7 @@ def test_no_answer_is_a_sentence(
 def test_bad_input_is_a_sentence(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, kind="train")
     for arguments, said in (
-        (["mine"], "searched nothing"),
+        (["mine"], "searches no settings"),
         (["min"], "did you mean 'mine'"),
         (["mine", "--store", str(tmp_path / "none")], "does not exist"),
     ):

@@ -34,10 +34,12 @@ from orchestrator.sweep.space_snapshot import describe_sweep, described_data, di
 from orchestrator.teacher.moved import carry_teacher_over
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import Ship
+    from orchestrator.tracking.model_registry import ExportProgram
 
 ENDED = ("finished", "failed")
-ShipOf = Callable[[str], "Ship"]  # returns the export of students of the sweep of that name
+ShipOf = Callable[
+    [str], "ExportProgram"
+]  # returns the export of students of the sweep of that name
 
 
 def run_comparison(
