@@ -22,11 +22,11 @@ from orchestrator.cluster._influence_actor import InfluenceActor
 from orchestrator.cluster._placement_groups import (
     PlacementGroupCallback,
     forget_run,
-    remove_placement_group_of,
+    remove_run_placement_group,
 )
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster._worker import serve
-from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
+from orchestrator.cluster.connect import alive_nodes, free_nodes, is_head_responsive, running_actors
 from orchestrator.cluster.dispatcher_client import (
     NAMESPACE,
     DispatcherActor,
@@ -39,9 +39,9 @@ from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.signals import give_up, remaining_timeout
 
 CLOSE_S = 20.0
-ASK_S = 10.0
+CALL_S = 10.0
 SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
-AGAIN = ": go on with `--resume` when the cluster is fit again"
+RESUME_HINT = ": restore the cluster, then continue with `--resume`"
 RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
 
@@ -51,7 +51,7 @@ def worker_groups(
     folder: Path,
     max_failures: int,
     own_cluster: bool,
-    rules: ScalingPolicy | None = None,
+    policy: ScalingPolicy | None = None,
 ) -> Iterator[DispatcherClient]:
     """Start the groups and keep them warm until the block ends.
 
@@ -62,7 +62,7 @@ def worker_groups(
         folder: Folder to which Ray Train writes.
         max_failures: Deaths that one trial may have.
         own_cluster: Whether the cluster is our own, so that no node joins it.
-        rules: Number of groups and receiver of notes; None: the groups of the plan, and no
+        policy: Number of groups and receiver of notes; None: the groups of the plan, and no
             receiver.
 
     Yields:
@@ -73,19 +73,24 @@ def worker_groups(
             can run any more.
     """
     _callbacks(plan)  # fails here rather than in the thread of a group
-    rules = rules or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
-    rules = replace(rules, most=plan.groups) if own_cluster else rules
+    policy = policy or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
+    policy = replace(policy, max_groups=plan.groups) if own_cluster else policy
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     # the dispatcher is lost only with the driver's node
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
-    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
-    running = _Running(plan, folder, name, dispatcher)
-    autoscaler = running.autoscaler = GroupAutoscaler(
-        plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT)
+    driver_node = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
     )
-    autoscaler.begin()
+    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
+    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
+    running = _RayCluster(plan, folder, name, dispatcher)
+    autoscaler = running.autoscaler = GroupAutoscaler(
+        plan,
+        policy,
+        running,
+        lambda reason: give_up(f"error: {reason}{RESUME_HINT}", UNFIT_ENVIRONMENT),
+    )
+    autoscaler.start()
     watch = threading.Thread(target=autoscaler.watch, name="groups", daemon=True)
     watch.start()
     try:
@@ -95,12 +100,12 @@ def worker_groups(
         raise
     finally:
         autoscaler.close()
-        if not autoscaler.headless:
+        if not autoscaler.head_lost:
             running.close()
-            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends next: no calls after this
+            watch.join(remaining_timeout(CALL_S, SPARE_S))  # Ray ends next: no calls after this
 
 
-class _Running:
+class _RayCluster:
     """Groups of a run in Ray, which a `GroupAutoscaler` observes and starts."""
 
     autoscaler: GroupAutoscaler
@@ -108,9 +113,9 @@ class _Running:
     def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
         self.threads: list[threading.Thread] = []
-        self.answers = answers
+        self.is_head_responsive = is_head_responsive
 
-    def look(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         """Return the nodes, their free resources, and our number of influence actors."""
         return ClusterSnapshot(
             alive_nodes(),
@@ -121,7 +126,7 @@ class _Running:
     def serving(self) -> set[int]:
         """Return the groups that have requested a trial, as far as known in `ASK_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
-            return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+            return set(ray.get(self.dispatcher.serving.remote(), timeout=CALL_S))
         return set()
 
     def add_group(self, number: int) -> None:
@@ -157,16 +162,16 @@ class _Running:
                 type(getattr(failure, "controller_failure", None)).__name__
                 == "WorkerGroupStartupTimeoutError"
             ):
-                error, placed = "its workers found no place in the cluster", False
+                error, placed = "its workers could not be placed in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
-                remove_placement_group_of(run)
+                remove_run_placement_group(run)
         served = False
         forget_run(run)
         with contextlib.suppress(ray.exceptions.RayError, PreflightError):
             served = DispatcherClient(self.name, self.dispatcher).group_ended(
                 number, error or "it was closed", lost=bool(error)
             )
-        self.autoscaler.ended(number, error, served, placed)
+        self.autoscaler.group_ended(number, error, served, placed)
 
 
 class LeanTrainer(TorchTrainer):
@@ -226,10 +231,10 @@ def _callbacks(plan: Groups) -> list[Any]:
         require_hooks()
     except (ImportError, PreflightError) as error:
         raise PreflightError(
-            f"workers of different resources are not possible with Ray {ray.__version__} "
+            f"Ray {ray.__version__} does not support workers with different resources "
             f"({error}): "
-            "install the Ray of constraints.txt, or give all students the same cpus_per_worker "
-            "and gpus_per_worker",
+            "install the Ray version in constraints.txt, or give all students the same "
+            "cpus_per_worker and gpus_per_worker",
             field="ray",
             value=getattr(error, "value", str(error)),
             allowed="the Ray of constraints.txt",

@@ -20,28 +20,28 @@ from orchestrator.core.errors import (
 Specify = Callable[..., TrialSpec]
 
 
-class Line(worker._Line):
+class Connection(worker._DispatcherConnection):
     """A dispatcher's line that records its messages; `lost`: the dispatcher died meanwhile."""
 
     def __init__(self, lost: bool = False) -> None:
         super().__init__(None, 0, 0)
-        self.said: list[Any] = []
+        self.messages: list[Any] = []
         self.lost = lost
 
-    def open(self, trial: str, specification: dict[str, Any]) -> None:
+    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
         self.trial = trial
 
     def report(self, record: Record) -> None:
-        self.said.append(record)
+        self.messages.append(record)
 
-    def excuse(self, fault: str) -> None:
-        self.said.append({"excused": fault})
+    def report_infrastructure_failure(self, fault: str) -> None:
+        self.messages.append({"excused": fault})
 
-    def broken(self) -> bool:
+    def has_lost_dispatcher(self) -> bool:
         return self.lost
 
     def give_back(self) -> None:
-        self.said.append("given back")
+        self.messages.append("given back")
 
 
 def training(
@@ -49,7 +49,7 @@ def training(
     specify: Specify,
     error: Exception | None,
     world_size: int = 1,
-    line: Line | None = None,
+    connection: Connection | None = None,
 ) -> list[Any]:
     """Return the line's messages about a trial that raises `error`."""
 
@@ -58,14 +58,14 @@ def training(
             raise error
 
     monkeypatch.setattr(worker, "execute", work)
-    line = line or Line()
+    connection = connection or Connection()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:
-        worker._train("trial", specification, line, TrialContext(world_size=world_size))
+        worker._train("trial", specification, connection, TrialContext(world_size=world_size))
     except Exception as raised:
         assert raised is error
-        line.said.append("raised")
-    return line.said
+        connection.messages.append("raised")
+    return connection.messages
 
 
 @pytest.mark.parametrize("error", [TrialError("diverged"), SettingsError("no such setting")])
@@ -115,23 +115,27 @@ def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
 def test_a_process_that_is_of_no_more_use_ends(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
-    said = training(monkeypatch, specify, error, world_size)
-    assert [*said[0]] == ["excused"] and str(error) in said[0]["excused"] and said[1:] == ["raised"]
+    messages = training(monkeypatch, specify, error, world_size)
+    assert (
+        [*messages[0]] == ["excused"]
+        and str(error) in messages[0]["excused"]
+        and messages[1:] == ["raised"]
+    )
 
 
 def test_a_dispatcher_that_is_away_hears_no_excuse(
     monkeypatch: pytest.MonkeyPatch, specify: Specify
 ) -> None:
-    class Mute(Line):
-        def excuse(self, fault: str) -> None:
+    class Mute(Connection):
+        def report_infrastructure_failure(self, fault: str) -> None:
             raise DispatcherTimeoutError("nobody there")
 
-    assert training(monkeypatch, specify, OSError("stale"), line=Mute()) == ["raised"]
+    assert training(monkeypatch, specify, OSError("stale"), connection=Mute()) == ["raised"]
 
 
-@pytest.mark.parametrize(("lost", "said"), [(False, ["given back"]), (True, [])])
+@pytest.mark.parametrize(("lost", "messages"), [(False, ["given back"]), (True, [])])
 def test_what_a_dead_dispatcher_handed_out_is_not_given_back_to_the_next(
-    monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, said: list[Any]
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, messages: list[Any]
 ) -> None:
     """A live dispatcher would take it for the end of the trial; a new one learns it later."""
-    assert training(monkeypatch, specify, None, line=Line(lost)) == said
+    assert training(monkeypatch, specify, None, connection=Connection(lost)) == messages

@@ -61,9 +61,9 @@ def test_auto_without_a_cluster_is_told_at_once(
         "find_bootstrap_address",
         lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"),
     )
-    with refused("resources.address", "auto", LISTENING, PreflightError) as told:
+    with refused("resources.address", "auto", LISTENING, PreflightError) as refusal:
         require_answer("auto")
-    assert "127.0.0.2" in str(told.value), "the last one known"
+    assert "127.0.0.2" in str(refusal.value), "the last one known"
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,12 @@ def test_the_program_travels_and_nothing_else(project: Path) -> None:
 
 
 def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_path: Path) -> None:
-    beside = tmp_path / "mine.yaml"
-    beside.write_text("seed: 1")
+    extra_file = tmp_path / "mine.yaml"
+    extra_file.write_text("seed: 1")
     packed = collect(
         project,
         ["*.toml", "/configs"],
-        {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"},
+        {"submitted/mine.yaml": extra_file, "configs/digits.yaml": project / "configs/digits.yaml"},
     )
     assert sorted(packed.files) == [
         "configs/digits.yaml",  # the requested one
@@ -112,14 +112,14 @@ def test_the_limit_names_the_largest_files(project: Path) -> None:
     (project / "methods" / "larger.py").write_bytes(bytes(4 * MIB))
     packed = collect(project)
     packed.require_at_most(7.1)
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as refusal:
         packed.require_at_most(7)
-    said = str(told.value)
-    assert said.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
+    message = str(refusal.value)
+    assert message.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
     assert (
-        said.index("methods/larger.py (4.0 MiB)")
-        < said.index("configs/large.yaml (3.0 MiB)")
-        < said.index("--exclude")
+        message.index("methods/larger.py (4.0 MiB)")
+        < message.index("configs/large.yaml (3.0 MiB)")
+        < message.index("--exclude")
     )
 
 

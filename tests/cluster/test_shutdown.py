@@ -12,12 +12,12 @@ LONG_S = 60.0
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def give_up_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the reasons with which the run was given up and its processes were ended."""
-    given: list[Any] = []
+    calls: list[Any] = []
     monkeypatch.setattr(connect, "SHUTDOWN_S", 0.05)
-    monkeypatch.setattr(connect, "give_up", lambda reason, code: given.append((reason, code)))
-    return given
+    monkeypatch.setattr(connect, "give_up", lambda reason, code: calls.append((reason, code)))
+    return calls
 
 
 def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
@@ -30,7 +30,7 @@ def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: 
 
 
 def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, ended = threading.Event(), []
 
@@ -40,26 +40,28 @@ def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
         released.set()
 
     shut_down(monkeypatch, released, SimpleNamespace(kill_all_processes=kill))
-    assert ended == [(False, False)] and not told
+    assert ended == [(False, False)] and not give_up_calls
 
 
 def test_where_that_does_not_help_the_run_is_given_up(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
 
     def give_up(reason: str, code: int) -> None:
-        told.append(code)
+        give_up_calls.append(code)
         released.set()
 
     monkeypatch.setattr(connect, "give_up", give_up)
     shut_down(monkeypatch, released, None)
-    assert told == [3]
+    assert give_up_calls == [3]
 
 
-def test_one_that_ends_is_left_alone(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ends_is_left_alone(
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
     released.set()
     monkeypatch.setattr(connect, "SHUTDOWN_S", LONG_S)
     shut_down(monkeypatch, released, None)
-    assert not told
+    assert not give_up_calls

@@ -222,9 +222,9 @@ COMMANDS = ("sweep", "train", "teacher")
 def test_what_would_fail_there_fails_here(
     words: list[str], field: str, value: object, allowed: object, hint: str
 ) -> None:
-    with refused(field, value, allowed) as told:
+    with refused(field, value, allowed) as refusal:
         made(*words)
-    error = told.value
+    error = refusal.value
     assert hint in str(error) and "\n" not in str(error)
     assert "hunter22" not in f"{error} {error.value}"
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from orchestrator.cluster.group_autoscaler import (
-    BARREN,
     HEAD_S,
+    MAX_FAILED_STARTS,
     RETURN_S,
     ClusterSnapshot,
     GroupAutoscaler,
@@ -32,34 +32,34 @@ class Ray:
     stopped: list[float] = field(default_factory=list)
     now: float = 0.0
     where: dict[int, str] = field(default_factory=dict)
-    asked: set[int] = field(default_factory=set)
+    serving_groups: set[int] = field(default_factory=set)
 
     def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
         influence_needs = ({"CPU": self.influence_needs},) if self.influence_needs else ()
-        rules = ScalingPolicy(
+        policy = ScalingPolicy(
             most,
             lambda: self.trials,
             self.notes.append,
             heartbeat_warning_s=20,
             heartbeat_timeout_s=60,
         )
-        self.made = GroupAutoscaler(
-            Groups(groups, (CPU,), "", influence_needs), rules, self, self.stop, lambda: self.now
+        self.autoscaler_under_test = GroupAutoscaler(
+            Groups(groups, (CPU,), "", influence_needs), policy, self, self.stop, lambda: self.now
         )
-        self.made.begin()
-        return self.made
+        self.autoscaler_under_test.start()
+        return self.autoscaler_under_test
 
     def stop(self, reason: str) -> None:
         assert reason
         self.stopped.append(self.now)
 
-    def answers(self) -> bool:
+    def is_head_responsive(self) -> bool:
         return self.head
 
     def free(self, node: str) -> float:
         return self.nodes[node] - sum(place == node for place in self.where.values())
 
-    def look(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         return ClusterSnapshot(
             frozenset(self.nodes),
             [{"CPU": self.free(node)} for node in self.nodes],
@@ -70,15 +70,15 @@ class Ray:
         node = next((node for node in self.nodes if self.free(node) >= 1), None)
         if node:
             self.where[number] = node
-            self.asked |= {number} if self.at_once else set()
+            self.serving_groups |= {number} if self.at_once else set()
 
     def serving(self) -> set[int]:
-        return set(self.asked)
+        return set(self.serving_groups)
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
             self.now += LOOK
-            self.made.step()
+            self.autoscaler_under_test.step()
 
     def remove(self, node: str) -> None:
         """Remove the node; its groups end if there is no other place."""
@@ -88,7 +88,7 @@ class Ray:
 
     def end(self, number: int, error: str, placed: bool = True) -> None:
         self.where.pop(number, None)
-        self.made.ended(number, error, number in self.asked, placed)
+        self.autoscaler_under_test.group_ended(number, error, number in self.serving_groups, placed)
 
 
 def test_groups_follow_the_nodes() -> None:
@@ -116,14 +116,16 @@ def test_a_group_that_starts_anew_keeps_its_place() -> None:
     ray.step()
     ray.where[0] = place
     ray.step(5)
-    assert autoscaler.live == {0} and ray.notes == []
+    assert autoscaler.live_groups == {0} and ray.notes == []
 
 
 def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     ray = Ray({"a": 8})
     autoscaler = ray.autoscaler(1, most=4)
     ray.step(5)
-    assert autoscaler.at_once() == 4 and ray.notes == ["there is room: 4 worker groups now"]
+    assert autoscaler.at_once() == 4 and ray.notes == [
+        "resources are available: 4 worker groups now"
+    ]
     few = Ray({"a": 8}, trials=2)
     autoscaler = few.autoscaler(1)
     few.step(5)
@@ -133,7 +135,7 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     few.step(5)
     assert (
         autoscaler.at_once() == 1
-        and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
+        and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
     )
 
 
@@ -169,7 +171,8 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     ray.step(11)
     assert ray.notes == [
         "a node left: no worker groups now",
-        "trials wait, as no worker group has a place: a group needs 1 CPU; 1 node has 0 CPU free",
+        "trials are waiting because no worker group can be placed: a group needs 1 CPU; "
+        "1 node has 0 CPU free",
     ]
     ray.nodes |= {"b": 1}
     ray.step(2)
@@ -189,10 +192,10 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
     ray = Ray({"a": 1}, at_once=False)
     autoscaler = ray.autoscaler(1)
     ray.step(int(RETURN_S / LOOK) - 1)
-    assert not ray.stopped and autoscaler.rules.heartbeat_timeout_s < RETURN_S
+    assert not ray.stopped and autoscaler.policy.heartbeat_timeout_s < RETURN_S
     ray.step()
     assert len(ray.stopped) == 1 and autoscaler.reason.startswith(
-        f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU"
+        f"no worker group started within {RETURN_S:g} s: a group needs 1 CPU"
     )
 
 
@@ -201,15 +204,15 @@ def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
-    ray.asked.clear()
+    ray.serving_groups.clear()
     for _ in range(40):
-        for number in list(autoscaler.live):
+        for number in list(autoscaler.live_groups):
             ray.end(number, "no place", placed=False)
-        ray.asked.clear()
+        ray.serving_groups.clear()
         ray.at_once = False
         ray.step()
-    assert len(ray.stopped) == 1 and "had a place" in autoscaler.reason
-    assert autoscaler.begun == 2, "not at every look"
+    assert len(ray.stopped) == 1 and "could be placed" in autoscaler.reason
+    assert autoscaler.num_started == 2, "not at every look"
 
 
 def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
@@ -233,9 +236,12 @@ def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
     autoscaler = ray.autoscaler(2, most=2)
     for _ in range(20):
         ray.step()
-        for number in list(autoscaler.live):
+        for number in list(autoscaler.live_groups):
             ray.end(number, "No module named 'orchestrator'")
-    assert len(ray.stopped) == 1 and BARREN <= autoscaler.begun <= 2 * BARREN
+    assert (
+        len(ray.stopped) == 1
+        and MAX_FAILED_STARTS <= autoscaler.num_started <= 2 * MAX_FAILED_STARTS
+    )
     with refused("resources.groups", "No module named 'orchestrator'", error=PreflightError):
         autoscaler.raise_reason()
 
@@ -243,11 +249,11 @@ def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
 def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1, most=1)
-    for _ in range(3 * BARREN):
+    for _ in range(3 * MAX_FAILED_STARTS):
         ray.step(3)
-        ray.end(next(iter(autoscaler.live)), "its controller died")
+        ray.end(next(iter(autoscaler.live_groups)), "its controller died")
     ray.step(3)
-    assert not ray.stopped and autoscaler.begun == 3 * BARREN + 1
+    assert not ray.stopped and autoscaler.num_started == 3 * MAX_FAILED_STARTS + 1
 
 
 def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> None:
@@ -259,12 +265,12 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.step()
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
-    assert not ray.stopped and not autoscaler.headless
+    assert not ray.stopped and not autoscaler.head_lost
     assert len(ray.notes) == 2 and all(
-        f"does not come back within {HEAD_S:g} s" in note for note in ray.notes
+        f"does not recover within {HEAD_S:g} s" in note for note in ray.notes
     ), "once each time"
     ray.step(2)
-    assert len(ray.stopped) == 1 and autoscaler.headless
+    assert len(ray.stopped) == 1 and autoscaler.head_lost
     with refused("resources.address", "head", error=PreflightError):
         autoscaler.raise_reason()
 
@@ -278,7 +284,7 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
     ray.step(int(HEAD_S / LOOK) - 1)
     assert not ray.stopped
     ray.step(2)
-    assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
+    assert len(ray.stopped) == 1 and ray.notes[-1] == "the Ray cluster has no live nodes"
     with refused("resources.address", "nodes", error=PreflightError):
         autoscaler.raise_reason()
 
@@ -290,7 +296,7 @@ def test_a_run_that_is_over_is_left_alone() -> None:
     ray.end(0, "it was closed")
     ray.head = False
     ray.step(100)
-    assert autoscaler.begun == 1 and not ray.stopped and ray.notes == []
+    assert autoscaler.num_started == 1 and not ray.stopped and ray.notes == []
     ray.head = True
     autoscaler.raise_reason()
 
@@ -302,4 +308,4 @@ def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
     ray.head = False
     with refused("resources.address", "head", error=PreflightError):
         autoscaler.raise_reason()
-    assert autoscaler.headless
+    assert autoscaler.head_lost
