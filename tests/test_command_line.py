@@ -1,26 +1,20 @@
 """Test the command line: sentences, exit codes, help, and an interrupted and resumed run."""
 
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.store.records import Sweep
-from orchestrator.store.store import FORMAT_FILE, Store
+from orchestrator.store.store import FORMAT_FILE
 from tests.pairs import weighing_method
-from tests.seen import open_to_others, sockets
 
 ROOT = Path(__file__).parent.parent
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT = 0, 1, 2, 3
@@ -304,61 +298,3 @@ def test_the_pages_link_to_files_that_exist() -> None:
         assert not re.search(r"@[A-Z]+@|TODO", text), page
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (page.parent / link).exists(), (page, link)
-
-
-@pytest.mark.ray
-def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
-    store = str(tmp_path / "store")
-    settings = [
-        "method.name=kd",
-        "search.methods=[]",
-        "training.epochs=60",
-        "search.scheduler=none",
-        "teacher.training.epochs=2",
-    ]
-    command = [
-        sys.executable,
-        "run.py",
-        "sweep",
-        "--store",
-        store,
-        "--name",
-        "mine",
-        "--trials",
-        "4",
-    ]
-    command += [part for pair in settings for part in ("--set", pair)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("trial 0 complete"):
-                listening = sockets(psutil.Process(process.pid))
-                process.send_signal(signal.SIGTERM)
-                break
-        rest = process.stdout.read()
-    assert process.returncode == 130, rest
-    assert len(listening) > 3 and all(listening.values()), (
-        "nothing of a cluster of our own is reached from another machine"
-    )
-    assert not open_to_others(tmp_path / "store"), "what Ray and the workers wrote, too"
-    assert f"resume: python run.py sweep --resume mine --store {store}" in rest
-    code, output = call("status", "mine", "--store", store, "--json")
-    before = json.loads(output)
-    assert code == OK and before["state"] == "interrupted"
-    assert Counter(trial["state"] for trial in before["trials"])["complete"] < 4
-    code, output = call("sweep", "--resume", "mine", "--store", store)
-    assert code == OK, output
-    after = json.loads(call("status", "mine", "--store", store, "--json")[1])
-    assert [trial["number"] for trial in after["trials"]] == [0, 1, 2, 3]
-    assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
-    histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
-    assert all(len(history) == 60 and None not in history for history in histories), (
-        "no epoch is missing"
-    )
-    for old in before["trials"]:  # finished and started trials stay the same
-        new = after["trials"][old["number"]]
-        assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)
-    code, output = call("sweep", "--resume", "mine", "--store", store, "--trials", "3")
-    assert code == BAD_CONFIGURATION and "less than the 4 trials" in output

@@ -475,13 +475,3 @@ def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
         and "'127.0.0.1:1': nobody answers there" in output
         and "two workers" not in output
     )
-
-
-@pytest.mark.ray
-def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a busy machine
-    code, output = call("--store", str(tmp_path / "store"))
-    assert code == OK, output
-    assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)
-    assert "two workers  ok    two workers added up a tensor" in output
-    assert list(tmp_path.iterdir()) == [], "nothing stays"

@@ -31,7 +31,7 @@ from orchestrator.sweep.events import Events
 from orchestrator.training import checkpoint
 from orchestrator.training._trainer import train
 from tests.conftest import Specify
-from tests.sweep.conftest import Watch
+from tests.sweep_runs import Watch
 
 LONG_S = 60.0
 MIB = 2**20

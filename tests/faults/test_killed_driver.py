@@ -26,7 +26,7 @@ from tests.faults.broken import (
     untimed,
 )
 from tests.faults.conftest import WHOLE, Tell
-from tests.sweep.conftest import Watch
+from tests.sweep_runs import Watch
 
 KILLS = 10
 RUNGS = (

@@ -17,8 +17,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import Population, explore
 from orchestrator.sweep._tune_runner import limit_time
-from tests.sweep.conftest import Watch
 from tests.sweep.simulated import SimulatedTune, begin, resumed
+from tests.sweep_runs import Watch
 
 BOUNDS = {
     "temperature": FloatDistribution(1.0, 10.0, log=True),

@@ -17,7 +17,7 @@ from orchestrator.sweep.driver import is_finished, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.tracking import _client as writing
 from orchestrator.tracking.tracker import Tracker
-from tests.sweep.conftest import Watch
+from tests.sweep_runs import Watch
 
 
 def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(

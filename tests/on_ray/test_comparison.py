@@ -13,7 +13,7 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import running
 from orchestrator.sweep.driver import open_dispatcher
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 SMALL = (
     "teacher.network.width=16",
     "teacher.training.epochs=1",

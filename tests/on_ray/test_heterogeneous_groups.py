@@ -1,33 +1,25 @@
-"""Test groups whose workers hold different resources, on one node and several, and at a restart."""
+"""Test groups whose workers hold different resources: one node, three nodes, and a restart."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import ray.train
-import torch
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray.cluster_utils import Cluster
-from ray.train.v2._internal.execution.context import DistributedContext
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
-from orchestrator.cluster._heterogeneous_workers import sort_by_rank
 from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, nodes
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import PreflightError
-from tests.refusal import refused
 
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
 PAIRS = Groups(1, (A, B, A, B), "")
 
@@ -67,7 +59,6 @@ def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.ray
 def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -86,7 +77,7 @@ def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(
 
 
 @pytest.fixture
-def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def three_nodes(own_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the address of a cluster of three nodes of one CPU each, on loopback."""
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     with patch.dict(os.environ, OWN_CLUSTER):
@@ -101,7 +92,6 @@ def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             cluster.shutdown()
 
 
-@pytest.mark.ray
 def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,71 +102,3 @@ def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     assert [worker["holds"] for worker in said] == [A, B, A, B]
     # b's two share a node, to which Ray would have given consecutive ranks
     assert said[1]["node"] == said[3]["node"] and len({worker["node"] for worker in said}) == 3
-
-
-def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
-    """On two nodes a's workers have the second GPU, and b's the first; Ray's own order differs."""
-    nodes_of = ["n1", "n2", "n2", "n1"]
-    workers = [
-        SimpleNamespace(
-            placement_group_bundle_index=index,
-            metadata=SimpleNamespace(
-                node_id=node, node_ip=node, accelerator_ids={"GPU": [str(1 - index % 2)]}
-            ),
-            distributed_context=DistributedContext(
-                world_rank=0, world_size=2, local_rank=0, local_world_size=2, node_rank=0
-            ),
-        )
-        for index, node in enumerate(nodes_of)
-    ]
-    assert WorkerGroup._sort_workers_by_gpu_id_grouped_by_node(workers) != workers
-    placed = [
-        worker.distributed_context
-        for worker in sort_by_rank([workers[index] for index in (2, 0, 3, 1)])
-    ]
-    assert placed == [worker.distributed_context for worker in workers]
-    assert [place.world_rank for place in placed] == [0, 1, 2, 3]
-    assert [(place.node_rank, place.local_rank) for place in placed] == [
-        (0, 0),
-        (1, 0),
-        (1, 1),
-        (0, 1),
-    ]
-    assert {(place.world_size, place.local_world_size) for place in placed} == {(4, 2)}
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (WorkerGroup, "_create_workers"),
-        (WorkerGroup, "_create_placement_group"),
-        (TrainController, "worker_group_cls"),
-    ],
-)
-def test_a_ray_with_other_steps_is_refused(
-    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(groups._callbacks(PAIRS)) == 1
-    monkeypatch.delattr(owner, name)
-    refusal = refused(
-        "ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", PreflightError
-    )
-    with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
-        pass
-    assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
-
-
-def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
-    with refused("ray", "WorkerGroup._create_workers", error=PreflightError):
-        groups._callbacks(PAIRS)
-
-
-@pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
-def test_a_worker_without_a_gpu_does_not_take_that_of_another(
-    ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray Train shows a node's GPUs to all its workers, and gives the first to those without."""
-    monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
-    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("meta"))
-    assert worker._device() == torch.device(device)

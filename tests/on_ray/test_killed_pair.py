@@ -18,7 +18,6 @@ from ray import cloudpickle
 
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
-from orchestrator.cluster.connect import connect_to_ray
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
@@ -31,6 +30,7 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.acquire import acquire_teacher
 from orchestrator.training import checkpoint
 from orchestrator.training.execute import execute
+from tests.on_ray.shared import SharedRay
 
 pytestmark = pytest.mark.ray
 EPOCHS, STEPS = 3, 5
@@ -145,7 +145,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     root, configuration = tmp_path_factory.mktemp("pair"), load(None, list(PAIRS))
     store = Store.open(root / "store")
     data = prepare(configuration.data, store.root, 0)
@@ -158,7 +158,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir()
         )
 
-    with pytest.MonkeyPatch.context() as patch, connect_to_ray(None, cpus=2):
+    shared_ray.connect()
+    with pytest.MonkeyPatch.context() as patch:
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         patch.setattr(groups, "serve", serve)
         pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")

@@ -1,22 +1,21 @@
-"""Test whole sweeps on Ray: early stops, isolated failures, a dead worker, equal MLflow runs."""
+"""Test whole sweeps on Ray: early stops, failures, several objectives, equal MLflow runs."""
 
 import json
-import os
-import signal
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
-from methods import METHODS
-from orchestrator.core.errors import TrialError
-from orchestrator.store.records import Sweep, Trial
+from orchestrator.config.schema import Configuration
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 from orchestrator.sweep._study import open_study
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 from search_spaces import SPACES, Space
-from tests.processes import titled
-from tests.refusal import refused
-from tests.sweep.conftest import Conduct, Watch
+from tests.sweep_runs import RunSweep, SharedGroups, Watch
 
 pytestmark = pytest.mark.ray
 STATES = {
@@ -46,7 +45,7 @@ POINTS = (
 
 
 def test_a_sweep_with_failures_and_early_stops(
-    run: Conduct, monkeypatch: pytest.MonkeyPatch
+    run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
     watch = Watch()
@@ -133,38 +132,10 @@ def check_mlflow(sweep: Sweep) -> None:
             } <= set(child.data.metrics)
 
 
-@pytest.mark.faults
-def test_two_workers_survive_the_death_of_one(run: Conduct) -> None:
-    killed: list[int] = []
-
-    def kill_once(trial: Trial, epoch: int) -> None:
-        if epoch >= 3 and not killed:
-            killed.extend(process.pid for process in titled("ray::RayTrainWorker")[:1])
-            os.kill(killed[0], signal.SIGKILL)
-
-    options = (
-        "method.name=ttm",
-        "resources.workers=2",
-        "training.epochs=40",
-        "search.trials=2",
-        "search.scheduler=none",
-    )
-    sweep = run(*options, watch=Watch(kill_once))
-    assert killed
-    assert [trial.state for trial in sweep.trials.values()] == ["complete", "complete"]
-    assert all(
-        len(trial.history) == 40 for trial in sweep.trials.values()
-    )  # no epoch lost, none reported twice
-    again = run(*options, name="again")
-    assert [trial.history for trial in again.trials.values()] == [
-        trial.history for trial in sweep.trials.values()
-    ]
-
-
 @pytest.mark.parametrize(
     "settings", [("method.name=wttm",), ("method.name=kd_aif", "data.label_noise=0.3")]
 )
-def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: Conduct) -> None:
+def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: RunSweep) -> None:
     """Also with sample weights, from an actor and from the worker itself."""
     local = run(*settings, kind="train", name="local", local=True)
     on_ray = run(*settings, kind="train", name="on-ray")
@@ -173,30 +144,75 @@ def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: 
     assert local.trials[0].metrics["test/last/nll"] == on_ray.trials[0].metrics["test/last/nll"]
 
 
-def test_a_failed_training_says_why(run: Conduct) -> None:
-    with refused("trial", error=TrialError) as told:
-        run(
-            "method.name=cross_entropy",
-            "teacher=null",
-            "training.learning_rate=1e12",
-            kind="train",
-            local=True,
-        )
-    assert "not finite" in str(told.value.value)
+def test_a_sweep_of_two_objectives_over_the_width_of_the_student(run: RunSweep) -> None:
+    objectives = (
+        "search.objectives=[validation/accuracy, validation/nll]",
+        "search.scheduler=none",
+    )
+    chosen = (
+        "search.extra_space={student.width: [4, 16], training.batch_size: [64, 128]}",
+        "search.sampler=random",
+    )
+    sweep = run("method.name=kd", "search.trials=5", "training.epochs=3", *objectives, *chosen)
+    assert sweep.state == "finished" and {trial.state for trial in sweep.trials.values()} == {
+        "complete"
+    }
+    for trial in sweep.trials.values():
+        assert trial.values == [
+            trial.metrics["validation/accuracy"],
+            trial.metrics["validation/nll"],
+        ]
+        assert trial.params["student.width"] in (4, 16) and len(trial.history) == 3
+    study = open_study(sweep.folder, sweep.configuration, resume=True)
+    assert {trial.number for trial in study.best_trials} == {
+        trial.number for trial in sweep.front()
+    }
 
 
-def test_every_method_trains(run: Conduct) -> None:
-    for name, kind in METHODS.items():
-        peers = ("peers.b.network.name=mlp", "search.students=b") if kind.needs.peer else ()
-        sweep = run(
-            f"method.name={name}", "training.epochs=2", *peers, kind="train", name=name, local=True
-        )
-        metrics = sweep.trials[0].metrics
-        assert sweep.trials[0].state == "complete" and "validation/agreement" in metrics
-        assert all((f"{letter}/test/best/accuracy" in metrics) == bool(peers) for letter in "ab")
-        assert (
-            not peers
-            or metrics["validation/nll"]
-            == metrics["b/validation/nll"]
-            != metrics["a/validation/nll"]
-        )
+def learning_rates(trial: Any) -> None:
+    trial.suggest_categorical("training.learning_rate", (0.05, 1e12, 2e12, 0.04))
+
+
+def test_consecutive_failures_end_the_sweep_and_a_resume_counts_from_zero(
+    run: RunSweep,
+    shared_groups: Callable[[Configuration], SharedGroups],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    points = tuple(
+        {"training.learning_rate": value} for value in (0.05, 1e12, 2e12, 0.04)
+    )  # none twice
+    monkeypatch.setitem(SPACES, "kd", Space(points, learning_rates))
+    given = (
+        "method.name=kd",
+        "training.epochs=2",
+        "search.trials=4",
+        "search.max_failed_trials=2",
+        "resources.groups=1",
+    )
+    sweep = run(*given, "search.scheduler=none")
+    assert sweep.state == "failed" and {
+        number: trial.state for number, trial in sweep.trials.items() if trial.ended
+    } == {0: "complete", 1: "failed", 2: "failed"}
+    said = (
+        "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the "
+        "loss is not finite in epoch 1"
+    )
+    assert said in sweep.notes[-1]["text"] and not any(
+        trial.ended for trial in sweep.trials.values() if trial.number > 2
+    )
+    store = Store.open(sweep.folder.parent.parent)
+    prepared = prepare_run(store, sweep.configuration, "sweep", local=False)
+    run_sweep(
+        sweep,
+        store,
+        prepared.data,
+        prepared.teacher_access,
+        Watch(),
+        resume=True,
+        shared_groups=shared_groups(sweep.configuration),
+    )
+    assert (
+        sweep.state == "finished"
+        and [trial.state for trial in sweep.trials.values()].count("complete") == 2
+    )
+    assert sorted(sweep.trials) == [0, 1, 2, 3]

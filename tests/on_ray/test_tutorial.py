@@ -11,7 +11,7 @@ import run
 from orchestrator.store.store import Store
 from tests.pages import Block, blocks, commands
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = "tutorial.md"
 
 
@@ -50,6 +50,7 @@ def test_the_installation_of_the_page_is_a_target() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("own_ray")
 def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from orchestrator.store.records import Sweep
 from orchestrator.sweep._study import open_study
 from search_spaces import SPACES, Space
-from tests.refusal import refused
-from tests.sweep.conftest import Conduct, Watch
+from tests.sweep_runs import RunSweep, Watch, student_trace
 
 pytestmark = pytest.mark.ray
 RATE = "training.learning_rate"
@@ -43,18 +40,8 @@ def any_rate(trial: Any) -> None:
     trial.suggest_float(RATE, 1e-6, 0.1, log=True)
 
 
-def trace(sweep: Sweep, number: int, letter: str) -> dict[str, torch.Tensor]:
-    """Return the trace of a student over all epochs."""
-    return load_file(
-        sweep.trial_folder(number)
-        / "checkpoint"
-        / ("." if letter == "a" else letter)
-        / "trace.safetensors"
-    )
-
-
 def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_not(
-    run: Conduct, monkeypatch: pytest.MonkeyPatch
+    run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning(
         monkeypatch,
@@ -156,7 +143,7 @@ def check_metrics(metrics: dict[str, float]) -> None:
 
 
 def test_a_pair_takes_over_both_students_of_another(
-    run: Conduct, monkeypatch: pytest.MonkeyPatch
+    run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning(monkeypatch, any_rate, dual_student=(0.05, 0.03, 1e-6))
     given = (
@@ -171,7 +158,10 @@ def test_a_pair_takes_over_both_students_of_another(
     (change,) = taker.changes
     assert taker.number == 2 and change["epoch"] == 2 and change["source"] != 2
     for letter in "ab":
-        ours, theirs = trace(sweep, 2, letter), trace(sweep, change["source"], letter)
+        ours, theirs = (
+            student_trace(sweep, 2, letter),
+            student_trace(sweep, change["source"], letter),
+        )
         for name, value in ours.items():
             half = len(value) // 2
             assert torch.equal(value[:half], theirs[name][:half]), (
@@ -180,22 +170,3 @@ def test_a_pair_takes_over_both_students_of_another(
         name = "steps/loss"
         assert not torch.equal(ours[name], theirs[name]), "the same settings were trained twice"
     assert all(len(trial.history) == 4 for trial in sweep.trials.values())
-
-
-def test_this_process_trains_both_students_but_no_workers_of_their_own(run: Conduct) -> None:
-    given = ("method.name=dual_student", *B, "data.limit.train=200", "training.epochs=3")
-    sweep = run(*given, kind="train", local=True)
-    (trial,) = sweep.trials.values()
-    assert trial.state == "complete" and trial.epochs == 3
-    for letter in "ab":
-        assert (
-            trial.metrics[f"{letter}/validation/nll"] > 0
-            and len(trace(sweep, 0, letter)["epochs/uncertainty_histogram"]) == 3
-        )
-    first, last = (
-        trace(sweep, 0, "b")["steps/cross_entropy"].chunk(3)[part].mean() for part in (0, 2)
-    )
-    assert last < first
-    with refused("--local", True, "with resources.workers = 1"):
-        run(*given, "resources.workers=2", kind="train", local=True, name="apart")
-    assert not (sweep.folder.parent / "apart").exists()

@@ -10,6 +10,7 @@ from tests.pages import DOCS, blocks, commands
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("own_ray")
 @pytest.mark.slow
 def test_resume_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

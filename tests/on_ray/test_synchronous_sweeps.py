@@ -8,12 +8,12 @@ from optuna.trial import TrialState
 from orchestrator.config.trial import SNAPSHOTS
 from orchestrator.sweep._study import open_study
 from orchestrator.tracking._runs import RUN_IDS
-from tests.sweep.conftest import Conduct, Watch
+from tests.sweep_runs import RunSweep, Watch
 
 pytestmark = pytest.mark.ray
 
 
-def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
+def test_a_population_of_four_on_two_groups(run: RunSweep) -> None:
     from mlflow import MlflowClient
 
     watch = Watch()
@@ -54,7 +54,7 @@ def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["pbt", "asha"])
-def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> None:
+def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: RunSweep) -> None:
     watch = Watch()
     given = (
         "method.name=kd",
@@ -79,7 +79,7 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> 
     assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 
-def test_hyperband_ends(run: Conduct) -> None:
+def test_hyperband_ends(run: RunSweep) -> None:
     given = (
         "method.name=kd",
         "search.scheduler=hyperband",

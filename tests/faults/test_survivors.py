@@ -3,18 +3,13 @@
 import json
 import os
 import signal
-from typing import Any
 
 import psutil
 import pytest
 
 from orchestrator.store.records import Trial
-from orchestrator.store.store import Store
-from orchestrator.sweep.driver import run_sweep
-from orchestrator.sweep.preflight.preflight import prepare_run
-from search_spaces import SPACES, Space
 from tests.processes import titled
-from tests.sweep.conftest import Conduct, Watch
+from tests.sweep_runs import RunSweep, Watch
 
 pytestmark = pytest.mark.ray
 SETTINGS = (
@@ -26,7 +21,7 @@ SETTINGS = (
 )
 
 
-def alone(run: Conduct, trial: Trial) -> list[float | None]:
+def alone(run: RunSweep, trial: Trial) -> list[float | None]:
     """Return the reported values of the trial when trained alone in this process."""
     given = [
         f"{key if '.' in key else f'method.{key}'}={json.dumps(value)}"
@@ -41,7 +36,7 @@ def alone(run: Conduct, trial: Trial) -> list[float | None]:
 
 @pytest.mark.faults
 def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_dies_comes_back(
-    run: Conduct,
+    run: RunSweep,
 ) -> None:
     hit: list[int] = []
 
@@ -80,40 +75,29 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
     assert [note["text"] for note in sweep.notes] == watch.notes
 
 
-def learning_rates(trial: Any) -> None:
-    trial.suggest_categorical("training.learning_rate", (0.05, 1e12, 2e12, 0.04))
+@pytest.mark.faults
+def test_two_workers_survive_the_death_of_one(run: RunSweep) -> None:
+    killed: list[int] = []
 
+    def kill_once(trial: Trial, epoch: int) -> None:
+        if epoch >= 3 and not killed:
+            killed.extend(process.pid for process in titled("ray::RayTrainWorker")[:1])
+            os.kill(killed[0], signal.SIGKILL)
 
-def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(
-    run: Conduct, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = tuple(
-        {"training.learning_rate": value} for value in (0.05, 1e12, 2e12, 0.04)
-    )  # none twice
-    monkeypatch.setitem(SPACES, "kd", Space(points, learning_rates))
-    given = (
-        "method.name=kd",
-        "training.epochs=2",
-        "search.trials=4",
-        "search.max_failed_trials=2",
-        "resources.groups=1",
+    options = (
+        "method.name=ttm",
+        "resources.workers=2",
+        "training.epochs=40",
+        "search.trials=2",
+        "search.scheduler=none",
     )
-    sweep = run(*given, "search.scheduler=none")
-    assert sweep.state == "failed" and {
-        number: trial.state for number, trial in sweep.trials.items() if trial.ended
-    } == {0: "complete", 1: "failed", 2: "failed"}
-    said = (
-        "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the "
-        "loss is not finite in epoch 1"
-    )
-    assert said in sweep.notes[-1]["text"] and not any(
-        trial.ended for trial in sweep.trials.values() if trial.number > 2
-    )
-    store = Store.open(sweep.folder.parent.parent)
-    prepared = prepare_run(store, sweep.configuration, "sweep", local=False)
-    run_sweep(sweep, store, prepared.data, prepared.teacher_access, Watch(), resume=True)
-    assert (
-        sweep.state == "finished"
-        and [trial.state for trial in sweep.trials.values()].count("complete") == 2
-    )
-    assert sorted(sweep.trials) == [0, 1, 2, 3]
+    sweep = run(*options, watch=Watch(kill_once))
+    assert killed
+    assert [trial.state for trial in sweep.trials.values()] == ["complete", "complete"]
+    assert all(
+        len(trial.history) == 40 for trial in sweep.trials.values()
+    )  # no epoch lost, none reported twice
+    again = run(*options, name="again")
+    assert [trial.history for trial in again.trials.values()] == [
+        trial.history for trial in sweep.trials.values()
+    ]

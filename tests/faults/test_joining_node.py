@@ -24,7 +24,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.preflight.preflight import prepare_run
-from tests.sweep.conftest import SMALL, Watch
+from tests.sweep_runs import SMALL, Watch
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 RAYS_OWN = {"_AutoscalingCoordinatorActor"}  # one in each cluster; it holds nothing

@@ -1,6 +1,4 @@
-"""The influence actor: its answer, its death, its lateness, its errors, and that it ends with the
-worker that made it.
-"""
+"""Test the influence actor: results, deaths, late results, errors, and its end with its worker."""
 
 import errno
 import os
@@ -20,7 +18,6 @@ from orchestrator.cluster import _influence_actor as influence_actor
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
 from orchestrator.cluster._influence_actor import InfluenceActorHandle, InfluenceClient
-from orchestrator.cluster.connect import connect_to_ray
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
@@ -28,10 +25,11 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot
+from tests.on_ray.shared import SharedRay
 from tests.refusal import refused
 
+pytestmark = pytest.mark.ray
 LONG_S = 60.0
-Specify = Callable[..., TrialSpec]
 
 
 def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
@@ -73,12 +71,12 @@ def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Sna
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """Ray with room for a worker and two influence actors."""
-    with connect_to_ray(None, cpus=4):
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
-        yield
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def ray_here(shared_ray: SharedRay) -> Iterator[None]:
+    """Connect to the shared Ray instance; its processes get this file's functions by value."""
+    shared_ray.connect()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +98,6 @@ def answered(aide: InfluenceClient, alive: Callable[[], None] = lambda: None) ->
     return found
 
 
-@pytest.mark.ray
 def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceClient) -> None:
     assert aide.receive(LONG_S, lambda: None) is None, "nothing was asked"
     aide.send(snapshot(1, "wait"))
@@ -121,7 +118,6 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceC
     assert aide.receive(LONG_S, lambda: None) is None and aide.notes() == []
 
 
-@pytest.mark.ray
 def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
     aide: InfluenceClient, tmp_path: Path
 ) -> None:
@@ -140,7 +136,6 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
     assert aide.notes() == []
 
 
-@pytest.mark.ray
 def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
     aide: InfluenceClient, tmp_path: Path
 ) -> None:
@@ -151,7 +146,6 @@ def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
     ]
 
 
-@pytest.mark.ray
 def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: InfluenceClient) -> None:
     aide.send(snapshot(1))
     process = psutil.Process(int(answered(aide).tracked["pid"]))
@@ -161,7 +155,6 @@ def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: Influ
     assert answered(aide).tracked["pid"] != process.pid and len(aide.notes()) == 1
 
 
-@pytest.mark.ray
 def test_a_snapshot_that_kills_every_actor_is_given_up(
     beside: InfluenceActorHandle, tmp_path: Path
 ) -> None:
@@ -178,7 +171,6 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(
     assert answered(aide).noted["epoch"] == 5
 
 
-@pytest.mark.ray
 def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
     aide: InfluenceClient,
 ) -> None:
@@ -195,7 +187,6 @@ def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
     process.wait(LONG_S)
 
 
-@pytest.mark.ray
 def test_students_that_share_an_actor_each_get_their_answer(
     beside: InfluenceActorHandle, tmp_path: Path
 ) -> None:
@@ -208,7 +199,6 @@ def test_students_that_share_an_actor_each_get_their_answer(
     ].tracked["pid"]
 
 
-@pytest.mark.ray
 def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
     aide = InfluenceClient(InfluenceActorHandle(64.0, 0.0, compute), max_failures=2)
     aide.send(snapshot())
@@ -216,7 +206,6 @@ def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
     aide.drop()
 
 
-@pytest.mark.ray
 def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> None:
     aide.send(snapshot())
     pid = answered(aide).tracked["pid"]
@@ -271,7 +260,6 @@ def told(
     return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
 
 
-@pytest.mark.ray
 def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     ray_here: None, beside: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -288,55 +276,3 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
         third = told(dispatcher_client, "last", spec)
         assert third["actor"] != first["actor"] and third["worker"] != first["worker"]
     third["actor"].wait(LONG_S)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "role", "has_one"),
-    [
-        ((), "student", True),
-        (("resources.influence_backend=inline",), "student", False),
-        ((), "teacher", False),
-        ((), "fill", False),
-    ],
-)
-def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_path: Path) -> None:
-    spec = TrialSpec.model_validate(
-        {
-            "name": "one",
-            "role": role,
-            "configuration": load(None, list(pairs)),
-            "folder": tmp_path,
-            "data": tmp_path,
-        }
-    )
-    with influence_actor.influence_clients(spec) as aide:
-        assert (aide is not None) is has_one
-
-
-def test_a_worker_gives_its_trial_the_aide(
-    monkeypatch: pytest.MonkeyPatch, specify: Specify
-) -> None:
-    """Which is found when it is asked for: no Ray runs here."""
-    contexts: list[TrialContext] = []
-    monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
-    for pairs in ((), ("resources.influence_backend=inline",)):
-        line: Any = worker._Line(None, 0, 0)
-        line.open = line.report = lambda *values: None
-        line.broken = lambda: False
-        line.give_back = lambda: None
-        worker._train(
-            "trial",
-            specify("teacher=null", "method.name=cross_entropy", *pairs).plain(),
-            line,
-            TrialContext(),
-        )
-    assert [context.influence_client is not None for context in contexts] == [True, False]
-
-
-@pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "cuda:0")])
-def test_an_actor_without_a_gpu_is_on_the_cpu(
-    ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert influence_actor._device() == torch.device(device)

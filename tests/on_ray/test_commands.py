@@ -1,0 +1,96 @@
+"""Run commands that start Ray themselves: an interrupted sweep and its resume, and the doctor."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.cli import _checks as doctor
+from orchestrator.cli._checks import CHECKS
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from tests.seen import open_to_others, sockets
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
+ROOT = Path(__file__).parents[2]
+OK, BAD_CONFIGURATION = 0, 2
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Return exit code and everything printed."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    settings = [
+        "method.name=kd",
+        "search.methods=[]",
+        "training.epochs=60",
+        "search.scheduler=none",
+        "teacher.training.epochs=2",
+    ]
+    command = [
+        sys.executable,
+        "run.py",
+        "sweep",
+        "--store",
+        store,
+        "--name",
+        "mine",
+        "--trials",
+        "4",
+    ]
+    command += [part for pair in settings for part in ("--set", pair)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("trial 0 complete"):
+                listening = sockets(psutil.Process(process.pid))
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    assert len(listening) > 3 and all(listening.values()), (
+        "nothing of a cluster of our own is reached from another machine"
+    )
+    assert not open_to_others(tmp_path / "store"), "what Ray and the workers wrote, too"
+    assert f"resume: python run.py sweep --resume mine --store {store}" in rest
+    code, output = call("status", "mine", "--store", store, "--json")
+    before = json.loads(output)
+    assert code == OK and before["state"] == "interrupted"
+    assert Counter(trial["state"] for trial in before["trials"])["complete"] < 4
+    code, output = call("sweep", "--resume", "mine", "--store", store)
+    assert code == OK, output
+    after = json.loads(call("status", "mine", "--store", store, "--json")[1])
+    assert [trial["number"] for trial in after["trials"]] == [0, 1, 2, 3]
+    assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
+    histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
+    assert all(len(history) == 60 and None not in history for history in histories), (
+        "no epoch is missing"
+    )
+    for old in before["trials"]:  # finished and started trials stay the same
+        new = after["trials"][old["number"]]
+        assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)
+    code, output = call("sweep", "--resume", "mine", "--store", store, "--trials", "3")
+    assert code == BAD_CONFIGURATION and "less than the 4 trials" in output
+
+
+def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a busy machine
+    code, output = call("doctor", "--store", str(tmp_path / "store"))
+    assert code == OK, output
+    assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)
+    assert "two workers  ok    two workers added up a tensor" in output
+    assert list(tmp_path.iterdir()) == [], "nothing stays"

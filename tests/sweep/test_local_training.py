@@ -1,0 +1,60 @@
+"""Train in this process, without Ray: every method, a failure, and two students."""
+
+from methods import METHODS
+from orchestrator.core.errors import TrialError
+from tests.refusal import refused
+from tests.sweep_runs import RunSweep, student_trace
+
+B = (
+    "peers.b.network.name=mlp",
+    "peers.b.network.width=8",
+    "search.freeze=[peers.b.training.learning_rate]",
+)
+
+
+def test_a_failed_training_says_why(run: RunSweep) -> None:
+    with refused("trial", error=TrialError) as told:
+        run(
+            "method.name=cross_entropy",
+            "teacher=null",
+            "training.learning_rate=1e12",
+            kind="train",
+            local=True,
+        )
+    assert "not finite" in str(told.value.value)
+
+
+def test_every_method_trains(run: RunSweep) -> None:
+    for name, kind in METHODS.items():
+        peers = ("peers.b.network.name=mlp", "search.students=b") if kind.needs.peer else ()
+        sweep = run(
+            f"method.name={name}", "training.epochs=2", *peers, kind="train", name=name, local=True
+        )
+        metrics = sweep.trials[0].metrics
+        assert sweep.trials[0].state == "complete" and "validation/agreement" in metrics
+        assert all((f"{letter}/test/best/accuracy" in metrics) == bool(peers) for letter in "ab")
+        assert (
+            not peers
+            or metrics["validation/nll"]
+            == metrics["b/validation/nll"]
+            != metrics["a/validation/nll"]
+        )
+
+
+def test_this_process_trains_both_students_but_no_workers_of_their_own(run: RunSweep) -> None:
+    given = ("method.name=dual_student", *B, "data.limit.train=200", "training.epochs=3")
+    sweep = run(*given, kind="train", local=True)
+    (trial,) = sweep.trials.values()
+    assert trial.state == "complete" and trial.epochs == 3
+    for letter in "ab":
+        assert (
+            trial.metrics[f"{letter}/validation/nll"] > 0
+            and len(student_trace(sweep, 0, letter)["epochs/uncertainty_histogram"]) == 3
+        )
+    first, last = (
+        student_trace(sweep, 0, "b")["steps/cross_entropy"].chunk(3)[part].mean() for part in (0, 2)
+    )
+    assert last < first
+    with refused("--local", True, "with resources.workers = 1"):
+        run(*given, "resources.workers=2", kind="train", local=True, name="apart")
+    assert not (sweep.folder.parent / "apart").exists()
