@@ -22,7 +22,7 @@ async def nothing_more(dispatcher: Dispatcher, name: str) -> bool:
     return await dispatcher.next_report(name, SHORT_S) == {}
 
 
-def test_trials_are_taken_in_the_order_in_which_they_came() -> None:
+def test_trials_are_assigned_in_submission_order() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for name in ("a", "b", "c"):
@@ -37,7 +37,7 @@ def test_trials_are_taken_in_the_order_in_which_they_came() -> None:
     asyncio.run(play())
 
 
-def test_groups_that_wait_get_a_trial_each() -> None:
+def test_each_waiting_group_gets_a_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=3, max_failures=0)
         takers = [asyncio.create_task(dispatcher.take(group, LONG_S)) for group in range(3)]
@@ -50,7 +50,7 @@ def test_groups_that_wait_get_a_trial_each() -> None:
     asyncio.run(play())
 
 
-def test_reports_arrive_in_order_and_each_for_its_trial() -> None:
+def test_reports_arrive_in_order_per_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for group, name in enumerate("ab"):
@@ -69,7 +69,7 @@ def test_reports_arrive_in_order_and_each_for_its_trial() -> None:
     asyncio.run(play())
 
 
-def test_a_report_wakes_who_waits_for_it() -> None:
+def test_a_report_wakes_its_reader() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
@@ -82,7 +82,7 @@ def test_a_report_wakes_who_waits_for_it() -> None:
     asyncio.run(play())
 
 
-def test_an_epoch_that_is_told_again_is_dropped() -> None:
+def test_a_repeated_epoch_is_dropped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
@@ -99,7 +99,7 @@ def test_an_epoch_that_is_told_again_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("end", [{"epoch": 1, "done": True}, {"failed": "it diverged"}])
-def test_nothing_is_told_of_a_trial_after_its_end(end: dict[str, Any]) -> None:
+def test_reports_after_the_end_of_a_trial_are_dropped(end: dict[str, Any]) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
@@ -112,7 +112,7 @@ def test_nothing_is_told_of_a_trial_after_its_end(end: dict[str, Any]) -> None:
     asyncio.run(play())
 
 
-def test_a_stop_removes_what_waits() -> None:
+def test_a_stop_removes_a_queued_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         for name in ("a", "b"):
@@ -123,7 +123,7 @@ def test_a_stop_removes_what_waits() -> None:
     asyncio.run(play())
 
 
-def test_a_stop_tells_the_worker_and_drops_its_late_reports() -> None:
+def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
@@ -142,12 +142,12 @@ def test_a_stop_tells_the_worker_and_drops_its_late_reports() -> None:
     asyncio.run(play())
 
 
-def test_stopping_a_trial_that_nobody_knows_is_nothing() -> None:
+def test_stopping_an_unknown_trial_does_nothing() -> None:
     asyncio.run(Dispatcher(groups=1, max_failures=0).stop("nobody"))
 
 
 @pytest.mark.parametrize("turns", range(12))
-def test_a_stop_at_any_moment_of_a_hand_over_breaks_nothing(turns: int) -> None:
+def test_a_stop_at_any_moment_of_an_assignment_is_safe(turns: int) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         taker = asyncio.create_task(dispatcher.take(0, LONG_S))
@@ -165,7 +165,7 @@ def test_a_stop_at_any_moment_of_a_hand_over_breaks_nothing(turns: int) -> None:
     asyncio.run(play())
 
 
-def test_a_name_may_be_used_again_and_whoever_trains_the_old_one_is_told() -> None:
+def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {"turn": 1})
@@ -200,7 +200,7 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: int) -> None:
+def test_a_group_that_died_gets_its_trial_again_until_max_failures(allowed: int) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=allowed)
         for name in ("a", "b"):
@@ -221,7 +221,7 @@ def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: in
 
 
 @pytest.mark.parametrize("ended", ["stopped", "done"])
-def test_a_group_that_died_after_the_end_of_its_trial_goes_on_to_the_next(ended: str) -> None:
+def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: str) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=5)
         for name in ("a", "b"):
@@ -240,7 +240,7 @@ def test_a_group_that_died_after_the_end_of_its_trial_goes_on_to_the_next(ended:
     asyncio.run(play())
 
 
-def test_the_request_of_a_dead_worker_swallows_no_trial() -> None:
+def test_the_request_of_a_dead_worker_gets_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         dead = asyncio.create_task(dispatcher.take(0, LONG_S))
@@ -255,7 +255,7 @@ def test_the_request_of_a_dead_worker_swallows_no_trial() -> None:
     asyncio.run(play())
 
 
-def test_the_request_of_a_group_that_ended_swallows_no_trial() -> None:
+def test_the_request_of_an_ended_group_gets_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         dead = asyncio.create_task(dispatcher.take(0, LONG_S))
@@ -271,7 +271,7 @@ def test_the_request_of_a_group_that_ended_swallows_no_trial() -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_trial_outlives_its_group(lost: bool) -> None:
+def test_a_trial_survives_its_group(lost: bool) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for group, name in enumerate("ab"):
@@ -328,7 +328,7 @@ def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> 
     asyncio.run(play())
 
 
-def test_a_run_that_is_given_up_fails_nobody() -> None:
+def test_giving_up_fails_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         for name in ("done", "held", "waits"):
@@ -345,7 +345,7 @@ def test_a_run_that_is_given_up_fails_nobody() -> None:
     asyncio.run(play())
 
 
-def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
+def test_close_wakes_waiting_groups_and_training_workers() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=3, max_failures=0)
         await dispatcher.submit("a", {})
@@ -364,7 +364,7 @@ def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
     asyncio.run(play())
 
 
-def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_requests_whether_a_trial_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
     def call(dispatcher: DispatcherClient, *arguments: Any) -> bool:
@@ -380,7 +380,9 @@ def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("role", "recipe"), [("student", "training"), ("teacher", "teacher.training")]
 )
-def test_a_trial_that_dies_too_often_names_its_own_recipe(role: str, recipe: str) -> None:
+def test_a_trial_that_dies_too_often_names_the_batch_size_of_its_role(
+    role: str, recipe: str
+) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {"role": role})

@@ -16,7 +16,7 @@ from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
 
-def test_nothing_is_handed_out_before_every_group_is_free() -> None:
+def test_no_trial_is_assigned_before_every_group_is_free() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
         await dispatcher.submit("a", {})
@@ -67,7 +67,7 @@ def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
     asyncio.run(play())
 
 
-def test_groups_that_were_added_later_are_known_again_and_late_words_change_nothing() -> None:
+def test_groups_added_later_are_registered_and_a_second_list_is_ignored() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
         await dispatcher.take(5, SHORT_S)
@@ -138,7 +138,7 @@ def play(
 @pytest.mark.parametrize("how", ["before", "after", "lost"])
 @pytest.mark.parametrize("call", range(1, 6))
 @pytest.mark.parametrize("known", [None, 0])
-def test_whoever_waits_hears_every_epoch_once_whenever_the_dispatcher_dies(
+def test_a_reader_receives_every_epoch_once_whenever_the_dispatcher_dies(
     how: str, call: int, known: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records, assignments = play(monkeypatch, {call: how}, known)
@@ -146,12 +146,14 @@ def test_whoever_waits_hears_every_epoch_once_whenever_the_dispatcher_dies(
     assert all(taken[0] == "a" for taken in assignments) and len(assignments) <= 2
 
 
-def test_who_trains_anew_is_told_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resubmission_contains_the_last_epoch_that_the_driver_received(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _, assignments = play(monkeypatch, {4: "before"}, 0)  # one call submits, two return an epoch
     assert [specification["known"] for _, specification in assignments] == [0, 2]
 
 
-def test_a_dispatcher_that_stays_away_is_the_machines_fault(
+def test_a_dispatcher_that_does_not_come_back_is_an_environment_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def away(call: Any, timeout: float) -> Any:
@@ -163,7 +165,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(
         wait_for_answer(lambda: None, patience_s=0.01)
 
 
-def test_a_run_that_was_given_up_is_no_failure_of_who_waits(
+def test_giving_up_raises_a_preflight_error_in_waiting_readers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Ray({})
@@ -175,7 +177,7 @@ def test_a_run_that_was_given_up_is_no_failure_of_who_waits(
         dispatcher_client.next_report("a", LONG_S)
 
 
-def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacing_a_group_kills_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
     killed: list[Any] = []
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
@@ -201,7 +203,7 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
     assert controllers[2:] == [("dispatcher-group-0", 0.0)] and fake.dispatcher.ended_groups == {0}
 
 
-def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_call_does_not_count_towards_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that fails after a minute is retried like one that fails at once."""
     now, calls = 0.0, 0
 

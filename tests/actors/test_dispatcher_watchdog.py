@@ -6,7 +6,7 @@ from orchestrator.cluster._dispatcher import MEMORY_HINT, Dispatcher
 from tests.actors.test_dispatcher import LONG_S, SHORT_S
 
 
-def test_a_sign_of_life_ends_the_silence_and_says_what_is_done() -> None:
+def test_a_heartbeat_ends_the_silence_and_updates_the_activity() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
@@ -29,7 +29,7 @@ def test_a_sign_of_life_ends_the_silence_and_says_what_is_done() -> None:
     asyncio.run(play())
 
 
-def test_who_waits_is_seen_where_no_group_holds_anything() -> None:
+def test_a_queued_trial_is_in_the_overview_if_no_trial_is_assigned() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
@@ -49,7 +49,7 @@ def test_who_waits_is_seen_where_no_group_holds_anything() -> None:
     asyncio.run(play())
 
 
-def test_a_group_that_is_replaced_names_its_workers_once_and_comes_back_to_its_trial() -> None:
+def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         await dispatcher.submit("a", {})
@@ -69,7 +69,7 @@ def test_a_group_that_is_replaced_names_its_workers_once_and_comes_back_to_its_t
     asyncio.run(play())
 
 
-def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
+def test_the_cause_of_a_failure_is_in_the_note() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})
@@ -94,7 +94,7 @@ def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
     asyncio.run(play())
 
 
-def test_a_sentence_of_several_workers_is_told_once() -> None:
+def test_a_repeated_note_counts_once() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         for _ in range(3):
@@ -104,7 +104,7 @@ def test_a_sentence_of_several_workers_is_told_once() -> None:
     asyncio.run(play())
 
 
-def test_what_another_group_reports_is_dropped() -> None:
+def test_reports_of_another_group_are_dropped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})

@@ -59,7 +59,7 @@ class Kind(tuple[bool, bool, bool]):
         (ray.exceptions.WorkerCrashedError(), Kind((False, False, False))),
     ],
 )
-def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
+def test_classification_on_the_host(error: Exception, kind: Kind) -> None:
     failure = classify_failure(error, TRIAL, HOST)
     assert (failure.from_trial, failure.on_all_ranks, failure.process_reusable) == kind
 
@@ -76,7 +76,9 @@ def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
         (TrialError("the loss is not finite"), True, True),
     ],
 )
-def test_each_kind_on_a_device(error: Exception, from_trial: bool, process_reusable: bool) -> None:
+def test_classification_on_a_device(
+    error: Exception, from_trial: bool, process_reusable: bool
+) -> None:
     failure = classify_failure(error, TRIAL, DEVICE)
     assert (failure.from_trial, failure.process_reusable) == (from_trial, process_reusable), (
         "who met an error on a device starts anew"
@@ -99,7 +101,9 @@ def test_each_kind_on_a_device(error: Exception, from_trial: bool, process_reusa
         ),
     ],
 )
-def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, start: str) -> None:
+def test_an_out_of_memory_message_names_the_setting_to_lower(
+    error: Exception, role: str, start: str
+) -> None:
     message = classify_failure(error, {**TRIAL, "role": role}, DEVICE).message
     assert message.startswith(start) and message.endswith(
         "or let fewer groups share the device (resources.groups)"
@@ -114,13 +118,11 @@ def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, start:
         (ValueError("two\n lines"), "ValueError: two lines"),
     ],
 )
-def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(
-    error: Exception, message: str
-) -> None:
+def test_an_unexpected_error_is_reported_with_its_type(error: Exception, message: str) -> None:
     assert classify_failure(error, TRIAL, HOST).message == message
 
 
-def test_a_real_allocation_that_fails_is_a_lack_of_memory() -> None:
+def test_a_real_failed_allocation_is_out_of_memory() -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(2**62, dtype=torch.uint8)
     failure: Any = classify_failure(caught.value, TRIAL, HOST)

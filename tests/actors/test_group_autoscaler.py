@@ -107,7 +107,7 @@ def test_groups_follow_the_nodes() -> None:
     assert not ray.stopped
 
 
-def test_a_group_that_starts_anew_keeps_its_place() -> None:
+def test_a_restarting_group_keeps_its_resources() -> None:
     """Between two observations of Ray Train a group has no place; its former one is kept."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
@@ -119,7 +119,7 @@ def test_a_group_that_starts_anew_keeps_its_place() -> None:
     assert autoscaler.live_groups == {0} and ray.notes == []
 
 
-def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
+def test_groups_are_limited_by_the_policy_and_the_remaining_trials() -> None:
     ray = Ray({"a": 8})
     autoscaler = ray.autoscaler(1, most=4)
     ray.step(5)
@@ -139,7 +139,7 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     )
 
 
-def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
+def test_a_starting_group_counts_as_if_it_held_its_resources() -> None:
     ray = Ray({"a": 3}, at_once=False)
     autoscaler = ray.autoscaler(1, most=3)
     ray.where.clear()  # reserved later
@@ -150,7 +150,7 @@ def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
     assert autoscaler.at_once() == 3
 
 
-def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
+def test_resources_are_reserved_for_pending_influence_actors() -> None:
     ray = Ray({"a": 2, "b": 2}, influence_needs=1.0)
     autoscaler = ray.autoscaler(1)
     ray.step(5)
@@ -163,7 +163,7 @@ def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
     assert autoscaler.at_once() == 3 and ray.where[2] == "c"
 
 
-def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missing() -> None:
+def test_without_groups_trials_wait_and_a_note_names_the_missing_resources() -> None:
     ray = Ray({"head": 0, "a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
@@ -188,7 +188,7 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     assert len(ray.stopped) == 1, "once"
 
 
-def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait() -> None:
+def test_a_starting_group_gets_its_start_timeout_despite_a_shorter_heartbeat_timeout() -> None:
     ray = Ray({"a": 1}, at_once=False)
     autoscaler = ray.autoscaler(1)
     ray.step(int(RETURN_S / LOOK) - 1)
@@ -199,7 +199,7 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
     )
 
 
-def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
+def test_failed_placements_are_retried_until_the_timeout() -> None:
     """Groups are retried repeatedly, and the wait still ends."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
@@ -215,7 +215,7 @@ def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
     assert autoscaler.num_started == 2, "not at every look"
 
 
-def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
+def test_a_failed_placement_is_retried_after_a_pause_or_on_a_new_node() -> None:
     ray = Ray({"a": 2})
     autoscaler = ray.autoscaler(1, most=2)
     ray.step(2)
@@ -231,7 +231,7 @@ def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -
     assert autoscaler.at_once() == 2
 
 
-def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
+def test_consecutive_failed_starts_end_the_run() -> None:
     ray = Ray({"a": 2}, at_once=False)
     autoscaler = ray.autoscaler(2, most=2)
     for _ in range(20):
@@ -246,7 +246,7 @@ def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
         autoscaler.raise_reason()
 
 
-def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
+def test_a_group_that_served_is_always_replaced() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1, most=1)
     for _ in range(3 * MAX_FAILED_STARTS):
@@ -256,7 +256,7 @@ def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
     assert not ray.stopped and autoscaler.num_started == 3 * MAX_FAILED_STARTS + 1
 
 
-def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> None:
+def test_a_lost_head_ends_the_run_and_a_recovered_one_does_not() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.head = False
@@ -275,7 +275,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
         autoscaler.raise_reason()
 
 
-def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait() -> None:
+def test_a_cluster_without_nodes_ends_the_run_before_the_heartbeat_timeout() -> None:
     """As with our own cluster whose raylet is stopped: the head is reachable, and reports it."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
@@ -289,7 +289,7 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
         autoscaler.raise_reason()
 
 
-def test_a_run_that_is_over_is_left_alone() -> None:
+def test_a_closed_autoscaler_does_nothing() -> None:
     ray = Ray({"a": 3})
     autoscaler = ray.autoscaler(1)
     autoscaler.close()
@@ -301,7 +301,7 @@ def test_a_run_that_is_over_is_left_alone() -> None:
     autoscaler.raise_reason()
 
 
-def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
+def test_a_failure_without_a_head_is_reported_as_a_lost_head() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     autoscaler.raise_reason()

@@ -79,7 +79,7 @@ def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
-def test_a_worker_without_a_gpu_does_not_take_that_of_another(
+def test_a_worker_without_a_gpu_does_not_use_the_gpu_of_another(
     ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Train shows a node's GPUs to all its workers, and gives the first to those without."""

@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return simulated_clock
 
 
-def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -> None:
+def test_an_epoch_with_heartbeats_may_exceed_the_timeout(clock: Clock) -> None:
     dispatcher = LocalDispatcher()
 
     def end() -> None:
@@ -66,7 +66,7 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
     assert clock.now > 100 + 2 * SILENCE_S
 
 
-def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
+def test_the_timeout_starts_at_the_last_heartbeat(clock: Clock) -> None:
     dispatcher = LocalDispatcher()
     waiting = dispatcher.records = Passing(clock, [dispatcher.heartbeat, lambda: None])
     with refused(
@@ -78,7 +78,7 @@ def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
     )
 
 
-def test_a_training_gives_its_signs_of_life_to_the_desk(
+def test_training_sends_heartbeats_to_the_dispatcher(
     clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
@@ -94,7 +94,7 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_fault_of_the_machine_fails_no_trial(
+def test_an_environment_error_fails_no_trial(
     own: bool, specify: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(spec: Any, context: TrialContext) -> None:

@@ -54,7 +54,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     return made
 
 
-def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
+def test_the_placement_group_of_a_dead_controller_is_removed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(
         get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle)
@@ -70,7 +70,7 @@ def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     assert store.removed == [GROUP]
 
 
-def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_removed_after_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_client(key: str) -> bytes:
         called.append(key)
         raise AttributeError("'NoneType' object has no attribute 'internal_kv_get'")

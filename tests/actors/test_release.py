@@ -12,7 +12,7 @@ from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
 
-def test_a_trial_that_nobody_holds_is_free() -> None:
+def test_an_unassigned_trial_is_released() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         assert await dispatcher.released("a", 0.0)
@@ -23,7 +23,7 @@ def test_a_trial_that_nobody_holds_is_free() -> None:
 
 
 @pytest.mark.parametrize("end", ["given back", "group ended", "given up"])
-def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
+def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
@@ -44,7 +44,7 @@ def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
     asyncio.run(play())
 
 
-def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
+def test_a_released_trial_can_continue_under_its_name() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {"until": 2})
@@ -68,7 +68,7 @@ def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
     asyncio.run(play())
 
 
-def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
+def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         await dispatcher.submit("a", {})
@@ -93,7 +93,7 @@ class Remote:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(
+def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(

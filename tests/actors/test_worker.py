@@ -70,7 +70,7 @@ def training(
 
 @pytest.mark.parametrize("error", [TrialError("diverged"), SettingsError("no such setting")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
+def test_a_trial_error_on_all_ranks_keeps_the_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
     assert training(monkeypatch, specify, error, world_size) == [
@@ -80,7 +80,7 @@ def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
+def test_an_environment_error_on_all_ranks_is_retried_by_the_same_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
 ) -> None:
     """The group requests a trial while it holds one, and gets it again."""
@@ -93,7 +93,7 @@ def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
 @pytest.mark.parametrize(
     "error", [ConfigurationError("cat.png cannot be decoded"), ValueError("no such shape")]
 )
-def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
+def test_an_error_on_one_rank_restarts_a_group_of_several(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int, then: str
 ) -> None:
     """A rank that skips a damaged image's trial would leave the others in a collective."""
@@ -112,7 +112,7 @@ def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
         DispatcherTimeoutError("the dispatcher has not answered for 120 s"),
     ],
 )
-def test_a_process_that_is_of_no_more_use_ends(
+def test_an_unusable_process_ends(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
     messages = training(monkeypatch, specify, error, world_size)
@@ -123,7 +123,7 @@ def test_a_process_that_is_of_no_more_use_ends(
     )
 
 
-def test_a_dispatcher_that_is_away_hears_no_excuse(
+def test_an_unreachable_dispatcher_gets_no_failure_report(
     monkeypatch: pytest.MonkeyPatch, specify: Specify
 ) -> None:
     class Mute(Connection):
@@ -134,7 +134,7 @@ def test_a_dispatcher_that_is_away_hears_no_excuse(
 
 
 @pytest.mark.parametrize(("lost", "messages"), [(False, ["given back"]), (True, [])])
-def test_what_a_dead_dispatcher_handed_out_is_not_given_back_to_the_next(
+def test_a_trial_of_a_dead_dispatcher_is_not_released_at_the_next_one(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, messages: list[Any]
 ) -> None:
     """A live dispatcher would take it for the end of the trial; a new one learns it later."""

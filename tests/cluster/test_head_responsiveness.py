@@ -13,7 +13,7 @@ from orchestrator.cluster import connect
     ("reachable", "replies", "responsive"),
     [(True, True, True), (True, False, False), (False, True, False)],
 )
-def test_a_head_answers_a_question(
+def test_a_head_is_responsive_only_if_it_answers_a_request(
     reachable: bool, replies: bool, responsive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get(key: bytes, namespace: Any, timeout: float) -> None:

@@ -90,7 +90,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precedence_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_address(None) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster's own port
     assert server_address(None) == "http://127.0.0.1:8265"
@@ -104,7 +104,7 @@ def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"]
 )
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with refused("--address", address, "HOST:PORT of the head's dashboard"):
         server_address(address)
 
@@ -116,7 +116,7 @@ def test_an_address_with_a_password_is_not_repeated(address: str) -> None:
     assert "hunter22" not in f"{refusal.value} {refusal.value.value}"
 
 
-def test_an_address_nobody_answers() -> None:
+def test_an_address_without_a_server_is_refused() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -129,7 +129,7 @@ def test_an_address_nobody_answers() -> None:
             ) and f"http://{address}: no Ray job server responds there" in output
 
 
-def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WORK_S", 0.01)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -142,7 +142,7 @@ def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")]
 )
-def test_a_server_that_is_not_ray(answer: Answer) -> None:
+def test_a_server_that_is_not_ray_is_refused(answer: Answer) -> None:
     refusal = refused("--address", allowed="a Ray job server", error=PreflightError)
     with server({"/api/version": [answer]}) as (address, _), refusal:
         Cluster(address)
@@ -155,7 +155,7 @@ def test_a_server_that_is_not_ray(answer: Answer) -> None:
         (403, "the cluster rejects the token"),
     ],
 )
-def test_a_token_that_is_missing_or_wrong(status: int, message: str) -> None:
+def test_a_missing_or_wrong_token_is_refused(status: int, message: str) -> None:
     with server({"/api/version": [(status, "Unauthorized")]}) as (address, _):
         code, output = call("status", "--address", address)
         assert (
@@ -211,7 +211,7 @@ def test_a_package_over_the_limit_is_not_sent() -> None:
     ) and "--limit-mib 0.1: the project's" in output
 
 
-def test_a_name_that_is_taken() -> None:
+def test_a_taken_name_is_refused() -> None:
     refused = (
         "ValueError: Job with submission_id mine already exists. Please use a different "
         "submission_id."
@@ -296,7 +296,7 @@ def test_a_job_is_followed_and_its_status_returned(
     ) == resume
 
 
-def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_the_log_and_the_job_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Job:
         raise KeyboardInterrupt
 
@@ -314,7 +314,7 @@ def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPa
     assert not [line for line, _ in requests if line.endswith("/stop")]
 
 
-def test_a_head_without_python_is_told_of() -> None:
+def test_a_head_without_python_is_reported() -> None:
     answers = VERSION | {"/api/jobs/mine": [(200, details("mine", "FAILED", driver_exit_code=127))]}
     with server(answers | {"/api/jobs/mine/logs": [(200, {"logs": ""})]}) as (address, _):
         code, output = call("status", "mine", "--address", address, "--follow")
@@ -322,14 +322,14 @@ def test_a_head_without_python_is_told_of() -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
-def test_a_name_that_would_be_another_address(command: str) -> None:
+def test_a_name_that_changes_the_url_is_refused(command: str) -> None:
     with server(VERSION) as (address, requests):
         code, output = call(command, "../nodes?view=summary", "--address", address)
     assert code == 2 and "is not a valid job name" in output
     assert {line for line, _ in requests} == {"GET /api/version"}
 
 
-def test_a_cluster_that_falls_silent_is_not_followed_for_ever(
+def test_following_an_unresponsive_cluster_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jobs, "RESPONSE_TIMEOUT_S", 0.0)
@@ -341,7 +341,7 @@ def test_a_cluster_that_falls_silent_is_not_followed_for_ever(
         Cluster(address).follow("mine", print)
 
 
-def test_a_log_that_breaks_off_is_written_once() -> None:
+def test_an_interrupted_log_is_written_once() -> None:
     written_texts: list[str] = []
     log_writer = jobs._LogWriter(written_texts.append)
     for at, text in [(0, "abc"), (3, "def"), (0, "abcd"), (4, "efgh"), (0, "abcdefghi"), (0, "")]:
@@ -371,7 +371,7 @@ def test_a_job_is_stopped_and_waited_for() -> None:
     assert not [line for line, _ in requests[before:] if line.startswith("POST")]
 
 
-def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_does_not_stop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "STOP_S", 0)
     monkeypatch.setattr(jobs, "END_TIMEOUT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {
@@ -385,7 +385,7 @@ def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         Cluster(address).stop("mine")
 
 
-def test_an_exit_code_of_its_own() -> None:
+def test_exit_codes_of_jobs() -> None:
     assert [
         Job("a", state, "", returned=code).exit_code
         for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]

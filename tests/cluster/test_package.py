@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_program_travels_and_nothing_else(project: Path) -> None:
+def test_only_the_program_is_packaged(project: Path) -> None:
     assert sorted(collect(project).files) == [
         "configs/digits.yaml",
         "methods/kd.py",
@@ -53,7 +53,9 @@ def test_the_program_travels_and_nothing_else(project: Path) -> None:
     ]
 
 
-def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_path: Path) -> None:
+def test_excluded_files_are_left_out_and_extra_files_are_packaged(
+    project: Path, tmp_path: Path
+) -> None:
     extra_file = tmp_path / "mine.yaml"
     extra_file.write_text("seed: 1")
     packed = collect(
@@ -73,7 +75,7 @@ def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_pa
         collect(project, ["run.py"])
 
 
-def test_this_project_has_all_that_it_imports() -> None:
+def test_the_package_contains_all_imported_sources() -> None:
     packed = set(collect(ROOT).files)
     for package in ("orchestrator", "methods", "search_spaces"):
         sources = {file.relative_to(ROOT).as_posix() for file in (ROOT / package).rglob("*.py")}
@@ -83,7 +85,7 @@ def test_this_project_has_all_that_it_imports() -> None:
 
 
 @pytest.mark.parametrize("target", ["file", "folder", "root of the project"])
-def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target: str) -> None:
+def test_a_link_out_of_the_project_is_refused(project: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "key").write_text("secret")
     places = {
@@ -97,7 +99,7 @@ def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target
     assert "methods/link" not in collect(project, ["methods/link"]).files
 
 
-def test_a_link_within_the_project_travels_as_a_file(project: Path, tmp_path: Path) -> None:
+def test_a_link_within_the_project_is_packaged_as_a_file(project: Path, tmp_path: Path) -> None:
     (project / "methods" / "link.py").symlink_to(project / "methods" / "kd.py")
     archive = tmp_path / "archive.zip"
     collect(project).write(archive)

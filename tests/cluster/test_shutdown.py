@@ -29,7 +29,7 @@ def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: 
     connect._shut_down()
 
 
-def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
+def test_an_own_cluster_that_does_not_shut_down_is_killed(
     give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, ended = threading.Event(), []
@@ -43,7 +43,7 @@ def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
     assert ended == [(False, False)] and not give_up_calls
 
 
-def test_where_that_does_not_help_the_run_is_given_up(
+def test_the_process_exits_if_killing_does_not_help(
     give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
@@ -57,7 +57,7 @@ def test_where_that_does_not_help_the_run_is_given_up(
     assert give_up_calls == [3]
 
 
-def test_one_that_ends_is_left_alone(
+def test_a_cluster_that_shuts_down_is_not_killed(
     give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()

@@ -108,7 +108,7 @@ def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
     with direct_loopback():
-        connect._join("10.0.0.1:6379")
+        connect._join_cluster("10.0.0.1:6379")
         assert os.environ["no_proxy"].split(",")[-2:] == ["10.0.0.1", "10.0.0.2"]
     given = asked["runtime_env"]["env_vars"]
     assert {name: given[name] for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
