@@ -46,7 +46,7 @@ class _Trial:
 
 @dataclass
 class _Reader:
-    """Process that waits for the records of a trial, with its handle."""
+    """Process that reads the records of a trial, and its handle."""
 
     trial: str
     process: Any
@@ -115,7 +115,7 @@ class Dispatcher:
     async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
-        A group that holds a trial and requests again has died in between. It gets the same trial,
+        A group that holds a trial and requests another has died in between. It gets the same trial,
         up to `max_failures` times.
         """
         request = self.request_counts[group] = self.request_counts.get(group, 0) + 1
@@ -194,12 +194,12 @@ class Dispatcher:
         self.readers = other_readers | {reader: _Reader(trial, process)}
 
     async def remove_reader(self, reader: str) -> Any:
-        """Remove a reader that is to be ended; return its handle, or None if unknown."""
+        """Remove a reader that will be ended; return its handle, or None if it is unknown."""
         removed = self.readers.pop(reader, None)
         return removed.process if removed else None
 
     async def add_note(self, text: str) -> None:
-        """Queue a note for the user; repeated before it is fetched, it counts once."""
+        """Queue a note for the user; a note that is already queued is dropped."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -253,14 +253,14 @@ class Dispatcher:
             self.waiting.remove(name)
 
     async def wait_for_stop(self, name: str) -> None:
-        """Wait until the trial is stopped or replaced by another of its name."""
+        """Wait until the trial is stopped or replaced by another with its name."""
         await self.trials[name].stopped.wait()
 
     async def add_group(self, group: int) -> None:
         """Register one more group that takes trials."""
         self.groups.add(group)
         for name in self.waiting:
-            self.trials[name].last_heartbeat = time.monotonic()  # their waiting time starts again
+            self.trials[name].last_heartbeat = time.monotonic()  # restart their waiting time
 
     async def serving(self) -> list[int]:
         """Return the groups whose workers have requested a trial."""
@@ -290,7 +290,7 @@ class Dispatcher:
         return served
 
     async def give_up(self, reason: str) -> None:
-        """Report the end of all training to waiting callers; trials stay for a resume."""
+        """Report to all waiting callers that training has ended; trials stay for a resume."""
         self.give_up_reason = reason
         self.waiting.clear()
         for trial in self.trials.values():
@@ -399,7 +399,7 @@ class Dispatcher:
         is_over = trial.ended or trial.stopped.is_set() or self.closed
         if is_over or not self._count_death(name, "its worker died"):
             del self.assignments[group]
-            trial.stopped.set()  # else `wait_for_stop` would occupy the actor for ever
+            trial.stopped.set()  # else `wait_for_stop` would occupy the actor permanently
             return None
         return name
 

@@ -62,7 +62,7 @@ def require_hooks() -> None:
 
 
 class HeterogeneousWorkerGroup(WorkerGroup):
-    """Worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose.
+    """Worker group whose rank r holds `bundles[r]`, on any node and GPU that Ray chose.
 
     This holds after a restart too.
     """
@@ -129,7 +129,7 @@ def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
 class HeterogeneousWorkers(ControllerCallback):
     """Callback that makes a group's controller create its workers from these bundles.
 
-    The controller is a process of its own.
+    The controller is a separate process.
     """
 
     def __init__(self, bundles: Bundles) -> None:

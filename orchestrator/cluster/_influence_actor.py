@@ -1,7 +1,7 @@
-"""Compute sample weights in a Ray actor while its worker trains on.
+"""Compute sample weights in a Ray actor while its worker continues to train.
 
-A worker starts its influence actor when a trial first requests it, and keeps it for life. The actor
-ends with the worker, which owns it.
+A worker starts its influence actor when a trial first requests it, and keeps it until its own end.
+The actor ends with the worker, which owns it.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class InfluenceActor:
 def _device() -> torch.device:
     """Return the GPU, or the part of one, that Ray assigned to this process; else the CPU.
 
-    The process sees no other GPU. Without an assignment it uses the CPU, whatever it sees.
+    The process sees no other GPU. Without an assignment it uses the CPU, even if it sees GPUs.
     """
     return torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
 
@@ -128,7 +128,7 @@ class InfluenceClient:
     def receive(self, wait_s: float, alive: Callable[[], None]) -> SampleWeighting | None:
         """Return the result of the last snapshot.
 
-        An actor that had started and is late is ended: the next snapshot gets another one.
+        An actor that has started and is late is ended; the next snapshot gets a new one.
 
         Args:
             wait_s: Time limit in seconds.
@@ -177,7 +177,9 @@ class InfluenceClient:
             return weighting
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, PreflightError | OSError):  # an environment fault, like a death
+            if isinstance(
+                cause, PreflightError | OSError
+            ):  # an environment error, handled like a death
                 self._handle_death(cause)
                 return None
             if isinstance(cause, UserError | SettingsError):

@@ -95,7 +95,7 @@ class Pair:
     def _arrive(self) -> None:
         """Wait for the pending receives, once.
 
-        gloo waits for ever for a tensor that has already arrived.
+        A second wait for a received tensor would block in gloo without a limit.
         """
         arriving, self.arriving = self.arriving, []
         self._wait(arriving)
@@ -124,7 +124,7 @@ class Pair:
     def _start(self, ops: list[dist.P2POp]) -> list[dist.Work]:
         """Start all operations.
 
-        NCCL starts them as one batch, or two ranks that send to each other would wait for ever.
+        NCCL starts them as one batch, or two ranks that send to each other would deadlock.
         """
         if not ops:
             return []

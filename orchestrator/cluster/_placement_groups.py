@@ -39,7 +39,7 @@ class PlacementGroupCallback(WorkerGroupCallback):
 def remove_run_placement_group(run: str) -> None:
     """Remove the placement group of a run, and with it the workers.
 
-    Return when they are gone, or after `GONE_S`.
+    Return when they are gone, or after `REMOVAL_TIMEOUT_S`.
     """
     with contextlib.suppress(*CONNECTION_ERRORS):
         group_id = _internal_kv_get(KEY + run)

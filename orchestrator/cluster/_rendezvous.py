@@ -1,8 +1,8 @@
 """Connect the workers of a group: by a file on a loopback cluster, else as Ray does.
 
 torch's own rendezvous is a TCPStore. It listens on every network of the machine and requires no
-password. Workers of a cluster on loopback are on one machine, so a file suffices and nothing
-listens. On several nodes Ray's own rendezvous stays.
+password. Workers of a cluster on loopback are on one machine, so a file suffices and no port is
+open. On several nodes Ray's own rendezvous stays.
 """
 
 import contextlib

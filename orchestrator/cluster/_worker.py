@@ -1,4 +1,4 @@
-"""Run one worker of a group: take a trial, train it, report, take the next.
+"""Run one worker of a group: request a trial, train it, report, and repeat.
 
 Only this module trains trials under Ray.
 """

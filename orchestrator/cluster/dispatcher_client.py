@@ -21,7 +21,7 @@ from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
-CALL_S = 30.0  # limit of one call, which is then repeated; no call waits for ever
+CALL_S = 30.0  # limit of one call, which is then repeated; every call has a limit
 REPLY_S = 30.0  # answers take milliseconds; else the actor, its node or the driver is gone
 PATIENCE_S = 120.0  # calls are repeated for this long
 PAUSE_S = 0.5
@@ -169,7 +169,7 @@ class DispatcherClient:
         """Wait until no group holds the trial.
 
         Raises:
-            PreflightError: A group, which the message names, still holds the trial after `wait_s`
+            PreflightError: A group, named in the message, still holds the trial after `wait_s`
                 seconds.
         """
         until = time.monotonic() + wait_s
@@ -182,7 +182,7 @@ class DispatcherClient:
                     "takes longer",
                     field="resources.heartbeat_timeout_s",
                     value=wait_s,
-                    allowed=f"longer than {holder}",
+                    allowed="longer than a single step of the trial",
                 )
 
     def released(self, trial: str) -> bool:

@@ -1,4 +1,4 @@
-"""Scale the number of worker groups on a cluster whose nodes come and go.
+"""Scale the number of worker groups on a cluster with a changing number of nodes.
 
 The autoscaler only decides. It reads the cluster and starts groups through the `Cluster` protocol,
 independent of Ray and of trials.
@@ -123,7 +123,7 @@ class GroupAutoscaler:
         while not (self.head_lost or self.closing.wait(LOOK_S)):
             try:
                 self.step()
-            except Exception:  # a faulty cluster fails in many ways; the next check decides
+            except Exception:  # a faulty cluster fails in many ways; retry at the next check
                 log.info("the cluster state could not be read", exc_info=True)
 
     def group_ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
@@ -149,7 +149,7 @@ class GroupAutoscaler:
                 self.next_start = self.clock() + PAUSE_S * 2**self.placement_failures
 
     def close(self) -> None:
-        """Mark the run as over: no group is started or stopped any more."""
+        """Mark the run as finished: no more groups are started or stopped."""
         with self.lock:
             self.closing.set()
 
@@ -298,7 +298,7 @@ class GroupAutoscaler:
             self._note(f"trials are waiting because {why}: {self._describe_shortage(snapshot)}")
 
     def _describe_shortage(self, snapshot: ClusterSnapshot) -> str:
-        """Return the needs of a group and the free resources, in words."""
+        """Return the needs of a group and the free resources, as text."""
         needs = _sum((*self.plan.bundles, *self.plan.influence_needs))
         nodes = "1 node has" if len(snapshot.nodes) == 1 else f"{len(snapshot.nodes)} nodes have"
         free = _sum(snapshot.free)

@@ -1,4 +1,4 @@
-"""Run warm worker groups, whose workers take trial after trial from the dispatcher.
+"""Run warm worker groups, whose workers request trial after trial from the dispatcher.
 
 Each group is one long Ray Train run.
 """
@@ -124,13 +124,13 @@ class _RayCluster:
         )
 
     def serving(self) -> set[int]:
-        """Return the groups that have requested a trial, as far as known in `ASK_S`."""
+        """Return the groups that have requested a trial, or none if the call exceeds `CALL_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
             return set(ray.get(self.dispatcher.serving.remote(), timeout=CALL_S))
         return set()
 
     def add_group(self, number: int) -> None:
-        """Start a group in a thread of its own."""
+        """Start a group in its own thread."""
         self.dispatcher.add_group.remote(number)
         thread = threading.Thread(
             target=self._run, args=(number,), name=f"group-{number}", daemon=True
@@ -139,7 +139,7 @@ class _RayCluster:
         thread.start()
 
     def close(self) -> None:
-        """End all groups within `CLOSE_S` together, and sooner after an interruption."""
+        """End all groups within `CLOSE_S` in total, or sooner after an interruption."""
         until = time.monotonic() + remaining_timeout(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.dispatcher.close.remote(), timeout=remaining_timeout(CLOSE_S, SPARE_S))
@@ -147,7 +147,7 @@ class _RayCluster:
             thread.join(max(until - time.monotonic(), 0.0))
 
     def _run(self, number: int) -> None:
-        """Run one group, and report its end to the dispatcher in any case.
+        """Run one group, and always report its end to the dispatcher.
 
         Without the report, callers would wait for the group. Another group resumes the trial that
         this one trained when it failed. The worker reports a trial's own faults.
@@ -210,7 +210,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
         run_config=RunConfig(
             name=run,
             storage_path=str(folder),
-            # a group that cannot be placed ends: `GroupAutoscaler` starts another if there is room
+            # a group that cannot be placed ends; `GroupAutoscaler` starts another when it fits
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
             callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
@@ -221,7 +221,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
 def _callbacks(plan: Groups) -> list[Any]:
     """Return the callback that gives unequal workers their own resources, if they are unequal.
 
-    Ray receives the mean of their resources then, so that its sums are right.
+    Ray then receives the mean of their resources, so that its totals are correct.
     """
     if not plan.uneven:
         return []

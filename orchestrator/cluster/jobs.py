@@ -28,7 +28,7 @@ from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
 DEFAULT_SERVER = "http://127.0.0.1:8265"
-ANSWER_S, WORK_S = 5.0, 60.0  # to connect, and to receive the answer
+ANSWER_S, WORK_S = 5.0, 60.0  # to connect, and to receive the response
 STOP_S = 30  # for a stopped run to finish its writes; Ray would kill it after 3 s
 END_TIMEOUT_S = 30.0  # for Ray to notice that a job has ended
 RESPONSE_TIMEOUT_S = 60.0  # without a response, after which a job is no longer followed
@@ -74,7 +74,7 @@ def server_address(address: str | None) -> str:
     """Return the URL of the job server.
 
     Args:
-        address: Address of the server; None: that of the environment, or else this machine's.
+        address: Address of the server; None: that of the environment, or else this machine.
 
     Raises:
         ConfigurationError: The address is not that of a job server, or it holds a user or a
@@ -181,7 +181,7 @@ class Cluster:
         A broken connection is resumed.
 
         Raises:
-            PreflightError: The server has not responded for `SILENT_S`.
+            PreflightError: The server has not responded for `RESPONSE_TIMEOUT_S`.
         """
         log_writer, last_response = _LogWriter(write), time.monotonic()
         while True:
@@ -207,7 +207,7 @@ class Cluster:
             The job, and whether it was running until now.
 
         Raises:
-            PreflightError: The job has not ended after `STOP_S` and `KILLED_S`.
+            PreflightError: The job has not ended after `STOP_S` and `END_TIMEOUT_S`.
         """
         job = self.job(name)
         if job.over:
@@ -334,7 +334,7 @@ class _LogWriter:
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Client of Ray with time limits; its requests would wait for ever."""
+    """Client of Ray with time limits; its requests would wait without a limit."""
 
     def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": (ANSWER_S, WORK_S)} | arguments)

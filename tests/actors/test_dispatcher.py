@@ -18,7 +18,7 @@ async def settle(turns: int = TURNS) -> None:
         await asyncio.sleep(0)
 
 
-async def nothing_more(dispatcher: Dispatcher, name: str) -> bool:
+async def has_no_record(dispatcher: Dispatcher, name: str) -> bool:
     return await dispatcher.next_report(name, SHORT_S) == {}
 
 
@@ -26,11 +26,11 @@ def test_trials_are_assigned_in_submission_order() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for name in ("a", "b", "c"):
-            await dispatcher.submit(name, {"of": name})
-        assert await dispatcher.take(1, LONG_S) == ("a", {"of": "a"})
-        assert await dispatcher.take(0, LONG_S) == ("b", {"of": "b"})
+            await dispatcher.submit(name, {"name": name})
+        assert await dispatcher.take(1, LONG_S) == ("a", {"name": "a"})
+        assert await dispatcher.take(0, LONG_S) == ("b", {"name": "b"})
         await dispatcher.give_back(1, "a")
-        assert await dispatcher.take(1, LONG_S) == ("c", {"of": "c"})
+        assert await dispatcher.take(1, LONG_S) == ("c", {"name": "c"})
         await dispatcher.give_back(1, "c")
         assert await dispatcher.take(1, SHORT_S) is None
 
@@ -93,7 +93,7 @@ def test_a_repeated_epoch_is_dropped() -> None:
             2,
             3,
         ]
-        assert await nothing_more(dispatcher, "a")
+        assert await has_no_record(dispatcher, "a")
 
     asyncio.run(play())
 
@@ -105,9 +105,9 @@ def test_reports_after_the_end_of_a_trial_are_dropped(end: dict[str, Any]) -> No
         await dispatcher.submit("a", {})
         await dispatcher.report("a", end)
         await dispatcher.report("a", {"epoch": 2})
-        await dispatcher.report("a", {"failed": "another rank says so too"})
+        await dispatcher.report("a", {"failed": "another rank failed too"})
         assert await dispatcher.next_report("a", LONG_S) == end
-        assert await nothing_more(dispatcher, "a")
+        assert await has_no_record(dispatcher, "a")
 
     asyncio.run(play())
 
@@ -134,7 +134,7 @@ def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
         await dispatcher.stop("a")
         await stop_notice
         await dispatcher.report("a", {"epoch": 1})
-        assert await nothing_more(dispatcher, "a")
+        assert await has_no_record(dispatcher, "a")
         await dispatcher.give_back(0, "a")
         await dispatcher.submit("b", {})
         assert await dispatcher.take(0, LONG_S) == ("b", {})
@@ -143,7 +143,7 @@ def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
 
 
 def test_stopping_an_unknown_trial_does_nothing() -> None:
-    asyncio.run(Dispatcher(groups=1, max_failures=0).stop("nobody"))
+    asyncio.run(Dispatcher(groups=1, max_failures=0).stop("unknown"))
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -193,7 +193,7 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
         await dispatcher.give_back(0, "a")
         await stop_notice
         assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1, "done": True}, (
-            "what was told before is not lost"
+            "earlier reports are kept"
         )
 
     asyncio.run(play())
@@ -204,10 +204,10 @@ def test_a_group_that_died_gets_its_trial_again_until_max_failures(allowed: int)
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=allowed)
         for name in ("a", "b"):
-            await dispatcher.submit(name, {"of": name})
+            await dispatcher.submit(name, {"name": name})
         for _ in range(allowed + 1):
-            assert await dispatcher.take(0, LONG_S) == ("a", {"of": "a"})
-        assert await dispatcher.take(0, LONG_S) == ("b", {"of": "b"})
+            assert await dispatcher.take(0, LONG_S) == ("a", {"name": "a"})
+        assert await dispatcher.take(0, LONG_S) == ("b", {"name": "b"})
         failure, hint = (
             (await dispatcher.next_report("a", LONG_S))["failed"],
             MEMORY_HINT.format(recipe="training"),
@@ -235,7 +235,7 @@ def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: s
         assert await dispatcher.take(0, LONG_S) == ("b", {})
         if ended == "done":
             assert (await dispatcher.next_report("a", LONG_S))["done"]
-        assert await nothing_more(dispatcher, "a"), "a death after the end is no failure"
+        assert await has_no_record(dispatcher, "a"), "a death after the end is no failure"
 
     asyncio.run(play())
 
@@ -275,23 +275,23 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for group, name in enumerate("ab"):
-            await dispatcher.submit(name, {"of": name})
+            await dispatcher.submit(name, {"name": name})
             await dispatcher.take(group, LONG_S)
         await dispatcher.submit("c", {})
-        assert await dispatcher.group_ended(0, "out of places", lost)
+        assert await dispatcher.group_ended(0, "no resources", lost)
         assert (
-            await nothing_more(dispatcher, "a")
-            and await nothing_more(dispatcher, "b")
-            and await nothing_more(dispatcher, "c")
+            await has_no_record(dispatcher, "a")
+            and await has_no_record(dispatcher, "b")
+            and await has_no_record(dispatcher, "c")
         )
         await dispatcher.give_back(1, "b")
-        assert await dispatcher.take(1, LONG_S) == ("a", {"of": "a"}), "before those that wait"
+        assert await dispatcher.take(1, LONG_S) == ("a", {"name": "a"}), "before queued trials"
         await dispatcher.add_group(2)
-        await dispatcher.group_ended(1, "out of places", lost)
-        failed = "its worker group was lost 2 times (resources.max_failures = 1): out of places"
+        await dispatcher.group_ended(1, "no resources", lost)
+        failed = "its worker group was lost 2 times (resources.max_failures = 1): no resources"
         assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}
         assert await dispatcher.take(2, LONG_S) == ("c", {})
-        assert not await dispatcher.group_ended(3, "it never began", lost)
+        assert not await dispatcher.group_ended(3, "it never started", lost)
 
     asyncio.run(play())
 
@@ -321,7 +321,7 @@ def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> 
         await dispatcher.take(0, LONG_S)
         await dispatcher.group_ended(0, "its node left", lost=True)
         await dispatcher.submit("b", {})
-        assert await nothing_more(dispatcher, "a") and await nothing_more(dispatcher, "b")
+        assert await has_no_record(dispatcher, "a") and await has_no_record(dispatcher, "b")
         await dispatcher.add_group(1)
         assert await dispatcher.take(1, LONG_S) == ("a", {})
 
@@ -337,10 +337,10 @@ def test_giving_up_fails_no_trial() -> None:
         await dispatcher.report("done", {"epoch": 1, "done": True})
         await dispatcher.give_back(0, "done")
         await dispatcher.take(0, LONG_S)
-        await dispatcher.give_up("nobody answers")
+        await dispatcher.give_up("no answer")
         assert await dispatcher.next_report("done", LONG_S) == {"epoch": 1, "done": True}
         for name in ("held", "waits"):
-            assert await dispatcher.next_report(name, LONG_S) == {"unfit": "nobody answers"}
+            assert await dispatcher.next_report(name, LONG_S) == {"unfit": "no answer"}
 
     asyncio.run(play())
 
@@ -357,9 +357,7 @@ def test_close_wakes_waiting_groups_and_training_workers() -> None:
         await dispatcher.close()
         assert await asyncio.gather(*takers) == [CLOSE, CLOSE]
         await stop_notice
-        assert await dispatcher.take(2, LONG_S) == CLOSE, (
-            "a group that comes back from the dead is told too"
-        )
+        assert await dispatcher.take(2, LONG_S) == CLOSE, "a restarted group receives CLOSE too"
 
     asyncio.run(play())
 

@@ -22,15 +22,15 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
         await dispatcher.submit("a", {})
         first = asyncio.create_task(dispatcher.take(0, LONG_S))
         await settle()
-        assert not first.done(), "nobody has said which groups there are"
+        assert not first.done(), "the list of groups is missing"
         await dispatcher.recover([0, 1])
         await settle()
-        assert not first.done() and dispatcher.unreported_groups == {1}, "it may still train a"
+        assert not first.done() and dispatcher.unreported_groups == {1}, "group 1 may still train a"
         await dispatcher.report("a", {"epoch": 7}, 1)
-        await dispatcher.give_back(1, "a")  # it learned that the dispatcher had died
+        await dispatcher.give_back(1, "a")  # it noticed that the dispatcher had died
         assert await first == ("a", {})
         assert await dispatcher.next_report("a", SHORT_S) == {}, (
-            "what the group said of the old one is told again by the next"
+            "the next group repeats the reports sent to the old dispatcher"
         )
 
     asyncio.run(play())
@@ -76,7 +76,7 @@ def test_groups_added_later_are_registered_and_a_second_list_is_ignored() -> Non
         await dispatcher.recover([9])
         assert dispatcher.groups == {0, 4, 5}
         await dispatcher.take(6, SHORT_S)
-        assert 6 in dispatcher.groups, "whoever asks is there"
+        assert 6 in dispatcher.groups, "a group that requests a trial is registered"
 
     asyncio.run(play())
 
@@ -105,7 +105,7 @@ class Ray:
         if how in ("before", "after"):
             self.dispatcher = Dispatcher(self.groups, 1, restarted=True)
             self.loop.run_until_complete(self.dispatcher.recover(range(self.groups)))
-        raise ray.exceptions.ActorUnavailableError("it is away", None)
+        raise ray.exceptions.ActorUnavailableError("unavailable", None)
 
 
 def play(
@@ -129,9 +129,7 @@ def play(
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
     dispatcher_client = DispatcherClient("dispatcher", fake)
-    dispatcher_client.submit(
-        "a", {"of": "a", "known": known}
-    )  # None: as in the fitting of a teacher
+    dispatcher_client.submit("a", {"name": "a", "known": known})  # None: as in teacher training
     return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], assignments
 
 
@@ -197,9 +195,9 @@ def test_replacing_a_group_kills_its_workers(monkeypatch: pytest.MonkeyPatch) ->
     assert dispatcher_client.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
     assert not dispatcher_client.replace(0)
     assert controllers == [("dispatcher-group-0", ANSWER_S)] * 2, (
-        "one that answers stays, and starts others in their place"
+        "a controller that answers is kept and starts new workers"
     )
-    dispatcher_client.lose(0, "it did not come back")
+    dispatcher_client.lose(0, "it did not restart")
     assert controllers[2:] == [("dispatcher-group-0", 0.0)] and fake.dispatcher.ended_groups == {0}
 
 

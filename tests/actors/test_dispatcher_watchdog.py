@@ -14,9 +14,9 @@ def test_a_heartbeat_ends_the_silence_and_updates_the_activity() -> None:
         dispatcher.trials["a"].last_heartbeat -= 1e6
         (seen,) = (await dispatcher.overview())["trials"]
         assert seen["silent_s"] > 1e6 - 1 and seen["doing"] == "startup"
-        await dispatcher.record_heartbeat("a", 0, "nothing that this group does")
+        await dispatcher.record_heartbeat("a", 0, "an activity of another group")
         assert (await dispatcher.overview())["trials"][0]["silent_s"] > 1e6 - 1, (
-            "who does not hold it is not heard"
+            "heartbeats of another group are ignored"
         )
         await dispatcher.record_heartbeat("a", 1, "epoch 3")
         (seen,) = (await dispatcher.overview())["trials"]
@@ -36,7 +36,7 @@ def test_a_queued_trial_is_in_the_overview_if_no_trial_is_assigned() -> None:
         await dispatcher.submit("b", {})
         dispatcher.trials["a"].last_heartbeat -= 1e6
         assert [each["name"] for each in (await dispatcher.overview())["trials"]] == ["b"], (
-            "the one that waits since last"
+            "the trial queued last"
         )
         await dispatcher.take(0, LONG_S)
         assert [
@@ -60,7 +60,7 @@ def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None
         dispatcher.trials["a"].last_heartbeat -= 1e6
         assert await dispatcher.evict_group(0) == ["worker 0", "worker 1"]
         (seen,) = (await dispatcher.overview())["trials"]
-        assert seen["workers"] == 0 and seen["silent_s"] < LONG_S, "it has its time to come back"
+        assert seen["workers"] == 0 and seen["silent_s"] < LONG_S, "its restart time begins"
         assert await dispatcher.evict_group(0) == []
         assert await dispatcher.take(0, LONG_S) == ("a", {})
         assert await dispatcher.take(0, SHORT_S) is None
@@ -75,7 +75,7 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.take(0, LONG_S)
         await dispatcher.report_infrastructure_failure("a", "OSError: stale file handle", 0)
-        await dispatcher.report_infrastructure_failure("a", "it does not hold it", 1)
+        await dispatcher.report_infrastructure_failure("a", "not its trial", 1)
         assert await dispatcher.take(0, LONG_S) == ("a", {})
         (note,) = (await dispatcher.overview())["notes"]
         assert note == (
@@ -83,12 +83,12 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
             "1, resources.max_failures): "
             "OSError: stale file handle"
         )
-        assert (await dispatcher.overview())["notes"] == [], "each is fetched once"
+        assert (await dispatcher.overview())["notes"] == [], "each note is fetched once"
         assert await dispatcher.take(0, SHORT_S) is None
         hint = MEMORY_HINT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){hint}"
         assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}, (
-            "of the second death no reason is known"
+            "the second death has no known cause"
         )
 
     asyncio.run(play())
@@ -109,10 +109,10 @@ def test_reports_of_another_group_are_dropped() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})
         await dispatcher.take(0, LONG_S)
-        await dispatcher.report("a", {"failed": "a ghost"}, 1)
+        await dispatcher.report("a", {"failed": "another group"}, 1)
         await dispatcher.report("a", {"epoch": 1}, 0)
         assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
-        await dispatcher.report("nobody", {"epoch": 1}, 0)
+        await dispatcher.report("unknown", {"epoch": 1}, 0)
 
     asyncio.run(play())
 
@@ -122,7 +122,7 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {}, "token")
         await dispatcher.submit("a", {}, "token")
-        assert list(dispatcher.waiting) == ["a"], "said twice, it counts once"
+        assert list(dispatcher.waiting) == ["a"], "a repeated heartbeat counts once"
         await dispatcher.take(0, LONG_S)
         for epoch in (1, 2):
             await dispatcher.report("a", {"epoch": epoch})
@@ -143,7 +143,7 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         assert (seen["reader"], seen["name"]) == ("first", "a") and seen["silent_s"] > 1e6 - 1
         await dispatcher.record_reader_heartbeat(
             "second", "a", "process 2"
-        )  # Tune started it in place of the other one
+        )  # Tune started it instead of the first one
         (seen,) = (await dispatcher.overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
         await dispatcher.take(0, 0.0)
@@ -152,7 +152,7 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         dispatcher.readers["second"].last_heartbeat -= 1e6
         (seen,) = (await dispatcher.overview())["readers"]
         assert seen["silent_s"] > 1e6 - 1, (
-            "a process that is stopped with the last record of its trial unread is replaced"
+            "a stopped process that has not read the last record is replaced"
         )
         await dispatcher.submit("b", {})
         await dispatcher.record_reader_heartbeat("second", "b", "process 2")

@@ -23,7 +23,7 @@ NVIDIA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capa
 
 
 class Kind(tuple[bool, bool, bool]):
-    """Consequences of a failure: own, together, clean."""
+    """Attributes of a failure: from_trial, on_all_ranks, process_reusable."""
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_classification_on_a_device(
 ) -> None:
     failure = classify_failure(error, TRIAL, DEVICE)
     assert (failure.from_trial, failure.process_reusable) == (from_trial, process_reusable), (
-        "who met an error on a device starts anew"
+        "a process is restarted after an error on a device"
     )
 
 

@@ -20,7 +20,7 @@ LOOK = 2.0
 
 @dataclass
 class Ray:
-    """A simulated cluster; a group is placed at its start if possible, and serves `at_once`."""
+    """Simulated cluster: a group is placed at its start if it fits, and serves if `at_once`."""
 
     nodes: dict[str, float]
     at_once: bool = True
@@ -81,7 +81,7 @@ class Ray:
             self.autoscaler_under_test.step()
 
     def remove(self, node: str) -> None:
-        """Remove the node; its groups end if there is no other place."""
+        """Remove the node and end its groups."""
         del self.nodes[node]
         for number in [number for number, place in self.where.items() if place == node]:
             self.end(number, "no place", placed=False)
@@ -97,7 +97,7 @@ def test_groups_follow_the_nodes() -> None:
     ray.step(5)
     assert autoscaler.at_once() == 3 and ray.notes == []
     ray.remove("c")
-    assert autoscaler.at_once() == 2, "no more trials are asked for from now on"
+    assert autoscaler.at_once() == 2, "fewer trials run from now on"
     ray.step(5)
     assert autoscaler.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
     ray.nodes |= {"d": 1, "e": 2}
@@ -108,7 +108,7 @@ def test_groups_follow_the_nodes() -> None:
 
 
 def test_a_restarting_group_keeps_its_resources() -> None:
-    """Between two observations of Ray Train a group has no place; its former one is kept."""
+    """A group has no resources between two checks of Ray Train; its former ones stay reserved."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
@@ -155,7 +155,7 @@ def test_resources_are_reserved_for_pending_influence_actors() -> None:
     autoscaler = ray.autoscaler(1)
     ray.step(5)
     assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, (
-        "two CPUs are for the actors"
+        "two CPUs are reserved for the actors"
     )
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.influence_actors = 2
@@ -179,13 +179,13 @@ def test_without_groups_trials_wait_and_a_note_names_the_missing_resources() -> 
     assert autoscaler.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
     ray.remove("b")
     ray.step(29)
-    assert not ray.stopped, "the time counts from when the last group served"
+    assert not ray.stopped, "the timeout starts when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
     with refused("resources.heartbeat_timeout_s", 60, error=PreflightError):
         autoscaler.raise_reason()
     ray.step(3)
-    assert len(ray.stopped) == 1, "once"
+    assert len(ray.stopped) == 1, "stopped once"
 
 
 def test_a_starting_group_gets_its_start_timeout_despite_a_shorter_heartbeat_timeout() -> None:
@@ -212,7 +212,7 @@ def test_failed_placements_are_retried_until_the_timeout() -> None:
         ray.at_once = False
         ray.step()
     assert len(ray.stopped) == 1 and "could be placed" in autoscaler.reason
-    assert autoscaler.num_started == 2, "not at every look"
+    assert autoscaler.num_started == 2, "not at every check"
 
 
 def test_a_failed_placement_is_retried_after_a_pause_or_on_a_new_node() -> None:
@@ -268,7 +268,7 @@ def test_a_lost_head_ends_the_run_and_a_recovered_one_does_not() -> None:
     assert not ray.stopped and not autoscaler.head_lost
     assert len(ray.notes) == 2 and all(
         f"does not recover within {HEAD_S:g} s" in note for note in ray.notes
-    ), "once each time"
+    ), "one note per outage"
     ray.step(2)
     assert len(ray.stopped) == 1 and autoscaler.head_lost
     with refused("resources.address", "head", error=PreflightError):
@@ -276,7 +276,7 @@ def test_a_lost_head_ends_the_run_and_a_recovered_one_does_not() -> None:
 
 
 def test_a_cluster_without_nodes_ends_the_run_before_the_heartbeat_timeout() -> None:
-    """As with our own cluster whose raylet is stopped: the head is reachable, and reports it."""
+    """As on our own cluster after its raylet was stopped: the head responds and reports no node."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step(100)

@@ -74,7 +74,7 @@ def test_the_timeout_starts_at_the_last_heartbeat(clock: Clock) -> None:
     ):
         dispatcher.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], (
-        "the sign came in the middle of the first wait"
+        "the heartbeat came in the middle of the first wait"
     )
 
 

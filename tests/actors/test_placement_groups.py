@@ -1,4 +1,4 @@
-"""Test that reservations are freed after their controller's death, with stubs of Ray's store."""
+"""Test the removal of placement groups after their controller's death, with stubs of Ray."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -61,9 +61,9 @@ def test_the_placement_group_of_a_dead_controller_is_removed(store: Store) -> No
     )
     placement_groups.PlacementGroupCallback("run-1").after_worker_group_start(group)
     placement_groups.remove_run_placement_group("run-2")
-    assert store.removed == [] and len(store) == 2, "another run's is left alone"
+    assert store.removed == [] and len(store) == 2, "the group of another run is kept"
     placement_groups.remove_run_placement_group("run-1")
-    assert store.removed == [GROUP] and store.states == [], "it is waited for"
+    assert store.removed == [GROUP] and store.states == [], "removal is awaited"
     placement_groups.forget_run("run-1")
     assert not store
     placement_groups.remove_run_placement_group("run-1")
@@ -103,7 +103,7 @@ def test_a_controller_is_ended_unless_it_answers(
     )
     monkeypatch.setattr("ray.kill", lambda actor, no_restart: ended.append(actor))
     controllers.end_controller("run-2", answer_s)
-    assert not ended, "of a run whose workers have not started nothing is known"
+    assert not ended, "a run without started workers has no record"
     controllers.end_controller("run-1", answer_s)
     assert ended == [handle] * killed
     placement_groups.forget_run("run-1")

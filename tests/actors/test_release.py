@@ -17,7 +17,7 @@ def test_an_unassigned_trial_is_released() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         assert await dispatcher.released("a", 0.0)
         await dispatcher.submit("a", {})
-        assert await dispatcher.released("a", 0.0), "nobody has taken it"
+        assert await dispatcher.released("a", 0.0), "no group has taken it"
 
     asyncio.run(play())
 
@@ -38,7 +38,7 @@ def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
         elif end == "group ended":
             await dispatcher.group_ended(0, "out of memory")
         else:
-            assert await dispatcher.take(0, SHORT_S) is None, "its worker died once too often"
+            assert await dispatcher.take(0, SHORT_S) is None, "its worker exceeded max_failures"
         assert await waits
 
     asyncio.run(play())
@@ -63,7 +63,7 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
         assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
             2,
             3,
-        ], "what is known already, the reader drops"
+        ], "the reader drops known epochs"
 
     asyncio.run(play())
 
@@ -84,7 +84,7 @@ def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
 
 
 class Remote:
-    """A dispatcher's method as Ray exposes it: `remote` is the call."""
+    """A method of an actor handle: `remote` is the call."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -106,7 +106,7 @@ def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
             (),
             {
                 "released": Remote(False, False, True),
-                "describe": Remote("group 1 holds trial-00003"),
+                "describe": Remote("trial-00003 is assigned to group 1"),
             },
         ),
     )
@@ -115,7 +115,7 @@ def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
     with refused(
         "resources.heartbeat_timeout_s",
         0.01,
-        "longer than group 1 holds trial-00003",
+        "longer than a single step of the trial",
         PreflightError,
     ):
         DispatcherClient("dispatcher", held()).wait_until_released("trial-00003", 0.01)

@@ -1,4 +1,4 @@
-"""Test a worker's handling of failures: of the trial, its own, or one that blocks the others."""
+"""Test a worker's handling of errors: of the trial, of its environment, and on one rank only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ Specify = Callable[..., TrialSpec]
 
 
 class Connection(worker._DispatcherConnection):
-    """A dispatcher's line that records its messages; `lost`: the dispatcher died meanwhile."""
+    """A connection that records its messages; `lost`: the dispatcher died meanwhile."""
 
     def __init__(self, lost: bool = False) -> None:
         super().__init__(None, 0, 0)
@@ -35,7 +35,7 @@ class Connection(worker._DispatcherConnection):
         self.messages.append(record)
 
     def report_infrastructure_failure(self, fault: str) -> None:
-        self.messages.append({"excused": fault})
+        self.messages.append({"infrastructure_failure": fault})
 
     def has_lost_dispatcher(self) -> bool:
         return self.lost
@@ -51,7 +51,7 @@ def training(
     world_size: int = 1,
     connection: Connection | None = None,
 ) -> list[Any]:
-    """Return the line's messages about a trial that raises `error`."""
+    """Return the connection's messages about a trial that raises `error`."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         if error:
@@ -85,7 +85,7 @@ def test_an_environment_error_on_all_ranks_is_retried_by_the_same_group(
 ) -> None:
     """The group requests a trial while it holds one, and gets it again."""
     assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [
-        {"excused": "locked"}
+        {"infrastructure_failure": "locked"}
     ]
 
 
@@ -117,8 +117,8 @@ def test_an_unusable_process_ends(
 ) -> None:
     messages = training(monkeypatch, specify, error, world_size)
     assert (
-        [*messages[0]] == ["excused"]
-        and str(error) in messages[0]["excused"]
+        [*messages[0]] == ["infrastructure_failure"]
+        and str(error) in messages[0]["infrastructure_failure"]
         and messages[1:] == ["raised"]
     )
 
@@ -128,7 +128,7 @@ def test_an_unreachable_dispatcher_gets_no_failure_report(
 ) -> None:
     class Mute(Connection):
         def report_infrastructure_failure(self, fault: str) -> None:
-            raise DispatcherTimeoutError("nobody there")
+            raise DispatcherTimeoutError("no answer")
 
     assert training(monkeypatch, specify, OSError("stale"), connection=Mute()) == ["raised"]
 
@@ -137,5 +137,5 @@ def test_an_unreachable_dispatcher_gets_no_failure_report(
 def test_a_trial_of_a_dead_dispatcher_is_not_released_at_the_next_one(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, messages: list[Any]
 ) -> None:
-    """A live dispatcher would take it for the end of the trial; a new one learns it later."""
+    """A live dispatcher would end the trial; a new one gets the state from the next request."""
     assert training(monkeypatch, specify, None, connection=Connection(lost)) == messages

@@ -48,7 +48,7 @@ def test_a_listening_address_is_accepted_and_others_are_refused(nothing_listens:
 def test_auto_without_a_cluster_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, nothing_listens: str
 ) -> None:
-    """No cluster at all, and a former one, which Ray itself would search for minutes."""
+    """No cluster, and an ended one, to which Ray itself would try to connect for minutes."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
@@ -63,7 +63,7 @@ def test_auto_without_a_cluster_is_refused_at_once(
     )
     with refused("resources.address", "auto", LISTENING, PreflightError) as refusal:
         require_answer("auto")
-    assert "127.0.0.2" in str(refusal.value), "the last one known"
+    assert "127.0.0.2" in str(refusal.value), "the last known address"
 
 
 @pytest.mark.parametrize(

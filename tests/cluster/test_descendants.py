@@ -68,7 +68,7 @@ def test_leftover_processes_of_a_killed_driver_are_ended_even_if_stopped(
     driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
 ) -> None:
     (child,) = (psutil.Process(each["pid"]) for each in noted_processes(folder))
-    assert end_left_over(tmp_path) == [], "the driver lives"
+    assert end_left_over(tmp_path) == [], "the driver is alive"
     child.suspend()
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -93,7 +93,7 @@ def test_a_process_that_does_not_match_its_record_is_left_alone(
     file.write_text(json.dumps(plain))
     child = psutil.Process(pid)
     assert end_left_over(tmp_path) == [] and child.is_running()
-    assert file.exists() is (key == "host"), "that of another host is for its own"
+    assert file.exists() is (key == "host"), "the record of another host is kept"
 
 
 @pytest.mark.parametrize(

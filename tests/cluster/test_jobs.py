@@ -1,4 +1,4 @@
-"""Test jobs of a cluster against a simulated job server: requests, and messages of refusals."""
+"""Test jobs of a cluster against a simulated job server: requests and error messages."""
 
 import json
 import socket

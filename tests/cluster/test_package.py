@@ -64,7 +64,7 @@ def test_excluded_files_are_left_out_and_extra_files_are_packaged(
         {"submitted/mine.yaml": extra_file, "configs/digits.yaml": project / "configs/digits.yaml"},
     )
     assert sorted(packed.files) == [
-        "configs/digits.yaml",  # the requested one
+        "configs/digits.yaml",  # the extra file
         "methods/kd.py",
         "orchestrator/config/plan.py",
         "run.py",

@@ -1,4 +1,4 @@
-"""Test the end of a connection to a Ray that does not answer any more, without Ray."""
+"""Test the shutdown of an unresponsive Ray, without Ray."""
 
 import threading
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ LONG_S = 60.0
 
 @pytest.fixture
 def give_up_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the reasons with which the run was given up and its processes were ended."""
+    """Record the calls of `give_up`: reason and exit code."""
     calls: list[Any] = []
     monkeypatch.setattr(connect, "SHUTDOWN_S", 0.05)
     monkeypatch.setattr(connect, "give_up", lambda reason, code: calls.append((reason, code)))
@@ -24,7 +24,8 @@ def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: 
     """Shut down with a `ray.shutdown` that waits for `released`."""
     monkeypatch.setattr("ray._private.worker._global_node", node)
     monkeypatch.setattr(
-        "ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go")
+        "ray.shutdown",
+        lambda: None if released.wait(LONG_S) else pytest.fail("not released in time"),
     )
     connect._shut_down()
 

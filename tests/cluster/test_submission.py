@@ -40,7 +40,7 @@ def test_the_command_line_of_a_sweep() -> None:
     assert job.name == "mine-20260102-030405"
     assert job.labels == {"command": "sweep", "store": "/shared/my runs", "run": "mine"}
     assert job.beside == {"configs/digits.yaml": ROOT / "configs/digits.yaml"}
-    # the written command line has the given options
+    # the command line is stable under repetition
     again = made(*shlex.split(job.entrypoint)[2:])
     assert again.entrypoint == job.entrypoint
 

@@ -82,7 +82,7 @@ def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(connect, "_start", lambda cpus: seen.append(dict(os.environ)))
+    monkeypatch.setattr(connect, "_start_cluster", lambda cpus: seen.append(dict(os.environ)))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     before = dict(os.environ)
