@@ -55,8 +55,7 @@ def on_every_rank(
 def _start_server() -> None:
     """Start the fork server of all ranks, once.
 
-    It has imported the ranks' modules and executed nothing of them; importing torch in each rank
-    takes seconds.
+    It imports the modules of the ranks in advance: importing torch in each rank takes seconds.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
     with contextlib.chdir(ROOT):  # the server finds the modules there

@@ -5,13 +5,16 @@ from collections.abc import Iterable
 import psutil
 
 
-def titled(name: str, among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
-    """Return the live processes titled `name...`, below this process or `among` others."""
-    found = []
-    for process in psutil.Process().children(recursive=True) if among is None else among:
+def titled(name: str, candidates: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
+    """Return the live processes titled `name...` among `candidates`.
+
+    None stands for the descendants of this process.
+    """
+    matches = []
+    for process in psutil.Process().children(recursive=True) if candidates is None else candidates:
         try:
             if process.cmdline() and process.cmdline()[0].startswith(name):
-                found.append(process)
+                matches.append(process)
         except psutil.Error:
             continue
-    return found
+    return matches

@@ -48,7 +48,7 @@ def answering() -> dict[str, list[Answer]]:
 def test_requests_to_a_local_job_server_bypass_the_proxy(
     proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    monkeypatch.setattr(jobs, "bring_token", lambda: None)
+    monkeypatch.setattr(jobs, "load_token", lambda: None)
     with server(answering()) as (address, received):
         done = CliRunner().invoke(
             run.app, ["status", "--address", address.replace("127.0.0.1", host)]
@@ -61,7 +61,7 @@ def test_requests_to_the_head_of_a_cluster_bypass_the_proxy(
     proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """127.0.0.2 represents another machine; only its role as cluster address bypasses the proxy."""
-    monkeypatch.setattr(jobs, "bring_token", lambda: None)
+    monkeypatch.setattr(jobs, "load_token", lambda: None)
     monkeypatch.setattr("orchestrator.core.proxies.LOOPBACK", ())
     monkeypatch.setattr(
         jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5)

@@ -14,7 +14,7 @@ KEY = "distillation-controller/"
 ANSWER_S = 10.0  # a controller answers at once, except while it starts workers
 
 
-def note_controller(run: str) -> None:
+def record_controller(run: str) -> None:
     """Record this process as the controller of the run."""
     _internal_kv_put(KEY + run, ray.get_runtime_context().get_actor_id())
 
@@ -29,12 +29,12 @@ def end_controller(run: str, answer_s: float = 0.0) -> None:
         answer_s: Time limit in seconds. A controller that answers within it is kept. With 0 the
             controller is killed at once.
     """
-    noted = _internal_kv_get(KEY + run)
-    if not noted:
+    actor_id = _internal_kv_get(KEY + run)
+    if not actor_id:
         return
     with contextlib.suppress(ray.exceptions.RayError):
         controller = worker.global_worker.core_worker.get_actor_handle(
-            ray.ActorID.from_hex(noted.decode())
+            ray.ActorID.from_hex(actor_id.decode())
         )
         ready, _ = (
             ray.wait([controller.__ray_ready__.remote()], timeout=answer_s)

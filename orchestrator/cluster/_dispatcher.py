@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.config.trial import recipe_key
 
 CLOSE = "close"
-SHORT = ": see the log of Ray; where memory is short, lower {recipe}.batch_size or resources.groups"
+MEMORY_HINT = ": see the Ray logs; if memory ran out, lower {recipe}.batch_size or resources.groups"
 NOTES = 100  # kept until the driver fetches them
 Record = dict[str, Any]
 
@@ -26,71 +26,71 @@ Record = dict[str, Any]
 class _Trial:
     """State of a trial.
 
-    `told` counts the delivered records, and `last` is kept for redelivery. `fault` is the reason of
-    the last group's failure.
+    `num_sent` counts the records sent to the reader, and `last` is kept for redelivery. `failure`
+    is the cause of the last group's failure.
     """
 
     specification: dict[str, Any]
     token: str = ""
     records: "asyncio.Queue[Record]" = field(default_factory=asyncio.Queue)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
-    told: int = 0
+    num_sent: int = 0
     last: Record = field(default_factory=dict)
     epoch: int = 0
     failures: int = 0
     ended: bool = False
-    heard: float = field(default_factory=time.monotonic)
-    doing: str = "its turn"
-    fault: str = ""
+    last_heartbeat: float = field(default_factory=time.monotonic)
+    activity: str = "queued"
+    failure: str = ""
 
 
 @dataclass
 class _Reader:
-    """Process that waits for the records of a trial, with its handle."""
+    """Process that reads the records of a trial, and its handle."""
 
     trial: str
     process: Any
-    heard: float = field(default_factory=time.monotonic)
+    last_heartbeat: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
-    """Queue of trials; `held` maps each group to its trial until the group gives it back.
+    """Queue of trials; `assignments` maps each group to its trial until the group releases it.
 
-    `again` marks a restart after a death. `recover` then lists the groups, and `missing` are those
-    that have not reported yet.
+    `restarted` marks a restart after a death. `recover` then lists the groups;
+    `unreported_groups` are those that have not reported yet.
     """
 
-    def __init__(self, groups: int, max_failures: int, again: bool = False) -> None:
+    def __init__(self, groups: int, max_failures: int, restarted: bool = False) -> None:
         self.groups, self.max_failures = set(range(groups)), max_failures
-        self.life, self.introduced = uuid.uuid4().hex, not again
-        self.missing: set[int] = set()
-        self.heard_of: set[int] = set()
-        self.gone: set[int] = set()
+        self.instance_id, self.has_group_list = uuid.uuid4().hex, not restarted
+        self.unreported_groups: set[int] = set()
+        self.reported_groups: set[int] = set()
+        self.ended_groups: set[int] = set()
         self.trials: dict[str, _Trial] = {}
         self.waiting: deque[str] = deque()
-        self.held: dict[int, str] = {}
-        self.turns: dict[int, int] = {}
+        self.assignments: dict[int, str] = {}
+        self.request_counts: dict[int, int] = {}
         self.workers: dict[int, dict[int, Any]] = {}
         self.readers: dict[str, _Reader] = {}
         self.notes: deque[str] = deque(maxlen=NOTES)
         self.closed = False
-        self.last_error = self.unfit = ""
+        self.last_error = self.give_up_reason = ""
         self.changed = asyncio.Condition()
 
     async def recover(self, groups: Iterable[int]) -> None:
         """Register the live groups after a restart; each may still train its earlier trial."""
-        if self.introduced:
+        if self.has_group_list:
             return
-        self.groups = (set(groups) | self.heard_of) - self.gone
-        self.missing = self.groups - self.heard_of
-        self.introduced = True
+        self.groups = (set(groups) | self.reported_groups) - self.ended_groups
+        self.unreported_groups = self.groups - self.reported_groups
+        self.has_group_list = True
         async with self.changed:
             self.changed.notify_all()
 
     @property
-    def settled(self) -> bool:
-        """Return whether it is known of every group which trial it holds."""
-        return self.introduced and not self.missing
+    def is_reconciled(self) -> bool:
+        """Return whether the assignment of every group is known."""
+        return self.has_group_list and not self.unreported_groups
 
     async def submit(self, name: str, specification: dict[str, Any], token: str = "") -> None:
         """Queue a trial.
@@ -98,15 +98,15 @@ class Dispatcher:
         A name may be reused after its trial has ended, or to resume the trial once it is
         `released`. `token` identifies the submission: a repetition after a lost answer counts once.
         """
-        before = self.trials.get(name)
-        if before and token and before.token == token:
+        previous = self.trials.get(name)
+        if previous and token and previous.token == token:
             return
-        if before:
-            before.stopped.set()
-        failures = before.failures if before and not before.ended else 0
+        if previous:
+            previous.stopped.set()
+        failures = previous.failures if previous and not previous.ended else 0
         self.trials[name] = trial = _Trial(specification, token, failures=failures)
-        if self.unfit:
-            trial.records.put_nowait({"unfit": self.unfit})
+        if self.give_up_reason:
+            trial.records.put_nowait({"unfit": self.give_up_reason})
             return
         async with self.changed:
             self.waiting.append(name)
@@ -115,36 +115,40 @@ class Dispatcher:
     async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
-        A group that holds a trial and requests again has died in between. It gets the same trial,
+        A group that holds a trial and requests another has died in between. It gets the same trial,
         up to `max_failures` times.
         """
-        turn = self.turns[group] = self.turns.get(group, 0) + 1
+        request = self.request_counts[group] = self.request_counts.get(group, 0) + 1
         self.groups.add(group)
-        self.gone.discard(group)
-        self._holds_nothing(group)
-        again = self._taken_up_again(group)
-        if again:
-            return again, self.trials[again].specification
+        self.ended_groups.discard(group)
+        self._mark_reported(group)
+        held = self._reassign(group)
+        if held:
+            return held, self.trials[held].specification
         async with self.changed:
             self.changed.notify_all()  # the group may have released a trial
             try:
                 await asyncio.wait_for(
                     self.changed.wait_for(
-                        lambda: self.closed or self._ready() or self.turns[group] != turn
+                        lambda: (
+                            self.closed
+                            or self._has_trial()
+                            or self.request_counts[group] != request
+                        )
                     ),
                     wait_s,
                 )
             except TimeoutError:
                 return None
-            if self.turns[group] != turn:  # the requester died and was replaced
+            if self.request_counts[group] != request:  # the requester died and was replaced
                 return None
             if self.closed:
                 return CLOSE
-            if not self._ready():  # the trial was stopped after the notification
+            if not self._has_trial():  # the trial was stopped after the notification
                 return None
-            name = self.held[group] = self.waiting.popleft()
+            name = self.assignments[group] = self.waiting.popleft()
             trial = self.trials[name]
-            trial.heard, trial.doing = time.monotonic(), "its start"
+            trial.last_heartbeat, trial.activity = time.monotonic(), "startup"
             return name, trial.specification
 
     async def report(self, name: str, record: Record, group: int | None = None) -> None:
@@ -154,9 +158,9 @@ class Dispatcher:
         `group`.
         """
         trial = self.trials.get(name)
-        if trial is None or (group is not None and self.held.get(group) != name):
+        if trial is None or (group is not None and self.assignments.get(group) != name):
             return
-        trial.heard = time.monotonic()
+        trial.last_heartbeat = time.monotonic()
         if (
             trial.ended
             or trial.stopped.is_set()
@@ -167,43 +171,45 @@ class Dispatcher:
         trial.ended = bool(record.get("done") or record.get("failed"))
         trial.records.put_nowait(record)
 
-    async def excuse(self, name: str, fault: str, group: int) -> None:
-        """Record a fault not of the trial; the group's next request counts as a death."""
-        if self.held.get(group) == name:
-            self.trials[name].fault = fault
+    async def report_infrastructure_failure(self, name: str, message: str, group: int) -> None:
+        """Record a failure of the environment; the group's next request counts as a death."""
+        if self.assignments.get(group) == name:
+            self.trials[name].failure = message
 
-    async def alive(self, name: str, group: int | None = None, doing: str = "") -> None:
+    async def record_heartbeat(
+        self, name: str, group: int | None = None, activity: str = ""
+    ) -> None:
         """Record a heartbeat between reports, and the worker's activity."""
         trial = self.trials.get(name)
-        if trial and (group is None or self.held.get(group) == name):
-            trial.heard, trial.doing = time.monotonic(), doing or trial.doing
+        if trial and (group is None or self.assignments.get(group) == name):
+            trial.last_heartbeat, trial.activity = time.monotonic(), activity or trial.activity
 
-    async def enlist(self, group: int, rank: int, worker: Any) -> None:
+    async def register_worker(self, group: int, rank: int, worker: Any) -> None:
         """Register a worker of a group with the handle of its process."""
         self.workers.setdefault(group, {})[rank] = worker
 
-    async def attend(self, reader: str, trial: str, process: Any) -> None:
+    async def record_reader_heartbeat(self, reader: str, trial: str, process: Any) -> None:
         """Record a heartbeat of the trial's reader; it replaces an earlier, dead reader."""
-        others = {key: each for key, each in self.readers.items() if each.trial != trial}
-        self.readers = others | {reader: _Reader(trial, process)}
+        other_readers = {key: each for key, each in self.readers.items() if each.trial != trial}
+        self.readers = other_readers | {reader: _Reader(trial, process)}
 
-    async def forget_reader(self, reader: str) -> Any:
-        """Remove a reader that is to be ended; return its handle, or None if unknown."""
-        found = self.readers.pop(reader, None)
-        return found.process if found else None
+    async def remove_reader(self, reader: str) -> Any:
+        """Remove a reader that will be ended; return its handle, or None if it is unknown."""
+        removed = self.readers.pop(reader, None)
+        return removed.process if removed else None
 
-    async def say(self, text: str) -> None:
-        """Queue a note for the user; repeated before it is fetched, it counts once."""
+    async def add_note(self, text: str) -> None:
+        """Queue a note for the user; a note that is already queued is dropped."""
         if text not in self.notes:
             self.notes.append(text)
 
     async def give_back(self, group: int, name: str) -> None:
-        """Free the group of the trial, however it ended."""
-        self._holds_nothing(group)
-        if self.held.get(group) == name:
-            del self.held[group]
+        """Release the trial and free its group, however the trial ended."""
+        self._mark_reported(group)
+        if self.assignments.get(group) == name:
+            del self.assignments[group]
             if self.trials[name].ended:
-                self.trials[name].stopped.set()  # else `until_stopped` would never return
+                self.trials[name].stopped.set()  # else `wait_for_stop` would never return
         async with self.changed:
             self.changed.notify_all()
 
@@ -211,7 +217,7 @@ class Dispatcher:
         """Wait at most `wait_s` seconds; return whether the trial and its folder are free."""
 
         def free() -> bool:
-            return self.settled and name not in self.held.values()
+            return self.is_reconciled and name not in self.assignments.values()
 
         async with self.changed:
             with contextlib.suppress(TimeoutError):
@@ -228,13 +234,13 @@ class Dispatcher:
         trial = self.trials.get(name)
         if trial is None:
             return {"unknown": True}
-        if received is not None and received < trial.told:
+        if received is not None and received < trial.num_sent:
             return trial.last
         try:
             record = await asyncio.wait_for(trial.records.get(), wait_s)
         except TimeoutError:
             return {}
-        trial.told, trial.last = trial.told + 1, record
+        trial.num_sent, trial.last = trial.num_sent + 1, record
         return record
 
     async def stop(self, name: str) -> None:
@@ -246,19 +252,19 @@ class Dispatcher:
         if name in self.waiting:
             self.waiting.remove(name)
 
-    async def until_stopped(self, name: str) -> None:
-        """Wait until the trial is stopped or replaced by another of its name."""
+    async def wait_for_stop(self, name: str) -> None:
+        """Wait until the trial is stopped or replaced by another with its name."""
         await self.trials[name].stopped.wait()
 
     async def add_group(self, group: int) -> None:
         """Register one more group that takes trials."""
         self.groups.add(group)
         for name in self.waiting:
-            self.trials[name].heard = time.monotonic()  # their waiting time starts again
+            self.trials[name].last_heartbeat = time.monotonic()  # restart their waiting time
 
     async def serving(self) -> list[int]:
         """Return the groups whose workers have requested a trial."""
-        return sorted(group for group in self.groups if group in self.turns)
+        return sorted(group for group in self.groups if group in self.request_counts)
 
     async def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
         """Remove a group for good, and return whether it ever requested a trial.
@@ -266,16 +272,17 @@ class Dispatcher:
         Another group resumes its trial, at most `max_failures` times. After the last group no trial
         can run, unless that was `lost` with its node: others may join.
         """
-        served = group in self.turns
+        served = group in self.request_counts
         self.groups.discard(group)
-        self.missing.discard(group)
-        self.gone.add(group)
+        self.unreported_groups.discard(group)
+        self.ended_groups.add(group)
         self.workers.pop(group, None)
-        self.turns[group] = self.turns.get(group, 0) + 1  # its open request gets no trial
+        # its open request gets no trial
+        self.request_counts[group] = self.request_counts.get(group, 0) + 1
         self.last_error = error or self.last_error
-        name = self.held.pop(group, None)
+        name = self.assignments.pop(group, None)
         if name:
-            self._queue_again(name, error)
+            self._requeue(name, error)
         async with self.changed:
             self.changed.notify_all()
         if not (self.groups or lost or self.closed):
@@ -283,8 +290,8 @@ class Dispatcher:
         return served
 
     async def give_up(self, reason: str) -> None:
-        """Report the end of all training to waiting callers; trials stay for a resume."""
-        self.unfit = reason
+        """Report to all waiting callers that training has ended; trials stay for a resume."""
+        self.give_up_reason = reason
         self.waiting.clear()
         for trial in self.trials.values():
             if not (trial.ended or trial.stopped.is_set()):
@@ -310,14 +317,21 @@ class Dispatcher:
         trials = (
             []
             if self.closed
-            else [self._seen(name, group) for group, name in sorted(self.held.items())]
+            else [
+                self._trial_overview(name, group)
+                for group, name in sorted(self.assignments.items())
+            ]
         )
         if self.waiting and not trials and not self.closed:
-            trials = [self._seen(max(self.waiting, key=lambda name: self.trials[name].heard), None)]
+            trials = [
+                self._trial_overview(
+                    max(self.waiting, key=lambda name: self.trials[name].last_heartbeat), None
+                )
+            ]
         return {
-            "life": self.life,
-            "introduced": self.introduced,
-            "missing": sorted(self.missing),
+            "life": self.instance_id,
+            "introduced": self.has_group_list,
+            "missing": sorted(self.unreported_groups),
             "groups": sorted(self.groups),
             "serving": await self.serving(),
             "waiting": len(self.waiting),
@@ -329,94 +343,93 @@ class Dispatcher:
         }
 
     def _silent_readers(self) -> list[dict[str, Any]]:
-        """Return the seconds since the last heartbeat of every Tune process.
+        """Return the seconds since the last heartbeat of each Tune process.
 
         A process sends heartbeats until it deregisters, even after its trial has ended: its last
         record may not have been received.
         """
-        now, found = time.monotonic(), {} if self.closed else self.readers
+        now, readers = time.monotonic(), {} if self.closed else self.readers
         return [
-            {"reader": key, "name": each.trial, "silent_s": now - each.heard}
-            for key, each in found.items()
+            {"reader": key, "name": each.trial, "silent_s": now - each.last_heartbeat}
+            for key, each in readers.items()
         ]
 
-    async def dismiss(self, group: int) -> list[Any]:
+    async def evict_group(self, group: int) -> list[Any]:
         """Return the workers to end; the restarted group gets its trial again."""
-        if group in self.held:
-            self.trials[self.held[group]].heard = time.monotonic()
-            self.trials[
-                self.held[group]
-            ].fault = "nothing was heard of it, and its group was replaced"
+        if group in self.assignments:
+            trial = self.trials[self.assignments[group]]
+            trial.last_heartbeat = time.monotonic()
+            trial.failure = "it sent no heartbeat, and its group was restarted"
         return list(self.workers.pop(group, {}).values())
 
     async def describe(self, name: str) -> str:
-        """Describe the trial's group, the queue and the live groups in words."""
+        """Return the trial's group, the queue length and the live groups as text."""
         holder = next(
-            (f"group {group}" for group, held in self.held.items() if held == name), "no group"
+            (f"group {group}" for group, trial in self.assignments.items() if trial == name),
+            "no group",
         )
-        alive = f"{len(self.groups)} groups live {self.last_error}".strip()
-        return f"{holder} holds {name}, {len(self.waiting)} trials wait, {alive}"
+        live = f"{len(self.groups)} live groups {self.last_error}".strip()
+        return f"{name} is assigned to {holder}; {len(self.waiting)} queued trials, {live}"
 
-    def _seen(self, name: str, group: int | None) -> dict[str, Any]:
+    def _trial_overview(self, name: str, group: int | None) -> dict[str, Any]:
         trial = self.trials[name]
         workers = len(self.workers.get(group, ())) if group is not None else 0
-        silent_s = time.monotonic() - trial.heard
+        silent_s = time.monotonic() - trial.last_heartbeat
         return {
             "name": name,
             "group": group,
             "workers": workers,
-            "doing": trial.doing,
+            "doing": trial.activity,
             "silent_s": silent_s,
         }
 
-    def _ready(self) -> bool:
-        return bool(self.waiting) and self.settled
+    def _has_trial(self) -> bool:
+        return bool(self.waiting) and self.is_reconciled
 
-    def _holds_nothing(self, group: int) -> None:
-        """Record that the group has stopped its training for a dispatcher that died."""
-        self.heard_of.add(group)
-        self.missing.discard(group)
+    def _mark_reported(self, group: int) -> None:
+        """Record that the group trains no trial of a dispatcher that died."""
+        self.reported_groups.add(group)
+        self.unreported_groups.discard(group)
 
-    def _taken_up_again(self, group: int) -> str | None:
-        name = self.held.get(group)
+    def _reassign(self, group: int) -> str | None:
+        name = self.assignments.get(group)
         if name is None:
             return None
         trial = self.trials[name]
-        over = trial.ended or trial.stopped.is_set() or self.closed
-        if over or not self._outlived(name, "its worker died"):
-            del self.held[group]
-            trial.stopped.set()  # else `until_stopped` would occupy the actor for ever
+        is_over = trial.ended or trial.stopped.is_set() or self.closed
+        if is_over or not self._count_death(name, "its worker died"):
+            del self.assignments[group]
+            trial.stopped.set()  # else `wait_for_stop` would occupy the actor permanently
             return None
         return name
 
-    def _queue_again(self, name: str, error: str) -> None:
+    def _requeue(self, name: str, error: str) -> None:
         """Queue the trial for the first free group, unless it has failed too often."""
         trial = self.trials[name]
-        trial.fault = error or trial.fault
+        trial.failure = error or trial.failure
         if (
             not trial.ended
             and not trial.stopped.is_set()
-            and self._outlived(name, "it lost its group")
+            and self._count_death(name, "its worker group was lost")
         ):
             self.waiting.appendleft(name)
 
-    def _outlived(self, name: str, death: str) -> bool:
-        """Count a death; report and return whether the trial goes on."""
+    def _count_death(self, name: str, death: str) -> bool:
+        """Count a death; report and return whether the trial is retried."""
         trial = self.trials[name]
         trial.failures += 1
-        trial.heard, trial.doing = time.monotonic(), "its start"
-        reason, trial.fault = f": {trial.fault}" if trial.fault else "", ""
+        trial.last_heartbeat, trial.activity = time.monotonic(), "startup"
+        cause, trial.failure = f": {trial.failure}" if trial.failure else "", ""
         if trial.failures > self.max_failures:
             counted = (
                 f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
             )
-            short = SHORT.format(recipe=recipe_key(str(trial.specification.get("role"))))
-            self._fail(name, f"{counted}{reason or short}")
+            hint = MEMORY_HINT.format(recipe=recipe_key(str(trial.specification.get("role"))))
+            self._fail(name, f"{counted}{cause or hint}")
             return False
         self.notes.append(
-            f"{name} goes on from its checkpoint: {death} ({trial.failures} of "
-            f"{self.max_failures} deaths that "
-            f"resources.max_failures allows){reason}"
+            f"{name} continues from its checkpoint: {death} (failure {trial.failures} of at most "
+            f"{self.max_failures}, resources.max_failures){cause}"
         )
         return True
 

@@ -1,8 +1,8 @@
-"""Classify training errors as the trial's own or as faults of its environment.
+"""Classify training errors as caused by the trial or by its environment.
 
-The trial's own fault fails it at once, because it would recur. Any other fault counts as a death of
-the trial, which resumes from its checkpoint. Ray's errors are recognized by their module's name
-alone.
+An error that the trial caused fails it at once, because it would recur. Any other error counts as a
+death of the trial, which resumes from its checkpoint. Ray's errors are recognized by the name of
+their module alone.
 """
 
 import errno
@@ -32,16 +32,16 @@ class Failure(NamedTuple):
     """Cause of a failed training.
 
     Attributes:
-        own: The trial itself caused the failure.
+        from_trial: The trial itself caused the failure.
         message: The cause, in a sentence.
-        together: All ranks raise the error, or none does.
-        clean: The process may train another trial.
+        on_all_ranks: All ranks raise the error, or none does.
+        process_reusable: The process may train another trial.
     """
 
-    own: bool
+    from_trial: bool
     message: str
-    together: bool = False
-    clean: bool = True
+    on_all_ranks: bool = False
+    process_reusable: bool = True
 
 
 def classify_failure(
@@ -55,40 +55,50 @@ def classify_failure(
         device: Device on which the trial was trained.
     """
     text = " ".join(str(error).split())[:CHARACTERS]
-    named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
+    named_message = f"{type(error).__name__}: {text}"
+    lower_text, on_host = text.lower(), device.type != "cuda"
     if isinstance(error, DispatcherTimeoutError | LoaderError):
-        return Failure(False, text, clean=False)
+        return Failure(False, text, process_reusable=False)
     if isinstance(error, PreflightError):
-        return Failure(False, text, together=True)
+        return Failure(False, text, on_all_ranks=True)
     if isinstance(error, UserError | SettingsError):  # one rank alone may read a damaged image
-        return Failure(True, text, together=isinstance(error, TrialError | SettingsError))
-    if _of_memory(error, lower):
-        return Failure(True, _memory(text, specification, device), clean=on_host)
-    if isinstance(error, torch.distributed.DistError) or any(word in lower for word in COLLECTIVE):
-        return Failure(False, named, clean=False)
+        return Failure(True, text, on_all_ranks=isinstance(error, TrialError | SettingsError))
+    if _is_out_of_memory(error, lower_text):
+        return Failure(
+            True, _describe_out_of_memory(text, specification, device), process_reusable=on_host
+        )
+    if isinstance(error, torch.distributed.DistError) or any(
+        word in lower_text for word in COLLECTIVE
+    ):
+        return Failure(False, named_message, process_reusable=False)
     if isinstance(error, OSError) or any(
         kind.__module__.startswith("ray.") for kind in type(error).__mro__
     ):
-        return Failure(False, named, clean=False)
-    if any(word in lower for word in DEVICE) and "device-side assert" not in lower:
-        return Failure(False, named, clean=False)
-    return Failure(True, named, clean=on_host)  # an error of the code that the settings led to
+        return Failure(False, named_message, process_reusable=False)
+    if any(word in lower_text for word in DEVICE) and "device-side assert" not in lower_text:
+        return Failure(False, named_message, process_reusable=False)
+    # an error in the code that these settings reach
+    return Failure(True, named_message, process_reusable=on_host)
 
 
-def _of_memory(error: Exception, lower: str) -> bool:
+def _is_out_of_memory(error: Exception, lower_text: str) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and any(word in lower for word in MEMORY))
+    is_memory_error = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_memory_error or (
+        isinstance(error, RuntimeError) and any(word in lower_text for word in MEMORY)
+    )
 
 
-def _memory(text: str, specification: Mapping[str, Any], device: torch.device) -> str:
+def _describe_out_of_memory(
+    text: str, specification: Mapping[str, Any], device: torch.device
+) -> str:
     recipe = recipe_key(str(specification.get("role")))
     size = specification["configuration"]["training"]["batch_size"]
-    tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
-    wanted = f" ({tried[1]} more were asked for)" if tried else ""
+    match = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
+    requested = f" ({match[1]} requested)" if match else ""
     return (
-        f"out of memory on {device}{wanted} with {recipe}.batch_size = {size}: lower "
-        f"{recipe}.batch_size, take a smaller network, "
+        f"out of memory on {device}{requested} with {recipe}.batch_size = {size}: lower "
+        f"{recipe}.batch_size, use a smaller network, "
         "or let fewer groups share the device (resources.groups)"
     )

@@ -3,7 +3,7 @@
 Ray's ScalingConfig has one `resources_per_worker` for all workers. Its source says "TODO: support
 heterogeneous workers and placement". WorkerGroup reserves one placement group and starts an actor
 in each of its bundles. Both steps are overridden here, bundle by bundle; all else is Ray's. This
-module is imported only where workers differ. `require_hooks` refuses a Ray that has other steps.
+module is imported only where workers differ. `require_hooks` refuses a Ray with other steps.
 """
 
 import inspect
@@ -49,12 +49,12 @@ def require_hooks() -> None:
         PreflightError: A step is missing or lacks a parameter.
     """
     for owner, name, parameters in HOOKS:
-        found = getattr(owner, name, None)
-        if found is None or (
-            parameters and not set(parameters) <= set(inspect.signature(found).parameters)
+        step = getattr(owner, name, None)
+        if step is None or (
+            parameters and not set(parameters) <= set(inspect.signature(step).parameters)
         ):
             raise PreflightError(
-                f"{owner.__name__}.{name} is not as in Ray 2.60",
+                f"{owner.__name__}.{name} differs from Ray 2.60",
                 field="ray",
                 value=f"{owner.__name__}.{name}",
                 allowed="Ray 2.60",
@@ -62,7 +62,7 @@ def require_hooks() -> None:
 
 
 class HeterogeneousWorkerGroup(WorkerGroup):
-    """Worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose.
+    """Worker group whose rank r holds `bundles[r]`, on any node and GPU that Ray chose.
 
     This holds after a restart too.
     """
@@ -81,7 +81,7 @@ class HeterogeneousWorkerGroup(WorkerGroup):
         num_workers: int,
         placement_group: Any,
         resources_per_worker: dict[str, float],
-        **rest: Any,
+        **arguments: Any,
     ) -> list[Any]:
         """Return the workers by rank; start those with the same resources together."""
         assert num_workers == len(self.bundles)
@@ -91,9 +91,11 @@ class HeterogeneousWorkerGroup(WorkerGroup):
             for index, bundle in enumerate(self.bundles)
             if bundle not in self.bundles[:index]
         ):
-            indices = [index for index, other in enumerate(self.bundles) if other == bundle]
-            given = rest | {"placement_group_bundle_indices": indices}
-            workers += super()._create_workers(len(indices), placement_group, bundle, **given)
+            indices = [
+                index for index, other_bundle in enumerate(self.bundles) if other_bundle == bundle
+            ]
+            options = arguments | {"placement_group_bundle_indices": indices}
+            workers += super()._create_workers(len(indices), placement_group, bundle, **options)
         return sort_by_rank(workers)
 
 
@@ -106,26 +108,28 @@ def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
     """
     ordered = sorted(workers, key=lambda worker: int(worker.placement_group_bundle_index))
     nodes = list(dict.fromkeys(worker.metadata.node_ip for worker in ordered))
-    seen = dict.fromkeys(nodes, 0)
-    here = {node: sum(worker.metadata.node_ip == node for worker in ordered) for node in nodes}
+    next_local_rank = dict.fromkeys(nodes, 0)
+    workers_per_node = {
+        node: sum(worker.metadata.node_ip == node for worker in ordered) for node in nodes
+    }
     for rank, worker in enumerate(ordered):
         node = worker.metadata.node_ip
         worker.distributed_context = replace(
             worker.distributed_context,
             world_rank=rank,
             world_size=len(ordered),
-            local_rank=seen[node],
-            local_world_size=here[node],
+            local_rank=next_local_rank[node],
+            local_world_size=workers_per_node[node],
             node_rank=nodes.index(node),
         )
-        seen[node] += 1
+        next_local_rank[node] += 1
     return ordered
 
 
 class HeterogeneousWorkers(ControllerCallback):
     """Callback that makes a group's controller create its workers from these bundles.
 
-    The controller is a process of its own.
+    The controller is a separate process.
     """
 
     def __init__(self, bundles: Bundles) -> None:

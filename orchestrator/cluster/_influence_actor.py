@@ -1,7 +1,7 @@
-"""Compute sample weights in a Ray actor while its worker trains on.
+"""Compute sample weights in a Ray actor while its worker continues to train.
 
-A worker starts its influence actor when a trial first requests it, and keeps it for life. The actor
-ends with the worker, which owns it.
+A worker starts its influence actor when a trial first requests it, and keeps it until its own end.
+The actor ends with the worker, which owns it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class InfluenceActor:
     """Actor that computes sample weights from one snapshot after another.
 
-    It uses the resources that Ray assigned. It reuses for the next trial what it opened for one.
+    It uses the resources that Ray assigned. It reuses opened data for the next trial.
     """
 
     def __init__(self, compute: Compute, threads: int) -> None:
@@ -40,24 +40,24 @@ class InfluenceActor:
         torch.set_num_threads(threads)
         self.compute, self.device = compute, _device()
 
-    def appraise(self, snapshot: Snapshot) -> SampleWeighting:
+    def compute_weights(self, snapshot: Snapshot) -> SampleWeighting:
         """Return the sample weights for a snapshot.
 
         Raises:
             Stopped: The request was cancelled.
         """
-        return self.compute(snapshot, self.device, _require_wanted)
+        return self.compute(snapshot, self.device, _raise_if_cancelled)
 
 
 def _device() -> torch.device:
     """Return the GPU, or the part of one, that Ray assigned to this process; else the CPU.
 
-    The process sees no other GPU. Without an assignment it uses the CPU, whatever it sees.
+    The process sees no other GPU. Without an assignment it uses the CPU, even if it sees GPUs.
     """
     return torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
 
 
-def _require_wanted() -> None:
+def _raise_if_cancelled() -> None:
     if ray.get_runtime_context().is_canceled():
         raise Stopped
 
@@ -75,21 +75,21 @@ class InfluenceActorHandle:
     def actor(self) -> Any:
         """Return a handle of the actor, without waiting until Ray has placed it."""
         if self.handle is None:
-            kind = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(
+            actor_class = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(
                 InfluenceActor
             )
-            placed = kind.options(
+            actor_options = actor_class.options(
                 name=f"influence-{uuid.uuid4().hex[:8]}",
                 namespace=NAMESPACE,
                 scheduling_strategy="DEFAULT",  # not in the bundle of the worker
             )
-            self.handle = placed.remote(self.compute, max(1, int(self.cpus)))
+            self.handle = actor_options.remote(self.compute, max(1, int(self.cpus)))
         return self.handle
 
     def end_late(self, handle: Any) -> None:
         """End an actor that has not answered in time, unless it is still starting.
 
-        It may be stopped, or hold resources that others need.
+        It may be stopped, or hold resources that other trials need.
         """
         # read the cluster's table: a call to the actor itself might block as well
         if (
@@ -99,7 +99,7 @@ class InfluenceActorHandle:
             self.end(handle)
 
     def end(self, handle: Any) -> None:
-        """End an actor of no more use; an actor that has replaced it stays."""
+        """End an actor that is not needed any more; an actor that has replaced it stays."""
         if handle is self.handle:
             self.handle = None
             ray.kill(handle)
@@ -111,24 +111,24 @@ class InfluenceClient:
     Several students may share that actor.
     """
 
-    def __init__(self, beside: InfluenceActorHandle, max_failures: int) -> None:
-        self.beside, self.max_failures = beside, max_failures
-        self.actor = beside.actor()  # it starts during the student's first epochs
+    def __init__(self, actor_handle: InfluenceActorHandle, max_failures: int) -> None:
+        self.actor_handle, self.max_failures = actor_handle, max_failures
+        self.actor = actor_handle.actor()  # it starts during the student's first epochs
         self.snapshot: Any = None
         self.answer: Any = None
         self.epoch = self.deaths = 0
-        self.said: list[str] = []
+        self.unread_notes: list[str] = []
 
-    def send(self, job: Snapshot) -> None:
+    def send(self, snapshot: Snapshot) -> None:
         """Start a computation on this snapshot; cancel the previous one."""
         self.drop()
-        self.epoch, self.snapshot, self.deaths = job.epoch, ray.put(job), 0
-        self._begin()
+        self.epoch, self.snapshot, self.deaths = snapshot.epoch, ray.put(snapshot), 0
+        self._send_snapshot()
 
     def receive(self, wait_s: float, alive: Callable[[], None]) -> SampleWeighting | None:
         """Return the result of the last snapshot.
 
-        An actor that had started and is late is ended: the next snapshot gets another one.
+        An actor that has started and is late is ended; the next snapshot gets a new one.
 
         Args:
             wait_s: Time limit in seconds.
@@ -141,23 +141,23 @@ class InfluenceClient:
         Raises:
             TrialError: The computation failed. A message that was written for users is kept.
         """
-        until = time.monotonic() + wait_s
+        deadline = time.monotonic() + wait_s
         while self.answer is not None:
             alive()
-            left = until - time.monotonic()
-            if ray.wait([self.answer], timeout=min(max(left, 0.0), SLICE_S))[0]:
-                appraised = self._collect()
-                if appraised is not None:
-                    return appraised
-            elif left <= 0:
-                self.beside.end_late(self.actor)
+            remaining_s = deadline - time.monotonic()
+            if ray.wait([self.answer], timeout=min(max(remaining_s, 0.0), SLICE_S))[0]:
+                weighting = self._collect()
+                if weighting is not None:
+                    return weighting
+            elif remaining_s <= 0:
+                self.actor_handle.end_late(self.actor)
                 self.drop()
         return None
 
     def notes(self) -> list[str]:
         """Return the notes on the actor since the last call."""
-        said, self.said = self.said, []
-        return said
+        notes, self.unread_notes = self.unread_notes, []
+        return notes
 
     def drop(self) -> None:
         """Cancel the pending request, which frees the actor for the next one."""
@@ -165,55 +165,57 @@ class InfluenceClient:
             ray.cancel(self.answer)
             self.answer = None
 
-    def _begin(self) -> None:
-        self.actor = self.beside.actor()
-        self.answer = self.actor.appraise.remote(self.snapshot)
+    def _send_snapshot(self) -> None:
+        self.actor = self.actor_handle.actor()
+        self.answer = self.actor.compute_weights.remote(self.snapshot)
 
     def _collect(self) -> SampleWeighting | None:
         """Return the answer that is ready; None if the actor died meanwhile."""
         answer, self.answer = self.answer, None
         try:
-            appraised: SampleWeighting = ray.get(answer)
-            return appraised
+            weighting: SampleWeighting = ray.get(answer)
+            return weighting
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, PreflightError | OSError):  # an environment fault, like a death
-                self._died(cause)
+            if isinstance(
+                cause, PreflightError | OSError
+            ):  # an environment error, handled like a death
+                self._handle_death(cause)
                 return None
             if isinstance(cause, UserError | SettingsError):
                 raise TrialError.from_error(cause, str(cause)) from error
-            self.beside.end(self.actor)  # its device may be unusable, its memory full
+            self.actor_handle.end(self.actor)  # its device may be unusable, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
             raise TrialError(
-                f"the weights of the samples could not be computed ({reason})",
+                f"the sample weights could not be computed ({reason})",
                 field="resources.influence_backend",
                 value=reason,
             ) from error
         except ray.exceptions.RayError as error:
-            self._died(error)
+            self._handle_death(error)
             return None
 
-    def _died(self, error: Exception) -> None:
+    def _handle_death(self, error: Exception) -> None:
         """Replace the dead actor, and resend the snapshot if its failures allow."""
         log.warning("the influence actor died: %s", error)
-        self.beside.end(self.actor)
+        self.actor_handle.end(self.actor)
         self.deaths += 1
         if self.deaths > self.max_failures:
-            self.said.append(
+            self.unread_notes.append(
                 f"the influence actor died {self.deaths} times (resources.max_failures = "
                 f"{self.max_failures}): the snapshot of "
-                f"epoch {self.epoch} was not sent again"
+                f"epoch {self.epoch} was not resent"
             )
             return
-        self.said.append(
-            f"the influence actor died and was started again; the snapshot of epoch "
-            f"{self.epoch} was sent again"
+        self.unread_notes.append(
+            f"the influence actor died and was restarted; the snapshot of epoch "
+            f"{self.epoch} was resent"
         )
-        self._begin()
+        self._send_snapshot()
 
 
 @functools.cache
-def _beside(cpus: float, gpus: float) -> InfluenceActorHandle:
+def _shared_actor_handle(cpus: float, gpus: float) -> InfluenceActorHandle:
     """Return the handle of the influence actor, created once per worker process."""
     return InfluenceActorHandle(cpus, gpus, compute_sample_weights)
 
@@ -224,18 +226,23 @@ def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], InfluenceClientP
 
     Yield None if the trial uses no influence actor. Cancel the pending requests at the end.
     """
-    resources, made = spec.configuration.resources, []
+    resources, clients = spec.configuration.resources, []
 
-    def aide() -> InfluenceClient:
-        made.append(
+    def create_client() -> InfluenceClient:
+        clients.append(
             InfluenceClient(
-                _beside(resources.influence_cpus, resources.influence_gpus), resources.max_failures
+                _shared_actor_handle(resources.influence_cpus, resources.influence_gpus),
+                resources.max_failures,
             )
         )
-        return made[-1]
+        return clients[-1]
 
     try:
-        yield aide if spec.role == "student" and resources.influence_backend == "actor" else None
+        yield (
+            create_client
+            if spec.role == "student" and resources.influence_backend == "actor"
+            else None
+        )
     finally:
-        for each in made:
-            each.drop()
+        for client in clients:
+            client.drop()

@@ -55,12 +55,14 @@ class Pair:
             [other for other in range(self.count) if other != position],
         )
         sends = [other for other in others if not in_turn or other < position]
-        boxes = {other: torch.empty_like(logits) for other in others}
+        buffers = {other: torch.empty_like(logits) for other in others}
         ops = [dist.P2POp(dist.isend, logits, self.ranks[other]) for other in sends]
-        ops += [dist.P2POp(dist.irecv, box, self.ranks[other]) for other, box in boxes.items()]
+        ops += [
+            dist.P2POp(dist.irecv, buffer, self.ranks[other]) for other, buffer in buffers.items()
+        ]
         works = self._start(ops)
         self.sent += [(work, logits) for work in works[: len(sends)]]
-        self.received, self.arriving = boxes, works[len(sends) :]
+        self.received, self.arriving = buffers, works[len(sends) :]
 
     def republish(self, position: int, logits: Tensor) -> None:
         """Send the logits to the students after this one."""
@@ -75,12 +77,12 @@ class Pair:
 
         Its first call waits for them.
         """
-        boxes = list(self.received.values())
+        buffers = list(self.received.values())
 
         @functools.cache
         def arrived() -> Tensor:
             self._arrive()
-            return torch.stack(boxes).to(self.context.device)
+            return torch.stack(buffers).to(self.context.device)
 
         return arrived
 
@@ -93,7 +95,7 @@ class Pair:
     def _arrive(self) -> None:
         """Wait for the pending receives, once.
 
-        gloo waits for ever for a tensor that has already arrived.
+        A second wait for a received tensor would block in gloo without a limit.
         """
         arriving, self.arriving = self.arriving, []
         self._wait(arriving)
@@ -122,7 +124,7 @@ class Pair:
     def _start(self, ops: list[dist.P2POp]) -> list[dist.Work]:
         """Start all operations.
 
-        NCCL starts them as one batch, or two ranks that send to each other would wait for ever.
+        NCCL starts them as one batch, or two ranks that send to each other would deadlock.
         """
         if not ops:
             return []
@@ -138,5 +140,5 @@ def _replicas(world_size: int, count: int) -> list[dist.ProcessGroup]:
 
     All ranks call this together.
     """
-    made = [dist.new_group(list(range(position, world_size, count))) for position in range(count)]
-    return cast(list[dist.ProcessGroup], made)
+    groups = [dist.new_group(list(range(position, world_size, count))) for position in range(count)]
+    return cast(list[dist.ProcessGroup], groups)

@@ -12,11 +12,11 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from orchestrator.cluster._controllers import forget_controller, note_controller
+from orchestrator.cluster._controllers import forget_controller, record_controller
 
-GONE_S = 10.0
+REMOVAL_TIMEOUT_S = 10.0
 # AttributeError: Ray has shut down, and its client is None
-LOST = (ray.exceptions.RayError, AttributeError)
+CONNECTION_ERRORS = (ray.exceptions.RayError, AttributeError)
 KEY = "distillation-reserved/"
 
 
@@ -33,30 +33,30 @@ class PlacementGroupCallback(WorkerGroupCallback):
         """Record the placement group, which the workers hold from now on."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         _internal_kv_put(KEY + self.run, group.id.hex())
-        note_controller(self.run)
+        record_controller(self.run)
 
 
-def remove_placement_group_of(run: str) -> None:
+def remove_run_placement_group(run: str) -> None:
     """Remove the placement group of a run, and with it the workers.
 
-    Return when they are gone, or after `GONE_S`.
+    Return when they are gone, or after `REMOVAL_TIMEOUT_S`.
     """
-    with contextlib.suppress(*LOST):
-        noted = _internal_kv_get(KEY + run)
-        if not noted:
+    with contextlib.suppress(*CONNECTION_ERRORS):
+        group_id = _internal_kv_get(KEY + run)
+        if not group_id:
             return
-        group = PlacementGroup(ray.PlacementGroupID.from_hex(noted.decode()))
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(group_id.decode()))
         remove_placement_group(group)
-        until = time.monotonic() + GONE_S
+        deadline = time.monotonic() + REMOVAL_TIMEOUT_S
         while (
             placement_group_table(group).get("state", "REMOVED") != "REMOVED"
-            and time.monotonic() < until
+            and time.monotonic() < deadline
         ):
             time.sleep(0.2)
 
 
 def forget_run(run: str) -> None:
     """Delete the records of a finished run."""
-    with contextlib.suppress(*LOST):
+    with contextlib.suppress(*CONNECTION_ERRORS):
         forget_controller(run)
         _internal_kv_del(KEY + run)

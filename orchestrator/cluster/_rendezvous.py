@@ -1,8 +1,8 @@
 """Connect the workers of a group: by a file on a loopback cluster, else as Ray does.
 
 torch's own rendezvous is a TCPStore. It listens on every network of the machine and requires no
-password. Workers of a cluster on loopback are on one machine, so a file suffices and nothing
-listens. On several nodes Ray's own rendezvous stays.
+password. Workers of a cluster on loopback are on one machine, so a file suffices and no port is
+open. On several nodes Ray's own rendezvous stays.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def torch_config(backend: str, folder: Path) -> TorchConfig:
     return FileRendezvous(backend=backend, folder=str(folder))
 
 
-def meeting_file(folder: Path) -> Path:
+def rendezvous_file(folder: Path) -> Path:
     """Return a new rendezvous file for one start of a group, in `folder`.
 
     torch reads the file's address up to a ? or # and decodes nothing in it. A folder with either
@@ -59,15 +59,15 @@ class FileRendezvous(TorchConfig):
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         """Return the class that sets up the process group."""
-        return _ByFileBackend
+        return _FileBackend
 
 
-class _ByFileBackend(_TorchBackend):
+class _FileBackend(_TorchBackend):
     file: Path | None = None
 
     def on_start(self, worker_group: Any, backend_config: FileRendezvous) -> None:
         """Set up the process group as Ray does for `env://`, without an address."""
-        self.file = meeting_file(Path(backend_config.folder))
+        self.file = rendezvous_file(Path(backend_config.folder))
         worker_group.execute(_set_torch_distributed_env_vars)
         workers = range(len(worker_group))
         settings = {

@@ -1,4 +1,4 @@
-"""Run one worker of a group: take a trial, train it, report, take the next.
+"""Run one worker of a group: request a trial, train it, report, and repeat.
 
 Only this module trains trials under Ray.
 """
@@ -27,7 +27,7 @@ from orchestrator.core.privacy import keep_private
 from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
-ALIVE_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
+HEARTBEAT_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
 log = logging.getLogger(__name__)
 
 
@@ -38,19 +38,23 @@ def serve(settings: dict[str, Any]) -> None:
         settings: `group`, the group's number; `name` and `namespace` of the dispatcher.
     """
     keep_private()
-    place = ray.train.get_context()
-    idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
-    line = _Line(
+    train_context = ray.train.get_context()
+    worker_context = TrialContext(
+        train_context.get_world_rank(), train_context.get_world_size(), _device()
+    )
+    connection = _DispatcherConnection(
         ray.get_actor(settings["name"], namespace=settings["namespace"]),
         settings["group"],
-        place.get_world_rank(),
+        train_context.get_world_rank(),
     )
     while True:
-        job = idle.broadcast_object(line.take() if idle.is_main_process else None)
-        if job == CLOSE:
+        assignment = worker_context.broadcast_object(
+            connection.take() if worker_context.is_main_process else None
+        )
+        if assignment == CLOSE:
             return
-        if job is not None:
-            _train(job[0], job[1], line, idle)
+        if assignment is not None:
+            _train(assignment[0], assignment[1], connection, worker_context)
 
 
 def _device() -> torch.device:
@@ -64,82 +68,93 @@ def _device() -> torch.device:
     return device
 
 
-def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
+def _train(
+    name: str,
+    specification: dict[str, Any],
+    connection: "_DispatcherConnection",
+    worker_context: TrialContext,
+) -> None:
     """Train one trial.
 
-    Its own failure is reported. Other failures are retried from the checkpoint. The group is reused
-    if it is safe.
+    Report a failure that the trial caused. Retry other failures from the checkpoint. Reuse the
+    group if that is safe.
     """
-    line.open(name, specification)
+    connection.open_trial(name, specification)
     context = replace(
-        idle,
-        report=line.report,
-        stop_requested=line.stop_requested,
-        heartbeat=line.alive,
-        note=line.note,
-        phase=line.phase,
+        worker_context,
+        report=connection.report,
+        stop_requested=connection.stop_requested,
+        heartbeat=connection.heartbeat,
+        note=connection.note,
+        phase=connection.phase,
         pair=Pair,
     )
     try:
         spec = TrialSpec.model_validate(specification)
-        with influence_clients(spec) as aide:
-            execute(spec, replace(context, influence_client=aide))
+        with influence_clients(spec) as create_influence_client:
+            execute(spec, replace(context, influence_client=create_influence_client))
     except Exception as error:
-        fault = classify_failure(error, specification, idle.device)
+        failure = classify_failure(error, specification, worker_context.device)
         if not isinstance(error, UserError | SettingsError):
             log.exception("trial %s failed", name)
         with contextlib.suppress(DispatcherTimeoutError):
-            if fault.own:
-                line.report({"failed": fault.message})
+            if failure.from_trial:
+                connection.report({"failed": failure.message})
             else:
-                line.excuse(fault.message)
-        if not fault.clean or (idle.world_size > 1 and not fault.together):
+                connection.report_infrastructure_failure(failure.message)
+        if not failure.process_reusable or (
+            worker_context.world_size > 1 and not failure.on_all_ranks
+        ):
             # other ranks wait in a collective, or the process is unusable: Ray Train restarts it
             raise
-        if not fault.own:
+        if not failure.from_trial:
             return  # the group requests the trial again
-    if idle.is_main_process and not line.broken():
-        line.give_back()
+    if worker_context.is_main_process and not connection.has_lost_dispatcher():
+        connection.give_back()
 
 
-class _Line:
+class _DispatcherConnection:
     """Connection of a worker to the dispatcher, for one trial at a time."""
 
     def __init__(self, dispatcher: Any, group: int, rank: int) -> None:
         self.dispatcher, self.group, self.rank = dispatcher, group, rank
-        self.trial = self.doing = ""
+        self.trial = self.activity = ""
         self.stopped: Any = None
-        self.signed, self.every_s = 0.0, ALIVE_S
+        self.last_heartbeat, self.heartbeat_interval_s = 0.0, HEARTBEAT_S
 
     def take(self) -> Any:
         return wait_for_answer(
             lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S
         )
 
-    def open(self, trial: str, specification: dict[str, Any]) -> None:
-        self.trial, self.doing = trial, ""
-        self.every_s = min(
-            ALIVE_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4
+    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
+        self.trial, self.activity = trial, ""
+        self.heartbeat_interval_s = min(
+            HEARTBEAT_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4
         )
-        self.stopped = self.dispatcher.until_stopped.remote(trial) if self.rank == 0 else None
-        self.dispatcher.enlist.remote(
+        self.stopped = self.dispatcher.wait_for_stop.remote(trial) if self.rank == 0 else None
+        self.dispatcher.register_worker.remote(
             self.group, self.rank, ray.get_runtime_context().current_actor
         )
 
     def report(self, record: Record) -> None:
         wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
 
-    def excuse(self, fault: str) -> None:
-        wait_for_answer(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
+    def report_infrastructure_failure(self, message: str) -> None:
+        wait_for_answer(
+            lambda: self.dispatcher.report_infrastructure_failure.remote(
+                self.trial, message, self.group
+            )
+        )
 
     def stop_requested(self) -> bool:
-        self.alive()
+        self.heartbeat()
         return self.stopped is not None and bool(ray.wait([self.stopped], timeout=0)[0])
 
-    def broken(self) -> bool:
+    def has_lost_dispatcher(self) -> bool:
         """Return whether the dispatcher's death stopped the trial.
 
-        The worker's next request then reports that its group holds nothing.
+        The worker's next request then reports that its group is free.
         """
         if not self.stop_requested():
             return False
@@ -149,18 +164,18 @@ class _Line:
             return True
         return False
 
-    def alive(self) -> None:
-        if time.monotonic() - self.signed > self.every_s:
-            self.signed = time.monotonic()
-            self.dispatcher.alive.remote(self.trial, self.group, self.doing)
+    def heartbeat(self) -> None:
+        if time.monotonic() - self.last_heartbeat > self.heartbeat_interval_s:
+            self.last_heartbeat = time.monotonic()
+            self.dispatcher.record_heartbeat.remote(self.trial, self.group, self.activity)
 
-    def phase(self, doing: str) -> None:
+    def phase(self, activity: str) -> None:
         if self.rank == 0:
-            self.doing, self.signed = doing, 0.0
-            self.alive()
+            self.activity, self.last_heartbeat = activity, 0.0
+            self.heartbeat()
 
     def note(self, text: str) -> None:
-        self.dispatcher.say.remote(f"{self.trial}: {text}")
+        self.dispatcher.add_note.remote(f"{self.trial}: {text}")
 
     def give_back(self) -> None:
         wait_for_answer(lambda: self.dispatcher.give_back.remote(self.group, self.trial))

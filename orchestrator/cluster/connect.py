@@ -1,7 +1,7 @@
 """Connect to Ray: start a cluster of our own on loopback, or join a running one.
 
 Several Ray instances may run on one host. The address of ours is exported before anything starts,
-so no process of it has to guess. Ray Train's placement group cleaner gives up when it finds two
+so none of its processes has to guess it. Ray Train's placement group cleaner fails if it finds two
 instances.
 """
 
@@ -49,10 +49,10 @@ OWN_CLUSTER = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
-# many times what a shutdown takes; half of it for the rest, after the processes were killed
+# many times the duration of a shutdown; half of it after the processes were killed
 SHUTDOWN_S = 20.0
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
-# without these, workers use the network that the host's name belongs to
+# without these, workers use the network of the host name
 BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PACKAGES = [
     str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")
@@ -67,23 +67,23 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
         address: Address of a running cluster; None starts a cluster of our own.
         cpus: CPUs of a cluster of our own; None: all that this process may use.
     """
-    before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
+    previous_environment, previous_cluster_mode = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(
         allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
     )
     try:
         if address:
-            _join(address)
+            _join_cluster(address)
         else:
-            _start(cpus)
+            _start_cluster(cpus)
         # other jobs may hold a part of a running cluster
         yield ray.available_resources() if address else ray.cluster_resources()
     finally:
         _shut_down()
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name in set(os.environ) - set(before):
+        ray_constants.ENABLE_RAY_CLUSTER = previous_cluster_mode
+        for name in set(os.environ) - set(previous_environment):
             del os.environ[name]
-        os.environ.update(before)
+        os.environ.update(previous_environment)
 
 
 def _shut_down() -> None:
@@ -92,14 +92,14 @@ def _shut_down() -> None:
     `ray.shutdown` waits for an answer without a limit, for example after the head was stopped. A
     Ray of our own that is late is killed. If that does not help, this process exits.
     """
-    over, node = threading.Event(), worker._global_node
+    finished, node = threading.Event(), worker._global_node
 
     def watch() -> None:
-        if not over.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
+        if not finished.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
-        if not over.wait(SHUTDOWN_S / 2):
+        if not finished.wait(SHUTDOWN_S / 2):
             give_up(
-                "error: Ray does not end: what was not written is made up for by `--resume`",
+                "error: Ray does not shut down: continue with `--resume`, which repeats lost work",
                 UNFIT_ENVIRONMENT,
             )
 
@@ -108,7 +108,7 @@ def _shut_down() -> None:
     try:
         ray.shutdown()
     finally:
-        over.set()
+        finished.set()
         thread.join()
 
 
@@ -120,7 +120,7 @@ def nodes() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def bring_token() -> None:
+def load_token() -> None:
     """Load our token for a running cluster, if there is one.
 
     Ray's own commands do so; `ray.init` and the job client do not.
@@ -150,10 +150,10 @@ def running_actors(kind: str) -> int:
     return sum(str(actor["ActorClassName"]).rpartition(".")[2] == kind for actor in actors)
 
 
-def answers() -> bool:
-    """Return whether the head of the cluster answers within `ANSWER_S`.
+def is_head_responsive() -> bool:
+    """Return whether the head of the cluster responds within `ANSWER_S`.
 
-    A stopped head does not answer. Ray's own calls would wait for it.
+    A stopped head does not respond. Ray's own calls would wait for it.
     """
     if not accepts_connections(os.environ["RAY_ADDRESS"]):
         return False
@@ -163,13 +163,13 @@ def answers() -> bool:
     return False
 
 
-def _join(address: str) -> None:
-    bring_token()
-    there = find_cluster(address)
-    bypass_proxies(there)
+def _join_cluster(address: str) -> None:
+    load_token()
+    resolved_address = find_cluster(address)
+    bypass_proxies(resolved_address)
     try:
         context = ray.init(
-            address=there,
+            address=resolved_address,
             logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env=runtime_environment(),
@@ -177,10 +177,9 @@ def _join(address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
-            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): "
-            f"start one, give --address local, "
-            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where "
-            "RAY_AUTH_TOKEN_PATH says",
+            f"resources.address = {address!r}: cannot join a Ray cluster there ({reason}): start "
+            f"one, use --address local, or, if it requires a token, set RAY_AUTH_MODE=token and "
+            "put the token into the file that RAY_AUTH_TOKEN_PATH names",
             field="resources.address",
             value=address,
             allowed="a Ray cluster that this user may join, or local",
@@ -191,7 +190,7 @@ def _join(address: str) -> None:
     )
 
 
-def _alone() -> dict[str, str]:
+def _local_environment() -> dict[str, str]:
     """Return the environment that keeps a cluster of our own on this machine.
 
     Values that the user has set are kept.
@@ -200,37 +199,39 @@ def _alone() -> dict[str, str]:
         (name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None
     )
     # by default Ray sends usage statistics to its developers
-    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {
+    variables = {name: interface for name in BETWEEN_WORKERS if interface} | {
         "RAY_USAGE_STATS_ENABLED": "0"
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
 def runtime_environment() -> dict[str, Any]:
     """Return the runtime environment of every worker of a running cluster.
 
-    It holds the environment variables and this program, which a node may lack. In a submitted job
-    the program is part of the job already, and Ray refuses settings that repeat the job's.
+    It holds the environment variables and this program, which a node may lack. A submitted job
+    contains the program already, and Ray refuses settings that repeat the job's.
     """
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
-    theirs = job.get("env_vars") or {}
+    job_variables = job.get("env_vars") or {}
     # Ray expands the variable to the node's own value
-    direct = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
-    ours: dict[str, Any] = {
+    no_proxy_variables = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
+    environment: dict[str, Any] = {
         "env_vars": {
-            name: value for name, value in (allocator() | direct).items() if name not in theirs
+            name: value
+            for name, value in (allocator() | no_proxy_variables).items()
+            if name not in job_variables
         }
     }
     if not {"working_dir", "py_modules", "excludes"} & set(job):
-        ours |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
-    return ours
+        environment |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
+    return environment
 
 
-def _start(cpus: int | None) -> None:
+def _start_cluster(cpus: int | None) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    os.environ.update(OWN_CLUSTER | _alone() | {"RAY_GCS_SERVER_PORT": str(port)})
+    os.environ.update(OWN_CLUSTER | _local_environment() | {"RAY_GCS_SERVER_PORT": str(port)})
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
     try:
@@ -243,12 +244,12 @@ def _start(cpus: int | None) -> None:
         )
     except Exception as error:  # Ray raises a bare Exception if a raylet dies at its start
         name, folder = ray_folder()
-        where = f"its files go to {folder}{f', as {name} says' if name else ''}"
+        location = f"its files go to {folder}{f' (set by {name})' if name else ''}"
         raise PreflightError(
             f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); "
-            f"{where}: see whether that is a "
-            "folder that you may write, with space, or set RAY_TMPDIR to one",
+            f"{location}: check that this "
+            "folder is writable and has free space, or set RAY_TMPDIR to one that is",
             field=name or "RAY_TMPDIR",
             value=folder,
-            allowed="a folder that you may write, with space",
+            allowed="a writable folder with free space",
         ) from error

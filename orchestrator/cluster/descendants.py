@@ -17,11 +17,11 @@ from orchestrator.core.signals import before_exit, remaining_timeout
 from orchestrator.store.store import read_json, write_json
 
 FILES = "processes-*.json"
-LOOK_S = 2.0
+CHECK_S = 2.0
 SAME_S = 2.0  # a start time is computed from the boot time, which clock corrections shift
 ORDERLY_S = 2.0  # for processes that are already ending
 GONE_S = 5.0
-Noted = dict[str, Any]
+ProcessRecord = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -31,20 +31,22 @@ def record_descendants(folder: Path) -> Iterator[None]:
     Processes that still live at the end of the block are ended. They are also ended if this process
     exits at once.
     """
-    descendants, over = Descendants(), threading.Event()
+    descendants, finished = Descendants(), threading.Event()
     file = folder / FILES.replace("*", str(descendants.driver.pid))
     thread = threading.Thread(
-        target=_keep, args=(descendants, file, over), name="processes", daemon=True
+        target=_record_until, args=(descendants, file, finished), name="processes", daemon=True
     )
-    with before_exit(lambda: _kill(descendants.look())):
+    with before_exit(lambda: _kill(descendants.refresh())):
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            finished.set()
             thread.join()
-            _, living = psutil.wait_procs(descendants.look(), timeout=remaining_timeout(ORDERLY_S))
-            _kill(living)
+            _, alive = psutil.wait_procs(
+                descendants.refresh(), timeout=remaining_timeout(ORDERLY_S)
+            )
+            _kill(alive)
             file.unlink(missing_ok=True)
 
 
@@ -53,21 +55,29 @@ def end_left_over(root: Path) -> list[int]:
 
     Return the ids of the ended processes.
     """
-    ended: list[int] = []
+    ended_pids: list[int] = []
     for pattern in (f"*/groups/{FILES}", f"*/*/groups/{FILES}"):
         for file in root.glob(pattern):
             try:
-                found = read_json(file)
-                if found["host"] != socket.gethostname() or _living(found["driver"]):
+                record = read_json(file)
+                if record["host"] != socket.gethostname() or _find_recorded_process(
+                    record["driver"]
+                ):
                     continue
-                living = [process for each in found["processes"] if (process := _living(each))]
+                alive = [
+                    process
+                    for each in record["processes"]
+                    if (process := _find_recorded_process(each))
+                ]
             except (ConfigurationError, LookupError, TypeError):
-                living = []
-            processes = [each for process in living for each in (process, *_below(process))]
-            ended += _kill(processes)
+                alive = []
+            processes = [
+                each for process in alive for each in (process, *_list_descendants(process))
+            ]
+            ended_pids += _kill(processes)
             psutil.wait_procs(processes, timeout=GONE_S)
             file.unlink(missing_ok=True)
-    return ended
+    return ended_pids
 
 
 class Descendants:
@@ -75,48 +85,50 @@ class Descendants:
 
     def __init__(self) -> None:
         self.driver = psutil.Process()
-        self.known: dict[psutil.Process, Noted] = {}
+        self.records: dict[psutil.Process, ProcessRecord] = {}
 
-    def look(self) -> list[psutil.Process]:
+    def refresh(self) -> list[psutil.Process]:
         """Return the processes that live now."""
-        for process in _below(self.driver):
-            if process not in self.known and (note := _note(process)):
-                self.known[process] = note
-        self.known = {process: note for process, note in self.known.items() if _lives(process)}
-        return list(self.known)
+        for process in _list_descendants(self.driver):
+            if process not in self.records and (note := _identify(process)):
+                self.records[process] = note
+        self.records = {
+            process: note for process, note in self.records.items() if _is_alive(process)
+        }
+        return list(self.records)
 
 
-def _keep(descendants: Descendants, file: Path, over: threading.Event) -> None:
-    before: list[Noted] = []
-    while not over.is_set():
-        descendants.look()
-        now = list(descendants.known.values())
-        if now != before:
+def _record_until(descendants: Descendants, file: Path, finished: threading.Event) -> None:
+    written: list[ProcessRecord] = []
+    while not finished.is_set():
+        descendants.refresh()
+        current = list(descendants.records.values())
+        if current != written:
             with contextlib.suppress(OSError):  # a full disk
-                whole = {
+                content = {
                     "host": socket.gethostname(),
-                    "driver": _note(descendants.driver),
-                    "processes": now,
+                    "driver": _identify(descendants.driver),
+                    "processes": current,
                 }
-                write_json(file, whole, lasting=False)
-                before = now
-        over.wait(LOOK_S)
+                write_json(file, content, lasting=False)
+                written = current
+        finished.wait(CHECK_S)
 
 
-def _below(process: psutil.Process) -> list[psutil.Process]:
+def _list_descendants(process: psutil.Process) -> list[psutil.Process]:
     try:
         return process.children(recursive=True)
     except psutil.Error:
         return []
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def _note(process: psutil.Process) -> Noted | None:
+def _identify(process: psutil.Process) -> ProcessRecord | None:
     """Return the identity of a process; None if it is gone or not accessible."""
     try:
         return {"pid": process.pid, "began": process.create_time(), "program": process.exe()}
@@ -124,19 +136,19 @@ def _note(process: psutil.Process) -> Noted | None:
         return None
 
 
-def _living(noted: Noted) -> psutil.Process | None:
+def _find_recorded_process(record: ProcessRecord) -> psutil.Process | None:
     """Return the recorded process if it lives and still has its id; else None."""
     try:
-        process = psutil.Process(noted["pid"])
+        process = psutil.Process(record["pid"])
     except psutil.Error:
         return None
-    now = _note(process)
-    same = (
-        now is not None
-        and now["program"] == noted["program"]
-        and abs(now["began"] - noted["began"]) < SAME_S
+    current = _identify(process)
+    is_same = (
+        current is not None
+        and current["program"] == record["program"]
+        and abs(current["began"] - record["began"]) < SAME_S
     )
-    return process if same and _lives(process) else None
+    return process if is_same and _is_alive(process) else None
 
 
 def _kill(processes: Iterable[psutil.Process]) -> list[int]:
@@ -144,9 +156,9 @@ def _kill(processes: Iterable[psutil.Process]) -> list[int]:
 
     Return the ids of those that existed.
     """
-    ended = []
+    ended_pids = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-            ended.append(process.pid)
-    return ended
+            ended_pids.append(process.pid)
+    return ended_pids

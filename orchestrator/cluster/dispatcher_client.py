@@ -21,7 +21,7 @@ from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
-ASK_S = 30.0  # limit of one call, which is then repeated; no call waits for ever
+CALL_S = 30.0  # limit of one call, which is then repeated; every call has a limit
 REPLY_S = 30.0  # answers take milliseconds; else the actor, its node or the driver is gone
 PATIENCE_S = 120.0  # calls are repeated for this long
 PAUSE_S = 0.5
@@ -46,20 +46,22 @@ def wait_for_answer(
             for long.
 
     Raises:
-        DispatcherTimeoutError: The dispatcher did not answer within `patience_s`, or within the
+        DispatcherTimeoutError: The dispatcher did not respond within `patience_s`, or within the
             time left after a signal.
     """
-    failed = math.inf
+    first_failure_at = math.inf
     while True:
         try:
             return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            failed = min(failed, time.monotonic())
-            if time.monotonic() - failed >= patience_s or not remaining_timeout(math.inf, SPARE_S):
+            first_failure_at = min(first_failure_at, time.monotonic())
+            if time.monotonic() - first_failure_at >= patience_s or not remaining_timeout(
+                math.inf, SPARE_S
+            ):
                 raise DispatcherTimeoutError(
-                    f"the dispatcher, which hands out trials, has not answered for "
-                    f"{patience_s:g} s ({type(error).__name__}): "
-                    "see whether Ray is well",
+                    f"the trial dispatcher has not answered for {patience_s:g} s "
+                    f"({type(error).__name__}): check the Ray logs and, on a running cluster, "
+                    "`ray status`",
                     field="dispatcher",
                     value=type(error).__name__,
                     allowed=f"an answer within {patience_s:g} s",
@@ -73,10 +75,12 @@ def _reply(answer: Any, reply_s: float) -> Any:
     Raise GetTimeoutError if there is none.
     """
     until = time.monotonic() + reply_s
-    while (rest := min(until - time.monotonic(), remaining_timeout(math.inf, SPARE_S))) > SLICE_S:
+    while (
+        remaining_s := min(until - time.monotonic(), remaining_timeout(math.inf, SPARE_S))
+    ) > SLICE_S:
         with contextlib.suppress(ray.exceptions.GetTimeoutError):
             return ray.get(answer, timeout=SLICE_S)
-    return ray.get(answer, timeout=max(rest, 0.0))
+    return ray.get(answer, timeout=max(remaining_s, 0.0))
 
 
 class DispatcherActor(Dispatcher):
@@ -84,12 +88,14 @@ class DispatcherActor(Dispatcher):
 
     def __init__(self, groups: int, max_failures: int) -> None:
         super().__init__(
-            groups, max_failures, again=ray.get_runtime_context().was_current_actor_reconstructed
+            groups,
+            max_failures,
+            restarted=ray.get_runtime_context().was_current_actor_reconstructed,
         )
 
 
 @dataclass
-class _Sent:
+class _Submission:
     """Submitted trial and its progress.
 
     `received` counts the records from this dispatcher; `epoch` is the last one from any.
@@ -107,7 +113,7 @@ class DispatcherClient:
 
     name: str
     dispatcher: Any
-    sent: dict[str, _Sent] = field(default_factory=dict, compare=False)
+    submissions: dict[str, _Submission] = field(default_factory=dict, compare=False)
     at_once: Callable[[], int] = lambda: 0
     """Return the number of trials that train at a time; set in the driver alone."""
 
@@ -118,8 +124,8 @@ class DispatcherClient:
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Queue a trial."""
-        self.sent[trial] = _Sent(specification)
-        self._send(trial)
+        self.submissions[trial] = _Submission(specification)
+        self._submit(trial)
 
     def next_report(self, trial: str, wait_s: float) -> dict[str, Any]:
         """Return the next record of the trial, however long it takes.
@@ -134,64 +140,66 @@ class DispatcherClient:
             PreflightError: No group can train the trial any more, or the dispatcher has not
                 answered for `wait_s`.
         """
-        sent = self.sent[trial]
+        submission = self.submissions[trial]
         while True:
             record = wait_for_answer(
-                lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received),
-                ASK_S + REPLY_S,
+                lambda: self.dispatcher.next_report.remote(trial, CALL_S, submission.received),
+                CALL_S + REPLY_S,
                 wait_s,
             )
             if "unfit" in record:
                 raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
             if "unknown" in record:
-                sent.received = 0
+                submission.received = 0
                 # `known`: epochs that the worker need not report
-                if (known := sent.specification.get("known")) is not None:
-                    sent.specification = {**sent.specification, "known": max(sent.epoch, known)}
-                self._send(trial)
+                if (known := submission.specification.get("known")) is not None:
+                    submission.specification = {
+                        **submission.specification,
+                        "known": max(submission.epoch, known),
+                    }
+                self._submit(trial)
             elif record:
-                sent.received += 1
+                submission.received += 1
                 # an earlier epoch was received before the dispatcher died
-                if record.get("epoch", sent.epoch + 1) > sent.epoch:
-                    sent.epoch = record.get("epoch", sent.epoch)
+                if record.get("epoch", submission.epoch + 1) > submission.epoch:
+                    submission.epoch = record.get("epoch", submission.epoch)
                     return dict(record)
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         """Wait until no group holds the trial.
 
         Raises:
-            PreflightError: A group, which the message names, still holds the trial after `wait_s`
+            PreflightError: A group, named in the message, still holds the trial after `wait_s`
                 seconds.
         """
         until = time.monotonic() + wait_s
-        while not self._ask("released", trial, min(ASK_S, max(until - time.monotonic(), 0.0))):
+        while not self._call("released", trial, min(CALL_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
-                holder = self._ask("describe", trial)
+                holder = self._call("describe", trial)
                 raise PreflightError(
-                    f"the trial was not given back within {wait_s:g} s: {holder}; "
-                    "see what it is at and the cluster's load, and raise "
-                    "resources.heartbeat_timeout_s only where a single step "
+                    f"the trial was not released within {wait_s:g} s: {holder}; check the load of "
+                    "the cluster, and raise resources.heartbeat_timeout_s only if a single step "
                     "takes longer",
                     field="resources.heartbeat_timeout_s",
                     value=wait_s,
-                    allowed=f"longer than {holder}",
+                    allowed="longer than a single step of the trial",
                 )
 
     def released(self, trial: str) -> bool:
         """Return whether no group holds the trial at this moment."""
-        return bool(self._ask("released", trial, 0.0))
+        return bool(self._call("released", trial, 0.0))
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""
-        self._ask("stop", trial)
-        self.sent.pop(trial, None)
+        self._call("stop", trial)
+        self.submissions.pop(trial, None)
 
     def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
-        """Report that a group has ended for good; `lost`: its node left with it.
+        """Report that a group has ended for good, and return whether it ever requested a trial.
 
-        Return whether it ever requested a trial.
+        `lost` means that its node is gone too.
         """
-        return bool(self._ask("group_ended", group, error, lost))
+        return bool(self._call("group_ended", group, error, lost))
 
     def overview(self, timeout_s: float) -> dict[str, Any]:
         """Return the present state of the dispatcher.
@@ -203,7 +211,7 @@ class DispatcherClient:
 
     def recover(self, groups: Iterable[int]) -> None:
         """Register the live groups after a death of the dispatcher."""
-        self._ask("recover", list(groups))
+        self._call("recover", list(groups))
 
     def replace(self, group: int) -> bool:
         """End the workers of a group, so that Ray Train starts others.
@@ -211,7 +219,7 @@ class DispatcherClient:
         Their controller is ended too if it does not answer; then another group replaces this one.
         Return False if the group has no workers.
         """
-        workers = self._ask("dismiss", group)
+        workers = self._call("evict_group", group)
         for worker in workers:
             ray.kill(worker, no_restart=True)
         end_controller(run_name(self.name, group), ANSWER_S)
@@ -223,27 +231,21 @@ class DispatcherClient:
         end_controller(run_name(self.name, group))
 
     def attend(self, reader: str, trial: str, process: Any) -> None:
-        """Send a heartbeat of the process that waits for the records of a trial.
-
-        Do not wait for an answer.
-        """
-        self.dispatcher.attend.remote(reader, trial, process)
+        """Send a heartbeat of the process that reads the records of a trial; do not wait."""
+        self.dispatcher.record_reader_heartbeat.remote(reader, trial, process)
 
     def deregister(self, reader: str) -> None:
         """Deregister a process that ends, without waiting for an answer."""
-        self.dispatcher.forget_reader.remote(reader)
+        self.dispatcher.remove_reader.remote(reader)
 
     def end_reader(self, reader: str) -> None:
-        """End a process that waits for the records of a trial; Tune restarts it."""
-        process = self._ask("forget_reader", reader)
+        """End a Tune process that reads the records of a trial; Tune restarts it."""
+        process = self._call("remove_reader", reader)
         if process is not None:
             ray.kill(process, no_restart=True)
 
     def end_process(self, process: Any) -> None:
-        """End a process that waited for a trial's records and is unknown to the dispatcher.
-
-        Tune restarts it.
-        """
+        """End a Tune process that is unknown to the dispatcher; Tune restarts it."""
         ray.kill(process, no_restart=True)
 
     def restart(self) -> None:
@@ -251,17 +253,17 @@ class DispatcherClient:
         ray.kill(self.dispatcher, no_restart=False)
 
     def give_up(self, reason: str) -> None:
-        """Report to every caller that waits for a trial why no trial can be trained any more.
+        """Send the reason why no more trials can be trained to all waiting callers.
 
         The trials stay for a resume.
         """
-        self._ask("give_up", reason)
+        self._call("give_up", reason)
 
-    def _send(self, trial: str) -> None:
-        sent = self.sent[trial]
-        self._ask("submit", trial, sent.specification, sent.token)
+    def _submit(self, trial: str) -> None:
+        submission = self.submissions[trial]
+        self._call("submit", trial, submission.specification, submission.token)
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         return wait_for_answer(
-            lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S
+            lambda: getattr(self.dispatcher, method).remote(*arguments), CALL_S + REPLY_S
         )

@@ -1,4 +1,4 @@
-"""Scale the number of worker groups on a cluster whose nodes come and go.
+"""Scale the number of worker groups on a cluster with a changing number of nodes.
 
 The autoscaler only decides. It reads the cluster and starts groups through the `Cluster` protocol,
 independent of Ray and of trials.
@@ -17,12 +17,12 @@ from orchestrator.core.errors import PreflightError
 
 LOOK_S = 2.0
 HEAD_S = 30.0  # a head may be restarted; Ray ends the driver a minute after losing it
-HEADLESS = "the head of the Ray cluster does not answer any more"
-NODELESS = "no node of the Ray cluster is alive any more"
-PAUSE_S = 15.0  # doubled with every group that could not be placed
+HEAD_LOST = "the head node of the Ray cluster does not respond"
+NO_NODES = "the Ray cluster has no live nodes"
+PAUSE_S = 15.0  # doubled for each group that could not be placed
 RETURN_S = 120.0  # least time that a group has to start or restart
-LATELY_S = 60.0  # a node that left longer ago is not the reason why a group ends
-BARREN = 3  # groups in a row that end before they take a trial: all have the same fault
+RECENT_S = 60.0  # a node that left longer ago is not the reason why a group ends
+MAX_FAILED_STARTS = 3  # groups in a row that end before they take a trial: all have the same cause
 log = logging.getLogger(__name__)
 
 
@@ -46,15 +46,15 @@ class ScalingPolicy:
     """Demand of a run for groups.
 
     Attributes:
-        most: Largest number of groups.
-        left: Returns the number of trials that have not ended.
-        note: Reports a sentence to the user, from any thread.
+        max_groups: Largest number of groups.
+        remaining_trials: Returns the number of trials that have not ended.
+        note: Reports a message to the user, from any thread.
         heartbeat_warning_s: Seconds between two warnings while no group serves.
         heartbeat_timeout_s: Seconds without a serving group after which the run ends.
     """
 
-    most: int
-    left: Callable[[], int]
+    max_groups: int
+    remaining_trials: Callable[[], int]
     note: Callable[[str], None]
     heartbeat_warning_s: float = 120.0
     heartbeat_timeout_s: float = 600.0
@@ -63,14 +63,14 @@ class ScalingPolicy:
 class Cluster(Protocol):
     """Cluster on which the groups run."""
 
-    def answers(self) -> bool:
-        """Return whether the cluster's head answers, within a second or two."""
+    def is_head_responsive(self) -> bool:
+        """Return whether the cluster's head responds within a second or two."""
 
-    def look(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         """Return a snapshot of the cluster."""
 
     def add_group(self, number: int) -> None:
-        """Start a group; its end is reported to `GroupAutoscaler.ended`."""
+        """Start a group; its end is reported to `GroupAutoscaler.group_ended`."""
 
     def serving(self) -> set[int]:
         """Return the groups whose workers have requested a trial."""
@@ -80,51 +80,53 @@ class Cluster(Protocol):
 class GroupAutoscaler:
     """Controller of the number of worker groups of a run.
 
-    `stop` ends the run from outside, for the reason that it is given.
+    `stop` ends the run from outside and receives the reason.
     """
 
     plan: Groups
-    rules: ScalingPolicy
+    policy: ScalingPolicy
     cluster: Cluster
     stop: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     reason: str = ""
-    headless: bool = False
-    """True once the head of the cluster is gone: no process in it answers any more."""
-    live: set[int] = field(default_factory=set)
+    head_lost: bool = False
+    """True once the cluster's head is lost: none of its processes responds any more."""
+    live_groups: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     closing: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.begun = self.barren = self.misses = self.room = 0
-        self.told = False
-        self.gone: list[str] = []  # errors of groups that ended since the last look
+        self.num_started = self.failed_starts = self.placement_failures = self.capacity = 0
+        self.head_warning_sent = False
+        self.group_errors: list[str] = []  # errors of groups that ended since the last check
         self.error = ""
         self.field = "resources.address"
         self.value: object = None  # the value that `reason` refers to
-        self.served: set[int] = set()
+        self.served_groups: set[int] = set()
         self.nodes: frozenset[str] | None = None
-        self.joined = self.left = -LATELY_S  # time of the last such event
-        self.peopled = self.heard = self.alone = self.noted = self.not_before = self.clock()
+        self.last_join = self.last_leave = -RECENT_S  # time of the last such event
+        self.last_populated = self.last_response = self.last_served = self.last_note = (
+            self.next_start
+        ) = self.clock()
 
     def at_once(self) -> int:
         """Return the number of trials that train at a time."""
-        return len(self.live)
+        return len(self.live_groups)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the groups of the plan."""
         for _ in range(self.plan.groups):
             self._start()
 
     def watch(self) -> None:
         """Check the cluster repeatedly until the run is over."""
-        while not (self.headless or self.closing.wait(LOOK_S)):
+        while not (self.head_lost or self.closing.wait(LOOK_S)):
             try:
                 self.step()
-            except Exception:  # a faulty cluster fails in many ways; the next check decides
-                log.info("the cluster could not be looked at", exc_info=True)
+            except Exception:  # a faulty cluster fails in many ways; retry at the next check
+                log.info("the cluster state could not be read", exc_info=True)
 
-    def ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
+    def group_ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
         """Record that a group has ended.
 
         Args:
@@ -134,157 +136,172 @@ class GroupAutoscaler:
             placed: Whether the group was placed in the cluster before it failed.
         """
         with self.lock:
-            self.live.discard(number)
+            self.live_groups.discard(number)
             if served:
-                self.alone = self.noted = self.clock()
+                self.last_served = self.last_note = self.clock()
             if error:
-                self.gone.append(" ".join(error.split())[:200])
+                self.group_errors.append(" ".join(error.split())[:200])
                 self.error = error if placed else self.error
-                self.barren = 0 if served else self.barren + placed
-            # the arithmetic may find room where Ray has none: wait longer before each new attempt
+                self.failed_starts = 0 if served else self.failed_starts + placed
+            # Ray may not place a group that fits by arithmetic: wait longer before each new attempt
             if error and not placed:
-                self.misses += 1
-                self.not_before = self.clock() + PAUSE_S * 2**self.misses
+                self.placement_failures += 1
+                self.next_start = self.clock() + PAUSE_S * 2**self.placement_failures
 
     def close(self) -> None:
-        """Mark the run as over: no group is started or stopped any more."""
+        """Mark the run as finished: no more groups are started or stopped."""
         with self.lock:
             self.closing.set()
 
     def step(self) -> None:
         """Check the cluster once, and start groups or end the run accordingly."""
         now = self.clock()
-        if self._headless(now):
+        if self._is_head_silent(now):
             return
-        missing = min(self.rules.most, self.rules.left()) - len(self.live)
-        if self.live - self.served:
-            before, self.served = self.served, self.served | self.cluster.serving()
-            self.misses = 0 if self.served - before else self.misses
-        if self.live & self.served:
-            self.alone = self.noted = now
-            if missing <= 0 and not self.gone and self.nodes is not None:
-                self.peopled = now
+        missing = min(self.policy.max_groups, self.policy.remaining_trials()) - len(
+            self.live_groups
+        )
+        if self.live_groups - self.served_groups:
+            previously_served, self.served_groups = (
+                self.served_groups,
+                self.served_groups | self.cluster.serving(),
+            )
+            self.placement_failures = (
+                0 if self.served_groups - previously_served else self.placement_failures
+            )
+        if self.live_groups & self.served_groups:
+            self.last_served = self.last_note = now
+            if missing <= 0 and not self.group_errors and self.nodes is not None:
+                self.last_populated = now
                 return
-        seen = self.cluster.look()
-        self._compare(seen, now)
-        if now - self.peopled >= HEAD_S:
-            self._tell(NODELESS)
-            self._give_up(NODELESS, value="nodes")
+        snapshot = self.cluster.snapshot()
+        self._track_nodes(snapshot, now)
+        if now - self.last_populated >= HEAD_S:
+            self._note(NO_NODES)
+            self._give_up(NO_NODES, value="nodes")
             return
         with self.lock:
-            gone, self.gone = self.gone, []
-        if gone:
+            group_errors, self.group_errors = self.group_errors, []
+        if group_errors:
             cause = (
                 "a node left"
-                if now - self.left < LATELY_S
-                else f"a worker group ended, as {gone[-1]}"
+                if now - self.last_leave < RECENT_S
+                else f"a worker group ended ({group_errors[-1]})"
             )
-            self._tell(f"{cause}: {self._groups()}")
+            self._note(f"{cause}: {self._groups()}")
         if missing > 0:
-            self._grow(seen, missing, now)
-        self._alone(seen, now)
+            self._add_groups(snapshot, missing, now)
+        self._check_starvation(snapshot, now)
 
-    def _headless(self, now: float) -> bool:
-        if self.cluster.answers():
-            self.heard, self.told = now, False
+    def _is_head_silent(self, now: float) -> bool:
+        if self.cluster.is_head_responsive():
+            self.last_response, self.head_warning_sent = now, False
             return False
-        if now - self.heard >= HEAD_S:
-            self._tell(HEADLESS)
-            self._give_up(HEADLESS, value="head")
-            self.headless = True
-        elif now - self.heard >= HEAD_S / 3 and not self.told:
-            self.told = True
-            self._tell(
-                f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to "
-                f"be gone on with later"
+        if now - self.last_response >= HEAD_S:
+            self._note(HEAD_LOST)
+            self._give_up(HEAD_LOST, value="head")
+            self.head_lost = True
+        elif now - self.last_response >= HEAD_S / 3 and not self.head_warning_sent:
+            self.head_warning_sent = True
+            self._note(
+                f"{HEAD_LOST}: if it does not recover within {HEAD_S:g} s, the run ends and can be "
+                f"resumed later"
             )
         return True
 
-    def _compare(self, seen: ClusterSnapshot, now: float) -> None:
-        if self.nodes is not None and seen.nodes - self.nodes:
+    def _track_nodes(self, snapshot: ClusterSnapshot, now: float) -> None:
+        if self.nodes is not None and snapshot.nodes - self.nodes:
             # a group may succeed on the new node
-            self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0
-        if self.nodes is not None and self.nodes - seen.nodes:
-            self.left = now
-        self.nodes = seen.nodes
-        self.peopled = now if seen.nodes else self.peopled
+            self.last_join, self.next_start, self.failed_starts, self.placement_failures = (
+                now,
+                now,
+                0,
+                0,
+            )
+        if self.nodes is not None and self.nodes - snapshot.nodes:
+            self.last_leave = now
+        self.nodes = snapshot.nodes
+        self.last_populated = now if snapshot.nodes else self.last_populated
 
-    def _grow(self, seen: ClusterSnapshot, missing: int, now: float) -> None:
-        """Start groups where two checks in a row found room.
+    def _add_groups(self, snapshot: ClusterSnapshot, missing: int, now: float) -> None:
+        """Start groups that fit in two consecutive checks.
 
         One check is not enough: a group that restarts holds no resources for a moment.
         """
-        serving = self.served & self.live
-        starting = len(self.live) - len(serving)
-        owed = [each for each in self.plan.influence_needs for _ in range(len(serving))][
-            seen.influence_actors :
-        ]
-        room = (
+        serving = self.served_groups & self.live_groups
+        starting = len(self.live_groups) - len(serving)
+        pending_influence_needs = [
+            each for each in self.plan.influence_needs for _ in range(len(serving))
+        ][snapshot.influence_actors :]
+        capacity = (
             count_fitting_groups(
                 (*self.plan.bundles, *self.plan.influence_needs),
-                seen.free,
+                snapshot.free,
                 missing + starting,
-                owed,
+                pending_influence_needs,
             )
             - starting
         )
-        more, self.room = min(room, self.room), room
-        if more <= 0 or self.barren >= BARREN or now < self.not_before:
+        num_new_groups, self.capacity = min(capacity, self.capacity), capacity
+        if num_new_groups <= 0 or self.failed_starts >= MAX_FAILED_STARTS or now < self.next_start:
             return
-        for _ in range(more):
+        for _ in range(num_new_groups):
             self._start()
-        self.room = 0
-        cause = "a node joined" if now - self.joined < LATELY_S else "there is room"
-        self._tell(f"{cause}: {self._groups()}")
+        self.capacity = 0
+        cause = "a node joined" if now - self.last_join < RECENT_S else "resources are available"
+        self._note(f"{cause}: {self._groups()}")
 
     def _start(self) -> None:
         with self.lock:
             if self.closing.is_set():
                 return
-            number, self.begun = self.begun, self.begun + 1
-            self.live.add(number)
+            number, self.num_started = self.num_started, self.num_started + 1
+            self.live_groups.add(number)
         self.cluster.add_group(number)
 
-    def _alone(self, seen: ClusterSnapshot, now: float) -> None:
-        """Report repeatedly that no group serves, and end the run in time.
+    def _check_starvation(self, snapshot: ClusterSnapshot, now: float) -> None:
+        """Report repeatedly that no group serves, and end the run after the timeout.
 
         A group that is still starting gets more time.
         """
-        if not self.live and self.barren >= BARREN:
+        if not self.live_groups and self.failed_starts >= MAX_FAILED_STARTS:
             self._give_up(
-                f"{self.barren} worker groups in a row ended before they took a trial: "
+                f"{self.failed_starts} consecutive worker groups ended before they took a trial: "
                 f"{self.error}",
                 "resources.groups",
                 self.error,
             )
-        elif self.live and now - self.alone >= max(self.rules.heartbeat_timeout_s, RETURN_S):
+        elif self.live_groups and now - self.last_served >= max(
+            self.policy.heartbeat_timeout_s, RETURN_S
+        ):
             self._give_up(
-                f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}",
+                f"no worker group started within {now - self.last_served:.0f} s: "
+                f"{self._describe_shortage(snapshot)}",
                 "resources.groups",
-                now - self.alone,
+                now - self.last_served,
             )
-        elif not self.live and now - self.alone >= self.rules.heartbeat_timeout_s:
+        elif not self.live_groups and now - self.last_served >= self.policy.heartbeat_timeout_s:
             self._give_up(
-                f"no worker group had a place for {self.rules.heartbeat_timeout_s:g} s "
+                f"no worker group could be placed for {self.policy.heartbeat_timeout_s:g} s "
                 f"(resources.heartbeat_timeout_s): "
-                f"{self._lacks(seen)}",
+                f"{self._describe_shortage(snapshot)}",
                 "resources.heartbeat_timeout_s",
-                self.rules.heartbeat_timeout_s,
+                self.policy.heartbeat_timeout_s,
             )
-        elif now - self.noted >= self.rules.heartbeat_warning_s:
-            self.noted = now
+        elif now - self.last_note >= self.policy.heartbeat_warning_s:
+            self.last_note = now
             why = (
-                "the worker groups have not begun yet"
-                if self.live
-                else "no worker group has a place"
+                "no worker group has started yet"
+                if self.live_groups
+                else "no worker group can be placed"
             )
-            self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
+            self._note(f"trials are waiting because {why}: {self._describe_shortage(snapshot)}")
 
-    def _lacks(self, seen: ClusterSnapshot) -> str:
-        """Return the needs of a group and the free resources, in words."""
+    def _describe_shortage(self, snapshot: ClusterSnapshot) -> str:
+        """Return the needs of a group and the free resources, as text."""
         needs = _sum((*self.plan.bundles, *self.plan.influence_needs))
-        nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
-        free = _sum(seen.free)
+        nodes = "1 node has" if len(snapshot.nodes) == 1 else f"{len(snapshot.nodes)} nodes have"
+        free = _sum(snapshot.free)
         has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needs)
         return (
             f"a group needs "
@@ -292,12 +309,12 @@ class GroupAutoscaler:
         )
 
     def _groups(self) -> str:
-        count = len(self.live)
+        count = len(self.live_groups)
         return f"{count or 'no'} worker group{'s' * (count != 1)} now"
 
-    def _tell(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         if not self.closing.is_set():
-            self.rules.note(text)
+            self.policy.note(text)
 
     def _give_up(self, reason: str, field: str = "resources.address", value: object = None) -> None:
         with self.lock:
@@ -309,18 +326,18 @@ class GroupAutoscaler:
     def raise_reason(self, failed: bool = True) -> None:
         """Raise PreflightError if the autoscaler ended the run.
 
-        Raise it also if the run has `failed` because the head is gone.
+        Raise it also if the run has `failed` because the head is lost.
         """
-        if failed and not self.reason and not self.cluster.answers():
-            self.reason, self.headless, self.field, self.value = (
-                HEADLESS,
+        if failed and not self.reason and not self.cluster.is_head_responsive():
+            self.reason, self.head_lost, self.field, self.value = (
+                HEAD_LOST,
                 True,
                 "resources.address",
                 "head",
             )
         if self.reason:
             raise PreflightError(
-                f"{self.reason}: see that the cluster is fit again",
+                f"{self.reason}: check that the cluster is healthy",
                 field=self.field,
                 value=self.value,
                 allowed="a cluster with room for a worker group",

@@ -1,4 +1,4 @@
-"""Run warm worker groups, whose workers take trial after trial from the dispatcher.
+"""Run warm worker groups, whose workers request trial after trial from the dispatcher.
 
 Each group is one long Ray Train run.
 """
@@ -22,11 +22,11 @@ from orchestrator.cluster._influence_actor import InfluenceActor
 from orchestrator.cluster._placement_groups import (
     PlacementGroupCallback,
     forget_run,
-    remove_placement_group_of,
+    remove_run_placement_group,
 )
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster._worker import serve
-from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
+from orchestrator.cluster.connect import alive_nodes, free_nodes, is_head_responsive, running_actors
 from orchestrator.cluster.dispatcher_client import (
     NAMESPACE,
     DispatcherActor,
@@ -39,9 +39,9 @@ from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.signals import give_up, remaining_timeout
 
 CLOSE_S = 20.0
-ASK_S = 10.0
+CALL_S = 10.0
 SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
-AGAIN = ": go on with `--resume` when the cluster is fit again"
+RESUME_HINT = ": restore the cluster, then continue with `--resume`"
 RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
 
@@ -51,7 +51,7 @@ def worker_groups(
     folder: Path,
     max_failures: int,
     own_cluster: bool,
-    rules: ScalingPolicy | None = None,
+    policy: ScalingPolicy | None = None,
 ) -> Iterator[DispatcherClient]:
     """Start the groups and keep them warm until the block ends.
 
@@ -62,7 +62,7 @@ def worker_groups(
         folder: Folder to which Ray Train writes.
         max_failures: Deaths that one trial may have.
         own_cluster: Whether the cluster is our own, so that no node joins it.
-        rules: Number of groups and receiver of notes; None: the groups of the plan, and no
+        policy: Number of groups and receiver of notes; None: the groups of the plan, and no
             receiver.
 
     Yields:
@@ -73,19 +73,24 @@ def worker_groups(
             can run any more.
     """
     _callbacks(plan)  # fails here rather than in the thread of a group
-    rules = rules or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
-    rules = replace(rules, most=plan.groups) if own_cluster else rules
+    policy = policy or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
+    policy = replace(policy, max_groups=plan.groups) if own_cluster else policy
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     # the dispatcher is lost only with the driver's node
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
-    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
-    running = _Running(plan, folder, name, dispatcher)
-    autoscaler = running.autoscaler = GroupAutoscaler(
-        plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT)
+    driver_node = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
     )
-    autoscaler.begin()
+    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
+    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
+    running = _RayCluster(plan, folder, name, dispatcher)
+    autoscaler = running.autoscaler = GroupAutoscaler(
+        plan,
+        policy,
+        running,
+        lambda reason: give_up(f"error: {reason}{RESUME_HINT}", UNFIT_ENVIRONMENT),
+    )
+    autoscaler.start()
     watch = threading.Thread(target=autoscaler.watch, name="groups", daemon=True)
     watch.start()
     try:
@@ -95,12 +100,12 @@ def worker_groups(
         raise
     finally:
         autoscaler.close()
-        if not autoscaler.headless:
+        if not autoscaler.head_lost:
             running.close()
-            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends next: no calls after this
+            watch.join(remaining_timeout(CALL_S, SPARE_S))  # Ray ends next: no calls after this
 
 
-class _Running:
+class _RayCluster:
     """Groups of a run in Ray, which a `GroupAutoscaler` observes and starts."""
 
     autoscaler: GroupAutoscaler
@@ -108,9 +113,9 @@ class _Running:
     def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
         self.threads: list[threading.Thread] = []
-        self.answers = answers
+        self.is_head_responsive = is_head_responsive
 
-    def look(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         """Return the nodes, their free resources, and our number of influence actors."""
         return ClusterSnapshot(
             alive_nodes(),
@@ -119,13 +124,13 @@ class _Running:
         )
 
     def serving(self) -> set[int]:
-        """Return the groups that have requested a trial, as far as known in `ASK_S`."""
+        """Return the groups that have requested a trial, or none if the call exceeds `CALL_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
-            return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+            return set(ray.get(self.dispatcher.serving.remote(), timeout=CALL_S))
         return set()
 
     def add_group(self, number: int) -> None:
-        """Start a group in a thread of its own."""
+        """Start a group in its own thread."""
         self.dispatcher.add_group.remote(number)
         thread = threading.Thread(
             target=self._run, args=(number,), name=f"group-{number}", daemon=True
@@ -134,7 +139,7 @@ class _Running:
         thread.start()
 
     def close(self) -> None:
-        """End all groups within `CLOSE_S` together, and sooner after an interruption."""
+        """End all groups within `CLOSE_S` in total, or sooner after an interruption."""
         until = time.monotonic() + remaining_timeout(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.dispatcher.close.remote(), timeout=remaining_timeout(CLOSE_S, SPARE_S))
@@ -142,7 +147,7 @@ class _Running:
             thread.join(max(until - time.monotonic(), 0.0))
 
     def _run(self, number: int) -> None:
-        """Run one group, and report its end to the dispatcher in any case.
+        """Run one group, and always report its end to the dispatcher.
 
         Without the report, callers would wait for the group. Another group resumes the trial that
         this one trained when it failed. The worker reports a trial's own faults.
@@ -157,16 +162,16 @@ class _Running:
                 type(getattr(failure, "controller_failure", None)).__name__
                 == "WorkerGroupStartupTimeoutError"
             ):
-                error, placed = "its workers found no place in the cluster", False
+                error, placed = "its workers could not be placed in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
-                remove_placement_group_of(run)
+                remove_run_placement_group(run)
         served = False
         forget_run(run)
         with contextlib.suppress(ray.exceptions.RayError, PreflightError):
             served = DispatcherClient(self.name, self.dispatcher).group_ended(
                 number, error or "it was closed", lost=bool(error)
             )
-        self.autoscaler.ended(number, error, served, placed)
+        self.autoscaler.group_ended(number, error, served, placed)
 
 
 class LeanTrainer(TorchTrainer):
@@ -205,7 +210,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
         run_config=RunConfig(
             name=run,
             storage_path=str(folder),
-            # a group that cannot be placed ends: `GroupAutoscaler` starts another if there is room
+            # a group that cannot be placed ends; `GroupAutoscaler` starts another when it fits
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
             callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
@@ -216,7 +221,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
 def _callbacks(plan: Groups) -> list[Any]:
     """Return the callback that gives unequal workers their own resources, if they are unequal.
 
-    Ray receives the mean of their resources then, so that its sums are right.
+    Ray then receives the mean of their resources, so that its totals are correct.
     """
     if not plan.is_heterogeneous:
         return []
@@ -226,10 +231,10 @@ def _callbacks(plan: Groups) -> list[Any]:
         require_hooks()
     except (ImportError, PreflightError) as error:
         raise PreflightError(
-            f"workers of different resources are not possible with Ray {ray.__version__} "
+            f"Ray {ray.__version__} does not support workers with different resources "
             f"({error}): "
-            "install the Ray of constraints.txt, or give all students the same cpus_per_worker "
-            "and gpus_per_worker",
+            "install the Ray version in constraints.txt, or give all students the same "
+            "cpus_per_worker and gpus_per_worker",
             field="ray",
             value=getattr(error, "value", str(error)),
             allowed="the Ray of constraints.txt",

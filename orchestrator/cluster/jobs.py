@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from orchestrator.cluster.connect import bring_token
+from orchestrator.cluster.connect import load_token
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.proxies import bypass_proxies
@@ -27,13 +27,13 @@ from orchestrator.core.redact import redact
 from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
-HERE = "http://127.0.0.1:8265"
-ANSWER_S, WORK_S = 5.0, 60.0  # to connect, and to receive the answer
+DEFAULT_SERVER = "http://127.0.0.1:8265"
+ANSWER_S, WORK_S = 5.0, 60.0  # to connect, and to receive the response
 STOP_S = 30  # for a stopped run to finish its writes; Ray would kill it after 3 s
-KILLED_S = 30.0  # for Ray to notice that a job has ended
-SILENT_S = 60.0  # without an answer, after which a job is no longer followed
+END_TIMEOUT_S = 30.0  # for Ray to notice that a job has ended
+RESPONSE_TIMEOUT_S = 60.0  # without a response, after which a job is no longer followed
 POLL_S = 0.5
-OVER = ("succeeded", "failed", "stopped")
+TERMINAL_STATES = ("succeeded", "failed", "stopped")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Job:
     @property
     def over(self) -> bool:
         """Return whether the job has ended, in any way."""
-        return self.state in OVER
+        return self.state in TERMINAL_STATES
 
     @property
     def exit_code(self) -> int:
@@ -74,7 +74,7 @@ def server_address(address: str | None) -> str:
     """Return the URL of the job server.
 
     Args:
-        address: Address of the server; None: that of the environment, or else this machine's.
+        address: Address of the server; None: that of the environment, or else this machine.
 
     Raises:
         ConfigurationError: The address is not that of a job server, or it holds a user or a
@@ -85,32 +85,34 @@ def server_address(address: str | None) -> str:
         field = SERVER if os.environ.get(SERVER) else "RAY_ADDRESS"
         address = os.environ.get(field, "")
         if field == "RAY_ADDRESS" and not address.startswith(("http://", "https://")):
-            address = HERE  # RAY_ADDRESS names the cluster's own port, not the job server's
+            address = (
+                DEFAULT_SERVER  # RAY_ADDRESS names the cluster's own port, not the job server's
+            )
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
-        named = (
+        is_valid = (
             parts.scheme in ("http", "https")
             and parts.hostname
             and (parts.port or "://" in address)
         )
     except ValueError:  # the port is not a number
-        parts, named = urlsplit(""), None
-    shown = redact(url) if "@" in address else address
+        parts, is_valid = urlsplit(""), None
+    displayed = redact(url) if "@" in address else address
     if parts.username or parts.password:
         raise ConfigurationError(
-            f"{field} holds a user or a password: leave them out; Ray's token comes from "
-            f"RAY_AUTH_TOKEN_PATH",
+            f"{field} contains a user or a password: remove them; Ray reads its token from "
+            f"the file that RAY_AUTH_TOKEN_PATH names",
             field=field,
-            value=shown,
+            value=displayed,
             allowed="an address without a user and a password",
         )
-    if not named:
+    if not is_valid:
         raise ConfigurationError(
-            f"{field} = {shown!r} is no address of a job server: give HOST:PORT of the head's "
-            f"dashboard, such as 127.0.0.1:8265",
+            f"{field} = {displayed!r} is not the address of a job server: give HOST:PORT of the "
+            f"head's dashboard, such as 127.0.0.1:8265",
             field=field,
-            value=shown,
+            value=displayed,
             allowed="HOST:PORT of the head's dashboard",
         )
     return url.rstrip("/")
@@ -120,16 +122,16 @@ class Cluster:
     """Client of the job server at an address.
 
     Raises:
-        PreflightError: No server answers there, or it requires another token.
+        PreflightError: No server responds there, or it requires another token.
     """
 
     def __init__(self, address: str | None = None) -> None:
         self.address = server_address(address)
         bypass_proxies(self.address)
-        bring_token()
-        for talkative in ("dashboard_sdk", "job.sdk"):
-            logging.getLogger(f"ray.dashboard.modules.{talkative}").setLevel(logging.ERROR)
-        with self._asked():
+        load_token()
+        for logger_name in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{logger_name}").setLevel(logging.ERROR)
+        with self._convert_errors():
             try:
                 self._client = _client(self.address)
             except (RuntimeError, ValueError, KeyError) as error:  # the server is not Ray's
@@ -148,16 +150,16 @@ class Cluster:
             "working_dir": str(archive),
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)},
         }
-        with self._asked(name):
+        with self._convert_errors(name):
             self._client.submit_job(
                 entrypoint=entrypoint, submission_id=name, runtime_env=environment, metadata=labels
             )
 
     def jobs(self) -> list[Job]:
         """Return all jobs that were ever submitted, the oldest first."""
-        with self._asked():
-            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
-        return sorted(found, key=lambda job: (job.started is not None, job.started, job.name))
+        with self._convert_errors():
+            jobs = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(jobs, key=lambda job: (job.started is not None, job.started, job.name))
 
     def job(self, name: str) -> Job:
         """Return one job.
@@ -165,12 +167,12 @@ class Cluster:
         Raises:
             ConfigurationError: No job has this name.
         """
-        with self._asked(name):
+        with self._convert_errors(name):
             return _job(self._client.get_job_info(name))
 
     def log(self, name: str) -> str:
-        """Return what the job has printed so far."""
-        with self._asked(name):
+        """Return the output of the job so far."""
+        with self._convert_errors(name):
             return str(self._client.get_job_logs(name))
 
     def follow(self, name: str, write: Callable[[str], None]) -> Job:
@@ -179,22 +181,22 @@ class Cluster:
         A broken connection is resumed.
 
         Raises:
-            PreflightError: The server has not answered for `SILENT_S`.
+            PreflightError: The server has not responded for `RESPONSE_TIMEOUT_S`.
         """
-        written, answered = _Written(write), time.monotonic()
+        log_writer, last_response = _LogWriter(write), time.monotonic()
         while True:
-            at = 0
+            position = 0
             for text in self._pieces(name):
-                written.add(at, text)
-                at += len(text)
+                log_writer.add(position, text)
+                position += len(text)
             try:
-                job, answered = self.job(name), time.monotonic()
+                job, last_response = self.job(name), time.monotonic()
             except PreflightError:
-                if time.monotonic() - answered > SILENT_S:
+                if time.monotonic() - last_response > RESPONSE_TIMEOUT_S:
                     raise
             else:
                 if job.over:
-                    written.add(0, self.log(name))
+                    log_writer.add(0, self.log(name))
                     return job
             time.sleep(POLL_S)
 
@@ -205,22 +207,23 @@ class Cluster:
             The job, and whether it was running until now.
 
         Raises:
-            PreflightError: The job has not ended after `STOP_S` and `KILLED_S`.
+            PreflightError: The job has not ended after `STOP_S` and `END_TIMEOUT_S`.
         """
         job = self.job(name)
         if job.over:
             return job, False
-        with self._asked(name):
+        with self._convert_errors(name):
             self._client.stop_job(name)
-        until = time.monotonic() + STOP_S + KILLED_S
+        until = time.monotonic() + STOP_S + END_TIMEOUT_S
         while not (job := self.job(name)).over:
             if time.monotonic() > until:
                 raise PreflightError(
-                    f"{name} was told to stop and has not ended after {STOP_S + KILLED_S:.0f} s: "
-                    f"look again with `python run.py status {name} --address {self.address}`",
+                    f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s "
+                    f"after the stop request: check it with "
+                    f"`python run.py status {name} --address {self.address}`",
                     field="name",
                     value=name,
-                    allowed=f"an end within {STOP_S + KILLED_S:.0f} s",
+                    allowed=f"an end within {STOP_S + END_TIMEOUT_S:.0f} s",
                 )
             time.sleep(POLL_S)
         return job, True
@@ -232,13 +235,13 @@ class Cluster:
         """
         pieces = self._client.tail_job_logs(name)
 
-        async def following() -> str | None:
+        async def next_piece() -> str | None:
             return await anext(pieces, None)
 
         with asyncio.Runner() as runner:
             while True:
                 try:
-                    text = runner.run(following())
+                    text = runner.run(next_piece())
                 except Exception:
                     return
                 if text is None:
@@ -246,14 +249,14 @@ class Cluster:
                 yield text
 
     @contextlib.contextmanager
-    def _asked(self, name: str = "") -> Iterator[None]:
-        """Convert the errors of a request to sentences.
+    def _convert_errors(self, name: str = "") -> Iterator[None]:
+        """Convert the errors of a request to messages for the user.
 
         Check the name of the job first, which is a part of the request's URL.
         """
         if name and not NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{name!r} is no name of a job: give letters, digits, '.', '_' or '-'",
+                f"{name!r} is not a valid job name: use letters, digits, '.', '_' or '-'",
                 field="name",
                 value=name,
                 allowed="letters, digits, '.', '_' or '-'",
@@ -261,15 +264,15 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            refused = (
-                "refuses the token it was given"
+            problem = (
+                "rejects the token"
                 if "failed" in str(error)
-                else "wants a token and there is none here"
+                else "requires a token, and none is set"
             )
             raise PreflightError(
-                f"--address {self.address}: the cluster {refused}: put the cluster's token "
-                f"into ~/.ray/auth_token or where "
-                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` "
+                f"--address {self.address}: the cluster {problem}: put the cluster's token "
+                f"into ~/.ray/auth_token or the file that "
+                "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token (`ray get-auth-token` "
                 "prints it on the head)",
                 field="--address",
                 value=self.address,
@@ -277,19 +280,19 @@ class Cluster:
             ) from error
         except OSError as error:  # from Python or from requests
             raise PreflightError(
-                f"--address {self.address}: no job server of Ray answers there: give HOST:PORT "
+                f"--address {self.address}: no Ray job server responds there: give HOST:PORT "
                 f"of the head's dashboard, usually "
                 "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
                 field="--address",
                 value=self.address,
-                allowed="a job server of Ray",
+                allowed="a Ray job server",
             ) from error
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._refusal(name, error) from error
 
     def _refusal(self, name: str, error: Exception) -> errors.UserError:
-        said = str(error)
-        if name and "does not exist" in said and "404" in said:
+        error_text = str(error)
+        if name and "does not exist" in error_text and "404" in error_text:
             return ConfigurationError(
                 f"the cluster at {self.address} has no job {name!r}: "
                 f"`python run.py status --address {self.address}` lists its jobs",
@@ -297,23 +300,23 @@ class Cluster:
                 value=name,
                 allowed=f"a job of {self.address}",
             )
-        if name and "already exists" in said:
+        if name and "already exists" in error_text:
             return ConfigurationError(
-                f"--name {name!r} is a job of {self.address} already: give another name, or "
-                f"leave it out",
+                f"--name {name!r} is already a job of {self.address}: use another name, or "
+                f"omit the option",
                 field="--name",
                 value=name,
-                allowed="the name of no job yet",
+                allowed="a name that no job has",
             )
         return PreflightError(
-            f"--address {self.address}: its job server cannot do that ({_short(error)}): look "
-            f"at the head's logs",
+            f"--address {self.address}: the job server failed ({_short(error)}): check "
+            f"the head's logs",
             field="--address",
             value=self.address,
         )
 
 
-class _Written:
+class _LogWriter:
     """Writer of a text that arrives in pieces and restarts after each break.
 
     Every part of the text is written once.
@@ -322,16 +325,16 @@ class _Written:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._end = write, 0
 
-    def add(self, at: int, text: str) -> None:
+    def add(self, position: int, text: str) -> None:
         """Write what is new in a piece that begins at character `at`."""
-        new = text[max(self._end - at, 0) :]
+        new = text[max(self._end - position, 0) :]
         if new:
             self._write(new)
-            self._end = at + len(text)
+            self._end = position + len(text)
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Client of Ray with time limits; its requests would wait for ever."""
+    """Client of Ray with time limits; its requests would wait without a limit."""
 
     def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": (ANSWER_S, WORK_S)} | arguments)

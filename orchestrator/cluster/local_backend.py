@@ -23,7 +23,7 @@ from orchestrator.training.execute import execute
 class LocalDispatcher:
     """Local counterpart of `DispatcherClient`, which runs one trial at a time.
 
-    `note` receives sentences for the user.
+    `note` receives messages for the user.
     """
 
     name = "local"
@@ -31,14 +31,14 @@ class LocalDispatcher:
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self.records: queue.Queue[Record] = queue.Queue()
         self.stopped = threading.Event()
-        self.heard, self.doing, self.note = time.monotonic(), "its start", note
+        self.last_heartbeat, self.activity, self.note = time.monotonic(), "startup", note
         self.thread: threading.Thread | None = None
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Start to train a trial."""
         self.stopped.clear()
-        self.phase("its start")
+        self.phase("startup")
         self.thread = threading.Thread(
             target=self._train, args=(specification,), name=trial, daemon=True
         )
@@ -48,25 +48,25 @@ class LocalDispatcher:
         """Return the next record of the trial.
 
         Raises:
-            PreflightError: No heartbeat came for `wait_s` seconds, or this machine is unfit for the
-                trial.
+            PreflightError: There was no heartbeat for `wait_s` seconds, or this machine cannot
+                train the trial.
         """
         while True:
-            heard = self.heard
+            last_heartbeat = self.last_heartbeat
             try:
-                record = self.records.get(timeout=max(heard + wait_s - time.monotonic(), 0))
+                record = self.records.get(
+                    timeout=max(last_heartbeat + wait_s - time.monotonic(), 0)
+                )
             except queue.Empty as error:
-                if self.heard == heard:
+                if self.last_heartbeat == last_heartbeat:
                     raise PreflightError(
-                        f"nothing was heard of {trial} for {wait_s:g} s "
-                        f"(resources.heartbeat_timeout_s), which was last at "
-                        f"{self.doing}: see "
-                        "what that waits for, such as a disk, and raise "
-                        "resources.heartbeat_timeout_s only where a single step "
-                        "takes longer",
+                        f"{trial} has sent no heartbeat for {wait_s:g} s "
+                        f"(resources.heartbeat_timeout_s), last at {self.activity}: check what "
+                        "it waits for, such as a disk, and raise "
+                        "resources.heartbeat_timeout_s only if a single step takes longer",
                         field="resources.heartbeat_timeout_s",
                         value=wait_s,
-                        allowed=f"longer than {self.doing} takes",
+                        allowed=f"longer than {self.activity} takes",
                     ) from error
                 continue
             if "unfit" in record:
@@ -86,28 +86,28 @@ class LocalDispatcher:
         if self.thread:
             self.thread.join(wait_s)
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Record a heartbeat between reports."""
-        self.heard = time.monotonic()
+        self.last_heartbeat = time.monotonic()
 
-    def phase(self, doing: str) -> None:
+    def phase(self, activity: str) -> None:
         """Record the activity of the training from now on."""
-        self.doing = doing
-        self.alive()
+        self.activity = activity
+        self.heartbeat()
 
     def _train(self, specification: dict[str, Any]) -> None:
         context = TrialContext(
             device=self.device,
             report=self.records.put,
             stop_requested=self.stopped.is_set,
-            heartbeat=self.alive,
+            heartbeat=self.heartbeat,
             note=self.note,
             phase=self.phase,
         )
         try:
             execute(TrialSpec.model_validate(specification), context)
         except Exception as error:
-            fault = classify_failure(error, specification, self.device)
+            failure = classify_failure(error, specification, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
-            self.records.put({"failed" if fault.own else "unfit": fault.message})
+            self.records.put({"failed" if failure.from_trial else "unfit": failure.message})

@@ -1,7 +1,7 @@
 """List, measure and archive the project's files for a cluster.
 
-Only the program's own folders are packaged: no data, no results, no hidden files, and nothing that
-a link takes from elsewhere.
+Only the program's own folders are packaged: no data, no results, no hidden files, and no files
+outside the project that a link refers to.
 """
 
 import zipfile
@@ -22,11 +22,11 @@ PARTS = (
     "pyproject.toml",
     "constraints.txt",
 )
-NEVER = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
+ALWAYS_EXCLUDED = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
 MIB = 2**20
-LARGEST = 3  # files named in the error of a package that is too large
-# the time in every archive: equal files make equal archives, which are sent once
-WRITTEN = (1980, 1, 1, 0, 0, 0)
+NUM_LARGEST = 3  # files named in the error of a package that is too large
+# modification time in every archive: equal files make equal archives, which are sent once
+TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Package:
         """
         if self.bytes <= limit_mib * MIB:
             return
-        largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:LARGEST]
-        named = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
+        largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:NUM_LARGEST]
+        largest_names = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
         raise ConfigurationError(
             f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take "
-            f"{in_words(self.bytes)}, above all {named}: "
-            "leave some out with --exclude, or raise the limit",
+            f"{in_words(self.bytes)}, the largest are {largest_names}: "
+            "exclude some with --exclude, or raise the limit",
             field="--limit-mib",
             value=limit_mib,
             allowed=(self.bytes / MIB, None),
@@ -64,12 +64,12 @@ class Package:
 
         The same files make the same archive.
         """
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zip_file:
             for name, file in sorted(self.files.items()):
-                entry = zipfile.ZipInfo(name, WRITTEN)
+                entry = zipfile.ZipInfo(name, TIMESTAMP)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
-                written.writestr(entry, file.read_bytes())
+                zip_file.writestr(entry, file.read_bytes())
         return archive.stat().st_size
 
     def _sizes(self) -> dict[str, int]:
@@ -77,7 +77,7 @@ class Package:
 
 
 def collect(
-    root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path] | None = None
+    root: Path, excludes: Iterable[str] = (), extra_files: Mapping[str, Path] | None = None
 ) -> Package:
     """Return the files of a project that are packaged.
 
@@ -85,7 +85,7 @@ def collect(
         root: Folder of the project.
         excludes: Patterns of files to leave out, as in .gitignore. Those of the project's
             .gitignore are left out too.
-        beside: Further files, by their names in the archive.
+        extra_files: Further files, by their names in the archive.
 
     Raises:
         ConfigurationError: A link leads to a folder or out of the project, or `run.py` is missing
@@ -93,40 +93,44 @@ def collect(
     """
     root = root.resolve()
     ignored = root / ".gitignore"
-    patterns = [*NEVER, *(ignored.read_text().splitlines() if ignored.is_file() else ()), *excludes]
-    left_out = PathSpec.from_lines("gitwildmatch", patterns)
+    patterns = [
+        *ALWAYS_EXCLUDED,
+        *(ignored.read_text().splitlines() if ignored.is_file() else ()),
+        *excludes,
+    ]
+    excluded = PathSpec.from_lines("gitwildmatch", patterns)
     files = {
         file.relative_to(root).as_posix(): file
         for part in PARTS
-        for file in _files(root / part, root, left_out)
+        for file in _files(root / part, root, excluded)
     }
     if "run.py" not in files:
         raise ConfigurationError(
-            f"--exclude: {root}/run.py does not travel then, and nothing can run without it: "
-            f"leave it in",
+            f"--exclude: the package lacks {root}/run.py, without which nothing can run: "
+            f"do not exclude it",
             field="--exclude",
             value="run.py",
-            allowed="patterns that leave run.py in",
+            allowed="patterns that do not match run.py",
         )
-    return Package(files | dict(beside or {}))
+    return Package(files | dict(extra_files or {}))
 
 
-def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
+def _files(path: Path, root: Path, excluded: PathSpec) -> Iterator[Path]:
     """Yield the files at and below a path; do not open excluded folders."""
     name = path.relative_to(root).as_posix()
-    if left_out.match_file(name) or (path.is_dir() and left_out.match_file(f"{name}/")):
+    if excluded.match_file(name) or (path.is_dir() and excluded.match_file(f"{name}/")):
         return
     if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
         raise ConfigurationError(
-            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, "
-            f"or --exclude {name}",
+            f"{name} is a link to {path.resolve()}, which cannot be packaged: replace it by a "
+            f"copy, or use --exclude {name}",
             field=name,
             value=str(path.resolve()),
             allowed="a copy in the project",
         )
     if path.is_dir():
         for inner in sorted(path.iterdir()):
-            yield from _files(inner, root, left_out)
+            yield from _files(inner, root, excluded)
     elif path.is_file():
         yield path
 

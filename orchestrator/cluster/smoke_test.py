@@ -17,8 +17,8 @@ from orchestrator.cluster.groups import LeanTrainer
 from orchestrator.core.errors import PreflightError
 
 WORKERS = 2
-NUMBERS = 1000
-HELD = {"memory": 50 * 2**20}  # no CPU: also fits on a cluster that runs a sweep
+LENGTH = 1000
+WORKER_RESOURCES = {"memory": 50 * 2**20}  # no CPU: also fits on a cluster that runs a sweep
 POLL_S = 0.5
 
 
@@ -32,7 +32,7 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         timeout_s: Time limit in seconds.
 
     Raises:
-        PreflightError: The workers were not placed or did not answer in time, one failed, or the
+        PreflightError: The workers were not placed or did not respond in time, one failed, or the
             sum is wrong.
     """
     failures: list[BaseException] = []
@@ -51,17 +51,17 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         waited_s += POLL_S
     if thread.is_alive():
         raise PreflightError(
-            f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or "
-            f"the cluster busy (`ray status`), "
-            "or which ports a firewall closes",
+            f"two workers did not respond within {timeout_s:g} s: check the load of the machine or "
+            f"the cluster (`ray status`), "
+            "and the ports that a firewall closes",
             field="workers",
             value=None,
-            allowed=f"an answer within {timeout_s:g} s",
+            allowed=f"a response within {timeout_s:g} s",
         )
     if failures:
         reason = " ".join(str(failures[0]).split())[:500]
         raise PreflightError(
-            f"two workers could not add up a tensor: {reason}", field="workers", value=reason
+            f"two workers could not sum a tensor: {reason}", field="workers", value=reason
         )
 
 
@@ -71,32 +71,32 @@ def sum_over_workers(rank: int, world_size: int) -> None:
     Raises:
         PreflightError: The sum is wrong.
     """
-    numbers = torch.arange(NUMBERS, dtype=torch.float64)
-    total = (rank + 1) * numbers
+    values = torch.arange(LENGTH, dtype=torch.float64)
+    total = (rank + 1) * values
     torch.distributed.all_reduce(total)
-    expected = numbers * (world_size * (world_size + 1) // 2)
+    expected = values * (world_size * (world_size + 1) // 2)
     if not torch.equal(total, expected):
-        wrong = int((total != expected).nonzero()[0])
+        index = int((total != expected).nonzero()[0])
         raise PreflightError(
-            f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for "
-            f"{expected[wrong]}",
+            f"the sum of {world_size} workers is wrong at {index}: {total[index]} instead of "
+            f"{expected[index]}",
             field="workers",
-            value=float(total[wrong]),
-            allowed=float(expected[wrong]),
+            value=float(total[index]),
+            allowed=float(expected[index]),
         )
 
 
-def _work(settings: dict[str, Any]) -> None:
-    place = ray.train.get_context()
-    sum_over_workers(place.get_world_rank(), place.get_world_size())
+def _run_worker(settings: dict[str, Any]) -> None:
+    train_context = ray.train.get_context()
+    sum_over_workers(train_context.get_world_rank(), train_context.get_world_size())
 
 
 def _trainer(folder: Path) -> LeanTrainer:
     return LeanTrainer(
-        _work,
+        _run_worker,
         train_loop_config={},
         torch_config=torch_config("gloo", folder),
-        scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker=HELD),
+        scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker=WORKER_RESOURCES),
         run_config=RunConfig(
             name=f"probe-{uuid.uuid4().hex[:8]}",
             storage_path=str(folder),

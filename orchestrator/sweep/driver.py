@@ -356,7 +356,7 @@ def open_dispatcher(
             elastic=bool(address),
         )
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        rules = ScalingPolicy(
+        policy = ScalingPolicy(
             resources.groups or trials,
             unended,
             note,
@@ -365,7 +365,7 @@ def open_dispatcher(
         )
         with (
             worker_groups(
-                plan, folder, resources.max_failures, own_cluster=not address, rules=rules
+                plan, folder, resources.max_failures, own_cluster=not address, policy=policy
             ) as dispatcher_client,
             looked_after(dispatcher_client, resources, note),
         ):

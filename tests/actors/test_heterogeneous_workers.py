@@ -69,7 +69,7 @@ def test_a_ray_with_other_steps_is_refused(
     )
     with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
-    assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
+    assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need no callback"
 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +79,10 @@ def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
-def test_a_worker_without_a_gpu_does_not_take_that_of_another(
+def test_a_worker_without_a_gpu_does_not_use_the_gpu_of_another(
     ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray Train shows a node's GPUs to all its workers, and gives the first to those without."""
+    """Ray Train shows a node's GPUs to all its workers, and offers the first to the others."""
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("meta"))
     assert worker._device() == torch.device(device)

@@ -25,7 +25,7 @@ Specify = Callable[..., TrialSpec]
         ((), "fill", False),
     ],
 )
-def test_who_gets_an_influence_client(
+def test_which_trials_get_an_influence_client(
     pairs: tuple[str, ...], role: str, has_one: bool, tmp_path: Path
 ) -> None:
     spec = TrialSpec.model_validate(
@@ -37,32 +37,32 @@ def test_who_gets_an_influence_client(
             "data": tmp_path,
         }
     )
-    with influence_actor.influence_clients(spec) as aide:
-        assert (aide is not None) is has_one
+    with influence_actor.influence_clients(spec) as create_client:
+        assert (create_client is not None) is has_one
 
 
-def test_a_worker_gives_its_trial_the_client(
+def test_a_worker_passes_the_client_to_its_trial(
     monkeypatch: pytest.MonkeyPatch, specify: Specify
 ) -> None:
-    """Which is found when it is asked for: no Ray runs here."""
+    """The client is created on request only: no Ray runs here."""
     contexts: list[TrialContext] = []
     monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
     for pairs in ((), ("resources.influence_backend=inline",)):
-        line: Any = worker._Line(None, 0, 0)
-        line.open = line.report = lambda *values: None
-        line.broken = lambda: False
-        line.give_back = lambda: None
+        connection: Any = worker._DispatcherConnection(None, 0, 0)
+        connection.open_trial = connection.report = lambda *values: None
+        connection.has_lost_dispatcher = lambda: False
+        connection.give_back = lambda: None
         worker._train(
             "trial",
             specify("teacher=null", "method.name=cross_entropy", *pairs).plain(),
-            line,
+            connection,
             TrialContext(),
         )
     assert [context.influence_client is not None for context in contexts] == [True, False]
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "cuda:0")])
-def test_an_actor_without_a_gpu_is_on_the_cpu(
+def test_an_actor_without_a_gpu_uses_the_cpu(
     ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)

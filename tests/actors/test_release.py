@@ -12,84 +12,79 @@ from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
 
-def test_a_trial_that_nobody_holds_is_free() -> None:
+def test_an_unassigned_trial_is_released() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=1, max_failures=0)
-        assert await dispatcher_client.released("a", 0.0)
-        await dispatcher_client.submit("a", {})
-        assert await dispatcher_client.released("a", 0.0), "nobody has taken it"
+        dispatcher = Dispatcher(groups=1, max_failures=0)
+        assert await dispatcher.released("a", 0.0)
+        await dispatcher.submit("a", {})
+        assert await dispatcher.released("a", 0.0), "no group has taken it"
 
     asyncio.run(play())
 
 
 @pytest.mark.parametrize("end", ["given back", "group ended", "given up"])
-def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
+def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=2, max_failures=0)
-        await dispatcher_client.submit("a", {})
-        await dispatcher_client.take(0, LONG_S)
-        await dispatcher_client.report("a", {"epoch": 2})
-        assert not await dispatcher_client.released("a", SHORT_S)
-        waits = asyncio.create_task(dispatcher_client.released("a", LONG_S))
+        dispatcher = Dispatcher(groups=2, max_failures=0)
+        await dispatcher.submit("a", {})
+        await dispatcher.take(0, LONG_S)
+        await dispatcher.report("a", {"epoch": 2})
+        assert not await dispatcher.released("a", SHORT_S)
+        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
         await settle()
         assert not waits.done()
         if end == "given back":
-            await dispatcher_client.give_back(0, "a")
+            await dispatcher.give_back(0, "a")
         elif end == "group ended":
-            await dispatcher_client.group_ended(0, "out of memory")
+            await dispatcher.group_ended(0, "out of memory")
         else:
-            assert await dispatcher_client.take(0, SHORT_S) is None, (
-                "its worker died once too often"
-            )
+            assert await dispatcher.take(0, SHORT_S) is None, "its worker exceeded max_failures"
         assert await waits
 
     asyncio.run(play())
 
 
-def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
+def test_a_released_trial_can_continue_under_its_name() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=2, max_failures=0)
-        await dispatcher_client.submit("a", {"until": 2})
-        await dispatcher_client.take(0, LONG_S)
-        told = asyncio.create_task(dispatcher_client.until_stopped("a"))
+        dispatcher = Dispatcher(groups=2, max_failures=0)
+        await dispatcher.submit("a", {"until": 2})
+        await dispatcher.take(0, LONG_S)
+        stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         for epoch in (1, 2):
-            await dispatcher_client.report("a", {"epoch": epoch})
-        await dispatcher_client.give_back(0, "a")
+            await dispatcher.report("a", {"epoch": epoch})
+        await dispatcher.give_back(0, "a")
         await settle()
-        assert not told.done(), "it is not stopped"
-        await dispatcher_client.submit("a", {"until": 4})
-        await told
-        assert await dispatcher_client.take(1, LONG_S) == ("a", {"until": 4})
-        await dispatcher_client.report("a", {"epoch": 2})
-        await dispatcher_client.report("a", {"epoch": 3})
-        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
+        assert not stop_notice.done(), "it is not stopped"
+        await dispatcher.submit("a", {"until": 4})
+        await stop_notice
+        assert await dispatcher.take(1, LONG_S) == ("a", {"until": 4})
+        await dispatcher.report("a", {"epoch": 2})
+        await dispatcher.report("a", {"epoch": 3})
+        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
             2,
             3,
-        ], "what is known already, the reader drops"
+        ], "the reader drops known epochs"
 
     asyncio.run(play())
 
 
-def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
+def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=1, max_failures=1)
-        await dispatcher_client.submit("a", {})
+        dispatcher = Dispatcher(groups=1, max_failures=1)
+        await dispatcher.submit("a", {})
         for _ in range(2):  # the second one is a death
-            await dispatcher_client.take(0, LONG_S)
-        await dispatcher_client.give_back(0, "a")
-        await dispatcher_client.submit("a", {})
-        await dispatcher_client.take(0, LONG_S)
-        assert await dispatcher_client.take(0, SHORT_S) is None
-        assert (
-            "its worker died 2 times"
-            in (await dispatcher_client.next_report("a", LONG_S))["failed"]
-        )
+            await dispatcher.take(0, LONG_S)
+        await dispatcher.give_back(0, "a")
+        await dispatcher.submit("a", {})
+        await dispatcher.take(0, LONG_S)
+        assert await dispatcher.take(0, SHORT_S) is None
+        assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
 
     asyncio.run(play())
 
 
 class Remote:
-    """A dispatcher's method as Ray exposes it: `remote` is the call."""
+    """A method of an actor handle: `remote` is the call."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -98,7 +93,7 @@ class Remote:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(
+def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -111,16 +106,16 @@ def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(
             (),
             {
                 "released": Remote(False, False, True),
-                "describe": Remote("group 1 holds trial-00003"),
+                "describe": Remote("trial-00003 is assigned to group 1"),
             },
         ),
     )
-    DispatcherClient("desk", held()).wait_until_released("trial-00003", 30.0)
+    DispatcherClient("dispatcher", held()).wait_until_released("trial-00003", 30.0)
     held.released = Remote(False)
     with refused(
         "resources.heartbeat_timeout_s",
         0.01,
-        "longer than group 1 holds trial-00003",
+        "longer than a single step of the trial",
         PreflightError,
     ):
-        DispatcherClient("desk", held()).wait_until_released("trial-00003", 0.01)
+        DispatcherClient("dispatcher", held()).wait_until_released("trial-00003", 0.01)

@@ -1,4 +1,4 @@
-"""Test a worker's handling of failures: of the trial, its own, or one that blocks the others."""
+"""Test a worker's handling of errors: of the trial, of its environment, and on one rank only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,28 +20,28 @@ from orchestrator.core.errors import (
 Specify = Callable[..., TrialSpec]
 
 
-class Line(worker._Line):
-    """A dispatcher's line that records its messages; `lost`: the dispatcher died meanwhile."""
+class Connection(worker._DispatcherConnection):
+    """A connection that records its messages; `lost`: the dispatcher died meanwhile."""
 
     def __init__(self, lost: bool = False) -> None:
         super().__init__(None, 0, 0)
-        self.said: list[Any] = []
+        self.messages: list[Any] = []
         self.lost = lost
 
-    def open(self, trial: str, specification: dict[str, Any]) -> None:
+    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
         self.trial = trial
 
     def report(self, record: Record) -> None:
-        self.said.append(record)
+        self.messages.append(record)
 
-    def excuse(self, fault: str) -> None:
-        self.said.append({"excused": fault})
+    def report_infrastructure_failure(self, fault: str) -> None:
+        self.messages.append({"infrastructure_failure": fault})
 
-    def broken(self) -> bool:
+    def has_lost_dispatcher(self) -> bool:
         return self.lost
 
     def give_back(self) -> None:
-        self.said.append("given back")
+        self.messages.append("given back")
 
 
 def training(
@@ -49,28 +49,28 @@ def training(
     specify: Specify,
     error: Exception | None,
     world_size: int = 1,
-    line: Line | None = None,
+    connection: Connection | None = None,
 ) -> list[Any]:
-    """Return the line's messages about a trial that raises `error`."""
+    """Return the connection's messages about a trial that raises `error`."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         if error:
             raise error
 
     monkeypatch.setattr(worker, "execute", work)
-    line = line or Line()
+    connection = connection or Connection()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:
-        worker._train("trial", specification, line, TrialContext(world_size=world_size))
+        worker._train("trial", specification, connection, TrialContext(world_size=world_size))
     except Exception as raised:
         assert raised is error
-        line.said.append("raised")
-    return line.said
+        connection.messages.append("raised")
+    return connection.messages
 
 
 @pytest.mark.parametrize("error", [TrialError("diverged"), SettingsError("no such setting")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
+def test_a_trial_error_on_all_ranks_keeps_the_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
     assert training(monkeypatch, specify, error, world_size) == [
@@ -80,12 +80,12 @@ def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
+def test_an_environment_error_on_all_ranks_is_retried_by_the_same_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
 ) -> None:
     """The group requests a trial while it holds one, and gets it again."""
     assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [
-        {"excused": "locked"}
+        {"infrastructure_failure": "locked"}
     ]
 
 
@@ -93,7 +93,7 @@ def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
 @pytest.mark.parametrize(
     "error", [ConfigurationError("cat.png cannot be decoded"), ValueError("no such shape")]
 )
-def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
+def test_an_error_on_one_rank_restarts_a_group_of_several(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int, then: str
 ) -> None:
     """A rank that skips a damaged image's trial would leave the others in a collective."""
@@ -112,26 +112,30 @@ def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
         DispatcherTimeoutError("the dispatcher has not answered for 120 s"),
     ],
 )
-def test_a_process_that_is_of_no_more_use_ends(
+def test_an_unusable_process_ends(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
-    said = training(monkeypatch, specify, error, world_size)
-    assert [*said[0]] == ["excused"] and str(error) in said[0]["excused"] and said[1:] == ["raised"]
+    messages = training(monkeypatch, specify, error, world_size)
+    assert (
+        [*messages[0]] == ["infrastructure_failure"]
+        and str(error) in messages[0]["infrastructure_failure"]
+        and messages[1:] == ["raised"]
+    )
 
 
-def test_a_dispatcher_that_is_away_hears_no_excuse(
+def test_an_unreachable_dispatcher_gets_no_failure_report(
     monkeypatch: pytest.MonkeyPatch, specify: Specify
 ) -> None:
-    class Mute(Line):
-        def excuse(self, fault: str) -> None:
-            raise DispatcherTimeoutError("nobody there")
+    class Mute(Connection):
+        def report_infrastructure_failure(self, fault: str) -> None:
+            raise DispatcherTimeoutError("no answer")
 
-    assert training(monkeypatch, specify, OSError("stale"), line=Mute()) == ["raised"]
+    assert training(monkeypatch, specify, OSError("stale"), connection=Mute()) == ["raised"]
 
 
-@pytest.mark.parametrize(("lost", "said"), [(False, ["given back"]), (True, [])])
-def test_what_a_dead_dispatcher_handed_out_is_not_given_back_to_the_next(
-    monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, said: list[Any]
+@pytest.mark.parametrize(("lost", "messages"), [(False, ["given back"]), (True, [])])
+def test_a_trial_of_a_dead_dispatcher_is_not_released_at_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, messages: list[Any]
 ) -> None:
-    """A live dispatcher would take it for the end of the trial; a new one learns it later."""
-    assert training(monkeypatch, specify, None, line=Line(lost)) == said
+    """A live dispatcher would end the trial; a new one gets the state from the next request."""
+    assert training(monkeypatch, specify, None, connection=Connection(lost)) == messages

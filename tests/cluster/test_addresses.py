@@ -27,7 +27,7 @@ def nothing_listens() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> None:
+def test_a_listening_address_is_accepted_and_others_are_refused(nothing_listens: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         assert accepts_connections(address)
@@ -45,10 +45,10 @@ def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> 
         require_answer("ray://127.0.0.1:10001")
 
 
-def test_auto_without_a_cluster_is_told_at_once(
+def test_auto_without_a_cluster_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, nothing_listens: str
 ) -> None:
-    """No cluster at all, and a former one, which Ray itself would search for minutes."""
+    """No cluster, and an ended one, to which Ray itself would try to connect for minutes."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
@@ -61,15 +61,15 @@ def test_auto_without_a_cluster_is_told_at_once(
         "find_bootstrap_address",
         lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"),
     )
-    with refused("resources.address", "auto", LISTENING, PreflightError) as told:
+    with refused("resources.address", "auto", LISTENING, PreflightError) as refusal:
         require_answer("auto")
-    assert "127.0.0.2" in str(told.value), "the last one known"
+    assert "127.0.0.2" in str(refusal.value), "the last known address"
 
 
 @pytest.mark.parametrize(
     "job", [None, {}, {"runtime_env": {"env_vars": {"MALLOC_TRIM_THRESHOLD_": "1"}}}]
 )
-def test_workers_are_sent_the_program(
+def test_the_runtime_environment_contains_the_program(
     job: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
@@ -89,7 +89,7 @@ def test_workers_are_sent_the_program(
     )
 
 
-def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_a_submitted_job_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses two settings of the same variable."""
     job = {
         "runtime_env": {
@@ -103,7 +103,7 @@ def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyP
     }
 
 
-def test_an_address_and_this_process_alone_exclude_each_other(tmp_path: Path) -> None:
+def test_an_address_with_local_is_refused(tmp_path: Path) -> None:
     with refused("--address", "auto", "without --local"):
         train_command.train(
             tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto"

@@ -14,13 +14,13 @@ FILES = sorted((ROOT / "configs/cluster").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_it_begins_with_the_command_that_takes_it(file: Path) -> None:
+def test_a_cluster_file_begins_with_its_command(file: Path) -> None:
     name = file.relative_to(ROOT).as_posix()
     assert file.read_text().splitlines()[0] in (f"# ray up {name}", f"# kubectl apply -f {name}")
     assert name in (ROOT / "docs/how-to/cluster.md").read_text()
 
 
-def test_the_static_cluster_is_one_for_ray_and_wants_a_token() -> None:
+def test_the_static_cluster_is_valid_and_requires_a_token() -> None:
     config = yaml.safe_load((ROOT / "configs/cluster/static.yaml").read_text())
     prepared, _ = prepare_local(config)
     validate_config(fillout_defaults(prepared))
@@ -36,7 +36,7 @@ def test_the_static_cluster_is_one_for_ray_and_wants_a_token() -> None:
     assert (ROOT / config["file_mounts"]["~/distillation/constraints.txt"]).is_file()
 
 
-def test_the_cluster_of_kubernetes_wants_a_token_and_shares_the_store() -> None:
+def test_the_kubernetes_cluster_requires_a_token_and_shares_the_store() -> None:
     claim, policy, cluster = yaml.safe_load_all((ROOT / "configs/cluster/kuberay.yaml").read_text())
     assert [each["kind"] for each in (claim, policy, cluster)] == [
         "PersistentVolumeClaim",
@@ -66,5 +66,5 @@ def test_the_cluster_of_kubernetes_wants_a_token_and_shares_the_store() -> None:
         assert container["image"].endswith(f":{pinned['ray']}")
 
 
-def test_ray_here_is_the_one_that_is_pinned() -> None:
+def test_the_installed_ray_is_the_pinned_version() -> None:
     assert f"ray=={ray.__version__}" in (ROOT / "constraints.txt").read_text()

@@ -64,11 +64,11 @@ def driver(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_what_a_killed_driver_left_is_ended_even_if_it_is_stopped(
+def test_leftover_processes_of_a_killed_driver_are_ended_even_if_stopped(
     driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
 ) -> None:
     (child,) = (psutil.Process(each["pid"]) for each in noted_processes(folder))
-    assert end_left_over(tmp_path) == [], "the driver lives"
+    assert end_left_over(tmp_path) == [], "the driver is alive"
     child.suspend()
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -80,7 +80,7 @@ def test_what_a_killed_driver_left_is_ended_even_if_it_is_stopped(
     ("key", "value"),
     [("began", 1.0), ("program", "/bin/another"), ("pid", 2**22 + 1), ("host", "elsewhere")],
 )
-def test_a_process_that_is_another_one_is_left_alone(
+def test_a_process_that_does_not_match_its_record_is_left_alone(
     key: str, value: Any, driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
 ) -> None:
     driver.send_signal(signal.SIGKILL)
@@ -93,21 +93,19 @@ def test_a_process_that_is_another_one_is_left_alone(
     file.write_text(json.dumps(plain))
     child = psutil.Process(pid)
     assert end_left_over(tmp_path) == [] and child.is_running()
-    assert file.exists() is (key == "host"), "that of another host is for its own"
+    assert file.exists() is (key == "host"), "the record of another host is kept"
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "null", '{"host": 1}', '{"host": "x", "driver": null}']
 )
-def test_a_file_that_says_nothing_is_passed_over(
-    content: str, folder: Path, tmp_path: Path
-) -> None:
+def test_an_invalid_record_is_skipped(content: str, folder: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "processes-1.json").write_text(content)
     assert end_left_over(tmp_path) == []
 
 
-def test_what_still_lives_at_the_end_of_the_block_is_ended(
+def test_processes_that_live_at_the_end_of_the_block_are_ended(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.cluster.descendants.ORDERLY_S", 0.0)

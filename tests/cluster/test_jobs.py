@@ -1,4 +1,4 @@
-"""Test jobs of a cluster against a simulated job server: requests, and messages of refusals."""
+"""Test jobs of a cluster against a simulated job server: requests and error messages."""
 
 import json
 import socket
@@ -42,11 +42,11 @@ def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[s
     Yields:
         Its address, and the requests that it received.
     """
-    asked: list[tuple[str, bytes]] = []
+    requests: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            asked.append(
+            requests.append(
                 (
                     f"{self.command} {self.path}",
                     self.rfile.read(int(self.headers.get("Content-Length", 0))),
@@ -69,7 +69,7 @@ def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[s
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"127.0.0.1:{listening.server_address[1]}", asked
+        yield f"127.0.0.1:{listening.server_address[1]}", requests
     finally:
         listening.shutdown()
         thread.join()
@@ -81,7 +81,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove token and address of the test machine, and disable waiting."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(jobs, "bring_token", lambda: None)
+    monkeypatch.setattr(jobs, "load_token", lambda: None)
     monkeypatch.setattr(jobs, "POLL_S", 0.0)
 
 
@@ -90,7 +90,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precedence_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_address(None) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster's own port
     assert server_address(None) == "http://127.0.0.1:8265"
@@ -104,19 +104,19 @@ def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"]
 )
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with refused("--address", address, "HOST:PORT of the head's dashboard"):
         server_address(address)
 
 
 @pytest.mark.parametrize("address", ["http://me:hunter22@head:8265", "me:hunter22@head:port"])
 def test_an_address_with_a_password_is_not_repeated(address: str) -> None:
-    with refused("--address") as told:
+    with refused("--address") as refusal:
         server_address(address)
-    assert "hunter22" not in f"{told.value} {told.value.value}"
+    assert "hunter22" not in f"{refusal.value} {refusal.value.value}"
 
 
-def test_an_address_nobody_answers() -> None:
+def test_an_address_without_a_server_is_refused() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{bound.getsockname()[1]}"
@@ -126,41 +126,41 @@ def test_an_address_nobody_answers() -> None:
             assert (code, output.count("\n")) == (
                 3,
                 1,
-            ) and f"http://{address}: no job server of Ray answers there" in output
+            ) and f"http://{address}: no Ray job server responds there" in output
 
 
-def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WORK_S", 0.01)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with refused("--address", address, "a job server of Ray", PreflightError):
+        with refused("--address", address, "a Ray job server", PreflightError):
             Cluster(address)
 
 
 @pytest.mark.parametrize(
     "answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")]
 )
-def test_a_server_that_is_not_ray(answer: Answer) -> None:
-    refusal = refused("--address", allowed="a job server of Ray", error=PreflightError)
+def test_a_server_that_is_not_ray_is_refused(answer: Answer) -> None:
+    refusal = refused("--address", allowed="a Ray job server", error=PreflightError)
     with server({"/api/version": [answer]}) as (address, _), refusal:
         Cluster(address)
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
-        (401, "the cluster wants a token and there is none here"),
-        (403, "the cluster refuses the token"),
+        (401, "the cluster requires a token, and none is set"),
+        (403, "the cluster rejects the token"),
     ],
 )
-def test_a_token_that_is_missing_or_wrong(status: int, said: str) -> None:
+def test_a_missing_or_wrong_token_is_refused(status: int, message: str) -> None:
     with server({"/api/version": [(status, "Unauthorized")]}) as (address, _):
         code, output = call("status", "--address", address)
         assert (
             (code, output.count("\n")) == (3, 1)
-            and said in output
+            and message in output
             and "RAY_AUTH_TOKEN_PATH" in output
         )
 
@@ -169,7 +169,7 @@ def test_the_package_and_the_job_are_sent() -> None:
     package = "/api/packages/gcs/_ray_pkg_"
     with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (
         address,
-        asked,
+        requests,
     ):
         code, output = call(
             "submit",
@@ -186,7 +186,7 @@ def test_the_package_and_the_job_are_sent() -> None:
     assert code == 0, output
     assert f"python run.py status mine --address http://{address} --follow" in output
     assert f"python run.py stop mine --address http://{address}" in output
-    sent = {line: body for line, body in asked if not line.startswith("GET")}
+    sent = {line: body for line, body in requests if not line.startswith("GET")}
     (archive,) = [body for line, body in sent.items() if line.startswith(f"PUT {package}")]
     assert archive[:2] == b"PK" and b"orchestrator/cli/_submission.py" in archive
     request = json.loads(sent["POST /api/jobs/"])
@@ -200,18 +200,18 @@ def test_the_package_and_the_job_are_sent() -> None:
 
 
 def test_a_package_over_the_limit_is_not_sent() -> None:
-    with server(VERSION) as (address, asked):
+    with server(VERSION) as (address, requests):
         code, output = call(
             "submit", "--address", address, "--limit-mib", "0.1", "--", "teacher", "--store", "/s"
         )
-    assert (code, output.count("\n"), asked) == (
+    assert (code, output.count("\n"), requests) == (
         2,
         1,
         [],
     ) and "--limit-mib 0.1: the project's" in output
 
 
-def test_a_name_that_is_taken() -> None:
+def test_a_taken_name_is_refused() -> None:
     refused = (
         "ValueError: Job with submission_id mine already exists. Please use a different "
         "submission_id."
@@ -220,7 +220,7 @@ def test_a_name_that_is_taken() -> None:
         code, output = call(
             "submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s"
         )
-    assert code == 2 and "--name 'mine' is a job of http" in output
+    assert code == 2 and "--name 'mine' is already a job of http" in output
 
 
 def test_jobs_are_listed_without_secrets() -> None:
@@ -296,14 +296,14 @@ def test_a_job_is_followed_and_its_status_returned(
     ) == resume
 
 
-def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_the_log_and_the_job_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Job:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Cluster, "follow", interrupted)
     with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (
         address,
-        asked,
+        requests,
     ):
         code, output = call(
             "submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s"
@@ -311,10 +311,10 @@ def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPa
     assert code == 130 and "mine goes on without you" in output
     # the commands that follow and stop it
     assert output.count(f"mine --address http://{address}") == 2
-    assert not [line for line, _ in asked if line.endswith("/stop")]
+    assert not [line for line, _ in requests if line.endswith("/stop")]
 
 
-def test_a_head_without_python_is_told_of() -> None:
+def test_a_head_without_python_is_reported() -> None:
     answers = VERSION | {"/api/jobs/mine": [(200, details("mine", "FAILED", driver_exit_code=127))]}
     with server(answers | {"/api/jobs/mine/logs": [(200, {"logs": ""})]}) as (address, _):
         code, output = call("status", "mine", "--address", address, "--follow")
@@ -322,17 +322,17 @@ def test_a_head_without_python_is_told_of() -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
-def test_a_name_that_would_be_another_address(command: str) -> None:
-    with server(VERSION) as (address, asked):
+def test_a_name_that_changes_the_url_is_refused(command: str) -> None:
+    with server(VERSION) as (address, requests):
         code, output = call(command, "../nodes?view=summary", "--address", address)
-    assert code == 2 and "is no name of a job" in output
-    assert {line for line, _ in asked} == {"GET /api/version"}
+    assert code == 2 and "is not a valid job name" in output
+    assert {line for line, _ in requests} == {"GET /api/version"}
 
 
-def test_a_cluster_that_falls_silent_is_not_followed_for_ever(
+def test_following_an_unresponsive_cluster_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs, "SILENT_S", 0.0)
+    monkeypatch.setattr(jobs, "RESPONSE_TIMEOUT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
     with (
         server(answers) as (address, _),
@@ -341,12 +341,12 @@ def test_a_cluster_that_falls_silent_is_not_followed_for_ever(
         Cluster(address).follow("mine", print)
 
 
-def test_a_log_that_breaks_off_is_written_once() -> None:
-    heard: list[str] = []
-    written = jobs._Written(heard.append)
+def test_an_interrupted_log_is_written_once() -> None:
+    written_texts: list[str] = []
+    log_writer = jobs._LogWriter(written_texts.append)
     for at, text in [(0, "abc"), (3, "def"), (0, "abcd"), (4, "efgh"), (0, "abcdefghi"), (0, "")]:
-        written.add(at, text)
-    assert heard == ["abc", "def", "gh", "i"]
+        log_writer.add(at, text)
+    assert written_texts == ["abc", "def", "gh", "i"]
 
 
 def test_a_job_is_stopped_and_waited_for() -> None:
@@ -358,22 +358,22 @@ def test_a_job_is_stopped_and_waited_for() -> None:
         ],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
     }
-    with server(answers) as (address, asked):
+    with server(answers) as (address, requests):
         code, output = call("stop", "mine", "--address", address)
         assert code == 0 and output.splitlines() == [
             "mine: stopped",
             f"  resume: python run.py submit --address http://{address} -- sweep --resume kd "
             f"--store /s",
         ]
-        before = len(asked)
+        before = len(requests)
         code, output = call("stop", "mine", "--address", address)
         assert code == 0 and "mine: stopped, before it was told to stop" in output
-    assert not [line for line, _ in asked[before:] if line.startswith("POST")]
+    assert not [line for line, _ in requests[before:] if line.startswith("POST")]
 
 
-def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_does_not_stop_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "STOP_S", 0)
-    monkeypatch.setattr(jobs, "KILLED_S", 0.0)
+    monkeypatch.setattr(jobs, "END_TIMEOUT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {
         "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
@@ -385,7 +385,7 @@ def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         Cluster(address).stop("mine")
 
 
-def test_an_exit_code_of_its_own() -> None:
+def test_exit_codes_of_jobs() -> None:
     assert [
         Job("a", state, "", returned=code).exit_code
         for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]

@@ -10,17 +10,17 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.cluster._rendezvous import FileRendezvous, meeting_file, torch_config
+from orchestrator.cluster._rendezvous import FileRendezvous, rendezvous_file, torch_config
 from orchestrator.cluster.connect import connect_to_ray
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the environment at the moment of `ray.init`."""
-    seen: dict[str, str] = {}
+    environment: dict[str, str] = {}
 
-    def init(**given: Any) -> None:
-        seen.update(os.environ, dashboard=str(given["include_dashboard"]))
+    def init(**options: Any) -> None:
+        environment.update(os.environ, dashboard=str(options["include_dashboard"]))
 
     for name in (
         "GLOO_SOCKET_IFNAME",
@@ -32,10 +32,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    return seen
+    return environment
 
 
-def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, str]) -> None:
+def test_an_own_cluster_uses_loopback_and_authentication(started: dict[str, str]) -> None:
     before = dict(os.environ)
     with connect_to_ray(None):
         pass
@@ -48,7 +48,7 @@ def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, st
     assert dict(os.environ) == before
 
 
-def test_what_the_user_has_set_stays(
+def test_variables_of_the_user_are_kept(
     started: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
@@ -58,7 +58,7 @@ def test_what_the_user_has_set_stays(
     assert started["NCCL_SOCKET_IFNAME"] == "eth0" and started["RAY_USAGE_STATS_ENABLED"] == "1"
 
 
-def test_workers_of_one_machine_meet_in_a_file(
+def test_workers_on_loopback_use_a_rendezvous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
@@ -73,7 +73,7 @@ def test_workers_of_one_machine_meet_in_a_file(
 
 
 @pytest.mark.parametrize("name", ["plain", "my%20runs", "a?b", "a#b", "it's"])
-def test_workers_meet_in_the_very_file_whatever_the_path(tmp_path: Path, name: str) -> None:
-    file = meeting_file(tmp_path / name)
+def test_the_rendezvous_file_is_valid_in_every_folder(tmp_path: Path, name: str) -> None:
+    file = rendezvous_file(tmp_path / name)
     assert urlparse(f"file://{file}").path == str(file), "as torch reads it"
-    assert meeting_file(tmp_path / name) != file
+    assert rendezvous_file(tmp_path / name) != file

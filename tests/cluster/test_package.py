@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_program_travels_and_nothing_else(project: Path) -> None:
+def test_only_the_program_is_packaged(project: Path) -> None:
     assert sorted(collect(project).files) == [
         "configs/digits.yaml",
         "methods/kd.py",
@@ -53,16 +53,18 @@ def test_the_program_travels_and_nothing_else(project: Path) -> None:
     ]
 
 
-def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_path: Path) -> None:
-    beside = tmp_path / "mine.yaml"
-    beside.write_text("seed: 1")
+def test_excluded_files_are_left_out_and_extra_files_are_packaged(
+    project: Path, tmp_path: Path
+) -> None:
+    extra_file = tmp_path / "mine.yaml"
+    extra_file.write_text("seed: 1")
     packed = collect(
         project,
         ["*.toml", "/configs"],
-        {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"},
+        {"submitted/mine.yaml": extra_file, "configs/digits.yaml": project / "configs/digits.yaml"},
     )
     assert sorted(packed.files) == [
-        "configs/digits.yaml",  # the requested one
+        "configs/digits.yaml",  # the extra file
         "methods/kd.py",
         "orchestrator/config/plan.py",
         "run.py",
@@ -73,7 +75,7 @@ def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_pa
         collect(project, ["run.py"])
 
 
-def test_this_project_has_all_that_it_imports() -> None:
+def test_the_package_contains_all_imported_sources() -> None:
     packed = set(collect(ROOT).files)
     for package in ("orchestrator", "methods", "search_spaces"):
         sources = {file.relative_to(ROOT).as_posix() for file in (ROOT / package).rglob("*.py")}
@@ -83,7 +85,7 @@ def test_this_project_has_all_that_it_imports() -> None:
 
 
 @pytest.mark.parametrize("target", ["file", "folder", "root of the project"])
-def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target: str) -> None:
+def test_a_link_out_of_the_project_is_refused(project: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "key").write_text("secret")
     places = {
@@ -97,7 +99,7 @@ def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target
     assert "methods/link" not in collect(project, ["methods/link"]).files
 
 
-def test_a_link_within_the_project_travels_as_a_file(project: Path, tmp_path: Path) -> None:
+def test_a_link_within_the_project_is_packaged_as_a_file(project: Path, tmp_path: Path) -> None:
     (project / "methods" / "link.py").symlink_to(project / "methods" / "kd.py")
     archive = tmp_path / "archive.zip"
     collect(project).write(archive)
@@ -112,14 +114,14 @@ def test_the_limit_names_the_largest_files(project: Path) -> None:
     (project / "methods" / "larger.py").write_bytes(bytes(4 * MIB))
     packed = collect(project)
     packed.require_at_most(7.1)
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as refusal:
         packed.require_at_most(7)
-    said = str(told.value)
-    assert said.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
+    message = str(refusal.value)
+    assert message.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
     assert (
-        said.index("methods/larger.py (4.0 MiB)")
-        < said.index("configs/large.yaml (3.0 MiB)")
-        < said.index("--exclude")
+        message.index("methods/larger.py (4.0 MiB)")
+        < message.index("configs/large.yaml (3.0 MiB)")
+        < message.index("--exclude")
     )
 
 

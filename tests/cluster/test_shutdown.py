@@ -1,4 +1,4 @@
-"""Test the end of a connection to a Ray that does not answer any more, without Ray."""
+"""Test the shutdown of an unresponsive Ray, without Ray."""
 
 import threading
 from types import SimpleNamespace
@@ -12,25 +12,26 @@ LONG_S = 60.0
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the reasons with which the run was given up and its processes were ended."""
-    given: list[Any] = []
+def give_up_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the calls of `give_up`: reason and exit code."""
+    calls: list[Any] = []
     monkeypatch.setattr(connect, "SHUTDOWN_S", 0.05)
-    monkeypatch.setattr(connect, "give_up", lambda reason, code: given.append((reason, code)))
-    return given
+    monkeypatch.setattr(connect, "give_up", lambda reason, code: calls.append((reason, code)))
+    return calls
 
 
 def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
     """Shut down with a `ray.shutdown` that waits for `released`."""
     monkeypatch.setattr("ray._private.worker._global_node", node)
     monkeypatch.setattr(
-        "ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go")
+        "ray.shutdown",
+        lambda: None if released.wait(LONG_S) else pytest.fail("not released in time"),
     )
     connect._shut_down()
 
 
-def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_an_own_cluster_that_does_not_shut_down_is_killed(
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, ended = threading.Event(), []
 
@@ -40,26 +41,28 @@ def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(
         released.set()
 
     shut_down(monkeypatch, released, SimpleNamespace(kill_all_processes=kill))
-    assert ended == [(False, False)] and not told
+    assert ended == [(False, False)] and not give_up_calls
 
 
-def test_where_that_does_not_help_the_run_is_given_up(
-    told: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_the_process_exits_if_killing_does_not_help(
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
 
     def give_up(reason: str, code: int) -> None:
-        told.append(code)
+        give_up_calls.append(code)
         released.set()
 
     monkeypatch.setattr(connect, "give_up", give_up)
     shut_down(monkeypatch, released, None)
-    assert told == [3]
+    assert give_up_calls == [3]
 
 
-def test_one_that_ends_is_left_alone(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_shuts_down_is_not_killed(
+    give_up_calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
     released.set()
     monkeypatch.setattr(connect, "SHUTDOWN_S", LONG_S)
     shut_down(monkeypatch, released, None)
-    assert not told
+    assert not give_up_calls

@@ -20,7 +20,7 @@ def neither(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.config.resources.sys.platform", "linux")
 
 
-def test_ray_takes_its_own_variable_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_tmpdir_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._common.utils import get_default_system_temp_dir
 
     assert ray_folder() == ("", "/tmp") == ("", get_default_system_temp_dir())
@@ -30,7 +30,7 @@ def test_ray_takes_its_own_variable_first(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_longest_path_that_a_socket_may_have(
+def test_the_longest_socket_path_is_accepted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     require_short_sockets()
@@ -42,7 +42,9 @@ def test_the_longest_path_that_a_socket_may_have(
         require_short_sockets()
 
 
-def test_the_limit_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_limit_equals_that_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     for length, allowed in ((LONGEST_SOCKET, True), (LONGEST_SOCKET + 1, False)):
         with socket.socket(socket.AF_UNIX) as probe:

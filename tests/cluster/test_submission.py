@@ -20,7 +20,7 @@ def made(*words: str, name: str | None = None) -> Submission:
     return submission(GROUP, words, name, ROOT, NOW)
 
 
-def test_a_sweep_as_it_runs_there() -> None:
+def test_the_command_line_of_a_sweep() -> None:
     job = made(
         "sweep",
         "--store",
@@ -40,12 +40,12 @@ def test_a_sweep_as_it_runs_there() -> None:
     assert job.name == "mine-20260102-030405"
     assert job.labels == {"command": "sweep", "store": "/shared/my runs", "run": "mine"}
     assert job.beside == {"configs/digits.yaml": ROOT / "configs/digits.yaml"}
-    # the written command line has the given options
+    # the command line is stable under repetition
     again = made(*shlex.split(job.entrypoint)[2:])
     assert again.entrypoint == job.entrypoint
 
 
-def test_a_run_has_a_name_before_it_is_sent() -> None:
+def test_a_run_is_named_before_submission() -> None:
     job = made("train", "--store", "/s", "--dry-run")
     run_name = job.labels["run"]
     assert (
@@ -57,7 +57,7 @@ def test_a_run_has_a_name_before_it_is_sent() -> None:
     assert made("train", "--store", "/s", name="first-try").name == "first-try"
 
 
-def test_a_teacher_and_a_resume_have_no_new_name() -> None:
+def test_a_teacher_and_a_resume_get_no_new_name() -> None:
     teacher = made("teacher", "--store", "/s", "--precompute")
     assert teacher.entrypoint == "python run.py teacher --store /s --precompute"
     assert teacher.name == "teacher-20260102-030405" and teacher.labels == {
@@ -73,7 +73,7 @@ def test_a_teacher_and_a_resume_have_no_new_name() -> None:
     )
 
 
-def test_a_configuration_from_elsewhere_travels(
+def test_a_configuration_outside_the_project_is_packaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.yaml").write_text("search: {trials: 3}")
@@ -219,20 +219,20 @@ COMMANDS = ("sweep", "train", "teacher")
         ),
     ],
 )
-def test_what_would_fail_there_fails_here(
+def test_an_invalid_command_line_is_refused_before_submission(
     words: list[str], field: str, value: object, allowed: object, hint: str
 ) -> None:
-    with refused(field, value, allowed) as told:
+    with refused(field, value, allowed) as refusal:
         made(*words)
-    error = told.value
+    error = refusal.value
     assert hint in str(error) and "\n" not in str(error)
     assert "hunter22" not in f"{error} {error.value}"
 
 
-def test_a_store_may_be_an_address() -> None:
+def test_a_store_may_be_a_uri() -> None:
     assert _lasting("s3://bucket/runs") == "s3://bucket/runs"
 
 
-def test_a_job_with_a_name_that_is_none() -> None:
+def test_an_invalid_job_name_is_refused() -> None:
     with refused("--name", "a/b"):
         made("train", "--store", "/s", name="a/b")

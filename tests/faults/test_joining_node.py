@@ -75,7 +75,9 @@ class Changing(Watch):
 
     def goal(self) -> None:
         found = [
-            re.match(r"trial-0*(\d+) goes on from its checkpoint: it lost its group", note)
+            re.match(
+                r"trial-0*(\d+) continues from its checkpoint: its worker group was lost", note
+            )
             for note in self.notes
         ]
         self.lost = next((int(match[1]) for match in found if match), None)

@@ -32,7 +32,7 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
         assert (code, output.count("\n")) == (
             3,
             1,
-        ) and "the cluster refuses the token it was given" in output
+        ) and "the cluster rejects the token" in output
         assert "another" not in output.removeprefix("error")
         code, output = cluster.call(
             "submit",
@@ -47,13 +47,13 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
             cwd=elsewhere,
         )
         assert code == 0, output
-        said = (
+        positions = (
             output.index("packed"),
             output.index("submitted mine-"),
             output.index("trial 0 complete"),
             output.index(": succeeded"),
         )
-        assert list(said) == sorted(said), output
+        assert list(positions) == sorted(positions), output
         assert not any(
             secret in output
             for name, secret in cluster.environment.items()

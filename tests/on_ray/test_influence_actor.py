@@ -131,7 +131,7 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
         and after.tracked["pid"] != before
     )
     assert aide.notes() == [
-        "the influence actor died and was started again; the snapshot of epoch 3 was sent again"
+        "the influence actor died and was restarted; the snapshot of epoch 3 was resent"
     ]
     assert aide.notes() == []
 
@@ -142,7 +142,7 @@ def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
     aide.send(snapshot(3, "stale once", tmp_path))
     assert answered(aide).noted["epoch"] == 3
     assert aide.notes() == [
-        "the influence actor died and was started again; the snapshot of epoch 3 was sent again"
+        "the influence actor died and was restarted; the snapshot of epoch 3 was resent"
     ]
 
 
@@ -162,10 +162,10 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(
     aide.send(snapshot(4, "die", tmp_path))
     assert aide.receive(LONG_S, lambda: None) is None
     again, given_up = aide.notes()
-    assert "snapshot of epoch 4 was sent again" in again
+    assert "snapshot of epoch 4 was resent" in again
     assert given_up == (
         "the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch "
-        "4 was not sent again"
+        "4 was not resent"
     )
     aide.send(snapshot(5))
     assert answered(aide).noted["epoch"] == 5

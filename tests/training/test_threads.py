@@ -80,7 +80,7 @@ def test_ray_starts_with_the_allocator_and_restores_the_environment(
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(connect, "_start", lambda cpus: seen.append(dict(os.environ)))
+    monkeypatch.setattr(connect, "_start_cluster", lambda cpus: seen.append(dict(os.environ)))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     before = dict(os.environ)
@@ -106,7 +106,7 @@ def test_workers_of_a_running_cluster_use_the_allocator(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
     with direct_loopback():
-        connect._join("10.0.0.1:6379")
+        connect._join_cluster("10.0.0.1:6379")
         assert os.environ["no_proxy"].split(",")[-2:] == ["10.0.0.1", "10.0.0.2"]
     given = init_options["runtime_env"]["env_vars"]
     assert {name: given[name] for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from orchestrator.cluster.group_autoscaler import (
-    BARREN,
     HEAD_S,
+    MAX_FAILED_STARTS,
     RETURN_S,
     ClusterSnapshot,
     GroupAutoscaler,
@@ -20,7 +20,7 @@ LOOK = 2.0
 
 @dataclass
 class Ray:
-    """A simulated cluster; a group is placed at its start if possible, and serves `at_once`."""
+    """Simulated cluster: a group is placed at its start if it fits, and serves if `at_once`."""
 
     nodes: dict[str, float]
     at_once: bool = True
@@ -32,34 +32,34 @@ class Ray:
     stopped: list[float] = field(default_factory=list)
     now: float = 0.0
     where: dict[int, str] = field(default_factory=dict)
-    asked: set[int] = field(default_factory=set)
+    serving_groups: set[int] = field(default_factory=set)
 
     def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
         influence_needs = ({"CPU": self.influence_needs},) if self.influence_needs else ()
-        rules = ScalingPolicy(
+        policy = ScalingPolicy(
             most,
             lambda: self.trials,
             self.notes.append,
             heartbeat_warning_s=20,
             heartbeat_timeout_s=60,
         )
-        self.made = GroupAutoscaler(
-            Groups(groups, (CPU,), "", influence_needs), rules, self, self.stop, lambda: self.now
+        self.autoscaler_under_test = GroupAutoscaler(
+            Groups(groups, (CPU,), "", influence_needs), policy, self, self.stop, lambda: self.now
         )
-        self.made.begin()
-        return self.made
+        self.autoscaler_under_test.start()
+        return self.autoscaler_under_test
 
     def stop(self, reason: str) -> None:
         assert reason
         self.stopped.append(self.now)
 
-    def answers(self) -> bool:
+    def is_head_responsive(self) -> bool:
         return self.head
 
     def free(self, node: str) -> float:
         return self.nodes[node] - sum(place == node for place in self.where.values())
 
-    def look(self) -> ClusterSnapshot:
+    def snapshot(self) -> ClusterSnapshot:
         return ClusterSnapshot(
             frozenset(self.nodes),
             [{"CPU": self.free(node)} for node in self.nodes],
@@ -70,25 +70,25 @@ class Ray:
         node = next((node for node in self.nodes if self.free(node) >= 1), None)
         if node:
             self.where[number] = node
-            self.asked |= {number} if self.at_once else set()
+            self.serving_groups |= {number} if self.at_once else set()
 
     def serving(self) -> set[int]:
-        return set(self.asked)
+        return set(self.serving_groups)
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
             self.now += LOOK
-            self.made.step()
+            self.autoscaler_under_test.step()
 
     def remove(self, node: str) -> None:
-        """Remove the node; its groups end if there is no other place."""
+        """Remove the node and end its groups."""
         del self.nodes[node]
         for number in [number for number, place in self.where.items() if place == node]:
             self.end(number, "no place", placed=False)
 
     def end(self, number: int, error: str, placed: bool = True) -> None:
         self.where.pop(number, None)
-        self.made.ended(number, error, number in self.asked, placed)
+        self.autoscaler_under_test.group_ended(number, error, number in self.serving_groups, placed)
 
 
 def test_groups_follow_the_nodes() -> None:
@@ -97,7 +97,7 @@ def test_groups_follow_the_nodes() -> None:
     ray.step(5)
     assert autoscaler.at_once() == 3 and ray.notes == []
     ray.remove("c")
-    assert autoscaler.at_once() == 2, "no more trials are asked for from now on"
+    assert autoscaler.at_once() == 2, "fewer trials run from now on"
     ray.step(5)
     assert autoscaler.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
     ray.nodes |= {"d": 1, "e": 2}
@@ -107,8 +107,8 @@ def test_groups_follow_the_nodes() -> None:
     assert not ray.stopped
 
 
-def test_a_group_that_starts_anew_keeps_its_place() -> None:
-    """Between two observations of Ray Train a group has no place; its former one is kept."""
+def test_a_restarting_group_keeps_its_resources() -> None:
+    """A group has no resources between two checks of Ray Train; its former ones stay reserved."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
@@ -116,14 +116,16 @@ def test_a_group_that_starts_anew_keeps_its_place() -> None:
     ray.step()
     ray.where[0] = place
     ray.step(5)
-    assert autoscaler.live == {0} and ray.notes == []
+    assert autoscaler.live_groups == {0} and ray.notes == []
 
 
-def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
+def test_groups_are_limited_by_the_policy_and_the_remaining_trials() -> None:
     ray = Ray({"a": 8})
     autoscaler = ray.autoscaler(1, most=4)
     ray.step(5)
-    assert autoscaler.at_once() == 4 and ray.notes == ["there is room: 4 worker groups now"]
+    assert autoscaler.at_once() == 4 and ray.notes == [
+        "resources are available: 4 worker groups now"
+    ]
     few = Ray({"a": 8}, trials=2)
     autoscaler = few.autoscaler(1)
     few.step(5)
@@ -133,11 +135,11 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     few.step(5)
     assert (
         autoscaler.at_once() == 1
-        and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
+        and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
     )
 
 
-def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
+def test_a_starting_group_counts_as_if_it_held_its_resources() -> None:
     ray = Ray({"a": 3}, at_once=False)
     autoscaler = ray.autoscaler(1, most=3)
     ray.where.clear()  # reserved later
@@ -148,12 +150,12 @@ def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
     assert autoscaler.at_once() == 3
 
 
-def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
+def test_resources_are_reserved_for_pending_influence_actors() -> None:
     ray = Ray({"a": 2, "b": 2}, influence_needs=1.0)
     autoscaler = ray.autoscaler(1)
     ray.step(5)
     assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, (
-        "two CPUs are for the actors"
+        "two CPUs are reserved for the actors"
     )
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.influence_actors = 2
@@ -161,7 +163,7 @@ def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
     assert autoscaler.at_once() == 3 and ray.where[2] == "c"
 
 
-def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missing() -> None:
+def test_without_groups_trials_wait_and_a_note_names_the_missing_resources() -> None:
     ray = Ray({"head": 0, "a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
@@ -169,50 +171,51 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     ray.step(11)
     assert ray.notes == [
         "a node left: no worker groups now",
-        "trials wait, as no worker group has a place: a group needs 1 CPU; 1 node has 0 CPU free",
+        "trials are waiting because no worker group can be placed: a group needs 1 CPU; "
+        "1 node has 0 CPU free",
     ]
     ray.nodes |= {"b": 1}
     ray.step(2)
     assert autoscaler.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
     ray.remove("b")
     ray.step(29)
-    assert not ray.stopped, "the time counts from when the last group served"
+    assert not ray.stopped, "the timeout starts when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
     with refused("resources.heartbeat_timeout_s", 60, error=PreflightError):
         autoscaler.raise_reason()
     ray.step(3)
-    assert len(ray.stopped) == 1, "once"
+    assert len(ray.stopped) == 1, "stopped once"
 
 
-def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait() -> None:
+def test_a_starting_group_gets_its_start_timeout_despite_a_shorter_heartbeat_timeout() -> None:
     ray = Ray({"a": 1}, at_once=False)
     autoscaler = ray.autoscaler(1)
     ray.step(int(RETURN_S / LOOK) - 1)
-    assert not ray.stopped and autoscaler.rules.heartbeat_timeout_s < RETURN_S
+    assert not ray.stopped and autoscaler.policy.heartbeat_timeout_s < RETURN_S
     ray.step()
     assert len(ray.stopped) == 1 and autoscaler.reason.startswith(
-        f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU"
+        f"no worker group started within {RETURN_S:g} s: a group needs 1 CPU"
     )
 
 
-def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
+def test_failed_placements_are_retried_until_the_timeout() -> None:
     """Groups are retried repeatedly, and the wait still ends."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step()
-    ray.asked.clear()
+    ray.serving_groups.clear()
     for _ in range(40):
-        for number in list(autoscaler.live):
+        for number in list(autoscaler.live_groups):
             ray.end(number, "no place", placed=False)
-        ray.asked.clear()
+        ray.serving_groups.clear()
         ray.at_once = False
         ray.step()
-    assert len(ray.stopped) == 1 and "had a place" in autoscaler.reason
-    assert autoscaler.begun == 2, "not at every look"
+    assert len(ray.stopped) == 1 and "could be placed" in autoscaler.reason
+    assert autoscaler.num_started == 2, "not at every check"
 
 
-def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
+def test_a_failed_placement_is_retried_after_a_pause_or_on_a_new_node() -> None:
     ray = Ray({"a": 2})
     autoscaler = ray.autoscaler(1, most=2)
     ray.step(2)
@@ -228,29 +231,32 @@ def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -
     assert autoscaler.at_once() == 2
 
 
-def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
+def test_consecutive_failed_starts_end_the_run() -> None:
     ray = Ray({"a": 2}, at_once=False)
     autoscaler = ray.autoscaler(2, most=2)
     for _ in range(20):
         ray.step()
-        for number in list(autoscaler.live):
+        for number in list(autoscaler.live_groups):
             ray.end(number, "No module named 'orchestrator'")
-    assert len(ray.stopped) == 1 and BARREN <= autoscaler.begun <= 2 * BARREN
+    assert (
+        len(ray.stopped) == 1
+        and MAX_FAILED_STARTS <= autoscaler.num_started <= 2 * MAX_FAILED_STARTS
+    )
     with refused("resources.groups", "No module named 'orchestrator'", error=PreflightError):
         autoscaler.raise_reason()
 
 
-def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
+def test_a_group_that_served_is_always_replaced() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1, most=1)
-    for _ in range(3 * BARREN):
+    for _ in range(3 * MAX_FAILED_STARTS):
         ray.step(3)
-        ray.end(next(iter(autoscaler.live)), "its controller died")
+        ray.end(next(iter(autoscaler.live_groups)), "its controller died")
     ray.step(3)
-    assert not ray.stopped and autoscaler.begun == 3 * BARREN + 1
+    assert not ray.stopped and autoscaler.num_started == 3 * MAX_FAILED_STARTS + 1
 
 
-def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> None:
+def test_a_lost_head_ends_the_run_and_a_recovered_one_does_not() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.head = False
@@ -259,18 +265,18 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.step()
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
-    assert not ray.stopped and not autoscaler.headless
+    assert not ray.stopped and not autoscaler.head_lost
     assert len(ray.notes) == 2 and all(
-        f"does not come back within {HEAD_S:g} s" in note for note in ray.notes
-    ), "once each time"
+        f"does not recover within {HEAD_S:g} s" in note for note in ray.notes
+    ), "one note per outage"
     ray.step(2)
-    assert len(ray.stopped) == 1 and autoscaler.headless
+    assert len(ray.stopped) == 1 and autoscaler.head_lost
     with refused("resources.address", "head", error=PreflightError):
         autoscaler.raise_reason()
 
 
-def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait() -> None:
-    """As with our own cluster whose raylet is stopped: the head is reachable, and reports it."""
+def test_a_cluster_without_nodes_ends_the_run_before_the_heartbeat_timeout() -> None:
+    """As on our own cluster after its raylet was stopped: the head responds and reports no node."""
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     ray.step(100)
@@ -278,28 +284,28 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
     ray.step(int(HEAD_S / LOOK) - 1)
     assert not ray.stopped
     ray.step(2)
-    assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
+    assert len(ray.stopped) == 1 and ray.notes[-1] == "the Ray cluster has no live nodes"
     with refused("resources.address", "nodes", error=PreflightError):
         autoscaler.raise_reason()
 
 
-def test_a_run_that_is_over_is_left_alone() -> None:
+def test_a_closed_autoscaler_does_nothing() -> None:
     ray = Ray({"a": 3})
     autoscaler = ray.autoscaler(1)
     autoscaler.close()
     ray.end(0, "it was closed")
     ray.head = False
     ray.step(100)
-    assert autoscaler.begun == 1 and not ray.stopped and ray.notes == []
+    assert autoscaler.num_started == 1 and not ray.stopped and ray.notes == []
     ray.head = True
     autoscaler.raise_reason()
 
 
-def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
+def test_a_failure_without_a_head_is_reported_as_a_lost_head() -> None:
     ray = Ray({"a": 1})
     autoscaler = ray.autoscaler(1)
     autoscaler.raise_reason()
     ray.head = False
     with refused("resources.address", "head", error=PreflightError):
         autoscaler.raise_reason()
-    assert autoscaler.headless
+    assert autoscaler.head_lost

@@ -23,7 +23,7 @@ NVIDIA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capa
 
 
 class Kind(tuple[bool, bool, bool]):
-    """Consequences of a failure: own, together, clean."""
+    """Attributes of a failure: from_trial, on_all_ranks, process_reusable."""
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ class Kind(tuple[bool, bool, bool]):
         (ray.exceptions.WorkerCrashedError(), Kind((False, False, False))),
     ],
 )
-def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
-    fault = classify_failure(error, TRIAL, HOST)
-    assert (fault.own, fault.together, fault.clean) == kind
+def test_classification_on_the_host(error: Exception, kind: Kind) -> None:
+    failure = classify_failure(error, TRIAL, HOST)
+    assert (failure.from_trial, failure.on_all_ranks, failure.process_reusable) == kind
 
 
 @pytest.mark.parametrize(
-    ("error", "own", "clean"),
+    ("error", "from_trial", "process_reusable"),
     [
         (torch.OutOfMemoryError(NVIDIA), True, False),
         (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True, False),
@@ -76,18 +76,22 @@ def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
         (TrialError("the loss is not finite"), True, True),
     ],
 )
-def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None:
-    fault = classify_failure(error, TRIAL, DEVICE)
-    assert (fault.own, fault.clean) == (own, clean), "who met an error on a device starts anew"
+def test_classification_on_a_device(
+    error: Exception, from_trial: bool, process_reusable: bool
+) -> None:
+    failure = classify_failure(error, TRIAL, DEVICE)
+    assert (failure.from_trial, failure.process_reusable) == (from_trial, process_reusable), (
+        "a process is restarted after an error on a device"
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "role", "said"),
+    ("error", "role", "start"),
     [
         (
             torch.OutOfMemoryError(NVIDIA),
             "student",
-            "out of memory on cuda:0 (2.50 GiB more were asked for) with training.batch",
+            "out of memory on cuda:0 (2.50 GiB requested) with training.batch",
         ),
         (
             MemoryError(),
@@ -97,9 +101,11 @@ def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None
         ),
     ],
 )
-def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: str) -> None:
+def test_an_out_of_memory_message_names_the_setting_to_lower(
+    error: Exception, role: str, start: str
+) -> None:
     message = classify_failure(error, {**TRIAL, "role": role}, DEVICE).message
-    assert message.startswith(said) and message.endswith(
+    assert message.startswith(start) and message.endswith(
         "or let fewer groups share the device (resources.groups)"
     )
     assert "\n" not in message
@@ -112,14 +118,12 @@ def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: 
         (ValueError("two\n lines"), "ValueError: two lines"),
     ],
 )
-def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(
-    error: Exception, message: str
-) -> None:
+def test_an_unexpected_error_is_reported_with_its_type(error: Exception, message: str) -> None:
     assert classify_failure(error, TRIAL, HOST).message == message
 
 
-def test_a_real_allocation_that_fails_is_a_lack_of_memory() -> None:
+def test_a_real_failed_allocation_is_out_of_memory() -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(2**62, dtype=torch.uint8)
-    fault: Any = classify_failure(caught.value, TRIAL, HOST)
-    assert fault.own and fault.message.startswith("out of memory on cpu")
+    failure: Any = classify_failure(caught.value, TRIAL, HOST)
+    assert failure.from_trial and failure.message.startswith("out of memory on cpu")

@@ -47,38 +47,38 @@ class Passing(queue.Queue[Record]):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(local_backend, "time", made)
-    return made
+    simulated_clock = Clock()
+    monkeypatch.setattr(local_backend, "time", simulated_clock)
+    return simulated_clock
 
 
-def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -> None:
-    dispatcher_client = LocalDispatcher()
+def test_an_epoch_with_heartbeats_may_exceed_the_timeout(clock: Clock) -> None:
+    dispatcher = LocalDispatcher()
 
     def end() -> None:
-        dispatcher_client.alive()
-        dispatcher_client.records.put({"epoch": 1})
+        dispatcher.heartbeat()
+        dispatcher.records.put({"epoch": 1})
 
-    dispatcher_client.records = Passing(
-        clock, [dispatcher_client.alive, dispatcher_client.alive, dispatcher_client.alive, end]
+    dispatcher.records = Passing(
+        clock, [dispatcher.heartbeat, dispatcher.heartbeat, dispatcher.heartbeat, end]
     )
-    assert dispatcher_client.next_report("trial", SILENCE_S) == {"epoch": 1}
+    assert dispatcher.next_report("trial", SILENCE_S) == {"epoch": 1}
     assert clock.now > 100 + 2 * SILENCE_S
 
 
-def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
-    dispatcher_client = LocalDispatcher()
-    waiting = dispatcher_client.records = Passing(clock, [dispatcher_client.alive, lambda: None])
+def test_the_timeout_starts_at_the_last_heartbeat(clock: Clock) -> None:
+    dispatcher = LocalDispatcher()
+    waiting = dispatcher.records = Passing(clock, [dispatcher.heartbeat, lambda: None])
     with refused(
-        "resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", PreflightError
+        "resources.heartbeat_timeout_s", SILENCE_S, "longer than startup takes", PreflightError
     ):
-        dispatcher_client.next_report("trial", SILENCE_S)
+        dispatcher.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], (
-        "the sign came in the middle of the first wait"
+        "the heartbeat came in the middle of the first wait"
     )
 
 
-def test_a_training_gives_its_signs_of_life_to_the_desk(
+def test_training_sends_heartbeats_to_the_dispatcher(
     clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
@@ -87,14 +87,14 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(
         context.report({"epoch": 1})
 
     monkeypatch.setattr(local_backend, "execute", trained)
-    dispatcher_client = LocalDispatcher()
-    dispatcher_client.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
-    assert dispatcher_client.records.get(timeout=60) == {"epoch": 1}
-    assert dispatcher_client.heard == clock.now == 107
+    dispatcher = LocalDispatcher()
+    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    assert dispatcher.records.get(timeout=60) == {"epoch": 1}
+    assert dispatcher.last_heartbeat == clock.now == 107
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_fault_of_the_machine_fails_no_trial(
+def test_an_environment_error_fails_no_trial(
     own: bool, specify: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
@@ -103,11 +103,11 @@ def test_a_fault_of_the_machine_fails_no_trial(
 
     monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
-    dispatcher_client = LocalDispatcher(notes.append)
-    dispatcher_client.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    dispatcher = LocalDispatcher(notes.append)
+    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     if own:
-        assert dispatcher_client.next_report("trial", 60) == {"failed": "it diverged"}
+        assert dispatcher.next_report("trial", 60) == {"failed": "it diverged"}
     else:
         with refused("trial", "OSError: [Errno 116] Stale file handle", error=PreflightError):
-            dispatcher_client.next_report("trial", 60)
+            dispatcher.next_report("trial", 60)
     assert notes == ["the disk is full"]

@@ -16,21 +16,21 @@ from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
 
-def test_nothing_is_handed_out_before_every_group_is_free() -> None:
+def test_no_trial_is_assigned_before_every_group_is_free() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=1, max_failures=0, again=True)
-        await dispatcher_client.submit("a", {})
-        first = asyncio.create_task(dispatcher_client.take(0, LONG_S))
+        dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
+        await dispatcher.submit("a", {})
+        first = asyncio.create_task(dispatcher.take(0, LONG_S))
         await settle()
-        assert not first.done(), "nobody has said which groups there are"
-        await dispatcher_client.recover([0, 1])
+        assert not first.done(), "the list of groups is missing"
+        await dispatcher.recover([0, 1])
         await settle()
-        assert not first.done() and dispatcher_client.missing == {1}, "it may still train a"
-        await dispatcher_client.report("a", {"epoch": 7}, 1)
-        await dispatcher_client.give_back(1, "a")  # it learned that the dispatcher had died
+        assert not first.done() and dispatcher.unreported_groups == {1}, "group 1 may still train a"
+        await dispatcher.report("a", {"epoch": 7}, 1)
+        await dispatcher.give_back(1, "a")  # it noticed that the dispatcher had died
         assert await first == ("a", {})
-        assert await dispatcher_client.next_report("a", SHORT_S) == {}, (
-            "what the group said of the old one is told again by the next"
+        assert await dispatcher.next_report("a", SHORT_S) == {}, (
+            "the next group repeats the reports sent to the old dispatcher"
         )
 
     asyncio.run(play())
@@ -38,14 +38,14 @@ def test_nothing_is_handed_out_before_every_group_is_free() -> None:
 
 def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=2, max_failures=0, again=True)
-        assert not await dispatcher_client.released("a", SHORT_S)
-        await dispatcher_client.recover([0, 1])
-        waits = asyncio.create_task(dispatcher_client.released("a", LONG_S))
-        await dispatcher_client.take(0, SHORT_S)
+        dispatcher = Dispatcher(groups=2, max_failures=0, restarted=True)
+        assert not await dispatcher.released("a", SHORT_S)
+        await dispatcher.recover([0, 1])
+        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
+        await dispatcher.take(0, SHORT_S)
         await settle()
         assert not waits.done()
-        await dispatcher_client.take(1, SHORT_S)
+        await dispatcher.take(1, SHORT_S)
         assert await waits
 
     asyncio.run(play())
@@ -54,29 +54,29 @@ def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
 @pytest.mark.parametrize("first", ["the end", "the list"])
 def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=2, max_failures=0, again=True)
-        await dispatcher_client.submit("a", {})
+        dispatcher = Dispatcher(groups=2, max_failures=0, restarted=True)
+        await dispatcher.submit("a", {})
         if first == "the end":
-            await dispatcher_client.group_ended(1, "gone", lost=True)
-        await dispatcher_client.recover([0, 1])
+            await dispatcher.group_ended(1, "gone", lost=True)
+        await dispatcher.recover([0, 1])
         if first == "the list":
-            await dispatcher_client.group_ended(1, "gone", lost=True)
-        assert dispatcher_client.groups == {0} == dispatcher_client.missing
-        assert await dispatcher_client.take(0, LONG_S) == ("a", {})
+            await dispatcher.group_ended(1, "gone", lost=True)
+        assert dispatcher.groups == {0} == dispatcher.unreported_groups
+        assert await dispatcher.take(0, LONG_S) == ("a", {})
 
     asyncio.run(play())
 
 
-def test_groups_that_were_added_later_are_known_again_and_late_words_change_nothing() -> None:
+def test_groups_added_later_are_registered_and_a_second_list_is_ignored() -> None:
     async def play() -> None:
-        dispatcher_client = Dispatcher(groups=1, max_failures=0, again=True)
-        await dispatcher_client.take(5, SHORT_S)
-        await dispatcher_client.recover([0, 4])
-        assert dispatcher_client.groups == {0, 4, 5} and dispatcher_client.missing == {0, 4}
-        await dispatcher_client.recover([9])
-        assert dispatcher_client.groups == {0, 4, 5}
-        await dispatcher_client.take(6, SHORT_S)
-        assert 6 in dispatcher_client.groups, "whoever asks is there"
+        dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
+        await dispatcher.take(5, SHORT_S)
+        await dispatcher.recover([0, 4])
+        assert dispatcher.groups == {0, 4, 5} and dispatcher.unreported_groups == {0, 4}
+        await dispatcher.recover([9])
+        assert dispatcher.groups == {0, 4, 5}
+        await dispatcher.take(6, SHORT_S)
+        assert 6 in dispatcher.groups, "a group that requests a trial is registered"
 
     asyncio.run(play())
 
@@ -103,22 +103,22 @@ class Ray:
             if not how:
                 return answer
         if how in ("before", "after"):
-            self.dispatcher = Dispatcher(self.groups, 1, again=True)
+            self.dispatcher = Dispatcher(self.groups, 1, restarted=True)
             self.loop.run_until_complete(self.dispatcher.recover(range(self.groups)))
-        raise ray.exceptions.ActorUnavailableError("it is away", None)
+        raise ray.exceptions.ActorUnavailableError("unavailable", None)
 
 
 def play(
     monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None
 ) -> tuple[list[Any], list[Any]]:
     """Return the reports of a trial of three epochs, and the assignments to its group."""
-    fake, given = Ray(deaths), []
+    fake, assignments = Ray(deaths), []
 
     def train(dispatcher: Dispatcher) -> None:
         """Take the trial, and report the epochs unknown to the driver, or the last one."""
         taken = fake.loop.run_until_complete(dispatcher.take(0, SHORT_S))
         if isinstance(taken, tuple):
-            given.append(taken)
+            assignments.append(taken)
             for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
                 fake.loop.run_until_complete(
                     dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0)
@@ -128,30 +128,30 @@ def play(
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
-    dispatcher_client = DispatcherClient("desk", fake)
-    dispatcher_client.submit(
-        "a", {"of": "a", "known": known}
-    )  # None: as in the fitting of a teacher
-    return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], given
+    dispatcher_client = DispatcherClient("dispatcher", fake)
+    dispatcher_client.submit("a", {"name": "a", "known": known})  # None: as in teacher training
+    return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], assignments
 
 
 @pytest.mark.parametrize("how", ["before", "after", "lost"])
 @pytest.mark.parametrize("call", range(1, 6))
 @pytest.mark.parametrize("known", [None, 0])
-def test_whoever_waits_hears_every_epoch_once_whenever_the_dispatcher_dies(
+def test_a_reader_receives_every_epoch_once_whenever_the_dispatcher_dies(
     how: str, call: int, known: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records, given = play(monkeypatch, {call: how}, known)
+    records, assignments = play(monkeypatch, {call: how}, known)
     assert [record["epoch"] for record in records] == [1, 2, 3] and records[-1]["done"]
-    assert all(taken[0] == "a" for taken in given) and len(given) <= 2
+    assert all(taken[0] == "a" for taken in assignments) and len(assignments) <= 2
 
 
-def test_who_trains_anew_is_told_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, given = play(monkeypatch, {4: "before"}, 0)  # one call submits, two return an epoch
-    assert [specification["known"] for _, specification in given] == [0, 2]
+def test_a_resubmission_contains_the_last_epoch_that_the_driver_received(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, assignments = play(monkeypatch, {4: "before"}, 0)  # one call submits, two return an epoch
+    assert [specification["known"] for _, specification in assignments] == [0, 2]
 
 
-def test_a_dispatcher_that_stays_away_is_the_machines_fault(
+def test_a_dispatcher_that_does_not_come_back_is_an_environment_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def away(call: Any, timeout: float) -> Any:
@@ -163,19 +163,19 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(
         wait_for_answer(lambda: None, patience_s=0.01)
 
 
-def test_a_run_that_was_given_up_is_no_failure_of_who_waits(
+def test_giving_up_raises_a_preflight_error_in_waiting_readers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Ray({})
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
-    dispatcher_client = DispatcherClient("desk", fake)
+    dispatcher_client = DispatcherClient("dispatcher", fake)
     dispatcher_client.submit("a", {})
     dispatcher_client.give_up("no worker group is left")
     with refused("trial", "no worker group is left", error=PreflightError):
         dispatcher_client.next_report("a", LONG_S)
 
 
-def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacing_a_group_kills_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
     killed: list[Any] = []
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
@@ -189,19 +189,19 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
         "end_controller",
         lambda run, answer_s=0.0: controllers.append((run, answer_s)),
     )
-    dispatcher_client = DispatcherClient("desk", fake)
+    dispatcher_client = DispatcherClient("dispatcher", fake)
     for rank in range(2):
-        fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
+        fake.loop.run_until_complete(fake.dispatcher.register_worker(0, rank, f"worker {rank}"))
     assert dispatcher_client.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
     assert not dispatcher_client.replace(0)
-    assert controllers == [("desk-group-0", ANSWER_S)] * 2, (
-        "one that answers stays, and starts others in their place"
+    assert controllers == [("dispatcher-group-0", ANSWER_S)] * 2, (
+        "a controller that answers is kept and starts new workers"
     )
-    dispatcher_client.lose(0, "it did not come back")
-    assert controllers[2:] == [("desk-group-0", 0.0)] and fake.dispatcher.gone == {0}
+    dispatcher_client.lose(0, "it did not restart")
+    assert controllers[2:] == [("dispatcher-group-0", 0.0)] and fake.dispatcher.ended_groups == {0}
 
 
-def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_call_does_not_count_towards_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that fails after a minute is retried like one that fails at once."""
     now, calls = 0.0, 0
 

@@ -1,4 +1,4 @@
-"""Test that reservations are freed after their controller's death, with stubs of Ray's store."""
+"""Test the removal of placement groups after their controller's death, with stubs of Ray."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -54,23 +54,23 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     return made
 
 
-def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
+def test_the_placement_group_of_a_dead_controller_is_removed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(
         get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle)
     )
     placement_groups.PlacementGroupCallback("run-1").after_worker_group_start(group)
-    placement_groups.remove_placement_group_of("run-2")
-    assert store.removed == [] and len(store) == 2, "another run's is left alone"
-    placement_groups.remove_placement_group_of("run-1")
-    assert store.removed == [GROUP] and store.states == [], "it is waited for"
+    placement_groups.remove_run_placement_group("run-2")
+    assert store.removed == [] and len(store) == 2, "the group of another run is kept"
+    placement_groups.remove_run_placement_group("run-1")
+    assert store.removed == [GROUP] and store.states == [], "removal is awaited"
     placement_groups.forget_run("run-1")
     assert not store
-    placement_groups.remove_placement_group_of("run-1")
+    placement_groups.remove_run_placement_group("run-1")
     assert store.removed == [GROUP]
 
 
-def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_removed_after_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_client(key: str) -> bytes:
         called.append(key)
         raise AttributeError("'NoneType' object has no attribute 'internal_kv_get'")
@@ -82,7 +82,7 @@ def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         placement_groups, "remove_placement_group", lambda group: pytest.fail("Ray has shut down")
     )
-    placement_groups.remove_placement_group_of("run-1")
+    placement_groups.remove_run_placement_group("run-1")
     placement_groups.forget_run("run-1")
     assert called and all("run-1" in key for key in called)
 
@@ -93,15 +93,17 @@ def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatc
 def test_a_controller_is_ended_unless_it_answers(
     answers: bool, answer_s: float, killed: bool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    controllers.note_controller("run-1")
-    handle = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: "asked"))
+    controllers.record_controller("run-1")
+    handle = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: "reference"))
     core = SimpleNamespace(get_actor_handle=lambda actor: {CONTROLLER: handle}[actor])
     ended: list[Any] = []
     monkeypatch.setattr("ray._private.worker.global_worker", SimpleNamespace(core_worker=core))
-    monkeypatch.setattr("ray.wait", lambda asked, timeout: (asked, []) if answers else ([], asked))
+    monkeypatch.setattr(
+        "ray.wait", lambda references, timeout: (references, []) if answers else ([], references)
+    )
     monkeypatch.setattr("ray.kill", lambda actor, no_restart: ended.append(actor))
     controllers.end_controller("run-2", answer_s)
-    assert not ended, "of a run whose workers have not started nothing is known"
+    assert not ended, "a run without started workers has no record"
     controllers.end_controller("run-1", answer_s)
     assert ended == [handle] * killed
     placement_groups.forget_run("run-1")

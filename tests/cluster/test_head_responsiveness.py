@@ -10,11 +10,11 @@ from orchestrator.cluster import connect
 
 
 @pytest.mark.parametrize(
-    ("there", "replies", "answers"),
+    ("reachable", "replies", "responsive"),
     [(True, True, True), (True, False, False), (False, True, False)],
 )
-def test_a_head_answers_a_question(
-    there: bool, replies: bool, answers: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_head_is_responsive_only_if_it_answers_a_request(
+    reachable: bool, replies: bool, responsive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get(key: bytes, namespace: Any, timeout: float) -> None:
         assert timeout <= 5.0
@@ -22,9 +22,9 @@ def test_a_head_answers_a_question(
             raise ray.exceptions.RpcError("Deadline Exceeded")
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(connect, "accepts_connections", lambda address: there)
+    monkeypatch.setattr(connect, "accepts_connections", lambda address: reachable)
     monkeypatch.setattr(
         "ray._private.worker.global_worker",
         SimpleNamespace(gcs_client=SimpleNamespace(internal_kv_get=get)),
     )
-    assert connect.answers() is answers
+    assert connect.is_head_responsive() is responsive
