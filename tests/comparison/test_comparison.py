@@ -222,7 +222,7 @@ def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
     last.save_trial(lost)
     plain, kd = result(store, comparison).rows
     assert (
-        kd.message == "2 of 3 seeds were trained to their end: it diverged"
+        kd.message == "2 of 3 seeds completed their training: it diverged"
         and kd.means["accuracy"].count == 2
     )
     assert plain.against["kd"].difference.pairs == 2 and plain.means["accuracy"].count == 3
@@ -249,9 +249,9 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
     assert (
         "unfinished: 1 of 6 trainings" in text
         and "mine (unfinished): test part" in text
-        and "not told apart" not in text
+        and "no significant difference" not in text
     )
-    assert "cross_entropy: 1 of 3 seeds were trained to their end" in text
+    assert "cross_entropy: 1 of 3 seeds completed their training" in text
     assert text.index("unfinished: 1 of 6") < text.index(
         "interrupted; resume: python run.py compare --resume mine"
     )
@@ -277,7 +277,7 @@ def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here)
     plain, kd = found.rows
     assert kd.means["accuracy"].count == 1 and kd.search.cpu_s is None and kd.searched is None
     assert plain.search.cpu_s and plain.searched == 2
-    assert "nothing is known of their cost: kd" in page.markdown(found)
+    assert "their cost is unknown: kd" in page.markdown(found)
 
 
 def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: Here) -> None:
@@ -288,8 +288,8 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
         search.described["data"]["sums"] = {"train": "of other data"}
         search.save()
     said = (
-        "cannot be trained on what its searches were trained on: digits has changed: as "
-        "many samples, and not the same ones"
+        "the data or weights of the searches of 'mine' have changed: digits has changed: the "
+        "same number of samples, but different ones"
     )
     with pytest.raises(ConfigurationError, match=said):
         running.run_comparison(store, comparison, QUIET)
@@ -327,8 +327,8 @@ def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None
     found = result(store, comparison)
     assert found.rows[1].against["cross_entropy"].difference.low is None
     text = page.markdown(found)
-    assert "one seed has no interval and no p" in text and "±" not in text.split("- data")[0]
-    assert "not told apart from cross_entropy by 1 seed: kd" in text
+    assert "one seed gives no interval and no p" in text and "±" not in text.split("- data")[0]
+    assert "no significant difference to cross_entropy with 1 seed: kd" in text
 
 
 def test_sweeps_of_another_configuration_or_other_data_are_refused(
@@ -337,13 +337,13 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(
     comparison = prepared(store, methods=FEW)
     other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
     Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
-    with pytest.raises(ConfigurationError, match="'mine-kd' has another seed than its comparison"):
+    with pytest.raises(ConfigurationError, match="'mine-kd' differs from its comparison in seed"):
         running.run_comparison(store, comparison, QUIET)
     sweeps = {}
     for method, summed in (("kd", "1"), ("ttm", "2")):
         described = {"data": {"sums": {"train": summed}}}
         sweeps[method] = Sweep(other, "sweep", described=described, folder=store.sweep(method))
-    with pytest.raises(ConfigurationError, match="ttm was searched on other data than kd"):
+    with pytest.raises(ConfigurationError, match="the searches of kd and ttm used different data"):
         running.require_common_data(sweeps)
 
 

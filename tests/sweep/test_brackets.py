@@ -20,13 +20,13 @@ def by_number(number: int, epoch: int) -> float:
 
 
 def play(
-    folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2
+    folder: Path, *pairs: str, score: Any = by_number, order: int = 0, concurrency: int = 2
 ) -> Sweep:
-    sweep, asking = begin(folder, *HYPERBAND, *pairs)
+    sweep, searcher = begin(folder, *HYPERBAND, *pairs)
     tune = SimulatedTune(
-        asking, HyperbandBrackets(asking, lambda: at_once), score, at_once, order
+        searcher, HyperbandBrackets(searcher, lambda: concurrency), score, concurrency, order
     ).run()
-    assert tune.most_running == at_once
+    assert tune.most_running == concurrency
     return sweep
 
 
@@ -73,8 +73,8 @@ def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: 
 def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
     told: int, tmp_path: Path
 ) -> None:
-    sweep, asking = begin(tmp_path, *HYPERBAND)
-    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run(told)
+    sweep, searcher = begin(tmp_path, *HYPERBAND)
+    SimulatedTune(searcher, HyperbandBrackets(searcher, lambda: 3), by_number, 3).run(told)
     found, again = resumed(sweep)
     SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     assert all(trial.ended for trial in found.trials.values())
@@ -84,11 +84,11 @@ def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
 def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(
     tmp_path: Path,
 ) -> None:
-    sweep, asking = begin(tmp_path, *HYPERBAND)
+    sweep, searcher = begin(tmp_path, *HYPERBAND)
     for number in range(12):
-        asking.suggest(str(number))
+        searcher.suggest(str(number))
         for epoch in range(1, 6):
-            asking.on_trial_result(str(number), told_of(number, epoch))
+            searcher.on_trial_result(str(number), told_of(number, epoch))
     found, again = resumed(sweep)
     SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     states = [trial.state for trial in found.trials.values()]
@@ -110,13 +110,13 @@ def told_of(number: int, epoch: int) -> dict[str, Any]:
 def test_the_plan_tells_the_brackets_that_ray_builds(
     epochs: int, factor: int, tmp_path: Path
 ) -> None:
-    sweep, asking = begin(
+    sweep, searcher = begin(
         tmp_path,
         f"training.epochs={epochs}",
         f"search.reduction_factor={factor}",
         "search.scheduler=hyperband",
     )
-    scheduler = HyperbandBrackets(asking, lambda: 2)
+    scheduler = HyperbandBrackets(searcher, lambda: 2)
     for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
         assert bracket._n0 == trials
@@ -137,8 +137,8 @@ def test_the_plan_knows_the_epochs_of_all_trials_together(
         f"search.reduction_factor={reduction}",
         "training.epochs=10",
     )
-    sweep, asking = begin(tmp_path, *HYPERBAND, *given)
-    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run()
+    sweep, searcher = begin(tmp_path, *HYPERBAND, *given)
+    SimulatedTune(searcher, HyperbandBrackets(searcher, lambda: 3), by_number, 3).run()
     assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(
         sweep.configuration.search, 10
     )

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._scheduler import stopping
+from orchestrator.sweep._scheduler import build_independent_scheduler
 
 VALUE = "validation/accuracy"
 
@@ -51,7 +51,7 @@ def begun(rule: Any, *numbers: int) -> list[Running]:
 
 def test_a_trial_below_the_median_is_stopped_after_the_grace_epochs(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
-    rule = stopping(sweep.configuration, sweep)
+    rule = build_independent_scheduler(sweep.configuration, sweep)
     *others, poor, good = begun(rule, 1, 2, 3, 4, 5)
     for other, value in zip(others, (0.5, 0.6, 0.7), strict=True):
         assert told(rule, other, *[value] * 5) == ["CONTINUE"] * 5
@@ -61,7 +61,7 @@ def test_a_trial_below_the_median_is_stopped_after_the_grace_epochs(tmp_path: Pa
 
 def test_two_others_are_too_few_and_pause_nobody(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
-    rule = stopping(sweep.configuration, sweep)
+    rule = build_independent_scheduler(sweep.configuration, sweep)
     *others, poor = begun(rule, 1, 2, 3)
     for other in others:
         told(rule, other, *[0.9] * 5)
@@ -73,7 +73,7 @@ def test_the_first_points_train_all_their_epochs(
     spared: str, decision: str, tmp_path: Path
 ) -> None:
     sweep = sweep_of(tmp_path, f"search.protect_initial_trials={spared}")
-    rule = stopping(sweep.configuration, sweep)
+    rule = build_independent_scheduler(sweep.configuration, sweep)
     *others, point = begun(rule, 1, 2, 3, 0)  # KD has one initial point, which is trial 0
     for other in others:
         told(rule, other, *[0.9] * 5)
@@ -82,7 +82,7 @@ def test_the_first_points_train_all_their_epochs(
 
 def test_the_end_of_a_failed_trial_is_no_stumbling_block(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
-    rule = stopping(sweep.configuration, sweep)
+    rule = build_independent_scheduler(sweep.configuration, sweep)
     failed, other = begun(rule, 1, 2)
     told(rule, failed, 0.5, 0.5)
     rule.on_trial_complete(CONTROLLER, failed, {"failed": "it diverged", "done": True})
@@ -91,7 +91,7 @@ def test_the_end_of_a_failed_trial_is_no_stumbling_block(tmp_path: Path) -> None
 
 def test_an_epoch_counts_once(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
-    rule: Any = stopping(sweep.configuration, sweep)
+    rule: Any = build_independent_scheduler(sweep.configuration, sweep)
     (trial,) = begun(rule, 1)
     told(rule, trial, 0.1, 0.2, 0.3)
     told(rule, trial, 0.3, first=3)
@@ -108,7 +108,7 @@ def test_a_resume_knows_the_finished_epochs(tmp_path: Path) -> None:
     for number, state in enumerate(("complete", "stopped_early", "complete", "failed", "running")):
         value = 0.9 if state != "running" else 0.1
         sweep.save_trial(Trial(number, {}, state=state, epochs=5, history=[value] * 5))  # type: ignore[arg-type]
-    rule: Any = stopping(sweep.configuration, sweep)
+    rule: Any = build_independent_scheduler(sweep.configuration, sweep)
     going_on, fresh = begun(rule, 4, 5)
     assert len(rule._results) == 4, "all but the failed one"
     assert told(rule, going_on, 0.95, first=5) == ["CONTINUE"], "its last epoch, told again"

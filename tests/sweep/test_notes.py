@@ -11,7 +11,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._trainable import ProxyTrainable
-from orchestrator.sweep.driver import _train_one
+from orchestrator.sweep.driver import _train_single
 from orchestrator.sweep.events import Events
 
 ACCURACY = {"validation/accuracy": 0.5}
@@ -50,7 +50,7 @@ class Written:
 def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.place = {
+    made.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,
         "objective": "validation/accuracy",
@@ -84,7 +84,7 @@ def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path)
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
     dispatcher_client = Written(record(1, "before"), record(2, "after") | {"done": True})
-    _train_one(
+    _train_single(
         found,
         cast(Any, dispatcher_client),
         Events(found, []),

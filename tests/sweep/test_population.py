@@ -74,10 +74,12 @@ def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
 
 
 def play(
-    folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0
+    folder: Path, *pairs: str, score: Any = better_later, concurrency: int = 2, order: int = 0
 ) -> tuple[Sweep, SimulatedTune]:
-    sweep, asking = begin(folder, *PBT, "search.trials=8", *pairs)
-    tune = SimulatedTune(asking, Population(asking, lambda: at_once), score, at_once, order).run()
+    sweep, searcher = begin(folder, *PBT, "search.trials=8", *pairs)
+    tune = SimulatedTune(
+        searcher, Population(searcher, lambda: concurrency), score, concurrency, order
+    ).run()
     return sweep, tune
 
 
@@ -96,7 +98,7 @@ def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_pa
     assert all(change["source"] in (2, 0, 7) for change in changes) and not sweep.trials[2].changes
     assert tune.trials[1].weights[-1] == 1 and tune.trials[1].weights[-2] == changes[-1]["source"]
     assert sweep.trials[1].params != sweep.trials[1].settings == changes[-1]["params"]
-    frozen = tune.asking.study.trials[1]
+    frozen = tune.searcher.study.trials[1]
     assert frozen.state == TrialState.COMPLETE and frozen.user_attrs["changes"] == changes
     assert frozen.params == sweep.trials[1].params and frozen.value == sweep.trials[1].value
 
@@ -113,7 +115,7 @@ def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
     played = []
     for order in range(5):
         random.seed(order)  # other random draws have no effect
-        played.append(play(tmp_path / str(order), order=order, at_once=1 + order)[0])
+        played.append(play(tmp_path / str(order), order=order, concurrency=1 + order)[0])
     changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
     assert all(each == changes[0] for each in changes) and any(changes[0])
     other, _ = play(tmp_path / "other", "seed=7")
@@ -145,8 +147,8 @@ def test_all_but_one_fail(tmp_path: Path) -> None:
 
 
 def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    tune = SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4)
     while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
         tune.run(1)
         tune.trials[0].epoch = 0  # it is slow
@@ -166,8 +168,8 @@ def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
 def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
     told: int, tmp_path: Path
 ) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=6")
-    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(told)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=6")
+    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(told)
     before = {number: trial.changes for number, trial in sweep.trials.items()}
     slowest = min(trial.epochs for trial in sweep.trials.values() if not trial.ended)
     found, again = resumed(sweep)
@@ -187,8 +189,8 @@ def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
 def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
     tmp_path: Path,
 ) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4).run(16)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
+    SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)
     _, again = resumed(sweep)
     configs = {
@@ -206,7 +208,8 @@ def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
 def test_a_population_does_not_grow(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
     with pytest.raises(
-        ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"
+        ConfigurationError,
+        match=r"--trials 9 is not allowed: the population of 'mine' always has 6 trials",
     ):
         sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
@@ -242,8 +245,8 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
     def score(number: int, epoch: int) -> float:
         return best_of[named[number]] + 0.01 * number + 0.001 * epoch
 
-    sweep, asking = begin(tmp_path, *PBT, *methods)
-    tune = SimulatedTune(asking, Population(asking, lambda: 3), score, 3, order)
+    sweep, searcher = begin(tmp_path, *PBT, *methods)
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 3), score, 3, order)
     named |= {number: trial.params["method.name"] for number, trial in sweep.trials.items()}
     tune.run()
     assert set(named.values()) == set(best_of)
@@ -259,8 +262,8 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
 
 def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Path) -> None:
     watch = Watch()
-    _, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    tune = SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2)
+    _, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2)
     assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {
         "waiting"
     } and not watch.started
@@ -279,9 +282,9 @@ def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Pat
 
 def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_path: Path) -> None:
     watch = Watch()
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(10)
-    limit_time(asking)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(10)
+    limit_time(searcher)
     begun = set(watch.started)
     assert 2 <= len(begun) < 8
     found = Sweep.open(Store(tmp_path), "mine")
@@ -301,15 +304,15 @@ def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path
         "search.trials=2",
         *PBT,
     )
-    sweep, asking = begin(tmp_path, *pairs)
+    sweep, searcher = begin(tmp_path, *pairs)
     for name in "xy":
-        asking.suggest(name)
+        searcher.suggest(name)
     rates = ("training.learning_rate", "peers.b.training.learning_rate")
 
     def vary(settings: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
         return explore(settings, bounds, 0.0, "seed")
 
-    taken = json.loads(asking.take_over(1, 0, 4, vary)["configuration"])
+    taken = json.loads(searcher.take_over(1, 0, 4, vary)["configuration"])
     donor, taker = sweep.trials[0].settings, sweep.trials[1].settings
     assert set(rates) <= set(taker)
     assert taken["student"]["width"] == donor["student.width"] == taker["student.width"]

@@ -117,7 +117,7 @@ def test_a_death_between_study_and_record_keeps_all_values(
 )
 def test_other_directions_are_refused(others: tuple[str, ...], tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
-    with pytest.raises(ConfigurationError, match="looks for others: minimize, maximize"):
+    with pytest.raises(ConfigurationError, match="which has the directions minimize, maximize"):
         open_study(sweep.folder, load(None, list(others)), resume=True)
 
 

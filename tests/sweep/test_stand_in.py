@@ -63,7 +63,7 @@ def dispatcher_client() -> Workers:
 def stand_in(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    made.place = {
+    made.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,
         "objective": "validation/accuracy",
@@ -257,7 +257,9 @@ def test_it_shows_life_whatever_its_trial_waits_for(
     monkeypatch.setattr(
         stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process")
     )
-    stand_in.setup(config(3), stand_in.place | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
+    stand_in.setup(
+        config(3), stand_in.shared | {"dispatcher": "name", "heartbeat_timeout_s": 0.001}
+    )
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len(

@@ -13,7 +13,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._scheduler import stopping
+from orchestrator.sweep._scheduler import build_independent_scheduler
 from orchestrator.sweep._study import StudySearch, open_study
 from tests.refusal import refused
 from tests.sweep import studies
@@ -127,7 +127,7 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     for epoch, value in enumerate(history, start=1):
         searcher.on_trial_result("a", result(epoch, value))
     found, _ = resumed(sweep)
-    asha = stopping(found.configuration, found)
+    asha = build_independent_scheduler(found.configuration, found)
     going_on = SimpleNamespace(trial_id="new-id", config={"number": 0})
     fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
     asha.on_trial_add(None, going_on)
@@ -170,7 +170,7 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
 
 def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
-    asha = stopping(sweep.configuration, sweep)
+    asha = build_independent_scheduler(sweep.configuration, sweep)
     decisions = []
     # KD has one initial point, which is trial 0
     for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:
