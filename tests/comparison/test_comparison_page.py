@@ -18,7 +18,7 @@ VALUES = {
 }
 
 
-def made(values: dict[str, dict[int, float]], beside: Published | None = None) -> Result:
+def made(values: dict[str, dict[int, float]], published: Published | None = None) -> Result:
     against, nothing = differences(values), Cost(0, None, None)
     rows = [
         Row(
@@ -35,7 +35,7 @@ def made(values: dict[str, dict[int, float]], beside: Published | None = None) -
     ]
     seeds = tuple(next(iter(values.values())))
     return Result(
-        "mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), beside
+        "mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), published
     )
 
 
@@ -61,7 +61,7 @@ def test_all_differences_of_a_table_are_one_family() -> None:
     )
 
 
-def test_sentences_say_what_is_told_apart_and_what_is_not() -> None:
+def test_conclusions_list_significant_and_other_differences() -> None:
     conclusions = page.list_conclusions(made(VALUES))
     assert conclusions == [
         "better than cross_entropy on the test part, with a corrected p below 0.05: kd",
@@ -72,7 +72,7 @@ def test_sentences_say_what_is_told_apart_and_what_is_not() -> None:
     ]
 
 
-def test_a_difference_that_is_the_same_in_every_seed_is_no_claim() -> None:
+def test_difference_without_variance_is_not_significant() -> None:
     shifted = {"cross_entropy": PLAIN, "kd": {seed: value + 0.25 for seed, value in PLAIN.items()}}
     found = made(shifted)
     assert page.list_conclusions(found) == [
@@ -121,7 +121,7 @@ def test_searches_that_ended_with_fewer_trials_are_named() -> None:
     assert not any("fewer trials" in line for line in whole)
 
 
-def test_what_is_unfinished_claims_nothing() -> None:
+def test_unfinished_comparison_has_no_conclusions() -> None:
     assert page.list_conclusions(replace(made(VALUES), unfinished="3 of 20 trainings")) == [
         "unfinished: 3 of 20 trainings; no conclusions before all have ended"
     ]

@@ -113,7 +113,9 @@ class SimulatedTune:
                 SimulatedTrial(str(number), config, searcher.trials[str(number)].epochs)
             )
             scheduler.on_trial_add(self, self.trials[-1])
-            assert self.trials[-1].status == TuneTrial.PAUSED, "nobody starts before all are there"
+            assert self.trials[-1].status == TuneTrial.PAUSED, (
+                "no trial starts before all have been added"
+            )
 
     def get_trials(self) -> list[SimulatedTrial]:
         return self.trials
@@ -140,7 +142,7 @@ class SimulatedTune:
             while (chosen := self.scheduler.choose_trial_to_run(self)) is not None:
                 chosen.set_status(TuneTrial.RUNNING)
                 chosen.restore()
-                # a resumed training repeats its last report; after a pause the stand-in drops it
+                # a resumed training repeats its last report; after a pause the proxy drops it
                 chosen.epoch -= chosen.epoch > 0 and chosen.checkpoint is None
             running = [trial for trial in self.trials if trial.status == TuneTrial.RUNNING]
             assert len(running) <= self.concurrency
@@ -150,11 +152,11 @@ class SimulatedTune:
                 if trial.state == "running"
             }
             assert running_numbers == {trial.config["number"] for trial in running}, (
-                "the records say whose turn it is"
+                "the records name the running trials"
             )
             self.most_running = max(self.most_running, len(running))
             if not running:
-                assert all(trial.is_finished() for trial in self.trials), "somebody waits for ever"
+                assert all(trial.is_finished() for trial in self.trials), "a trial waits for ever"
                 return self
             self._step(self.order.choice(running))
         return self
@@ -187,7 +189,7 @@ class SimulatedTune:
         trial.set_status(status)
 
     def die(self, trial: SimulatedTrial) -> None:
-        """Simulate the death of the trial's stand-in."""
+        """Simulate the death of the trial's proxy."""
         trial.set_status(TuneTrial.RUNNING)
         self.scheduler.on_trial_error(self, trial)
         self.searcher.on_trial_complete(trial.trial_id, error=True)

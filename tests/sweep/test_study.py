@@ -33,7 +33,7 @@ def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_ends_are_told_apart(tmp_path: Path) -> None:
+def test_states_of_ended_trials_differ(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     for name in "abcd":
         searcher.suggest(name)
@@ -48,8 +48,8 @@ def test_ends_are_told_apart(tmp_path: Path) -> None:
         "failed",
         "failed",
     ]
-    told = [(trial.state, trial.value) for trial in searcher.study.trials]
-    assert told == [
+    outcomes = [(trial.state, trial.value) for trial in searcher.study.trials]
+    assert outcomes == [
         (TrialState.COMPLETE, 0.9),
         (TrialState.PRUNED, 0.2),
         (TrialState.FAIL, None),
@@ -155,9 +155,9 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
     assert not found.alive and found.status()["state"] == "interrupted"
     with sweep.hold():
         assert found.alive and found.status()["state"] == "running"
-        with refused("name", "mine", "a sweep that nobody runs") as told, found.hold():
+        with refused("name", "mine", "a sweep that nobody runs") as refusal, found.hold():
             pass
-        assert f"process {os.getpid()} " in str(told.value)
+        assert f"process {os.getpid()} " in str(refusal.value)
     assert not found.alive
 
 
@@ -182,7 +182,7 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
 
 
-def test_a_trial_that_nobody_can_train_for_now_has_not_ended(tmp_path: Path) -> None:
+def test_trial_without_workers_has_not_ended(tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path)
     asking.suggest("id")
     asking.on_trial_result("id", result(1, 0.5))

@@ -85,17 +85,17 @@ def watchdog(actions: RecordedActions) -> Watchdog:
     return Watchdog(SILENCE_S, WAIT_S, actions)
 
 
-def test_each_silence_is_told_once_with_all_that_is_known(
+def test_each_silence_is_reported_once_with_details(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     for second in range(0, 399, 10):
         watchdog.check(seen(trial(second), trial(0, "trial-00004", 0)), second)
         assert bool(actions.notes) == (second >= SILENCE_S)
-    told = (
+    message = (
         "trial-00003 has sent no heartbeat for 100 s: group 1 trains it, last at epoch 4; 2 "
         "trials wait for a group"
     )
-    assert actions.notes == [f"{told}; the cluster is small"] and not actions.done
+    assert actions.notes == [f"{message}; the cluster is small"] and not actions.done
     watchdog.check(seen(trial(0)), 400)
     watchdog.check(seen(trial(SILENCE_S), waiting=1), 500)
     assert len(actions.notes) == 2 and "1 trial waits for a group" in actions.notes[1], (
@@ -103,13 +103,13 @@ def test_each_silence_is_told_once_with_all_that_is_known(
     )
 
 
-def test_signs_of_life_keep_it_quiet(watchdog: Watchdog, actions: RecordedActions) -> None:
+def test_heartbeats_prevent_actions(watchdog: Watchdog, actions: RecordedActions) -> None:
     for second in range(0, 10000, 50):
         watchdog.check(seen(trial(SILENCE_S - 1)), second)
     assert not actions.notes and not actions.done
 
 
-def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(
+def test_silent_group_is_replaced_after_the_timeout(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     watchdog.check(seen(trial(WAIT_S)), 0)
@@ -127,7 +127,7 @@ def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_ba
 
 
 @pytest.mark.parametrize(("workers", "replaced"), [(1, True), (0, False)])
-def test_a_group_that_starts_is_given_more_time_than_a_short_limit(
+def test_starting_group_is_given_more_time_than_a_short_timeout(
     workers: int, replaced: bool, actions: RecordedActions
 ) -> None:
     watchdog = Watchdog(2, 5, actions)
@@ -136,7 +136,7 @@ def test_a_group_that_starts_is_given_more_time_than_a_short_limit(
     assert ("is being restarted" in actions.notes[0]) is not replaced
 
 
-def test_a_run_in_which_no_group_starts_says_so_and_ends(
+def test_run_without_any_group_is_reported_and_ended(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     waits = trial(SILENCE_S, group=None, workers=0)
@@ -154,12 +154,12 @@ def test_a_run_in_which_no_group_starts_says_so_and_ends(
     )
 
 
-def test_sentences_of_workers_are_passed_on(watchdog: Watchdog, actions: RecordedActions) -> None:
+def test_notes_of_workers_are_forwarded(watchdog: Watchdog, actions: RecordedActions) -> None:
     watchdog.check(seen(notes=["the disk is full", "trial-00001 goes on"]), 0)
     assert actions.notes == ["the disk is full", "trial-00001 goes on"]
 
 
-def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(
+def test_restarted_dispatcher_receives_the_living_groups(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     watchdog.check(seen(groups=[0, 3]), 0)
@@ -178,7 +178,7 @@ def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(
     assert actions.done[1:] == [("lose", 3, "it sent no report after the dispatcher died")]
 
 
-def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(
+def test_unresponsive_dispatcher_is_restarted_and_reported_once(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     watchdog.check(seen(), 0)
@@ -188,10 +188,10 @@ def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(
         assert actions.done == ["restart"] * int(expected), (
             "one that does not come back, which takes a while, is ended again"
         )
-    told = "the trial dispatcher"
+    subject = "the trial dispatcher"
     assert actions.notes == [
-        f"{told} is restarted: it has not answered for 30 s",
-        f"{told} has not answered for 100 s",
+        f"{subject} is restarted: it has not answered for 30 s",
+        f"{subject} has not answered for 100 s",
     ]
     watchdog.check(seen(), 1000)
     for second in range(1001, 1200, 10):
@@ -199,7 +199,7 @@ def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(
     assert len(actions.notes) == 4
 
 
-def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(
+def test_dispatcher_is_restarted_before_its_clients_give_up(
     actions: RecordedActions,
 ) -> None:
     watchdog = Watchdog(SILENCE_S, 8.0, actions)
@@ -212,9 +212,7 @@ def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(
     assert actions.done == ["restart"]
 
 
-def test_a_tune_process_of_which_nothing_is_heard_is_ended(
-    watchdog: Watchdog, actions: RecordedActions
-) -> None:
+def test_silent_tune_process_is_ended(watchdog: Watchdog, actions: RecordedActions) -> None:
     for silent_s in (0.0, WAIT_S - 1, WAIT_S):
         watchdog.check(
             seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s
@@ -228,7 +226,7 @@ def test_a_tune_process_of_which_nothing_is_heard_is_ended(
 
 
 @pytest.mark.parametrize("later", ["another", "a third, as that one died too"])
-def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(
+def test_tune_process_silent_to_a_new_dispatcher_is_ended(
     later: str, watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     """The new dispatcher does not know its trial, because no other process sends it."""
@@ -244,8 +242,8 @@ def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(
     )
 
 
-def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, enough = [], threading.Event()
+def test_watchdog_thread_survives_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, enough = [], threading.Event()
 
     class Troubled:
         recover = replace = lose = give_up = restart = end_reader = end_process = None
@@ -258,8 +256,8 @@ def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.Mo
             return seen(notes=[f"look {self.looks}"])
 
     def note(text: str) -> None:
-        said.append(text)
-        if len(said) == 1:
+        notes.append(text)
+        if len(notes) == 1:
             raise OSError("the record cannot be written")
         enough.set()
 
@@ -267,4 +265,4 @@ def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.Mo
     dispatcher_client: Any = Troubled()
     with watch_trials(dispatcher_client, Resources(), note):
         assert enough.wait(30)
-    assert said[:2] == ["look 2", "look 3"]
+    assert notes[:2] == ["look 2", "look 3"]
