@@ -198,7 +198,7 @@ def test_the_plan(store: str) -> None:
         "others",
         "asha compares after 4, 12, 16",
         "406 KiB for 16 views and the clean one",
-        "to be fitted",
+        "to be trained once",
     ):
         assert said in output, output
     assert [file.name for file in Path(store).iterdir()] == [FORMAT_FILE]

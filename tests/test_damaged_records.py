@@ -23,8 +23,7 @@ from orchestrator.store.records import COPY, FILE, Sweep
 from orchestrator.store.records import TRIAL as TRIAL_SCHEMA
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._reconcile import LOST
-from orchestrator.sweep.comparison.record import Comparison
-from orchestrator.sweep.comparison.record import place as comparison_folder
+from orchestrator.sweep.comparison.record import Comparison, comparison_folder
 from orchestrator.sweep.driver import repair_records
 from orchestrator.tracking._outbox import Outbox
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs

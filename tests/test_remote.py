@@ -366,7 +366,7 @@ def test_schedulers_that_copy_checkpoints_are_refused_beforehand(
     result = CliRunner().invoke(
         run.app, ["sweep", "--scheduler", scheduler, "--store", uri, "--dry-run"]
     )
-    assert result.exit_code == 2 and "copies checkpoints within a folder" in result.output + (
+    assert result.exit_code == 2 and "copies checkpoint folders" in result.output + (
         result.stderr or ""
     )
 

@@ -344,13 +344,13 @@ def test_the_plan_describes_retrieval() -> None:
         == "exact, among 42 samples: 8 + 32 of the same and of other classes; 15.6 KiB in the "
         "cache, once for all trials"
     )
-    assert describe_line(cached=False).endswith("; by every trial anew")
+    assert describe_line(cached=False).endswith("; computed by each trial")
     assert describe_line("resources.retrieval=approximate").startswith(
         "approximate, by faiss, among 42 samples"
     )
     assert (
         describe_line("method.paradigm=teacher_free")
-        == "exact, among at most 42 samples, in each bank that students fill"
+        == "exact, among at most 42 samples, in each bank of student features"
     )
     assert "among at most 40 samples" in describe_line(
         "method.paradigm=teacher_free", "method.queue=40"
@@ -359,7 +359,7 @@ def test_the_plan_describes_retrieval() -> None:
         "method.paradigm=teacher_free", "method.queue=43"
     )
     every = describe_line(PEER, searching=True)
-    assert "4 + 32, 8 + 32 of" in every and every.endswith("students fill")
+    assert "4 + 32, 8 + 32 of" in every and every.endswith("bank of student features")
     assert retrieval_line(load(None, ["method.name=kd"]), True, SUMMARY, False, True) == ""
 
 
@@ -405,7 +405,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
     assert "resources.retrieval = exact (approximate beyond 200000 samples on a CPU)" in text
     assert "resources.retrieval = " not in shown("train", "resources.retrieval=exact")
     assert "retrieval" not in shown("train", "method.name=kd")
-    assert "by every trial anew" in shown("train", "teacher.mode=online")
+    assert "computed by each trial" in shown("train", "teacher.mode=online")
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,10 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
     ("pairs", "sentence"),
     [
         (["method.positives=500"], "positives = 500 is more than the training part has"),
-        (["method.paradigm=online"], "configure peers.b.network, or take method.paradigm=offline"),
+        (
+            ["method.paradigm=online"],
+            "configure peers.b.network, or choose method.paradigm=offline",
+        ),
         (["data.mixing=mixup"], "data.mixing = 'mixup' blends two samples"),
     ],
 )

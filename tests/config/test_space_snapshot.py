@@ -55,25 +55,24 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
         ({}, []),
         (
             {"temperature": (1.0, 8.0)},
-            ["temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"],
+            ["temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"],
         ),
-        ({"log": False}, ["temperature was 1 to 10, logarithmic, is 1 to 10"]),
-        ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1, is 0.2 to 1"]),
+        ({"log": False}, ["temperature was 1 to 10, logarithmic and is now 1 to 10"]),
+        ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1 and is now 0.2 to 1"]),
         (
             {"schedules": ("constant", "linear", "gap")},
-            ["alpha_schedule was one of constant, linear, is one of constant, linear, gap"],
+            ["alpha_schedule was one of constant, linear and is now one of constant, linear, gap"],
         ),
-        ({"more": ("depth",)}, ["depth was not searched, is 1 to 5, whole numbers"]),
+        ({"more": ("depth",)}, ["depth was not searched and is now 1 to 5, whole numbers"]),
         (
             {"schedules": ("constant",)},
-            ["alpha_schedule was one of constant, linear, is always constant"],
+            ["alpha_schedule was one of constant, linear and is now always constant"],
         ),
         (
             {"points": ({"temperature": 2.0, "alpha": 0.5, "alpha_schedule": "constant"},)},
             [
-                "point 1, which is tried first, was temperature = 4.0, alpha_schedule = "
-                "constant, alpha = 0.9, "
-                "is temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
+                "initial point 1 was temperature = 4.0, alpha_schedule = constant, alpha = 0.9 "
+                "and is now temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
             ],
         ),
     ],
@@ -87,7 +86,7 @@ def test_a_space_that_was_edited(
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(**({"points": published} | changes)))
     found = differences(before, space_now())
     assert found[: len(expected)] == expected and bool(found) == bool(expected)
-    assert all(text.startswith("point 1") for text in found[len(expected) :]), (
+    assert all(text.startswith("initial point 1") for text in found[len(expected) :]), (
         "what is tried first follows"
     )
 
@@ -100,7 +99,7 @@ def test_the_same_questions_under_other_conditions(monkeypatch: pytest.MonkeyPat
         )
         found.append(space_now())
     assert differences(*found) == [
-        "the space of the method asks otherwise under {'form': 'one'}, {'form': 'two'}"
+        "the search space of the method has changed under {'form': 'one'}, {'form': 'two'}"
     ]
 
 
@@ -115,7 +114,7 @@ def test_changes_of_several_methods_have_the_method_as_prefix(
     before = space_now("search.methods=[kd, ttm]")
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0)))
     found = differences(before, space_now("search.methods=[kd, ttm]"))
-    assert "kd.temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic" in found
+    assert "kd.temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic" in found
     assert not [text for text in found if text.startswith("ttm.")]
 
 
@@ -156,9 +155,9 @@ def test_data_that_were_changed(tmp_path: Path) -> None:
     first = now(1200)
     assert differences(first, now(1200)) == [], "it was written again, and is the same"
     assert differences(first, now(1200, seed=1)) == [
-        f"{file} has changed: as many samples, and not the same ones"
+        f"{file} has changed: the same number of samples, but different ones"
     ]
-    assert differences(first, now(1170)) == [f"{file} has changed: 1,200 samples were 1,230"]
+    assert differences(first, now(1170)) == [f"{file} has changed: 1,230 samples before, 1,200 now"]
 
 
 def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
@@ -198,7 +197,7 @@ def test_a_changed_space_is_refused_by_name(
     with refused("--resume") as refusal:
         changed_configuration.require_same(found, space_now())
     assert (
-        refusal.value.value[0] == "temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"
+        refusal.value.value[0] == "temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"
         and len(refusal.value.value) > changed_configuration.NAMED
     )
     assert "more" in str(refusal.value) and "\n" not in str(refusal.value)
