@@ -243,7 +243,7 @@ def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
 def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
     told = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=told, width=200), as_json=False)
     text = told.getvalue()
     assert code == errors.INTERRUPTED
     assert (
@@ -260,7 +260,7 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
     told = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=told, width=200), as_json=False)
     assert (
         code == errors.INTERRUPTED
         and "unfinished" not in told.getvalue()

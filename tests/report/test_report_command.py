@@ -81,7 +81,7 @@ def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
         (["mine", "--to", "{root}"], "--to {root} is a folder: give the name of a file"),
         (
             ["mine", "--to", "{root}/notes.txt"],
-            "--to {root}/notes.txt exists and is no earlier report",
+            "--to {root}/notes.txt exists and is not an earlier report",
         ),
         (["mine", "--store", "{root}/none"], "--store {root}/none does not exist"),
     ],

@@ -115,6 +115,6 @@ def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
     monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
-    begun: Any = SimpleNamespace(data=specify().data, asked=None)
-    assert commands._conduct(Store(tmp_path), found, begun, local=False, resume=False) == code
+    begun: Any = SimpleNamespace(data=specify().data, teacher_access=None)
+    assert commands._run_and_print(Store(tmp_path), found, begun, local=False, resume=False) == code
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

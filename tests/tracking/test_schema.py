@@ -85,10 +85,10 @@ def test_ui_and_doctor_refuse_another_schema(
     with pytest.raises(PreflightError, match=said):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
     with pytest.raises(PreflightError, match=said):
-        doctor.tracking(Conditions(tracked_store.root, load(None, [])))
+        doctor.check_tracking(Conditions(tracked_store.root, load(None, [])))
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
-    found = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
-    assert found.fitness == "bad" and said in found.said
+    found = doctor.check_tracking(Conditions(tracked_store.root.parent / "other", shared))
+    assert found.fitness == "bad" and said in found.message
     for configuration in (load(None, []), shared):
         assert said in schema_problem(tracked_store, configuration), (
             "a plan and the start of a run say so too"
