@@ -78,7 +78,7 @@ class Life:
             self.kill()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Return the output so far."""
         return self.printed.read_text()
 
@@ -103,9 +103,9 @@ class Life:
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert self.process.poll() is None, (
-                f"it ended with {self.process.returncode} before {what}:\n{self.said}"
+                f"it ended with {self.process.returncode} before {what}:\n{self.output}"
             )
-            assert time.monotonic() < end, f"no {what} within {seconds:g} s:\n{self.said}"
+            assert time.monotonic() < end, f"no {what} within {seconds:g} s:\n{self.output}"
             time.sleep(0.01)
         return found
 
@@ -119,7 +119,7 @@ class Life:
         """Wait until the process ends by itself, and return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
-            assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.said}"
+            assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.output}"
             self._look()
             time.sleep(0.1)
         return int(self.process.returncode)

@@ -58,7 +58,7 @@ UNFIT, INTERRUPTED = 3, 130
 HOPELESS = 8  # consecutive drivers that ended by themselves before an epoch
 
 
-def tell(text: str) -> None:
+def print_event(text: str) -> None:
     """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -126,13 +126,13 @@ class Chaos:
         self.barren = 0 if self.progress.look() > self.progress_at_start else self.barren + 1
         if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
             self.log.unexpected.append(
-                f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}"
+                f"the driver ended with {code}: {' '.join(self.life.output.split())[-500:]}"
             )
-            tell(f"the driver ended with {code}:\n{self.life.said[-3000:]}")
+            print_event(f"the driver ended with {code}:\n{self.life.output[-3000:]}")
         if self.barren >= HOPELESS:
             raise SystemExit(
                 f"the driver ended {self.barren} times without an epoch, last with "
-                f"{code}:\n{self.life.said}"
+                f"{code}:\n{self.life.output}"
             )
         found = record(self.store)
         return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
@@ -174,7 +174,7 @@ class Chaos:
         self.watch(failure.after_s)
         # finding a process takes a while
         if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):
-            tell(
+            print_event(
                 f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible "
                 f"within {LIMIT_S:g} s"
             )
@@ -194,16 +194,16 @@ class Chaos:
             made.recovery_s = time.monotonic() - struck
             if not over:
                 made.exceeded = True
-                tell(
+                print_event(
                     f"nothing was finished for {limit_s:g} s after "
-                    f"{failure.kind}:\n{life.said[-3000:]}"
+                    f"{failure.kind}:\n{life.output[-3000:]}"
                 )
                 self.end_driver()
         code = life.process.poll()
         made.ended = code if code != -signal.SIGKILL else None
         self.log.failures.append(made)
         self.log.save()
-        tell(
+        print_event(
             f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, "
             f"{made.ended}"
         )
@@ -279,7 +279,7 @@ class Chaos:
                 life.process.poll() == 0
                 and found
                 and found.state == "finished"
-                and "were not sent" not in life.said
+                and "were not sent" not in life.output
             ):
                 return found
             if life.process.poll() == 0:
@@ -301,7 +301,7 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
             if found is None
             else resumed(store, "--trials", str(trials)) as life
         ):
-            assert life.ended(3600.0) == 0, life.said
+            assert life.ended(3600.0) == 0, life.output
         seconds += time.monotonic() - started
         file.write_text(json.dumps(seconds))
     found = record(store)

@@ -10,12 +10,12 @@ from orchestrator.store.records import Sweep
 from tests.faults.broken import LEFT_S, check_all, end_what_is_left, record, start_sweep
 
 Row = tuple[str, str, int, str]
-Tell = Callable[..., None]
+AddRow = Callable[..., None]
 ROWS = pytest.StashKey[list[Row]]()
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
+def add_row(request: pytest.FixtureRequest) -> AddRow:
     """Return a function that adds a row to the table, after all comparisons.
 
     A row holds the fault, its number and targets, the number of trials, and the losses.
@@ -63,7 +63,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
     def run(*pairs: str) -> Sweep:
         store: Path = tmp_path_factory.mktemp("unbroken") / "store"
         with start_sweep(store, *pairs) as life:
-            assert life.ended() == 0, life.said
+            assert life.ended() == 0, life.output
         found = record(store)
         assert found is not None
         check_all(store, found)

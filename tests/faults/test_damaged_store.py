@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.store.records import Sweep
 from tests.faults.broken import NAME, check_all, epochs, record, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import WHOLE, AddRow
 
 pytestmark = pytest.mark.faults
 EPOCHS = 20  # after which the driver is killed: in the second of six trials
@@ -87,9 +87,9 @@ def damaged(killed: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_a_sweep_goes_on_without(what: str, killed: Path, whole: Sweep, tell: Tell) -> None:
+def test_a_sweep_goes_on_without(what: str, killed: Path, whole: Sweep, add_row: AddRow) -> None:
     damaged(killed, what)
     with resumed(killed) as life:
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     check_all(killed, whole)
-    tell(f"{what} cut off, between SIGKILL and `--resume`", "once", len(whole.trials))
+    add_row(f"{what} cut off, between SIGKILL and `--resume`", "once", len(whole.trials))

@@ -25,7 +25,7 @@ from tests.faults.broken import (
     start_sweep,
     untimed,
 )
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import WHOLE, AddRow
 from tests.sweep.conftest import Watch
 
 KILLS = 10
@@ -49,14 +49,14 @@ def a_moment(life: Life, seconds: float) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [0])
 def test_a_sweep_whose_driver_is_killed_ten_times(
-    seed: int, whole: Sweep, tmp_path: Path, tell: Tell
+    seed: int, whole: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     """Twice during the start, eight times during training at a random moment after an epoch."""
     chance, store = random.Random(seed), tmp_path / "store"
     total = sum(trial.epochs for trial in whole.trials.values())
     with start_sweep(store, *WHOLE) as life:
         step = chance.choice(STEPS)
-        life.until(lambda: step in life.said, step)
+        life.until(lambda: step in life.output, step)
         a_moment(life, chance.uniform(0.0, 2.0))
         life.kill()
     for count in [0, *sorted(chance.sample(range(1, total - total // 8), KILLS - 2))]:
@@ -65,14 +65,16 @@ def test_a_sweep_whose_driver_is_killed_ten_times(
             a_moment(life, chance.uniform(0.0, 0.3 if count else 8.0))
             life.kill()
     with resumed(store) as life:
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     check_all(store, whole)
-    tell("SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials))
+    add_row(
+        "SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials)
+    )
 
 
 @pytest.mark.faults
 def test_rungs_outlive_the_driver(
-    unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell
+    unbroken: Callable[..., Sweep], tmp_path: Path, add_row: AddRow
 ) -> None:
     """The scheduler stops the same trials; the weights of stopped trials are deleted."""
     expected, store = unbroken(*RUNGS), tmp_path / "store"
@@ -86,7 +88,7 @@ def test_rungs_outlive_the_driver(
             life.until(reached(store, part * total // 4), "the next quarter")
             life.kill()
     with resumed(store) as life:
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     check_all(store, expected)
     found = record(store)
     best = found.best() if found else None
@@ -97,7 +99,7 @@ def test_rungs_outlive_the_driver(
         if (found.trial_folder(number) / CHECKPOINT / "best.safetensors").exists()
     ]
     assert kept == [best.number]
-    tell(
+    add_row(
         "SIGKILL of the driver under asha, which keeps one checkpoint",
         "3 times in one sweep",
         len(expected.trials),
@@ -105,14 +107,14 @@ def test_rungs_outlive_the_driver(
 
 
 @pytest.mark.ray
-def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
+def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, add_row: AddRow) -> None:
     """Trials have the parameters of a study alone, and the results of a training alone."""
     store, trials, each = tmp_path / "store", 6, 4
     with start_sweep(store, f"search.trials={trials}", f"training.epochs={each}") as life:
         life.until(reached(store, each + 2), "second trial")
         life.kill()
     with resumed(store) as life:
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     found = record(store)
     assert (
         found is not None
@@ -128,7 +130,7 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
         assert mine.params == params and mine.state == "complete" and len(mine.history) == each
         if number < 3:  # ended, unfinished and not started at the driver's death
             assert results(mine) == results(alone(found, number)), f"trial {number}"
-    tell(
+    add_row(
         "SIGKILL of the driver, then `--resume` (in `make test`)",
         "once, in the second trial",
         trials,

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.store.records import Sweep
 from tests.faults.broken import Life, check_all, reached, record, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import WHOLE, AddRow
 
 pytestmark = pytest.mark.faults
 Unbroken = Callable[..., Sweep]
@@ -63,40 +63,40 @@ def test_who_trains_is_killed(
     fault: str,
     unbroken: Unbroken,
     tmp_path: Path,
-    tell: Tell,
+    add_row: AddRow,
 ) -> None:
     expected = unbroken(*pairs)
     life = killed_in(tmp_path / "store", pairs, title, moments)
-    assert life.process.returncode == 0, life.said
+    assert life.process.returncode == 0, life.output
     check_all(tmp_path / "store", expected)
-    tell(fault, f"{len(moments)} times in one sweep", len(expected.trials))
+    add_row(fault, f"{len(moments)} times in one sweep", len(expected.trials))
 
 
-def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, add_row: AddRow) -> None:
     """The driver may go on, or end with a resume command; no trial may fail because of it."""
     store = tmp_path / "store"
     life = killed_in(store, WHOLE, "ray::Dispatcher", [30])
     found = record(store)
     assert found is not None and not [
         trial.message for trial in found.trials.values() if trial.state == "failed"
-    ], life.said
+    ], life.output
     if found.state != "finished":
-        assert "--resume" in life.said, life.said
+        assert "--resume" in life.output, life.output
         with resumed(store) as again:
-            assert again.ended() == 0, again.said
+            assert again.ended() == 0, again.output
     check_all(store, whole)
-    tell("SIGKILL of the dispatcher", "once, in the third trial", len(whole.trials))
+    add_row("SIGKILL of the dispatcher", "once, in the third trial", len(whole.trials))
 
 
-def test_a_group_that_is_killed_whole(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_a_group_that_is_killed_whole(whole: Sweep, tmp_path: Path, add_row: AddRow) -> None:
     """The group's controller in Ray Train, and with it its worker."""
     store = tmp_path / "store"
     life = killed_in(store, WHOLE, "ray::TrainController", [20])
     if life.process.returncode:
         with resumed(store) as again:
-            assert again.ended() == 0, again.said
+            assert again.ended() == 0, again.output
     check_all(store, whole)
-    tell(
+    add_row(
         "SIGKILL of the controller of the only group",
         "once, in the second trial",
         len(whole.trials),

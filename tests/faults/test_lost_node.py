@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from orchestrator.cluster.connect import OWN_CLUSTER
 from orchestrator.store.records import Sweep
 from tests.faults.broken import check_all, epochs, reached, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import WHOLE, AddRow
 
 pytestmark = pytest.mark.faults
 NODES = 3
@@ -44,7 +44,7 @@ def settings(cluster: Cluster) -> tuple[str, ...]:
 
 
 def test_a_node_goes_and_another_comes(
-    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+    cluster: Cluster, whole: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     store = tmp_path / "store"
     with start_sweep(store, *settings(cluster)) as life:
@@ -55,13 +55,13 @@ def test_a_node_goes_and_another_comes(
         at = epochs(store)
         life.until(reached(store, at + 8), "epochs on what is left")
         cluster.add_node(num_cpus=1)
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     check_all(store, whole)
-    tell("a node of three removed, another added", "once each, in one sweep", len(whole.trials))
+    add_row("a node of three removed, another added", "once each, in one sweep", len(whole.trials))
 
 
 def test_the_driver_dies_on_a_cluster_that_lives_on(
-    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+    cluster: Cluster, whole: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     """Leftovers on the cluster's nodes are no descendants; they must not hold resources."""
     store = tmp_path / "store"
@@ -69,6 +69,8 @@ def test_the_driver_dies_on_a_cluster_that_lives_on(
         life.until(reached(store, 20), "epoch 20")
         life.kill()
     with resumed(store) as life:
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     check_all(store, whole)
-    tell("SIGKILL of the driver on a running cluster, then `--resume`", "once", len(whole.trials))
+    add_row(
+        "SIGKILL of the driver on a running cluster, then `--resume`", "once", len(whole.trials)
+    )

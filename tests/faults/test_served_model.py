@@ -27,10 +27,10 @@ pytestmark = pytest.mark.faults
 def answer(port: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the predictions of the served model."""
     body = json.dumps({"inputs": images.tolist()}).encode()
-    asked = urllib.request.Request(
+    http_request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(asked, timeout=60) as reply:
+    with urllib.request.urlopen(http_request, timeout=60) as reply:
         return np.array(json.load(reply)["predictions"], np.float32)
 
 

@@ -28,7 +28,7 @@ def stop(life: Life, target: str) -> psutil.Process:
 
 def ended(life: Life, store: Path) -> None:
     """Assert that the run was interrupted in time and in its records, without leftovers."""
-    assert life.process.wait() == INTERRUPTED, life.said
+    assert life.process.wait() == INTERRUPTED, life.output
     _, left = psutil.wait_procs(Life.seen, timeout=GONE_S)
     assert not left, [process.cmdline() for process in left]
     found = record(store)
@@ -42,13 +42,13 @@ def test_sigterm_while_ray_is_stopped(target: str, tmp_path: Path) -> None:
     with start_sweep(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
         stop(life, target)
-        asked = time.monotonic()
+        stop_requested = time.monotonic()
         life.process.terminate()
-        while life.process.poll() is None and time.monotonic() < asked + 3 * PROMISED_S:
+        while life.process.poll() is None and time.monotonic() < stop_requested + 3 * PROMISED_S:
             life.below("")
             time.sleep(0.05)
-        took = time.monotonic() - asked
-        assert took < PROMISED_S, f"{took:.1f} s:\n{life.said}"
+        took = time.monotonic() - stop_requested
+        assert took < PROMISED_S, f"{took:.1f} s:\n{life.output}"
         ended(life, store)
     assert LIMIT_S + LAST_S < PROMISED_S
 
@@ -64,7 +64,7 @@ def test_the_second_signal(tmp_path: Path) -> None:
         assert life.process.poll() is None
         life.process.send_signal(signal.SIGINT)
         ended(life, store)
-        assert "ended at once" in life.said
+        assert "ended at once" in life.output
 
 
 def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
     time.sleep(1.0)
     assert worker.is_running(), "there is nothing to show"
     with resumed(store) as life:
-        life.until(lambda: "left behind" in life.said, "what was ended")
+        life.until(lambda: "left behind" in life.output, "what was ended")
         assert not worker.is_running()

@@ -16,7 +16,7 @@ from tests.faults.broken import (
     resumed,
     start_sweep,
 )
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import WHOLE, AddRow
 from tests.faults.mlflow_server import Server
 
 pytestmark = pytest.mark.faults
@@ -38,7 +38,7 @@ def passed(seconds: float) -> Callable[[], bool]:
 
 
 def test_a_server_is_gone_for_ten_seconds(
-    server: Server, whole: Sweep, tmp_path: Path, tell: Tell
+    server: Server, whole: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     store = tmp_path / "store"
     with start_sweep(store, *WHOLE, f"tracking.uri={server.uri}") as life:
@@ -48,17 +48,17 @@ def test_a_server_is_gone_for_ten_seconds(
         life.until(lambda: epochs(store) > before, "epoch without a server")
         life.until(away, "ten seconds")
         server.start()
-        assert life.ended() == 0, life.said
+        assert life.ended() == 0, life.output
     # the server's start took longer than the sweep
-    if "sent with the next `sweep --resume" in life.said:
+    if "sent with the next `sweep --resume" in life.output:
         with resumed(store) as again:
-            assert again.ended() == 0, again.said
+            assert again.ended() == 0, again.output
     found = record(store)
     compare(found, whole)
     assert found is not None
     check_study(found)
     points = check_runs(found, server.uri)
-    tell(
+    add_row(
         f"the MLflow server killed, and started again {AWAY_S:g} s later",
         "once",
         len(whole.trials),

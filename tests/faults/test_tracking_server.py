@@ -111,11 +111,11 @@ def test_every_point_arrives_once_and_in_order(
     configuration = load(None, ["project=tests", f"tracking.uri={server.uri}", "search.trials=3"])
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
     trials = [Trial(number, {"temperature": 1.0 + number}) for number in range(3)]
-    said: list[str] = []
+    messages: list[str] = []
 
     def driver() -> Tracker:
         found = Tracker(store, sweep)
-        found.listen(said.append)
+        found.listen(messages.append)
         return found
 
     def train(tracker: Tracker, number: int, epochs: range, state: str = "running") -> None:
@@ -152,9 +152,10 @@ def test_every_point_arrives_once_and_in_order(
     until(lambda: second.writer.writes.tries > 1)
     server.start()
     assert second.close("finished", timeout=300) == 0
-    assert sum("cannot be written to" in text for text in said) == 2
+    assert sum("cannot be written to" in text for text in messages) == 2
     assert (
-        "answers again" in [text for text in said if not text.startswith("waiting for MLflow")][-1]
+        "answers again"
+        in [text for text in messages if not text.startswith("waiting for MLflow")][-1]
     )
 
     client = MlflowClient(server.uri)
