@@ -42,8 +42,8 @@ from benchmarks.common import (
     make_images,
     make_teacher,
     noted,
-    show,
     report_seconds,
+    show,
 )
 from orchestrator.core.allocator import ALLOCATOR
 

@@ -39,8 +39,8 @@ from benchmarks.common import (
     compared,
     make_images,
     make_teacher,
-    show,
     report_seconds,
+    show,
 )
 from orchestrator.core.allocator import ALLOCATOR
 

@@ -56,13 +56,15 @@ def wait(
     Raises:
         AssertionError: The process ends before, or the time runs out.
     """
-    until = time.monotonic() + DEADLINE_S
+    wait_for = time.monotonic() + DEADLINE_S
     while not condition():
-        assert process.poll() is None and time.monotonic() < until, output_file.read_text()
+        assert process.poll() is None and time.monotonic() < wait_for, output_file.read_text()
         time.sleep(0.1)
 
 
-def test_a_head_that_dies_ends_the_sweep_with_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
+def test_death_of_the_head_node_ends_the_sweep_with_an_error(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     output_file, folder = tmp_path / "output.txt", tmp_path / "store" / "sweeps" / "lost"
     options = [part for change in CHANGES for part in ("--set", change)]
     place = ["--address", cluster.address, "--name", "lost", "--store", str(tmp_path / "store")]

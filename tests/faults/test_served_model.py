@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
 from tests.checkpointed import begun, student, told, with_student
-from tests.faults.test_tracking_server import Server, until
+from tests.faults.test_tracking_server import Server, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -42,7 +42,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
+def test_served_model_has_the_logits_of_the_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
@@ -79,7 +79,7 @@ def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
                 env=environment,
                 cwd=tmp_path,
             )
-        until(lambda: healthy(port))
+        wait_for(lambda: healthy(port))
         images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
         data = read_json(sweep.folder / "data.json")
         mean, std = (torch.tensor(data[name]).view(-1, 1, 1) for name in ("mean", "std"))
