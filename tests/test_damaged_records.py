@@ -27,7 +27,7 @@ from orchestrator.sweep.comparison.record import Comparison, comparison_folder
 from orchestrator.sweep.driver import repair_records
 from orchestrator.tracking._outbox import Outbox
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
-from tests.mutated import WAYS, destroy, edited, mutations
+from tests.mutated import WAYS, destroy, mutations, replace_value
 from tests.refusal import refused
 from tests.report.report_made import give_data, give_weights, made
 
@@ -239,7 +239,9 @@ def test_commands_that_read_more_name_it_too(
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join([*lines[:3], '{"op_code": 5, "worker_id": []}\n', *lines[4:]]))
     else:
-        write_json(file, edited(read_json(file), next(iter(read_json(file).items()))[:1], [[]]))
+        write_json(
+            file, replace_value(read_json(file), next(iter(read_json(file).items()))[:1], [[]])
+        )
     found, output = call(store, *command)
     page = store.reports / "mine.html"
     assert found == code, output

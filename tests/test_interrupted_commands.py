@@ -84,7 +84,7 @@ def test_before_the_sweep_exists(
     code, output = call(command, "--store", store, "--name", "mine", *settings(*PLAIN))
     assert (
         code == INTERRUPTED
-        and "interrupted before the sweep began: there is nothing to go on with" in output
+        and "interrupted before the sweep started: there is nothing to resume" in output
     )
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 

@@ -245,7 +245,7 @@ def test_every_sweep_records_its_environment_and_may_register_its_students(
 def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
     output = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
     text = output.getvalue()
     assert code == errors.INTERRUPTED
     assert (
@@ -262,7 +262,7 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
     output = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
     assert (
         code == errors.INTERRUPTED
         and "unfinished" not in output.getvalue()

@@ -197,7 +197,8 @@ def test_a_changed_space_is_refused_by_name(
     with refused("--resume") as refusal:
         changed_configuration.require_same(found, space_now())
     assert (
-        refusal.value.value[0] == "temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"
+        refusal.value.value[0]
+        == "temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"
         and len(refusal.value.value) > changed_configuration.NAMED
     )
     assert "more" in str(refusal.value) and "\n" not in str(refusal.value)

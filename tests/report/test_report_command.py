@@ -85,7 +85,7 @@ def test_report_overwrites_the_page_at_the_given_path(tmp_path: Path) -> None:
         (["mine", "--to", "{root}"], "--to {root} is a folder: give the name of a file"),
         (
             ["mine", "--to", "{root}/notes.txt"],
-            "--to {root}/notes.txt exists and is no earlier report",
+            "--to {root}/notes.txt exists and is not an earlier report",
         ),
         (["mine", "--store", "{root}/none"], "--store {root}/none does not exist"),
     ],

@@ -115,5 +115,7 @@ def test_sweep_that_ended_early_fails_and_shows_the_resume_command(
 
     monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
     prepared: Any = SimpleNamespace(data=specify().data, teacher_access=None)
-    assert commands._conduct(Store(tmp_path), found, prepared, local=False, resume=False) == code
+    assert (
+        commands._run_and_print(Store(tmp_path), found, prepared, local=False, resume=False) == code
+    )
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

@@ -13,7 +13,7 @@ from orchestrator.store.store import Store, read_json
 from orchestrator.teacher.quality import read_quality
 from orchestrator.tracking._description import description
 from orchestrator.tracking._runs import tracking_uri
-from tests.sweep_runs import RunSweep, Watch
+from tests.sweep_runs import Watch
 
 GIVEN = (
     "teacher.network.name=mlp",

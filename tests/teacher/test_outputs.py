@@ -24,7 +24,6 @@ from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import (
     compute_clean_knowledge,
-    compute_validation_predictions,
 )
 from tests.refusal import refused
 

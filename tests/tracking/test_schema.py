@@ -85,10 +85,10 @@ def test_ui_and_doctor_refuse_another_schema(
     with pytest.raises(PreflightError, match=message):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
     with pytest.raises(PreflightError, match=message):
-        doctor.tracking(Conditions(tracked_store.root, load(None, [])))
+        doctor.check_tracking(Conditions(tracked_store.root, load(None, [])))
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
-    finding = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
-    assert finding.fitness == "bad" and message in finding.said
+    finding = doctor.check_tracking(Conditions(tracked_store.root.parent / "other", shared))
+    assert finding.fitness == "bad" and message in finding.message
     for configuration in (load(None, []), shared):
         assert message in schema_problem(tracked_store, configuration), (
             "a plan and the start of a run say so too"

@@ -148,9 +148,9 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
     rows = load_figure_data(spec, "trace")["epochs/class_accuracy"]
     student = build("mlp", len(dataset.classes), dataset.shape, {"width": 8}).eval()
     student.load_state_dict(load_figure_data(spec, "student"))
-    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0).ordered(
-        "validation"
-    )
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered("validation")
     right = student(whole.inputs).logits.argmax(dim=1) == whole.labels
     last = [
         right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))
@@ -197,9 +197,9 @@ def test_shown_distributions_are_those_of_the_saved_student(distil: Specify) -> 
     dataset = Dataset.open(spec.data)
     student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).eval()
     student.load_state_dict(load_figure_data(spec, "student"))
-    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0).ordered(
-        "validation"
-    )
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered("validation")
     with torch.no_grad():
         student_probabilities = (student(whole.inputs).logits / 4).softmax(1)
     torch.testing.assert_close(

@@ -141,7 +141,9 @@ def _predict(
     views = Views.from_config(dataset, configuration.data, configuration.seed)
     batches = Batches(dataset, views, min(BATCH, len(dataset.train)), configuration.seed)
     labels, predicted, confidence = [], [], []
-    for inputs in batches.spaced_samples(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
+    for inputs in batches.spaced_samples(
+        part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))
+    ):
         probability, predicted_class = (
             network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
         )
