@@ -231,12 +231,12 @@ def test_killed_driver_is_detected_and_the_resume_command_printed(sweep: Sweep) 
 
 
 def test_driver_on_another_host_is_alive_while_its_heartbeat_is_recent(sweep: Sweep) -> None:
-    file = sweep.folder / run_lock.WORD
+    file = sweep.folder / run_lock.HEARTBEAT_FILE
     now = time.time()
     write_json(file, {"host": "elsewhere", "pid": 1, "since": now - 100})
     os.utime(file, (now - 5, now - 5))
     assert ", of 3; 100 s elapsed" in watch_steps(sweep, once=True)
-    os.utime(file, (now - run_lock.SILENT_S - 5,) * 2)
+    os.utime(file, (now - run_lock.HEARTBEAT_TIMEOUT_S - 5,) * 2)
     assert "mine: interrupted after 35 s" in watch_steps(sweep)
 
 

@@ -48,7 +48,7 @@ def export(
     for key, value in source["metrics"].items():
         if key.endswith("/accuracy"):
             console.print(f"  {key} {value:.4f}", highlight=False)
-    if exported.others and student is None:
-        letters = " or ".join(f"--student {letter}" for letter in exported.others)
+    if exported.peers and student is None:
+        letters = " or ".join(f"--student {letter}" for letter in exported.peers)
         console.print(f"to export another student of this trial: {letters}", highlight=False)
     return errors.OK

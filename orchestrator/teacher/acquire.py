@@ -199,7 +199,7 @@ def _fit(
             )
         on_epoch(record["epoch"], record["metrics"])
         if record.get("done"):
-            storage.bring()
+            storage.download()
             fit.adopt_fitted(folder, configuration, data, record["metrics"])
             storage.remove()
             return

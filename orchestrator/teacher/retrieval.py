@@ -147,7 +147,7 @@ class Retrieval:
             find_neighbours = FaissIndex(features, labels, positives, negatives, heartbeat)
         else:
             find_neighbours = partial(
-                ByClass(features, labels).nearest, positives, negatives, alive=heartbeat
+                ByClass(features, labels).nearest, positives, negatives, heartbeat=heartbeat
             )
         order = labels.argsort(stable=True)
         size = min(QUERIES, -(-len(order) // context.world_size))

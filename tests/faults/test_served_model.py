@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
 from tests.checkpointed import start_sweep, student, track, with_student
-from tests.faults.test_tracking_server import Server
+from tests.faults.test_tracking_server import Server, wait_for
 
 pytestmark = pytest.mark.faults
 

@@ -13,7 +13,7 @@ from orchestrator.store.store import Store, read_json
 from orchestrator.teacher.quality import read_quality
 from orchestrator.tracking._description import description
 from orchestrator.tracking._runs import tracking_uri
-from tests.sweep_runs import Watch
+from tests.sweep_runs import RunSweep, Watch
 
 GIVEN = (
     "teacher.network.name=mlp",
@@ -24,7 +24,7 @@ GIVEN = (
 )
 
 
-def test_accuracy_of_given_weights_is_reported_everywhere(run: Conduct, tmp_path: Path) -> None:
+def test_accuracy_of_given_weights_is_reported_everywhere(run: RunSweep, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     torch.manual_seed(0)

@@ -152,7 +152,7 @@ def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) ->
 
 
 def test_trial_without_a_checkpoint_is_not_stripped(tmp_path: Path) -> None:
-    LocalCheckpoint(tmp_path / "none").strip()
+    LocalCheckpoint(tmp_path / "none").remove_large_files()
     assert not (tmp_path / "none").exists()
 
 

@@ -83,7 +83,7 @@ def test_damaged_trial_is_rebuilt(how: str, tmp_path: Path) -> None:
         assert trial.state == {"running": "waiting"}.get(old.state, old.state)
         for name in ("params", "value", "history", "epochs", "metrics"):
             assert getattr(trial, name) == getattr(old, name), (number, name)
-        assert "rebuilt" in trial.said and found.saved(trial)
+        assert "rebuilt" in trial.remarks and found.saved(trial)
     assert not found.damaged
 
 

@@ -181,4 +181,4 @@ def test_epoch_repeated_by_tune_adds_no_note(sweep: Sweep) -> None:
 def test_remarks_of_a_trial_are_its_message_and_notes(
     message: str, notes: list[str], text: str
 ) -> None:
-    assert Trial(0, {}, message=message, notes=notes).said == text
+    assert Trial(0, {}, message=message, notes=notes).remarks == text

@@ -24,6 +24,7 @@ from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import (
     compute_clean_knowledge,
+    compute_validation_predictions,
 )
 from tests.refusal import refused
 
@@ -266,5 +267,5 @@ def test_long_teacher_passes_send_heartbeats(spec: TrialSpec, teacher: Counting)
     compute_clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
     teacher.fingerprint = "new fingerprint"
-    validation_predictions(teacher, batches, context)
+    compute_validation_predictions(teacher, batches, context)
     assert len(signs) == 4 + 2, "40 samples in batches of 32"

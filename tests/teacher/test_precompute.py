@@ -285,7 +285,7 @@ def test_progress_within_a_view_is_reported_at_intervals(
     monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", 0.3)
     monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     reports: list[Record] = []
-    reporter = precompute._Told(TrialContext(report=reports.append))
+    reporter = precompute._ProgressReporter(TrialContext(report=reports.append))
     for samples in (32, 64, 96, 128):
         reporter(samples)
     assert reports == [{"samples": 64}, {"samples": 128}]

@@ -95,7 +95,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         heartbeat: Callable[[], None],
     ) -> Neighbours:
         searched_sizes.append(len(queries))
-        return exact(bank, positives, negatives, queries, alive)
+        return exact(bank, positives, negatives, queries, heartbeat)
 
     monkeypatch.setattr(ByClass, "nearest", counted)
     return searched_sizes
