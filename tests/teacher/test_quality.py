@@ -177,9 +177,7 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
         folder / CARD,
         {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())},
     )
-    with refused(
-        "teacher.network.weights", _weights(configuration), "weights with finite logits"
-    ):
+    with refused("teacher.network.weights", _weights(configuration), "weights with finite logits"):
         bring(given)
     assert read_quality(folder) == quality(None, _weights(configuration))
 
