@@ -23,7 +23,7 @@ def collect_predictions(
 ) -> dict[str, Tensor]:
     """Return predictions on samples of the validation part, in eval mode.
 
-    The distillation_module is left as it was.
+    The mode of the module is restored afterwards.
 
     Returns:
         `labels` (S,), distributions (S, K) by name and, if the method has them, `class_weights`
