@@ -96,7 +96,7 @@ class Dispatcher:
         """Queue a trial.
 
         A name may be reused after its trial has ended, or to resume the trial once it is
-        `released`. `token` identifies the submission: a repetition after a lost answer counts once.
+        released. `token` identifies the submission: a repetition after a lost answer counts once.
         """
         previous = self.trials.get(name)
         if previous and token and previous.token == token:
@@ -213,7 +213,7 @@ class Dispatcher:
         async with self.changed:
             self.changed.notify_all()
 
-    async def released(self, name: str, wait_s: float) -> bool:
+    async def is_released(self, name: str, wait_s: float) -> bool:
         """Wait at most `wait_s` seconds; return whether the trial and its folder are free."""
 
         def free() -> bool:

@@ -109,7 +109,7 @@ class GroupAutoscaler:
             self.next_start
         ) = self.clock()
 
-    def at_once(self) -> int:
+    def max_concurrent_trials(self) -> int:
         """Return the number of trials that train at a time."""
         return len(self.live_groups)
 

@@ -72,7 +72,7 @@ def run_trials(
     waits = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
     keeper = RetentionPolicy(
-        store, sweep, lambda number: dispatcher_client.released(trial_name(number))
+        store, sweep, lambda number: dispatcher_client.is_released(trial_name(number))
     )
     told = (
         events.with_listener(_Release(dispatcher_client))

@@ -333,14 +333,14 @@ def open_dispatcher(
             here.close(signals.remaining_timeout(LOCAL_S))
         return
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
-    from orchestrator.cluster.descendants import end_left_over, record_descendants
+    from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
     from orchestrator.cluster.group_autoscaler import ScalingPolicy
     from orchestrator.cluster.groups import worker_groups
     from orchestrator.config.resources import cluster_address
     from orchestrator.sweep._watchdog import watch_trials as looked_after
 
     resources = configuration.resources
-    if ended := end_left_over(store.root):
+    if ended := end_leftover_processes(store.root):
         show.preparing(f"{len(ended)} processes were ended that a run which had died left behind")
     show.preparing("starting Ray")
     address = cluster_address(resources)
@@ -370,7 +370,7 @@ def open_dispatcher(
             looked_after(dispatcher_client, resources, note),
         ):
             signals.reinstall_handlers()
-            yield dispatcher_client, dispatcher_client.at_once
+            yield dispatcher_client, dispatcher_client.max_concurrent_trials
 
 
 def bring_teacher(

@@ -370,8 +370,8 @@ def test_the_client_requests_whether_a_trial_is_released(monkeypatch: pytest.Mon
         return True
 
     monkeypatch.setattr(DispatcherClient, "_call", call)
-    assert DispatcherClient("dispatcher", None).released("trial-00003") and calls == [
-        ("released", "trial-00003", 0.0)
+    assert DispatcherClient("dispatcher", None).is_released("trial-00003") and calls == [
+        ("is_released", "trial-00003", 0.0)
     ]
 
 

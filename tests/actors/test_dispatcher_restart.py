@@ -39,9 +39,9 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
 def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0, restarted=True)
-        assert not await dispatcher.released("a", SHORT_S)
+        assert not await dispatcher.is_released("a", SHORT_S)
         await dispatcher.recover([0, 1])
-        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
+        waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
         await dispatcher.take(0, SHORT_S)
         await settle()
         assert not waits.done()

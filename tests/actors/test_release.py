@@ -15,9 +15,9 @@ from tests.refusal import refused
 def test_an_unassigned_trial_is_released() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        assert await dispatcher.released("a", 0.0)
+        assert await dispatcher.is_released("a", 0.0)
         await dispatcher.submit("a", {})
-        assert await dispatcher.released("a", 0.0), "no group has taken it"
+        assert await dispatcher.is_released("a", 0.0), "no group has taken it"
 
     asyncio.run(play())
 
@@ -29,8 +29,8 @@ def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
         await dispatcher.submit("a", {})
         await dispatcher.take(0, LONG_S)
         await dispatcher.report("a", {"epoch": 2})
-        assert not await dispatcher.released("a", SHORT_S)
-        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
+        assert not await dispatcher.is_released("a", SHORT_S)
+        waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
         await settle()
         assert not waits.done()
         if end == "given back":
@@ -105,13 +105,13 @@ def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
             "Held",
             (),
             {
-                "released": Remote(False, False, True),
+                "is_released": Remote(False, False, True),
                 "describe": Remote("trial-00003 is assigned to group 1"),
             },
         ),
     )
     DispatcherClient("dispatcher", held()).wait_until_released("trial-00003", 30.0)
-    held.released = Remote(False)
+    held.is_released = Remote(False)
     with refused(
         "resources.heartbeat_timeout_s",
         0.01,
