@@ -112,7 +112,9 @@ class Dispatcher:
             self.waiting.append(name)
             self.changed.notify_all()
 
-    async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
+    async def take_trial(
+        self, group: int, wait_s: float
+    ) -> tuple[str, dict[str, Any]] | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
         A group that holds a trial and requests another has died in between. It gets the same trial,
@@ -203,7 +205,7 @@ class Dispatcher:
         if text not in self.notes:
             self.notes.append(text)
 
-    async def give_back(self, group: int, name: str) -> None:
+    async def release_trial(self, group: int, name: str) -> None:
         """Release the trial and free its group, however the trial ended."""
         self._mark_reported(group)
         if self.assignments.get(group) == name:
