@@ -1,6 +1,6 @@
-"""The command line: a function per command, no logic.
+"""Define the command line.
 
-Everything heavy is imported by the command that needs it.
+Each command imports the modules that it needs when it runs.
 """
 
 import sys
@@ -13,29 +13,42 @@ from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Search for the recipe that distils best.",
+    help="Train students by knowledge distillation, and search for the best settings.",
     pretty_exceptions_enable=False,
 )
 
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
-Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="key=value over the file, with dotted keys; repeat it."),
-]
-Store = Annotated[
-    str,
+Config = Annotated[Path, typer.Option("--config", help="Configuration of the experiment (YAML).")]
+OptionalConfig = Annotated[
+    Path | None,
     typer.Option(
-        "--store", help="The folder that holds everything written, or s3://, gs:// or file://."
+        "--config",
+        show_default="configs/digits.yaml",
+        help="Configuration of the experiment (YAML).",
     ),
 ]
-Name = Annotated[
-    str | None, typer.Option("--name", help="The run's name; default: its method and the time.")
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a setting of the file: key=value with a dotted key; repeatable."
+    ),
 ]
+Store = Annotated[
+    str, typer.Option("--store", help="Folder or URI (s3://, gs://, file://) for all outputs.")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name of the run; default: its method and the time.")
+]
+RunName = Annotated[str, typer.Argument(help="Name of a sweep or a training run.")]
 Seed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of weights, order of samples, views and search.")
+    int | None,
+    typer.Option("--seed", help="Seed of the weights, sample order, augmentation and search."),
+]
+Trials = Annotated[
+    int | None, typer.Option("--trials", help="Number of trials; overrides search.trials.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobServer = Annotated[
     str | None,
     typer.Option(
@@ -49,11 +62,11 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="A running Ray cluster: HOST:PORT, or auto for that of this machine; over "
-        "resources.address.",
+        help="Address of a running Ray cluster: HOST:PORT, or auto for the one on this machine; "
+        "overrides resources.address.",
     ),
 ]
-Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,7 +86,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Search for the recipe that distils best."""
+    """Train students by knowledge distillation, and search for the best settings."""
 
 
 @app.command()
@@ -83,33 +96,31 @@ def sweep(
         typer.Option(
             "--config",
             show_default="configs/digits.yaml",
-            help="The experiment, a YAML file; with --resume: to compare.",
+            help="Configuration of the experiment (YAML); with --resume, must match the sweep's.",
         ),
     ] = None,
     set_: Set = None,
     store: Store = "runs",
     name: Name = None,
     seed: Seed = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", help="How many trials; over search.trials.")
-    ] = None,
+    trials: Trials = None,
     time_budget: Annotated[
-        str | None, typer.Option("--time-budget", help="Train no longer than this: 90s, 10m, 2h.")
+        str | None, typer.Option("--time-budget", help="Maximum training time: 90s, 10m, 2h.")
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            "--scheduler", help="asha, hyperband, median, pbt or none; over search.scheduler."
+            "--scheduler", help="asha, hyperband, median, pbt or none; overrides search.scheduler."
         ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="Go on with the sweep of this name.")
+        str | None, typer.Option("--resume", help="Resume the sweep with this name.")
     ] = None,
     address: Address = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Search: train many students, stop the poor ones early, keep the best."""
+    """Search for the best settings: train many students, and stop weak trials early."""
     with run_command(debug):
         from orchestrator.cli.sweep import sweep as run
 
@@ -134,43 +145,34 @@ def sweep(
 @app.command()
 def compare(
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Two or more, as cross_entropy,kd,wttm.")
+        str | None, typer.Option("--methods", help="Two or more, such as cross_entropy,kd,wttm.")
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds", show_default="10", help="With how many seeds the best settings are trained."
+            "--seeds", show_default="10", help="Number of seeds per method after its search."
         ),
     ] = None,
     trials: Annotated[
-        int | None,
-        typer.Option(
-            "--trials", help="How many trials the search of each method has; over search.trials."
-        ),
+        int | None, typer.Option("--trials", help="Trials per method; overrides search.trials.")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", show_default="configs/digits.yaml", help="The experiment, a YAML file."
-        ),
-    ] = None,
+    config: OptionalConfig = None,
     set_: Set = None,
     store: Store = "runs",
     name: Annotated[
-        str | None,
-        typer.Option("--name", help="The comparison's name; default: compare and the time."),
+        str | None, typer.Option("--name", help="Name; default: compare and the time.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="Go on with the comparison of this name.")
+        str | None, typer.Option("--resume", help="Resume the comparison with this name.")
     ] = None,
     address: Address = None,
     json: Annotated[
-        bool, typer.Option("--json", help="The result for programs, alone on the standard output.")
+        bool, typer.Option("--json", help="Print only the result to standard output, as JSON.")
     ] = False,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Compare methods: an equal search for each, then the best settings of each on paired seeds."""
+    """Compare methods: equal search budgets, then each method's best settings on paired seeds."""
     with run_command(debug):
         from orchestrator.cli.compare import compare as run
 
@@ -204,7 +206,7 @@ def train(
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Train one student with the settings given."""
+    """Train one student with the given settings."""
     with run_command(debug):
         from orchestrator.cli.train import train as run
 
@@ -229,7 +231,7 @@ def teacher(
     store: Store = "runs",
     seed: Seed = None,
     precompute: Annotated[
-        bool, typer.Option("--precompute", help="Then fill the cache with its logits of all views.")
+        bool, typer.Option("--precompute", help="Then cache the teacher's logits for all views.")
     ] = False,
     fill: Annotated[bool, typer.Option("--fill", hidden=True)] = False,
     local: Local = False,
@@ -237,7 +239,7 @@ def teacher(
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Fit the teacher alone, or load and check it."""
+    """Train the teacher alone, or load and check it."""
     with run_command(debug):
         from orchestrator.cli.teacher import teacher as run
 
@@ -268,42 +270,40 @@ def methods(debug: Debug = False) -> None:
 @app.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(help="The name of a sweep; or with --address that of a job.")
+        str | None, typer.Argument(help="Name of a sweep; with --address, name of a job.")
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option("--store", help="Of a sweep, default: runs; without a name: list its sweeps."),
+        typer.Option(
+            "--store", help="Store of the sweep, default: runs; without a name, list its sweeps."
+        ),
     ] = None,
     address: JobServer = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Of a job: its whole log, until it ends.")
+        bool, typer.Option("--follow", help="Print the whole log of a job until it ends.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show the state of a sweep, or of a job on a cluster; without a name, of all sweeps of a
     --store, or of all jobs.
     """
-    if address is not None or follow or (name is None and store is None):
-        with run_command(debug, ends_unread=True):
-            from orchestrator.cli.status import job_status
+    with run_command(debug, ends_unread=True):
+        from orchestrator.cli.status import job_status, run_status
 
+        if address is not None or follow or (name is None and store is None):
             sys.exit(job_status(name=name, address=address, follow=follow, as_json=json))
-    else:
-        with run_command(debug, ends_unread=True):
-            from orchestrator.cli.status import run_status
-
-            sys.exit(run_status(name=name, store=store or "runs", as_json=json))
+        sys.exit(run_status(name=name, store=store or "runs", as_json=json))
 
 
 @app.command()
 def watch(
-    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    name: RunName,
     store: Store = "runs",
-    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and exit.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show the current state and exit.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Look on while a sweep runs, from another terminal or node; Ctrl-C ends the looking alone."""
+    """Watch a sweep from another terminal or node; Ctrl-C stops watching, not the sweep."""
     with run_command(debug, ends_unread=True):
         from orchestrator.cli.watch import watch as run
 
@@ -314,25 +314,26 @@ def watch(
 def submit(
     command: Annotated[
         list[str],
-        typer.Argument(
-            help="-- and what is to run there: sweep, train or teacher with their options."
-        ),
+        typer.Argument(help="-- and the command to run: sweep, train or teacher, with options."),
     ],
     address: JobServer = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The job's name; default: its run's, and the time.")
+        str | None,
+        typer.Option("--name", help="Name of the job; default: name of the run and the time."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", help="Files that stay here, as in .gitignore; repeat it."),
+        typer.Option(
+            "--exclude", help="Pattern of files not to upload, as in .gitignore; repeatable."
+        ),
     ] = None,
     limit_mib: Annotated[
-        float, typer.Option("--limit-mib", min=0, help="The largest package that is sent.")
+        float, typer.Option("--limit-mib", min=0, help="Maximum size of the package in MiB.")
     ] = 100.0,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not follow its log.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow the log.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Send the project and a command line to a running cluster, and follow it there to its end."""
+    """Send the project and a command to a running cluster, and follow the job until it ends."""
     with run_command(debug, ends_unread=True):
         from orchestrator.cli.submit import submit as run
 
@@ -351,11 +352,11 @@ def submit(
 
 @app.command()
 def stop(
-    name: Annotated[str, typer.Argument(help="The name of a job.")],
+    name: Annotated[str, typer.Argument(help="Name of a job.")],
     address: JobServer = None,
     debug: Debug = False,
 ) -> None:
-    """Stop a job on a cluster; its run can be resumed."""
+    """Stop a job on a cluster; its run can be resumed later."""
     with run_command(debug):
         from orchestrator.cli.stop import stop as run
 
@@ -364,19 +365,19 @@ def stop(
 
 @app.command()
 def importance(
-    name: Annotated[str, typer.Argument(help="The name of a sweep.")],
+    name: Annotated[str, typer.Argument(help="Name of a sweep.")],
     store: Store = "runs",
     epoch: Annotated[
         int | None,
         typer.Option(
             "--epoch",
             min=1,
-            help="Compare all trials by their value after this epoch; default: complete ones.",
+            help="Compare all trials by their value after this epoch; default: complete trials.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Show which settings of a sweep mattered, and log that to MLflow."""
+    """Show the importance of a sweep's settings, and log it to MLflow."""
     with run_command(debug):
         from orchestrator.cli.importance import importance as run
 
@@ -385,15 +386,14 @@ def importance(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    name: RunName,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="An HTML file; default: reports/NAME.html in the store."),
+        Path | None, typer.Option("--to", help="HTML file; default: in the store.")
     ] = None,
     store: Store = "runs",
     debug: Debug = False,
 ) -> None:
-    """Write what a sweep found as one HTML page, and log that to MLflow."""
+    """Write the results of a sweep to one HTML page, and log it to MLflow."""
     with run_command(debug):
         from orchestrator.cli.report import report as run
 
@@ -402,31 +402,29 @@ def report(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    name: RunName,
     student: Annotated[
-        str | None,
-        typer.Option("--student", help="Its letter where several train together; default: a."),
+        str | None, typer.Option("--student", help="Letter of the student; default: a.")
     ] = None,
     trial: Annotated[
-        int | None, typer.Option("--trial", help="The trial's number; default: the best one.")
+        int | None, typer.Option("--trial", help="Number of the trial; default: the best trial.")
     ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", help="best (on the validation part) or last.")
+        str, typer.Option("--weights", help="best (on the validation set) or last.")
     ] = "best",
     to: Annotated[
-        Path | None,
-        typer.Option("--to", help="A folder that is new or empty; default: in the store."),
+        Path | None, typer.Option("--to", help="New or empty folder; default: in the store.")
     ] = None,
-    form: Annotated[
+    export_format: Annotated[
         str,
         typer.Option(
-            "--format", help="safetensors (weights), torchexport (.pt2, needs torch alone) or onnx."
+            "--format", help="safetensors (weights), torchexport (.pt2, needs only torch) or onnx."
         ),
     ] = "safetensors",
     store: Store = "runs",
     debug: Debug = False,
 ) -> None:
-    """Put a trained student into a folder of its own: weights, settings, a model card."""
+    """Export a trained student to a folder: weights, settings and a model card."""
     with run_command(debug):
         from orchestrator.cli.export import export as run
 
@@ -438,27 +436,25 @@ def export(
                 weights=weights,
                 to=to,
                 store=store,
-                form=form,
+                form=export_format,
             )
         )
 
 
 @app.command()
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that `export` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder written by `export`.")],
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGES...", help="Picture files, or .npy: uint8, (H, W, C) or (n, H, W, C)."
+            metavar="IMAGES...", help="Image files, or .npy: uint8, (H, W, C) or (n, H, W, C)."
         ),
     ],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes of each image.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes per image.")] = 5,
+    json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Let an exported student look at pictures: the likeliest classes of each, with their
-    probabilities.
-    """
+    """Classify images with an exported student: the most likely classes, with probabilities."""
     with run_command(debug):
         from orchestrator.export.predict import predict as run
 
@@ -470,17 +466,13 @@ def doctor(
     config: Config = DEFAULT,
     set_: Set = None,
     store: Store = "runs",
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="Of a running Ray cluster; over resources.address."),
-    ] = None,
+    address: Address = None,
     quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Leave out what takes long: two workers that are started."),
+        bool, typer.Option("--quick", help="Skip the slow check, which starts two workers.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Look whether this machine, or a cluster, is fit for a run."""
+    """Check whether this machine, or a cluster, is ready for a run."""
     with run_command(debug):
         from orchestrator.cli.doctor import doctor as run
 
@@ -491,11 +483,11 @@ def doctor(
 def ui(
     store: Store = "runs",
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")
+        int, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")
     ] = 5000,
     debug: Debug = False,
 ) -> None:
-    """Open MLflow's user interface on the store, on this machine alone."""
+    """Open MLflow's user interface for the store, on this machine only."""
     with run_command(debug):
         from orchestrator.cli.ui import ui as run
 

@@ -207,8 +207,8 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
 class Side:
     """A child process that trains one epoch per line `go` on its standard input.
 
-    The child answers each request through `tell`. Its environment is that of the parent with the
-    given changes.
+    The child answers each request through `report_seconds`. Its environment is that of the
+    parent with the given changes.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
@@ -240,7 +240,7 @@ class Side:
         self.process.wait()
 
 
-def tell(*seconds: float) -> None:
+def report_seconds(*seconds: float) -> None:
     """Report the seconds of an epoch to the parent."""
     print("epoch", *seconds, flush=True)
 

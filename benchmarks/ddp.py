@@ -54,7 +54,7 @@ def settings(folder: Path, options: Namespace) -> list[str]:
 def ours(folder: Path, options: Namespace) -> None:
     """Train as `run.py train` does."""
     reports = conducted(folder / "store", settings(folder, options), "train")
-    tell([dict(report.metrics) for report in reports])
+    report_metrics([dict(report.metrics) for report in reports])
 
 
 def theirs(folder: Path, options: Namespace) -> None:
@@ -83,12 +83,12 @@ def theirs(folder: Path, options: Namespace) -> None:
         TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])),
     )
     if rank == 0:
-        tell(metrics)
+        report_metrics(metrics)
     torch.distributed.barrier()  # a rank that leaves during gloo's communication may abort
     torch.distributed.destroy_process_group()
 
 
-def tell(metrics: list[dict[str, Any]]) -> None:
+def report_metrics(metrics: list[dict[str, Any]]) -> None:
     """Report the seconds of all epochs to the parent."""
     print(f"epochs {json.dumps([epoch['seconds/epoch'] for epoch in metrics])}", flush=True)
 

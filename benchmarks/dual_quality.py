@@ -105,7 +105,7 @@ def main() -> None:
     options.set += ONE_PROCESS
     shared, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
     networks = {
-        letter: paired.said(student.network)
+        letter: paired.describe_network(student.network)
         for letter, student in shared.configuration.students.items()
     }
     print(markdown(kept, networks))

@@ -75,15 +75,15 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
 }
 
 
-def variants(study: Study, kd: dict[str, Any], weighing: dict[str, Any]) -> dict[str, Choice]:
+def variants(study: Study, kd: dict[str, Any], weighting: dict[str, Any]) -> dict[str, Choice]:
     """Return the compared methods, KD first.
 
     Args:
         study: The question.
         kd: Settings of all methods with a teacher.
-        weighing: Settings of all methods with sample weights.
+        weighting: Settings of all methods with sample weights.
     """
-    common = {"cross_entropy": {}, "kd": kd, "kd_aif": kd | weighing}
+    common = {"cross_entropy": {}, "kd": kd, "kd_aif": kd | weighting}
     return {
         name: Choice.model_validate(
             {"name": variant.method, **common[variant.method], **variant.settings}
@@ -125,7 +125,7 @@ def read_options() -> tuple[Namespace, Study]:
         "--alpha", type=float, default=0.5, help="weight of the teacher where all have labels"
     )
     parser.add_argument(
-        "--weighing",
+        "--weighting",
         type=json.loads,
         default={},
         help="JSON: settings of kd_aif for all that weigh samples",
@@ -140,10 +140,10 @@ def main() -> None:
     """Fit the teachers, run all trials, and print the table."""
     options, study = read_options()
     methods = variants(
-        study, {"alpha": options.alpha, "temperature": options.temperature}, options.weighing
+        study, {"alpha": options.alpha, "temperature": options.temperature}, options.weighting
     )
     changes = {name: variant.change for name, variant in study.variants.items()}
-    settings = {"alpha": options.alpha, "weighing": options.weighing}
+    settings = {"alpha": options.alpha, "weighing": options.weighting}
     _, kept = paired.compared(options, PRESETS, methods, trained, Trial, changes, settings)
     print(markdown(kept, study))
 

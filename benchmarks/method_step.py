@@ -116,30 +116,30 @@ class Side(threading.Thread):
         super().__init__(name=spec.name, daemon=True)
         self.spec, self.ends = spec, False
         self.go: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.told: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
         self.marks: list[float] = []
         self.seconds: list[float] = []
         self.start()
 
     def run(self) -> None:
-        """Train until a stop is requested; put each epoch's result, or an error, into `told`."""
+        """Train until a stop is requested; put each epoch's result, or an error, into `results`."""
         self.go.get()
         context = TrialContext(
             report=self._report, stop_requested=lambda: self.ends, heartbeat=self._mark
         )
         try:
             train(self.spec, context)
-            self.told.put(None)
+            self.results.put(None)
         except BaseException as error:  # the waiting thread must receive the error
-            self.told.put(error)
+            self.results.put(error)
 
     def turn(self) -> float:
         """Train the next epoch, and return the CPU seconds of a step."""
         self.go.put(None)
-        told = self.told.get()
-        if isinstance(told, float):
-            return told
-        raise SystemExit(f"{self.name} ended: {told!r}")
+        result = self.results.get()
+        if isinstance(result, float):
+            return result
+        raise SystemExit(f"{self.name} ended: {result!r}")
 
     def close(self) -> None:
         """Stop the trial at the next request, in its first epoch or before its start."""
@@ -151,14 +151,14 @@ class Side(threading.Thread):
         self.marks.append(time.process_time())
 
     def _report(self, record: Record) -> None:
-        """Put an epoch's seconds per step into `told`, and wait for the next request.
+        """Put an epoch's seconds per step into `results`, and wait for the next request.
 
         The marks are one heartbeat per step, then those of the evaluation.
         """
         assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), (
-            "a measured epoch asked the teacher"
+            "a measured epoch must not run the teacher"
         )
-        self.told.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
+        self.results.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
         self.go.get()
         self.marks = []
 

@@ -42,8 +42,8 @@ from benchmarks.common import (
     make_images,
     make_teacher,
     noted,
+    report_seconds,
     show,
-    tell,
 )
 from orchestrator.core.allocator import ALLOCATOR
 
@@ -121,7 +121,7 @@ def report(record: "Record") -> None:
     assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
         "a measured epoch asked the teacher"
     )
-    tell(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
+    report_seconds(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
     if not (record.get("done") or sys.stdin.readline()):
         sys.exit()
 
@@ -156,7 +156,7 @@ def swap(folder: Path, options: Namespace) -> None:
             assert pair.receive(options.rank)().shape == (1, *logits.shape)
             pair.end_step()
 
-        tell(lasting(once, options.swaps))
+        report_seconds(lasting(once, options.swaps))
 
 
 def objects(folder: Path, options: Namespace) -> None:
@@ -186,7 +186,7 @@ def objects(folder: Path, options: Namespace) -> None:
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     actor: Any = ray.remote(num_cpus=1, max_concurrency=2)(Student)
     first, second = actor.remote(), actor.remote()
-    tell(
+    report_seconds(
         *ray.get(
             [first.swap.remote(second, options.swaps), second.swap.remote(first, options.swaps)]
         )

@@ -322,7 +322,7 @@ def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
     )
     several = len(configuration.students) > 1
     students = [
-        f"student {f'{letter} ' * several}{said(each.network)}"
+        f"student {f'{letter} ' * several}{describe_network(each.network)}"
         for letter, each in configuration.students.items()
     ]
     epochs = configuration.training.epochs
@@ -332,7 +332,7 @@ def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
     )
 
 
-def said(network: Network) -> str:
+def describe_network(network: Network) -> str:
     """Return a network's name and settings as text."""
     return ", ".join(str(value) for value in network.model_dump(exclude_none=True).values())
 

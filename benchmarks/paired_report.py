@@ -77,16 +77,16 @@ class Table(Generic[Kept]):
         """
         gains = {name: self.difference(name, rival, of) for name in names if name != rival}
         corrected = holm({name: gain.p for name, gain in gains.items() if name in tested})
-        said = {
+        cells = {
             name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True)
             for name, gain in gains.items()
         }
-        said |= {
-            name: f"{said[name]} (p = {p:.2g})"
+        cells |= {
+            name: f"{cells[name]} (p = {p:.2g})"
             for name, p in corrected.items()
             if not math.isnan(p)
         }
-        return {rival: "0", **said}
+        return {rival: "0", **cells}
 
     def cell(self, variant: str, of: Callable[[Kept], float], digits: int = 2) -> str:
         """Return the mean of a value over the seeds, and its standard error, as text."""

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from benchmarks.common import ROOT, Result, arguments, compared, noted, show
 from benchmarks.influence import GIB, MIB, Memory, now
-from methods.aggregation import class_aggregated
+from methods.aggregation import aggregate_class_logits
 from methods.retrieval import nearest, recall
 
 FEATURES, POSITIVES, NEGATIVES, SPREAD = 256, 8, 32, 1.5
@@ -103,7 +103,7 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
         return naive(bank, POSITIVES, negatives, options.theirs_limit_gib * GIB)
 
     def whole() -> tuple[Tensor, Tensor]:
-        targets = class_aggregated(bank.features, logits, bank.labels, 0.1, "prob", 4.0)
+        targets = aggregate_class_logits(bank.features, logits, bank.labels, 0.1, "prob", 4.0)
         return targets, targets
 
     compute: Callable[[], tuple[Tensor, Tensor]] = {"ours": ours, "theirs": theirs, "whole": whole}[

@@ -39,8 +39,8 @@ from benchmarks.common import (
     compared,
     make_images,
     make_teacher,
+    report_seconds,
     show,
-    tell,
 )
 from orchestrator.core.allocator import ALLOCATOR
 
@@ -78,7 +78,7 @@ def theirs(folder: Path, pair: str, case: str, options: Namespace) -> None:
     while sys.stdin.readline():
         start = now(options.device)
         bare_epoch(teacher, student, loader, optimizer, device, options.precision)
-        tell(now(options.device) - start)
+        report_seconds(now(options.device) - start)
 
 
 def bare_networks(folder: Path, pair: str, device: torch.device) -> tuple[Any, Any]:
@@ -170,9 +170,9 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
         nonlocal start
         metrics = record["metrics"]
         if options.device == "cuda":
-            tell(metrics["seconds/epoch"] - metrics["seconds/evaluation"])
+            report_seconds(metrics["seconds/epoch"] - metrics["seconds/evaluation"])
         else:
-            tell(now(options.device) - start)
+            report_seconds(now(options.device) - start)
         assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
             "a measured epoch asked the teacher"
         )

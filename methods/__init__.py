@@ -24,10 +24,10 @@ from methods.method import (
 from methods.settings import (
     Settings,
     SettingsError,
-    allowed,
     allowed_values,
+    describe_allowed,
+    format_default,
     setting,
-    shown_default,
 )
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
@@ -85,9 +85,9 @@ __all__ = [
     "SettingsError",
     "Task",
     "TfKD",
-    "allowed",
     "allowed_values",
     "build_method",
+    "describe_allowed",
+    "format_default",
     "setting",
-    "shown_default",
 ]

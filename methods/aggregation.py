@@ -7,15 +7,15 @@ from torch import Tensor
 
 from methods.retrieval import BLOCK_BYTES, ByClass, Neighbours
 
-How = Literal["logit", "prob"]
+Quantity = Literal["logit", "prob"]
 
 
 @torch.no_grad()
-def aggregated(
+def aggregate_logits(
     logits: Tensor,
     neighbours: Neighbours,
     retrieval_temperature: float,
-    how: How,
+    quantity: Quantity,
     temperature: float,
     rows: Tensor | None = None,
 ) -> Tensor:
@@ -37,23 +37,25 @@ def aggregated(
     rows = torch.arange(len(logits), device=logits.device) if rows is None else rows
     entries = max(1, neighbours.positives.shape[1]) * logits.shape[1]
     parts = []
-    for some in torch.split(rows, max(1, BLOCK_BYTES // (4 * entries))):
-        positives, similarity = neighbours.positives[some], neighbours.positive_similarity[some]
-        there = positives != -1
-        weights = (similarity / retrieval_temperature).masked_fill(~there, -torch.inf).softmax(1)
-        said = _said(logits[positives.clamp(min=0).long()], how, temperature)
-        together = _target((weights[:, :, None] * said).sum(1), how, temperature)
-        parts.append(torch.where(there.any(1, keepdim=True), together, logits[some].float()))
+    for block in torch.split(rows, max(1, BLOCK_BYTES // (4 * entries))):
+        positives, similarity = neighbours.positives[block], neighbours.positive_similarity[block]
+        present = positives != -1
+        weights = (similarity / retrieval_temperature).masked_fill(~present, -torch.inf).softmax(1)
+        quantities = _averaged_quantity(
+            logits[positives.clamp(min=0).long()], quantity, temperature
+        )
+        average = _target_logits((weights[:, :, None] * quantities).sum(1), quantity, temperature)
+        parts.append(torch.where(present.any(1, keepdim=True), average, logits[block].float()))
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def class_aggregated(
+def aggregate_class_logits(
     features: Tensor,
     logits: Tensor,
     labels: Tensor,
     retrieval_temperature: float,
-    how: How,
+    quantity: Quantity,
     temperature: float,
     members: Tensor | None = None,
 ) -> Tensor:
@@ -73,49 +75,57 @@ def class_aggregated(
     """
     bank = ByClass(features, labels, members)
     result = logits.to(torch.float32, copy=True)
-    for chosen, start, stop in bank.blocks(torch.arange(len(labels), device=labels.device)):
-        highest = logits.new_full((len(chosen), 1), -1 / retrieval_temperature, dtype=torch.float32)
-        total, together = torch.zeros_like(highest), result.new_zeros(len(chosen), logits.shape[1])
-        for places, cosines in bank.similarities(chosen, start, stop):
-            itself = cosines.isneginf()
-            scaled = cosines.div_(retrieval_temperature).masked_fill_(itself, -torch.inf)
-            before, highest = highest, torch.maximum(highest, scaled.amax(1, keepdim=True))
-            weights, shrunk = (scaled - highest).exp_(), (before - highest).exp_()
-            total = total * shrunk + weights.sum(1, keepdim=True)
+    for queries, start, stop in bank.blocks(torch.arange(len(labels), device=labels.device)):
+        highest = logits.new_full(
+            (len(queries), 1), -1 / retrieval_temperature, dtype=torch.float32
+        )
+        total, average = torch.zeros_like(highest), result.new_zeros(len(queries), logits.shape[1])
+        for positions, cosines in bank.similarities(queries, start, stop):
+            is_self = cosines.isneginf()
+            scaled = cosines.div_(retrieval_temperature).masked_fill_(is_self, -torch.inf)
+            previous, highest = highest, torch.maximum(highest, scaled.amax(1, keepdim=True))
+            weights, old_scale = (scaled - highest).exp_(), (previous - highest).exp_()
+            total = total * old_scale + weights.sum(1, keepdim=True)
             with torch.autocast(weights.device.type, enabled=False):
-                together = together * shrunk + weights @ _said(logits[places], how, temperature)
-        heard = (total > 0).squeeze(1)
-        result[chosen[heard]] = _target(together[heard] / total[heard], how, temperature)
+                average = average * old_scale + weights @ _averaged_quantity(
+                    logits[positions], quantity, temperature
+                )
+        has_positives = (total > 0).squeeze(1)
+        result[queries[has_positives]] = _target_logits(
+            average[has_positives] / total[has_positives], quantity, temperature
+        )
     return result
 
 
 def target_entropy(targets: Tensor, temperature: float = 1.0) -> float:
     """Return the mean entropy of softmax(u / temperature) in nats, from target logits u (n, K)."""
     total = 0.0
-    for some in torch.split(targets, max(1, BLOCK_BYTES // (4 * targets.shape[1]))):
-        log_p = (some.float() / temperature).log_softmax(1)
+    for block in torch.split(targets, max(1, BLOCK_BYTES // (4 * targets.shape[1]))):
+        log_p = (block.float() / temperature).log_softmax(1)
         total -= float((log_p.exp() * log_p).sum())
     return total / len(targets)
 
 
-def rightly_retrieved(logits: Tensor, labels: Tensor, neighbours: Neighbours) -> float:
+def positive_accuracy(logits: Tensor, labels: Tensor, neighbours: Neighbours) -> float:
     """Return the share of retrieved positives that their own logits classify correctly.
 
     A positive counts as correct if its largest logit (n, K) is at its given label (n,). The result
     is NaN if there are no positives.
     """
-    right = logits.argmax(1) == labels
-    places = neighbours.positives[neighbours.positives != -1].long()
-    return float(right[places].float().mean())
+    correct = logits.argmax(1) == labels
+    positions = neighbours.positives[neighbours.positives != -1].long()
+    return float(correct[positions].float().mean())
 
 
-def _said(logits: Tensor, how: How, temperature: float) -> Tensor:
+def _averaged_quantity(logits: Tensor, quantity: Quantity, temperature: float) -> Tensor:
     """Return the quantity to average, (..., K) float32: logits or probabilities."""
-    return logits.float() if how == "logit" else (logits.float() / temperature).softmax(-1)
+    return logits.float() if quantity == "logit" else (logits.float() / temperature).softmax(-1)
 
 
-def _target(mean: Tensor, how: How, temperature: float) -> Tensor:
+def _target_logits(mean: Tensor, quantity: Quantity, temperature: float) -> Tensor:
     """Return the target logits of an average; the logarithm of a zero probability stays finite."""
     return (
-        mean if how == "logit" else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature
+        mean
+        if quantity == "logit"
+        else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature
     )

@@ -11,7 +11,7 @@ from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
 from methods.method import Knowledge, ParameterGroup, Task
 from methods.settings import SettingsError, override_default, setting, temperature_setting
-from methods.weighted import Soft, Weighted
+from methods.weighted import AlphaWeightedMethod, Soft
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,39 @@ class AKDSettings(AlphaSettings):
     alpha_schedule: str = override_default(AlphaSettings, "alpha_schedule", "gap")
     alpha_min: float = override_default(AlphaSettings, "alpha_min", 0.05)
     alpha_max: float = override_default(AlphaSettings, "alpha_max", 0.95)
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     cam: bool = setting(
         False,
-        "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all",
+        "Reweight the teacher's classes by the Context-Aware Module. Initially it changes nothing.",
     )
     cam_width: int = setting(
-        32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096
+        32,
+        "Dimension of the class tokens, a multiple of cam_heads. Used with cam.",
+        low=1,
+        high=4096,
     )
-    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1, high=256)
+    cam_heads: int = setting(
+        4, "Number of attention heads over the classes. Used with cam.", low=1, high=256
+    )
     cam_rho: float = setting(
         4.0,
-        "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, "
-        "infinity at the teacher itself (cam)",
+        "rho in the module's objective CE(y, p~) + rho D(p || p~): at 0 its optimum is the labels, "
+        "for large rho the teacher. Used with cam.",
         low=0,
     )
     cam_grad: str = setting(
         "detached",
-        "detached: the module learns from its own objective alone; joint: from the student's "
-        "loss too, which it can please by "
-        "copying the student (cam)",
+        "Objective that trains the module. detached: its own alone; joint: also the student's "
+        "loss, which the module can lower by copying the student. Used with cam.",
         choices=("detached", "joint"),
     )
     cam_learning_rate: float = setting(
-        0.02, "of the module, on the recipe's schedule, without weight decay (cam)", above=0
+        0.02,
+        "Learning rate of the module, on the recipe's schedule and without weight decay. Used with "
+        "cam.",
+        above=0,
     )
 
     def __post_init__(self) -> None:
@@ -55,7 +64,7 @@ class AKDSettings(AlphaSettings):
         if self.cam_width % self.cam_heads:
             below = self.cam_width - self.cam_width % self.cam_heads
             raise SettingsError(
-                f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: "
+                f"cam_width = {self.cam_width} must be divisible by cam_heads = {self.cam_heads}: "
                 f"give {f'{below} or ' if below else ''}{below + self.cam_heads}",
                 "cam_width",
                 value=self.cam_width,
@@ -63,7 +72,7 @@ class AKDSettings(AlphaSettings):
             )
 
 
-class AKD(Weighted):
+class AKD(AlphaWeightedMethod):
     """(1 - alpha) CE + alpha T^2 D(p~_T || q_T), with the reweighted teacher p~_T.
 
     p~_T = softmax(v / T + s), where the Context-Aware Module computes s. Without the module p~_T =
@@ -74,8 +83,8 @@ class AKD(Weighted):
     Settings = AKDSettings
     settings: AKDSettings
     provenance = (
-        "the idea of arXiv 2509.05319 (2025), of which the abstract alone was at "
-        "hand; every formula is a reconstruction"
+        "arXiv 2509.05319 (2025), of which only the abstract was available; every formula is a "
+        "reconstruction"
     )
 
     def __init__(self, settings: AKDSettings) -> None:
@@ -103,17 +112,17 @@ class AKD(Weighted):
             )  # (B,)
             return self._scaled(divergence)
         (log_p, log_mixed), kind = self._teacher(batch), losses.full_type(batch.student.logits)
-        followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
+        target_log_p = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
         divergence = losses.kl_divergence(
-            followed, losses.log_softmax(batch.student.logits.double(), temperature)
+            target_log_p, losses.log_softmax(batch.student.logits.double(), temperature)
         ).to(kind)
         labelled = batch.labelled * batch.cross_entropy(
             logits=log_mixed.to(kind)
         )  # both terms are means over all samples
-        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean().to(
-            kind
-        )
-        return self._scaled(divergence, own)
+        module_loss = labelled + self.settings.cam_rho * losses.kl_divergence(
+            log_p, log_mixed
+        ).mean().to(kind)
+        return self._scaled(divergence, module_loss)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameter groups of alpha and of the module."""
@@ -124,10 +133,10 @@ class AKD(Weighted):
 
     def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions of teacher, student and reweighted teacher at temperature T."""
-        says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
+        logits_by_source = {"teacher": batch.teacher_logits, "student": batch.student.logits}
         shown = {
             name: losses.log_softmax(logits, self.settings.temperature).exp()
-            for name, logits in says.items()
+            for name, logits in logits_by_source.items()
         }
         if self.context is None:
             return shown
@@ -141,12 +150,12 @@ class AKD(Weighted):
             else class_weights(self.context(batch.teacher_logits, batch.student.logits))
         )
 
-    def _scaled(self, divergence: Tensor, own: Tensor | None = None) -> Soft:
+    def _scaled(self, divergence: Tensor, module_loss: Tensor | None = None) -> Soft:
         value = self.settings.temperature**2 * divergence
         terms = {"distillation": value.detach().mean()} | (
-            {} if own is None else {"cam": own.detach()}
+            {} if module_loss is None else {"cam": module_loss.detach()}
         )
-        return Soft(value, divergence, terms, loss=own)
+        return Soft(value, divergence, terms, loss=module_loss)
 
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log p_T and log p~_T, (B, K) float64 each; only the second has a gradient."""

@@ -20,87 +20,111 @@ from methods.settings import Settings, SettingsError, setting
 
 @dataclass(frozen=True)
 class AlphaSettings(Settings):
-    """Hyper-parameters of alpha for all schedules; each one names the schedules that use it."""
+    """Hyper-parameters of alpha for all schedules; each description names the ones that use it."""
 
     alpha: float = setting(
-        0.9, "weight of the soft term, cross entropy has the rest (constant)", low=0, high=1
+        0.9,
+        "Weight of the soft term; cross entropy has the weight 1 - alpha. Used by the schedule "
+        "constant.",
+        low=0,
+        high=1,
     )
     alpha_schedule: str = setting(
         "constant",
-        "what decides alpha: a plan over the epochs (constant, linear, cosine, step), training "
-        "(learnable), or a formula of the "
-        "gap between student and teacher (gap)",
+        "Source of alpha: a schedule over the epochs (constant, linear, cosine, step), training "
+        "(learnable), or a formula of the gap between student and teacher (gap).",
         choices=("constant", "linear", "cosine", "step", "learnable", "gap"),
     )
     alpha_start: float = setting(
-        0.9, "alpha of the first epoch (linear, cosine, step)", low=0, high=1
+        0.9, "alpha of the first epoch. Used by linear, cosine and step.", low=0, high=1
     )
     alpha_end: float = setting(
-        0.1, "alpha at the end of the plan (linear, cosine, step)", low=0, high=1
+        0.1, "alpha at the end of the schedule. Used by linear, cosine and step.", low=0, high=1
     )
     alpha_when: float = setting(
         0.5,
-        "share of the epochs after which alpha_end is reached (linear, cosine) or jumped to (step)",
+        "Share of the epochs after which alpha is alpha_end: linear and cosine reach it gradually, "
+        "step jumps to it.",
         above=0,
         high=1,
     )
     alpha_learnable: str = setting(
         "raw",
-        "raw: by the gradient of the loss itself, which falls to the smaller term; "
-        "uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; "
-        "entropy: the loss less tau times alpha's entropy; bayes: CE + beta KD - d/2 log beta; "
-        "bilevel: by the held-out loss "
-        "after a virtual step (learnable)",
+        "Objective that trains alpha. raw: the student's loss, so that alpha moves to the smaller "
+        "term; uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; entropy: the loss minus tau times the "
+        "entropy of alpha; bayes: CE + beta KD - d/2 log beta; bilevel: the held-out loss after a "
+        "virtual step. Used by learnable.",
         choices=("raw", "uncertainty", "entropy", "bayes", "bilevel"),
     )
     alpha_learning_rate: float = setting(
-        0.02, "of alpha's own parameters, without schedule or decay (learnable)", above=0
+        0.02,
+        "Learning rate of alpha's parameters, constant and without weight decay. Used by "
+        "learnable.",
+        above=0,
     )
     alpha_tau: float = setting(
-        1.0, "weight of alpha's entropy, against losses of mean one (learnable entropy)", above=0
+        1.0,
+        "tau, the weight of the entropy of alpha; the losses are scaled to mean 1. Used by "
+        "learnable: entropy.",
+        above=0,
     )
     alpha_degrees: float = setting(
-        1.0, "d: degrees of freedom of the soft term (learnable bayes)", above=0
+        1.0, "d, the degrees of freedom of the soft term. Used by learnable: bayes.", above=0
     )
-    alpha_every: int = setting(10, "steps between two virtual steps (learnable bilevel)", low=1)
+    alpha_every: int = setting(
+        10, "Training steps from one virtual step to the next. Used by learnable: bilevel.", low=1
+    )
     alpha_gap: str = setting(
         "ratio",
-        "ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: by how much more the teacher "
-        "believes the label than the student, "
-        "per sample; acc: by the training accuracies of the last epoch (gap)",
+        "Formula of the gap. ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: difference "
+        "between the teacher's and the student's probability of the label, per sample; acc: "
+        "difference of their training accuracies in the last epoch. Used by gap.",
         choices=("ratio", "kl", "label", "acc"),
     )
     alpha_scale: float = setting(
-        1.0, "divergence in nats at which kl has gone 63 % of its way (gap kl)", above=0
+        1.0,
+        "Divergence in nats at which alpha has covered 63 % of its range. Used by gap: kl.",
+        above=0,
     )
     alpha_per_sample: bool = setting(
-        False, "an alpha for every sample rather than for the batch (gap kl; label always)"
+        False,
+        "Compute alpha for every sample instead of for the batch. Used by gap: kl; label always "
+        "does.",
     )
     alpha_slope: float = setting(
-        5.0, "kappa: how steeply alpha follows the difference (gap label, acc)", above=0
+        5.0,
+        "kappa, the slope of the sigmoid that maps the difference to alpha. Used by gap: label and "
+        "acc.",
+        above=0,
     )
     alpha_ema: float = setting(
         0.9,
-        "share of the last step's alpha that stays; 0: none (gap ratio, kl)",
+        "Share of the running mean of alpha that each step keeps; 0: no smoothing. Used by gap: "
+        "ratio and kl.",
         low=0,
         high=0.9999,
     )
-    alpha_min: float = setting(0.1, "smallest alpha (learnable, gap)", low=0, high=1)
-    alpha_max: float = setting(0.9, "largest alpha (learnable, gap)", low=0, high=1)
+    alpha_min: float = setting(
+        0.1, "Lower bound of alpha. Used by learnable and gap.", low=0, high=1
+    )
+    alpha_max: float = setting(
+        0.9, "Upper bound of alpha. Used by learnable and gap.", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha_min >= self.alpha_max:
             raise SettingsError(
-                f"alpha_min = {self.alpha_min} is not below alpha_max = {self.alpha_max}: the "
-                f"clamp needs room, as in 0.1 and 0.9",
+                f"alpha_min = {self.alpha_min} must be below alpha_max = {self.alpha_max}: "
+                f"choose for example 0.1 and 0.9",
                 "alpha_min",
                 value=self.alpha_min,
                 allowed=(0, self.alpha_max),
             )
         if self.alpha_schedule == "step" and self.alpha_when == 1:
             raise SettingsError(
-                "alpha_when = 1 is not allowed with alpha_schedule = 'step': the step never comes",
+                "alpha_when = 1 is not allowed with alpha_schedule = 'step', because the step "
+                "would come after the last epoch: give a value below 1",
                 "alpha_when",
                 value=1,
                 allowed=(0, 1),
@@ -121,7 +145,7 @@ class Terms(NamedTuple):
     divergence: Tensor
 
 
-TermsOf = Callable[[Batch], Terms]
+ComputeTerms = Callable[[Batch], Terms]
 
 
 class WeightedLoss(NamedTuple):
@@ -134,13 +158,13 @@ class WeightedLoss(NamedTuple):
     """
 
     loss: Tensor
-    own: Tensor | None
+    alpha_loss: Tensor | None
     tracked: dict[str, Tensor]
 
     @property
     def total(self) -> Tensor:
         """Return the sum of both objectives."""
-        return self.loss if self.own is None else self.loss + self.own
+        return self.loss if self.alpha_loss is None else self.loss + self.alpha_loss
 
 
 class Alpha(nn.Module):
@@ -161,14 +185,14 @@ class Alpha(nn.Module):
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks."""
-        assert self.task is not None, "prepare comes before the first step"
+        assert self.task is not None, "`prepare` is called before the first step"
         return self.task.mean(values)
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor | float:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor | float:
         """Return alpha on a batch, () or (B,); it has a gradient only if the loss trains it."""
         raise NotImplementedError
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor | None:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor | None:
         """Return the additional objective that trains alpha's parameters; None if there is none.
 
         Args:
@@ -179,35 +203,35 @@ class Alpha(nn.Module):
 
     def forward(self, batch: Batch, terms: Terms) -> WeightedLoss:
         """Return (1 - alpha) CE + alpha soft over the batch; alpha is (), or (B,) per sample."""
-        alpha, soft = self.of(batch, terms), terms.soft.mean()
+        alpha, soft = self.compute(batch, terms), terms.soft.mean()
         if isinstance(alpha, Tensor) and alpha.ndim:
             loss = ((1 - alpha) * batch.cross_entropies() + alpha * terms.soft).mean()
             self.histogram.count(alpha)
         else:
             loss = (1 - alpha) * terms.hard + alpha * soft
-        own = self.own_loss(terms.hard.detach(), soft.detach())
+        alpha_loss = self.alpha_loss(terms.hard.detach(), soft.detach())
         tracked = (
             alpha.detach().mean()
             if isinstance(alpha, Tensor)
             else soft.detach().new_full((), alpha)
         )
-        return WeightedLoss(loss, own, {"loss": loss.detach(), "alpha": tracked})
+        return WeightedLoss(loss, alpha_loss, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return one group with its own learning rate, or none if alpha has no parameters."""
-        mine = list(self.parameters())
+        alpha_parameters = list(self.parameters())
         return (
-            [ParameterGroup(mine, self.settings.alpha_learning_rate, scheduled=False)]
-            if mine
+            [ParameterGroup(alpha_parameters, self.settings.alpha_learning_rate, scheduled=False)]
+            if alpha_parameters
             else []
         )
 
     @property
-    def looks_ahead_every(self) -> int:
+    def look_ahead_interval(self) -> int:
         """Return the interval of `look_ahead` in steps, as in `Method`."""
         return 0
 
-    def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
+    def look_ahead(self, ahead: LookAhead, terms: ComputeTerms) -> None:
         """Look beyond the next step, as in `Method`.
 
         `terms` returns the terms of a batch with gradients.
@@ -221,12 +245,12 @@ class Alpha(nn.Module):
         shares = self.histogram.shares(self.mean)
         return {} if shares is None else {"alpha_histogram": shares}
 
-    def clamped(self, alpha: Tensor) -> Tensor:
+    def clamp_alpha(self, alpha: Tensor) -> Tensor:
         """Return alpha clamped to [alpha_min, alpha_max]."""
         return alpha.clamp(self.settings.alpha_min, self.settings.alpha_max)
 
 
-class Planned(Alpha):
+class ScheduledAlpha(Alpha):
     """Alpha as a function of the epoch alone.
 
     It is constant, or goes from `alpha_start` to `alpha_end` linearly, along half a cosine, or in
@@ -235,19 +259,19 @@ class Planned(Alpha):
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
-        self.value = planned(settings, 0.0)
+        self.value = scheduled_alpha(settings, 0.0)
 
-    def of(self, batch: Batch, terms: Terms) -> float:
+    def compute(self, batch: Batch, terms: Terms) -> float:
         """Return the scheduled value of this epoch."""
         return self.value
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the schedule to the next epoch."""
-        self.value = planned(self.settings, progress.epoch / progress.epochs)
+        self.value = scheduled_alpha(self.settings, progress.epoch / progress.epochs)
         return {}
 
 
-def planned(settings: AlphaSettings, progress: float) -> float:
+def scheduled_alpha(settings: AlphaSettings, progress: float) -> float:
     """Return the scheduled alpha after a share `progress` of the epochs, in [0, 1].
 
     The value is `settings.alpha` if no schedule over the epochs is set.
@@ -262,7 +286,7 @@ def planned(settings: AlphaSettings, progress: float) -> float:
     return settings.alpha_start + (settings.alpha_end - settings.alpha_start) * share
 
 
-def follow(average: Tensor, value: Tensor, stays: float) -> Tensor:
+def update_running_mean(average: Tensor, value: Tensor, decay: float) -> Tensor:
     """Update a running mean () in place and return it.
 
     The mean starts as NaN. A value that is not finite is skipped.
@@ -272,5 +296,5 @@ def follow(average: Tensor, value: Tensor, stays: float) -> Tensor:
         value: () new value.
         stays: Share of the old mean that is kept.
     """
-    moved = torch.where(average.isnan(), value, stays * average + (1 - stays) * value)
-    return average.copy_(torch.where(value.isfinite(), moved, average))
+    updated = torch.where(average.isnan(), value, decay * average + (1 - decay) * value)
+    return average.copy_(torch.where(value.isfinite(), updated, average))

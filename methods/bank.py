@@ -5,13 +5,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.aggregation import How, aggregated, class_aggregated, rightly_retrieved, target_entropy
+from methods.aggregation import (
+    Quantity,
+    aggregate_class_logits,
+    aggregate_logits,
+    positive_accuracy,
+    target_entropy,
+)
 from methods.contrastive import centred
 from methods.method import Knowledge
 from methods.retrieval import Neighbours
 
 TABLE_BYTES = 2**31  # limit of a precomputed (n, K) table; a larger one is computed per batch
-LOOKED_AT = 16_384  # maximal number of samples whose entropies are tracked
+MAX_ENTROPY_SAMPLES = 16_384  # maximal number of samples whose entropies are tracked
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class BankQuery:
     positives: int | None
     negatives: int
     retrieval_temperature: float
-    aggregate: How
+    aggregate: Quantity
     temperature: float
 
 
@@ -44,24 +50,22 @@ class Bank:
     """
 
     @torch.no_grad()
-    def __init__(self, knowledge: Knowledge, looking: BankQuery) -> None:
-        self.knowledge, self.looking = knowledge, looking
-        self.neighbours: Neighbours = knowledge.neighbours(
-            looking.positives or 0, looking.negatives
-        )
+    def __init__(self, knowledge: Knowledge, query: BankQuery) -> None:
+        self.knowledge, self.query = knowledge, query
+        self.neighbours: Neighbours = knowledge.neighbours(query.positives or 0, query.negatives)
         logits = knowledge.logits
         fits = logits.numel() * 4 <= TABLE_BYTES
         self.targets = (
             None
-            if looking.positives is None
-            else self._whole_class()
-            if looking.positives == 0
+            if query.positives is None
+            else self._aggregate_class()
+            if query.positives == 0
             else None
         )
-        if looking.positives and fits:
-            self.targets = self._of_positives()
-        self.directions = centred(logits) if looking.negatives and fits else None
-        self.numbers = self._numbers()
+        if query.positives and fits:
+            self.targets = self._aggregate_positives()
+        self.directions = centred(logits) if query.negatives and fits else None
+        self.quality = self._measure_quality()
 
     def logits(self, index: Tensor) -> Tensor:
         """Return the bank's logits of the samples themselves, (B, K)."""
@@ -73,7 +77,7 @@ class Bank:
         A sample without positives has its own logits.
         """
         return (
-            self._of_positives(index)
+            self._aggregate_positives(index)
             if self.targets is None
             else self.targets.index_select(0, index)
         )
@@ -87,49 +91,62 @@ class Bank:
         present = positions >= 0
         chosen = positions.clamp(min=0).flatten()
         if self.directions is not None:
-            found = self.directions.index_select(0, chosen)
+            directions = self.directions.index_select(0, chosen)
         else:
-            found = centred(self.knowledge.logits.index_select(0, chosen))
-        return found.view(*positions.shape, -1), present
+            directions = centred(self.knowledge.logits.index_select(0, chosen))
+        return directions.view(*positions.shape, -1), present
 
-    def _of_positives(self, rows: Tensor | None = None) -> Tensor:
-        chosen = self.looking
-        logits, found = self.knowledge.logits, self.neighbours
-        return aggregated(
-            logits, found, chosen.retrieval_temperature, chosen.aggregate, chosen.temperature, rows
+    def _aggregate_positives(self, rows: Tensor | None = None) -> Tensor:
+        query = self.query
+        return aggregate_logits(
+            self.knowledge.logits,
+            self.neighbours,
+            query.retrieval_temperature,
+            query.aggregate,
+            query.temperature,
+            rows,
         )
 
-    def _whole_class(self) -> Tensor:
-        chosen, known = self.looking, self.knowledge
-        assert known.features is not None, "who retrieves says so by `Needs.bank`"
-        features = known.features.to(known.labels.device)
-        tau, how = chosen.retrieval_temperature, chosen.aggregate
-        return class_aggregated(
-            features, known.logits, known.labels, tau, how, chosen.temperature, known.members
+    def _aggregate_class(self) -> Tensor:
+        query, knowledge = self.query, self.knowledge
+        assert knowledge.features is not None, "a method that retrieves sets `Needs.bank`"
+        return aggregate_class_logits(
+            knowledge.features.to(knowledge.labels.device),
+            knowledge.logits,
+            knowledge.labels,
+            query.retrieval_temperature,
+            query.aggregate,
+            query.temperature,
+            knowledge.members,
         )
 
-    def _numbers(self) -> dict[str, float]:
+    def _measure_quality(self) -> dict[str, float]:
         """Return quality measures of the bank by name.
 
         They measure the positives against the given labels, the effect of aggregation on labelled
         samples, and the recall of the index.
         """
-        found, known, temperature = self.neighbours, self.knowledge, self.looking.temperature
-        numbers: dict[str, float] = {}
-        if (found.positives != -1).any():
-            numbers["retrieved_right"] = rightly_retrieved(known.logits, known.labels, found)
-        some = self._looked_at() if self.looking.positives is not None else known.labels[:0]
-        if len(some):
-            numbers["target_entropy"] = target_entropy(self.target(some), temperature)
-            numbers["own_entropy"] = target_entropy(self.logits(some), temperature)
-        return numbers | ({"recall": found.recall} if found.negatives.shape[1] else {})
+        neighbours, knowledge = self.neighbours, self.knowledge
+        temperature = self.query.temperature
+        quality: dict[str, float] = {}
+        if (neighbours.positives != -1).any():
+            quality["retrieved_right"] = positive_accuracy(
+                knowledge.logits, knowledge.labels, neighbours
+            )
+        samples = (
+            self._entropy_samples() if self.query.positives is not None else knowledge.labels[:0]
+        )
+        if len(samples):
+            quality["target_entropy"] = target_entropy(self.target(samples), temperature)
+            quality["own_entropy"] = target_entropy(self.logits(samples), temperature)
+        return quality | ({"recall": neighbours.recall} if neighbours.negatives.shape[1] else {})
 
-    def _looked_at(self) -> Tensor:
+    def _entropy_samples(self) -> Tensor:
         """Return at most `LOOKED_AT` labelled samples, evenly spaced."""
         labelled = torch.nonzero(self.knowledge.labels != -1).flatten()
         if not len(labelled):
             return labelled
-        count = min(len(labelled), LOOKED_AT)
+        count = min(len(labelled), MAX_ENTROPY_SAMPLES)
         return labelled[
             torch.linspace(0, len(labelled) - 1, count, device=labelled.device).round().long()
         ]

@@ -28,6 +28,6 @@ class BankSchedule:
     queue: int
     first: int
 
-    def due(self, epoch: int, epochs: int) -> bool:
+    def is_due(self, epoch: int, epochs: int) -> bool:
         """Return whether a bank is built after `epoch` of `epochs` epochs: never after the last."""
         return self.first <= epoch < epochs

@@ -31,7 +31,7 @@ class Mix(NamedTuple):
     share: Tensor
 
 
-def alone(value: Tensor) -> Tensor:
+def single_rank_mean(value: Tensor) -> Tensor:
     """Return a tensor unchanged: its mean over the ranks if there is one rank."""
     return value
 
@@ -63,7 +63,7 @@ class Batch:
     peers: Callable[[], Tensor] | None = None
     weights: Tensor | None = None
     mix: Mix | None = None
-    mean: Callable[[Tensor], Tensor] = alone
+    mean: Callable[[Tensor], Tensor] = single_rank_mean
     all_labelled: bool = False
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Batch:
         """
         if self.peers is None:
             raise ValueError(
-                "this method needs a peer, and the student is alone: configure `peers`, or "
+                "this method needs a peer, but the trial has one student: configure `peers`, or "
                 "train with kd"
             )
         return self.peers().detach()
@@ -137,8 +137,8 @@ class Batch:
         """
         if self.teacher is None:
             raise ValueError(
-                "this method needs a teacher, and the batch has none: set `teacher`, or train "
-                "with cross_entropy"
+                "this method needs a teacher, but none is configured: set `teacher`, or train with "
+                "cross_entropy"
             )
         return self.teacher.logits.detach()
 

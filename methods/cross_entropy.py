@@ -12,7 +12,7 @@ class CrossEntropySettings(Settings):
     """Hyper-parameters of training on labels."""
 
     label_smoothing: float = setting(
-        0.0, "share of the target that is spread evenly over all classes", low=0, high=1
+        0.0, "Share of the target that is uniform over all classes.", low=0, high=1
     )
 
 

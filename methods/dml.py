@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from methods.batch import Batch
 from methods.method import Needs, Objective
-from methods.peers import Mutual, PeerSettings
+from methods.peers import PeerMethod, PeerSettings
 from methods.settings import override_default
 
 
@@ -18,7 +18,7 @@ class DMLSettings(PeerSettings):
     update: str = override_default(PeerSettings, "update", "alternating")
 
 
-class DML(Mutual):
+class DML(PeerMethod):
     """CE + lambda_peer T_p^2 D(q_o || q_s), the mean over the other students o."""
 
     Settings = DMLSettings
@@ -32,4 +32,4 @@ class DML(Mutual):
     def forward(self, batch: Batch) -> Objective:
         """Return the objective of one student; track cross entropy and T_p^2 D (`peer`)."""
         hard = batch.cross_entropy()
-        return self.joined(batch, hard, {"cross_entropy": hard.detach()})
+        return self.add_peer_term(batch, hard, {"cross_entropy": hard.detach()})

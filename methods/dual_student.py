@@ -10,10 +10,10 @@ from methods import losses
 from methods.batch import Batch
 from methods.histogram import Histogram
 from methods.method import Knowledge, Needs, Objective, Progress, Task
-from methods.peers import Mutual, PeerSettings
+from methods.peers import PeerMethod, PeerSettings
 from methods.settings import SettingsError, override_default, setting, temperature_setting
 
-LEAST = 1e-6  # smallest mean weight to divide by: less is float32 rounding
+MIN_MEAN_WEIGHT = 1e-6  # smallest mean weight to divide by: less is float32 rounding
 
 
 @dataclass(frozen=True)
@@ -23,33 +23,34 @@ class DualStudentSettings(PeerSettings):
     If the weights sum to one, the learning rate has the same meaning as in the convex form of KD.
     """
 
-    lambda_ce: float = setting(0.3, "weight of the cross entropy", low=0)
-    lambda_kd: float = setting(0.5, "weight of the teacher's term", low=0)
+    lambda_ce: float = setting(0.3, "Weight of the cross entropy.", low=0)
+    lambda_kd: float = setting(0.5, "Weight of the teacher term.", low=0)
     lambda_peer: float = override_default(PeerSettings, "lambda_peer", 0.2)
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     certainty: str = setting(
         "certain",
-        "w, by which a sample's teacher term counts: certain: 1 - H/log K; uncertain: the "
-        "reverse, H/log K; none: 1",
+        "w, the weight of a sample in the teacher term. certain: 1 - H/log K, with the entropy H "
+        "of the teacher; uncertain: H/log K; none: 1.",
         choices=("certain", "uncertain", "none"),
     )
     certainty_temperature: float = temperature_setting(
         1.0,
-        "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any "
-        "teacher looks certain",
+        "T_w, the divisor of the teacher's logits in the entropy H. At 4 hardly any teacher is "
+        "certain.",
     )
     w_norm: str = setting(
         "none",
-        "mean1: divide w by its mean over the batch of all ranks, so that it chooses samples "
-        "and leaves the strength of the "
-        "teacher's term alone; none: as it is",
+        "Normalisation of w. mean1: w is divided by its mean over the batch of all ranks, so that "
+        "it changes the proportions of the samples and not the strength of the teacher term; none: "
+        "w is unchanged.",
         choices=("none", "mean1"),
     )
     peer_weight: str = setting(
         "none",
-        "1-w: a sample's peer term counts by H/log K, whatever `certainty` says: the student "
-        "leans on its peers where the teacher "
-        "is unsure; none: all alike",
+        "Weight of a sample in the peer term. 1-w: H/log K for any `certainty`, so that the "
+        "student relies on its peers if the teacher is uncertain; none: 1.",
         choices=("none", "1-w"),
     )
     peer_warmup: float = override_default(PeerSettings, "peer_warmup", 0.2)
@@ -58,16 +59,16 @@ class DualStudentSettings(PeerSettings):
         super().__post_init__()
         if self.lambda_ce == self.lambda_kd == 0:
             raise SettingsError(
-                "lambda_kd = 0.0 is not allowed beside lambda_ce = 0.0: peers that hear "
-                "neither labels nor teacher have nothing to "
-                "tell one another, so give one of the two a weight",
+                "lambda_kd = 0.0 is not allowed together with lambda_ce = 0.0, because the "
+                "students would learn from neither labels nor teacher: give one of them a "
+                "weight above 0",
                 "lambda_kd",
                 value=self.lambda_kd,
                 allowed="above 0",
             )
 
 
-class DualStudent(Mutual):
+class DualStudent(PeerMethod):
     """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s).
 
     All terms are means over the batch, the last one over the peers o, too. H/log K is the entropy
@@ -79,10 +80,9 @@ class DualStudent(Mutual):
     settings: DualStudentSettings
     needs = Needs(teacher=True, peer=True)
     provenance = (
-        "the idea of arXiv 2511.18826 (2025), of which the abstract and a third party's "
-        "summary were at hand: w = 1 - H/log K is "
-        "from the summary, the peers' term is that of DML (arXiv 1706.00384); temperatures, "
-        "weights and the rest are reconstructed"
+        "arXiv 2511.18826 (2025), of which only the abstract and a third party's summary were "
+        "available: w = 1 - H/log K is from the summary, the peer term is that of DML (arXiv "
+        "1706.00384); temperatures, weights and the rest are reconstructions"
     )
 
     def __init__(self, settings: DualStudentSettings) -> None:
@@ -117,9 +117,9 @@ class DualStudent(Mutual):
             "uncertainty": uncertainty.mean(),
             "weight": weight.mean(),
         }
-        alone = chosen.lambda_ce * hard + chosen.lambda_kd * soft
-        return self.joined(
-            batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None
+        loss = chosen.lambda_ce * hard + chosen.lambda_kd * soft
+        return self.add_peer_term(
+            batch, loss, terms, uncertainty if chosen.peer_weight == "1-w" else None
         )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
@@ -138,12 +138,12 @@ class DualStudent(Mutual):
             return torch.ones_like(uncertainty)
         weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
         return (
-            weight / self._mean(weight.mean()).clamp(min=LEAST)
+            weight / self._mean(weight.mean()).clamp(min=MIN_MEAN_WEIGHT)
             if self.settings.w_norm == "mean1"
             else weight
         )
 
     def _mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks."""
-        assert self.task is not None, "prepare comes before the first step"
+        assert self.task is not None, "`prepare` is called before the first step"
         return self.task.mean(values)

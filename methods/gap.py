@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from methods.alpha import Alpha, AlphaSettings, Terms, follow
+from methods.alpha import Alpha, AlphaSettings, Terms, update_running_mean
 from methods.batch import Batch
 from methods.method import Progress
 
@@ -23,18 +23,18 @@ class Gap(Alpha):
         self.smoothed: Tensor
 
     @torch.no_grad()
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return clamped alpha: () for a batch, smoothed over the steps, or (B,) for samples."""
         alpha = self.formula(batch, terms)
         if not alpha.ndim:
-            alpha = follow(self.smoothed, alpha, self.settings.alpha_ema).clone()
-        return self.clamped(alpha)
+            alpha = update_running_mean(self.smoothed, alpha, self.settings.alpha_ema).clone()
+        return self.clamp_alpha(alpha)
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha before smoothing and clamping."""
         raise NotImplementedError
 
-    def _between(self, share: Tensor) -> Tensor:
+    def _interpolate(self, share: Tensor) -> Tensor:
         """Interpolate linearly from `alpha_min` at 0 to `alpha_max` at 1."""
         return self.settings.alpha_min + (self.settings.alpha_max - self.settings.alpha_min) * share
 
@@ -61,7 +61,7 @@ class Divergence(Gap):
             if self.settings.alpha_per_sample
             else self.mean(terms.divergence.mean())
         )
-        return self._between(-torch.expm1(-divergence / self.settings.alpha_scale))
+        return self._interpolate(-torch.expm1(-divergence / self.settings.alpha_scale))
 
 
 class Label(Gap):
@@ -77,12 +77,12 @@ class Label(Gap):
             batch.teacher_logits.float().softmax(dim=1),
             batch.student.logits.float().softmax(dim=1),
         )
-        ahead = _at(teacher - student, batch.labels)
+        difference = _value_at_label(teacher - student, batch.labels)
         if batch.mix is not None:
-            ahead = batch.mix.share * ahead + (1 - batch.mix.share) * _at(
+            difference = batch.mix.share * difference + (1 - batch.mix.share) * _value_at_label(
                 teacher - student, batch.mix.labels
             )
-        return self._between((self.settings.alpha_slope * ahead).sigmoid())
+        return self._interpolate((self.settings.alpha_slope * difference).sigmoid())
 
 
 class Accuracy(Gap):
@@ -95,44 +95,46 @@ class Accuracy(Gap):
         super().__init__(settings)
         self.register_buffer("value", torch.tensor(0.5))
         self.value: Tensor
-        self.right: Tensor | None = None  # no buffer: DDP would broadcast that of rank 0
+        self.correct: Tensor | None = None  # no buffer: DDP would broadcast that of rank 0
 
     @torch.no_grad()
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return clamped alpha, (), without smoothing, as it is already a mean over an epoch."""
-        return self.clamped(self.formula(batch, terms))
+        return self.clamp_alpha(self.formula(batch, terms))
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return the epoch's alpha, (); count correct predictions for the next epoch."""
         logits = (batch.teacher_logits, batch.student.logits)
         counts = [
             batch.labelled * len(batch.labels),
-            *(_right(each.argmax(dim=1), batch) for each in logits),
+            *(_count_correct(each.argmax(dim=1), batch) for each in logits),
         ]
-        right = torch.stack([count.float() for count in counts])
-        self.right = right if self.right is None else self.right + right
+        correct = torch.stack([count.float() for count in counts])
+        self.correct = correct if self.correct is None else self.correct + correct
         return self.value
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Compute alpha of the next epoch; keep it after a resume, since nothing was counted."""
-        if self.right is not None:
-            count, teacher, student = self.mean(self.right)
+        if self.correct is not None:
+            count, teacher, student = self.mean(self.correct)
             self.value.copy_(
                 (self.settings.alpha_slope * (teacher - student) / count.clamp(min=1)).sigmoid()
             )
-            self.right = None
+            self.correct = None
         return {}
 
 
-def _right(predicted: Tensor, batch: Batch) -> Tensor:
+def _count_correct(predicted: Tensor, batch: Batch) -> Tensor:
     """Return the number of correct predictions (B,), (); blended labels count by their shares."""
-    right = (predicted == batch.labels).float()
+    correct = (predicted == batch.labels).float()
     if batch.mix is not None:
-        right = batch.mix.share * right + (1 - batch.mix.share) * (predicted == batch.mix.labels)
-    return right.sum()
+        correct = batch.mix.share * correct + (1 - batch.mix.share) * (
+            predicted == batch.mix.labels
+        )
+    return correct.sum()
 
 
-def _at(values: Tensor, labels: Tensor) -> Tensor:
+def _value_at_label(values: Tensor, labels: Tensor) -> Tensor:
     """Return values[y], (B,), of values (B, K); 0 for unlabelled samples."""
     return values.gather(1, labels.clamp(min=0)[:, None])[:, 0] * (labels != -1)
 

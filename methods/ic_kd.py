@@ -28,84 +28,91 @@ class ICKDSettings(Settings):
 
     paradigm: str = setting(
         "offline",
-        "who fills the bank: offline: a frozen teacher, once; online: the peers, while they "
-        "are trained; teacher_free: the student "
-        "itself",
+        "Source of the bank. offline: a frozen teacher, computed once; online: the peers, during "
+        "training; teacher_free: the student itself.",
         choices=("offline", "online", "teacher_free"),
     )
     alpha: float = setting(
         0.9,
-        "weight of the teacher, or of who stands in its place, where less is better (0.1 to "
-        "0.5, online and teacher_free); cross "
-        "entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
+        "Weight of the teacher or its substitute; cross entropy has the weight 1 - alpha. Smaller "
+        "values, 0.1 to 0.5, suit online and teacher_free. teacher_free uses 0 until the first "
+        "bank.",
         low=0,
         high=1,
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of student and target")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of student and target."
+    )
     picd: float = setting(
         0.5,
-        "pi: share of alpha that goes to the target made of positives; the sample's own target "
-        "has 1 - pi",
+        "pi, the share of alpha for the target from positives; the sample's own target has the "
+        "share 1 - pi.",
         low=0,
         high=1,
     )
-    nicd: float = setting(0.2, "nu: weight of the contrast with the negatives", low=0)
+    nicd: float = setting(0.2, "nu, the weight of the contrast with the negatives.", low=0)
     positives: int = setting(
         8,
-        "k_p: most similar samples of the same class that a target is made of; 0: the whole class",
+        "k_p, the number of most similar samples of the same class that form a target; 0: the "
+        "whole class.",
         low=0,
     )
-    negatives: int = setting(32, "k_n: most similar samples of other classes", low=1)
+    negatives: int = setting(32, "k_n, the number of most similar samples of other classes.", low=1)
     retrieval_temperature: float = setting(
         0.1,
-        "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, "
-        "100 all alike",
+        "tau_r, the divisor of the similarities that weight the positives: 0.01 selects the "
+        "nearest one, 100 gives equal weights.",
         low=1e-4,
     )
     aggregate: str = setting(
         "logit",
-        "what the positives' mean is taken of: their logits, which is the geometric mean of "
-        "their distributions, or these",
+        "Quantity of the positives that is averaged. logit: their logits, which gives the "
+        "geometric mean of their distributions; prob: their distributions.",
         choices=("logit", "prob"),
     )
     nicd_loss: str = setting(
         "info_nce",
-        "contrast: InfoNCE with a positive, or the mean hinge of the negatives alone",
+        "Loss of the contrast. info_nce: InfoNCE with a positive; hinge: mean hinge loss of the "
+        "negatives alone.",
         choices=("info_nce", "hinge"),
     )
     nicd_pos: str = setting(
         "bank",
-        "positive of InfoNCE: what the bank says of the positives, or what is said of the "
-        "sample itself",
+        "Positive of InfoNCE. bank: the target from the positives; own: the logits of the teacher "
+        "or the bank for the sample itself.",
         choices=("bank", "own"),
     )
-    nicd_temperature: float = temperature_setting(0.5, "tau: divides the cosines of InfoNCE")
-    nicd_margin: float = setting(0.0, "cosine from which the hinge counts", low=-1, high=1)
+    nicd_temperature: float = temperature_setting(
+        0.5, "tau, the divisor of the cosines in InfoNCE."
+    )
+    nicd_margin: float = setting(
+        0.0, "Cosine above which a negative adds to the hinge loss.", low=-1, high=1
+    )
     bank: str = setting(
         "epoch",
-        "what students fill it with: epoch: a pass over the clean view after each epoch; ema: "
-        "the same by the average of their "
-        "weights; momentum: what they say in training, blended, without a pass (online, "
-        "teacher_free)",
+        "How students fill the bank. epoch: a pass over the clean view after each epoch; ema: the "
+        "same with the moving average of their weights; momentum: their training outputs, blended "
+        "entry by entry, without a pass. Used by online and teacher_free.",
         choices=("epoch", "ema", "momentum"),
     )
     bank_momentum: float = setting(
         0.9,
-        "what stays at a blend: of an entry once an epoch (momentum), of the weights once a "
-        "step (ema)",
+        "Share of the old value that a blend keeps: of an entry once per epoch (momentum), or of "
+        "the averaged weights once per step (ema).",
         low=0,
         high=1,
     )
     queue: int = setting(
         16_384,
-        "only the samples that were drawn last can be retrieved, so many; 0: all (online, "
-        "teacher_free)",
+        "Number of most recently drawn samples that can be retrieved; 0: all samples. Used by "
+        "online and teacher_free.",
         low=0,
         high=10**9,
     )
     warmup: float = setting(
         0.1,
-        "share of the epochs, one at least, before the first bank (online, teacher_free)",
+        "Share of the epochs before the first bank, at least one epoch. Used by online and "
+        "teacher_free.",
         low=0,
         high=1,
     )
@@ -114,8 +121,8 @@ class ICKDSettings(Settings):
         super().__post_init__()
         if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
             raise SettingsError(
-                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; "
-                "give one of the two a weight",
+                "alpha = 0.0 is not allowed together with nicd = 0.0, because the bank would "
+                "have no effect: give one of them a weight above 0",
                 "alpha",
                 value=self.alpha,
                 allowed="above 0",
@@ -138,16 +145,15 @@ class ICKD(Method):
     settings: ICKDSettings
     needs = Needs(teacher=True, bank=True)
     provenance = (
-        "the idea of arXiv 2501.07040 (2025), of which the abstract alone was at hand: a bank, "
-        "retrieval, the terms PICD and NICD "
-        "in logit space and the three paradigms are from it; every formula and number is a "
-        "reconstruction"
+        "arXiv 2501.07040 (2025), of which only the abstract was available: the bank, the "
+        "retrieval, the terms PICD and NICD in logit space and the three paradigms are from it; "
+        "every formula and number is a reconstruction"
     )
 
     def __init__(self, settings: ICKDSettings) -> None:
         super().__init__(settings)
         self.needs = {
-            "offline": Needs(teacher=True, bank=self._aims or settings.nicd > 0),
+            "offline": Needs(teacher=True, bank=self._uses_positives or settings.nicd > 0),
             "online": Needs(peer=True),
             "teacher_free": Needs(),
         }[settings.paradigm]
@@ -157,10 +163,13 @@ class ICKD(Method):
     def num_neighbors(self) -> tuple[int, int]:
         """Return the numbers of positives and negatives to retrieve; 0 if they have no weight."""
         chosen = self.settings
-        return chosen.positives if self._aims else 0, chosen.negatives if chosen.nicd > 0 else 0
+        return (
+            chosen.positives if self._uses_positives else 0,
+            chosen.negatives if chosen.nicd > 0 else 0,
+        )
 
     @property
-    def _aims(self) -> bool:
+    def _uses_positives(self) -> bool:
         """Return whether a target from positives has a weight."""
         chosen = self.settings
         contrasted = (
@@ -179,13 +188,13 @@ class ICKD(Method):
             return
         if knowledge is None:
             raise SettingsError(
-                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or "
+                "paradigm = 'offline' needs a teacher to fill the bank: set `teacher`, or choose "
                 "another paradigm",
                 "paradigm",
                 value="offline",
                 allowed="with a teacher",
             )
-        self._take(knowledge(), (task.samples, task.classes))
+        self._build_bank(knowledge(), (task.samples, task.classes))
 
     def bank_schedule(self, epochs: int) -> BankSchedule | None:
         """Return the schedule of the bank: a new one after every epoch from the end of the warm-up.
@@ -195,14 +204,14 @@ class ICKD(Method):
         """
         chosen = self.settings
         if chosen.paradigm == "offline" or (
-            chosen.paradigm == "online" and not self._aims and chosen.nicd == 0
+            chosen.paradigm == "online" and not self._uses_positives and chosen.nicd == 0
         ):
             return None
         first = max(round(chosen.warmup * epochs), 1)
         if first >= epochs:
             raise SettingsError(
-                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower "
-                f"it, or give at least two epochs",
+                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower it, "
+                "or train for at least two epochs",
                 "warmup",
                 value=chosen.warmup,
                 allowed="at least two epochs",
@@ -212,7 +221,7 @@ class ICKD(Method):
 
     def update_bank(self, knowledge: Knowledge) -> None:
         """Replace the bank by one that students filled."""
-        self._take(knowledge, tuple(knowledge.logits.shape))
+        self._build_bank(knowledge, tuple(knowledge.logits.shape))
 
     @property
     def neighbours(self) -> Neighbours | None:
@@ -232,7 +241,7 @@ class ICKD(Method):
         share = chosen.picd if self.bank else 0.0
         soft = hard.new_zeros(())
         for name, weight, term in (
-            ("distillation", 1 - share, self._own),
+            ("distillation", 1 - share, self._kd),
             ("picd", share, self._picd),
         ):
             if weight > 0 and chosen.alpha > 0:
@@ -248,14 +257,14 @@ class ICKD(Method):
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Return the quality measures of the current bank."""
-        return dict(self.bank.numbers) if self.bank else {}
+        return dict(self.bank.quality) if self.bank else {}
 
-    def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
+    def _build_bank(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the "
-                f"task {shape}: it is of other data or "
-                "of another teacher; fit the teacher on this data",
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, but the task "
+                f"has {shape}: it belongs to other data or another teacher; fit the teacher on "
+                "these data",
                 value=tuple(knowledge.logits.shape),
                 allowed=shape,
             )
@@ -264,7 +273,7 @@ class ICKD(Method):
         self.bank = Bank(
             knowledge,
             BankQuery(
-                positives if self._aims else None,
+                positives if self._uses_positives else None,
                 negatives,
                 chosen.retrieval_temperature,
                 chosen.aggregate,  # type: ignore[arg-type]
@@ -272,14 +281,14 @@ class ICKD(Method):
             ),
         )
 
-    def _own(self, batch: Batch) -> Tensor:
+    def _kd(self, batch: Batch) -> Tensor:
         """Return the KD term, (B,)."""
         if self.settings.paradigm == "online":
-            apart = torch.stack(
+            divergences = torch.stack(
                 [self._divergence(peer, batch) for peer in batch.peer_logits]
             )  # (P, B)
-            return apart.mean(dim=0)
-        return self._divergence(self._said(batch), batch)
+            return divergences.mean(dim=0)
+        return self._divergence(self._reference_logits(batch), batch)
 
     def _picd(self, batch: Batch) -> Tensor:
         assert self.bank is not None
@@ -290,12 +299,14 @@ class ICKD(Method):
         negatives, present = bank.negatives(batch.index)
         if chosen.nicd_loss == "hinge":
             return contrastive.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
-        positive = bank.target(batch.index) if chosen.nicd_pos == "bank" else self._said(batch)
+        positive = (
+            bank.target(batch.index) if chosen.nicd_pos == "bank" else self._reference_logits(batch)
+        )
         return contrastive.info_nce(
             batch.student.logits, positive, negatives, present, chosen.nicd_temperature
         )
 
-    def _said(self, batch: Batch) -> Tensor:
+    def _reference_logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, K) of the teacher, or of the bank in its place, for the samples."""
         if self.settings.paradigm == "offline":
             return batch.teacher_logits

@@ -18,11 +18,11 @@ from methods.kronecker import Kronecker
 from methods.sample_weighting import Part
 from methods.tempered_objective import Losses
 
-EXACT_UP_TO = 1000  # most parameters of a last layer that Cholesky solves
-ROWS_AT_ONCE = 8192
+MAX_EXACT_SIZE = 1000  # most parameters of a last layer that Cholesky solves
+MAX_BLOCK_ROWS = 8192
 
 
-class Diverged(ArithmeticError):
+class DivergedError(ArithmeticError):
     """Failure of an estimator to approach a solution; the message states the setting to change."""
 
 
@@ -43,18 +43,18 @@ class Problem(Protocol):
     def product(self, vector: Tensor) -> Tensor:
         """Return H v, (p,): H is the curvature of (1/n) sum_i w_i l_i, without damping."""
 
-    def along(self, vector: Tensor) -> Tensor:
+    def directional_derivatives(self, vector: Tensor) -> Tensor:
         """Return grad l_i . v of every sample, (n,), without the weights w_i."""
 
     def matrix(self) -> Tensor:
         """Return H, (p, p) float64, from p products unless a subclass has a faster way."""
         unit = torch.zeros_like(self.held_out_gradient())
-        found = torch.empty(self.size, self.size, dtype=torch.float64, device=unit.device)
-        for place in range(self.size):
-            unit[place] = 1
-            found[place] = self.product(unit)  # a row, as H is symmetric
-            unit[place] = 0
-        return found
+        matrix = torch.empty(self.size, self.size, dtype=torch.float64, device=unit.device)
+        for column in range(self.size):
+            unit[column] = 1
+            matrix[column] = self.product(unit)  # a row, as H is symmetric
+            unit[column] = 0
+        return matrix
 
 
 class LastLayer(Problem):
@@ -62,7 +62,7 @@ class LastLayer(Problem):
 
     With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T.
     The Gauss-Newton block of the whole network is the Hessian of this layer. `weights` (n,) are the
-    current w_i. Blocks of samples stay below `limit_bytes` of memory; `alive` is called before
+    current w_i. Blocks of samples stay below `limit_bytes` of memory; `heartbeat` is called before
     each.
     """
 
@@ -73,11 +73,11 @@ class LastLayer(Problem):
         held_out: Part,
         weights: Tensor,
         limit_bytes: int,
-        alive: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.training, self.losses, self.held_out = training, losses, held_out
         self.weights = weights.to(training.features)
-        self.limit_bytes, self.alive = limit_bytes, alive
+        self.limit_bytes, self.heartbeat = limit_bytes, heartbeat
 
     @property
     def size(self) -> int:
@@ -102,23 +102,25 @@ class LastLayer(Problem):
         layer = vector.view(self.training.logits.shape[1], -1)
         total = torch.zeros_like(layer)
         for rows in self._blocks(6 * layer.shape[0]):
-            bent = self.losses.curvature(
-                self.training.logits[rows], self._logits_along(layer, rows), rows
+            curvature_products = self.losses.curvature(
+                self.training.logits[rows], self._logit_changes(layer, rows), rows
             )
-            total += self._outer_sum(bent * self.weights[rows, None], self.training.features[rows])
+            total += self._outer_sum(
+                curvature_products * self.weights[rows, None], self.training.features[rows]
+            )
         return total.flatten() / self.samples
 
-    def along(self, vector: Tensor) -> Tensor:
+    def directional_derivatives(self, vector: Tensor) -> Tensor:
         """Return grad l_i . v of every sample, (n,)."""
         layer = vector.view(self.training.logits.shape[1], -1)
-        found = [
+        derivatives = [
             (
                 self.losses.gradients(self.training.logits[rows], rows)
-                * self._logits_along(layer, rows)
+                * self._logit_changes(layer, rows)
             ).sum(dim=1)
             for rows in self._blocks(6 * layer.shape[0])
         ]
-        return torch.cat(found)
+        return torch.cat(derivatives)
 
     def matrix(self) -> Tensor:
         """Return H, (p, p) float64, class by class.
@@ -134,9 +136,9 @@ class LastLayer(Problem):
             for first in range(classes):
                 chosen = torch.zeros_like(logits)
                 chosen[:, first] = self.weights[rows]
-                bent = self.losses.curvature(logits, chosen, rows)[:, first:].double()
+                curvature_products = self.losses.curvature(logits, chosen, rows)[:, first:].double()
                 total[first, :, first:] += (
-                    inputs.T @ (bent[:, :, None] * inputs[:, None, :]).flatten(1)
+                    inputs.T @ (curvature_products[:, :, None] * inputs[:, None, :]).flatten(1)
                 ).view(width, -1, width)
         for first in range(classes):
             total[first + 1 :, :, first] = total[first, :, first + 1 :].permute(1, 2, 0)
@@ -155,7 +157,7 @@ class LastLayer(Problem):
         83 iterations to 29; with the plain mean of h~ h~^T it takes 36.
         """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
-        bent, inputs = (
+        logit_factor, input_factor = (
             self.weights.new_zeros(classes, classes),
             self.weights.new_zeros(width, width),
         )
@@ -165,24 +167,26 @@ class LastLayer(Problem):
                 self.weights[rows],
                 self._with_one(rows),
             )
-            bent += self.losses.curvature_sum(logits, weights, rows)
-            inputs += with_one.T @ (
+            logit_factor += self.losses.curvature_sum(logits, weights, rows)
+            input_factor += with_one.T @ (
                 with_one * (weights * self.losses.curvature_traces(logits, rows))[:, None]
             )
         inverse = Kronecker(
-            bent / self.samples, inputs / bent.trace().clamp(min=_tiny(bent)), damping
+            logit_factor / self.samples,
+            input_factor / logit_factor.trace().clamp(min=_tiny(logit_factor)),
+            damping,
         )
         return lambda vector: inverse.solve(vector.view(classes, width)).flatten()
 
     def _blocks(self, row_elements: int) -> Iterator[slice]:
         """Yield slices of training rows, each as long as `limit_bytes` and `row_elements` allow."""
         row_bytes = row_elements * self.weights.element_size()
-        at_once = max(1, min(ROWS_AT_ONCE, self.limit_bytes // row_bytes))
-        for start in range(0, self.samples, at_once):
-            self.alive()
-            yield slice(start, min(start + at_once, self.samples))
+        block_rows = max(1, min(MAX_BLOCK_ROWS, self.limit_bytes // row_bytes))
+        for start in range(0, self.samples, block_rows):
+            self.heartbeat()
+            yield slice(start, min(start + block_rows, self.samples))
 
-    def _logits_along(self, layer: Tensor, rows: slice) -> Tensor:
+    def _logit_changes(self, layer: Tensor, rows: slice) -> Tensor:
         """Return the change of the logits along a layer (K, D + 1): (B, K)."""
         return torch.addmm(layer[:, -1], self.training.features[rows], layer[:, :-1].T)
 
@@ -209,7 +213,7 @@ class Solution(NamedTuple):
     residual: float | None
 
 
-class Solved(NamedTuple):
+class InfluenceScores(NamedTuple):
     """Influence scores phi (n,), negative if a sample helps, and statistics of the solution."""
 
     phi: Tensor
@@ -229,9 +233,9 @@ def exact(problem: Problem, gradient: Tensor, damping: float) -> Solution:
     matrix = problem.matrix()
     matrix.diagonal().add_(damping)
     factor = _cholesky(matrix, damping)
-    wanted = gradient.double()
-    direction = torch.cholesky_solve(wanted[:, None], factor)[:, 0]
-    residual = (wanted - matrix @ direction).norm() / wanted.norm().clamp(min=_tiny(wanted))
+    target = gradient.double()
+    direction = torch.cholesky_solve(target[:, None], factor)[:, 0]
+    residual = (target - matrix @ direction).norm() / target.norm().clamp(min=_tiny(target))
     return Solution(direction.to(gradient), 1, residual.item())
 
 
@@ -251,25 +255,25 @@ def cg(
     Raises:
         Diverged: The damped curvature is not positive along a direction.
     """
-    enough = tolerance * gradient.norm()
+    target_norm = tolerance * gradient.norm()
     direction, residual = torch.zeros_like(gradient), gradient.clone()
-    mended = preconditioner(residual) if preconditioner else residual
-    search, height = mended.clone(), residual @ mended
+    preconditioned = preconditioner(residual) if preconditioner else residual
+    search_direction, residual_product = preconditioned.clone(), residual @ preconditioned
     iterations = 0
-    while iterations < largest and residual.norm() > enough:
-        bent = problem.product(search) + damping * search
-        slope = search @ bent
+    while iterations < largest and residual.norm() > target_norm:
+        product = problem.product(search_direction) + damping * search_direction
+        slope = search_direction @ product
         if not slope > 0:
-            raise Diverged(
-                f"the curvature along a direction is {slope.item():.3g}, not positive: choose "
-                f"a damping above {damping}"
+            raise DivergedError(
+                f"the curvature along a direction must be positive, but is {slope.item():.3g}: "
+                f"choose a damping above {damping}"
             )
-        step = height / slope
-        direction += step * search
-        residual -= step * bent
-        mended = preconditioner(residual) if preconditioner else residual
-        before, height = height, residual @ mended
-        search = mended + (height / before) * search
+        step = residual_product / slope
+        direction += step * search_direction
+        residual -= step * product
+        preconditioned = preconditioner(residual) if preconditioner else residual
+        previous_product, residual_product = residual_product, residual @ preconditioned
+        search_direction = preconditioned + (residual_product / previous_product) * search_direction
         iterations += 1
     return Solution(
         direction, iterations, (residual.norm() / gradient.norm().clamp(min=_tiny(gradient))).item()
@@ -301,8 +305,8 @@ def lissa(
         change = gradient - (problem.product(summed) + damping * summed) / scale
         residual = (change.norm() / size).item()
         if not residual <= 1.001:
-            raise Diverged(
-                f"the series of LiSSA grew at step {iterations + 1}: choose a scale above "
+            raise DivergedError(
+                f"the series of LiSSA diverged at step {iterations + 1}: choose a scale above "
                 f"{scale:.3g}, or a larger damping"
             )
         summed += change
@@ -320,12 +324,14 @@ def identity(problem: Problem, gradient: Tensor, damping: float) -> Solution:
 
 def last_layer(problem: LastLayer, gradient: Tensor, damping: float) -> Solution:
     """Solve exactly for a small last layer, else by conjugate gradients with its preconditioner."""
-    if problem.size <= EXACT_UP_TO:
+    if problem.size <= MAX_EXACT_SIZE:
         return exact(problem, gradient, damping)
     return cg(problem, gradient, damping, preconditioner=problem.preconditioner(damping))
 
 
-def scores(problem: Problem, estimator: Estimator, damping: float, **options: Any) -> Solved:
+def scores(
+    problem: Problem, estimator: Estimator, damping: float, **options: Any
+) -> InfluenceScores:
     """Return phi_i = - g_V^T (H + damping I)^-1 grad l_i of every training sample.
 
     The call of the estimator is `estimator(problem, g_V, damping, **options)`.
@@ -333,7 +339,7 @@ def scores(problem: Problem, estimator: Estimator, damping: float, **options: An
     direction, iterations, residual = estimator(
         problem, problem.held_out_gradient(), damping, **options
     )
-    return Solved(-problem.along(direction), iterations, residual)
+    return InfluenceScores(-problem.directional_derivatives(direction), iterations, residual)
 
 
 def self_influence(problem: LastLayer, damping: float) -> Tensor:
@@ -344,15 +350,17 @@ def self_influence(problem: LastLayer, damping: float) -> Tensor:
     matrix = problem.matrix()
     matrix.diagonal().add_(damping)
     factor = _cholesky(matrix, damping)
-    at_once = max(1, problem.limit_bytes // (4 * 8 * problem.size))
-    found = []
-    for start in range(0, problem.samples, at_once):
-        gradients = problem.gradients(slice(start, min(start + at_once, problem.samples))).double()
-        found.append(
+    block_rows = max(1, problem.limit_bytes // (4 * 8 * problem.size))
+    influences = []
+    for start in range(0, problem.samples, block_rows):
+        gradients = problem.gradients(
+            slice(start, min(start + block_rows, problem.samples))
+        ).double()
+        influences.append(
             torch.linalg.solve_triangular(factor, gradients.T, upper=False).square_().sum(dim=0)
         )
         del gradients  # otherwise two blocks are held at once
-    return torch.cat(found).to(problem.weights)
+    return torch.cat(influences).to(problem.weights)
 
 
 def largest_eigenvalue(
@@ -387,9 +395,9 @@ def needed_bytes(estimator: str, samples: int, classes: int, features: int, para
         parameters: p, parameters considered; K (D + 1) for a last layer.
     """
     if estimator == "last_layer":
-        estimator = "exact" if parameters <= EXACT_UP_TO else "preconditioned"
+        estimator = "exact" if parameters <= MAX_EXACT_SIZE else "preconditioned"
     vectors = 4 * (8 * parameters + 3 * samples)
-    more = {
+    estimator_bytes = {
         "exact": 2 * 8 * parameters**2,  # the matrix and its factor
         "preconditioned": 5
         * 8
@@ -398,14 +406,14 @@ def needed_bytes(estimator: str, samples: int, classes: int, features: int, para
         "lissa": 0,
         "identity": 0,
     }
-    return vectors + more[estimator]
+    return vectors + estimator_bytes[estimator]
 
 
 def _cholesky(matrix: Tensor, damping: float) -> Tensor:
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
-        raise Diverged(
+        raise DivergedError(
             f"the curvature with damping {damping} is not positive definite: choose a larger "
             f"damping"
         )

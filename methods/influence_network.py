@@ -51,7 +51,7 @@ class WholeNetwork(Problem):
     def held_out_gradient(self) -> Tensor:
         """Return g_V, (p,), by reverse differentiation in one pass over the held-out part."""
         known, first = (self.labels != -1).sum().clamp(min=1), 0
-        total = self.flat(
+        total = self.to_vector(
             {name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()}
         )
         for inputs in self.network.held_out():
@@ -67,28 +67,28 @@ class WholeNetwork(Problem):
                     / known
                 )
 
-            total += self.flat(torch.func.grad(loss)(self.parameters))
+            total += self.to_vector(torch.func.grad(loss)(self.parameters))
         return total
 
     def product(self, vector: Tensor) -> Tensor:
         """Return H v, (p,), by forward and reverse differentiation of every block."""
-        direction, total = self.shaped(vector), torch.zeros_like(vector)
+        direction, total = self.to_tensors(vector), torch.zeros_like(vector)
         for rows, inputs in self.blocks():
-            total += self.flat(
+            total += self.to_vector(
                 (self._hessian if self.hessian else self._gauss_newton)(rows, inputs, direction)
             )
         return total / self.samples
 
-    def along(self, vector: Tensor) -> Tensor:
+    def directional_derivatives(self, vector: Tensor) -> Tensor:
         """Return grad l_i . v of every sample, (n,).
 
         One forward differentiation per block gives dz_i along v; dl_i/dz_i has a closed form.
         """
-        direction, found = self.shaped(vector), []
+        direction, derivatives = self.to_tensors(vector), []
         for rows, inputs in self.blocks():
-            logits, change = self._logits_along(inputs, direction)
-            found.append((self.losses.gradients(logits, rows) * change).sum(dim=1))
-        return torch.cat(found)
+            logits, change = self._logits_and_change(inputs, direction)
+            derivatives.append((self.losses.gradients(logits, rows) * change).sum(dim=1))
+        return torch.cat(derivatives)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the rows and the inputs of the training part, block by block and in order."""
@@ -97,11 +97,11 @@ class WholeNetwork(Problem):
             yield slice(first, first + len(inputs)), inputs
             first += len(inputs)
 
-    def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def to_vector(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return tensors by parameter name as one vector (p,)."""
         return torch.cat([tensors[name].flatten() for name in self.parameters])
 
-    def shaped(self, vector: Tensor) -> dict[str, Tensor]:
+    def to_tensors(self, vector: Tensor) -> dict[str, Tensor]:
         """Return one vector (p,) as tensors by parameter name."""
         pieces = torch.split(vector, [tensor.numel() for tensor in self.parameters.values()])
         return {
@@ -109,25 +109,29 @@ class WholeNetwork(Problem):
             for (name, tensor), piece in zip(self.parameters.items(), pieces, strict=True)
         }
 
-    def _logits_along(self, inputs: Tensor, direction: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _logits_and_change(
+        self, inputs: Tensor, direction: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return the logits of a block and their derivative along a direction, (B, K) each.
 
         Forward differentiation computes both.
         """
-        return _derived(
+        return _jvp(
             lambda parameters: self.network.logits(parameters, inputs), self.parameters, direction
         )
 
     def _gauss_newton(
         self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        _, change = self._logits_along(inputs, direction)
+        _, change = self._logits_and_change(inputs, direction)
         reverse: Any = torch.func.vjp(
             lambda parameters: self.network.logits(parameters, inputs), self.parameters
         )
         logits, backward = reverse
-        (found,) = backward(self.losses.curvature(logits, change, rows) * self.weights[rows, None])
-        return dict(found)
+        (products,) = backward(
+            self.losses.curvature(logits, change, rows) * self.weights[rows, None]
+        )
+        return dict(products)
 
     def _hessian(
         self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]
@@ -138,13 +142,13 @@ class WholeNetwork(Problem):
                 * self.losses.values(self.network.logits(parameters, inputs), rows)
             ).sum()
 
-        _, found = _derived(torch.func.grad(objective), self.parameters, direction)
-        return dict(found)
+        _, products = _jvp(torch.func.grad(objective), self.parameters, direction)
+        return dict(products)
 
 
-def _derived(
-    function: Callable[..., Any], at: Mapping[str, Tensor], along: Mapping[str, Tensor]
+def _jvp(
+    function: Callable[..., Any], primals: Mapping[str, Tensor], tangents: Mapping[str, Tensor]
 ) -> tuple[Any, Any]:
     """Return the value of a function and its derivative along a direction."""
-    found: Any = torch.func.jvp(function, (at,), (along,))
-    return found[0], found[1]
+    value_and_derivative: Any = torch.func.jvp(function, (primals,), (tangents,))
+    return value_and_derivative[0], value_and_derivative[1]

@@ -21,7 +21,7 @@ from methods.settings import Settings, SettingsError, setting
 from methods.tempered_objective import Losses
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
-SOLVED = 1e-2  # largest relative residual of a solution that is accepted without a note
+MAX_RESIDUAL = 1e-2  # largest relative residual of a solution that is accepted without a note
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
     "kfac": kfac,
@@ -38,66 +38,75 @@ class InfluenceWeightingSettings(Settings):
 
     update: str = setting(
         "iterative",
-        "iterative: every few epochs, the student goes on; static: once, halfway, and the "
-        "student begins anew; teacher_only: the "
-        "weights are the teacher's; both: teacher and student learn with them; ssl: of the "
-        "unlabelled samples",
+        "Schedule and use of the weights. iterative: new weights every few epochs; static: once "
+        "halfway, after which the student restarts; teacher_only: for the teacher alone; both: for "
+        "teacher and student; ssl: for the unlabelled samples.",
         choices=UPDATES,
     )
     weigh_by: str = setting(
         "influence",
-        "influence: on the loss of the validation part; as baselines loss: the sample's own "
-        "loss, random: influence's weights, "
-        "shuffled, and none: all alike",
+        "Score of the samples. influence: on the loss of the validation part. Baselines: loss, the "
+        "sample's own loss; random, the weights of influence, shuffled; none, equal weights.",
         choices=("influence", "loss", "random", "none"),
     )
     estimator: str = setting(
         "last_layer",
-        "of the influence; last_layer: of the classifier, in closed form; of the whole network "
-        "kfac, cg, lissa, exact (few "
-        "parameters), identity (inner products of gradients)",
+        "Estimator of the influence. last_layer: of the classifier, in closed form. Of the whole "
+        "network: kfac, cg, lissa, exact (for few parameters), identity (inner products of "
+        "gradients).",
         choices=tuple(ESTIMATORS),
     )
-    damping: float = setting(0.01, "lambda, added to the curvature's diagonal", above=0)
+    damping: float = setting(0.01, "lambda, added to the diagonal of the curvature.", above=0)
     weight_map: str = setting(
         "sigmoid",
-        "from influence to weights; hard: 1 where it is not harmful, else 0",
+        "Map from influence to weights; hard: 1 for samples that are not harmful, else 0.",
         choices=tuple(MAPS),
     )
     sharpness: float = setting(
-        10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0
+        10.0,
+        "k, the length of the interval to which sigmoid scales the range of the influence.",
+        above=0,
     )
     clip: float = setting(
         CLIPPED_SHARE,
-        "share of the influences that is cut off at each end before the map; 0: none",
+        "Share of the influence scores that is clipped at each end before the map; 0: no clipping.",
         low=0,
         high=0.25,
     )
     sign: str = setting(
         "correct",
-        "correct: harmful samples count less; released: more, as in the released code, for "
-        "comparison",
+        "Sign of the influence. correct: harmful samples get smaller weights; released: larger "
+        "ones, as in the released code, for comparison.",
         choices=SIGNS,
     )
     warmup: float = setting(
-        0.25, "share of the epochs after which samples are first weighed", low=0, high=1
+        0.25,
+        "Share of the epochs before weights are first computed, at least one epoch. Not used by "
+        "static.",
+        low=0,
+        high=1,
     )
-    every: int = setting(2, "R: epochs from one weighing to the next", low=1)
+    every: int = setting(
+        2,
+        "R, the number of epochs from one computation of the weights to the next. Not used by "
+        "static.",
+        low=1,
+    )
     lag: int = setting(
         1,
-        "epochs that are trained while weights are computed, fewer if none were left then; 0: "
-        "the trainer waits",
+        "Epochs trained while new weights are computed, fewer if none would remain to use them; 0: "
+        "training waits for the weights. Not used by static.",
         low=0,
     )
     momentum: float = setting(
         0.5,
-        "share of the weights in force that new ones keep (no meaning for static)",
+        "Share of the current weights that new ones keep. Not used by static.",
         low=0,
         high=0.99,
     )
     clean_samples: int = setting(
         0,
-        "samples of the validation part by which the others are weighed; 0: all",
+        "Number of validation samples used to score the training samples; 0: all.",
         low=0,
         high=10**9,
     )
@@ -106,9 +115,9 @@ class InfluenceWeightingSettings(Settings):
         super().__post_init__()
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
-                f"lag = {self.lag} is more than every = {self.every}, so weights would be "
-                f"asked for before the last ones came: "
-                f"give a lag of at most {self.every}, or raise every",
+                f"lag = {self.lag} must not exceed every = {self.every}, because weights would be "
+                f"requested before the previous ones arrive: give a lag of at most {self.every}, "
+                f"or raise every",
                 "lag",
                 value=self.lag,
                 allowed=(0, self.every),
@@ -147,15 +156,15 @@ class InfluenceWeighting:
             self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
         if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = {settings.update!r} trains before it weighs and after it, for which "
-                f"{epochs} epochs leave no room: "
-                "give training.epochs of 2 or more, and a warmup below 1",
+                f"update = {settings.update!r} needs epochs before and after the weights are "
+                f"computed, but training.epochs is {epochs}: give training.epochs of 2 or more, "
+                "and a warmup below 1",
                 "update",
                 value=settings.update,
                 allowed="training.epochs of 2 or more",
             )
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Return whether weights are due after `epoch` epochs: once halfway, or every R epochs.
 
         Weights are due only while an epoch remains that can use them.
@@ -172,10 +181,10 @@ class InfluenceWeighting:
         self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
     ) -> int:
         """Return the bytes that the survey and the chosen estimator hold at once."""
-        surveyed = (
+        survey_bytes = (
             4 * samples * (features + 4 * classes)
         )  # logits and targets of student, teacher and labels
-        return surveyed + self._estimator_bytes(samples, classes, features, parameters)
+        return survey_bytes + self._estimator_bytes(samples, classes, features, parameters)
 
     def _estimator_bytes(
         self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]
@@ -187,8 +196,8 @@ class InfluenceWeighting:
             return factor_bytes(parameters) + influence.needed_bytes(
                 "identity", samples, classes, features, size
             )
-        looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
-        return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
+        parameter_count = classes * (features + 1) if chosen.estimator == "last_layer" else size
+        return influence.needed_bytes(chosen.estimator, samples, classes, features, parameter_count)
 
     def weigh(self, survey: StudentSurvey) -> WeightingResult:
         """Return new weights: scores, mapped and mixed with the current weights.
@@ -200,79 +209,86 @@ class InfluenceWeighting:
             ArithmeticError: The estimator diverged.
         """
         chosen = self.settings
-        weighable = self.weighted_objective(survey)
-        counted, notes = weighable.counted, list[str]()
+        weighted = self.weighted_objective(survey)
+        counted, notes = weighted.counted, list[str]()
         loss = _labelled_loss(survey.training)
         tracked = {"labelled_loss": loss, "weighed": float(counted.sum())}
         noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
         if not counted.any():
             notes.append(
-                "there is nothing to weigh, as the teacher is sure of no sample: lower "
-                "method.threshold, or train it longer"
+                "no samples are weighted, because no prediction of the teacher reaches "
+                "method.threshold: lower it, or train the teacher longer"
             )
-        scores, new = torch.full_like(survey.weights, math.nan), torch.ones_like(survey.weights)
+        scores, new_weights = (
+            torch.full_like(survey.weights, math.nan),
+            torch.ones_like(survey.weights),
+        )
         if chosen.weigh_by != "none" and counted.any():
             if chosen.weigh_by == "loss":
-                scores = _own_losses(survey.training, weighable.objective)
+                scores = _sample_losses(survey.training, weighted.objective)
                 scores -= scores[counted].mean()
             else:
-                solved = self._influence(survey, weighable)
+                result = self._influence(survey, weighted)
                 scores, tracked, notes = (
-                    solved.phi,
-                    tracked | _tracked(solved),
-                    notes + _doubts(solved),
+                    result.phi,
+                    tracked | _solver_metrics(result),
+                    notes + _convergence_notes(result),
                 )
             scores = torch.where(counted, scores, math.nan).float()
-            new = sample_weights(
+            new_weights = sample_weights(
                 scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip
             )
         if chosen.weigh_by == "random":
-            new = _shuffled(new, counted, survey.seed)
-        kept = 0.0 if chosen.update == "static" else chosen.momentum
-        weights = torch.where(counted, kept * survey.weights + (1 - kept) * new, 1.0)
+            new_weights = _shuffled(new_weights, counted, survey.seed)
+        old_share = 0.0 if chosen.update == "static" else chosen.momentum
+        weights = torch.where(
+            counted, old_share * survey.weights + (1 - old_share) * new_weights, 1.0
+        )
         mean = (survey.rates * weights * counted).sum() / (survey.rates * counted).sum().clamp(
             min=1e-12
         )
         weights = torch.where(counted, weights / mean, 1.0)
         return WeightingResult(weights.float(), scores, noted, tracked, tuple(notes))
 
-    def _influence(self, survey: StudentSurvey, weighable: WeightedObjective) -> influence.Solved:
-        chosen, held_out = self.settings, self._clean(survey)
-        objective, weights, _ = weighable
+    def _influence(
+        self, survey: StudentSurvey, weighted: WeightedObjective
+    ) -> influence.InfluenceScores:
+        chosen, held_out = self.settings, self._clean_part(survey)
+        objective, weights, _ = weighted
         problem: influence.Problem
         if chosen.estimator == "last_layer":
             problem = influence.LastLayer(
-                survey.training, objective, held_out, weights, survey.limit_bytes, survey.alive
+                survey.training, objective, held_out, weights, survey.limit_bytes, survey.heartbeat
             )
         else:
             problem = WholeNetwork(survey.network, objective, held_out.labels, weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
-    def _clean(self, survey: StudentSurvey) -> Part:
+    def _clean_part(self, survey: StudentSurvey) -> Part:
         """Return the validation part; samples beyond `clean_samples` get the label -1."""
-        part, most = survey.held_out, self.settings.clean_samples
-        if not 0 < most < len(part.labels):
+        part, limit = survey.held_out, self.settings.clean_samples
+        if not 0 < limit < len(part.labels):
             return part
         order = torch.randperm(
             len(part.labels), generator=torch.Generator().manual_seed(survey.seed)
         )
         return part._replace(
-            labels=part.labels.index_fill(0, order[most:].to(part.labels.device), -1)
+            labels=part.labels.index_fill(0, order[limit:].to(part.labels.device), -1)
         )
 
 
-def _tracked(solved: influence.Solved) -> dict[str, float]:
-    residual = {} if solved.residual is None else {"residual": solved.residual}
-    return {"iterations": float(solved.iterations), **residual}
+def _solver_metrics(result: influence.InfluenceScores) -> dict[str, float]:
+    residual = {} if result.residual is None else {"residual": result.residual}
+    return {"iterations": float(result.iterations), **residual}
 
 
-def _doubts(solved: influence.Solved) -> list[str]:
-    if solved.residual is None or solved.residual < SOLVED:
+def _convergence_notes(result: influence.InfluenceScores) -> list[str]:
+    if result.residual is None or result.residual < MAX_RESIDUAL:
         return []
     return [
-        f"the influence was solved up to a relative residual of {solved.residual:.2g} only, "
-        f"after {solved.iterations} iterations: "
-        "raise method.damping, or take another method.estimator"
+        f"the influence did not converge: its relative residual is {result.residual:.2g} after "
+        f"{result.iterations} iterations; raise method.damping, or choose another "
+        "method.estimator"
     ]
 
 
@@ -286,7 +302,7 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
     return shuffled
 
 
-def _own_losses(part: Part, objective: Losses) -> Tensor:
+def _sample_losses(part: Part, objective: Losses) -> Tensor:
     """Return the loss of each sample, (n,): its cross entropy, or if unlabelled its excess loss.
 
     The excess loss is the minimised loss less its least possible value.

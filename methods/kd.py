@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from methods import losses
 from methods.batch import Batch
-from methods.weighted import Formed, FormedSettings, Soft
+from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
 
 
 @dataclass(frozen=True)
-class KDSettings(FormedSettings):
+class KDSettings(TwoFormSettings):
     """Hyper-parameters of KD; the soft term is T^2 D."""
 
 
-class KD(Formed):
+class KD(TwoFormMethod):
     """Cross entropy and T^2 D(p_T || q_T).
 
     The additive form at beta = alpha / (1 - alpha) is the convex one divided by 1 - alpha.

@@ -21,7 +21,7 @@ from methods.sample_weighting import StudentSurvey
 from methods.settings import setting, temperature_setting
 from methods.tempered_objective import Losses, Term
 
-TEACHING = ("teacher_only", "both")  # updates that train the teacher with the weights
+TEACHER_UPDATES = ("teacher_only", "both")  # updates that train the teacher with the weights
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,43 @@ class KDAIFSettings(InfluenceWeightingSettings):
 
     alpha: float = setting(
         0.9,
-        "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)",
+        "Weight of the teacher; cross entropy has the weight 1 - alpha. Not used by update: ssl.",
         low=0,
         high=1,
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     teacher_learning_rate: float = setting(
         0.01,
-        "of the epoch that the teacher is trained for whenever new weights come (teacher_only, "
-        "both; ssl with feedback)",
+        "Learning rate of the epoch in which the teacher is trained after new weights. Used by "
+        "teacher_only, both, and ssl with feedback.",
         above=0,
     )
     unlabelled_weight: float = setting(
-        1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0
+        1.0,
+        "mu, the weight of the term of the unlabelled samples; cross entropy has weight 1. Used by "
+        "ssl.",
+        low=0,
     )
     pseudo: str = setting(
         "soft",
-        "ssl: soft: the teacher's softened distribution; hard: its class where it is sure of "
-        "it, else nothing",
+        "Targets of the unlabelled samples. soft: the teacher's softened distribution; hard: the "
+        "teacher's class if its probability reaches the threshold, else none. Used by ssl.",
         choices=("soft", "hard"),
     )
     threshold: float = setting(
-        0.95, "ssl, pseudo = hard: probability from which the teacher is sure", low=0, high=1
+        0.95,
+        "Least probability of the class that the teacher predicts for a hard pseudo-label. Used by "
+        "ssl with pseudo: hard.",
+        low=0,
+        high=1,
     )
 
     feedback: float = setting(
         0.0,
-        "eta: how much the teacher is moved by what its pseudo-labels did to the student's "
-        "loss on labels; 0: not (ssl)",
+        "eta, the strength of the teacher's update by the effect of its pseudo-labels on the "
+        "student's loss on labels; 0: no update. Used by ssl.",
         low=0,
     )
 
@@ -77,11 +86,10 @@ class KDAIF(Method):
     settings: KDAIFSettings
     needs = Needs(teacher=True, weights=True)
     provenance = (
-        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: "
-        "recipe and the map `exp` are from the "
-        "code, whose sign up-weights harmful samples and is corrected here (`sign: released` "
-        "keeps it); estimators, other maps, "
-        "updates and the semi-supervised form are reconstructed, and no number of the paper is "
+        "arXiv 2501.02705 (2025), of which only the abstract and the released code were available: "
+        "the recipe and the map `exp` are from the code, whose sign gives harmful samples larger "
+        "weights and is corrected here (`sign: released` keeps it); estimators, other maps, "
+        "updates and the semi-supervised form are reconstructions, and no number of the paper is "
         "claimed"
     )
 
@@ -93,7 +101,9 @@ class KDAIF(Method):
     def teacher_lr(self) -> float:
         """Return the learning rate of the updates that train the teacher; 0 if none does."""
         chosen = self.settings
-        teaches = chosen.update in TEACHING or (chosen.update == "ssl" and chosen.feedback > 0)
+        teaches = chosen.update in TEACHER_UPDATES or (
+            chosen.update == "ssl" and chosen.feedback > 0
+        )
         return chosen.teacher_learning_rate if teaches else 0.0
 
     def forward(self, batch: Batch) -> Objective:
@@ -102,7 +112,9 @@ class KDAIF(Method):
         Tracked are cross entropy and distillation without weights, and the mean weight of the
         batch.
         """
-        assert batch.weights is not None, "the loop brings weights to whoever needs them"
+        assert batch.weights is not None, (
+            "the training loop provides weights if `needs.weights` is set"
+        )
         weights = (
             torch.ones_like(batch.weights)
             if self.settings.update == "teacher_only"
@@ -125,7 +137,9 @@ class KDAIF(Method):
         The objective is 1/n times the sum over the samples.
         """
         chosen, (logits, _, labels) = self.settings, survey.training
-        assert survey.teacher is not None, "the loop brings a teacher to whoever needs one"
+        assert survey.teacher is not None, (
+            "the training loop provides a teacher if `needs.teacher` is set"
+        )
         labelled = labels != -1
         share = len(labels) / labelled.sum().clamp(
             min=1
@@ -143,7 +157,7 @@ class KDAIF(Method):
                 else survey.weights
             )
             return WeightedObjective(Losses(terms), weights, torch.ones_like(labelled))
-        used, classes = self._used(survey.teacher, labels)
+        used, classes = self._select_pseudo_labels(survey.teacher, labels)
         strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used
         pseudo = Term(strength, chosen.temperature, soft)
         if chosen.pseudo == "hard":
@@ -160,9 +174,11 @@ class KDAIF(Method):
         helped the student are reinforced, others unlearned.
         """
         if self.settings.update != "ssl":
-            assert batch.weights is not None, "the loop brings weights to whoever needs them"
+            assert batch.weights is not None, (
+                "the training loop provides weights if `needs.weights` is set"
+            )
             return (batch.weights * batch.cross_entropies()).mean()
-        used, classes = self._used(batch.teacher_logits, batch.labels)
+        used, classes = self._select_pseudo_labels(batch.teacher_logits, batch.labels)
         pseudo = batch.mean_over(
             losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used
         )
@@ -179,28 +195,32 @@ class KDAIF(Method):
 
     def _semi_supervised(self, batch: Batch, weights: Tensor) -> Objective:
         chosen, hard, teacher = self.settings, batch.cross_entropy(), batch.teacher_logits
-        used, classes = self._used(teacher, batch.labels)
+        used, classes = self._select_pseudo_labels(teacher, batch.labels)
         if chosen.pseudo == "soft":
-            each = chosen.temperature**2 * losses.tempered_kl(
+            pseudo_loss = chosen.temperature**2 * losses.tempered_kl(
                 teacher, batch.student.logits, chosen.temperature
             )  # (B,)
         else:
-            each = losses.cross_entropies(batch.student.logits, classes)
-        each, unlabelled = each * used, batch.labels == -1
-        loss = hard + self.settings.unlabelled_weight * batch.mean_over(weights * each, unlabelled)
-        return Objective(loss, self._tracked(hard, batch.mean_over(each, unlabelled), weights))
+            pseudo_loss = losses.cross_entropies(batch.student.logits, classes)
+        pseudo_loss, unlabelled = pseudo_loss * used, batch.labels == -1
+        loss = hard + self.settings.unlabelled_weight * batch.mean_over(
+            weights * pseudo_loss, unlabelled
+        )
+        return Objective(
+            loss, self._tracked(hard, batch.mean_over(pseudo_loss, unlabelled), weights)
+        )
 
-    def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _select_pseudo_labels(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples learned without a label, (B,), and the teacher's class of each sample.
 
         With hard pseudo-labels only the samples that the teacher is sure of are used.
         """
-        sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
+        confidence, classes = losses.log_softmax(teacher).exp().max(dim=1)
         unlabelled = labels == -1
         return (
             unlabelled
             if self.settings.pseudo == "soft"
-            else unlabelled & (sure >= self.settings.threshold)
+            else unlabelled & (confidence >= self.settings.threshold)
         ), classes
 
     @staticmethod

@@ -38,10 +38,10 @@ class _Call(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None
-    given: Tensor
+    layer_input: Tensor
     groups: int
     patches: Callable[[Tensor], Tensor]
-    places: Callable[[Tensor], Tensor]
+    positions: Callable[[Tensor], Tensor]
 
 
 def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0) -> Solution:
@@ -55,25 +55,28 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
     Raises:
         ValueError: The network calls no linear or convolutional layer.
     """
-    factors = factors_of(problem, seed)
-    wanted, found = problem.shaped(gradient), problem.shaped(torch.zeros_like(gradient))
+    factors = compute_factors(problem, seed)
+    gradients, direction = (
+        problem.to_tensors(gradient),
+        problem.to_tensors(torch.zeros_like(gradient)),
+    )
     for name, layer in factors.items():
         inverse = Kronecker(
             layer.outputs / problem.samples, layer.inputs / problem.samples, damping
         )
         groups, outs = layer.outputs.shape[:2]
-        matrix = wanted[name].reshape(groups, outs, -1)
+        matrix = gradients[name].reshape(groups, outs, -1)
         if layer.bias:
-            matrix = torch.cat([matrix, wanted[layer.bias].reshape(groups, outs, 1)], dim=2)
+            matrix = torch.cat([matrix, gradients[layer.bias].reshape(groups, outs, 1)], dim=2)
         solved = inverse.solve(matrix)
         if layer.bias:
-            found[layer.bias].copy_(solved[:, :, -1].reshape(-1))
+            direction[layer.bias].copy_(solved[:, :, -1].reshape(-1))
             solved = solved[:, :, :-1]
-        found[name].copy_(solved.reshape(wanted[name].shape))
-    return Solution(problem.flat(found), 1, None)
+        direction[name].copy_(solved.reshape(gradients[name].shape))
+    return Solution(problem.to_vector(direction), 1, None)
 
 
-def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
+def compute_factors(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
     """Return the factors of every layer by the name of its weight.
 
     They take one pass over the training part.
@@ -83,24 +86,24 @@ def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
     }
     names = {id(tensor): name for name, tensor in parameters.items()}
     generator = torch.Generator(problem.weights.device).manual_seed(seed)
-    found: dict[str, Factors] = {}
+    factors: dict[str, Factors] = {}
     for rows, inputs in problem.blocks():
-        with torch.enable_grad(), _Watch(names) as watch:
+        with torch.enable_grad(), _CallRecorder(names) as recorder:
             logits = problem.network.logits(parameters, inputs)
-        if not watch.calls:
+        if not recorder.calls:
             raise ValueError(
-                "kfac found no linear or convolutional layer in this network: choose "
+                "kfac needs a linear or convolutional layer, and this network has none: choose "
                 "last_layer or cg"
             )
         drawn = problem.losses.drawn_gradients(logits.detach(), rows, generator)
         drawn *= problem.weights[rows, None].sqrt()
         slopes = torch.autograd.grad(
-            logits, [output for _, output in watch.calls], drawn, allow_unused=True
+            logits, [output for _, output in recorder.calls], drawn, allow_unused=True
         )
-        for (call, _), slope in zip(watch.calls, slopes, strict=True):
+        for (call, _), slope in zip(recorder.calls, slopes, strict=True):
             if slope is not None:
-                _add(found, names, call, slope)
-    return found
+                _add_block(factors, names, call, slope)
+    return factors
 
 
 def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
@@ -118,7 +121,9 @@ def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
     return 4 * sum(squares) + 4 * 8 * max(squares, default=0)
 
 
-def _add(found: dict[str, Factors], names: Mapping[int, str], call: _Call, slope: Tensor) -> None:
+def _add_block(
+    factors: dict[str, Factors], names: Mapping[int, str], call: _Call, slope: Tensor
+) -> None:
     """Add a block's share to the factors of a layer, a bounded number of samples at a time."""
     name, bias = names[id(call.weight)], names.get(id(call.bias))
     groups, outs, width = (
@@ -126,27 +131,29 @@ def _add(found: dict[str, Factors], names: Mapping[int, str], call: _Call, slope
         len(call.weight) // call.groups,
         call.weight[0].numel() + (bias is not None),
     )
-    if name not in found:
+    if name not in factors:
         like = call.weight.detach()
-        found[name] = Factors(
+        factors[name] = Factors(
             like.new_zeros(groups, width, width), like.new_zeros(groups, outs, outs), bias
         )
-    slopes = call.places(slope)
-    places = slopes.shape[2]
-    at_once = max(1, UNFOLDED_BYTES // (groups * width * places * slope.element_size()))
-    for given, of_outputs in zip(
-        torch.split(call.given.detach(), at_once), torch.split(slopes, at_once), strict=True
+    slopes = call.positions(slope)
+    positions = slopes.shape[2]
+    block_samples = max(1, UNFOLDED_BYTES // (groups * width * positions * slope.element_size()))
+    for layer_input, output_slopes in zip(
+        torch.split(call.layer_input.detach(), block_samples),
+        torch.split(slopes, block_samples),
+        strict=True,
     ):
-        patches = call.patches(given)
+        patches = call.patches(layer_input)
         if bias:
             patches = functional.pad(patches, (0, 0, 0, 1), value=1.0)
-        joined = patches.permute(1, 2, 0, 3).flatten(2)
-        found[name].inputs.add_(joined @ joined.mT)
-        joined = of_outputs.reshape(-1, groups, outs, places).permute(1, 2, 0, 3).flatten(2)
-        found[name].outputs.add_(joined @ joined.mT, alpha=1 / places)
+        by_group = patches.permute(1, 2, 0, 3).flatten(2)
+        factors[name].inputs.add_(by_group @ by_group.mT)
+        by_group = output_slopes.reshape(-1, groups, outs, positions).permute(1, 2, 0, 3).flatten(2)
+        factors[name].outputs.add_(by_group @ by_group.mT, alpha=1 / positions)
 
 
-class _Watch(TorchFunctionMode):
+class _CallRecorder(TorchFunctionMode):
     """Function mode that records calls of layers with named weights, and their outputs."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
@@ -156,26 +163,26 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func not in _READERS:
+        if func not in _CALL_READERS:
             return result
-        call = _READERS[func](*args, **(kwargs or {}))
+        call = _CALL_READERS[func](*args, **(kwargs or {}))
         if id(call.weight) not in self.names:
             return result
         self.calls.append((call, result))
         return result.clone()  # the next layer may modify its input in place
 
 
-def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
+def _linear(layer_input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
     """Return the call of a linear layer on (B, in) or (B, ..., in); middle axes are positions."""
 
-    def places(tensor: Tensor) -> Tensor:
+    def positions(tensor: Tensor) -> Tensor:
         return tensor.reshape(len(tensor), -1, tensor.shape[-1]).mT
 
-    return _Call(weight, bias, given, 1, lambda inputs: places(inputs)[:, None], places)
+    return _Call(weight, bias, layer_input, 1, lambda inputs: positions(inputs)[:, None], positions)
 
 
 def _convolution(
-    given: Tensor,
+    layer_input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -183,7 +190,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> _Call:
-    kernel, spread = (
+    kernel, dilations = (
         weight.shape[2:],
         dilation if isinstance(dilation, tuple) else (dilation, dilation),
     )
@@ -191,24 +198,24 @@ def _convolution(
     def patches(inputs: Tensor) -> Tensor:
         around: Any = padding
         if padding == "same":
-            inputs, around = functional.pad(inputs, _same(kernel, spread)), 0
+            inputs, around = functional.pad(inputs, _same_padding(kernel, dilations)), 0
         elif padding == "valid":
             around = 0
         unfolded = functional.unfold(
-            inputs, tuple(kernel), dilation=spread, padding=around, stride=stride
+            inputs, tuple(kernel), dilation=dilations, padding=around, stride=stride
         )
         return unfolded.view(len(unfolded), groups, -1, unfolded.shape[2])
 
-    return _Call(weight, bias, given, groups, patches, lambda tensor: tensor.flatten(2))
+    return _Call(weight, bias, layer_input, groups, patches, lambda tensor: tensor.flatten(2))
 
 
-def _same(kernel: torch.Size, spread: tuple[int, int]) -> list[int]:
+def _same_padding(kernel: torch.Size, dilations: tuple[int, int]) -> list[int]:
     """Return the padding left, right, above and below, as in torch: the end gets an odd one."""
-    wholes = [step * (size - 1) for size, step in zip(kernel, spread, strict=True)]
-    return [side for whole in reversed(wholes) for side in (whole // 2, whole - whole // 2)]
+    totals = [step * (size - 1) for size, step in zip(kernel, dilations, strict=True)]
+    return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
 
 
-_READERS: dict[Any, Callable[..., _Call]] = {
+_CALL_READERS: dict[Any, Callable[..., _Call]] = {
     functional.linear: _linear,
     functional.conv2d: _convolution,
 }

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from methods.alpha import Alpha, AlphaSettings, Terms, TermsOf, follow
+from methods.alpha import Alpha, AlphaSettings, ComputeTerms, Terms, update_running_mean
 from methods.batch import Batch
 from methods.method import LookAhead
 
-NEAR = 1e-6  # closest distance of alpha to 0 and 1, where its slope vanishes
-SPAN = 10.0  # bound on log variances: terms from e^-10 to e^10 nats
+LOGIT_EPS = 1e-6  # closest distance of alpha to 0 and 1, where its slope vanishes
+MAX_LOG_VARIANCE = 10.0  # bound on log variances: terms from e^-10 to e^10 nats
 
 
 class Raw(Alpha):
@@ -30,9 +30,9 @@ class Raw(Alpha):
         super().__init__(settings)
         self.logit = nn.Parameter(torch.zeros(()))
         ends = torch.tensor([settings.alpha_min, settings.alpha_max], dtype=torch.float64)
-        self.limits = torch.logit(ends, eps=NEAR).tolist()
+        self.limits = torch.logit(ends, eps=LOGIT_EPS).tolist()
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, (), with a gradient."""
         with torch.no_grad():
             self.logit.clamp_(*self.limits)
@@ -51,13 +51,13 @@ class Entropy(Raw):
         self.register_buffer("scale", torch.tensor(math.nan))
         self.scale: Tensor
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, (), without a gradient; `own_loss` trains it."""
-        return super().of(batch, terms).detach()
+        return super().compute(batch, terms).detach()
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return the objective of a."""
-        follow(self.scale, self.mean((hard + soft) / 2), 0.9)
+        update_running_mean(self.scale, self.mean((hard + soft) / 2), 0.9)
         alpha, scale = self.logit.sigmoid(), self.scale.clamp(min=1e-8)
         entropy = -torch.special.xlogy(alpha, alpha) - torch.special.xlogy(1 - alpha, 1 - alpha)
         loss: Tensor = (
@@ -81,12 +81,12 @@ class Uncertainty(Alpha):
         super().__init__(settings)
         self.log_variances = nn.Parameter(torch.zeros(2))
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, (), without a gradient."""
-        logs = self.log_variances.detach().clamp_(-SPAN, SPAN)
-        return self.clamped(torch.sigmoid(logs[0] - logs[1]))
+        logs = self.log_variances.detach().clamp_(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        return self.clamp_alpha(torch.sigmoid(logs[0] - logs[1]))
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return the objective of s1 and s2."""
         return (
             torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances
@@ -100,11 +100,11 @@ class Bayes(Raw):
     divided by 1 + beta, which leaves its effective learning rate unchanged.
     """
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, (), without a gradient."""
-        return super().of(batch, terms).detach()
+        return super().compute(batch, terms).detach()
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return the objective of log beta."""
         return self.logit.exp() * soft - self.settings.alpha_degrees / 2 * self.logit
 
@@ -124,26 +124,26 @@ class Bilevel(Raw):
         self.slope: Tensor
         self.square: Tensor
 
-    def of(self, batch: Batch, terms: Terms) -> Tensor:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, (), without a gradient."""
-        return super().of(batch, terms).detach()
+        return super().compute(batch, terms).detach()
 
     @property
-    def looks_ahead_every(self) -> int:
+    def look_ahead_interval(self) -> int:
         """Return the interval of `look_ahead` in steps, as in `Method`."""
         return self.settings.alpha_every
 
-    def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
+    def look_ahead(self, ahead: LookAhead, terms: ComputeTerms) -> None:
         """Compute the slope along a for the next step."""
         alpha = self.logit.detach().clamp(*self.limits).sigmoid()
         slope = alpha * (1 - alpha) * held_out_slope(ahead, terms, alpha, self.mean)
-        follow(self.square, slope**2, 0.9)
+        update_running_mean(self.square, slope**2, 0.9)
         normalised = slope / self.square.sqrt().clamp(min=1e-12)
         self.slope.copy_(
             torch.where(slope.isfinite(), normalised, 0.0)
         )  # a virtual step may diverge where the real one does not
 
-    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+    def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Return zero, with the slope as its gradient along a; clear the slope."""
         slope = self.slope.clone()
         self.slope.zero_()
@@ -151,7 +151,7 @@ class Bilevel(Raw):
 
 
 def held_out_slope(
-    ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callable[[Tensor], Tensor]
+    ahead: LookAhead, terms: ComputeTerms, alpha: Tensor, mean: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Return dL_val(theta') / dalpha, (), after one virtual step of plain SGD.
 
@@ -165,27 +165,27 @@ def held_out_slope(
         alpha: () weight of the soft term.
         mean: Mean of a tensor over the ranks.
     """
-    here = {name: value.detach().requires_grad_() for name, value in ahead.parameters.items()}
-    found = terms(ahead.training(here))
-    hard = mean(_gradient(found.hard, here, keep=True))
-    soft = mean(_gradient(found.soft.mean(), here))
-    moved = torch.cat(
-        [value.detach().flatten() for value in here.values()]
+    current = {name: value.detach().requires_grad_() for name, value in ahead.parameters.items()}
+    batch_terms = terms(ahead.training(current))
+    hard = mean(_gradient(batch_terms.hard, current, retain=True))
+    soft = mean(_gradient(batch_terms.soft.mean(), current))
+    stepped_vector = torch.cat(
+        [value.detach().flatten() for value in current.values()]
     ) - ahead.learning_rate * ((1 - alpha) * hard + alpha * soft)
-    parts = torch.split(moved, [value.numel() for value in here.values()])
-    there = {
-        name: part.view_as(here[name]).requires_grad_()
-        for name, part in zip(here, parts, strict=True)
+    parts = torch.split(stepped_vector, [value.numel() for value in current.values()])
+    stepped = {
+        name: part.view_as(current[name]).requires_grad_()
+        for name, part in zip(current, parts, strict=True)
     }
-    held_out = mean(_gradient(ahead.held_out(there).cross_entropy(), there))
+    held_out = mean(_gradient(ahead.held_out(stepped).cross_entropy(), stepped))
     return -ahead.learning_rate * torch.dot(held_out, soft - hard)
 
 
-def _gradient(loss: Tensor, parameters: Mapping[str, Tensor], keep: bool = False) -> Tensor:
-    found = torch.autograd.grad(
-        loss, list(parameters.values()), retain_graph=keep, materialize_grads=True
+def _gradient(loss: Tensor, parameters: Mapping[str, Tensor], retain: bool = False) -> Tensor:
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), retain_graph=retain, materialize_grads=True
     )
-    return torch.cat([value.flatten() for value in found])
+    return torch.cat([value.flatten() for value in gradients])
 
 
 LEARNABLE: dict[str, type[Alpha]] = {

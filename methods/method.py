@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from methods import losses
 from methods.bank_schedule import BankSchedule
-from methods.batch import Batch, alone
+from methods.batch import Batch, single_rank_mean
 from methods.retrieval import Neighbours, nearest
 from methods.sample_weighting import WeightingPlan
 from methods.settings import Settings as Settings
@@ -76,7 +76,7 @@ class Knowledge:
         """
         if self.find is not None:
             return self.find(self, positives, negatives)
-        assert self.features is not None, "who retrieves says so by `Needs.bank`"
+        assert self.features is not None, "a method that retrieves sets `Needs.bank`"
         return nearest(
             self.features.to(self.labels.device), self.labels, positives, negatives, self.members
         )
@@ -97,7 +97,7 @@ class Task:
     classes: int
     samples: int
     epochs: int
-    mean: Callable[[Tensor], Tensor] = alone
+    mean: Callable[[Tensor], Tensor] = single_rank_mean
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @property
-    def looks_ahead_every(self) -> int:
+    def look_ahead_interval(self) -> int:
         """Return the interval of `look_ahead` calls in steps; 0 means never."""
         return 0
 

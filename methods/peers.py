@@ -20,28 +20,30 @@ class PeerSettings(Settings):
     """
 
     lambda_peer: float = setting(
-        1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0
+        1.0,
+        "Weight of the peer term; at 0 every student trains alone, without communication.",
+        low=0,
     )
     peer_temperature: float = temperature_setting(
-        1.0, "T_p: divides the logits of the students where they are compared"
+        1.0, "T_p, the divisor of the students' logits in the peer term."
     )
     peer_warmup: float = setting(
         0.0,
-        "share of the epochs over which the weight of the peers' term grows linearly from 0; "
-        "0: it is there at once",
+        "Share of the epochs over which the weight of the peer term grows linearly from 0; 0: no "
+        "warm-up.",
         low=0,
         high=1,
     )
     update: str = setting(
         "simultaneous",
-        "simultaneous: all students step on what the others said before it; alternating: in "
-        "turn, each on what those before it say "
-        "after their step, which costs them a further forward",
+        "Order of the students' steps. simultaneous: all use the outputs before the step; "
+        "alternating: in turn, each with the outputs of its predecessors after their step, at the "
+        "cost of one additional forward pass.",
         choices=("simultaneous", "alternating"),
     )
 
 
-class Mutual(Method):
+class PeerMethod(Method):
     """A student's own objective + lambda_peer T_p^2 D(q_o || q_s), the mean over its peers o.
 
     The peers' outputs are constants without a gradient.
@@ -66,8 +68,12 @@ class Mutual(Method):
         """Return whether `update` is alternating and peers are used."""
         return self.settings.update == "alternating" and self.uses_peers
 
-    def joined(
-        self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None
+    def add_peer_term(
+        self,
+        batch: Batch,
+        own_loss: Tensor,
+        terms: Mapping[str, Tensor],
+        shares: Tensor | None = None,
     ) -> Objective:
         """Return the sum of the objective `alone` and the peers' term.
 
@@ -81,16 +87,17 @@ class Mutual(Method):
             shares: (B,) factors of the samples in the peers' term; None means 1.
         """
         if self.weight == 0:
-            return Objective(alone, {**terms, "peer": alone.detach().new_zeros(())})
+            return Objective(own_loss, {**terms, "peer": own_loss.detach().new_zeros(())})
         temperature = self.settings.peer_temperature
         student = batch.student.logits
-        apart = torch.stack(
+        divergences = torch.stack(
             [losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits]
         )  # (P, B)
-        each = temperature**2 * apart.mean(dim=0)
-        counted = each if shares is None else shares * each
+        peer_term = temperature**2 * divergences.mean(dim=0)
+        weighted_term = peer_term if shares is None else shares * peer_term
         return Objective(
-            alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()}
+            own_loss + self.weight * weighted_term.mean(),
+            {**terms, "peer": peer_term.detach().mean()},
         )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:

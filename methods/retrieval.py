@@ -40,7 +40,7 @@ def nearest(
     negatives: int,
     members: Tensor | None = None,
     queries: Tensor | None = None,
-    alive: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Neighbours:
     """Return the exact neighbours by cosine similarity.
 
@@ -54,9 +54,9 @@ def nearest(
         negatives: Neighbours of other classes per query.
         members: (n,) bool, samples that can be retrieved; None means all.
         queries: (m,) positions of the queries; None means all samples.
-        alive: Function called before each block of queries.
+        heartbeat: Function called before each block of queries.
     """
-    return ByClass(features, labels, members).nearest(positives, negatives, queries, alive)
+    return ByClass(features, labels, members).nearest(positives, negatives, queries, heartbeat)
 
 
 def recall(found: Tensor, exact: Tensor) -> float:
@@ -66,8 +66,8 @@ def recall(found: Tensor, exact: Tensor) -> float:
     """
     rows = max(1, BLOCK_BYTES // max(1, found.shape[1] * exact.shape[1]))
     hits = [
-        ((some[:, None, :] == wanted[:, :, None]).any(2) & (wanted != -1)).sum()
-        for some, wanted in zip(torch.split(found, rows), torch.split(exact, rows), strict=True)
+        ((block[:, None, :] == expected[:, :, None]).any(2) & (expected != -1)).sum()
+        for block, expected in zip(torch.split(found, rows), torch.split(exact, rows), strict=True)
     ]
     known = int((exact != -1).sum())
     return int(torch.stack(hits).sum()) / known if known else 1.0
@@ -82,8 +82,10 @@ class ByClass:
     @torch.no_grad()
     def __init__(self, features: Tensor, labels: Tensor, members: Tensor | None = None) -> None:
         self.features, self.labels = features, labels
-        kept = (labels != -1 if members is None else members & (labels != -1)).nonzero().squeeze(1)
-        self.order = kept[labels[kept].argsort(stable=True)]
+        member_positions = (
+            (labels != -1 if members is None else members & (labels != -1)).nonzero().squeeze(1)
+        )
+        self.order = member_positions[labels[member_positions].argsort(stable=True)]
         self._column = torch.full_like(labels, -1)
         self._column[self.order] = torch.arange(len(self.order), device=labels.device)
         wide = 4 * max(1, features.shape[1])
@@ -96,7 +98,7 @@ class ByClass:
         positives: int,
         negatives: int,
         queries: Tensor | None = None,
-        alive: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> Neighbours:
         """Return the exact neighbours in this bank, as the function `nearest` does.
 
@@ -104,26 +106,26 @@ class ByClass:
         """
         labels = self.labels
         queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
-        found = []
+        tables = []
         for width in (positives, negatives):
-            found.append(
+            tables.append(
                 torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device)
             )
-            found.append(torch.zeros(len(queries), width, device=labels.device))
+            tables.append(torch.zeros(len(queries), width, device=labels.device))
         for chosen, start, stop in self.blocks(queries, len(self.order) if negatives else None):
-            alive()
-            for (places, similarity), ranges in (
-                (found[:2], [(start, stop)]),
-                (found[2:], [(0, start), (stop, len(self.order))]),
+            heartbeat()
+            for (positions, similarity), ranges in (
+                (tables[:2], [(start, stop)]),
+                (tables[2:], [(0, start), (stop, len(self.order))]),
             ):
-                if places.shape[1]:
+                if positions.shape[1]:
                     _store(
                         chosen,
-                        _best(self, queries[chosen], ranges, places.shape[1]),
-                        places,
+                        _find_best(self, queries[chosen], ranges, positions.shape[1]),
+                        positions,
                         similarity,
                     )
-        return Neighbours(found[0], found[2], found[1], found[3])
+        return Neighbours(tables[0], tables[2], tables[1], tables[3])
 
     def blocks(
         self, queries: Tensor, columns: int | None = None
@@ -138,13 +140,13 @@ class ByClass:
             Indices into the m queries, and the range (start, stop) of their class.
         """
         labels, sorted_labels = self.labels[queries], self.labels[self.order]
-        asked = (labels != -1).nonzero().squeeze(1)
-        asked = asked[labels[asked].argsort(stable=True)]
-        classes, counts = torch.unique_consecutive(labels[asked], return_counts=True)
+        labelled_queries = (labels != -1).nonzero().squeeze(1)
+        labelled_queries = labelled_queries[labels[labelled_queries].argsort(stable=True)]
+        classes, counts = torch.unique_consecutive(labels[labelled_queries], return_counts=True)
         starts = torch.searchsorted(sorted_labels, classes).tolist()
         stops = torch.searchsorted(sorted_labels, classes, right=True).tolist()
         for of_class, start, stop in zip(
-            torch.split(asked, counts.tolist()), starts, stops, strict=True
+            torch.split(labelled_queries, counts.tolist()), starts, stops, strict=True
         ):
             wide = stop - start if columns is None else columns
             for chosen in torch.split(of_class, max(LEAST_ROWS, BLOCK_BYTES // (4 * max(1, wide)))):
@@ -158,36 +160,36 @@ class ByClass:
         Yields:
             Positions (C,) of the columns, and cosines (R, C), -inf for a query with itself.
         """
-        ours, column = self._units(queries), self._column[queries]
+        query_units, column = self._units(queries), self._column[queries]
         for left in range(start, stop, self._columns):
             right = min(left + self._columns, stop)
-            places = self.order[left:right]
-            theirs = self._units(places) if self._unit is None else self._unit[left:right]
-            with torch.autocast(ours.device.type, enabled=False):
-                cosines = ours @ theirs.T
-            itself = ((column >= left) & (column < right)).nonzero().squeeze(1)
-            cosines[itself, column[itself] - left] = -torch.inf
-            yield places, cosines
+            positions = self.order[left:right]
+            column_units = self._units(positions) if self._unit is None else self._unit[left:right]
+            with torch.autocast(query_units.device.type, enabled=False):
+                cosines = query_units @ column_units.T
+            self_queries = ((column >= left) & (column < right)).nonzero().squeeze(1)
+            cosines[self_queries, column[self_queries] - left] = -torch.inf
+            yield positions, cosines
 
-    def _units(self, places: Tensor) -> Tensor:
-        features = self.features[places].float()
+    def _units(self, positions: Tensor) -> Tensor:
+        features = self.features[positions].float()
         return features.div_(
             torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=1e-12)
         )
 
 
 def _store(
-    chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, similarity: Tensor
+    chosen: Tensor, best: tuple[Tensor, Tensor] | None, positions: Tensor, similarity: Tensor
 ) -> None:
     if best is None:
         return
-    cosines, positions = best
-    there, width = cosines != -torch.inf, cosines.shape[1]
-    places[chosen, :width] = torch.where(there, positions, -1).to(places.dtype)
-    similarity[chosen, :width] = torch.where(there, cosines, 0).clamp_(-1, 1)
+    cosines, nearest_positions = best
+    present, width = cosines != -torch.inf, cosines.shape[1]
+    positions[chosen, :width] = torch.where(present, nearest_positions, -1).to(positions.dtype)
+    similarity[chosen, :width] = torch.where(present, cosines, 0).clamp_(-1, 1)
 
 
-def _best(
+def _find_best(
     bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: int
 ) -> tuple[Tensor, Tensor] | None:
     """Return similarities (R, k) and positions of the k <= count nearest in all ranges.
@@ -196,41 +198,46 @@ def _best(
     """
     best: tuple[Tensor, Tensor] | None = None
     for start, stop in ranges:
-        for places, cosines in bank.similarities(queries, start, stop):
-            columns = _leading(cosines, places, count)
-            found = cosines.gather(1, columns), places[columns]
+        for positions, cosines in bank.similarities(queries, start, stop):
+            columns = _top_columns(cosines, positions, count)
+            candidates = cosines.gather(1, columns), positions[columns]
             if best is not None:
-                found = torch.cat([best[0], found[0]], 1), torch.cat([best[1], found[1]], 1)
-            best = _ranked(*found, count)
+                candidates = (
+                    torch.cat([best[0], candidates[0]], 1),
+                    torch.cat([best[1], candidates[1]], 1),
+                )
+            best = _rank(*candidates, count)
     return best
 
 
-def _ranked(values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _rank(values: Tensor, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the first `count` columns of each row by falling value, then by rising position."""
-    by_place = places.argsort(1)
-    values, by_value = values.gather(1, by_place).sort(dim=1, descending=True, stable=True)
-    return values[:, :count], places.gather(1, by_place.gather(1, by_value))[:, :count]
+    by_position = positions.argsort(1)
+    values, by_value = values.gather(1, by_position).sort(dim=1, descending=True, stable=True)
+    return values[:, :count], positions.gather(1, by_position.gather(1, by_value))[:, :count]
 
 
-def _leading(values: Tensor, places: Tensor, count: int) -> Tensor:
+def _top_columns(values: Tensor, positions: Tensor, count: int) -> Tensor:
     """Return the columns of the `count` largest values of each row (R, C), in no order.
 
-    Of equal values those with the lowest positions `places` (C,) are chosen.
+    Of equal values those with the lowest positions `positions` (C,) are chosen.
     """
     if count >= values.shape[1]:
         return torch.arange(values.shape[1], device=values.device).expand(values.shape)
-    columns = _largest(values, count + 1)
-    held = values.gather(1, columns)
-    columns, edge = columns[:, :-1].contiguous(), held[:, -2:-1]
-    tied = (edge == held[:, -1:]).squeeze(1).nonzero().squeeze(1)
+    columns = _topk_columns(values, count + 1)
+    top_values = values.gather(1, columns)
+    columns, edge = columns[:, :-1].contiguous(), top_values[:, -2:-1]
+    tied = (edge == top_values[:, -1:]).squeeze(1).nonzero().squeeze(1)
     if len(tied):
-        some, edge = values[tied], edge[tied]
-        rank = torch.where(some == edge, -places.to(torch.int32), torch.iinfo(torch.int32).min)
-        columns[tied] = _largest(rank.masked_fill_(some > edge, 1), count)
+        tied_values, edge = values[tied], edge[tied]
+        rank = torch.where(
+            tied_values == edge, -positions.to(torch.int32), torch.iinfo(torch.int32).min
+        )
+        columns[tied] = _topk_columns(rank.masked_fill_(tied_values > edge, 1), count)
     return columns
 
 
-def _largest(values: Tensor, count: int) -> Tensor:
+def _topk_columns(values: Tensor, count: int) -> Tensor:
     """Return the columns of the `count` largest values of each row (R, C), largest first.
 
     They lie in the `count` groups of columns with the largest maxima, or in the few columns outside

@@ -52,7 +52,7 @@ class StudentSurvey:
         limit_bytes: Memory that may be used in addition.
         seed: Seed of random choices.
         before: Values noted by the previous survey.
-        alive: Function called from time to time during computation; it may raise.
+        heartbeat: Function called from time to time during computation; it may raise.
     """
 
     training: Part
@@ -64,7 +64,7 @@ class StudentSurvey:
     limit_bytes: int
     seed: int
     before: Mapping[str, float] = field(default_factory=dict)
-    alive: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
 
 
 class WeightingResult(NamedTuple):
@@ -102,7 +102,7 @@ class WeightingPlan(Protocol):
         With None the student is never restarted.
         """
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Return whether weights are due after `epoch` finished epochs."""
 
     def required_bytes(

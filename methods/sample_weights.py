@@ -76,7 +76,7 @@ def sample_weights(
     """
     counted = scores.isfinite() if weighed is None else weighed & scores.isfinite()
     weights = torch.ones_like(scores, dtype=torch.float32)
-    known = clipped(scores[counted].double(), clip)
+    known = clip_scores(scores[counted].double(), clip)
     if not len(known) or known.min() == known.max():
         return weights
     logs = MAPS[by](known if sign == "correct" else -known, sharpness)
@@ -86,13 +86,13 @@ def sample_weights(
     return weights
 
 
-def clipped(scores: Tensor, share: float = CLIPPED_SHARE) -> Tensor:
+def clip_scores(scores: Tensor, share: float = CLIPPED_SHARE) -> Tensor:
     """Return scores (n,) with the lowest and highest `share` clipped to the next values."""
-    outside = int(share * len(scores))
-    if not outside:
+    clip_count = int(share * len(scores))
+    if not clip_count:
         return scores
-    ordered = scores.sort().values  # torch.quantile refuses more than 2^24 values
-    return scores.clamp(ordered[outside], ordered[-1 - outside])
+    sorted_scores = scores.sort().values  # torch.quantile refuses more than 2^24 values
+    return scores.clamp(sorted_scores[clip_count], sorted_scores[-1 - clip_count])
 
 
 def auc(scores: Tensor, positive: Tensor) -> float:
@@ -106,10 +106,10 @@ def auc(scores: Tensor, positive: Tensor) -> float:
         positive: (n,) bool, the positive samples.
     """
     known = ~scores.isnan()
-    _, place, counts = torch.unique(scores[known], return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2).double()[place]  # ties get their mean rank
-    found = positive[known]
-    above, below = int(found.sum()), int((~found).sum())
+    _, rank_index, counts = torch.unique(scores[known], return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2).double()[rank_index]  # ties get their mean rank
+    is_positive = positive[known]
+    above, below = int(is_positive.sum()), int((~is_positive).sum())
     if not above or not below:
         return math.nan
-    return float((ranks[found].sum() - above * (above + 1) / 2) / (above * below))
+    return float((ranks[is_positive].sum() - above * (above + 1) / 2) / (above * below))

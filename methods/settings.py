@@ -95,8 +95,8 @@ def override_doc(settings: type["Settings"], name: str, doc: str) -> Any:
 
     Default and limits stay the same.
     """
-    known = settings.__dataclass_fields__[name]
-    return field(default=known.default, metadata={**known.metadata, "doc": doc})
+    declared = settings.__dataclass_fields__[name]
+    return field(default=declared.default, metadata={**declared.metadata, "doc": doc})
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class Settings:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            wanted = allowed(item)
-            if not _fits(item, value):
+            accepted = describe_allowed(item)
+            if not _is_allowed(item, value):
                 message = (
-                    f"{item.name} = {_cut(value)} is not allowed: give {wanted} (default "
+                    f"{item.name} = {_truncate(value)} is not allowed: give {accepted} (default: "
                     f"{item.default!r})"
                 )
                 raise SettingsError(message, item.name, value=value, allowed=allowed_values(item))
@@ -124,18 +124,19 @@ class Settings:
         Raises:
             SettingsError: A key is unknown, or a value is outside its range; the message names it.
         """
-        known = {item.name: item for item in dataclasses.fields(cls)}
+        fields_by_name = {item.name: item for item in dataclasses.fields(cls)}
         for key in values:
-            if key not in known:
-                names = ", ".join(known) or "it has none"
-                message = f"there is no setting {key!r} (settings: {names})"
+            if key not in fields_by_name:
+                names = ", ".join(fields_by_name)
+                hint = f"the settings are {names}" if names else "leave it out, as there are none"
+                message = f"there is no setting {key!r}: {hint}"
                 raise SettingsError(
-                    message, key, unknown=True, value=values[key], allowed=tuple(known)
+                    message, key, unknown=True, value=values[key], allowed=tuple(fields_by_name)
                 )
-        return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
+        return cls(**{key: _coerce(fields_by_name[key], value) for key, value in values.items()})
 
 
-def allowed(item: "dataclasses.Field[Any]") -> str:
+def describe_allowed(item: "dataclasses.Field[Any]") -> str:
     """Describe the values that a setting accepts.
 
     Examples are `a number in [0.001, 10000]`, `one of convex, additive`, `true or false`.
@@ -148,8 +149,12 @@ def allowed(item: "dataclasses.Field[Any]") -> str:
     if isinstance(item.default, str):
         return f"a text of at most {LONGEST_TEXT} printable characters"
     kind = "a whole number" if isinstance(item.default, int) else "a number"
-    left = f"({_plain(meta['above'])}" if meta["above"] is not None else f"[{_plain(meta['low'])}"
-    return f"{kind} in {left}, {_plain(meta['high'])}]"
+    left = (
+        f"({_format_bound(meta['above'])}"
+        if meta["above"] is not None
+        else f"[{_format_bound(meta['low'])}"
+    )
+    return f"{kind} in {left}, {_format_bound(meta['high'])}]"
 
 
 def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
@@ -162,7 +167,7 @@ def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
     return (meta["low"] if meta["above"] is None else meta["above"], meta["high"])
 
 
-def shown_default(item: "dataclasses.Field[Any]") -> str:
+def format_default(item: "dataclasses.Field[Any]") -> str:
     """Return a setting's default for a list of settings; a free text is in quotation marks."""
     return (
         repr(item.default)
@@ -171,26 +176,26 @@ def shown_default(item: "dataclasses.Field[Any]") -> str:
     )
 
 
-def _plain(bound: float) -> str:
+def _format_bound(bound: float) -> str:
     """Format a bound for people: 1000000, and 1e-09."""
     return str(int(bound)) if bound == int(bound) and abs(bound) < 1e12 else f"{bound:g}"
 
 
-def _cut(value: Any) -> str:
+def _truncate(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
 
 
-def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
+def _coerce(item: "dataclasses.Field[Any]", value: Any) -> Any:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
     return (
         float(value)
-        if isinstance(item.default, float) and whole and _within(item, value)
+        if isinstance(item.default, float) and is_whole and _is_within_bounds(item, value)
         else value
     )
 
 
-def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
+def _is_allowed(item: "dataclasses.Field[Any]", value: Any) -> bool:
     if isinstance(item.default, bool) or isinstance(value, bool):
         return isinstance(item.default, bool) and isinstance(value, bool)
     kind: Any = type(item.default)
@@ -200,10 +205,10 @@ def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
         return value in item.metadata["choices"]
     if isinstance(value, str):
         return len(value) <= LONGEST_TEXT and value.isprintable()
-    return _within(item, value)
+    return _is_within_bounds(item, value)
 
 
-def _within(item: "dataclasses.Field[Any]", value: Any) -> bool:
+def _is_within_bounds(item: "dataclasses.Field[Any]", value: Any) -> bool:
     """Return whether a number is within the bounds of a setting; NaN is not."""
     above, low = item.metadata["above"], item.metadata["low"]
     return bool(

@@ -20,31 +20,31 @@ class TfKDSettings(Settings):
 
     form: str = setting(
         "paper",
-        "paper: T^2 D(p_T || q_T), with teacher and student at T; released: what the released "
-        "code computes, multiplier / K times "
-        "D(softmax(p / T) || q), in which T divides the teacher's probabilities, the student "
-        "has no temperature, and the mean is "
-        "over samples and classes",
+        "Objective of the virtual teacher. paper: T^2 D(p_T || q_T), with teacher and student at "
+        "T; released: the term of the released code, multiplier / K times D(softmax(p / T) || q). "
+        "There T divides the teacher's probabilities, the student has no temperature, and the mean "
+        "is over samples and classes.",
         choices=("paper", "released"),
     )
     alpha: float = setting(
-        0.1, "weight of the virtual teacher; cross entropy has 1 - alpha", low=0, high=1
+        0.1, "Weight of the virtual teacher; cross entropy has the weight 1 - alpha.", low=0, high=1
     )
     correct: float = setting(
         0.99,
-        "a: what the virtual teacher gives to the label; the other classes share the rest",
+        "a, the probability that the virtual teacher gives to the label; the other classes share "
+        "the rest equally.",
         above=0,
         high=0.9999,
     )
     temperature: float = temperature_setting(
         20.0,
-        "T: divides the logits of the virtual teacher and the student (paper), or the "
-        "teacher's probabilities (released)",
+        "T, the divisor of the logits of virtual teacher and student (paper), or of the teacher's "
+        "probabilities (released).",
     )
     multiplier: float = setting(
         100.0,
-        "factor of the released code's term, 100 in its ResNet-18 of CIFAR-100 (released; else "
-        "ignored)",
+        "Factor of the released code's term; its ResNet-18 on CIFAR-100 uses 100. Used by the form "
+        "released, else ignored.",
         above=0,
         high=1e6,
     )
@@ -60,11 +60,10 @@ class TfKD(Method):
     settings: TfKDSettings
     needs = Needs(labels=True)
     provenance = (
-        "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 is ours. The "
-        "released code computes another term "
-        "than equation 9: it leaves the student untempered, takes softmax(p / T) of the "
-        "teacher's probabilities p, has no T^2, "
-        "and averages over B x K elements, times a multiplier (form: released)"
+        "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 is an addition. "
+        "The released code differs from equation 9: it leaves the student untempered, computes "
+        "softmax(p / T) of the teacher's probabilities p, has no T^2, averages over B x K elements "
+        "and applies a multiplier (form: released)"
     )
 
     def forward(self, batch: Batch) -> Objective:

@@ -14,14 +14,14 @@ from methods import losses
 from methods.batch import Batch
 from methods.method import Knowledge, Task
 from methods.settings import SettingsError, override_default, override_doc, setting
-from methods.weighted import Formed, FormedSettings, Soft
+from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory only once.
 _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class TTMSettings(FormedSettings):
+class TTMSettings(TwoFormSettings):
     """Hyper-parameters of TTM.
 
     The soft term is T D in the convex form and D in the additive one. Only the latter uses
@@ -29,22 +29,22 @@ class TTMSettings(FormedSettings):
     """
 
     form: str = override_doc(
-        FormedSettings,
+        TwoFormSettings,
         "form",
-        "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - "
-        "alpha; additive: CE + beta D",
+        "Objective. convex: (1 - alpha) CE + alpha T D, which is 1 - alpha times CE + beta D with "
+        "beta = alpha T / (1 - alpha); additive: CE + beta D.",
     )
     temperature: float = override_doc(
-        FormedSettings,
+        TwoFormSettings,
         "temperature",
-        "T: divides the logits of the teacher alone, 1/gamma of the paper's tables",
+        "T, the divisor of the teacher's logits, 1/gamma in the paper's tables. The student's "
+        "logits are not divided.",
     )
-    beta: float = override_default(FormedSettings, "beta", 36.0)
+    beta: float = override_default(TwoFormSettings, "beta", 36.0)
     normalize: bool = setting(
         True,
-        "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; "
-        "false is the paper's form "
-        "(additive form; else ignored)",
+        "Divide the loss by 1 + beta, so that beta does not change the effective learning rate; "
+        "false is the paper's form. Used by the form additive, else ignored.",
     )
 
 
@@ -54,13 +54,12 @@ class WTTMSettings(TTMSettings):
 
     mean_power_sum: bool = setting(
         True,
-        "divide each sample's power sum by its mean over the training part, so that alpha and "
-        "beta weigh as in TTM; "
-        "false is equation 23 and the released code",
+        "Divide each sample's power sum by its mean over the training part, so that alpha and beta "
+        "have the same effect as in TTM; false is equation 23 and the released code.",
     )
 
 
-class TTM(Formed):
+class TTM(TwoFormMethod):
     """Cross entropy and D(p_T || q) with only the teacher softened (equations 2, 18 and 19)."""
 
     Settings = TTMSettings
@@ -121,7 +120,7 @@ class WTTM(TTM):
 
         The tracked `distillation` is the mean of D without U, `power_sum` that of U.
         """
-        assert self.log_mean is not None, "prepare comes before the first step"
+        assert self.log_mean is not None, "`prepare` is called before the first step"
         plain = super().soft(batch)
         power_sum = losses.log_power_sum(
             batch.teacher_logits, self.settings.temperature

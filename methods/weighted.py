@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from methods.alpha import Alpha, AlphaSettings, Planned, Terms
+from methods.alpha import Alpha, AlphaSettings, ScheduledAlpha, Terms
 from methods.batch import Batch
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
@@ -41,14 +41,16 @@ class Soft(NamedTuple):
     loss: Tensor | None = None
 
 
-def alpha_of(settings: AlphaSettings) -> Alpha:
+def build_alpha(settings: AlphaSettings) -> Alpha:
     """Return the alpha that these settings select."""
     if settings.alpha_schedule == "learnable":
         return LEARNABLE[settings.alpha_learnable](settings)
-    return (GAPS[settings.alpha_gap] if settings.alpha_schedule == "gap" else Planned)(settings)
+    return (GAPS[settings.alpha_gap] if settings.alpha_schedule == "gap" else ScheduledAlpha)(
+        settings
+    )
 
 
-class Weighted(Method):
+class AlphaWeightedMethod(Method):
     """(1 - alpha) CE + alpha soft; a subclass defines the soft term."""
 
     settings: AlphaSettings
@@ -56,7 +58,7 @@ class Weighted(Method):
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
-        self.alpha = alpha_of(settings)
+        self.alpha = build_alpha(settings)
 
     def soft(self, batch: Batch) -> Soft:
         """Return the soft term of a batch."""
@@ -75,18 +77,18 @@ class Weighted(Method):
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
         """Return the objective from both terms."""
-        weighed = self.alpha(batch, Terms(hard, soft.scale * soft.value, soft.divergence))
-        loss = weighed.total if soft.loss is None else weighed.total + soft.loss
-        return Objective(loss, {"cross_entropy": hard.detach(), **soft.terms, **weighed.tracked})
+        weighted = self.alpha(batch, Terms(hard, soft.scale * soft.value, soft.divergence))
+        loss = weighted.total if soft.loss is None else weighted.total + soft.loss
+        return Objective(loss, {"cross_entropy": hard.detach(), **soft.terms, **weighted.tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the parameter groups of alpha."""
         return self.alpha.parameter_groups()
 
     @property
-    def looks_ahead_every(self) -> int:
+    def look_ahead_interval(self) -> int:
         """Return the interval of `look_ahead` that alpha requires, in steps."""
-        return self.alpha.looks_ahead_every
+        return self.alpha.look_ahead_interval
 
     def look_ahead(self, ahead: LookAhead) -> None:
         """Look beyond the next step for alpha."""
@@ -102,7 +104,7 @@ class Weighted(Method):
 
 
 @dataclass(frozen=True)
-class FormedSettings(AlphaSettings):
+class TwoFormSettings(AlphaSettings):
     """Hyper-parameters of alpha, and of the form.
 
     `alpha` applies to the convex form only; the additive form has `beta` instead.
@@ -110,14 +112,17 @@ class FormedSettings(AlphaSettings):
 
     form: str = setting(
         "convex",
-        "convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, whose gradient grows "
-        "with beta",
+        "Objective. convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, with a gradient "
+        "that grows with beta.",
         choices=("convex", "additive"),
     )
-    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
+    temperature: float = temperature_setting(
+        4.0, "T, the divisor of the logits of teacher and student."
+    )
     beta: float = setting(
         9.0,
-        "weight of the soft term beside a cross entropy of weight 1 (additive form; else ignored)",
+        "Weight of the soft term; cross entropy has weight 1. Used by the form additive, else "
+        "ignored.",
         low=0,
     )
 
@@ -125,22 +130,22 @@ class FormedSettings(AlphaSettings):
         super().__post_init__()
         if self.form == "additive" and self.alpha_schedule != "constant":
             raise SettingsError(
-                f"alpha_schedule = {self.alpha_schedule!r} does not go with form = 'additive', "
-                f"which has no alpha: "
-                "take form = 'convex', or alpha_schedule = 'constant'",
+                f"alpha_schedule = {self.alpha_schedule!r} is not allowed with form = "
+                "'additive', which has no alpha: choose form = 'convex', or alpha_schedule = "
+                "'constant'",
                 "alpha_schedule",
                 value=self.alpha_schedule,
                 allowed=("constant",),
             )
 
 
-class Formed(Weighted):
+class TwoFormMethod(AlphaWeightedMethod):
     """Method with two published forms: the convex one of `Weighted`, and CE + beta soft.
 
     The additive form has no alpha.
     """
 
-    settings: FormedSettings
+    settings: TwoFormSettings
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
         """Return the objective in the selected form."""

@@ -55,7 +55,7 @@ def report(browser: Chromium, file: Path) -> Image.Image:
     for place, part in enumerate(PANELS):
         page = browser.page(PANEL)
         page.open(file.as_uri())
-        page.ask(f"document.querySelector('{part}').scrollIntoView()")
+        page.evaluate(f"document.querySelector('{part}').scrollIntoView()")
         whole.paste(seen(page), (place * PANEL[0], 0))
     return whole.resize((whole.width * HEIGHT // whole.height, HEIGHT), Image.Resampling.LANCZOS)
 
@@ -64,12 +64,12 @@ def mlflow(page: Page, interface: Interface, name: str) -> Image.Image:
     """Return the picture of the sweep with its trials and their curves."""
     page.open(f"{interface.experiment}/runs?compareRunsMode=CHART")
     page.wait(f"document.querySelector('{OPENER}')")
-    page.ask(f"document.querySelector('{OPENER}').click()")
+    page.evaluate(f"document.querySelector('{OPENER}').click()")
     page.wait(f"document.body.innerText.includes('{name}/0')")
     page.wait(f'document.querySelector("{CHARTS}")')
-    page.ask(f'document.querySelector("{CHARTS}").focus()')
+    page.evaluate(f'document.querySelector("{CHARTS}").focus()')
     page.call("Input.insertText", text="^validation/(accuracy|nll)$")
-    page.ask(
+    page.evaluate(
         "document.head.append(Object.assign(document.createElement('style'), {textContent: "
         "'.modebar { display: none }'}))"
     )
@@ -79,7 +79,7 @@ def mlflow(page: Page, interface: Interface, name: str) -> Image.Image:
 
 def seen(page: Page) -> Image.Image:
     """Return the picture of the page after it has been drawn."""
-    page.ask("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return Image.open(io.BytesIO(page.picture()), formats=("PNG",)).convert("RGB")
 
 

@@ -16,11 +16,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import run
-from methods import METHODS, allowed, shown_default
+from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.fields import Choice
 from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.models.build import MODELS
-from orchestrator.reporting.terminal.methods_table import first_points, search_questions
+from orchestrator.reporting.terminal.methods_table import first_points, search_parameters
 from orchestrator.store.store import STORE_FILES
 from orchestrator.training.metric_names import FIGURES, METRICS
 
@@ -79,6 +79,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def code(text: str) -> str:
     """Return text as inline code; empty text stays empty."""
     return f"`{text}`" if text else ""
+
+
+def read_summary(kind: type) -> str:
+    """Return the first paragraph of a class's docstring as one line."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -174,16 +179,17 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
             find_section(field.annotation),
             describe_type(field.annotation, field.metadata),
         )
-        doc = field.description or (inner.__doc__ or "" if inner else "").split("\n")[0]
+        doc = field.description or (read_summary(inner) if inner else "")
         if section is PeerTraining:
-            doc = f"{Training.model_fields[name].description}; null: as `training.{name}`"
+            doc = (Training.model_fields[name].description or "").partition("; null")[0].rstrip(".")
+            doc = f"{doc}; null inherits `training.{name}`."
         rows.append([code(key), kind, show_default(field), find_unit(field), doc])
         if inner in seen:
             below += f"`{key}` has the keys of [`training`](#training).\n\n"
         elif inner and not issubclass(inner, Choice):
             place = f"{key}.LETTER" if get_origin(field.annotation) is dict else key
             below += describe_sections(inner, f"{place}.", (Training,))
-    title = f"## {path.rstrip('.')}\n\n{(section.__doc__ or '').strip()}\n\n" if path else ""
+    title = f"## {path.rstrip('.')}\n\n{inspect.getdoc(section) or ''}\n\n" if path else ""
     return title + table(["Key", "Type", "Default", "Unit", "Meaning"], rows) + below
 
 
@@ -206,8 +212,8 @@ def write_configuration() -> str:
             [
                 code(name),
                 code(item.name),
-                allowed(item),
-                code(shown_default(item)),
+                describe_allowed(item),
+                code(format_default(item)),
                 item.metadata["doc"],
             ]
             for item in items
@@ -218,14 +224,11 @@ def write_configuration() -> str:
 def write_methods() -> str:
     """Return the page of all methods."""
     text = (
-        "# Methods\n\nEvery value of `method.name`, with its settings. A setting that is "
-        "given is not searched.\n\n"
+        "# Methods\n\nEvery value of `method.name`, with its settings. A search does not "
+        "change a setting that the configuration gives.\n\n"
     )
     for name, method in METHODS.items():
-        text += (
-            f"## {name}\n\n{(method.__doc__ or '').strip().splitlines()[0]}\n\nSource: "
-            f"{method.provenance}.\n\n"
-        )
+        text += f"## {name}\n\n{read_summary(method)}\n\nSource: {method.provenance}.\n\n"
         needs = [
             field.name
             for field in dataclasses.fields(method.needs)
@@ -234,7 +237,12 @@ def write_methods() -> str:
         text += f"Needs by default: {', '.join(map(code, needs)) or 'labels only'}.\n\n"
         items = dataclasses.fields(method.Settings)
         rows = [
-            [code(item.name), allowed(item), code(shown_default(item)), item.metadata["doc"]]
+            [
+                code(item.name),
+                describe_allowed(item),
+                code(format_default(item)),
+                item.metadata["doc"],
+            ]
             for item in items
         ]
         text += (
@@ -243,7 +251,7 @@ def write_methods() -> str:
             else "It has no settings.\n\n"
         )
         text += "Searched by default:\n\n" + "".join(
-            f"- {question}\n" for question in search_questions(name) or ["nothing"]
+            f"- {question}\n" for question in search_parameters(name) or ["nothing"]
         )
         text += (
             "\nTried first:\n\n" + "".join(f"- {point}\n" for point in first_points(name)) + "\n"

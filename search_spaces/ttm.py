@@ -35,7 +35,7 @@ PUBLISHED: dict[str, Any] = {
 POINTS: tuple[dict[str, Any], ...] = (COMPARABLE, PUBLISHED)
 
 
-def ask(trial: Trial) -> str:
+def suggest_ttm(trial: Trial) -> str:
     """Draw the parameters of TTM and WTTM except the recipe; return the form."""
     suggest_temperature(trial)
     form = suggest_weight(trial, 1.0, 200.0)
@@ -49,5 +49,5 @@ def space(trial: Trial) -> None:
 
     The published settings of all pairs have alpha in [0.6, 0.95].
     """
-    ask(trial)
+    suggest_ttm(trial)
     suggest_recipe(trial)

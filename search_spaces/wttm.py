@@ -20,6 +20,6 @@ def space(trial: Trial) -> None:
 
     The parameters and the budget are the same, so that only the weights make the difference.
     """
-    if ttm.ask(trial) == "additive":
+    if ttm.suggest_ttm(trial) == "additive":
         trial.suggest_categorical("mean_power_sum", (True,))
     suggest_recipe(trial)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from orchestrator.config.loader import load
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
-from orchestrator.export.export import ship
+from orchestrator.export.export import export_program
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.store.records import Sweep, Trial
@@ -18,7 +18,7 @@ from orchestrator.tracking.tracker import Tracker
 WIDTH = 4
 
 
-def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
+def start_sweep(store: Store, *pairs: str, name: str = "mine") -> Sweep:
     """Return a sweep on digits without trials."""
     configuration = load(
         None,
@@ -59,11 +59,14 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
     return trial
 
 
-def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
+def track(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
     tracker = Tracker(
-        store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name)
+        store,
+        sweep,
+        [str(digit) for digit in range(10)],
+        partial(export_program, store, sweep.name),
     )
     for trial in trials:
         tracker.trial_started(trial)

@@ -54,16 +54,16 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(each, (*path, name))
 
 
-def edited(value: Any, path: tuple[Any, ...], new: Any, remove: bool = False) -> Any:
+def replace_value(value: Any, path: tuple[Any, ...], new: Any, remove: bool = False) -> Any:
     """Return a copy with another value at a path, or without it."""
     copy = json.loads(json.dumps(value))
-    place = copy
+    parent = copy
     for name in path[:-1]:
-        place = place[name]
+        parent = parent[name]
     if remove:
-        del place[path[-1]]
+        del parent[path[-1]]
     else:
-        place[path[-1]] = new
+        parent[path[-1]] = new
     return copy
 
 
@@ -72,14 +72,18 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, byte
 
     Each changes one value, and keeps the stale checksum or removes it.
     """
-    draw, value = random.Random(seed), json.loads(content)
-    places = list(paths(value))
+    generator, value = random.Random(seed), json.loads(content)
+    all_paths = list(paths(value))
     for _ in range(count):
-        path, new, remove = draw.choice(places), draw.choice(VALUES), draw.random() < 0.2
-        changed = edited(value, path, new, remove)
+        path, new, remove = (
+            generator.choice(all_paths),
+            generator.choice(VALUES),
+            generator.random() < 0.2,
+        )
+        changed = replace_value(value, path, new, remove)
         if changed == value and repr(changed) == repr(value):
             continue  # unchanged
-        if draw.random() < 0.6 and isinstance(changed, dict):
+        if generator.random() < 0.6 and isinstance(changed, dict):
             changed.pop("checksum", None)
         name = f"{'.'.join(map(str, path))} {'removed' if remove else repr(new)[:20]}"
         yield (
@@ -97,12 +101,12 @@ def destroy(file: Path, how: str) -> None:
     elif how == "four GiB":
         os.truncate(file, 2**32)
     else:
-        others = {
+        contents = {
             "half": content[: len(content) // 2],
             "not UTF-8": b'{"a": "\xff\xfe"}',
             "a mark": b"\xef\xbb\xbf{}",
         }
-        file.write_bytes(others[how] if how in others else how.encode())
+        file.write_bytes(contents[how] if how in contents else how.encode())
 
 
 WAYS = (*WHOLE, "half", "not UTF-8", "a mark", "four GiB", "a folder")  # to destroy a file

@@ -25,9 +25,9 @@ def blocks(page: str) -> list[Block]:
 
     Each has a language that a test runs.
     """
-    found = [Block(*match) for match in FENCED.findall((DOCS / page).read_text())]
-    assert found and {block.language for block in found} <= {"sh", "python", "diff"}, page
-    return found
+    parsed = [Block(*match) for match in FENCED.findall((DOCS / page).read_text())]
+    assert parsed and {block.language for block in parsed} <= {"sh", "python", "diff"}, page
+    return parsed
 
 
 def commands(block: Block) -> list[list[str]]:
@@ -56,7 +56,7 @@ def printed_commands(text: str) -> Iterator[list[str]]:
         yield shlex.split(line[0] or line[1], comments=True)
 
 
-def patched(text: str, diff: str) -> str:
+def apply_diff(text: str, diff: str) -> str:
     """Return the text with each `+` line inserted after the preceding line of the diff.
 
     The preceding line must occur exactly once.

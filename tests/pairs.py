@@ -29,7 +29,7 @@ def metrics_of(
     return metrics
 
 
-class Mutual(KD):
+class PeerKD(KD):
     """KD whose students are declared to use peers."""
 
     needs = Needs(teacher=True, peer=True)
@@ -37,15 +37,15 @@ class Mutual(KD):
 
 def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register a method `mutual` for the duration of a test."""
-    monkeypatch.setitem(METHODS, "mutual", Mutual)
+    monkeypatch.setitem(METHODS, "mutual", PeerKD)
     monkeypatch.setitem(SPACES, "mutual", SPACES["kd"])
 
 
-class WeightingPlan(KDAIF):
+class WeightingMethod(KDAIF):
     """KD-AIF under another name: the plan treats all methods with sample weights alike."""
 
 
 def weighing_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register a method `weighing` for the duration of a test."""
-    monkeypatch.setitem(METHODS, "weighing", WeightingPlan)
+    monkeypatch.setitem(METHODS, "weighing", WeightingMethod)
     monkeypatch.setitem(SPACES, "weighing", SPACES["kd_aif"])

@@ -15,12 +15,12 @@ class RetrievingSettings(Settings):
     """Source of the bank, and the number of retrieved samples."""
 
     paradigm: str = setting(
-        "offline", "who fills the bank", choices=("offline", "online", "teacher_free")
+        "offline", "Source of the bank.", choices=("offline", "online", "teacher_free")
     )
-    positives: int = setting(8, "of the same class", low=0)
-    negatives: int = setting(32, "of others", low=0)
-    first: int = setting(1, "epochs before the first bank", low=1)
-    queue: int = setting(0, "samples that can be retrieved", low=0)
+    positives: int = setting(8, "Number of retrieved samples of the same class.", low=0)
+    negatives: int = setting(32, "Number of retrieved samples of other classes.", low=0)
+    first: int = setting(1, "Epochs before the first bank.", low=1)
+    queue: int = setting(0, "Number of samples that can be retrieved.", low=0)
 
 
 class Retrieving(Method):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,7 +14,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.driver import run_sweep
-from orchestrator.sweep.preflight.preflight import prepare_run
+from orchestrator.sweep.preflight.preflight import Prepared, prepare_run
 
 SMALL = (
     "data.name=digits",
@@ -68,6 +69,13 @@ class Watch:
 RunSweep = Callable[..., Sweep]
 
 
+def prepare_here(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
+    """Check a run as one that starts its own Ray, even while a shared instance runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        return prepare_run(store, configuration, kind, local)
+
+
 def run_small(
     root: Path,
     *pairs: str,
@@ -79,7 +87,7 @@ def run_small(
 ) -> Sweep:
     """Run a small sweep or training in the store at `root`, and read its record."""
     store = Store.open(root)
-    prepared = prepare_run(store, load(None, [*SMALL, *pairs]), kind, options.get("local", False))
+    prepared = prepare_here(store, load(None, [*SMALL, *pairs]), kind, options.get("local", False))
     if shared_groups and not options.get("local"):
         options["shared_groups"] = shared_groups(prepared.configuration)
     sweep = Sweep.create(store.sweep(name), prepared.configuration, kind)

@@ -120,7 +120,7 @@ def test_search_spaces_import_nothing() -> None:
     assert foreign("search_spaces") == set()
 
 
-def test_nobody_below_imports_the_orchestrator_and_nobody_imports_the_command_line() -> None:
+def test_lower_packages_do_not_import_the_orchestrator_or_the_command_line() -> None:
     assert all(below(module, "orchestrator") for module in importers("orchestrator"))
     assert not importers("run")
 
@@ -273,9 +273,9 @@ def test_a_circle_would_be_found(tmp_path: Path, back: str) -> None:
     modules = {name: tmp_path / f"{name}.py" for name in sources}
     for name, source in sources.items():
         modules[name].write_text(source)
-    with pytest.raises(CycleError) as told:
+    with pytest.raises(CycleError) as error:
         TopologicalSorter(graph(modules)).prepare()
-    assert set(told.value.args[1]) == {"made.one", "made.two", "made.three"}
+    assert set(error.value.args[1]) == {"made.one", "made.two", "made.three"}
 
 
 def test_a_method_knows_no_other_method() -> None:

@@ -1,4 +1,4 @@
-"""Test the command line: sentences, exit codes, help, and an interrupted and resumed run."""
+"""Test the command line: messages, exit codes, help, and an interrupted and resumed run."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def array_file(folder: Path, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "code", "said"),
+    ("pairs", "code", "fragment"),
     [
         (["method.name=kdd"], BAD_CONFIGURATION, "did you mean 'kd'"),
         (["student.name=resnet21"], BAD_CONFIGURATION, "'resnet21'"),
@@ -64,17 +64,19 @@ def array_file(folder: Path, **changes: Any) -> str:
     ],
 )
 @pytest.mark.parametrize("command", ["sweep", "train"])
-def test_bad_settings(command: str, pairs: list[str], code: int, said: str, store: str) -> None:
-    found, output = call(
+def test_bad_settings_are_refused(
+    command: str, pairs: list[str], code: int, fragment: str, store: str
+) -> None:
+    exit_code, output = call(
         command, "--store", store, *(part for pair in pairs for part in ("--set", pair))
     )
-    assert (found, output.count("\n")) == (code, 1), output
-    assert said in output, output
+    assert (exit_code, output.count("\n")) == (code, 1), output
+    assert fragment in output, output
     assert not Path(store, "sweeps").exists()  # nothing was started
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "fragment"),
     [
         ({"train_images": np.zeros((120, 8, 8), dtype=np.float32)}, "float32"),
         ({"test_images": np.zeros((30, 9, 8), dtype=np.uint8)}, "(9, 8, 1)"),
@@ -83,7 +85,9 @@ def test_bad_settings(command: str, pairs: list[str], code: int, said: str, stor
         ({"test_labels": np.zeros(30, dtype=np.int64)}, "class '1'"),
     ],
 )
-def test_bad_data(changes: dict[str, Any], said: str, store: str, tmp_path: Path) -> None:
+def test_bad_data_are_refused(
+    changes: dict[str, Any], fragment: str, store: str, tmp_path: Path
+) -> None:
     code, output = call(
         "train",
         "--store",
@@ -94,10 +98,10 @@ def test_bad_data(changes: dict[str, Any], said: str, store: str, tmp_path: Path
         f"data.path={array_file(tmp_path, **changes)}",
     )
     assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
-    assert said in output, output
+    assert fragment in output, output
 
 
-def test_truncated_data(store: str, tmp_path: Path) -> None:
+def test_truncated_data_are_refused(store: str, tmp_path: Path) -> None:
     file = Path(array_file(tmp_path))
     file.write_bytes(file.read_bytes()[:2000])
     code, output = call(
@@ -107,7 +111,7 @@ def test_truncated_data(store: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "fragment"),
     [
         (["sweep", "--trials", "0"], BAD_CONFIGURATION, "search.trials = 0"),
         (["sweep", "--time-budget", "soon"], BAD_CONFIGURATION, "--time-budget"),
@@ -122,27 +126,29 @@ def test_truncated_data(store: str, tmp_path: Path) -> None:
         (["ui"], BAD_CONFIGURATION, "does not exist"),
     ],
 )
-def test_bad_arguments(arguments: list[str], code: int, said: str, store: str) -> None:
-    found, output = call(*arguments, "--store", store)
-    assert (found, output.count("\n")) == (code, 1) and said in output, output
+def test_bad_arguments_are_refused(
+    arguments: list[str], code: int, fragment: str, store: str
+) -> None:
+    exit_code, output = call(*arguments, "--store", store)
+    assert (exit_code, output.count("\n")) == (code, 1) and fragment in output, output
 
 
-def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+def test_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, output = call("sweep", "--store", str(tmp_path / "file"))
     assert code == UNFIT and "--store" in output
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_port_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        code, output = call("ui", "--store", str(tmp_path), "--port", str(taken.getsockname()[1]))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        code, output = call("ui", "--store", str(tmp_path), "--port", str(server.getsockname()[1]))
     assert code == UNFIT and "is in use" in output
 
 
-def test_a_name_that_exists(store: str) -> None:
+def test_existing_name_is_refused(store: str) -> None:
     settings = [
         "--set",
         "training.epochs=1",
@@ -164,7 +170,7 @@ def test_a_name_that_exists(store: str) -> None:
     assert code == OK and [each["sweep"] for each in json.loads(output)] == ["mine"]
 
 
-def test_a_training_that_diverges(store: str) -> None:
+def test_diverging_training_has_no_usable_trial(store: str) -> None:
     code, output = call(
         "train",
         "--local",
@@ -178,7 +184,7 @@ def test_a_training_that_diverges(store: str) -> None:
     assert code == NO_USABLE_TRIAL and "the loss is not finite in epoch 1" in output
 
 
-def test_the_plan(store: str) -> None:
+def test_plan(store: str) -> None:
     code, output = call(
         "sweep",
         "--store",
@@ -190,7 +196,7 @@ def test_the_plan(store: str) -> None:
         "data.augmentation=crop",
     )
     assert code == OK
-    for said in (
+    for fragment in (
         "train 1222, validation 216, test 359",
         "1 x 1 workers",
         "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
@@ -198,14 +204,14 @@ def test_the_plan(store: str) -> None:
         "others",
         "asha compares after 4, 12, 16",
         "406 KiB for 16 views and the clean one",
-        "to be fitted",
+        "to be trained once",
     ):
-        assert said in output, output
+        assert fragment in output, output
     assert [file.name for file in Path(store).iterdir()] == [FORMAT_FILE]
 
 
 @pytest.mark.parametrize("command", ["sweep", "train"])
-def test_the_plan_of_a_method_that_weighs_samples(
+def test_plan_of_a_method_with_sample_weights(
     command: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weighing_method(monkeypatch)
@@ -214,35 +220,35 @@ def test_the_plan_of_a_method_that_weighs_samples(
         "orchestrator.sweep.preflight.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
     )
 
-    def planned(*pairs: str) -> tuple[int, str]:
-        given = ["method.name=weighing", "search.methods=[]", *pairs]
+    def plan(*pairs: str) -> tuple[int, str]:
+        settings = ["method.name=weighing", "search.methods=[]", *pairs]
         return call(
             command,
             "--store",
             store,
             "--dry-run",
-            *(part for pair in given for part in ("--set", pair)),
+            *(part for pair in settings for part in ("--set", pair)),
         )
 
-    code, output = planned()
+    code, output = plan()
     assert (
         code == OK
         and "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = "
         "1 fit"
         in output
     ), output
-    code, output = planned("resources.influence_backend=inline")
+    code, output = plan("resources.influence_backend=inline")
     assert code == OK and "floor(2 CPU / 1 per group) = 2 fit" in output, output
-    for setting, said in {
+    for setting, fragment in {
         "resources.influence_cpus=1.5": "2.5 CPU",
         "resources.influence_gpus=0.5": "resources.influence_gpus = 0.5",
     }.items():
-        code, output = planned(setting)
-        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and said in output, output
+        code, output = plan(setting)
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and fragment in output, output
         assert "resources.influence_backend=inline" in output, output
 
 
-def test_the_teacher_alone(store: str) -> None:
+def test_teacher_is_trained_once(store: str) -> None:
     arguments = ["teacher", "--local", "--store", store, "--set", "teacher.training.epochs=2"]
     code, output = call(*arguments)
     assert code == OK and "epoch 2" in output
@@ -278,7 +284,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert output.strip().endswith("[]") and "sweep" in output
 
 
-def test_the_readme_names_commands_that_exist() -> None:
+def test_documented_commands_exist() -> None:
     text = "".join(
         file.read_text()
         for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")]
@@ -292,7 +298,7 @@ def test_the_readme_names_commands_that_exist() -> None:
     )
 
 
-def test_the_pages_link_to_files_that_exist() -> None:
+def test_links_of_pages_lead_to_files() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         text = page.read_text()
         assert not re.search(r"@[A-Z]+@|TODO", text), page

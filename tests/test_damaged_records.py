@@ -23,12 +23,11 @@ from orchestrator.store.records import COPY, FILE, Sweep
 from orchestrator.store.records import TRIAL as TRIAL_SCHEMA
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._reconcile import LOST
-from orchestrator.sweep.comparison.record import Comparison
-from orchestrator.sweep.comparison.record import place as comparison_folder
+from orchestrator.sweep.comparison.record import Comparison, comparison_folder
 from orchestrator.sweep.driver import repair_records
 from orchestrator.tracking._outbox import Outbox
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
-from tests.mutated import WAYS, destroy, edited, mutations
+from tests.mutated import WAYS, destroy, mutations, replace_value
 from tests.refusal import refused
 from tests.report.report_made import give_data, give_weights, made
 
@@ -57,7 +56,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ENVIRONMENT.write(sweep.folder / ENVIRONMENT_FILE, describe())
     RUN_IDS.write(sweep.folder / RUNS, {"parent": "one", "0": "two"})
     run_lock.DRIVER.write(
-        sweep.folder / run_lock.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6}
+        sweep.folder / run_lock.HEARTBEAT_FILE,
+        {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6},
     )
     outbox = Outbox(sweep.folder / "outbox.jsonl")
     outbox.append(
@@ -96,7 +96,7 @@ def file_of(store: Store, name: str) -> Path:
 READ = {  # by file: the fast commands that read it and name it
     FILE: (("status", "mine", "--json"), ("watch", "mine", "--once"), ("status",)),
     TRIAL: (("status", "mine", "--json"), ("watch", "mine", "--once")),
-    run_lock.WORD: (("watch", "mine", "--once"),),
+    run_lock.HEARTBEAT_FILE: (("watch", "mine", "--once"),),
 }
 
 
@@ -112,14 +112,21 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         for command in READ[name]:
             code, output = call(store, *command)
             newer = "99" in what
-            assert code == (2 if newer and name != run_lock.WORD and len(command) > 1 else 0), (
+            assert code == (
+                2 if newer and name != run_lock.HEARTBEAT_FILE and len(command) > 1 else 0
+            ), (
                 what,
                 output,
             )
-            told = changed is None or (
+            is_damaged = changed is None or (
                 b'"checksum"' in changed and json.loads(changed) != json.loads(content)
             )
-            assert not told or newer or name == run_lock.WORD or f"{name} is damaged: " in output, (
+            assert (
+                not is_damaged
+                or newer
+                or name == run_lock.HEARTBEAT_FILE
+                or f"{name} is damaged: " in output
+            ), (
                 what,
                 output,
             )
@@ -136,7 +143,7 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         ({"number": "2"}, "number = '2' "),
         ({"number": 3}, "number = 3 "),
@@ -159,13 +166,13 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
     ],
 )
 def test_the_key_is_named_where_no_checksum_helps(
-    change: dict[str, Any], said: str, store: Store
+    change: dict[str, Any], reason: str, store: Store
 ) -> None:
     file = file_of(store, TRIAL)
     write_json(file, read_json(file) | {"state": "complete", "epochs": 9} | change)
     code, output = call(store, "status", "mine", "--json")
-    told = json.loads(output[output.index("{\n") : output.rindex("}") + 1])["notes"][-1]["text"]
-    assert code == 0 and f"{TRIAL} is damaged: {said}" in told, output
+    note = json.loads(output[output.index("{\n") : output.rindex("}") + 1])["notes"][-1]["text"]
+    assert code == 0 and f"{TRIAL} is damaged: {reason}" in note, output
     whole = read_json(file_of(store, OTHER)) | {"number": 2}
     write_json(file, {name: value for name, value in whole.items() if name != "params"})
     assert f"{TRIAL} is damaged: params is missing" in call(store, "status", "mine")[1]
@@ -184,13 +191,17 @@ def test_the_key_is_named_where_no_checksum_helps(
 def test_a_damage_has_the_file_and_the_key_also_between_processes(
     content: bytes, key: str, tmp_path: Path
 ) -> None:
-    with refused(str(tmp_path / "trial.json"), key, error=DamagedRecordError) as told:
+    with refused(str(tmp_path / "trial.json"), key, error=DamagedRecordError) as refusal:
         TRIAL_SCHEMA.parse(content, tmp_path / "trial.json")
-    copied = copy.copy(told.value)  # through __reduce__, as in pickle
-    assert (copied.field, copied.value, str(copied)) == (told.value.field, key, str(told.value))
+    copied = copy.copy(refusal.value)  # through __reduce__, as in pickle
+    assert (copied.field, copied.value, str(copied)) == (
+        refusal.value.field,
+        key,
+        str(refusal.value),
+    )
 
 
-def test_a_record_that_was_formatted_anew_is_whole_and_a_changed_digit_is_none(
+def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(
     store: Store,
 ) -> None:
     file = file_of(store, TRIAL)
@@ -228,7 +239,9 @@ def test_commands_that_read_more_name_it_too(
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join([*lines[:3], '{"op_code": 5, "worker_id": []}\n', *lines[4:]]))
     else:
-        write_json(file, edited(read_json(file), next(iter(read_json(file).items()))[:1], [[]]))
+        write_json(
+            file, replace_value(read_json(file), next(iter(read_json(file).items()))[:1], [[]])
+        )
     found, output = call(store, *command)
     page = store.reports / "mine.html"
     assert found == code, output
@@ -236,7 +249,7 @@ def test_commands_that_read_more_name_it_too(
 
 
 @pytest.mark.parametrize("name", [TRIAL, OTHER, FILE])
-def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> None:
+def test_a_resume_renames_a_damaged_record_and_rebuilds_it(name: str, store: Store) -> None:
     before = Sweep.open(store, "mine")
     file = file_of(store, name)
     content = file.read_bytes()
@@ -254,7 +267,7 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
         after = Sweep.open(store, "mine")
         assert not after.damaged and sorted(after.trials) == sorted(before.trials), what
         assert not was_damaged or (
-            len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]
+            len(notes) == 1 and f"{name} is damaged (" in notes[0] and "was renamed to" in notes[0]
         ), notes
         for number, trial in after.trials.items():
             old = before.trials[number]
@@ -271,7 +284,7 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "reason"),
     [
         (
             "params",
@@ -283,8 +296,8 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
         ("value", 0.999, "value = 0.999, and the study has "),
     ],
 )
-def test_a_record_that_contradicts_the_study_is_made_anew(
-    key: str, value: Any, said: str, store: Store
+def test_a_record_that_contradicts_the_study_is_rebuilt(
+    key: str, value: Any, reason: str, store: Store
 ) -> None:
     before = Sweep.open(store, "mine").trials[0]
     file = file_of(store, OTHER)
@@ -295,7 +308,7 @@ def test_a_record_that_contradicts_the_study_is_made_anew(
     assert not found.damaged, "nothing but the study says otherwise"
     repair_records(store, found, notes.append)
     trial = Sweep.open(store, "mine").trials[0]
-    assert f"{OTHER} is damaged ({said}" in notes[0] and trial.notes == [LOST]
+    assert f"{OTHER} is damaged ({reason}" in notes[0] and trial.notes == [LOST]
     assert (trial.params, trial.state, trial.value, trial.history) == (
         before.params,
         before.state,
@@ -409,9 +422,10 @@ def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path
     with file.open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in (bad, good)))
     outbox = Outbox(file)
-    assert [write is not None for _, write in outbox.peek()] == [False, True] and outbox.told == {
-        "0": {"epoch": 1}
-    }
+    assert [write is not None for _, write in outbox.peek()] == [
+        False,
+        True,
+    ] and outbox.run_progress == {"0": {"epoch": 1}}
     outbox.close()
 
 
@@ -420,7 +434,7 @@ def test_ids_of_runs_that_are_damaged_are_looked_for(store: Store) -> None:
     write_json(file, {"parent": 5})
     runs = Runs(store, Sweep.open(store, "mine"))
     assert (
-        runs.doubtful
+        runs.ids_incomplete
         and runs.ids == {}
         and file.with_name(f"{RUNS}.damaged").is_file()
         and not file.exists()

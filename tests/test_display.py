@@ -58,7 +58,7 @@ def test_lines(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("direction", "first", "second"), [("maximize", 0.2630, 0.2565), ("minimize", 0.2565, 0.2630)]
 )
-def test_the_best_may_go_down_for_a_reason_that_is_said(
+def test_best_value_may_decrease_with_a_reason(
     tmp_path: Path, direction: str, first: float, second: float
 ) -> None:
     objective = "validation/accuracy" if direction == "maximize" else "validation/nll"
@@ -75,12 +75,12 @@ def test_the_best_may_go_down_for_a_reason_that_is_said(
     best = [line for line in text(console).splitlines() if line.startswith("best so far")]
     assert best[0] == (
         f"best so far: trial 0 at {first:.4f} with seed=1; it was stopped after 3 epochs, and "
-        f"a complete trial will come before it"
+        f"a complete trial will rank above it"
     )
     assert best[1].endswith(
-        f"; trial 0 had {first:.4f} when it was stopped after 3 epochs, which is not compared"
+        f"; trial 0 had {first:.4f} when it was stopped after 3 epochs, which is not comparable"
     )
-    assert "which is not compared" in display.frame().plain
+    assert "which is not comparable" in display.frame().plain
 
 
 def test_the_expected_time_counts_what_this_run_did(
@@ -138,7 +138,7 @@ def test_the_summary_shows_the_best_of_every_method(sweep: Sweep) -> None:
     )
 
 
-def test_the_status_says_why_a_trial_failed(sweep: Sweep) -> None:
+def test_status_shows_why_a_trial_failed(sweep: Sweep) -> None:
     sweep.trials[0] = trial(0, "failed", None)
     sweep.trials[0].message = "temperature = [0] is not allowed"
     console = printed()
@@ -146,12 +146,12 @@ def test_the_status_says_why_a_trial_failed(sweep: Sweep) -> None:
     assert "temperature = [0] is not allowed" in text(console)
 
 
-def test_the_summary_says_why_there_is_no_test_accuracy(sweep: Sweep) -> None:
+def test_summary_explains_missing_test_accuracy(sweep: Sweep) -> None:
     sweep.trials[0] = trial(0, "stopped_early", 0.5)
     sweep.state = "finished"
     console = printed()
     summary(sweep, console, {})
-    assert "the test part was not read: give it more time" in text(console)
+    assert "the test part was not read: increase search.time_budget" in text(console)
 
 
 def ended(configured: tuple[str, ...], folder: Path, kind: str = "sweep", **trials: Trial) -> str:
@@ -163,7 +163,7 @@ def ended(configured: tuple[str, ...], folder: Path, kind: str = "sweep", **tria
     return text(console)
 
 
-def test_lines_and_tables_of_pairs_say_whose_metric_counts(tmp_path: Path) -> None:
+def test_lines_and_tables_of_pairs_name_the_objective_over_students(tmp_path: Path) -> None:
     configuration = load(None, ["peers.b.network.name=mlp", "search.students=min"])
     found, console = Sweep.create(tmp_path / "mine", configuration, "sweep"), printed()
     found.trials[0] = trial(0, "stopped_early", 0.5)
@@ -171,17 +171,17 @@ def test_lines_and_tables_of_pairs_say_whose_metric_counts(tmp_path: Path) -> No
         display.trial_ended(found.trials[0])
     summary(found, console, {})
     status_table(found, console)
-    line, told = text(console).splitlines()[0], text(console)
+    line, output = text(console).splitlines()[0], text(console)
     assert line.startswith(
         "trial 0 stopped_early after 3 epochs, validation/accuracy (the worst of a, b) 0.5000 ["
     )
     assert (
-        told.count("validation/accuracy (the worst of a, b)") == 3
-        and "maximize validation/accuracy (the worst of a, b)" in told
+        output.count("validation/accuracy (the worst of a, b)") == 3
+        and "maximize validation/accuracy (the worst of a, b)" in output
     )
 
 
-def test_a_training_of_pairs_says_each_epoch_how_good_everybody_is(tmp_path: Path) -> None:
+def test_training_of_pairs_prints_the_accuracy_of_each_student(tmp_path: Path) -> None:
     found, console = (
         Sweep.create(tmp_path / "mine", load(None, ["peers.b.network.name=mlp"]), "train"),
         printed(),
@@ -208,10 +208,10 @@ def test_of_several_objectives_the_best_is_so_by_the_first(tmp_path: Path) -> No
         several, tmp_path / "one", made=made
     )
     pair = Trial(0, {}, "complete", 0.5, metrics=ALONE, values=[0.5, 9.0])
-    told = ended((*several, "peers.b.network.name=mlp"), tmp_path / "two", made=pair)
+    output = ended((*several, "peers.b.network.name=mlp"), tmp_path / "two", made=pair)
     assert (
-        "best trial by validation/nll (mean of a, b): 0 (kd)" in told
-        and "parameters (sum of a, b)" in told
+        "best trial by validation/nll (mean of a, b): 0 (kd)" in output
+        and "parameters (sum of a, b)" in output
     )
     found, console = Sweep.create(tmp_path / "three", load(None, list(several)), "sweep"), printed()
     found.trials[0] = made
@@ -225,7 +225,7 @@ ALONE = metrics_of((0.80, 0.90), (0.60, 0.94))
 BETTER_TOGETHER = metrics_of((0.85, 0.895), (0.70, 0.9512), epoch=6.0)
 
 
-def test_the_summary_of_pairs_says_what_each_student_has_of_the_other(
+def test_summary_of_pairs_has_the_gain_from_peer_learning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_method(monkeypatch)
@@ -234,16 +234,16 @@ def test_the_summary_of_pairs_says_what_each_student_has_of_the_other(
     found = ended(PAIR, tmp_path, kd=kd, mutual=mutual).splitlines()[-3:]
     assert found == [
         "best trial: 1 (mutual)",
-        "student a (cnn): test accuracy 0.8950, -0.0050 over its own KD (trial 0), with its "
+        "student a (cnn): test accuracy 0.8950, -0.0050 over single-student KD (trial 0), with its "
         "last weights, 0.8850 with those of "
-        "epoch 6, its best on validation",
-        "student b (mlp): test accuracy 0.9512, +0.0112 over its own KD (trial 0), with its "
+        "epoch 6, best on validation",
+        "student b (mlp): test accuracy 0.9512, +0.0112 over single-student KD (trial 0), with its "
         "last weights, 0.9412 with those of "
-        "epoch 6, its best on validation",
+        "epoch 6, best on validation",
     ]
 
 
-def test_without_a_baseline_the_summary_says_so(
+def test_summary_explains_a_missing_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_method(monkeypatch)

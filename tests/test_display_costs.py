@@ -51,9 +51,9 @@ def test_lines_of_a_filling() -> None:
         "epoch 2: validation accuracy 0.9000",
         "the clean view computed (1 of 3)",
         "note: the cache is [full]",
-        "view 1 was there (2 of 3)",
+        "view 1 cached (2 of 3)",
         "view 0 computed (3 of 3)",
-        "cache: 2 views computed, 1 were there",
+        "cache: 2 views computed, 1 were cached",
     ]
 
 
@@ -81,7 +81,7 @@ def test_the_bar_adds_up_the_samples_of_all_jobs() -> None:
         assert display.bar.finished and not display.bar.live.is_started
     assert task.total == 400 and seen == [50, 80, 130, 210, 280, 300, 400]
     assert text(console).count("note: a view was damaged") == 1
-    assert "cache: 1 views computed, 1 were there" in text(console) and "400/400" in text(console)
+    assert "cache: 1 views computed, 1 were cached" in text(console) and "400/400" in text(console)
     assert "view 0" not in text(console), "the bar says it"
 
 
@@ -98,15 +98,15 @@ def test_a_note_is_shown_once(sweep: Sweep, terminal: bool) -> None:
     with Display(sweep, console) as display:
         events = Events(sweep, [display])
         events.start(trial)
-        told: list[list[str]] = [["the [first]"], [], ["second", "third"], []]
-        for epoch, notes in enumerate(told, 1):
+        notes_by_epoch: list[list[str]] = [["the [first]"], [], ["second", "third"], []]
+        for epoch, notes in enumerate(notes_by_epoch, 1):
             events.report(trial, {"epoch": epoch, "metrics": SCORES, "notes": notes})
         events.end(trial, "complete")
     shown = re.findall(r"note: (\S+(?: \S+)?)\s", text(console))
     assert shown == ["the [first]", "second", "third"]
 
 
-def test_notes_of_two_trials_are_told_apart(sweep: Sweep) -> None:
+def test_notes_of_two_trials_are_counted_separately(sweep: Sweep) -> None:
     console = console_of(terminal=False)
     with Display(sweep, console) as display:
         events, trials = Events(sweep, [display]), [Trial(number, {}) for number in range(2)]
@@ -177,10 +177,10 @@ def test_the_parts_are_the_whole_time(sweep: Sweep) -> None:
 
 
 def test_the_views_of_the_cache_are_counted(sweep: Sweep) -> None:
-    assert "teacher's cache: 3 views found, 2 computed" in costs_of(sweep, EPOCHS)
+    assert "teacher cache: 3 hits, 2 misses" in costs_of(sweep, EPOCHS)
 
 
-def test_without_a_cache_nothing_is_said_of_it(sweep: Sweep) -> None:
+def test_without_a_cache_no_hits_are_printed(sweep: Sweep) -> None:
     quiet = [
         {name: value for name, value in metrics.items() if not name.startswith("cache/")}
         for metrics in EPOCHS

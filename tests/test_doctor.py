@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.cli import _checks as doctor
-from orchestrator.cli._checks import CHECKS, examine
+from orchestrator.cli._checks import CHECKS, run_checks
 from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.loader import load
 from tests.refusal import refused
 
 OK, UNFIT, INTERRUPTED = 0, 3, 130
-LOTS = 10**12
+AMPLE_BYTES = 10**12
 Make = Callable[..., Conditions]
 
 
@@ -49,8 +49,8 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Make:
-    """Return a function that makes conditions with an own store and settings."""
+def make_conditions(tmp_path: Path) -> Make:
+    """Return a function that creates conditions with a temporary store and given settings."""
 
     def make(*pairs: str, store: Path = tmp_path / "store") -> Conditions:
         return Conditions(store, load(None, list(pairs)))
@@ -58,7 +58,7 @@ def given(tmp_path: Path) -> Make:
     return make
 
 
-def project(
+def write_project(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     *needs: str,
@@ -80,154 +80,173 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_python_is_the_one_that_is_asked_for(
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_python_must_satisfy_requires_python(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert doctor.python(given()).fitness == "ok"
-    project(tmp_path, monkeypatch, python=">=9.1")
-    found = doctor.python(given())
+    assert doctor.check_python(make_conditions()).fitness == "ok"
+    write_project(tmp_path, monkeypatch, python=">=9.1")
+    finding = doctor.check_python(make_conditions())
     assert (
-        found.fitness == "bad"
-        and ">=9.1 is needed" in found.said
-        and "make install PYTHON=" in found.said
+        finding.fitness == "bad"
+        and ">=9.1 is needed" in finding.message
+        and "make install PYTHON=" in finding.message
     )
 
 
-def test_our_own_packages_fit(given: Make) -> None:
-    found = doctor.packages(given())
-    assert found.fitness == "ok" and "as pyproject.toml asks" in found.said
+def test_installed_packages_satisfy_the_project(make_conditions: Make) -> None:
+    finding = doctor.check_packages(make_conditions())
+    assert finding.fitness == "ok" and "satisfy pyproject.toml" in finding.message
 
 
 @pytest.mark.parametrize(
-    ("need", "said"),
+    ("need", "message"),
     [
         ("numpy>=99", r"numpy \d.* \(>=99 is needed\)"),
         ("no-such-package>=1", r"no-such-package is missing \(>=1 is needed\)"),
     ],
 )
-def test_a_package_is_too_old_or_missing(
-    need: str, said: str, given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_too_old_or_missing_package_is_bad(
+    need: str, message: str, make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project(tmp_path, monkeypatch, "rich>=1", need)
-    found = doctor.packages(given())
-    assert found.fitness == "bad" and "make install" in found.said and "rich" not in found.said
-    assert re.search(said, found.said), found.said
+    write_project(tmp_path, monkeypatch, "rich>=1", need)
+    finding = doctor.check_packages(make_conditions())
+    assert (
+        finding.fitness == "bad"
+        and "make install" in finding.message
+        and "rich" not in finding.message
+    )
+    assert re.search(message, finding.message), finding.message
 
 
-def test_other_versions_than_the_tested_ones_are_named(
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_untested_versions_are_listed(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = importlib.metadata.version("rich")
-    project(
+    write_project(
         tmp_path,
         monkeypatch,
         "rich",
         "torch",
         pinned=f"rich==0.1\ntorch=={importlib.metadata.version('torch')}\n",
     )
-    found = doctor.packages(given())
-    assert found == Finding(
-        "ok", f"2 as pyproject.toml asks, of other versions than those tested: rich {version} (0.1)"
+    finding = doctor.check_packages(make_conditions())
+    assert finding == Finding(
+        "ok",
+        f"2 packages satisfy pyproject.toml; not the tested version: rich {version} (tested "
+        "with 0.1)",
     )
 
 
-def test_a_torchvision_of_another_torch(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_built_for_another_torch_is_bad(
+    make_conditions: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy", "torch (==1.2.3)"])
-    found = doctor.packages(given())
+    finding = doctor.check_packages(make_conditions())
     assert (
-        found.fitness == "bad"
-        and "made for torch ==1.2.3" in found.said
-        and "make install" in found.said
+        finding.fitness == "bad"
+        and "requires torch ==1.2.3" in finding.message
+        and "make install" in finding.message
     )
 
 
-def test_ray_here_has_its_authentication(
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_local_ray_uses_token_authentication(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = tmp_path / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    assert doctor.ray_address(given()) == Finding(
-        "ok", "a cluster of our own, on loopback, with token authentication"
+    assert doctor.check_ray(make_conditions()) == Finding(
+        "ok", "a local cluster on the loopback address, with token authentication"
     )
     token.write_text("abc")
     token.chmod(0o600)
-    assert doctor.ray_address(given()).fitness == "ok"
+    assert doctor.check_ray(make_conditions()).fitness == "ok"
     token.chmod(0o644)
-    found = doctor.ray_address(given())
+    finding = doctor.check_ray(make_conditions())
     assert (
-        found.fitness == "warn" and f"chmod 600 {token}" in found.said and "abc" not in found.said
+        finding.fitness == "warn"
+        and f"chmod 600 {token}" in finding.message
+        and "abc" not in finding.message
     )
     token.unlink()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    found = doctor.ray_address(given())
-    assert found.fitness == "warn" and "unset it" in found.said and "with token" not in found.said
+    finding = doctor.check_ray(make_conditions())
+    assert (
+        finding.fitness == "warn"
+        and "unset it" in finding.message
+        and "with token" not in finding.message
+    )
 
 
-def test_a_cluster_that_does_not_answer(given: Make) -> None:
+def test_unreachable_cluster_is_bad(make_conditions: Make) -> None:
     findings = dict(
-        examine(
-            Conditions(given().store, load(None, ["resources.address=127.0.0.1:1"]), quick=True)
+        run_checks(
+            Conditions(
+                make_conditions().store, load(None, ["resources.address=127.0.0.1:1"]), quick=True
+            )
         )
     )
-    assert findings["Ray"].fitness == "bad" and "nobody answers there" in findings["Ray"].said
-    assert len(findings) == len(CHECKS) - 1, "the others are made nevertheless"
+    assert findings["Ray"].fitness == "bad" and "nobody answers there" in findings["Ray"].message
+    assert len(findings) == len(CHECKS) - 1, "the remaining checks must still run"
 
 
-def cards(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let torch report these GPUs."""
+def replace_gpus(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Make torch report GPUs with these names."""
     properties = [SimpleNamespace(name=name, total_memory=8 * 2**30) for name in names]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(properties))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: properties[number])
 
 
-def test_processors_are_those_that_may_be_used(
-    given: Make, monkeypatch: pytest.MonkeyPatch
+def test_only_usable_cpus_are_counted(
+    make_conditions: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cards(monkeypatch)
+    replace_gpus(monkeypatch)
     monkeypatch.setattr(doctor, "DRIVER", Path("/nowhere"))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(
         "orchestrator.config.resources.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
     )
-    assert doctor.devices(given()) == Finding(
-        "ok", "2 CPU of 64 (bound, or the container's quota), no GPU"
+    assert doctor.check_devices(make_conditions()) == Finding(
+        "ok", "2 CPU of 64 (limited by CPU affinity or the container's quota), no GPU"
     )
-    found = doctor.devices(given("resources.gpus_per_worker=1"))
-    assert found.fitness == "bad" and "resources.gpus_per_worker = 1: leave that out" in found.said
+    finding = doctor.check_devices(make_conditions("resources.gpus_per_worker=1"))
+    assert finding.fitness == "bad" and "but resources.gpus_per_worker = 1" in finding.message
 
 
-def test_cards_are_named_and_tried(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    cards(monkeypatch, "Card", "Card")
+def test_gpus_are_listed_and_tested(make_conditions: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_gpus(monkeypatch, "Card", "Card")
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
-    assert doctor.devices(given()).said.endswith("2 GPU: Card with 8 GiB, Card with 8 GiB")
+    assert doctor.check_devices(make_conditions()).message.endswith(
+        "2 GPU: Card with 8 GiB, Card with 8 GiB"
+    )
 
     def fail(*shape: int, device: str) -> None:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
 
     monkeypatch.setattr(torch, "ones", fail)
-    found = doctor.devices(given())
+    finding = doctor.check_devices(make_conditions())
     assert (
-        found.fitness == "bad"
-        and "no kernel image" in found.said
-        and "CUDA_VISIBLE_DEVICES" in found.said
+        finding.fitness == "bad"
+        and "no kernel image" in finding.message
+        and "CUDA_VISIBLE_DEVICES" in finding.message
     )
 
 
 @pytest.mark.parametrize(("wanted", "fitness"), [("null", "warn"), ("1", "bad")])
 @pytest.mark.parametrize(
-    ("cuda", "said"), [(None, "a build without CUDA"), ("13.0", "driver on your system is too old")]
+    ("cuda", "message"),
+    [(None, "built without CUDA"), ("13.0", "driver on your system is too old")],
 )
-def test_a_driver_that_torch_cannot_use(
+def test_nvidia_driver_without_usable_cuda_is_reported(
     wanted: str,
     fitness: str,
     cuda: str | None,
-    said: str,
-    given: Make,
+    message: str,
+    make_conditions: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cards(monkeypatch)
+    replace_gpus(monkeypatch)
     driver = tmp_path / "version"
     driver.touch()
 
@@ -237,63 +256,65 @@ def test_a_driver_that_torch_cannot_use(
     monkeypatch.setattr(doctor, "DRIVER", driver)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "init", fail)
-    found = doctor.devices(given(f"resources.gpus_per_worker={wanted}"))
-    assert found.fitness == fitness and said in found.said
+    finding = doctor.check_devices(make_conditions(f"resources.gpus_per_worker={wanted}"))
+    assert finding.fitness == fitness and message in finding.message
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
-    assert said not in doctor.devices(given(f"resources.gpus_per_worker={wanted}")).said
-
-
-def test_a_store_that_can_be_made_is_not_made(given: Make, tmp_path: Path) -> None:
-    found = doctor.store(given(store=tmp_path / "a" / "b"))
-    assert found.fitness == "ok" and "can be made" in found.said
-    assert list(tmp_path.iterdir()) == [], "nothing stays"
-
-
-def test_a_store_that_is_named_by_a_uri_is_not_made_either(given: Make, tmp_path: Path) -> None:
-    found = doctor.store(replace(given(), uri=(tmp_path / "a" / "b").as_uri()))
-    assert found.fitness == "ok" and list(tmp_path.iterdir()) == []
-
-
-def test_a_store_that_others_may_look_into(given: Make, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir(mode=0o700)
-    assert doctor.store(given()).fitness == "ok"
-    (tmp_path / "store").chmod(0o750)
-    found = doctor.store(given())
-    assert found.fitness == "warn" and f"chmod 700 {tmp_path / 'store'}" in found.said
-    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o750, (
-        "what a person has made stays as it is"
+    assert (
+        message
+        not in doctor.check_devices(make_conditions(f"resources.gpus_per_worker={wanted}")).message
     )
+
+
+def test_missing_store_is_not_created(make_conditions: Make, tmp_path: Path) -> None:
+    finding = doctor.check_store(make_conditions(store=tmp_path / "a" / "b"))
+    assert finding.fitness == "ok" and "can be created" in finding.message
+    assert list(tmp_path.iterdir()) == [], "doctor must leave no files"
+
+
+def test_missing_store_at_a_uri_is_not_created(make_conditions: Make, tmp_path: Path) -> None:
+    finding = doctor.check_store(replace(make_conditions(), uri=(tmp_path / "a" / "b").as_uri()))
+    assert finding.fitness == "ok" and list(tmp_path.iterdir()) == []
+
+
+def test_store_accessible_to_other_users_is_a_warning(
+    make_conditions: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir(mode=0o700)
+    assert doctor.check_store(make_conditions()).fitness == "ok"
+    (tmp_path / "store").chmod(0o750)
+    finding = doctor.check_store(make_conditions())
+    assert finding.fitness == "warn" and f"chmod 700 {tmp_path / 'store'}" in finding.message
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o750, "doctor must not change the mode"
     assert not list((tmp_path / "store").iterdir())
 
 
-def test_a_store_of_somebody_else(
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_store_owned_by_another_user_is_a_warning(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "store").mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert "not to you" in doctor.store(given()).said
+    assert "not to you" in doctor.check_store(make_conditions()).message
 
 
-def test_a_store_that_is_a_file_or_cannot_be_written(
-    given: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_store_that_is_a_file_or_read_only_is_bad(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        found = doctor.store(given(store=place))
-        assert found.fitness == "bad" and "give another --store" in found.said
+        finding = doctor.check_store(make_conditions(store=place))
+        assert finding.fitness == "bad" and "choose another --store" in finding.message
 
     def refuse(*arguments: Any) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
-    found = doctor.store(given())
-    assert (
-        found.fitness == "bad"
-        and "(Read-only file system): give a --store that you may write" in found.said
-    )
+    finding = doctor.check_store(make_conditions())
+    assert finding.fitness == "bad" and "is not writable (Read-only file system)" in finding.message
 
 
-def test_locks_that_do_not_hold(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_bad(
+    make_conditions: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "FileLock", filelock.SoftFileLock)
     monkeypatch.setattr(
         filelock.SoftFileLock, "_acquire", lambda self: setattr(self._context, "lock_file_fd", 0)
@@ -301,34 +322,38 @@ def test_locks_that_do_not_hold(given: Make, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         filelock.SoftFileLock, "_release", lambda self: setattr(self._context, "lock_file_fd", None)
     )
-    found = doctor.store(given())
-    assert found.fitness == "bad" and "locks do not hold" in found.said and "flock" in found.said
+    finding = doctor.check_store(make_conditions())
+    assert (
+        finding.fitness == "bad"
+        and "locks do not work" in finding.message
+        and "flock" in finding.message
+    )
 
 
 @pytest.mark.parametrize(
-    ("store_free", "temporary_free", "shared_free", "fitness", "said"),
+    ("store_free", "temporary_free", "shared_free", "fitness", "message"),
     [
-        (LOTS, LOTS, LOTS, "ok", "store 931.3 GiB free"),
+        (AMPLE_BYTES, AMPLE_BYTES, AMPLE_BYTES, "ok", "store 931.3 GiB free"),
         (
             2**20,
-            LOTS,
-            LOTS,
+            AMPLE_BYTES,
+            AMPLE_BYTES,
             "bad",
-            "store 1 MiB free, 200 MiB are needed: free some space, or give another --store",
+            "store 1 MiB free, but 200 MiB are needed",
         ),
-        (2**30, LOTS, LOTS, "warn", "--dry-run"),
-        (LOTS, 2**20, LOTS, "bad", "RAY_TMPDIR"),
-        (LOTS, 10 * 2**30, LOTS, "warn", "more than 95% full"),
-        (LOTS, LOTS, 64 * 2**20, "warn", "--shm-size"),
+        (2**30, AMPLE_BYTES, AMPLE_BYTES, "warn", "--dry-run"),
+        (AMPLE_BYTES, 2**20, AMPLE_BYTES, "bad", "RAY_TMPDIR"),
+        (AMPLE_BYTES, 10 * 2**30, AMPLE_BYTES, "warn", "more than 95% full"),
+        (AMPLE_BYTES, AMPLE_BYTES, 64 * 2**20, "warn", "--shm-size"),
     ],
 )
-def test_space(
+def test_free_disk_space(
     store_free: int,
     temporary_free: int,
     shared_free: int,
     fitness: str,
-    said: str,
-    given: Make,
+    message: str,
+    make_conditions: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -337,27 +362,33 @@ def test_space(
     free = {tmp_path: store_free, shared: shared_free}
     monkeypatch.setattr(doctor, "SHARED_MEMORY", shared)
     monkeypatch.setattr(
-        shutil, "disk_usage", lambda at: Usage(2 * LOTS, LOTS, free.get(at, temporary_free))
+        shutil,
+        "disk_usage",
+        lambda path: Usage(2 * AMPLE_BYTES, AMPLE_BYTES, free.get(path, temporary_free)),
     )
-    found = doctor.space(given())
-    assert found.fitness == fitness and said in found.said, found
+    finding = doctor.check_disk_space(make_conditions())
+    assert finding.fitness == fitness and message in finding.message, finding
 
 
-def test_sqlite_can_be_made_or_written(given: Make, tmp_path: Path) -> None:
-    assert doctor.tracking(given()) == Finding("ok", "SQLite, can be made in the store")
+def test_sqlite_database_can_be_created_or_written(make_conditions: Make, tmp_path: Path) -> None:
+    assert doctor.check_tracking(make_conditions()) == Finding(
+        "ok", "SQLite, can be created in the store"
+    )
     database = tmp_path / "store" / "mlflow.db"
     database.parent.mkdir()
-    with sqlite3.connect(database) as made:
-        made.execute("CREATE TABLE runs (number INTEGER)")
-    assert doctor.tracking(given()) == Finding("ok", f"SQLite, {database} can be written")
-    made.close()
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE runs (number INTEGER)")
+    assert doctor.check_tracking(make_conditions()) == Finding(
+        "ok", f"SQLite, {database} is writable"
+    )
+    connection.close()
     database.write_bytes(b"no database, but long enough to look like one" * 100)
-    found = doctor.tracking(given())
-    assert found.fitness == "bad" and "not a database" in found.said
+    finding = doctor.check_tracking(make_conditions())
+    assert finding.fitness == "bad" and "not a database" in finding.message
 
 
-def test_a_server_that_is_away_refuses_or_answers(
-    given: Make, monkeypatch: pytest.MonkeyPatch
+def test_tracking_server_that_refuses_or_does_not_answer_is_bad(
+    make_conditions: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Error(Exception):
         def __init__(self, status: int, text: str = "") -> None:
@@ -376,19 +407,21 @@ def test_a_server_that_is_away_refuses_or_answers(
             return []
 
     monkeypatch.setattr("orchestrator.tracking._client.connect", lambda uri: Client())
-    conditions, before = given("tracking.uri=http://127.0.0.1:1"), dict(os.environ)
-    assert doctor.tracking(conditions) == Finding("ok", "http://127.0.0.1:1 answers")
-    for Client.error, said in (
+    conditions, before = make_conditions("tracking.uri=http://127.0.0.1:1"), dict(os.environ)
+    assert doctor.check_tracking(conditions) == Finding("ok", "http://127.0.0.1:1 answers")
+    for Client.error, message in (
         (Error(401), "does not let us in (401): set MLFLOW_TRACKING_USERNAME"),
         (Error(503, "down for a while"), "does not answer (down for a while): start it"),
         (ConnectionError("refused"), "does not answer (refused)"),
     ):
-        found = doctor.tracking(conditions)
-        assert found.fitness == "bad" and said in found.said
+        finding = doctor.check_tracking(conditions)
+        assert finding.fitness == "bad" and message in finding.message
     assert dict(os.environ) == before
 
 
-def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_all_reduce_is_refused(
+    make_conditions: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestrator.cluster import smoke_test
     from orchestrator.core.errors import PreflightError
 
@@ -404,7 +437,9 @@ def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch
     smoke_test.sum_over_workers(0, 2)
 
 
-def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_fail_or_hang_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     from orchestrator.cluster import smoke_test
@@ -425,32 +460,39 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
         smoke_test.run_two_workers(tmp_path, 60)
 
 
-def checks(monkeypatch: pytest.MonkeyPatch, **made: Any) -> None:
-    """Replace the checks by these."""
-    monkeypatch.setattr(doctor, "CHECKS", made)
+def replace_checks(monkeypatch: pytest.MonkeyPatch, **replacements: Any) -> None:
+    """Replace the checks of doctor."""
+    monkeypatch.setattr(doctor, "CHECKS", replacements)
 
 
-def test_a_line_for_each_and_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ["--store", str(tmp_path)]
-    checks(monkeypatch, one=lambda _: Finding("ok", "fine"), two=lambda _: Finding("warn", "hm"))
-    assert call(*store) == (OK, "one          ok    fine\ntwo          warn  hm\n")
-    checks(
-        monkeypatch,
-        one=lambda _: Finding("bad", "broken: mend it"),
-        two=lambda _: Finding("ok", "fine"),
-    )
-    assert call(*store) == (UNFIT, "one          bad   broken: mend it\ntwo          ok    fine\n")
-
-
-def test_no_secret_is_shown_and_no_terminal_is_commanded(
+def test_one_line_per_check_and_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checks(monkeypatch, one=lambda _: Finding("ok", "http://me:hunter22@host/ \x1b[2J"))
+    store = ["--store", str(tmp_path)]
+    replace_checks(
+        monkeypatch, one=lambda _: Finding("ok", "fine"), two=lambda _: Finding("warn", "hm")
+    )
+    assert call(*store) == (OK, "one          ok    fine\ntwo          warn  hm\n")
+    replace_checks(
+        monkeypatch,
+        one=lambda _: Finding("bad", "broken: repair it"),
+        two=lambda _: Finding("ok", "fine"),
+    )
+    assert call(*store) == (
+        UNFIT,
+        "one          bad   broken: repair it\ntwo          ok    fine\n",
+    )
+
+
+def test_secrets_and_control_characters_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_checks(monkeypatch, one=lambda _: Finding("ok", "http://me:hunter22@host/ \x1b[2J"))
     code, output = call("--store", str(tmp_path))
     assert code == OK and "hunter22" not in output and "\x1b" not in output and "@host" in output
 
 
-def test_a_check_that_breaks_is_a_finding_and_an_interruption_is_not(
+def test_failing_check_is_a_finding_and_an_interrupt_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Conditions) -> Finding:
@@ -459,19 +501,29 @@ def test_a_check_that_breaks_is_a_finding_and_an_interruption_is_not(
     def interrupt(_: Conditions) -> Finding:
         raise KeyboardInterrupt
 
-    checks(monkeypatch, one=fail, two=lambda _: Finding("ok", "fine"))
+    replace_checks(monkeypatch, one=fail, two=lambda _: Finding("ok", "fine"))
     code, output = call("--store", str(tmp_path))
     assert code == UNFIT and "Permission denied" in output and "two          ok" in output
-    checks(monkeypatch, one=interrupt)
+    replace_checks(monkeypatch, one=interrupt)
     assert call("--store", str(tmp_path))[0] == INTERRUPTED
 
 
-def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
+def test_settings_are_validated(tmp_path: Path) -> None:
     code, output = call("--quick", "--set", "resources.adress=here", "--store", str(tmp_path))
     assert code == 2 and "did you mean 'address'" in output
     code, output = call("--quick", "--address", "127.0.0.1:1", "--store", str(tmp_path))
     assert (
         code == UNFIT
-        and "'127.0.0.1:1': nobody answers there" in output
+        and "'127.0.0.1:1' does not accept connections" in output
         and "two workers" not in output
     )
+
+
+@pytest.mark.ray
+def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "TWO_WORKERS_TIMEOUT_S", 250.0)  # on a busy machine
+    code, output = call("--store", str(tmp_path / "store"))
+    assert code == OK, output
+    assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)
+    assert "two workers  ok    two workers summed a tensor" in output
+    assert list(tmp_path.iterdir()) == [], "doctor must leave no files"

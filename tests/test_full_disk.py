@@ -85,12 +85,12 @@ def fill_up(folder: Path, left: int = 0) -> Path:
 
 
 @contextlib.contextmanager
-def freed_when(said: list[str], ballast: Path) -> Iterator[None]:
+def freed_when(notes: list[str], ballast: Path) -> Iterator[None]:
     """Free the space after the first note."""
 
     def free() -> None:
         until = time.monotonic() + LONG_S
-        while not said and time.monotonic() < until:
+        while not notes and time.monotonic() < until:
             time.sleep(0.001)
         ballast.unlink()
 
@@ -104,21 +104,21 @@ def freed_when(said: list[str], ballast: Path) -> Iterator[None]:
 def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None:
     large = made(2, MIB // 4)
     checkpoint.save(tiny, {"a": made(1)}, TrialContext())
-    said: list[str] = []
+    notes: list[str] = []
     signs: list[int] = []
-    context = TrialContext(note=said.append, heartbeat=lambda: signs.append(1))
-    with freed_when(said, fill_up(tiny, left)):
+    context = TrialContext(note=notes.append, heartbeat=lambda: signs.append(1))
+    with freed_when(notes, fill_up(tiny, left)):
         checkpoint.save(tiny, {"a": large}, context)
     loaded = load(tiny)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 2
     assert sorted(path.name for path in tiny.iterdir()) == [CHECKPOINT]
     assert (
-        len(said) == 2
-        and f"the disk of {tiny} is full" in said[0]
-        and "room again" in said[1]
+        len(notes) == 2
+        and f"the disk of {tiny} is full" in notes[0]
+        and "free space again" in notes[1]
         and signs
     )
-    assert all("\n" not in text for text in said)
+    assert all("\n" not in text for text in notes)
 
 
 def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path) -> None:
@@ -160,12 +160,12 @@ def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> N
         watch.notes == texts
         and len(texts) == 2
         and "is full" in texts[0]
-        and "room again" in texts[1]
+        and "free space again" in texts[1]
     )
 
 
 def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> None:
-    file, said = tiny / "study.log", []  # type: ignore[var-annotated]
+    file, notes = tiny / "study.log", []  # type: ignore[var-annotated]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(StudyFile(str(file))), study_name="mine"
@@ -177,18 +177,18 @@ def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> No
     def look(text: str) -> None:
         if "is full" in text:
             assert file.read_bytes() == before, "nothing of a line that did not fit"
-        said.append(text)
+        notes.append(text)
 
-    with disk.report_waits(look), freed_when(said, ballast):
+    with disk.report_waits(look), freed_when(notes, ballast):
         study.set_user_attr("second", "x" * 10_000)
-    assert len(said) == 2
+    assert len(notes) == 2
     again = optuna.load_study(
         study_name="mine", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
     )
     assert again.user_attrs == {"first": 1, "second": "x" * 10_000}
 
 
-def test_after_a_signal_nobody_waits_and_the_old_record_stays(
+def test_after_a_signal_writes_do_not_wait_and_the_old_record_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_json(tmp_path / "record.json", {"a": 1})
@@ -203,10 +203,10 @@ def test_after_a_signal_nobody_waits_and_the_old_record_stays(
 
 
 def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    notes: list[str] = []
 
     def signalled(text: str) -> None:
-        said.append(text)
+        notes.append(text)
         os.kill(os.getpid(), 15)
 
     def full() -> None:
@@ -214,21 +214,21 @@ def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(KeyboardInterrupt), signals.stoppable(), disk.report_waits(signalled):
         disk.retry_while_disk_full(full, tmp_path)
-    assert len(said) == 1
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code: int) -> None:
-    refusals, said = iter(range(3)), []  # type: ignore[var-annotated]
+    refusals, notes = iter(range(3)), []  # type: ignore[var-annotated]
 
     def write() -> str:
         if next(refusals, None) is not None:
             raise OSError(code, os.strerror(code))
         return "written"
 
-    with disk.report_waits(said.append):
+    with disk.report_waits(notes.append):
         assert disk.retry_while_disk_full(write, tmp_path / "not" / "there") == "written"
-    assert len(said) == 2 and "or a quota" in said[0]
+    assert len(notes) == 2 and "a quota is exceeded" in notes[0]
 
 
 def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
@@ -244,15 +244,15 @@ def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
-    asked = iter([False, False, True])
-    context = TrialContext(stop_requested=lambda: next(asked))
+    stop_answers = iter([False, False, True])
+    context = TrialContext(stop_requested=lambda: next(stop_answers))
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(Stopped):
         disk.raise_on_all_ranks(context, full, tmp_path)
-    assert next(asked, None) is None
+    assert next(stop_answers, None) is None
 
 
 @pytest.mark.parametrize("write", ["torch", "safetensors", "numpy"])
@@ -281,7 +281,7 @@ def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify:
         "data.limit.train=128",
     )
     train(spec, TrialContext())
-    said: list[str] = []
+    notes: list[str] = []
     records: list[dict[str, Any]] = []
     ballast: list[Path] = []
 
@@ -291,14 +291,14 @@ def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify:
             ballast.append(fill_up(tiny, 2**16))
 
     def note(text: str) -> None:
-        said.append(text)
+        notes.append(text)
         if "is full" in text:
             ballast[0].unlink()
 
     train(
         spec.model_copy(update={"folder": tiny / "trial"}), TrialContext(report=report, note=note)
     )
-    assert [record["epoch"] for record in records] == [1, 2, 3] and len(said) == 2
+    assert [record["epoch"] for record in records] == [1, 2, 3] and len(notes) == 2
     paused, other = (
         load_file(folder / CHECKPOINT / "student.safetensors")
         for folder in (tiny / "trial", spec.folder)

@@ -12,7 +12,7 @@ from tests.pages import DOCS, blocks, commands, printed_commands, variations
 
 ROOT = DOCS.parent
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("how-to/*.md"))
-IN_A_COPY = {
+PAGES_OF_CODE = {
     "how-to/method.md",
     "how-to/network.md",
 }  # they change code: tests/test_pages_of_code.py
@@ -53,9 +53,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - IN_A_COPY))
+@pytest.mark.parametrize("page", sorted(set(PAGES) - PAGES_OF_CODE))
 def test_page_runs(page: str, folder: Path) -> None:
-    output, planned = "", [["train", "--dry-run"]]
+    output, plannable = "", [["train", "--dry-run"]]
     for block in blocks(page):
         if block.language == "python":
             (folder / block.file).write_text(block.text)
@@ -66,14 +66,14 @@ def test_page_runs(page: str, folder: Path) -> None:
                 run_path(script, run_name="__main__")
             elif "--resume" not in words:  # tests/on_ray/test_how_to_on_ray.py
                 output += invoke(words)
-                planned += (
+                plannable += (
                     [words]
                     if "--local" not in words and words[0] in ("sweep", "compare", "train")
                     else []
                 )
     assert PRINTED[page] in output
     for label, options in variations(page) if page != "how-to/export.md" else ():
-        output += f"{label}\n{invoke([*planned[-1], *options])}"
+        output += f"{label}\n{invoke([*plannable[-1], *options])}"
 
 
 def test_variations_of_the_network_are_planned(folder: Path) -> None:

@@ -84,7 +84,7 @@ def test_before_the_sweep_exists(
     code, output = call(command, "--store", store, "--name", "mine", *settings(*PLAIN))
     assert (
         code == INTERRUPTED
-        and "interrupted before the sweep began: there is nothing to go on with" in output
+        and "interrupted before the sweep started: there is nothing to resume" in output
     )
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 
@@ -183,16 +183,16 @@ def test_data_and_settings_that_have_changed_are_named(
         pairs = settings(*PLAIN, "data.name=npz", f"data.path={data}")
         assert call("sweep", "--store", store, "--name", "mine", *pairs)[0] == INTERRUPTED
     (tmp_path / "other.yaml").write_text("method: {name: kd}\n")
-    for arguments, said in {
+    for arguments, reason in {
         (
             "--config",
             str(tmp_path / "other.yaml"),
         ): r"other.yaml: method.name = kd, and the sweep has cross_entropy: leave",
         ("--trials", "1"): r"--trials 1 is less than the 2 trials",
-        ("--set", "seed=1"): r"--set seed: a resume goes on as its run was configured",
+        ("--set", "seed=1"): r"--set seed: a resumed run keeps its configuration",
     }.items():
         code, output = call("sweep", "--resume", "mine", "--store", store, *arguments)
-        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(said, output), (
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(reason, output), (
             output
         )
     array_file(tmp_path, 300)

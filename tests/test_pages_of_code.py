@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.pages import blocks, commands, patched
+from tests.pages import apply_diff, blocks, commands
 
 ROOT = Path(__file__).parents[1]
-COPIED = (
+COPIED_FOLDERS = (
     "methods",
     "search_spaces",
     "orchestrator",
@@ -19,7 +19,7 @@ COPIED = (
     "tests/models",
     "tests/search_spaces",
 )
-ALL_IN_ONE = """
+RUN_ALL = """
 import json, runpy, sys
 for words in json.loads(sys.argv[1]):
     sys.argv = words
@@ -35,8 +35,9 @@ for words in json.loads(sys.argv[1]):
 """  # one interpreter for several commands, because importing torch takes most of the time
 
 
-def copied(folder: Path) -> Path:
-    for name in COPIED:
+def copy_project(folder: Path) -> Path:
+    """Copy the parts of the project that the pages change; return the copy."""
+    for name in COPIED_FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (
         "run.py",
@@ -49,38 +50,38 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def ran(lines: list[list[str]], folder: Path) -> str:
+def run_commands(lines: list[list[str]], folder: Path) -> str:
     """Run these commands, which must succeed, and return their output."""
     assert all(words[0] == "python" for words in lines)
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ALL_IN_ONE, json.dumps([words[1:] for words in lines])]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    command = [sys.executable, "-c", RUN_ALL, json.dumps([words[1:] for words in lines])]
+    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert completed.returncode == 0, f"{completed.stdout[-3000:]}\n{completed.stderr[-3000:]}"
+    return completed.stdout
 
 
-def followed(page: str, folder: Path) -> str:
+def apply_page(page: str, folder: Path) -> str:
     """Write the page's code, run its commands, and return their output."""
     lines: list[list[str]] = []
     for block in blocks(page):
         file = folder / block.file
         if block.language == "python":
-            assert not file.exists(), "a page adds files, and changes lines"
+            assert not file.exists(), "a page may not replace an existing file"
             file.write_text(block.text)
         elif block.language == "diff":
-            file.write_text(patched(file.read_text(), block.text))
+            file.write_text(apply_diff(file.read_text(), block.text))
         else:
             lines += [line + ["--dry-run"] * (line[2] == "sweep") for line in commands(block)]
-    return ran(lines, folder)
+    return run_commands(lines, folder)
 
 
-def test_the_method_of_the_page_is_checked_and_trained(tmp_path: Path) -> None:
-    said = followed("how-to/method.md", copied(tmp_path / "project"))
-    assert " passed" in said and "best student: trial 0" in said
+def test_method_of_the_page_is_checked_and_trained(tmp_path: Path) -> None:
+    output = apply_page("how-to/method.md", copy_project(tmp_path / "project"))
+    assert " passed" in output and "best student: trial 0" in output
 
 
-def test_the_network_of_the_page_is_taken(tmp_path: Path) -> None:
-    said = followed("how-to/network.md", copied(tmp_path / "project"))
-    assert " passed" in said and ["student", "tiny", "(width=4)"] in map(
-        str.split, said.splitlines()
+def test_network_of_the_page_is_trained(tmp_path: Path) -> None:
+    output = apply_page("how-to/network.md", copy_project(tmp_path / "project"))
+    assert " passed" in output and ["student", "tiny", "(width=4)"] in map(
+        str.split, output.splitlines()
     )

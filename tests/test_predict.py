@@ -45,7 +45,7 @@ def pixels(count: int, *shape: int) -> Any:
     return np.random.default_rng(4).integers(0, 256, (count, *shape), np.uint8)
 
 
-def told(folder: Path, *files: Path, top: int = 3) -> Any:
+def predicted(folder: Path, *files: Path, top: int = 3) -> Any:
     arguments = ["predict", str(folder), *map(str, files), "--json", "--top", str(top)]
     result = CliRunner().invoke(run.app, arguments)
     assert result.exit_code == 0, result.output
@@ -59,7 +59,7 @@ def test_a_picture_and_an_array_give_the_answers_of_the_student(tmp_path: Path) 
     Image.fromarray(raw[1]).convert("RGB").save(tmp_path / "colour.png")
     np.save(tmp_path / "many.npy", raw[..., None])
     np.save(tmp_path / "one.npy", raw[2])
-    found = told(
+    found = predicted(
         folder, *(tmp_path / name for name in ("grey.png", "colour.png", "many.npy", "one.npy"))
     )
     images = (torch.from_numpy(raw)[:, None].float() / 255 - 0.3) / 0.4
@@ -88,21 +88,21 @@ def test_pictures_of_other_sizes_are_cut_as_those_that_were_trained_on(tmp_path:
     clean = next(
         decode(tmp_path, np.array([b"wide.png"]), [np.array([0])], 16, None, workers=0, pin=False)
     )
-    said = {"shape": [3, 16, 16], "cut": 224 / 256}
-    (found,) = predict.read(tmp_path / "wide.png", said)
+    input_settings = {"shape": [3, 16, 16], "cut": 224 / 256}
+    (found,) = predict.read(tmp_path / "wide.png", input_settings)
     assert np.array_equal(found.pixels, clean[0].numpy().transpose(2, 0, 1)) and not found.note
-    (whole,) = predict.read(tmp_path / "wide.png", said | {"cut": None})
+    (whole,) = predict.read(tmp_path / "wide.png", input_settings | {"cut": None})
     assert (
         whole.pixels.shape == (3, 16, 16) and whole.note == "scaled from 60 x 40 to 16 x 16 pixels"
     )
     assert not np.array_equal(whole.pixels, found.pixels)
 
 
-def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
     folder, name = exported(tmp_path / "out"), "caf\udce9"
     np.save(tmp_path / f"{name}.npy", pixels(1, 8, 8)[0])
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / f"{name}.png")
-    found = told(folder, tmp_path / f"{name}.npy", tmp_path / f"{name}.png")
+    found = predicted(folder, tmp_path / f"{name}.npy", tmp_path / f"{name}.png")
     assert [row["image"] for row in found] == [
         str(tmp_path / f"{name}.npy"),
         str(tmp_path / f"{name}.png"),
@@ -112,13 +112,13 @@ def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
     assert shown.exit_code == 0 and "caf\\udce9.npy" in shown.stdout
 
 
-def test_a_table_shows_the_likeliest_first_and_no_more_than_asked(tmp_path: Path) -> None:
+def test_table_shows_the_requested_number_of_likeliest_classes(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(
         run.app, ["predict", str(folder), str(tmp_path / "grey.png"), "--top", "2"]
     )
-    best = told(folder, tmp_path / "grey.png", top=1)[0]["classes"]
+    best = predicted(folder, tmp_path / "grey.png", top=1)[0]["classes"]
     lines = result.output.splitlines()
     assert (
         len(lines) == 3
@@ -147,25 +147,25 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     )
     frames = [Image.fromarray(each) for each in pixels(2, 8, 8)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    said = {
+    messages = {
         "bad.png": "cannot be decoded",
-        "none.png": "does not exist or is no file",
+        "none.png": "does not exist or is not a file",
         "floats.npy": "is float64 of 1 x 8 x 8",
         "large.npy": "is uint8 of 1 x 9 x 8: give uint8 of 8 x 8 x 1",
-        "objects.npy": "is no array that can be read",
+        "objects.npy": "is not a readable array",
         "five.npy": "is uint8 of 2 x 8 x 8 x 1 x 3: give uint8 of 8 x 8 x 1",
         "number.npy": "is uint8 of a single number: give",
-        "archive.npy": "is no array that can be read (it is an archive",
-        "terabytes.npy": "is no array that can be read",
-        "uncountable.npy": "is no array that can be read",
-        "negative.npy": "is no array that can be read",
-        "python.npy": "is no array that can be read",
-        "moving.gif": "it holds several frames or pages: save each",
+        "archive.npy": "is not a readable array (it is an archive",
+        "terabytes.npy": "is not a readable array",
+        "uncountable.npy": "is not a readable array",
+        "negative.npy": "is not a readable array",
+        "python.npy": "is not a readable array",
+        "moving.gif": "it contains several frames or pages: save each",
     }
-    files = [str(tmp_path / name) for name in said]
+    files = [str(tmp_path / name) for name in messages]
     nothing = CliRunner().invoke(run.app, ["predict", str(folder), *files])
     assert nothing.exit_code == 2 and not nothing.stdout
-    for line, (name, sentence) in zip(nothing.stderr.splitlines(), said.items(), strict=True):
+    for line, (name, sentence) in zip(nothing.stderr.splitlines(), messages.items(), strict=True):
         assert line.startswith(f"error: {tmp_path / name} ") and sentence in line
         assert len(line) < 500 + len(str(tmp_path)), "a header is not repeated whole"
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
@@ -173,7 +173,7 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     assert (
         some.exit_code == 0
         and "grey.png" in some.stdout
-        and len(some.stderr.splitlines()) == len(said)
+        and len(some.stderr.splitlines()) == len(messages)
     )
 
 
@@ -182,10 +182,10 @@ def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     assert (result.exit_code, result.output.count("\n")) == (
         2,
         1,
-    ) and "is no exported student" in result.output
+    ) and "is not an exported student" in result.output
 
 
-def test_a_folder_that_cannot_be_is_told_as_the_system_tells_it() -> None:
+def test_invalid_folder_is_refused_with_the_system_message() -> None:
     result = CliRunner().invoke(run.app, ["predict", "/dev/null/x", "x.png"])
     assert (
         result.exit_code == 2
@@ -228,7 +228,7 @@ def test_an_array_without_a_picture_is_one_sentence(tmp_path: Path, shape: tuple
     assert (result.exit_code, result.output.count("\n")) == (
         2,
         1,
-    ) and "none.npy holds no picture: give" in result.stderr
+    ) and "none.npy holds no image: give" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -250,15 +250,15 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     folder = exported(tmp_path / "out")
-    said = json.loads((folder / "settings.json").read_text())
-    said["input"] = {name: value for name, value in (GREY | change).items() if value is not ...}
-    write_json(folder / "settings.json", said)
+    content = json.loads((folder / "settings.json").read_text())
+    content["input"] = {name: value for name, value in (GREY | change).items() if value is not ...}
+    write_json(folder / "settings.json", content)
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert (result.exit_code, result.output.count("\n")) == (
         2,
         1,
-    ) and "is no exported student or damaged" in result.output
+    ) and "is not an exported student" in result.output
 
 
 @pytest.mark.parametrize(
@@ -274,11 +274,11 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(
         ({"network": {"name": "\udcff"}}, r"settings.json holds the character U\+DCFF"),
         (
             {"network": {"name": "mpl"}},
-            r"out/settings.json describes no network that can be made \(.*\): write it anew",
+            r"out/settings.json does not describe a valid network \(.*\): export it again",
         ),
         (
             {"network": {"name": "cnn", "width": 10**9}},
-            r"out/settings.json describes no network .*width = 10+ .*write it anew",
+            r"out/settings.json does not describe a valid network .*width = 10+ .*export it again",
         ),
         ({"classes": []}, "classes: List should have at least 1 item"),
         ({"network": {"name": None}}, "network.name: Input should be a valid string"),
@@ -301,8 +301,8 @@ def test_settings_of_no_student_are_one_sentence(
 ) -> None:
     """A network of 10^12 weights is counted and never built."""
     folder = exported(tmp_path / "out")
-    said = json.loads((folder / "settings.json").read_text()) | change
-    (folder / "settings.json").write_text(json.dumps(said))
+    content = json.loads((folder / "settings.json").read_text()) | change
+    (folder / "settings.json").write_text(json.dumps(content))
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and re.search(
@@ -312,8 +312,8 @@ def test_settings_of_no_student_are_one_sentence(
 
 def test_weights_of_other_classes_are_listed_below_one_sentence(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
-    said = json.loads((folder / "settings.json").read_text()) | {"classes": ["a"] * 9}
-    (folder / "settings.json").write_text(json.dumps(said))
+    content = json.loads((folder / "settings.json").read_text()) | {"classes": ["a"] * 9}
+    (folder / "settings.json").write_text(json.dumps(content))
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert result.exit_code == 2 and "2 tensors do not fit" in result.output.splitlines()[0]
@@ -328,7 +328,7 @@ def test_settings_that_are_no_json_of_ours_are_one_sentence(tmp_path: Path, cont
     assert (result.exit_code, result.output.count("\n")) == (
         2,
         1,
-    ) and "is no exported student or damaged" in result.output
+    ) and "is not an exported student" in result.output
 
 
 def test_settings_that_do_not_fit_the_program_are_one_sentence(tmp_path: Path) -> None:
@@ -362,29 +362,31 @@ def test_large_pictures_are_looked_at_in_smaller_batches(monkeypatch: pytest.Mon
     assert sizes == [3, 3, 1] and torch.allclose(rows, expected.softmax(1))
 
 
-def test_the_same_picture_as_8_and_as_16_bits_has_the_same_answer_and_what_was_done_is_said(
+def test_images_of_8_and_16_bits_have_equal_predictions_and_notes(
     tmp_path: Path,
 ) -> None:
     folder, raw = exported(tmp_path / "out"), pixels(1, 8, 8)[0]
     Image.fromarray(raw).save(tmp_path / "eight.png")
     Image.fromarray(raw.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
     Image.fromarray(np.dstack([raw, raw])).save(tmp_path / "alpha.png")
-    eight, sixteen, alpha = told(
+    eight, sixteen, alpha = predicted(
         folder, *(tmp_path / f"{name}.png" for name in ("eight", "sixteen", "alpha"))
     )
     assert eight["classes"] == sixteen["classes"] and "note" not in eight
     assert (sixteen["note"], alpha["note"]) == (
-        "grey of 16 bits scaled to 8",
-        "transparency shown on grey",
+        "16-bit grey scaled to 8 bits",
+        "transparency composited on grey",
     )
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "sixteen.png")])
-    assert f"{tmp_path / 'sixteen.png'} (grey of 16 bits scaled to 8)" in result.output
+    assert f"{tmp_path / 'sixteen.png'} (16-bit grey scaled to 8 bits)" in result.output
 
 
 def test_what_is_printed_moves_no_terminal(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
-    said = json.loads((folder / "settings.json").read_text())
-    write_json(folder / "settings.json", said | {"classes": [f"{name}\x1b[2J" for name in CLASSES]})
+    content = json.loads((folder / "settings.json").read_text())
+    write_json(
+        folder / "settings.json", content | {"classes": [f"{name}\x1b[2J" for name in CLASSES]}
+    )
     for name in ("good\x1b[1A.png", "bad\x1b[1A.png"):
         (tmp_path / name).write_text("no picture")
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "good\x1b[1A.png")

@@ -34,10 +34,10 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]
     for name in (*NAMES, "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.setenv(name, "")  # so that the test's changes are undone
         monkeypatch.delenv(name)
-    with server({}) as (address, asked):
+    with server({}) as (address, received):
         for name in PROXIES:
             monkeypatch.setenv(name, f"http://{address}")
-        yield asked
+        yield received
 
 
 def answering() -> dict[str, list[Answer]]:
@@ -45,19 +45,19 @@ def answering() -> dict[str, list[Answer]]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_job_server_of_this_machine_is_asked_directly(
+def test_requests_to_a_local_job_server_bypass_the_proxy(
     proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setattr(jobs, "load_token", lambda: None)
-    with server(answering()) as (address, asked):
+    with server(answering()) as (address, received):
         done = CliRunner().invoke(
             run.app, ["status", "--address", address.replace("127.0.0.1", host)]
         )
     assert done.exit_code == 0, done.output
-    assert asked[-1][0] == "GET /api/jobs/" and not proxied
+    assert received[-1][0] == "GET /api/jobs/" and not proxied
 
 
-def test_the_head_of_a_cluster_is_asked_directly(
+def test_requests_to_the_head_of_a_cluster_bypass_the_proxy(
     proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """127.0.0.2 represents another machine; only its role as cluster address bypasses the proxy."""
@@ -66,17 +66,17 @@ def test_the_head_of_a_cluster_is_asked_directly(
     monkeypatch.setattr(
         jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5)
     )
-    with server(answering()) as (address, asked):
+    with server(answering()) as (address, received):
         Cluster(address)
-    assert len(asked) == 1 and not proxied
+    assert len(received) == 1 and not proxied
 
 
-def test_mlflow_at_a_loopback_address_is_asked_directly(proxied: list[tuple[str, bytes]]) -> None:
-    with server(answering()) as (address, asked), direct_loopback():
+def test_requests_to_mlflow_on_loopback_bypass_the_proxy(proxied: list[tuple[str, bytes]]) -> None:
+    with server(answering()) as (address, received), direct_loopback():
         assert find_unreachable(f"http://{address}") == ""
         # as MLflow's client does
         assert requests.get(f"http://{address}/health", timeout=5).text == "OK"
-    assert [path for path, _ in asked] == ["GET /health"] * 2 and not proxied
+    assert [path for path, _ in received] == ["GET /health"] * 2 and not proxied
 
 
 def test_others_go_through_the_proxy(proxied: list[tuple[str, bytes]]) -> None:

@@ -21,7 +21,7 @@ from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, check
 from orchestrator.store.progress import read_progress
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.remote import Remote, check_uri, local_folder
-from orchestrator.store.staging import fetched, publish, stage_on_node
+from orchestrator.store.staging import fetch_once, publish, stage_on_node
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
@@ -91,21 +91,21 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "reason"),
     [
         ("s3://AKIA:geheim@bucket/x", "credentials come from the environment"),
         ("s3://geheim@bucket/x", "credentials come from the environment"),
         ("s3://bucket/x?secret_key=geheim", r"\?secret_key=\.\.\. is not allowed.*region"),
         ("s3://bucket/x#geheim", "is not allowed"),
         ("ftp://bucket/geheim", "this scheme is not known.*s3://BUCKET"),
-        ("s3:///x", "names no place"),
-        ("s3://bucket/../x", "names no place"),
-        ("file://host/x", "names no place"),
-        ("file:///", "names no place"),
+        ("s3:///x", "not the location of a store"),
+        ("s3://bucket/../x", "not the location of a store"),
+        ("file://host/x", "not the location of a store"),
+        ("file:///", "not the location of a store"),
     ],
 )
-def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said) as raised:
+def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason) as raised:
         Store.named(given)
     assert "geheim" not in str(raised.value) and "\n" not in str(raised.value)
 
@@ -116,12 +116,12 @@ def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(
     monkeypatch.setattr(remotes, "ANSWER_S", 0.01)
     monkeypatch.setattr(Remote, "write_json", lambda *_: time.sleep(0.5))
     with pytest.raises(
-        PreflightError, match=r"no answer within 0.01 s.*credentials in the environment"
+        PreflightError, match=r"no response within 0.01 s.*credentials in the environment"
     ):
         Store.open(uri)
     monkeypatch.undo()
     (tmp_path / "file").touch()
-    with pytest.raises(PreflightError, match=r"cannot be used \(.*see that the bucket is there"):
+    with pytest.raises(PreflightError, match=r"cannot be used \(.*check that the bucket exists"):
         Store.open((tmp_path / "file" / "below").as_uri())
 
 
@@ -140,12 +140,12 @@ def test_a_checkpoint_written_on_one_node_is_read_on_another(
     assert other.trial != trial.trial and epoch_of(other) == 3
     at_home("driver")
     mine = checkpoint_storage(store, store.sweep("mine") / "trials/00001")
-    mine.bring(LIGHT)
+    mine.download(LIGHT)
     assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {
         "trace.safetensors",
         "progress.json",
     }
-    mine.bring()
+    mine.download()
     assert (mine.trial / CHECKPOINT / "best.safetensors").exists()
 
 
@@ -184,10 +184,10 @@ def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) ->
     trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
     save(trial, 1)
     save(trial, 2)
-    trial.strip()
+    trial.remove_large_files()
     files = [path.name for path in (tmp_path / "shared/trials/1").rglob("*") if path.is_file()]
     assert sorted(files) == ["latest.json", "progress.json", "trace.safetensors"]
-    trial.bring(LIGHT)
+    trial.download(LIGHT)
     assert read_progress(trial.trial / CHECKPOINT)["record"]["epoch"] == 2
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
@@ -225,8 +225,8 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         patch.setenv("HOME", f"{home}/{rank}")
         patch.setattr(remotes, "PAUSE_S", 0.001)
         patch.setattr(disk, "POLL_S", 0.001)
-        said: list[str] = []
-        context = TrialContext(rank, world_size, torch.device("cpu"), note=said.append)
+        reason: list[str] = []
+        context = TrialContext(rank, world_size, torch.device("cpu"), note=reason.append)
         trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
         checkpoint.save(trial, {"ab"[rank]: made(5 + rank)}, context)
         put, outages = Remote.put, iter(range(2))
@@ -242,7 +242,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         assert loaded is not None
         return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"][
             "epoch"
-        ], said
+        ], reason
 
 
 def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
@@ -253,7 +253,7 @@ def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
     assert first[0] == second[0] == 708
     assert (
         len(first[1]) == 2
-        and "does not answer (Could not connect" in first[1][0]
+        and "does not respond (Could not connect" in first[1][0]
         and "going on" in first[1][1]
     )
     assert second[1] == []
@@ -315,10 +315,10 @@ def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="connection reset"):
         patch.setattr(Remote, "_get", broken)
-        fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json")
+        fetch_once(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json")
     assert not (tmp_path / "node/data/abc").exists()
     assert (
-        fetched(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin"
+        fetch_once(Remote(uri), "data/abc", tmp_path / "node/data/abc", "data.json") / "values.bin"
     ).read_text() == "values.bin"
 
 
@@ -366,12 +366,12 @@ def test_schedulers_that_copy_checkpoints_are_refused_beforehand(
     result = CliRunner().invoke(
         run.app, ["sweep", "--scheduler", scheduler, "--store", uri, "--dry-run"]
     )
-    assert result.exit_code == 2 and "copies checkpoints within a folder" in result.output + (
+    assert result.exit_code == 2 and "copies checkpoint folders" in result.output + (
         result.stderr or ""
     )
 
 
-def test_a_uri_without_runs_of_this_machine_is_told(uri: str) -> None:
+def test_a_uri_without_runs_of_this_machine_is_refused(uri: str) -> None:
     result = CliRunner().invoke(run.app, ["status", "mine", "--store", uri])
     assert result.exit_code == 2 and "no runs that were started on this machine" in " ".join(
         (result.output + (result.stderr or "")).split()

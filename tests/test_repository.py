@@ -13,19 +13,19 @@ import yaml
 from typer.testing import CliRunner
 
 import run
-from orchestrator.core import provenance as environment
+from orchestrator.core import provenance
 from scripts import site
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_matches_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version("distillation-orchestrator")
-    monkeypatch.setattr(environment, "_git", lambda *_: None)
+    monkeypatch.setattr(provenance, "_git", lambda *_: None)
     result = CliRunner().invoke(run.app, ["--version"])
     assert (result.exit_code, result.output) == (0, f"{version}\n")
-    monkeypatch.setattr(environment, "_git", lambda *_: "0123456789ab")
+    monkeypatch.setattr(provenance, "_git", lambda *_: "0123456789ab")
     assert CliRunner().invoke(run.app, ["--version"]).output == f"{version} (0123456789ab)\n"
 
 
@@ -46,13 +46,13 @@ def test_packages_are_typed() -> None:
         assert "py.typed" in files and (ROOT / package / "py.typed").is_file()
 
 
-def test_completion_knows_the_commands() -> None:
-    asked = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root sw", "COMP_CWORD": "1"}
-    result = CliRunner().invoke(run.app, [], env=os.environ | asked, prog_name="root")
+def test_completion_lists_commands() -> None:
+    variables = {"_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": "root sw", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(run.app, [], env=os.environ | variables, prog_name="root")
     assert result.output.split() == ["sweep"]
 
 
-def test_workflows_only_read() -> None:
+def test_workflows_have_read_only_permissions() -> None:
     files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     assert [file.stem for file in files] == ["check", "docs", "test"]
     for file in files:
@@ -61,14 +61,14 @@ def test_workflows_only_read() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     def pages(entries: list[object]) -> list[str]:
-        found = []
+        paths = []
         for entry in entries:
-            found += (
+            paths += (
                 [entry]
                 if isinstance(entry, str)
                 else [page for part in entry.values() for page in part]  # type: ignore[attr-defined]
             )
-        return found
+        return paths
 
     listed = pages(site.navigation())
     assert sorted(listed) == sorted(

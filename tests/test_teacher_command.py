@@ -24,7 +24,7 @@ SMALL = (
 )
 
 
-def arguments(store: Path, *pairs: str) -> list[str]:
+def precompute_arguments(store: Path, *pairs: str) -> list[str]:
     return [
         "teacher",
         "--precompute",
@@ -35,17 +35,17 @@ def arguments(store: Path, *pairs: str) -> list[str]:
     ]
 
 
-def teacher(store: Path) -> subprocess.CompletedProcess[str]:
+def run_precompute(store: Path) -> subprocess.CompletedProcess[str]:
     """Run `run.py teacher --precompute --local` in its own process."""
-    command = [sys.executable, "run.py", *arguments(store)]
+    command = [sys.executable, "run.py", *precompute_arguments(store)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(
         command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True
     )
 
 
-def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
-    first = teacher(tmp_path)
+def test_cache_is_filled_and_reused(tmp_path: Path) -> None:
+    first = run_precompute(tmp_path)
     assert first.returncode == 0 and not first.stderr, first.stderr
     lines = first.stdout.splitlines()
     assert any(line.startswith("epoch 1: validation accuracy") for line in lines)
@@ -56,30 +56,30 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
         "view 1 computed (3 of 3)",
     ]
     assert [line for line in lines if " of 3)" in line] == views
-    assert "cache: 3 views computed, 0 were there" in lines
+    assert "cache: 3 views computed, 0 were cached" in lines
     files = {file.name: file for file in (tmp_path / "knowledge").glob("*/*.npy")}
     assert set(files) == {"clean.npy", "view-00000.npy", "view-00001.npy"}
     assert all(np.load(file).shape == (300, 10) for file in files.values())
-    bits = {name: file.read_bytes() for name, file in files.items()}
+    contents = {name: file.read_bytes() for name, file in files.items()}
 
-    second = teacher(tmp_path)
+    second = run_precompute(tmp_path)
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
     assert [line for line in lines if " of 3)" in line] == [
-        view.replace("computed", "was there") for view in views
+        view.replace("computed", "cached") for view in views
     ]
-    assert "cache: 0 views computed, 3 were there" in lines and not any(
+    assert "cache: 0 views computed, 3 were cached" in lines and not any(
         line.startswith("epoch") for line in lines
     )
-    assert {name: file.read_bytes() for name, file in files.items()} == bits
+    assert {name: file.read_bytes() for name, file in files.items()} == contents
 
 
 @pytest.mark.parametrize(
-    ("pair", "why", "advice"),
+    ("pair", "reason", "advice"),
     [
         (
             "teacher.mode=online",
-            "asked at every step (teacher.mode = online)",
+            "computed online at every step (teacher.mode = online)",
             ": set teacher.mode=cached",
         ),
         (
@@ -90,13 +90,13 @@ def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_teacher_without_a_cache_has_none_to_fill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, why: str, advice: str
+def test_precompute_without_a_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, reason: str, advice: str
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # in this process, because another one takes 3 s to start
-    refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))
-    assert refused.exit_code == 2 and refused.output.count("\n") == 1
-    assert refused.output.startswith("error: --precompute: the teacher is asked at every step")
-    assert why in refused.output and refused.output.rstrip().endswith(advice)
-    assert not (tmp_path / "teachers").exists(), "nothing was started"
+    result = CliRunner().invoke(run.app, precompute_arguments(tmp_path, pair))
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert result.output.startswith("error: --precompute: the teacher is asked at every step")
+    assert reason in result.output and result.output.rstrip().endswith(advice)
+    assert not (tmp_path / "teachers").exists(), "no teacher may be trained"

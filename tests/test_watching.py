@@ -1,6 +1,6 @@
-"""Test watching a sweep: changes come only from its records, nothing is written, ends are noticed.
+"""Test watching a sweep: changes come only from its records, and nothing is written.
 
-No process trains here: the wait between two reads acts as the driver.
+No process trains here: the `wait` between two reads acts as the driver.
 """
 
 import io
@@ -34,32 +34,32 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 @pytest.fixture
-def run_by_us(sweep: Sweep) -> Iterator[None]:
+def lock_held(sweep: Sweep) -> Iterator[None]:
     with sweep.hold():
         yield
 
 
-def watched(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = False) -> str:
+def watch_steps(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = False) -> str:
     """Return the output while the driver does these steps, one between two reads.
 
     No read follows the last step.
     """
-    left = list(steps)
+    remaining_steps = list(steps)
 
-    def rest(wait_s: float) -> None:
+    def wait(wait_s: float) -> None:
         assert wait_s >= PERIOD_S
-        left.pop(0)(sweep)
+        remaining_steps.pop(0)(sweep)
 
     console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
-    assert watch("mine", sweep.folder.parents[1], once, console, rest) == 0
-    assert not left
+    assert watch("mine", sweep.folder.parents[1], once, console, wait) == 0
+    assert not remaining_steps
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def trial(number: int, state: str, *history: float, **more: object) -> Driver:
     """Return a step in which the driver writes the record of a trial."""
-    made = Trial(
+    record = Trial(
         number,
         {"temperature": 2.0},
         state=state,  # type: ignore[arg-type]
@@ -67,11 +67,11 @@ def trial(number: int, state: str, *history: float, **more: object) -> Driver:
         history=[*history],
         **more,  # type: ignore[arg-type]
     )
-    made.value = history[-1] if history else None
-    return lambda sweep: sweep.save_trial(made)
+    record.value = history[-1] if history else None
+    return lambda sweep: sweep.save_trial(record)
 
 
-def ends(state: str) -> Driver:
+def end_with_state(state: str) -> Driver:
     def end(sweep: Sweep) -> None:
         sweep.state, sweep.seconds = state, 12.0
         sweep.save()
@@ -79,7 +79,7 @@ def ends(state: str) -> Driver:
     return end
 
 
-def noted(**texts: float) -> Driver:
+def write_notes(**texts: float) -> Driver:
     """Return a step that stores notes with their times."""
 
     def note(sweep: Sweep) -> None:
@@ -89,41 +89,41 @@ def noted(**texts: float) -> Driver:
     return note
 
 
-def stands(sweep: Sweep) -> dict[str, int]:
+def modification_times(sweep: Sweep) -> dict[str, int]:
     """Return the modification time of every file and folder of the store."""
     return {
         path.as_posix(): path.stat().st_mtime_ns
         for path in sweep.folder.parents[1].rglob("*")
-        if path.name != run_lock.WORD
+        if path.name != run_lock.HEARTBEAT_FILE
     }
 
 
-def lost(sweep: Sweep) -> None:
+def write_stale_heartbeat(sweep: Sweep) -> None:
     """Write the heartbeat file of a local process that was killed after ten seconds."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    now, file = time.time(), sweep.folder / run_lock.WORD
+    now, file = time.time(), sweep.folder / run_lock.HEARTBEAT_FILE
     write_json(file, {"host": os.uname().nodename, "pid": process.pid, "since": now - 30})
     os.utime(file, (now - 20, now - 20))
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_what_is_new_is_told_once_and_the_summary_at_the_end(sweep: Sweep) -> None:
+@pytest.mark.usefixtures("lock_held")
+def test_changes_are_printed_once_and_the_summary_at_the_end(sweep: Sweep) -> None:
     trial(0, "complete", 0.1, 0.2, 0.3, 0.4)(sweep)
     trial(1, "running", 0.5)(sweep)
     second = trial(1, "complete", 0.5, 0.6, 0.7, 0.8)
-    told = watched(
+    output = watch_steps(
         sweep,
         trial(1, "running", 0.5, 0.6),
         second,
         trial(2, "failed", message="not finite"),
-        ends("finished"),
+        end_with_state("finished"),
     )
-    lines = told.splitlines()
+    lines = output.splitlines()
     assert lines[0].startswith("mine: 1 complete, 1 running, 0 stopped early, 0 failed, of 3; ")
     assert lines[1:3] == [
         "best: trial 0 at 0.4000 with temperature=2",
-        "at work: trial 1, 1 of 4 epochs (0.5000)",
+        "running: trial 1, 1 of 4 epochs (0.5000)",
     ]
     assert lines[3].startswith(
         "trial 1 complete after 4 epochs, validation/accuracy 0.8000 [2 complete"
@@ -134,137 +134,141 @@ def test_what_is_new_is_told_once_and_the_summary_at_the_end(sweep: Sweep) -> No
         "failed, of 3"
     )
     assert "mine: finished after 12 s" in lines[6], (
-        "nothing was told twice, and trial 0 had ended before"
+        "changes must be printed once, and trial 0 had ended before"
     )
     assert f"open MLflow: python run.py ui --store {sweep.folder.parents[1]}" in lines
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_a_sweep_that_prepares_has_no_trial_yet(sweep: Sweep) -> None:
-    noted(early=1)(sweep)
-    told = watched(
+@pytest.mark.usefixtures("lock_held")
+def test_notes_are_printed_once_before_the_first_trial(sweep: Sweep) -> None:
+    write_notes(early=1)(sweep)
+    output = watch_steps(
         sweep,
         trial(0, "running"),
-        noted(early=1, waits=2),
-        noted(waits=2, goes_on=3),
-        ends("failed"),
+        write_notes(early=1, waits=2),
+        write_notes(waits=2, goes_on=3),
+        end_with_state("failed"),
     )
-    assert told.startswith("mine: before its first trial\nnote: waits\nnote: goes_on\n"), (
-        "of a full list too"
+    assert output.startswith("mine: waiting for the first trial\nnote: waits\nnote: goes_on\n"), (
+        "a new note must be printed even if an old one was dropped"
     )
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_what_is_taken_over_and_what_a_training_reaches_is_told(sweep: Sweep) -> None:
+@pytest.mark.usefixtures("lock_held")
+def test_copied_parameters_and_trial_notes_are_printed(sweep: Sweep) -> None:
     change = [{"source": 1, "epoch": 1, "params": {"temperature": 3.0}}]
-    told = watched(
+    output = watch_steps(
         sweep,
         trial(0, "running", 0.1),
         trial(0, "running", 0.1, changes=change, notes=["the cache is full"]),
         trial(0, "running", 0.1, 0.2, changes=change, notes=["the cache is full"]),
-        ends("interrupted"),
+        end_with_state("interrupted"),
     )
     assert (
-        "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n" in told
+        "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n"
+        in output
     )
-    assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in told
+    assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in output
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
+@pytest.mark.usefixtures("lock_held")
+def test_once_shows_the_current_state_also_in_a_terminal(sweep: Sweep) -> None:
     for number in range(10):
         trial(number, "running")(sweep)
     assert "at work: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
-        told := watched(sweep, once=True)
+        output := watch_steps(sweep, once=True)
     )
-    assert told.rstrip().endswith("trial 7, 0 of 4 epochs; and 2 more")
-    assert "of 3; " in watched(sweep, once=True, terminal=True)
+    assert output.rstrip().endswith("trial 7, 0 of 4 epochs; and 2 more")
+    assert "of 3; " in watch_steps(sweep, once=True, terminal=True)
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_a_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
-    told = watched(sweep, trial(0, "running", 0.5), ends("finished"), terminal=True)
+@pytest.mark.usefixtures("lock_held")
+def test_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
+    output = watch_steps(sweep, trial(0, "running", 0.5), end_with_state("finished"), terminal=True)
     assert (
-        "at work: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
+        "at work: trial 0, 1 of 4 epochs (0.5000)" in output
+        and "mine: finished after 12 s" in output
     )
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_the_time_of_a_terminal_goes_on_where_nothing_happens(
+@pytest.mark.usefixtures("lock_held")
+def test_elapsed_time_advances_in_a_terminal_without_events(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Display] = []
+    frames: list[Display] = []
     frame = Display.frame
 
-    def noting(display: Display) -> Text:
-        drawn.append(display)
+    def record_frame(display: Display) -> Text:
+        frames.append(display)
         return frame(display)
 
-    monkeypatch.setattr(Display, "frame", noting)
-    watched(sweep, ends("finished"), terminal=True)
-    once = len(drawn)
+    monkeypatch.setattr(Display, "frame", record_frame)
+    watch_steps(sweep, end_with_state("finished"), terminal=True)
+    once = len(frames)
     sweep.state = "running"
     sweep.save()
-    watched(sweep, lambda _: None, lambda _: None, ends("finished"), terminal=True)
-    assert len(drawn) == 2 * once + 2
+    watch_steps(sweep, lambda _: None, lambda _: None, end_with_state("finished"), terminal=True)
+    assert len(frames) == 2 * once + 2
 
 
-@pytest.mark.usefixtures("run_by_us")
-def test_ctrl_c_ends_the_looking_alone(sweep: Sweep) -> None:
+@pytest.mark.usefixtures("lock_held")
+def test_ctrl_c_stops_watching_but_not_the_sweep(sweep: Sweep) -> None:
     def interrupted(_: Sweep) -> NoReturn:
         raise KeyboardInterrupt
 
-    told = watched(sweep, interrupted)
+    output = watch_steps(sweep, interrupted)
     assert (
-        f"mine goes on without you; look again: python run.py watch mine --store "
-        f"{sweep.folder.parents[1]}\n" in told
+        f"stopped watching; mine continues; watch again: python run.py watch mine --store "
+        f"{sweep.folder.parents[1]}\n" in output
     )
 
 
-def test_a_driver_that_is_killed_is_noticed_and_the_resume_told(sweep: Sweep) -> None:
+def test_killed_driver_is_detected_and_the_resume_command_printed(sweep: Sweep) -> None:
     with sweep.hold():
-        told = watched(sweep, trial(0, "running", 0.5), lost)
-    assert "mine: interrupted after 10 s" in told
-    assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in told
+        output = watch_steps(sweep, trial(0, "running", 0.5), write_stale_heartbeat)
+    assert "mine: interrupted after 10 s" in output
+    assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in output
 
 
-def test_a_driver_on_another_host_lives_while_it_touches_its_word(sweep: Sweep) -> None:
-    file = sweep.folder / run_lock.WORD
+def test_driver_on_another_host_is_alive_while_its_heartbeat_is_recent(sweep: Sweep) -> None:
+    file = sweep.folder / run_lock.HEARTBEAT_FILE
     now = time.time()
     write_json(file, {"host": "elsewhere", "pid": 1, "since": now - 100})
     os.utime(file, (now - 5, now - 5))
-    assert ", of 3; 100 s elapsed" in watched(sweep, once=True)
-    os.utime(file, (now - run_lock.SILENT_S - 5,) * 2)
-    assert "mine: interrupted after 35 s" in watched(sweep)
+    assert ", of 3; 100 s elapsed" in watch_steps(sweep, once=True)
+    os.utime(file, (now - run_lock.HEARTBEAT_TIMEOUT_S - 5,) * 2)
+    assert "mine: interrupted after 35 s" in watch_steps(sweep)
 
 
-def test_a_sweep_that_has_just_been_made_is_taken_to_begin(sweep: Sweep) -> None:
-    assert watched(sweep, ends("failed")).startswith("mine: before its first trial\n")
+def test_new_sweep_without_a_heartbeat_is_running(sweep: Sweep) -> None:
+    assert watch_steps(sweep, end_with_state("failed")).startswith(
+        "mine: waiting for the first trial\n"
+    )
     sweep.state, sweep.started = "running", time.time() - 60
     sweep.save()
-    assert "mine: interrupted after 12 s" in watched(sweep)
+    assert "mine: interrupted after 12 s" in watch_steps(sweep)
 
 
-def test_looking_writes_nothing_and_takes_no_lock(
+def test_watching_writes_nothing_and_takes_no_lock(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(_: Path) -> NoReturn:
-        raise AssertionError("somebody asks for the lock")
+    def fail(_: Path) -> NoReturn:
+        raise AssertionError("watching must not take the lock")
 
-    lost(sweep)
+    write_stale_heartbeat(sweep)
     trial(0, "running", 0.5)(sweep)
     (sweep.folder / run_lock.LOCK).unlink(missing_ok=True)
-    monkeypatch.setattr(run_lock, "_lock", asked)
-    before = stands(sweep)
-    watched(sweep)
-    watched(sweep, once=True)
-    assert stands(sweep) == before
+    monkeypatch.setattr(run_lock, "_lock", fail)
+    before = modification_times(sweep)
+    watch_steps(sweep)
+    watch_steps(sweep, once=True)
+    assert modification_times(sweep) == before
 
 
-def test_an_unknown_name_or_store_is_refused_in_a_sentence(sweep: Sweep, tmp_path: Path) -> None:
-    with refused("name", "min", ("mine",)) as told:
+def test_unknown_name_or_store_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+    with refused("name", "min", ("mine",)) as refusal:
         watch("min", tmp_path, once=True)
-    assert "did you mean 'mine'" in str(told.value)
+    assert "did you mean 'mine'" in str(refusal.value)
     with refused("--store", str(tmp_path / "none"), "the store of an earlier run"):
         watch("mine", tmp_path / "none", once=True)
     assert not (tmp_path / "none").exists()

@@ -10,17 +10,21 @@ from orchestrator.core.paths import read_path
 
 
 class Finding(NamedTuple):
-    """Result of a check; `said` ends with the next step if the fitness is "bad"."""
+    """Result of a check; `message` ends with the next step if the fitness is "bad"."""
 
     fitness: Literal["ok", "warn", "bad"]
-    said: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Input of the checks: the store, the configuration of a run, and the omission of slow checks.
+    """Input of the checks.
 
-    If a `uri` names the store, `store` is the driver's folder.
+    Attributes:
+        store: Folder of the store; the driver's local folder if `uri` names the store.
+        configuration: Configuration of the intended run.
+        quick: Omit slow checks.
+        uri: URI of the store, or empty.
     """
 
     store: Path
@@ -41,7 +45,7 @@ class Conditions:
         return read_path(self.store, "--store")
 
     @property
-    def place(self) -> Path:
+    def existing_folder(self) -> Path:
         """Return the store, or its nearest existing parent folder."""
         folder = self.root
         while not os.path.lexists(folder):

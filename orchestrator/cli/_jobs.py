@@ -13,37 +13,39 @@ from orchestrator.core.privacy import sanitize
 from orchestrator.core.redact import redact
 
 LAST_LINES = 20  # of a job's log, as `show_job` prints it
-BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
-NOT_FOUND = 127  # exit code of a shell that does not find the program
+OWN_EXIT_CODES = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
+PROGRAM_NOT_FOUND = 127  # exit code of a shell that does not find the program
 console = Console()
 
 
 def list_jobs(cluster: Cluster, as_json: bool) -> None:
     """Print all jobs of a cluster, as a table or as JSON."""
-    found = cluster.jobs()
+    jobs = cluster.jobs()
     if as_json:
-        print(json.dumps([_plain(job) for job in found], indent=1))
+        print(json.dumps([_to_json(job) for job in jobs], indent=1))
         return
     rows = [
         ("job", "state", "started", "command"),
-        *((job.name, job.state, _when(job), redact(job.entrypoint)) for job in found),
+        *((job.name, job.state, _format_start(job), redact(job.entrypoint)) for job in jobs),
     ]
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
     for *fields, command in rows:
         print_line(
             "".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command
         )
-    if not found:
-        print_line(f"nothing was submitted to {cluster.address} yet")
+    if not jobs:
+        print_line(f"no jobs were submitted to {cluster.address} yet")
 
 
 def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
     """Print the state of a job and the end of its log, or its state as JSON."""
     if as_json:
-        print(json.dumps(_plain(job), indent=1))
+        print(json.dumps(_to_json(job), indent=1))
         return
     ended = f", ended {job.ended:%Y-%m-%d %H:%M:%S}" if job.ended else ""
-    print_line(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redact(job.entrypoint)}")
+    print_line(
+        f"{job.name}: {job.state}, started {_format_start(job)}{ended}: {redact(job.entrypoint)}"
+    )
     for line in cluster.log(job.name).splitlines()[-LAST_LINES:]:
         print_line(sanitize(f"  {line}"))
 
@@ -51,23 +53,21 @@ def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
 def follow_job(cluster: Cluster, name: str) -> int:
     """Print the log of a job until it ends; return its exit code."""
     try:
-        found = cluster.follow(name, lambda text: print(sanitize(text), end="", flush=True))
+        job = cluster.follow(name, lambda text: print(sanitize(text), end="", flush=True))
     except KeyboardInterrupt:
-        print_line(f"\n{name} goes on without you")
+        print_line(f"\nstopped following the log; {name} continues")
         print_job_commands(cluster, name)
         return errors.INTERRUPTED
-    print_line(
-        f"{name}: {found.state}" + (f" with exit code {found.returned}" if found.returned else "")
-    )
-    if found.returned == NOT_FOUND:
+    print_line(f"{name}: {job.state}" + (f" with exit code {job.returned}" if job.returned else ""))
+    if job.returned == PROGRAM_NOT_FOUND:
         print_line(
-            "the head found no `python`: start Ray there with the environment's bin folder on "
-            "the PATH"
+            "the head node found no `python`: start Ray there with the environment's bin folder "
+            "on the PATH"
         )
-    elif found.state == "failed" and found.returned is None:
-        print_line(redact(found.message))
-    print_resume_command(cluster, found)
-    return found.exit_code
+    elif job.state == "failed" and job.returned is None:
+        print_line(redact(job.message))
+    print_resume_command(cluster, job)
+    return job.exit_code
 
 
 def print_job_commands(cluster: Cluster, name: str) -> None:
@@ -79,18 +79,18 @@ def print_job_commands(cluster: Cluster, name: str) -> None:
 def print_resume_command(cluster: Cluster, ended: Job) -> None:
     """Print the command that resumes a run whose job was stopped or killed."""
     run, store = ended.labels.get("run"), ended.labels.get("store")
-    if run and store and ended.returned not in BY_ITSELF and ended.state != "succeeded":
+    if run and store and ended.returned not in OWN_EXIT_CODES and ended.state != "succeeded":
         print_line(
             f"  resume: python run.py submit --address {cluster.address} -- sweep --resume "
             f"{run} --store {shlex.quote(store)}"
         )
 
 
-def _when(job: Job) -> str:
+def _format_start(job: Job) -> str:
     return f"{job.started:%Y-%m-%d %H:%M:%S}" if job.started else "not yet"
 
 
-def _plain(job: Job) -> dict[str, Any]:
+def _to_json(job: Job) -> dict[str, Any]:
     times = {
         key: moment.isoformat() if moment else None
         for key, moment in (("started", job.started), ("ended", job.ended))

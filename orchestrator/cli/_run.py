@@ -1,4 +1,4 @@
-"""Begin, resume and finish a sweep or a training for the commands that start one."""
+"""Start, resume and finish a sweep or a training for the commands that run one."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods, with_its_method
+from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 console = Console()
 
 
-def begin_run(
+def start_run(
     store: Store,
     configuration: Configuration,
     kind: str,
@@ -33,7 +33,7 @@ def begin_run(
     dry_run: bool,
     local: bool,
 ) -> int:
-    """Check, create and conduct a new sweep or training; return the exit code.
+    """Check, create and run a new sweep or training; return the exit code.
 
     Every check that can refuse the run comes before its record is created.
 
@@ -49,29 +49,29 @@ def begin_run(
     from orchestrator.sweep.space_snapshot import describe_sweep
 
     if kind == "sweep":
-        configuration = with_its_method(configuration)
+        configuration = with_single_method(configuration)
     configuration = resolve_paths(configuration, local)
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    found = None
+    sweep = None
     try:
         prepared = prepare_run(store, configuration, kind, local, print_note)
         for sentence in describe_yielded(configuration, kind):
             print_note(sentence)
-        found = Sweep.create(
+        sweep = Sweep.create(
             folder,
             prepared.configuration,
             kind,
             describe_sweep(prepared.configuration, kind, prepared.data),
         )
         if prepared.note:
-            _tell(found, prepared.note)
+            _print_and_record_note(sweep, prepared.note)
     except KeyboardInterrupt:
-        return _interrupted(store, found)
-    return _conduct(store, found, prepared, local, resume=False)
+        return _print_interruption(store, sweep)
+    return _run_and_print(store, sweep, prepared, local, resume=False)
 
 
 def default_name(configuration: Configuration, kind: str) -> str:
@@ -80,12 +80,12 @@ def default_name(configuration: Configuration, kind: str) -> str:
     A search over several methods is named by its project.
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    what = (
+    prefix = (
         methods[0]
         if len(methods) == 1
         else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     )
-    return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
+    return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def resume_run(
@@ -104,23 +104,25 @@ def resume_run(
     from orchestrator.sweep.space_snapshot import describe_sweep, described_space
     from orchestrator.teacher.moved import carry_teacher_over
 
-    found = Sweep.open(store, name)
-    found.configuration = change_configuration(found, trials, time_budget_s, file, address, pairs)
+    sweep = Sweep.open(store, name)
+    sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
     note = ""
-    if found.kind == "sweep":
-        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
-    require_same(found, described_space(found.configuration, found.kind))
+    if sweep.kind == "sweep":
+        sweep.configuration, note = limit_trials(
+            sweep.configuration, num_existing=len(sweep.trials)
+        )
+    require_same(sweep, described_space(sweep.configuration, sweep.kind))
     try:
-        prepared = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)
-        now = describe_sweep(prepared.configuration, found.kind, prepared.data)
-        require_same(found, now)
-        carry_teacher_over(store, found.folder, prepared.configuration, prepared.data)
+        prepared = prepare_run(store, sweep.configuration, sweep.kind, local=False, note=print_note)
+        snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
+        require_same(sweep, snapshot)
+        carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
     except KeyboardInterrupt:
-        return _interrupted(store, found)
-    found.described = found.described | now
+        return _print_interruption(store, sweep)
+    sweep.described = sweep.described | snapshot
     if note:
-        _tell(found, note)
-    return _conduct(store, found, prepared, local=False, resume=True)
+        _print_and_record_note(sweep, note)
+    return _run_and_print(store, sweep, prepared, local=False, resume=True)
 
 
 def print_note(text: str) -> None:
@@ -128,78 +130,81 @@ def print_note(text: str) -> None:
     console.print(sanitize(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
-def _tell(found: Sweep, note: str) -> None:
+def _print_and_record_note(sweep: Sweep, note: str) -> None:
     """Print a deviation from the request, and record it with the sweep."""
     from orchestrator.sweep.events import Events
 
     print_note(note)
-    Events(found, []).note(note)
+    Events(sweep, []).note(note)
 
 
-def _interrupted(store: Store, found: Sweep | None) -> int:
+def _print_interruption(store: Store, sweep: Sweep | None) -> int:
     """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
-    if found is None:
+    if sweep is None:
         console.print(
-            "interrupted before the sweep began: there is nothing to go on with, start it again",
+            "interrupted before the sweep started: there is nothing to resume, start it again",
             highlight=False,
         )
     else:
-        resume = f"python run.py sweep --resume {found.name}{store.option}"
+        resume = f"python run.py sweep --resume {sweep.name}{store.option}"
         console.print(
             f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True
         )
     return errors.INTERRUPTED
 
 
-def _conduct(store: Store, found: Sweep, prepared: "Prepared", local: bool, resume: bool) -> int:
-    from orchestrator.export.export import ship
+def _run_and_print(
+    store: Store, sweep: Sweep, prepared: "Prepared", local: bool, resume: bool
+) -> int:
+    """Run a sweep or a training, and print its progress and summary; return the exit code."""
+    from orchestrator.export.export import export_program
     from orchestrator.reporting.terminal.progress import Display, costs, summary
     from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.provenance import keep
 
     try:
-        keep(found.folder, prepared.data)
-        with Display(found, console) as display:
+        keep(sweep.folder, prepared.data)
+        with Display(sweep, console) as display:
             run_sweep(
-                found,
+                sweep,
                 store,
                 prepared.data,
                 prepared.teacher_access,
                 display,
                 local,
                 resume,
-                ship=partial(ship, store, found.name),
+                ship=partial(export_program, store, sweep.name),
             )
-    except KeyboardInterrupt:  # before the sweep began, or after its end
-        return _interrupted(store, found)
+    except KeyboardInterrupt:  # before the sweep started, or after it ended
+        return _print_interruption(store, sweep)
     except PreflightError as error:
-        if found.state != "interrupted":
+        if sweep.state != "interrupted":
             raise
-        again = f"python run.py sweep --resume {found.name}{store.option}"
+        again = f"python run.py sweep --resume {sweep.name}{store.option}"
         raise PreflightError.from_error(
-            error, f"{error}; what was not finished waits: {again}"
+            error, f"{error}; then resume the unfinished trials: {again}"
         ) from error
-    if found.kind == "train":
+    if sweep.kind == "train":
         costs(display, console)
-    summary(found, console, next_commands(found, store))
-    if found.state == "interrupted":
+    summary(sweep, console, next_commands(sweep, store))
+    if sweep.state == "interrupted":
         return errors.INTERRUPTED
-    return errors.OK if found.state == "finished" else errors.NO_USABLE_TRIAL
+    return errors.OK if sweep.state == "finished" else errors.NO_USABLE_TRIAL
 
 
-def next_commands(found: Sweep, store: Store) -> dict[str, str]:
+def next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
     """Return the commands that are useful after the end of a run, by their purpose."""
     commands = {
-        "status": f"python run.py status {found.name}{store.option}",
+        "status": f"python run.py status {sweep.name}{store.option}",
         "open MLflow": f"python run.py ui{store.option}",
     }
-    if found.state == "interrupted" or (found.state == "failed" and _left(found)):
-        commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
+    if sweep.state == "interrupted" or (sweep.state == "failed" and _has_unfinished_trials(sweep)):
+        commands["resume"] = f"python run.py sweep --resume {sweep.name}{store.option}"
     return commands
 
 
-def _left(found: Sweep) -> bool:
+def _has_unfinished_trials(sweep: Sweep) -> bool:
     """Return whether a sweep has trials that have not ended."""
-    ended = sum(trial.ended for trial in found.trials.values())
-    return found.kind == "sweep" and ended < found.configuration.search.trials
+    ended = sum(trial.ended for trial in sweep.trials.values())
+    return sweep.kind == "sweep" and ended < sweep.configuration.search.trials

@@ -15,7 +15,7 @@ from orchestrator.cli._run import default_name
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import with_its_method
+from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
@@ -24,14 +24,14 @@ from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
 
 COMMANDS = ("sweep", "train", "teacher")
-NOT_THERE = {  # options that concern this machine
+LOCAL_OPTIONS = {  # options that concern this machine
     "local": "--local trains in one process of this machine: leave it out, or run the command here",
-    "address": "--address is that of `submit` itself: give it before the --",
+    "address": "--address belongs to `submit`: give it before the --",
 }
-# options that --resume accepts
-RESUMED = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}
+# parameters that --resume accepts
+RESUME_OPTIONS = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}
 DEFAULT = "configs/digits.yaml"
-OUTSIDE = "submitted"  # folder in the package for a configuration from outside the project
+EXTERNAL_FOLDER = "submitted"  # folder in the package for a configuration from outside the project
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Submission:
 
     name: str
     entrypoint: str
-    beside: dict[str, Path]
+    extra_files: dict[str, Path]
     labels: dict[str, str]
 
 
-def submission(
+def create_submission(
     group: Any, words: Sequence[str], name: str | None, root: Path, now: datetime | None = None
 ) -> Submission:
     """Return the job of a command line such as `sweep --config ... --store ...`.
@@ -59,7 +59,7 @@ def submission(
     Args:
         group: The whole command line interface.
         words: The command line, from the command's name on.
-        name: Name of the job; None for one made of the run or the command, and the time.
+        name: Name of the job; None for the name of the run or the command, and the time.
         root: Folder of the project.
         now: Time for the name; None for the current time.
 
@@ -67,46 +67,45 @@ def submission(
         ConfigurationError: The command line would fail on the cluster too, or its results would be
             lost with the job's folder.
     """
-    command, given, options = _read(group, words)
-    for option, sentence in NOT_THERE.items():
+    command, given, options = _parse_command_line(group, words)
+    for option, sentence in LOCAL_OPTIONS.items():
         if given.get(option):
             raise ConfigurationError(
                 sentence, field=f"--{option}", value=given[option], allowed="left out"
             )
-    store, run, beside = (
-        _lasting(str(options["store"]) if "store" in given else None),
+    store, run, extra_files = (
+        _check_store_location(str(options["store"]) if "store" in given else None),
         options.get("resume"),
         {},
     )
-    others = set(given) - RESUMED
-    if run is not None and others:
-        flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
+    excluded = set(given) - RESUME_OPTIONS
+    if run is not None and excluded:
+        flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))
         raise ConfigurationError(
-            f"--resume goes on as the sweep was configured: leave out {flags}",
+            f"--resume continues the sweep with its own configuration: leave out {flags}",
             field="--resume",
             value=run,
             allowed=f"without {flags}",
         )
     if run is not None:
-        _require_moved(options.get("set_") or ())
+        _require_path_settings(options.get("set_") or ())
     if run is None or "config" in given:
         config = Path(options["config"] or root / DEFAULT)
-        configuration = _checked(command, options, config)
+        configuration = _load_and_check(command, options, config)
         require_copies(store if is_uri(store) else "", configuration, command)
-        packed = _packed(config, root)
-        beside = {packed: config.resolve()}
+        packed = _packed_name(config, root)
+        extra_files = {packed: config.resolve()}
         given = {key: packed if key == "config" else value for key, value in given.items()}
         if run is None and command != "teacher":
             run = given["name"] = options["name"] or default_name(configuration, command)
     _require_name(run, "--resume" if options.get("resume") else "--name")
     entrypoint = shlex.join(
-        ["python", "run.py", command, *_written(group.commands[command], given)]
+        ["python", "run.py", command, *_format_options(group.commands[command], given)]
     )
     if redact(entrypoint) != entrypoint:
         raise ConfigurationError(
-            "the command line holds a secret, and everybody who may use the cluster can read "
-            "it there: put it into the "
-            "environment of the cluster's nodes instead",
+            "the command line contains a secret, which every user of the cluster can read: "
+            "set it in the environment of the cluster's nodes instead",
             field="command line",
             value=command,
             allowed="a command without a secret",
@@ -118,17 +117,19 @@ def submission(
     return Submission(
         job,
         entrypoint,
-        beside,
+        extra_files,
         {"command": command, "store": store} | ({"run": run} if run else {}),
     )
 
 
-def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _parse_command_line(
+    group: Any, words: Sequence[str]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return the command, the given options and all options, by parameter names."""
     command = words[0] if words else ""
     if command not in COMMANDS:
         raise ConfigurationError(
-            f"{command!r} is not for a cluster: {suggest_name(command, COMMANDS)}; write "
+            f"{command!r} cannot run as a job: {suggest_name(command, COMMANDS)}; write "
             f"`python run.py submit -- sweep ...`",
             field="command",
             value=command,
@@ -145,7 +146,7 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
         parameter = getattr(error, "param", None)
         raise ConfigurationError(
             f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists "
-            f"what it takes",
+            f"the options",
             field=getattr(error, "option_name", None)
             or (parameter.opts[0] if parameter else command),
             value=error.format_message(),
@@ -160,7 +161,7 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     return command, given, dict(context.params)
 
 
-def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
+def _format_options(command: Any, given: dict[str, Any]) -> Iterator[str]:
     """Yield the words of the given options as a command line holds them."""
     for parameter in command.params:
         if parameter.name not in given:
@@ -174,42 +175,41 @@ def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
             yield from (flag, str(value))
 
 
-def _checked(command: str, options: dict[str, Any], config: Path) -> Configuration:
+def _load_and_check(command: str, options: dict[str, Any], config: Path) -> Configuration:
     """Load the configuration and run every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
-    over = {key: options.get(key) for key in ("trials", "scheduler")} | {
+    overrides = {key: options.get(key) for key in ("trials", "scheduler")} | {
         "time_budget": parse_duration(budget) if budget else None
     }
-    changes = {f"search.{key}": value for key, value in over.items() if value is not None}
+    changes = {f"search.{key}": value for key, value in overrides.items() if value is not None}
     configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
     find(configuration.data)
     if command == "sweep":
-        configuration = with_its_method(configuration)
+        configuration = with_single_method(configuration)
         check_search(configuration)
     elif command == "train":
         check_train(configuration)
     elif configuration.teacher is None:
         raise ConfigurationError(
-            "teacher is null: set teacher.network.name, or take another --config",
+            "teacher is null: set teacher.network.name, or choose another --config",
             field="teacher",
             value=None,
             allowed="teacher.network.name",
         )
     if configuration.resources.address not in (None, "auto"):
         raise ConfigurationError(
-            f"resources.address = {configuration.resources.address!r}: a job uses the cluster "
-            f"that it is submitted to: leave it "
-            "out",
+            f"resources.address = {configuration.resources.address!r}: a job runs on the cluster "
+            f"that it is submitted to; leave this setting out",
             field="resources.address",
             value=configuration.resources.address,
             allowed=(None, "auto"),
         )
     for key, path in _paths(configuration):
-        _require_everywhere(key, path)
+        _require_location_independent(key, path)
     return configuration
 
 
-def _require_moved(pairs: Sequence[str]) -> None:
+def _require_path_settings(pairs: Sequence[str]) -> None:
     """Check the `--set` pairs of a resume, which accepts only paths that may have moved.
 
     Raises:
@@ -218,23 +218,21 @@ def _require_moved(pairs: Sequence[str]) -> None:
     for key, _, path in (pair.partition("=") for pair in pairs):
         if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
             raise ConfigurationError(
-                f"--set {key}: --resume goes on as the sweep was configured; with it, --set "
-                f"takes data.path, teacher.cache and "
-                "*.weights, for what has another place now",
+                f"--set {key}: --resume continues the sweep with its own configuration; it accepts "
+                "only data.path, teacher.cache and *.weights, for files that have moved",
                 field="--set",
                 value=key,
                 allowed=("data.path", "teacher.cache", "*.weights"),
             )
         if path:
-            _require_everywhere(key, path)
+            _require_location_independent(key, path)
 
 
-def _require_everywhere(key: str, path: str) -> None:
-    if not _everywhere(path):
+def _require_location_independent(key: str, path: str) -> None:
+    if not _is_location_independent(path):
         raise ConfigurationError(
-            f"{key} = {path!r} would be looked for in the job's own folder, where no data are: "
-            f"give an absolute path that "
-            "all nodes share",
+            f"{key} = {path!r} is relative to the job's own folder, which contains no data: "
+            "give an absolute path that all nodes share",
             field=key,
             value=path,
             allowed="an absolute path that all nodes share",
@@ -243,18 +241,18 @@ def _require_everywhere(key: str, path: str) -> None:
 
 def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the keys that hold a path, each with its path."""
-    found: dict[str, Any] = {"data.path": configuration.data.path}
+    paths: dict[str, Any] = {"data.path": configuration.data.path}
     if teacher := configuration.teacher:
-        found |= {
+        paths |= {
             "teacher.cache": teacher.cache,
             "teacher.network.weights": teacher.network.weights,
         }
-    found |= {
+    paths |= {
         ("student" if letter == "a" else f"peers.{letter}.network")
         + ".weights": student.network.weights
         for letter, student in configuration.students.items()
     }
-    for key, value in found.items():
+    for key, value in paths.items():
         # otherwise the name of published weights
         if value is not None and not (
             key.endswith(".weights") and not str(value).endswith(".safetensors")
@@ -262,18 +260,17 @@ def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
             yield key, str(value)
 
 
-def _everywhere(place: str) -> bool:
+def _is_location_independent(location: str) -> bool:
     """Return whether a path or URI is independent of the current folder and node."""
-    return PurePosixPath(place).is_absolute() or "://" in place
+    return PurePosixPath(location).is_absolute() or "://" in location
 
 
-def _lasting(store: str | None) -> str:
-    if store is None or not _everywhere(store):
-        said = "--store is missing" if store is None else f"--store {store!r} is relative"
+def _check_store_location(store: str | None) -> str:
+    if store is None or not _is_location_independent(store):
+        problem = "--store is missing" if store is None else f"--store {store!r} is relative"
         raise ConfigurationError(
-            f"{said}: it would lie in the job's own folder, which the cluster deletes: give an "
-            f"absolute path that all nodes "
-            "share, or a URI",
+            f"{problem}: the store would be in the job's own folder, which the cluster deletes; "
+            "give an absolute path that all nodes share, or a URI",
             field="--store",
             value=store,
             allowed="an absolute path that all nodes share, or a URI",
@@ -281,14 +278,16 @@ def _lasting(store: str | None) -> str:
     return check_uri(store) if is_uri(store) else store
 
 
-def _packed(config: Path, root: Path) -> str:
+def _packed_name(config: Path, root: Path) -> str:
     """Return the name of a configuration in the package.
 
     A file of the project keeps its path; any other file is placed below `submitted`.
     """
     file = config.resolve()
     inside = file.is_relative_to(root.resolve())
-    return file.relative_to(root.resolve()).as_posix() if inside else f"{OUTSIDE}/{file.name}"
+    return (
+        file.relative_to(root.resolve()).as_posix() if inside else f"{EXTERNAL_FOLDER}/{file.name}"
+    )
 
 
 def _require_name(name: str | None, option: str) -> None:

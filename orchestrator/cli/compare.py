@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.cli._options import cluster_address
-from orchestrator.cli._run import console as standard
+from orchestrator.cli._run import console as standard_console
 from orchestrator.config.loader import build, load
 from orchestrator.config.path_settings import move_paths, resolve_paths
 from orchestrator.config.resources import resolve_address
@@ -62,7 +62,7 @@ def compare(
     Raises:
         ConfigurationError: `methods` is missing, or an option is given that `resume` excludes.
     """
-    console = Console(stderr=True) if as_json else standard
+    console = Console(stderr=True) if as_json else standard_console
     if resume is None:
         if methods is None:
             raise ConfigurationError(
@@ -72,33 +72,37 @@ def compare(
                 value=None,
                 allowed="two or more methods",
             )
-        asked = design.parse_methods(methods)
+        method_names = design.parse_methods(methods)
         options = (
             cluster_address(address)
-            | {"search.methods": list(asked)}
+            | {"search.methods": list(method_names)}
             | ({} if trials is None else {"search.trials": trials})
         )
-        found = _begin(
-            Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run
+        comparison = _create_comparison(
+            Store.open(store),
+            method_names,
+            seeds,
+            load(config or default, pairs, options),
+            name,
+            dry_run,
         )
-        if found is None:
+        if comparison is None:
             return errors.OK
     else:
         if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
-                "--resume goes on as the comparison was configured: leave out --methods, "
-                "--seeds, --trials, --config, --name and "
-                "--dry-run",
+                "--resume continues the comparison with its own configuration: leave out "
+                "--methods, --seeds, --trials, --config, --name and --dry-run",
                 field="--resume",
                 value=resume,
                 allowed="without --methods, --seeds, --trials, --config, --name and --dry-run",
             )
-        found = Comparison.open(Store.existing(store), resume)
-        values = move_paths(found.configuration, pairs).plain()
+        comparison = Comparison.open(Store.existing(store), resume)
+        values = move_paths(comparison.configuration, pairs).plain()
         if address is not None:
             values["resources"]["address"] = resolve_address(address)
-        found.configuration = build(values)
-    return _carry_out(Store.open(store), found, console, as_json)
+        comparison.configuration = build(values)
+    return _run_and_print(Store.open(store), comparison, console, as_json)
 
 
 def _print_note(text: str) -> None:
@@ -106,7 +110,7 @@ def _print_note(text: str) -> None:
     print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
-def _begin(
+def _create_comparison(
     store: Store,
     methods: tuple[str, ...],
     seeds: int | None,
@@ -122,13 +126,13 @@ def _begin(
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
     require_new(store, name, methods)
     if dry_run:
-        show_plan(store, common, "sweep", False, standard)
+        show_plan(store, common, "sweep", False, standard_console)
         each = f"{common.search.trials} trials for each of {len(methods)} methods"
         trained = (
             f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
             f"{common.seed + count}"
         )
-        standard.print(
+        standard_console.print(
             f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True
         )
         return None
@@ -138,63 +142,67 @@ def _begin(
     return Comparison.create(store, name, prepared.configuration, count)
 
 
-def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:
-    from orchestrator.export.export import ship
+def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
+    from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
-    again = f"python run.py compare --resume {found.name}{store.option}"
+    again = f"python run.py compare --resume {comparison.name}{store.option}"
     try:
-        last = run_comparison(
-            store, found, console, ship_of=lambda name: partial(ship, store, name)
+        seed_sweep = run_comparison(
+            store, comparison, console, ship_of=lambda name: partial(export_program, store, name)
         )
     except KeyboardInterrupt:
         # a second interrupt must not suppress the resume command
         with contextlib.suppress(KeyboardInterrupt):
-            _show_unfinished(store, found, console)
+            _show_unfinished(store, comparison, console)
         console.print(
             f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True
         )
         return errors.INTERRUPTED
     except PreflightError as error:
         raise PreflightError.from_error(
-            error, f"{error}; what was not finished waits: {again}"
+            error, f"{error}; then resume the comparison: {again}"
         ) from error
-    came = result(store, found)
-    _keep(store, found, came, last, console)
-    page.show(came, console)
+    outcome = result(store, comparison)
+    _write_and_log(store, comparison, outcome, seed_sweep, console)
+    page.show(outcome, console)
     if as_json:
-        print(json.dumps(came.plain(), indent=1))
+        print(json.dumps(outcome.plain(), indent=1))
     for what, command in {
-        "tables": found.folder / "comparison.md",
+        "tables": comparison.folder / "comparison.md",
         "open MLflow": f"python run.py ui{store.option}",
     }.items():
         console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
-    return errors.OK if last.state == "finished" else errors.NO_USABLE_TRIAL
+    return errors.OK if seed_sweep.state == "finished" else errors.NO_USABLE_TRIAL
 
 
-def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
+def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> None:
     """Print the intermediate result of the sweep over seeds, if one of its trainings has ended."""
-    if found.over_seeds not in store.sweeps():
+    if comparison.over_seeds not in store.sweeps():
         return
-    last = Sweep.open(store, found.over_seeds)
-    if ended := sum(trial.ended for trial in last.trials.values()):
+    seed_sweep = Sweep.open(store, comparison.over_seeds)
+    if ended := sum(trial.ended for trial in seed_sweep.trials.values()):
         page.show(
-            result(store, found, f"{ended} of {last.configuration.search.trials} trainings"),
+            result(
+                store, comparison, f"{ended} of {seed_sweep.configuration.search.trials} trainings"
+            ),
             console,
         )
 
 
-def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
+def _write_and_log(
+    store: Store, comparison: Comparison, outcome: Result, seed_sweep: Sweep, console: Console
+) -> None:
     """Write the result to the comparison's folder, and log it to MLflow.
 
     The MLflow run is that of the sweep over seeds.
     """
     from orchestrator.tracking.artifacts import log_to_sweep
 
-    text = page.markdown(came)
-    keep_json(found.folder / "result.json", came.plain())
-    with replacing(found.folder / "comparison.md") as aside:
-        aside.write_text(text, encoding="utf-8")
-    files = {"result.json": json.dumps(came.plain(), indent=1), "comparison.md": text}
-    if missed := log_to_sweep(store, last, page.metrics(came), 0, FOLDER, files):
-        console.print(f"not logged: {missed}", markup=False, highlight=False, soft_wrap=True)
+    text = page.markdown(outcome)
+    keep_json(comparison.folder / "result.json", outcome.plain())
+    with replacing(comparison.folder / "comparison.md") as partial_file:
+        partial_file.write_text(text, encoding="utf-8")
+    files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
+    if reason := log_to_sweep(store, seed_sweep, page.metrics(outcome), 0, FOLDER, files):
+        console.print(f"not logged: {reason}", markup=False, highlight=False, soft_wrap=True)

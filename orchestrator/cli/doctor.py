@@ -22,14 +22,14 @@ def doctor(
         address: Address of a running cluster.
         quick: Leave out the check that starts two workers.
     """
-    from orchestrator.cli._checks import examine
+    from orchestrator.cli._checks import run_checks
     from orchestrator.cli._findings import Conditions
 
     configuration = load(config, pairs, cluster_address(address))
     named, fit = Store.named(store), True
-    for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
+    for name, finding in run_checks(Conditions(named.root, configuration, quick, named.uri)):
         console.print(
-            sanitize(f"{name:13}{finding.fitness:6}{finding.said}"),
+            sanitize(f"{name:13}{finding.fitness:6}{finding.message}"),
             markup=False,
             highlight=False,
             soft_wrap=True,

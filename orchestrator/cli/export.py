@@ -34,13 +34,13 @@ def export(
     from orchestrator.reporting.terminal.progress import show_damage
 
     opened = Store.existing(store)
-    found = write(opened, name, student or "a", trial, weights, to, form)
+    exported = write(opened, name, student or "a", trial, weights, to, form)
     show_damage(Sweep.open(opened, name), opened.option)
-    network, source = found.settings["network"]["name"], found.settings["source"]
+    network, source = exported.settings["network"]["name"], exported.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} "
         f"weights, after epoch {source['epoch']}: "
-        f"{found.folder}",
+        f"{exported.folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -48,7 +48,7 @@ def export(
     for key, value in source["metrics"].items():
         if key.endswith("/accuracy"):
             console.print(f"  {key} {value:.4f}", highlight=False)
-    if found.others and student is None:
-        others = " or ".join(f"--student {letter}" for letter in found.others)
-        console.print(f"the trial has other students beside a: {others}", highlight=False)
+    if exported.peers and student is None:
+        letters = " or ".join(f"--student {letter}" for letter in exported.peers)
+        console.print(f"to export another student of this trial: {letters}", highlight=False)
     return errors.OK

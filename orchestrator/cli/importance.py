@@ -29,20 +29,20 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     from orchestrator.tracking.artifacts import log_to_sweep
 
     opened = Store.existing(store)
-    found = Sweep.open(opened, name)
-    show_damage(found, opened.option)
-    evaluated = evaluate(found, epoch, opened.option)
-    told = replace(
-        evaluated, objective=describe_objective(found.configuration, evaluated.objective)
+    sweep = Sweep.open(opened, name)
+    show_damage(sweep, opened.option)
+    importances = evaluate(sweep, epoch, opened.option)
+    displayed = replace(
+        importances, objective=describe_objective(sweep.configuration, importances.objective)
     )
-    importance_tables(told.plain(), LEAST, console)
+    importance_tables(displayed.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
-    metrics = {f"{folder}/{setting}": share for setting, share in evaluated.metrics().items()}
-    files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(told)}
-    missed = log_to_sweep(opened, found, metrics, evaluated.trials, folder, files)
+    metrics = {f"{folder}/{setting}": share for setting, share in importances.metrics().items()}
+    files = {"importance.json": json.dumps(importances.plain(), indent=1), **pages(displayed)}
+    reason = log_to_sweep(opened, sweep, metrics, importances.trials, folder, files)
     logged = (
-        f"not logged: {missed}"
-        if missed
+        f"not logged: {reason}"
+        if reason
         else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
     )
     console.print(logged, markup=False, highlight=False, soft_wrap=True)

@@ -10,13 +10,13 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.html.page import GENERATOR
-from orchestrator.reporting.html.report import report as make
+from orchestrator.reporting.html.report import report as build_report
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
 from orchestrator.tracking.artifacts import log_to_sweep
 
-HEAD = 500  # leading bytes of a page that contain its generator
+HEAD_BYTES = 500  # leading bytes of a page that contain its generator
 console = Console()
 
 
@@ -28,26 +28,26 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
         store: Folder or URI of the store.
         to: Target file; None for `reports/NAME.html` in the store.
     """
-    asked = read_path(to, "--to") if to is not None else None
+    given_path = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
-    found = Sweep.open(opened, name)
-    target = asked or opened.reports / f"{name}.html"
-    _require_place(target, asked=to is not None)
-    made = make(opened, found)
-    show_damage(found, opened.option)
-    _write(target, made.html)
-    missed = log_to_sweep(opened, found, {}, 0, "report", {f"{name}.html": made.html})
+    sweep = Sweep.open(opened, name)
+    target = given_path or opened.reports / f"{name}.html"
+    _check_target(target, requires_folder=to is not None)
+    built = build_report(opened, sweep)
+    show_damage(sweep, opened.option)
+    _write_page(target, built.html)
+    reason = log_to_sweep(opened, sweep, {}, 0, "report", {f"{name}.html": built.html})
     logged = (
-        f"not logged: {missed}"
-        if missed
+        f"not logged: {reason}"
+        if reason
         else f"logged to the run {name} in MLflow: artifact report/{name}.html"
     )
-    for line in (*made.summary, f"report: {target}", logged):
+    for line in (*built.summary, f"report: {target}", logged):
         console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
     return errors.OK
 
 
-def _require_place(target: Path, asked: bool) -> None:
+def _check_target(target: Path, requires_folder: bool) -> None:
     """Check that `target` can hold the page, and that only an earlier report is replaced.
 
     Raises:
@@ -55,10 +55,10 @@ def _require_place(target: Path, asked: bool) -> None:
             there.
         PreflightError: The file cannot be read.
     """
-    if asked and not os.path.isdir(target.parent):
+    if requires_folder and not os.path.isdir(target.parent):
         raise ConfigurationError(
-            f"--to {target}: the folder {target.parent} does not exist: make it, or give a "
-            f"file in another one",
+            f"--to {target}: the folder {target.parent} does not exist: create it, or give a "
+            f"file in another folder",
             field="--to",
             value=str(target),
             allowed="a file in a folder that exists",
@@ -71,9 +71,9 @@ def _require_place(target: Path, asked: bool) -> None:
             allowed="the name of a file",
         )
     try:
-        if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:
+        if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD_BYTES]:
             raise ConfigurationError(
-                f"--to {target} exists and is no earlier report: nothing else is replaced, "
+                f"--to {target} exists and is not an earlier report, so it is not replaced: "
                 f"give another name",
                 field="--to",
                 value=str(target),
@@ -88,10 +88,10 @@ def _require_place(target: Path, asked: bool) -> None:
         ) from error
 
 
-def _write(target: Path, html: str) -> None:
+def _write_page(target: Path, html: str) -> None:
     try:
-        with replacing(target) as aside:
-            aside.write_text(html, encoding="utf-8")
+        with replacing(target) as partial_file:
+            partial_file.write_text(html, encoding="utf-8")
     except OSError as error:
         raise PreflightError(
             f"--to {target} cannot be written ({error.strerror or error}): give another file",

@@ -29,24 +29,24 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
     from orchestrator.reporting.terminal.progress import show_damage, status_table, sweeps_table
 
     opened = Store.existing(store)
-    found: list[Sweep] = []
+    loaded: list[Sweep] = []
     for each in opened.sweeps() if name is None else [name]:
         try:
-            found.append(Sweep.open(opened, each))
+            loaded.append(Sweep.open(opened, each))
         except ConfigurationError as error:
             if name is not None:
                 raise
             # the other sweeps are shown regardless
             print(sanitize(f"error: {error}"), file=sys.stderr)
-    for one in found:
-        show_damage(one, opened.option)
+    for sweep in loaded:
+        show_damage(sweep, opened.option)
     if as_json:
-        told = [each.status() for each in found]
-        print(json.dumps(told if name is None else told[0], indent=1))
+        status_records = [each.status() for each in loaded]
+        print(json.dumps(status_records if name is None else status_records[0], indent=1))
     elif name is not None:
-        status_table(found[0], console)
+        status_table(loaded[0], console)
     else:
-        sweeps_table(found, console)
+        sweeps_table(loaded, console)
     return errors.OK
 
 

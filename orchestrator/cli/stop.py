@@ -8,7 +8,7 @@ from orchestrator.core import errors
 def stop(name: str, address: str | None) -> int:
     """Stop a job, wait until it has ended, and print the command that resumes its run."""
     cluster = Cluster(address)
-    found, was_running = cluster.stop(name)
-    print_line(f"{name}: {found.state}" + ("" if was_running else ", before it was told to stop"))
-    print_resume_command(cluster, found)
+    job, was_running = cluster.stop(name)
+    print_line(f"{name}: {job.state}" + ("" if was_running else ", it had already ended"))
+    print_resume_command(cluster, job)
     return errors.OK

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli._jobs import follow_job, print_job_commands, print_line
-from orchestrator.cli._submission import submission
+from orchestrator.cli._submission import create_submission
 from orchestrator.cluster.jobs import Cluster
-from orchestrator.cluster.package import collect, in_words
+from orchestrator.cluster.package import collect, format_bytes
 from orchestrator.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project
@@ -40,20 +40,20 @@ def submit(
         ConfigurationError: The command line cannot run on a cluster, or the files exceed
             `limit_mib`.
     """
-    wanted = submission(group, words, name, ROOT)
-    package = collect(ROOT, excludes, wanted.beside)
+    job = create_submission(group, words, name, ROOT)
+    package = collect(ROOT, excludes, job.extra_files)
     package.require_at_most(limit_mib)
     cluster = Cluster(address)
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "project.zip"
         sent = package.write(archive)
         print_line(
-            f"packed {len(package.files)} files, {in_words(package.bytes)} ({in_words(sent)} "
-            f"as sent)"
+            f"packed {len(package.files)} files, {format_bytes(package.bytes)} "
+            f"({format_bytes(sent)} as sent)"
         )
-        cluster.submit(wanted.name, wanted.entrypoint, archive, wanted.labels)
-    print_line(f"submitted {wanted.name} to {cluster.address}: {wanted.entrypoint}")
+        cluster.submit(job.name, job.entrypoint, archive, job.labels)
+    print_line(f"submitted {job.name} to {cluster.address}: {job.entrypoint}")
     if detach:
-        print_job_commands(cluster, wanted.name)
+        print_job_commands(cluster, job.name)
         return errors.OK
-    return follow_job(cluster, wanted.name)
+    return follow_job(cluster, job.name)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.cli._options import cluster_address, parse_duration
-from orchestrator.cli._run import begin_run, resume_run
+from orchestrator.cli._run import resume_run, start_run
 from orchestrator.config.loader import load
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
@@ -44,15 +44,15 @@ def sweep(
     """
     budget = parse_duration(time_budget) if time_budget is not None else None
     if resume is None:
-        given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
+        overrides = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
         options = {
-            f"search.{key}": value for key, value in given.items() if value is not None
+            f"search.{key}": value for key, value in overrides.items() if value is not None
         } | cluster_address(address)
         configuration = load(config or default, pairs, options, seed=seed)
-        return begin_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
+        return start_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
     if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
-            "--resume goes on as the sweep was configured: leave out --name, --seed, "
+            "--resume continues the sweep with its own configuration: leave out --name, --seed, "
             "--scheduler and --dry-run",
             field="--resume",
             value=resume,

@@ -54,7 +54,7 @@ def teacher(
     )
     if configuration.teacher is None:
         raise ConfigurationError(
-            "teacher is null: set teacher.network.name, or take another --config",
+            "teacher is null: set teacher.network.name, or choose another --config",
             field="teacher",
             value=None,
             allowed="teacher.network.name",
@@ -66,13 +66,13 @@ def teacher(
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {prepared.teacher_access.words}: "
-            f"{_way_to_a_cache(configuration.teacher)}",
+            f"{_cache_advice(configuration.teacher)}",
             field="--precompute",
             value=True,
-            allowed=_way_to_a_cache(configuration.teacher),
+            allowed=_cache_advice(configuration.teacher),
         )
     with TeacherDisplay(console) as display:
-        filling = display if precompute else None
+        precompute_display = display if precompute else None
         folder, card, cost_s = bring_teacher(
             opened,
             prepared.configuration,
@@ -80,7 +80,7 @@ def teacher(
             display,
             local,
             prepared.teacher_access,
-            filling,
+            precompute_display,
         )
         if precompute:
             display.end()
@@ -100,7 +100,7 @@ def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
 
 
-def _way_to_a_cache(teacher: Teacher) -> str:
+def _cache_advice(teacher: Teacher) -> str:
     if teacher.mode == "online":
         return "set teacher.mode=cached"
     return "raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.cli._options import cluster_address
-from orchestrator.cli._run import begin_run
+from orchestrator.cli._run import start_run
 from orchestrator.config.loader import load
 from orchestrator.store.store import Store
 
@@ -19,7 +19,7 @@ def train(
     address: str | None = None,
 ) -> int:
     """Train one trial with the given settings; return the exit code."""
-    return begin_run(
+    return start_run(
         Store.open(store),
         load(config, pairs, cluster_address(address, local), seed=seed),
         "train",

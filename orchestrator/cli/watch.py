@@ -17,9 +17,9 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 
 PERIOD_S = 2.0
-# largest share of the time spent on reading: many trials on a slow disk are read less often
-SHARE = 0.1
-BEGINS_S = 10.0  # a sweep younger than this may not have recorded its driver yet
+# maximum share of the time spent reading: many trials on a slow disk are read less often
+READ_SHARE = 0.1
+STARTUP_S = 10.0  # a sweep younger than this may not have recorded its driver yet
 
 
 def watch(
@@ -27,7 +27,7 @@ def watch(
     store: Path | str,
     once: bool,
     console: Console | None = None,
-    rest: Callable[[float], None] = time.sleep,
+    wait: Callable[[float], None] = time.sleep,
 ) -> int:
     """Show the progress of a sweep until it ends, then its summary; return the exit code.
 
@@ -36,22 +36,22 @@ def watch(
         store: Folder or URI of the store.
         once: Show the current state and stop.
         console: Output; None for standard output.
-        rest: Function that waits for the given seconds.
+        wait: Function that waits for the given seconds.
     """
     console = console or Console()
     opened = Store.existing(store)
-    sweep, elapsed_s = _look(opened, name)
+    sweep, elapsed_s = _read_sweep(opened, name)
     show_damage(sweep, opened.option)
     if sweep.state == "running" and once:
         console.print(Display(sweep, console, elapsed_s).frame(), soft_wrap=True)
         return errors.OK
     try:
         if sweep.state == "running":
-            sweep = _follow(opened, sweep, elapsed_s, console, rest)
+            sweep = _follow(opened, sweep, elapsed_s, console, wait)
     except KeyboardInterrupt:
-        again = f"python run.py watch {name}{opened.option}"
+        watch_command = f"python run.py watch {name}{opened.option}"
         console.print(
-            f"{name} goes on without you; look again: {again}",
+            f"stopped watching; {name} continues; watch again: {watch_command}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -62,56 +62,56 @@ def watch(
 
 
 def _follow(
-    store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest: Callable[[float], None]
+    store: Store, sweep: Sweep, elapsed_s: float, console: Console, wait: Callable[[float], None]
 ) -> Sweep:
     """Show the sweep until its driver has ended; return its final state."""
-    took_s = 0.0
+    read_s = 0.0
     with Display(sweep, console, elapsed_s) as display:
         if not sweep.trials:
-            display.preparing(f"{sweep.name}: before its first trial")
+            display.preparing(f"{sweep.name}: waiting for the first trial")
         elif not display.live:
             console.print(display.frame(), soft_wrap=True)
         display.best = sweep.best()
         while sweep.state == "running":
-            rest(max(PERIOD_S, took_s / SHARE))
+            wait(max(PERIOD_S, read_s / READ_SHARE))
             began = time.monotonic()
-            sweep, _ = _look(store, sweep.name)
-            took_s = time.monotonic() - began
-            _tell(display, sweep)
+            sweep, _ = _read_sweep(store, sweep.name)
+            read_s = time.monotonic() - began
+            _print_changes(display, sweep)
     return sweep
 
 
-def _look(store: Store, name: str) -> tuple[Sweep, float]:
+def _read_sweep(store: Store, name: str) -> tuple[Sweep, float]:
     """Return the sweep from its records, and its driver's uptime in seconds.
 
     The state is `interrupted` if the record is `running` and no driver is alive.
     """
     sweep = Sweep.open(store, name)
-    life = run_lock.driver_status(sweep.folder)
-    young = life is None and time.time() - sweep.started < BEGINS_S
-    if sweep.state == "running" and not young and not (life and life.alive):
+    driver = run_lock.driver_status(sweep.folder)
+    is_new = driver is None and time.time() - sweep.started < STARTUP_S
+    if sweep.state == "running" and not is_new and not (driver and driver.alive):
         sweep.state = "interrupted"
-        sweep.seconds += life.seconds if life else 0.0
-    return sweep, life.seconds if life else 0.0
+        sweep.seconds += driver.seconds if driver else 0.0
+    return sweep, driver.seconds if driver else 0.0
 
 
-def _tell(display: Display, sweep: Sweep) -> None:
-    """Show the changes since the last read."""
+def _print_changes(display: Display, sweep: Sweep) -> None:
+    """Print the changes since the last read."""
     before, display.sweep = display.sweep, sweep
     # a sweep keeps only the newest notes
-    heard = max((note["time"] for note in before.notes), default=0.0)
+    newest = max((note["time"] for note in before.notes), default=0.0)
     for note in sweep.notes:
-        if note["time"] > heard:
+        if note["time"] > newest:
             display.note(note["text"])
     for number, trial in sorted(sweep.trials.items()):
-        known = before.trials.get(number) or Trial(number, {})
-        if trial.state != "waiting" and known.state == "waiting":
+        previous = before.trials.get(number) or Trial(number, {})
+        if trial.state != "waiting" and previous.state == "waiting":
             display.trial_started(trial)
-        if len(trial.changes) > len(known.changes):
+        if len(trial.changes) > len(previous.changes):
             display.trial_changed(trial)
-        if trial.epochs > known.epochs:
+        if trial.epochs > previous.epochs:
             display.trial_reported(trial, trial.epochs, trial.metrics)
-        if trial.ended and not known.ended:
+        if trial.ended and not previous.ended:
             display.trial_ended(trial)
     if display.live:
         display.live.update(display.frame())  # the elapsed time advances without events

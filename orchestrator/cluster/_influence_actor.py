@@ -19,7 +19,7 @@ from ray._private import state
 from methods import SettingsError
 from orchestrator.cluster.dispatcher_client import NAMESPACE
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Aide, Stopped
+from orchestrator.core.context import InfluenceClientProtocol, Stopped
 from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.privacy import keep_private
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
@@ -221,7 +221,7 @@ def _shared_actor_handle(cpus: float, gpus: float) -> InfluenceActorHandle:
 
 
 @contextlib.contextmanager
-def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
+def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], InfluenceClientProtocol] | None]:
     """Yield a function that creates influence clients for a trial.
 
     Yield None if the trial uses no influence actor. Cancel the pending requests at the end.

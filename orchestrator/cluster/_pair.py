@@ -26,7 +26,7 @@ class Pair:
     def __init__(self, context: TrialContext, count: int) -> None:
         self.count = count
         position = context.rank % count
-        self.own: tuple[int, ...] = (position,)
+        self.local_positions: tuple[int, ...] = (position,)
         first = context.rank - position
         self.ranks = [first + other for other in range(count)]
         self.context = replace(

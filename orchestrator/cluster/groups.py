@@ -225,7 +225,7 @@ def _callbacks(plan: Groups) -> list[Any]:
 
     Ray then receives the mean of their resources, so that its totals are correct.
     """
-    if not plan.uneven:
+    if not plan.is_heterogeneous:
         return []
     try:
         from orchestrator.cluster._heterogeneous_workers import HeterogeneousWorkers, require_hooks

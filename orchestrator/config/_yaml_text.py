@@ -66,7 +66,7 @@ def parse_yaml(source: str | bytes) -> Any:
     """
     encoded = source.encode(errors="surrogatepass") if isinstance(source, str) else source
     if len(encoded) > MAX_BYTES:
-        raise YamlError(f"it has more than {MAX_BYTES} bytes: shorten it", 1, syntax=False)
+        raise YamlError(f"the text has more than {MAX_BYTES} bytes: shorten it", 1, syntax=False)
     try:
         return _copy(_Loader(source).load_document())
     except yaml.MarkedYAMLError as error:
@@ -89,13 +89,13 @@ def _unreadable(error: yaml.reader.ReaderError) -> str:
     """
     code = error.character if isinstance(error.character, int) else ord(error.character)
     if isinstance(error.character, bytes) or error.encoding != "unicode":
-        return f"it is not {error.encoding.upper()} text: save it as UTF-8"
+        return f"the text is not {error.encoding.upper()}: save it as UTF-8"
     if byte := escaped_byte(chr(code)):
         return (
-            f"it is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file that has "
-            f"such a name"
+            f"the text is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file whose name "
+            f"contains the byte"
         )
-    return f"it has the character U+{code:04X}: leave it out"
+    return f"the text contains the character U+{code:04X}: remove it"
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -108,7 +108,7 @@ def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
 
 def _beyond(node: yaml.ScalarNode) -> _Refused:
     return _refused(
-        f"{shorten(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark
+        f"{shorten(node.value)} is too large a number: give a smaller one", node.start_mark
     )
 
 
@@ -134,7 +134,7 @@ class _Loader(yaml.SafeLoader):
             return self.get_single_data()
         except (ValueError, OverflowError) as error:
             problem = (
-                "it has an escape beyond \\U0010FFFF, or a %YAML line with such a "
+                "the text has an escape above \\U0010FFFF, or a %YAML directive with an invalid "
                 "version: correct or remove it"
             )
             raise _refused(problem, self.get_mark()) from error  # type: ignore[no-untyped-call]
@@ -150,12 +150,15 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if anchor in self.unfinished:
                 raise _refused(
-                    f"*{anchor} stands within its own anchor &{anchor}: write the values out", mark
+                    f"the alias *{anchor} is inside its own anchor &{anchor}: write the values out",
+                    mark,
                 )
             self._count(self.expanded.get(str(anchor), 0), mark)
             return super().compose_node(parent, index)
         if self.depth >= MAX_DEPTH:
-            raise _refused(f"it is nested in more than {MAX_DEPTH} levels: write it flatter", mark)
+            raise _refused(
+                f"the values are nested deeper than {MAX_DEPTH} levels: reduce the depth", mark
+            )
         before = self.values
         self._count(1, mark)
         self.depth += 1
@@ -172,25 +175,26 @@ class _Loader(yaml.SafeLoader):
         self.values += more
         if self.values > MAX_VALUES:
             raise _refused(
-                f"it has more than {MAX_VALUES} values, those of aliases included: write fewer",
+                f"the text has more than {MAX_VALUES} values, including aliases: reduce the number",
                 mark,
             )
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping, whose keys are distinct texts."""
+        """Compose a mapping; its keys must be distinct strings."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _refused("a key is a list or a mapping: give a text", key.start_mark)
+                raise _refused("a key is a list or a mapping: give a string", key.start_mark)
             known, name = (key.tag, key.value), shorten(repr(key.value))
             if key.tag not in KEY_TAGS:
                 raise _refused(
-                    f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark
+                    f"the key {name} {self._key_problem(key)}; a key must be a string",
+                    key.start_mark,
                 )
             if known in lines:
                 raise _refused(
-                    f"the key {name} stands in line {lines[known]} already: keep one of them",
+                    f"the key {name} is already in line {lines[known]}: remove one of them",
                     key.start_mark,
                 )
             lines[known] = key.start_mark.line + 1
@@ -200,13 +204,13 @@ class _Loader(yaml.SafeLoader):
         implicit = self.resolve(yaml.ScalarNode, key.value, (True, False))  # type: ignore[no-untyped-call]
         if key.tag == implicit:
             return f"is read as {key.tag.removeprefix(CORE)}: write a name"
-        return f"has the tag {_tag(key)}: leave the tag out"
+        return f"has the tag {_tag(key)}: remove the tag"
 
     def construct_scalar(self, node: Any) -> Any:
         """Construct a text; control characters are refused."""
         text = super().construct_scalar(node)
         if odd := control_character(text):
-            raise _refused(f"a text has the character {odd}: leave it out", node.start_mark)
+            raise _refused(f"a string contains the character {odd}: remove it", node.start_mark)
         return text
 
     def construct_number(self, node: Any, kind: type[int] | type[float]) -> int | float:
@@ -226,12 +230,12 @@ class _Loader(yaml.SafeLoader):
             if digits.isdigit() and not digits.startswith("0"):  # too many digits for Python
                 raise _beyond(node) from error
             hint = (
-                "leave out the zeros in front, or quote it"
+                "remove the leading zeros, or quote it"
                 if digits.isdigit()
-                else "write for example 8 or 1e-3"
+                else "write, for example, 8 or 1e-3"
             )
             raise _refused(
-                f"{shorten(repr(node.value))} is no number: {hint}", node.start_mark
+                f"{shorten(repr(node.value))} is not a number: {hint}", node.start_mark
             ) from error
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise _beyond(node)
@@ -244,7 +248,7 @@ class _Loader(yaml.SafeLoader):
         value = WORDS.get(text.lower(), "") if text not in ("", "~") else None
         if value == "" or (value is None) != (kind == "null"):
             raise _refused(
-                f"{shorten(repr(text))} is no {kind}: give "
+                f"{shorten(repr(text))} is not a {kind}: give "
                 f"{'null' if kind == 'null' else 'true or false'}",
                 node.start_mark,
             )
@@ -253,7 +257,7 @@ class _Loader(yaml.SafeLoader):
     def construct_undefined(self, node: Any) -> Any:
         """Refuse dates, sets and all other tags."""
         raise _refused(
-            f"the tag {_tag(node)} is not supported: leave it out, and quote a text",
+            f"the tag {_tag(node)} is not supported: remove it, and quote strings",
             node.start_mark,
         )
 

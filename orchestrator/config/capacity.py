@@ -7,7 +7,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.sizes import size
 from orchestrator.core.errors import ConfigurationError
 
-# Threads of a worker, or processes that decode images; more of them only wait for one another.
+# Threads of a worker, or image decoding processes; more of them only contend for the cores.
 PROCESSES_PER_CORE = 4
 BYTES = 4  # bytes of a float32
 # Copies of the trained parameters: weights, gradient, two moments, best weights.
@@ -37,16 +37,16 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
     if not cores:
         return
     resources, most = configuration.resources, int(max(cores, 1) * PROCESSES_PER_CORE)
-    asked = {"resources.threads_per_worker": resources.threads_per_worker}
+    requested = {"resources.threads_per_worker": resources.threads_per_worker}
     for letter, peer in configuration.peers.items():
-        asked[f"peers.{letter}.threads_per_worker"] = peer.threads_per_worker or 0
+        requested[f"peers.{letter}.threads_per_worker"] = peer.threads_per_worker or 0
     if configuration.data.name == "folder":
-        asked["data.loader_workers"] = configuration.data.loader_workers
-    for key, count in asked.items():
+        requested["data.loader_workers"] = configuration.data.loader_workers
+    for key, count in requested.items():
         if count > most:
             raise ConfigurationError(
-                f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} "
-                f"cores: give at most {most}",
+                f"{key} = {count} is more than {PROCESSES_PER_CORE} per core of the largest node, "
+                f"which has {cores:g} cores: give at most {most}",
                 field=key,
                 value=count,
                 allowed=(0, most),
@@ -75,9 +75,8 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
         parts = ", ".join(f"{size(each)} for {key}" for key, each in needed.items() if each)
         largest = max(needed, key=lambda key: needed[key])
         raise ConfigurationError(
-            f"{largest} is too large: a group would take at least {size(total)} of memory "
-            f"({parts}), and this machine has "
-            f"{size(memory_bytes)}: make {largest} smaller",
+            f"{largest} is too large: a worker group needs at least {size(total)} of memory "
+            f"({parts}), but this machine has {size(memory_bytes)}: reduce {largest}",
             field=largest,
             value=total,
             allowed=(0, memory_bytes),

@@ -10,10 +10,10 @@ def checkpoints(search: Search, groups: int) -> tuple[int, str]:
     It also includes that of a trial that has just ended.
     """
     if search.scheduler in PAUSING:
-        return 3 * search.trials, "of every trial, with two snapshots each, until it is through"
+        return 3 * search.trials, "of every trial, with two snapshots each, until it ends"
     if search.objectives:
         return search.trials + groups, "of every trial: any may be on the Pareto front"
-    there = search.keep_checkpoints + 2 * groups + 1
-    if there < search.trials + groups:
-        return there, f"of the best {search.keep_checkpoints}, and of those that train"
+    kept = search.keep_checkpoints + 2 * groups + 1
+    if kept < search.trials + groups:
+        return kept, f"of the best {search.keep_checkpoints}, and of those in training"
     return search.trials + groups, "of every trial"

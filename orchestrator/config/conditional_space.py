@@ -54,7 +54,7 @@ class SpaceBranch:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Record a choice of two or more values.
 
-        Values that are not taken here become branches of their own.
+        Each other value becomes a branch of its own.
         """
         if name not in self.held and len(choices) > 1:
             self.choices[name] = choices

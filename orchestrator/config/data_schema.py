@@ -18,92 +18,97 @@ from orchestrator.core.errors import FieldError
 
 
 class Limit(Section):
-    """Number of samples to keep of each split, stratified; null keeps all."""
+    """Maximum number of samples of each split, drawn with stratification."""
 
     train: Samples | None = Field(
-        None, description="Training samples to keep, stratified; null keeps all."
+        None, description="Training samples to keep, drawn with stratification; null keeps all."
     )
     validation: Samples | None = Field(
-        None, description="Validation samples to keep, stratified; null keeps all."
+        None, description="Validation samples to keep, drawn with stratification; null keeps all."
     )
     test: Samples | None = Field(
-        None, description="Test samples to keep, stratified; null keeps all."
+        None, description="Test samples to keep, drawn with stratification; null keeps all."
     )
 
 
 class Data(Section):
-    """Data set, and the augmentation of its training images."""
+    """Data set, its splits and the augmentation of training images."""
 
-    name: str = Field("digits", description="Data set: digits, a torchvision set, npz or folder.")
+    name: str = Field(
+        "digits", description="Data set: digits, the name of a torchvision data set, npz or folder."
+    )
     path: GivenPath | None = Field(
         None,
-        description="Path of the data: the file for npz, the root folder for folder and "
-        "torchvision sets.",
+        description="Path of the data: a file for npz, the root folder for folder and for "
+        "torchvision data sets.",
     )
-    download: bool = Field(False, description="Let torchvision download a set that is not on disk.")
+    download: bool = Field(
+        False, description="Download a torchvision data set that is not on disk."
+    )
     size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
-        None, description="Side of the square images that are cut from the files (folder)."
+        None,
+        json_schema_extra={"unit": "pixels"},
+        description="Side length of the square images that are cropped from the files (folder).",
     )
     validation: OpenShare = Field(
-        0.15, description="Share of the training part that is held out for validation."
+        0.15, description="Fraction of the training data that is held out for validation."
     )
     limit: Limit = Limit()
-    seed: Seed = Field(0, description="Seed of the split, the limits and the label noise.")
+    seed: Seed = Field(0, description="Random seed of the split, the limits and the label noise.")
     label_noise: Share = Field(
-        0.0, description="Share of the training labels that are replaced by another class."
+        0.0, description="Fraction of the training labels that are replaced by another class."
     )
     labelled: Samples | None = Field(
         None,
-        description="Training samples that keep their label, stratified; null keeps all labels.",
+        description="Training samples that keep their label, drawn with stratification; null keeps "
+        "all labels.",
     )
     labelled_share: OpenShare = Field(
         0.25,
-        description="Share of labelled samples in a batch, drawn with repetition; used with "
-        "data.labelled only.",
+        description="Fraction of labelled samples in a batch, drawn with replacement; used only "
+        "with data.labelled.",
     )
     validation_in_training: bool = Field(
         False,
-        description="Train on the validation part too. This is the baseline for methods that "
-        "weight "
-        "samples by its labels; sweeps refuse it.",
+        description="Also train on the validation data, as a baseline for methods that weight "
+        "samples by its labels; not allowed in sweeps.",
     )
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
         "auto",
-        description="Augmentation of training images; auto chooses by the data set, and the "
-        "plan gives the reason.",
+        description="Augmentation of training images; auto depends on the data set, and the plan "
+        "gives the reason.",
     )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
-        description="Mean of each channel, subtracted from pixels in 0..1; null takes that of the "
-        "training images (folder: of ImageNet).",
+        description="Mean of each channel, subtracted from pixel values in [0, 1]; null uses that "
+        "of the training images, or of ImageNet for folder.",
     )
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
-        None, description="Standard deviation of each channel, given together with data.mean."
+        None, description="Standard deviation of each channel; required if data.mean is given."
     )
     mixing: Literal["none", "mixup", "cutmix"] = Field(
         "none",
-        description="Blend each training image with another image of its view, for students "
-        "and the teacher.",
+        description="Mix each training image with another image of its view, for students and "
+        "teacher alike.",
     )
     mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         1.0,
-        description="Parameter of the Beta(alpha, alpha) distribution that the share of an "
-        "image is drawn from.",
+        description="Parameter alpha of the Beta(alpha, alpha) distribution of the mixing ratio.",
     )
     views: Epochs | None = Field(
         None,
         json_schema_extra={"unit": "views"},
-        description="Augmented versions of the training set; null makes one per epoch.",
+        description="Number of augmented versions of the training set; null uses one per epoch.",
     )
     on_device: bool | None = Field(
         None,
-        description="Keep the arrays in the memory of the device; null does so on a GPU if "
-        "they take at most a quarter of it.",
+        description="Keep the data in device memory; null does so on a GPU if it takes at most a "
+        "quarter of the memory.",
     )
     loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         2,
-        description="Processes that decode images for each worker; 0 decodes in the worker "
-        "(folder).",
+        json_schema_extra={"unit": "processes"},
+        description="Image decoding processes per worker; 0 decodes in the worker itself (folder).",
     )
 
     @model_validator(mode="after")
@@ -111,7 +116,7 @@ class Data(Section):
         mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
         if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
             raise FieldError(
-                f"mean = {mean} with std = {std} is not allowed: give both, one value for each "
+                f"mean = {mean} with std = {std} is not allowed: give both with one value for each "
                 f"channel, or neither",
                 field="mean",
                 value=self.mean,

@@ -16,24 +16,24 @@ from orchestrator.config.search_space import (
 )
 from orchestrator.config.trial import METHOD
 
-Way = Mapping[str, Domain]
+BranchDomains = Mapping[str, Domain]
 """Branch of a space: the values that each of its parameters may have, None for a continuum."""
 
 
-def ways(configuration: Configuration) -> list[Way]:
+def list_branch_domains(configuration: Configuration) -> list[BranchDomains]:
     """Return all branches of the space of a sweep; no two of them have settings in common."""
     methods = searched_methods(configuration)
     common: dict[str, Domain] = (
         dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
     )
-    found: list[Way] = []
+    branches: list[BranchDomains] = []
     for method in methods:
         prefix = method if len(methods) > 1 else ""
-        chosen: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
+        method_domain: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
         for branch in list_branches(method, frozen_values(configuration, method)):
             own = {qualify_name(name, prefix): domain for name, domain in branch.domains.items()}
-            found.append({**chosen, **own, **common})
-    return found
+            branches.append({**method_domain, **own, **common})
+    return branches
 
 
 def count_settings(configuration: Configuration) -> int | None:
@@ -43,7 +43,7 @@ def count_settings(configuration: Configuration) -> int | None:
     """
     if configuration.search.configurations:
         return len(points(configuration))
-    space = ways(configuration)
+    space = list_branch_domains(configuration)
     size = sum(_size(way, {}) for way in space)
     if math.isinf(size):
         return None
@@ -52,40 +52,41 @@ def count_settings(configuration: Configuration) -> int | None:
     )
 
 
-def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configuration, str]:
+def limit_trials(configuration: Configuration, num_existing: int = 0) -> tuple[Configuration, str]:
     """Limit the trials of a sweep to the number of its distinct settings.
 
     Args:
         configuration: The checked configuration of a sweep.
-        begun: The number of trials that the sweep already has; these stay.
+        num_existing: The number of trials that the sweep already has; these stay.
 
     Returns:
         The configuration, and a message if its trials were reduced, else "".
     """
-    asked, settings, names = (
+    requested, settings, names = (
         configuration.search.trials,
         count_settings(configuration),
         ", ".join(searched_methods(configuration)),
     )
-    if settings is None or configuration.search.configurations or max(settings, begun) >= asked:
+    if (
+        settings is None
+        or configuration.search.configurations
+        or max(settings, num_existing) >= requested
+    ):
         return configuration, ""
-    trials = max(settings, begun, 1)
-    have = (
-        f"{names} has {settings} different settings"
-        if settings > 1
-        else f"{names} has nothing to search"
-    )
+    trials = max(settings, num_existing, 1)
+    settings_text = "only one setting" if settings <= 1 else f"only {settings} different settings"
     note = (
-        f"search.trials = {asked}, and {have}: {trials} trial{'s' * (trials > 1)} instead, as "
-        f"equal settings are trained once; "
-        "to train settings with several seeds, list them as search.configurations and set "
-        "search.seeds"
+        f"search.trials = {requested} was reduced to {trials}: {names} has {settings_text}, and "
+        f"each is trained once; to train settings with several seeds, list them in "
+        f"search.configurations and set search.seeds"
     )
     search = configuration.search.model_copy(update={"trials": trials})
     return configuration.model_copy(update={"search": search}), note
 
 
-def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]) -> bool:
+def has_untried_settings(
+    space: Iterable[BranchDomains], known: Parameters, tried: Sequence[Parameters]
+) -> bool:
     """Return whether untried settings that extend the `known` ones exist.
 
     Args:
@@ -105,7 +106,7 @@ def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]
     return total > sum(any(_is_on(way, each) for way in fitting) for each in different.values())
 
 
-def allowed(space: Iterable[Way], known: Parameters, name: str) -> list[Any]:
+def allowed_values(space: Iterable[BranchDomains], known: Parameters, name: str) -> list[Any]:
     """Return the values that a parameter may have together with the `known` ones.
 
     The list is empty for a continuum.
@@ -114,7 +115,7 @@ def allowed(space: Iterable[Way], known: Parameters, name: str) -> list[Any]:
     return list(dict.fromkeys(value for domain in values for value in domain or ()))
 
 
-def _size(way: Way, known: Parameters) -> float:
+def _size(way: BranchDomains, known: Parameters) -> float:
     """Return the number of settings of a branch that extend the `known` ones, which fit it."""
     return math.prod(
         math.inf if domain is None else len(domain)
@@ -123,11 +124,11 @@ def _size(way: Way, known: Parameters) -> float:
     )
 
 
-def _fits(way: Way, known: Parameters) -> bool:
+def _fits(way: BranchDomains, known: Parameters) -> bool:
     return all(name in way and _has(way[name], value) for name, value in known.items())
 
 
-def _is_on(way: Way, settings: Parameters) -> bool:
+def _is_on(way: BranchDomains, settings: Parameters) -> bool:
     """Return whether the settings are complete settings of a branch."""
     return way.keys() == settings.keys() and _fits(way, settings)
 

@@ -14,49 +14,49 @@ from orchestrator.config.trial import apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
-MOST_NETWORKS = 300  # each is built without memory, to count its parameters
-EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
+MOST_NETWORKS = 300  # each is built without memory to count its parameters
+EXAMPLE = "give, for example, student.width, peers.b.network.width or training.batch_size"
 
 
-def check_keys(configuration: Configuration, asked: set[str]) -> None:
+def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
     """Check the keys and values of `search.extra_space`.
 
     Args:
         configuration: The configuration of the sweep.
-        asked: The keys that a space searches already.
+        searched_keys: The keys that a space searches already.
 
     Raises:
-        ConfigurationError: A key cannot vary, is frozen or is in `asked`, or a value by itself is
-            not allowed.
+        ConfigurationError: A key cannot vary, is frozen or is in `searched_keys`, or a value by
+            itself is not allowed.
     """
     for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
         if key in configuration.search.freeze:
             raise _key_error(
-                key, "is in search.freeze too: leave it out of one of them", "not in search.freeze"
+                key, "is also in search.freeze: remove it from one of them", "not in search.freeze"
             )
-        if key in asked:
+        if key in searched_keys:
             raise _key_error(
                 key,
-                "is searched already, in a range of its own: leave it out",
+                "is already part of the search space: remove it",
                 "not in the search space",
             )
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
             raise ConfigurationError(
-                f"search.extra_space: {key} = {list(values)} is no choice: give two or more "
+                f"search.extra_space: {key} = {list(values)} is not allowed: give two or more "
                 f"different values",
                 field=f"search.extra_space.{key}",
                 value=values,
                 allowed="two or more different values",
             )
-        odd = [value for value in values if not isinstance(value, str | int | float | None)]
-        if odd:
+        invalid = [value for value in values if not isinstance(value, str | int | float | None)]
+        if invalid:
             raise ConfigurationError(
-                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, "
-                f"true, false or null",
+                f"search.extra_space: {key} = {invalid[0]!r} is not allowed: give numbers, "
+                f"strings, true, false or null",
                 field=f"search.extra_space.{key}",
-                value=odd[0],
-                allowed="numbers, texts, true, false or null",
+                value=invalid[0],
+                allowed="numbers, strings, true, false or null",
             )
     _require_few_networks(configuration)
     try:
@@ -85,10 +85,8 @@ def _require_few_networks(configuration: Configuration) -> None:
         ]
         if prod(counts) > MOST_NETWORKS:
             raise ConfigurationError(
-                f"search.extra_space: {field} may be {' x '.join(map(str, counts))} networks, "
-                f"and {MOST_NETWORKS} are allowed: "
-                "give "
-                "fewer values",
+                f"search.extra_space: {field} can be {' x '.join(map(str, counts))} different "
+                f"networks, and at most {MOST_NETWORKS} are allowed: give fewer values",
                 field=f"search.extra_space.{field}",
                 value=prod(counts),
                 allowed=(1, MOST_NETWORKS),
@@ -107,12 +105,12 @@ def _key_error(key: str, problem: str, allowed: str = EXAMPLE) -> ConfigurationE
 def _check_key(configuration: Configuration, key: str) -> None:
     first, *rest = key.split(".")
     if not all((first, *rest)):
-        raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
+        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
         raise _key_error(
             key,
-            f"is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
-            f"or held under method",
+            f"has no dot and is not a key that can be searched: {EXAMPLE}; settings of a method "
+            f"are searched by its search space, or frozen under method",
         )
     if (
         first in ONCE
@@ -121,23 +119,23 @@ def _check_key(configuration: Configuration, key: str) -> None:
     ):
         raise _key_error(
             key,
-            f"must not vary within a sweep, which settles it once: {EXAMPLE}",
+            f"cannot be searched, because it must be the same for all trials of a sweep: {EXAMPLE}",
             "one value for the sweep",
         )
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
-        raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
-    given = [
+        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}")
+    with_weights = [
         network_key(letter)
         for letter, student in configuration.students.items()
         if student.network.weights
     ]
-    if section in given:
+    if section in with_weights:
         raise _key_error(
             key,
-            f"would vary a network that begins with given weights: leave out "
-            f"{section}.weights, or the key",
+            f"would vary a network that has initial weights: remove {section}.weights, or remove "
+            f"the key",
             f"without {section}.weights",
         )
 
@@ -180,7 +178,7 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
         searched: Whether `search.extra_space` applies; otherwise each student has its configured
             network.
     """
-    found = {}
+    networks_by_student = {}
     for letter, student in configuration.students.items():
         field = network_key(letter)
         chosen = {
@@ -188,13 +186,13 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
             for key, values in configuration.search.extra_space.items()
             if searched and key.startswith(f"{field}.")
         }
-        found[letter] = {
+        networks_by_student[letter] = {
             _words(field, answers): _with(student.network, field, answers)
             for answers in (
                 dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
             )
         }
-    return found
+    return networks_by_student
 
 
 def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:

@@ -28,20 +28,22 @@ MOST_TRIALS = 100_000
 SMALLEST_PART = 0.001  # of a CPU or a GPU; Ray counts in parts of 1/10,000
 
 
-def _path_of_a_file_system(path: Any) -> Any:
+def _check_path(path: Any) -> Any:
     if isinstance(path, str | Path) and (problem := path_problem(str(path))):
-        raise PydanticCustomError("path", "it {problem}, give another path", {"problem": problem})
+        raise PydanticCustomError(
+            "path", "the path {problem}; give another path", {"problem": problem}
+        )
     return path
 
 
-def _part(value: float) -> float:
+def _check_fraction(value: float) -> float:
     if 0 < value < SMALLEST_PART:
-        raise PydanticCustomError("part", "give 0, or {least} or more", {"least": SMALLEST_PART})
+        raise PydanticCustomError("part", "give 0, or at least {least}", {"least": SMALLEST_PART})
     return value
 
 
-GivenPath = Annotated[Path, BeforeValidator(_path_of_a_file_system)]
-PathText = Annotated[str, BeforeValidator(_path_of_a_file_system)]
+GivenPath = Annotated[Path, BeforeValidator(_check_path)]
+PathText = Annotated[str, BeforeValidator(_check_path)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -58,7 +60,7 @@ Workers = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "worker
 Threads = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "threads"})]
 Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096, json_schema_extra={"unit": "cores"})]
 Gpus = Annotated[
-    float, Field(ge=0, le=1024, json_schema_extra={"unit": "GPUs"}), AfterValidator(_part)
+    float, Field(ge=0, le=1024, json_schema_extra={"unit": "GPUs"}), AfterValidator(_check_fraction)
 ]
 Gib = Annotated[float, Field(gt=0, le=1_048_576, json_schema_extra={"unit": "GiB"})]
 Names = Annotated[tuple[str, ...], Field(max_length=100)]
@@ -76,10 +78,10 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _on_top_of_defaults(cls, values: Any) -> Any:
+    def _merge_defaults(cls, values: Any) -> Any:
         """Merge a partial section with its default.
 
-        A choice with a new name keeps nothing of its default.
+        A choice with another name discards the settings of its default.
         """
         if not isinstance(values, dict):
             return values
@@ -98,29 +100,29 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_other_type(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_type(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(info.field_name)].annotation
         kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
         if kinds & {int, float} and isinstance(value, bool | str):
-            raise PydanticCustomError("number", "input should be a number")
+            raise PydanticCustomError("number", "Input should be a number")
         if bool in kinds and not isinstance(value, bool | None):
-            raise PydanticCustomError("truth", "input should be true or false")
+            raise PydanticCustomError("truth", "Input should be true or false")
         if isinstance(value, str) and len(value) > LONGEST_TEXT:
             raise PydanticCustomError(
-                "text", "a text has at most {most} characters", {"most": LONGEST_TEXT}
+                "text", "a string may have at most {most} characters", {"most": LONGEST_TEXT}
             )
         if isinstance(value, str) and (odd := control_character(value)):
             raise PydanticCustomError(
-                "text", "it has the character {odd}, leave it out", {"odd": odd}
+                "text", "it contains the character {odd}; remove it", {"odd": odd}
             )
         return value
 
 
 class Choice(Section):
-    """Name with settings of its own, which the named object validates."""
+    """Name and the settings that belong to it."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-    name: str = Field(description="its name, from the list of the reference")
+    name: str = Field(description="Name; the reference lists all names.")
 
     @property
     def settings(self) -> dict[str, Any]:

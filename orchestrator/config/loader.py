@@ -1,7 +1,7 @@
 """Load a configuration from a file, `--set` pairs or plain values.
 
 The order of precedence is: defaults < file < `--set key=value`. The resolved form is plain JSON and
-is stored with every run. An error is reported in one sentence.
+is stored with every run. Every error message is one sentence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from orchestrator.config.yielding import (
 from orchestrator.core.errors import ConfigurationError, FieldError, suggest_name
 from orchestrator.core.paths import read_file
 from orchestrator.core.redact import redact
-from orchestrator.core.text import quote, shorten
+from orchestrator.core.text import describe_requirement, quote, shorten
 
 
 def load(
@@ -45,8 +45,10 @@ def load(
     """
     values = _read(file) if file else {}
     origin = Origin(dict(_leaves(values)), str(file))
-    # Names come first.
-    for pair in sorted(overrides, key=lambda pair: not _names(pair.partition("=")[0].split("."))):
+    # Names are set before the settings that belong to them.
+    for pair in sorted(
+        overrides, key=lambda pair: not _is_name_key(pair.partition("=")[0].split("."))
+    ):
         origin.typed |= _apply(values, pair)
     named = dict(options or {}) | {key: value for key, value in top.items() if value is not None}
     for key, value in named.items():
@@ -87,8 +89,8 @@ def build(values: dict[str, Any]) -> Configuration:
 
 
 PLAIN = {  # the YAML form of Python types
-    "tuple_type": "give a list, such as [one, another]",
-    "dict_type": "give keys with their values, such as {key: value}, or {} for none",
+    "tuple_type": "give a list, for example [first, second]",
+    "dict_type": "give a mapping, for example {key: value}, or {} for none",
 }
 
 
@@ -105,7 +107,7 @@ def _read(file: Path) -> dict[str, Any]:
             allowed="a YAML file",
         ) from error
     except YamlError as error:
-        what = "is not YAML, line" if error.syntax else "cannot be used, line"
+        what = "is not valid YAML, line" if error.syntax else "cannot be used, line"
         raise ConfigurationError(
             f"--config {file} {what} {error.line}: {redact(str(error))}",
             field="--config",
@@ -114,8 +116,8 @@ def _read(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(
-            f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and "
-            f"`method:`",
+            f"--config {file} contains a {type(values).__name__} instead of a mapping: give keys "
+            f"such as `data:` and `method:`",
             field="--config",
             value=str(file),
             allowed=dict,
@@ -138,7 +140,7 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     path, shown = key.strip().split("."), shorten(redact(pair))
     if not equals or not all(path):
         raise ConfigurationError(
-            f"--set {shown} is not of the form key=value: write for example --set "
+            f"--set {shown} is not of the form key=value: write, for example, --set "
             f"method.temperature=4",
             field="--set",
             value=pair,
@@ -147,7 +149,7 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     try:
         value = parse_yaml(text) if text else None
     except YamlError as error:
-        problem = "the value is not YAML; quote it" if error.syntax else redact(str(error))
+        problem = "the value is not valid YAML; quote it" if error.syntax else redact(str(error))
         raise ConfigurationError(
             f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML"
         ) from error
@@ -160,60 +162,63 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
             raise ConfigurationError(
-                f"--set {shorten(redact(pair))}: {name} is {quote(inner)}, which has no keys "
-                f"below it",
+                f"--set {shorten(redact(pair))}: {name} is {quote(inner)} and not a section, so it "
+                f"has no keys below it",
                 field=pair.partition("=")[0].strip(),
                 value=pair.partition("=")[2],
                 allowed=f"a section {name}",
             )
         values[name] = inner = {} if inner is None else inner
         values = inner
-    if _names(path) and values.get("name", value) != value:
+    if _is_name_key(path) and values.get("name", value) != value:
         values.clear()  # the settings of the file belong to the name in the file
     values[path[-1]] = value
 
 
-def _names(path: list[str]) -> bool:
-    """Return whether the key is the name of something that has settings of its own."""
+def _is_name_key(path: list[str]) -> bool:
+    """Return whether the key selects a method or a network, which has its own settings."""
     return path[-1] == "name" and len(path) > 1 and path[-2] in ("method", "student", "network")
 
 
 def _refusal(error: ValidationError) -> ConfigurationError:
-    """Return an error for the first problem.
+    """Convert the first error of a validation.
 
-    The error has the dotted key, the value without secrets, and what is allowed at that key.
+    The result has the dotted key, the value without secrets and the allowed values of that key.
     """
     first = error.errors(include_url=False)[0]
     location, cause = first["loc"], first.get("ctx", {}).get("error")
     path = ".".join(str(part) for part in location)
     if isinstance(cause, FieldError):
         return ConfigurationError.from_error(cause, _sentence(error), path)
-    beyond = first["type"] == "extra_forbidden"
+    is_unknown = first["type"] == "extra_forbidden"
     value = None if first["type"] == "missing" else first["input"]
-    allowed = allowed_at(Configuration, location[:-1] if beyond else location)
+    allowed = allowed_at(Configuration, location[:-1] if is_unknown else location)
     return ConfigurationError(_sentence(error), field=path or None, value=value, allowed=allowed)
 
 
 def _sentence(error: ValidationError) -> str:
-    """Return the first problem as: field = value is not allowed: what is, and the next step."""
+    """Return the first error as `field = value is not allowed: what is allowed`."""
     first = error.errors(include_url=False)[0]
     path = shorten(".".join(str(part) for part in first["loc"]))
-    more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
+    errors_left = error.error_count() - 1
+    more = f" ({errors_left} more error{'s' * (errors_left > 1)})" if errors_left else ""
     if first["type"] == "extra_forbidden":
         return (
-            f"there is no key {path!r}: "
+            f"unknown key {path!r}: "
             f"{suggest_name(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
         )
     if first["type"] == "missing":
-        return f"{path} is missing: give it in the file or with --set {path}=...{more}"
+        return f"{path} is required: give it in the file or with --set {path}=...{more}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"{path}: {message}{more}" if path else f"{message}{more}"
+        field = getattr(first["ctx"]["error"], "field", None)
+        joint = "." if field and message.startswith(f"{field} = ") else ": "
+        return f"{path}{joint}{message}{more}" if path else f"{message}{more}"
     if first["type"] == "model_type":
-        message = f"give keys below it, of {', '.join(_names_at(first['loc']))}"
-    message = PLAIN.get(first["type"], message)
+        message = f"it is a section; set keys below it: {', '.join(_names_at(first['loc']))}"
+    message = PLAIN.get(first["type"], describe_requirement(message))
     given = "null" if first["input"] is None else quote(first["input"])
-    return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
+    return f"{path} = {given} is not allowed: {message}{more}"
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:

@@ -18,7 +18,7 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     """
     if name not in METHODS:
         raise ConfigurationError(
-            f"{field} = {name!r} is no method: {suggest_name(name, METHODS)}; see `python "
+            f"{field} = {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
             f"run.py methods`",
             field=field,
             value=name,

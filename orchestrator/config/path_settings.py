@@ -14,7 +14,7 @@ from orchestrator.config.uris import database_file, database_uri
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
-SUFFIX = ".safetensors"  # of weights in a file; other weights are names of torchvision
+SUFFIX = ".safetensors"  # of a weights file; other weights are names of torchvision
 
 
 def movable_keys(configuration: Configuration) -> list[str]:
@@ -74,9 +74,9 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
         section, name = _section(values, key) if key in keys else ({}, "")
         if section.get(name) is None and key != "teacher.cache":
             raise ConfigurationError(
-                f"--set {key}: a resume goes on as its run was configured; with --resume, "
-                f"--set takes what has another place now, "
-                f"and is the same: {', '.join(_given(values, keys)) or 'this run has no path'}",
+                f"--set {key}: a resumed run keeps its configuration; with --resume, --set "
+                f"changes only the path of files that were moved: "
+                f"{', '.join(_given(values, keys)) or 'this run has no path'}",
                 field=key,
                 value=pair.partition("=")[2],
                 allowed=tuple(_given(values, keys)),
@@ -91,7 +91,7 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
             and section.get(name) is None
         ):
             raise ConfigurationError(
-                f"--set {key} is empty: give the path where it is now",
+                f"--set {key} is empty: give the new path",
                 field=key,
                 value=None,
                 allowed=Path,
@@ -119,8 +119,8 @@ def require_paths(name: str, configuration: Configuration) -> None:
             key == "data.path" and configuration.data.download
         ):
             raise ConfigurationError(
-                f"--resume {name}: {key} = {given} is not there any more: put it back, or add "
-                f"`--set {key}=...` with its place now",
+                f"--resume {name}: {key} = {given} does not exist any more: restore it, or add "
+                f"`--set {key}=...` with the new path",
                 field=key,
                 value=given,
                 allowed="a path that exists",

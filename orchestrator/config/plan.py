@@ -31,7 +31,7 @@ class Groups:
         return len(self.bundles)
 
     @property
-    def uneven(self) -> bool:
+    def is_heterogeneous(self) -> bool:
         """Return whether the workers of a group have different resources."""
         return any(bundle != self.bundles[0] for bundle in self.bundles)
 
@@ -43,7 +43,7 @@ class Groups:
     @property
     def mean(self) -> dict[str, float]:
         """Return the mean resources of a worker; equal workers have exactly these."""
-        if not self.uneven:
+        if not self.is_heterogeneous:
             return dict(self.bundles[0])
         names = dict.fromkeys(name for bundle in self.bundles for name in bundle)
         return {name: _total(self.bundles, name) / self.workers for name in names}
@@ -78,7 +78,7 @@ def roles(
     fields: dict[str, dict[str, str]] = {
         "a": {name: f"resources.{key}" for name, key in SETTINGS.items()}
     }
-    asked: dict[str, dict[str, float | None]] = {
+    requested: dict[str, dict[str, float | None]] = {
         "a": {name: getattr(resources, key) for name, key in SETTINGS.items()}
     }
     for letter, peer in peers.items():
@@ -87,25 +87,25 @@ def roles(
             for name, key in SETTINGS.items()
             if getattr(peer, key) is not None
         }
-        asked[letter] = asked["a"] | own
+        requested[letter] = requested["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
     wanted = configuration.replicas * sum(
-        1.0 if values["GPU"] is None else values["GPU"] for values in asked.values()
+        1.0 if values["GPU"] is None else values["GPU"] for values in requested.values()
     )
-    there = max(available.get("GPU", 0), _total(nodes, "GPU"))
-    if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
+    gpus = max(available.get("GPU", 0), _total(nodes, "GPU"))
+    if 0 < gpus < wanted and any(values["GPU"] is None for values in requested.values()):
         raise PreflightError(
-            f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and "
-            f"the cluster has {there:g}: lower "
-            f"resources.workers, or set resources.gpus_per_worker to "
-            f"{there / resources.workers:.2g} to share, to 0 for CPUs alone",
+            f"a group of {resources.workers} workers with one GPU each needs {wanted:g} GPU and "
+            f"the cluster has {gpus:g}: reduce resources.workers, or set "
+            f"resources.gpus_per_worker to {gpus / resources.workers:.2g} to share GPUs, or to 0 "
+            f"to use CPUs only",
             field="resources.gpus_per_worker",
             value=None,
-            allowed=(0, there / resources.workers),
+            allowed=(0, gpus / resources.workers),
         )
-    default = 1.0 if there else 0.0
+    default = 1.0 if gpus else 0.0
     found = []
-    for letter, values in asked.items():
+    for letter, values in requested.items():
         held = {name: default if value is None else value for name, value in values.items()}
         found.append(
             Role(letter, {name: value for name, value in held.items() if value}, fields[letter])
@@ -165,7 +165,7 @@ def groups(
         )
         reason = fit.reason(wanted, available, nodes)
         raise PreflightError(
-            f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or "
+            f"{wanted} x {len(bundles)} workers {reason}: reduce {', '.join(lower[:-1])} or "
             f"{lower[-1]}",
             field="resources.workers",
             value=resources.workers,
@@ -173,8 +173,8 @@ def groups(
         )
     influence_needs: tuple[dict[str, float], ...] = ()
     if num_influence_actors:
-        influence_needs = (_beside(configuration, nodes).needs,) * num_influence_actors
-        fit = _fit_beside(
+        influence_needs = (_influence_role(configuration, nodes).needs,) * num_influence_actors
+        fit = _fit_with_influence_actors(
             configuration, each, bundles, num_influence_actors, available, free, wanted
         )
     most = min(resources.groups or fit.most, fit.most)
@@ -208,8 +208,8 @@ class _Fit(NamedTuple):
         if self.sums >= wanted:
             where = "the node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
             return (
-                f"do not fit {where} of the cluster, as none is split over two, nor a part "
-                f"of a GPU ({self.arithmetic})"
+                f"do not fit {where} of the cluster, because neither a worker nor a fraction of a "
+                f"GPU can be split ({self.arithmetic})"
             )
         short = self.short(wanted)
         free, whole = available.get(short, 0), _total(nodes, short)
@@ -241,7 +241,7 @@ def _fit(
     return _Fit(needs, fits, sums, most, arithmetic)
 
 
-def _fit_beside(
+def _fit_with_influence_actors(
     configuration: Configuration,
     each: list[Role],
     bundles: tuple[dict[str, float], ...],
@@ -251,7 +251,7 @@ def _fit_beside(
     wanted: int,
 ) -> _Fit:
     """Return the fit with influence actors; raise ConfigurationError if they do not fit."""
-    influence_needs, resources = _beside(configuration), configuration.resources
+    influence_needs, resources = _influence_role(configuration), configuration.resources
     terms = partial(
         _terms,
         each,
@@ -266,11 +266,10 @@ def _fit_beside(
         can = [name for name, count in counts.items() if count > 1]
         lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
         raise ConfigurationError(
-            f"{influence_needs.fields[short]} = {influence_needs.needs.get(short, 0):g}: "
-            f"{wanted} x "
-            f"{len(bundles)} workers, each group with "
-            f"{_actors(num_influence_actors)} beside it, {fit.reason(wanted, available, nodes)}: "
-            f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}",
+            f"{influence_needs.fields[short]} = {influence_needs.needs.get(short, 0):g}: {wanted} "
+            f"x {len(bundles)} workers, each group with {_actors(num_influence_actors)}, "
+            f"{fit.reason(wanted, available, nodes)}: reduce {', '.join(lower[:-1])} or "
+            f"{lower[-1]}, or set {INLINE}",
             field=influence_needs.fields[short],
             value=influence_needs.needs.get(short, 0),
             allowed=fit.allowed(wanted, available),
@@ -278,7 +277,9 @@ def _fit_beside(
     return fit
 
 
-def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()) -> Role:
+def _influence_role(
+    configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()
+) -> Role:
     """Return the role of a student's influence actor.
 
     Raise ConfigurationError if it fits no node, or needs whole GPUs and a fraction, which Ray does
@@ -288,10 +289,10 @@ def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] =
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
         raise ConfigurationError(
             f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a "
-            f"part of one GPU, or whole ones",
+            f"fraction of one GPU or a whole number of GPUs",
             field="resources.influence_gpus",
             value=resources.influence_gpus,
-            allowed="a part of one GPU, or whole ones",
+            allowed="a fraction of one GPU or a whole number of GPUs",
         )
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
     held = {name: getattr(resources, key) for name, key in fields.items()}
@@ -317,10 +318,10 @@ def _terms(
     influence_needs: Role | None = None,
 ) -> str:
     """Return the sum of a resource in words, if it has more than one term."""
-    whose = [role.letter if len(each) > 1 else "the workers" for role in each]
+    owners = [role.letter if len(each) > 1 else "the workers" for role in each]
     terms = [
-        f"{replicas} x {role.needs.get(name, 0):g} of {who}"
-        for role, who in zip(each, whose, strict=True)
+        f"{replicas} x {role.needs.get(name, 0):g} of {owner}"
+        for role, owner in zip(each, owners, strict=True)
     ]
     if influence_needs and name in influence_needs.needs:
         terms.append(f"{_actors(num_influence_actors)} of {influence_needs.needs[name]:g} {name}")
@@ -334,16 +335,16 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
         if value > largest:
-            told = (
+            message = (
                 f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} "
-                f"{name}): lower it{otherwise}"
+                f"{name}): reduce it{otherwise}"
             )
             raise ConfigurationError(
-                told, field=role.fields[name], value=value, allowed=(0, largest)
+                message, field=role.fields[name], value=value, allowed=(0, largest)
             )
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
     raise ConfigurationError(
-        f"{both} fit no node together: lower one of them{otherwise}",
+        f"{both} do not fit any node together: reduce one of them{otherwise}",
         field=role.fields[name],
         value=value,
         allowed="what one node has",
@@ -397,14 +398,14 @@ def comparisons(search: Search, epochs: int) -> str:
     if search.scheduler == "asha":
         return f"asha compares after {', '.join(str(epoch) for epoch in rungs(search, epochs))}"
     if search.scheduler == "median":
-        return f"median compares after every epoch from {search.grace_epochs} on"
+        return f"median compares after every epoch from epoch {search.grace_epochs} on"
     if search.scheduler == "pbt":
         after = ", ".join(
             str(epoch) for epoch in range(search.perturb_epochs, epochs, search.perturb_epochs)
         )
         return (
-            f"pbt: a population of {search.trials} is compared after {after}, its worst "
-            f"{search.quantile:.0%} take over"
+            f"pbt compares a population of {search.trials} trials after {after}; the worst "
+            f"{search.quantile:.0%} copy the weights of the best"
         )
     if search.scheduler == "hyperband":
         left, parts = search.trials, []
@@ -417,9 +418,9 @@ def comparisons(search: Search, epochs: int) -> str:
             parts += [f"{min(trials, left)} {after}"] if left > 0 else []
             left -= trials
         return f"hyperband: trials in brackets: {'; '.join(parts)}" + (
-            f"; the other {left} in brackets anew" if left > 0 else ""
+            f"; the other {left} in further brackets" if left > 0 else ""
         )
-    return "every trial trains them all"
+    return "no trial is stopped"
 
 
 def require_batches(
@@ -444,8 +445,8 @@ def require_batches(
     workers, replicas = configuration.resources.workers, configuration.replicas
     all_of_them = f"resources.workers = {workers}"
     shared = (
-        f"the {replicas} workers of each student ({all_of_them} for "
-        f"{len(configuration.students)} students)"
+        f"the {replicas} workers of each student ({all_of_them} for {len(configuration.students)} "
+        f"students)"
     )
     parts = [
         (
@@ -461,24 +462,24 @@ def require_batches(
             ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
         )
     for name, training, sharing, words, alone in parts:
-        there, kind, more = samples, "samples", "more data"
+        num_samples, kind, more = samples, "samples", "provide more data"
         if alone and labelled is not None:
-            there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
+            num_samples, kind, more = labelled, "labelled samples", "increase data.labelled"
         size = training.batch_size
         if size % sharing:
             raise ConfigurationError(
-                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of "
-                f"{sharing}",
+                f"{name}.batch_size = {size} cannot be divided equally among {words}: give a "
+                f"multiple of {sharing}",
                 field=f"{name}.batch_size",
                 value=size,
                 allowed=f"a multiple of {sharing}",
             )
-        if there < size:
+        if num_samples < size:
             raise ConfigurationError(
-                f"the training part has {there} {kind} and {name}.batch_size = {size} "
-                f"({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or {more}",
+                f"{name}.batch_size = {size} ({size // sharing} for each of {sharing} workers) is "
+                f"more than the {num_samples} {kind} of the training set: give at most "
+                f"{num_samples - num_samples % sharing}, or {more}",
                 field=f"{name}.batch_size",
                 value=size,
-                allowed=(sharing, there - there % sharing),
+                allowed=(sharing, num_samples - num_samples % sharing),
             )

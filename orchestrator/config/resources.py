@@ -11,7 +11,7 @@ import torch
 from orchestrator.config.schema import Resources
 from orchestrator.core.errors import PreflightError
 
-# Ray sets this for a submitted job, which belongs to its cluster wherever it was submitted.
+# Ray sets this for a submitted job; the job uses the cluster to which it was submitted.
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 ANSWER_S = 5.0
 # Bytes of the longest path to which a socket can be bound.
@@ -78,10 +78,9 @@ def require_short_sockets() -> None:
     if longest > LONGEST_SOCKET:
         most = LONGEST_SOCKET - len(SOCKET.format(pid=2**22)) - 1
         raise PreflightError(
-            f"{name} = {folder} is too long: Ray's sockets below it would have paths of "
-            f"{longest} bytes, and {LONGEST_SOCKET} are "
-            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp "
-            f"for Ray alone",
+            f"{name} = {folder} is too long: the paths of Ray's sockets would have {longest} "
+            f"bytes, and at most {LONGEST_SOCKET} are allowed: set {name} to a path of at most "
+            f"{most} bytes, or set RAY_TMPDIR=/tmp for Ray only",
             field=name,
             value=folder,
             allowed=f"at most {most} bytes",
@@ -120,14 +119,14 @@ def find_cluster(address: str) -> str:
         there: str | None = canonicalize_bootstrap_address("auto")
     except (ConnectionError, ValueError) as error:
         raise PreflightError(
-            "resources.address = 'auto': no Ray cluster runs on this machine: start one with "
-            "`ray start --head`, give the "
-            "host:port of another one, or --address local to start Ray here",
+            "resources.address = 'auto': no Ray cluster is running on this machine: start one with "
+            "`ray start --head`, give the host:port of another one, or give --address local to "
+            "start Ray here",
             field="resources.address",
             value=address,
             allowed="a Ray cluster that runs on this machine",
         ) from error
-    assert there is not None, "of `auto` Ray makes an address or an error"
+    assert there is not None, "Ray resolves `auto` to an address or raises"
     return there
 
 
@@ -155,22 +154,21 @@ def require_answer(address: str) -> None:
     """
     if address.startswith("ray://"):
         raise PreflightError(
-            f"resources.address = {address!r} is Ray Client's: give the host:port of the "
-            f"cluster itself, or use `ray job submit`",
+            f"resources.address = {address!r} is an address of Ray Client, which is not supported: "
+            f"give the host:port of the cluster, or use `ray job submit`",
             field="resources.address",
             value=address,
-            allowed="host:port of the cluster itself",
+            allowed="host:port of the cluster",
         )
     there = find_cluster(address)
     host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:
-        last = f", where {there} was the last one" if there != address else ""
+        last = f" (resolved to {there})" if there != address else ""
         raise PreflightError(
-            f"resources.address = {address!r}: nobody answers there{last} ({error}): give the "
-            f"host:port of a running Ray cluster, "
-            "or --address local to start Ray here",
+            f"resources.address = {address!r}{last} does not accept connections ({error}): give "
+            f"the host:port of a running Ray cluster, or --address local to start Ray here",
             field="resources.address",
             value=address,
             allowed="host:port of a running Ray cluster, or local",

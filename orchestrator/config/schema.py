@@ -48,81 +48,84 @@ LETTERS = "abcdefgh"  # letters of the students of a trial
 
 
 class Network(Choice):
-    """Network by name, with its settings (mlp: width, depth; cnn: width)."""
+    """Network, selected by `name`, with the settings of that network."""
 
     weights: PathText | None = Field(
         None,
-        description="Initial weights: a .safetensors file, or the name of torchvision weights.",
+        description="Initial weights: a .safetensors file or the name of torchvision weights.",
     )
 
 
 class Training(Section):
-    """Recipe of one training; `batch_size` is the total over the workers that share it."""
+    """Training recipe of one network: optimizer, schedule, batch size and precision."""
 
-    epochs: Epochs = Field(12, description="Passes over the training part.")
+    epochs: Epochs = Field(12, description="Number of passes over the training set.")
     batch_size: BatchSize = Field(
-        64, description="Samples of a step, over all workers of a student."
+        64,
+        description="Global batch size: samples per step, divided among the workers of a student.",
     )
     optimizer: Optimizer = Field(
-        "sgd", description="Optimizer: sgd with momentum, or adamw with decoupled weight decay."
+        "sgd", description="Optimizer: sgd (with momentum) or adamw (decoupled weight decay)."
     )
     learning_rate: LearningRate = Field(
-        0.05, description="Highest learning rate, reached after the warm-up."
+        0.05, description="Peak learning rate, reached after the warm-up."
     )
-    momentum: Share = Field(0.9, description="Momentum of sgd.")
+    momentum: Share = Field(0.9, description="Momentum factor of sgd.")
     nesterov: bool = Field(False, description="Use Nesterov momentum (sgd).")
-    weight_decay: WeightDecay = Field(5e-4, description="Weight decay of the optimizer.")
+    weight_decay: WeightDecay = Field(
+        5e-4, description="Weight decay coefficient of the optimizer."
+    )
     schedule: Schedule = Field(
         "cosine",
-        description="Learning rate after the warm-up: constant, cosine to 0, or multi_step.",
+        description="Schedule after the warm-up: constant, cosine (decay to 0) or multi_step.",
     )
     milestones: Milestones = Field(
         (), description="Epochs after which multi_step multiplies the learning rate by gamma."
     )
     gamma: Gamma = Field(
-        0.1, description="Factor of the learning rate at each milestone (multi_step)."
+        0.1, description="Factor that multiplies the learning rate at each milestone (multi_step)."
     )
     warmup_epochs: WarmupEpochs = Field(
-        0.0, description="Linear rise of the learning rate at the start."
+        0.0, description="Length of the linear learning rate warm-up; fractions are allowed."
     )
     gradient_clip: Norm | None = Field(
-        None, description="Largest norm of the gradient; null does not clip."
+        None, description="Maximum L2 norm of the gradient; null disables clipping."
     )
     precision: Precision = Field(
         "auto",
-        description="Precision of the forward pass; auto is bfloat16 on a GPU that has it, "
-        "float32 otherwise.",
+        description="Precision of the forward pass; auto is bfloat16 on a GPU that supports it, "
+        "else float32.",
     )
     eval_precision: Precision | None = Field(
         None,
-        description="Precision of evaluations, with head and softmax in float32; null is that "
-        "of training.",
+        description="Precision of evaluations, with head and softmax in float32; null uses "
+        "training.precision.",
     )
     sync_batch_norm: bool = Field(
         False,
-        description="Compute batch normalisation over the batches of all workers; false uses the "
-        "statistics of each worker, and those of the first worker in evaluations.",
+        description="Synchronize batch normalisation statistics over all workers; with false each "
+        "worker uses its own, and evaluations use those of the first worker.",
     )
     channels_last: bool | None = Field(
-        None, description="Memory format channels_last; null uses it for every network but the mlp."
+        None, description="Use the channels_last memory format; null uses it for all but mlp."
     )
     compile: bool = Field(
         False,
-        description="Compile student and teacher with torch.compile; needs a C++ compiler on a "
-        "CPU.",
+        description="Compile student and teacher with torch.compile; on a CPU this needs a C++ "
+        "compiler.",
     )
 
     @model_validator(mode="after")
-    def _schedules_fit(self) -> "Training":
+    def _check_schedule(self) -> "Training":
         if self.schedule == "multi_step" and not self.milestones:
             message = (
-                "milestones = [] is not allowed with schedule multi_step: give epochs "
-                "such as [150, 180, 210]"
+                "milestones = [] is not allowed with schedule = multi_step: give one epoch or "
+                "more, for example [150, 180, 210]"
             )
             raise FieldError(message, field="milestones", value=(), allowed="one epoch or more")
         if self.warmup_epochs >= self.epochs:
             message = (
-                f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below "
+                f"warmup_epochs = {self.warmup_epochs} is not allowed: give a number less than "
                 f"epochs = {self.epochs}"
             )
             raise FieldError(
@@ -132,7 +135,7 @@ class Training(Section):
 
 
 class PeerTraining(Section):
-    """Overrides of `training` for a peer; null inherits. All students share epochs and batches."""
+    """Overrides of `training` for a peer; all students share epochs and batches."""
 
     optimizer: Optimizer | None = None
     learning_rate: LearningRate | None = None
@@ -147,153 +150,155 @@ class PeerTraining(Section):
 
 
 class Peer(Section):
-    """Student trained with `student` on the same batches; the method defines peer learning."""
+    """Peer: a student that is trained together with `student` on the same batches."""
 
     network: Network
     training: PeerTraining = PeerTraining()
     cpus_per_worker: Cpus | None = Field(
-        None, description="Value for the workers of this peer; null is that of resources."
+        None, description="CPU cores per worker of this peer; null inherits from resources."
     )
     gpus_per_worker: Gpus | None = Field(
-        None, description="Value for the workers of this peer; null is that of resources."
+        None, description="GPUs per worker of this peer; null inherits from resources."
     )
     threads_per_worker: Threads | None = Field(
-        None, description="Value for the workers of this peer; null is that of resources."
+        None, description="Torch threads per worker of this peer; null inherits from resources."
     )
 
 
 class Teacher(Section):
-    """Teacher: trained here with `training`, or loaded from `network.weights`."""
+    """Teacher, trained by this program or loaded from `teacher.network.weights`; null for none."""
 
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
-    seed: Seed = Field(0, description="Seed of the teacher's weights, order of samples and views.")
+    seed: Seed = Field(
+        0, description="Random seed of the teacher's weights, sample order and augmentation."
+    )
     mode: Literal["auto", "cached", "online"] = Field(
         "auto",
-        description="cached computes its outputs once per view and keeps them on disk, online "
-        "at every "
-        "step; auto is cached where that fits teacher.cache_gib.",
+        description="cached computes the outputs once per view and stores them on disk; online "
+        "computes them at every step; auto is cached if the outputs fit into teacher.cache_gib.",
     )
     dtype: Literal["float16", "float32"] = Field(
-        "float16", description="Type of the cached logits and features."
+        "float16", description="Data type of the cached logits and features."
     )
     precision: Precision = Field(
         "auto",
         description="Precision of the teacher's forward pass; auto is bfloat16 on a GPU that "
-        "has it, float32 otherwise.",
+        "supports it, else float32.",
     )
     cache: GivenPath | None = Field(
         None,
-        description="Folder of the cache, which sweeps may share; null is in the store, and on "
-        "a running "
-        "cluster ~/.cache of each node.",
+        description="Cache folder, which sweeps may share; null is a folder in the store, or in "
+        "~/.cache of each node on a running cluster.",
     )
     cache_gib: Gib = Field(
         20.0,
-        description="Largest size of the cache folder; the least recently used arrays are removed.",
+        description="Maximum size of the cache folder; the least recently used arrays are evicted.",
     )
 
 
 class Search(Section):
-    """Scope of a search. Settings under `method` are frozen; the rest of the space is searched."""
+    """Hyperparameter search. Settings given under `method` are frozen and not searched."""
 
     methods: Names = Field(
-        (), description="Methods that are searched; empty searches the one under `method`."
+        (), description="Methods to search; an empty list searches the one under `method`."
     )
     freeze: Names = Field(
         (),
-        description="Keys of the search space that keep their configured value, such as "
+        description="Keys of the search space that keep their configured value, for example "
         "training.learning_rate.",
     )
-    trials: Trials = Field(20, description="Trials of the sweep; `--trials` overrides it.")
-    time_budget: Seconds | None = Field(None, description="Time after which training ends.")
+    trials: Trials = Field(
+        20, description="Number of trials of the sweep; `--trials` overrides it."
+    )
+    time_budget: Seconds | None = Field(
+        None, description="Wall-clock time limit of the search; null sets none."
+    )
     scheduler: Scheduler = Field(
         "asha",
-        description="asha and median stop weak trials while others train. hyperband compares "
-        "trials in "
-        "brackets that wait for each other; a resume rebuilds the brackets from unfinished "
-        "trials. pbt copies strong trials into weak ones of the same method. none trains all.",
+        description="Trial scheduler of Ray Tune. asha and median stop weak trials while others "
+        "train. hyperband compares the trials of a bracket when all have reached a milestone; a "
+        "resume rebuilds the brackets from unfinished trials. pbt copies the weights of strong "
+        "trials into weak ones of the same method. none stops no trial.",
     )
     grace_epochs: Epochs = Field(
-        2, description="Epochs before which no trial is stopped (asha, median)."
+        2, description="Minimum number of epochs before a trial may be stopped (asha, median)."
     )
     reduction_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
-        3, description="One of this many trials continues at each rung (asha, hyperband)."
+        3, description="One in this many trials continues at each rung (asha, hyperband)."
     )
     keep_checkpoints: Trials = Field(
         5,
-        description="Number of best trials that keep their weights. Trials on a Pareto front and "
-        "unfinished trials keep theirs too.",
+        description="Number of best trials whose weights are kept; trials on the Pareto front and "
+        "unfinished trials also keep theirs.",
     )
     max_failed_trials: Trials | None = Field(
-        5, description="Failed trials in a row that end the sweep; null sets no limit."
+        5,
+        description="Consecutive failed trials that end the sweep; null sets no limit.",
     )
     protect_initial_trials: bool = Field(
         True,
-        description="Train the first points, which are the baselines, for all epochs (asha, "
+        description="Train the initial trials, which are the baselines, for all epochs (asha, "
         "median).",
     )
     perturb_epochs: Epochs = Field(
-        5, description="Epochs between two comparisons of the population (pbt)."
+        5, description="Number of epochs between two comparisons of the population (pbt)."
     )
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
         0.25,
-        description="Share of worst trials that copy the weights of the best share, within "
-        "their own method (pbt).",
+        description="Fraction of worst trials that copy weights from the same fraction of best "
+        "trials of their method (pbt).",
     )
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25,
-        description="Probability that a continuous setting is drawn again instead of being "
+        description="Probability that a continuous setting is resampled instead of being "
         "multiplied by 0.8 or 1.2 (pbt).",
     )
     sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="Sampler of Optuna: tpe (tree-structured Parzen estimator) or random."
+        "tpe", description="Optuna sampler: tpe (tree-structured Parzen estimator) or random."
     )
     objective: str = Field(
         "validation/accuracy",
-        description="Metric that is optimized; its value after the last epoch counts.",
+        description="Metric to optimize, by its value after the last epoch.",
     )
     direction: Literal["maximize", "minimize"] = Field(
-        "maximize", description="Direction of the objective."
+        "maximize", description="Direction of search.objective."
     )
     objectives: Names = Field(
         (),
-        description="Two or more metrics instead of search.objective, for a Pareto front; the "
-        "best trial is the best by the first.",
+        description="Two or more metrics to optimize instead of search.objective; the result is "
+        "a Pareto front, and the best trial is the best by the first metric.",
     )
     extra_space: dict[str, Values] = Field(
-        {}, description="Further keys to search, each with its values."
+        {}, description="Additional configuration keys to search, each with a list of values."
     )
     configurations: Points = Field(
         (),
-        description="Settings of the trials, by name as a search draws them; with these "
-        "nothing is searched.",
+        description="Explicit list of trials, each a mapping of parameter names to values; if "
+        "given, nothing is searched.",
     )
     seeds: Seeds = Field(
         (),
-        description="Seeds with which each of search.configurations is trained; empty uses `seed`.",
+        description="Random seeds; each entry of search.configurations is trained with each seed. "
+        "An empty list uses `seed`.",
     )
     students: str = Field(
         "mean",
-        description="Metrics of a trial with peers: the mean of the students, min (the worst "
-        "student), or "
-        "one student by its letter.",
+        description="Aggregation of metrics over the students of a trial: mean, min (the worst "
+        "student) or the letter of one student.",
     )
 
     @field_validator("extra_space", mode="before")
     @classmethod
-    def _keys_with_dots(cls, value: Any) -> Any:
-        """Join nested keys with dots.
-
-        `--set search.extra_space.student.width=[8, 16]` makes sections of the key's parts.
-        """
+    def _flatten_keys(cls, value: Any) -> Any:
+        """Join nested keys with dots: `--set search.extra_space.student.width=...` nests them."""
         if not isinstance(value, dict):
             return value
         leaves = list(_flat(value))
         keys = [key for key, _ in leaves]
         if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
             raise FieldError(
-                f"{twice!r} is given with dots and in sections: keep one of them",
+                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them",
                 value=twice,
                 allowed="once",
             )
@@ -309,91 +314,87 @@ def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]
 
 
 class Resources(Section):
-    """Resources of a run: groups of workers, each of which trains one trial at a time."""
+    """Resources of a run; each worker group trains one trial at a time."""
 
     address: str | None = Field(
-        None, description="Address of a running Ray cluster; null starts Ray on this machine."
+        None, description="Address (host:port) of a running Ray cluster; null starts Ray locally."
     )
     workers: Workers = Field(
-        1, description="Workers of a group, divided equally among the students of a trial."
+        1, description="Number of workers per group, divided equally among the students of a trial."
     )
     peer_placement: Literal["actors", "colocated"] | None = Field(
         None,
-        description="Placement of peers: actors in workers of their own, or colocated in one "
-        "worker; null "
-        "is colocated if resources.workers is 1.",
+        description="Placement of peers: actors (separate workers) or colocated (all students in "
+        "one worker); null is colocated if resources.workers is 1, else actors.",
     )
     groups: Workers | None = Field(
         None,
         json_schema_extra={"unit": "groups"},
-        description="Worker groups; null starts as many as fit.",
+        description="Number of worker groups; null starts as many as fit the resources.",
     )
-    cpus_per_worker: Cpus = Field(1.0, description="Cores that each worker reserves.")
+    cpus_per_worker: Cpus = Field(1.0, description="CPU cores reserved per worker.")
     threads_per_worker: Threads = Field(
         1,
-        description="Threads of torch in each worker; more than its share of the cores slows "
-        "all workers.",
+        description="Torch threads per worker; more threads than reserved cores slow down all "
+        "workers.",
     )
     gpus_per_worker: Gpus | None = Field(
-        None, description="GPUs that each worker reserves; null is one if the cluster has GPUs."
+        None, description="GPUs reserved per worker; null is 1 if the cluster has GPUs, else 0."
     )
     influence_backend: Literal["actor", "inline"] = Field(
         "actor",
-        description="Process that computes sample weights: an actor in parallel to training, "
-        "or inline in the worker.",
+        description="Process that computes sample weights: actor (a Ray actor, in parallel to "
+        "training) or inline (the worker itself).",
     )
     influence_cpus: Cpus = Field(
-        1.0, description="Cores that the influence actor of each student reserves."
+        1.0, description="CPU cores reserved per influence actor; each student has one."
     )
     influence_gpus: Gpus = Field(
-        0.0, description="GPUs that each influence actor reserves; a fraction is allowed."
+        0.0, description="GPUs reserved per influence actor; fractions are allowed."
     )
     influence_gib: Gib = Field(
         2.0,
-        description="Memory that the computation of sample weights may take, in addition to "
-        "data and network.",
+        description="Maximum memory for the computation of sample weights, in addition to the data "
+        "and the network.",
     )
     influence_wait_s: Seconds = Field(
         300.0,
-        description="Longest wait for late sample weights; after it the worker computes them "
-        "itself.",
+        description="Timeout for sample weights from the influence actor; after it the worker "
+        "computes them itself.",
     )
     retrieval: Literal["auto", "exact", "approximate"] = Field(
         "auto",
-        description="Search for similar samples: exact, or approximate with faiss; auto is "
-        "exact up to "
-        "200,000 samples and on a GPU.",
+        description="Nearest-neighbour search: exact or approximate (faiss); auto is exact on a "
+        "GPU and for up to 200,000 samples.",
     )
     max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
         2,
-        description="Deaths of a worker, a group or a node after which a trial is retried; the "
-        "next one fails it.",
+        description="Number of times a trial is retried after its worker, group or node has died.",
     )
     heartbeat_warning_s: Seconds = Field(
         120.0,
-        description="Time without a heartbeat of a trial after which a note says what the "
-        "trial waits for.",
+        description="Time without a heartbeat of a trial after which a warning gives the reason.",
     )
     heartbeat_timeout_s: Seconds = Field(
         600.0,
-        description="Longest wait for a heartbeat, a group or a file; after it the group is "
-        "replaced, or the run ends.",
+        description="Timeout for a heartbeat, a group or a file; after it the group is replaced or "
+        "the run ends.",
     )
 
 
 class Tracking(Section):
-    """Storage of runs; it holds no secret, because the configuration is stored with every run."""
+    """MLflow tracking. Do not put secrets here: the configuration is stored with every run."""
 
     uri: str | None = Field(
         None,
-        description="MLflow server or database, without credentials: these come from "
-        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. "
-        "Null is SQLite in the store.",
+        description="URI of the MLflow server or database, without credentials; set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
+        "environment. Null is a SQLite database in the store.",
     )
 
     @field_validator("uri")
     @classmethod
-    def _an_address_without_secrets(cls, uri: str | None) -> str | None:
+    def _check_uri(cls, uri: str | None) -> str | None:
         if uri is not None:
             require_tracking(uri)
         return uri
@@ -410,14 +411,16 @@ class Configuration(Section):
     """Complete configuration of a run."""
 
     project: str = Field(
-        "distillation", min_length=1, max_length=200, description="Experiment of MLflow."
+        "distillation", min_length=1, max_length=200, description="Name of the MLflow experiment."
     )
-    seed: Seed = Field(0, description="Seed of weights, order of samples, views and search.")
+    seed: Seed = Field(
+        0, description="Random seed of weights, sample order, augmentation and search."
+    )
     data: Data = Data()
     teacher: Teacher | None = Teacher()
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
     peers: dict[str, Peer] = Field(
-        {}, description="Further students of a trial by letter: b, c, ...; `student` is a."
+        {}, description="Peers of a trial, by letter from b on; `student` is student a."
     )
     method: Choice = Choice(name="kd")
     training: Training = Training()
@@ -428,13 +431,10 @@ class Configuration(Section):
 
     @property
     def yielded(self) -> dict[str, str]:
-        """Return a message, by key, for each value that a value with precedence has replaced.
-
-        A value yields to a conflicting one of higher precedence: defaults < file < command line.
-        """
+        """Return a message, by key, for each value that one of higher precedence has replaced."""
         return dict(self._yielded)
 
-    def noting(self, yielded: Mapping[str, str]) -> "Configuration":
+    def with_yielded(self, yielded: Mapping[str, str]) -> "Configuration":
         """Return a copy of the configuration with these messages as `yielded`."""
         copy = self.model_copy()
         copy._yielded = dict(yielded)
@@ -442,18 +442,18 @@ class Configuration(Section):
 
     @field_validator("peers")
     @classmethod
-    def _letters_in_order(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
+    def _check_letters(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
         wanted = list(LETTERS[1 : len(peers) + 1])
         if sorted(peers) != wanted:
             message = (
-                f"{list(peers)} is not allowed: name the peers of student a in order, "
-                f"{', '.join(wanted) or 'b'}"
+                f"{list(peers)} is not allowed: name the peers in alphabetical order, beginning "
+                f"with b: {', '.join(wanted) or 'b'}"
             )
             raise FieldError(message, value=tuple(peers), allowed=tuple(wanted))
         return dict(sorted(peers.items()))
 
     @model_validator(mode="after")
-    def _recipes_fit(self) -> "Configuration":
+    def _check_peer_recipes(self) -> "Configuration":
         for letter in self.peers:
             try:
                 _ = self.students[letter]
@@ -466,7 +466,7 @@ class Configuration(Section):
 
     @property
     def students(self) -> dict[str, Student]:
-        """Return all students by their letters, each with its own recipe."""
+        """Return all students by letter, each with its own recipe."""
         found = {"a": Student(self.student, self.training)}
         for letter, peer in self.peers.items():
             own = {name: value for name, value in peer.training if value is not None}
@@ -484,10 +484,7 @@ class Configuration(Section):
         return bool(self.peers) and pair == "colocated"
 
     def threads(self, letter: str) -> int:
-        """Return the threads of the workers that train a student.
-
-        If one worker trains several students, pass student a.
-        """
+        """Return the threads of a student's workers; for colocated students, pass student a."""
         own = self.peers[letter].threads_per_worker if letter in self.peers else None
         return own or self.resources.threads_per_worker
 

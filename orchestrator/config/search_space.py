@@ -26,8 +26,8 @@ class Numbered(Trial, Protocol):
         """Return the number of the trial, from 0 on."""
 
 
-class QuestionRecorder:
-    """Trial that answers frozen values itself, forwards other suggestions, and records the draws.
+class SuggestionRecorder:
+    """Trial that returns frozen values, forwards other suggestions, and records the draws.
 
     A single choice is not suggested to the study, unless `point` has another value under the name
     in the study. The suggestion then offers the choice and the values of all points.
@@ -37,7 +37,7 @@ class QuestionRecorder:
         held: The frozen values.
         prefix: The prefix of parameter names in the study.
         point: The values of an initial point, by names in the study; empty for none.
-        others: The values of all points, by names in the space.
+        point_values: The values of all points, by names in the space.
     """
 
     def __init__(
@@ -46,37 +46,40 @@ class QuestionRecorder:
         held: Parameters,
         prefix: str,
         point: Parameters,
-        others: Mapping[str, Sequence[Any]],
+        point_values: Mapping[str, Sequence[Any]],
     ) -> None:
         self.trial, self.held, self.prefix = trial, held, prefix
-        self.point, self.others = point, others
+        self.point, self.point_values = point, point_values
         self.drawn: Parameters = {}
-        self.met: set[str] = set()  # frozen parameters that were suggested
-        self.apart = False  # whether the point lies outside the space
+        self.suggested_frozen: set[str] = set()  # frozen parameters that were suggested
+        self.is_outside_space = False  # whether the point lies outside the space
 
     def suggest_float(
         self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
     ) -> float:
         """Return a number in [low, high], or the frozen value."""
-        return float(self._ask("suggest_float", name, low, high, log=log, step=step))
+        return float(self._suggest_value("suggest_float", name, low, high, log=log, step=step))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
     ) -> int:
         """Return an integer in [low, high], or the frozen value."""
-        return int(self._ask("suggest_int", name, low, high, log=log, step=step))
+        return int(self._suggest_value("suggest_int", name, low, high, log=log, step=step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of the choices, or the frozen value."""
         if len(choices) == 1 and name not in self.held:
             if self.point.get(qualify_name(name, self.prefix), choices[0]) == choices[0]:
                 return choices[0]
-            self.apart, choices = True, tuple(dict.fromkeys([*choices, *self.others[name]]))
-        return self._ask("suggest_categorical", name, choices)
+            self.is_outside_space, choices = (
+                True,
+                tuple(dict.fromkeys([*choices, *self.point_values[name]])),
+            )
+        return self._suggest_value("suggest_categorical", name, choices)
 
-    def _ask(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
+    def _suggest_value(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
         if name in self.held:
-            self.met.add(name)
+            self.suggested_frozen.add(name)
             return self.held[name]
         full = qualify_name(name, self.prefix)
         self.drawn[full] = getattr(self.trial, kind)(full, *bounds, **options)
@@ -96,7 +99,7 @@ def searched_methods(configuration: Configuration) -> tuple[str, ...]:
     return configuration.search.methods or (configuration.method.name,)
 
 
-def with_its_method(configuration: Configuration) -> Configuration:
+def with_single_method(configuration: Configuration) -> Configuration:
     """Return the configuration of a sweep with the method that `search.methods` names alone.
 
     The configuration stays unchanged if it has several methods, or settings of another method.
@@ -145,21 +148,23 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
         else {"method.name": trial.suggest_categorical("method.name", methods)}
     )
     name = chosen.get("method.name", methods[0])
-    asking = _asking(trial, configuration, name, point)
-    _suggest(asking, name, configuration)
-    return chosen | asking.drawn
+    recorder = _recorder(trial, configuration, name, point)
+    _suggest(recorder, name, configuration)
+    return chosen | recorder.drawn
 
 
-def _asking(
+def _recorder(
     trial: Trial, configuration: Configuration, method: str, point: Parameters
-) -> QuestionRecorder:
-    """Return a trial of a method that follows a point even if it lies outside the space."""
-    others: dict[str, list[Any]] = {}
+) -> SuggestionRecorder:
+    """Return a recorder for a method; it follows a point even outside the space."""
+    point_values: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
         for name, value in each.items():
-            others.setdefault(name, []).append(value)
+            point_values.setdefault(name, []).append(value)
     prefix = method if len(searched_methods(configuration)) > 1 else ""
-    return QuestionRecorder(trial, frozen_values(configuration, method), prefix, point, others)
+    return SuggestionRecorder(
+        trial, frozen_values(configuration, method), prefix, point, point_values
+    )
 
 
 def suggest_configuration(trial: Numbered, configuration: Configuration) -> Parameters:
@@ -228,9 +233,9 @@ def points(configuration: Configuration) -> list[Parameters]:
 def _drawn(
     point: Parameters, method: str, configuration: Configuration, prefix: str
 ) -> Parameters | None:
-    """Return the parameters that a trial draws if it answers as the point does.
+    """Return the parameters that a trial with the values of the point draws.
 
-    Return None if the point contradicts a frozen value, lacks an answer, or lies outside the space
+    Return None if the point contradicts a frozen value, lacks a value, or lies outside the space
     and would ignore a frozen value.
     """
     kept = frozen_values(configuration, method)
@@ -242,17 +247,17 @@ def _drawn(
     answers = {qualify_name(name, prefix): value for name, value in point.items()} | _unnamed(
         point, configuration
     )
-    asking = _asking(_Answers(answers), configuration, method, answers)
+    recorder = _recorder(_FixedValues(answers), configuration, method, answers)
     try:
-        _suggest(asking, method, configuration)
+        _suggest(recorder, method, configuration)
     except KeyError:
         return None
-    ignored = kept.keys() - asking.met - set(configuration.search.freeze)
-    return None if asking.apart and ignored else asking.drawn
+    ignored = kept.keys() - recorder.suggested_frozen - set(configuration.search.freeze)
+    return None if recorder.is_outside_space and ignored else recorder.drawn
 
 
 def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
-    """Return the values for parameters that a point, which describes one student, does not name.
+    """Return the values of parameters that a point, which describes one student, does not have.
 
     Peers have its learning rate; keys of `search.extra_space` have the configured value.
     """
@@ -264,8 +269,8 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
     return answers
 
 
-class _Answers:
-    """Trial with fixed answers; a missing answer raises KeyError."""
+class _FixedValues:
+    """Trial with fixed values; a missing value raises KeyError."""
 
     def __init__(self, values: Parameters) -> None:
         self.values = values

@@ -143,7 +143,7 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
             section = section.get(part)
             if not isinstance(section, dict):
                 raise ConfigurationError(
-                    f"{key} is no parameter: {part} has no keys below it",
+                    f"{key} is not a parameter: {part} has no keys below it",
                     field=key,
                     value=value,
                     allowed=f"keys below {part}",

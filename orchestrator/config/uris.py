@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from orchestrator.core.errors import FieldError
-from orchestrator.core.redact import redact, secret_in
+from orchestrator.core.redact import find_secret, redact
 
 WEB = ("http", "https")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -18,21 +18,20 @@ def require_tracking(uri: str) -> None:
         FieldError: MLflow cannot write to the URI, or it contains a secret, which the message
             omits.
     """
-    found, scheme = secret_in(uri), scheme_of(uri)
+    found, scheme = find_secret(uri), scheme_of(uri)
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
         raise FieldError(
-            f"{redact(uri)} holds {found}, which would be stored with every run: leave it out, "
-            f"and export {CREDENTIALS}",
+            f"{redact(uri)} contains {found}, which would be stored with every run: remove it and "
+            f"set the environment variables {CREDENTIALS}",
             value=uri,
             allowed="an address without a secret",
         )
     if found:
         raise FieldError(
-            f"{redact(uri)} holds {found}, which would be stored with every run: leave it to "
-            f"what the database's driver reads by "
-            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an "
-            "MLflow server before the database",
+            f"{redact(uri)} contains {found}, which would be stored with every run: remove it and "
+            f"let the database driver read it (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the "
+            f"http address of an MLflow server that uses the database",
             value=uri,
             allowed="an address without a secret",
         )
@@ -43,9 +42,8 @@ def require_tracking(uri: str) -> None:
     ):
         shown = f"***@{uri.rpartition('@')[2]}" if no_address else redact(uri)
         raise FieldError(
-            f"{shown} is nowhere that MLflow writes runs: give the address of a server, such "
-            f"as http://127.0.0.1:5000, or a "
-            "database, such as sqlite:////folder/mlflow.db",
+            f"{shown} is not a tracking URI of MLflow: give the address of a server, for example "
+            f"http://127.0.0.1:5000, or of a database, for example sqlite:////folder/mlflow.db",
             value=shown,
             allowed="the address of a server or a database",
         )

@@ -39,9 +39,9 @@ class Origin:
         """Return whether a key has lower precedence than at least one of the others."""
         return self.rank(key) < max(map(self.rank, others))
 
-    def said(self, key: str) -> str:
-        """Return the origin of the value of a key that yields, in words."""
-        return f"of {self.name}" if self.rank(key) == FILE else "by default"
+    def describe_source(self, key: str) -> str:
+        """Describe the source of a value that yields."""
+        return f"from {self.name}" if self.rank(key) == FILE else "the default"
 
 
 def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
@@ -56,7 +56,7 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     Returns:
         A sentence for each key that was changed.
     """
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     peers = values.get("peers")
     recipes = {"training": Training(), "teacher.training": Teacher().training}
     recipes |= {
@@ -79,9 +79,11 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
             keys = (key, *inherited) if name == "schedule" else (key,)
             if after is not None and all(origin.yields(one, epochs_key) for one in keys):
                 _value(values, section)[name] = after
-                changed = f"{key} = {_plain(after)} (not {_plain(before)}, {origin.said(key)})"
-                said[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
-    return said
+                changed = (
+                    f"{key} = {_plain(after)} (not {_plain(before)}, {origin.describe_source(key)})"
+                )
+                messages[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
+    return messages
 
 
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
@@ -115,9 +117,9 @@ def _constant(before: Any, epochs: float, planned: float) -> str | None:
 
 
 CHANGES: dict[str, tuple[Callable[[Any, float, float], Any], str]] = {
-    "warmup_epochs": (_shorter_warmup, "its share of"),
-    "milestones": (_earlier_milestones, "their share of"),
-    "schedule": (_constant, "as there is no milestone within"),
+    "warmup_epochs": (_shorter_warmup, "scaled to"),
+    "milestones": (_earlier_milestones, "scaled to"),
+    "schedule": (_constant, "because there is no milestone within"),
 }
 
 
@@ -139,8 +141,8 @@ def require_milestones(configuration: Configuration) -> None:
             epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
             raise ConfigurationError(
                 f"{section}.milestones = {list(recipe.milestones)} is not allowed with "
-                f"{epochs_key} = {recipe.epochs}: give "
-                f"milestones below it, or another {section}.schedule",
+                f"{epochs_key} = {recipe.epochs}: give milestones less than the epochs, or "
+                f"another {section}.schedule",
                 field=f"{section}.milestones",
                 value=recipe.milestones,
                 allowed=(1, recipe.epochs - 1) if recipe.epochs > 1 else None,
@@ -175,12 +177,11 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         given = (
             f"method.name = {name} is"
             if typed
-            else f"the settings under method are those of {name}, which is"
+            else f"the settings under method belong to {name}, which is"
         )
         raise ConfigurationError(
-            f"{given} not among search.methods = {list(methods)}: add it there, or leave one "
-            f"of the two out; "
-            "`python run.py methods` lists all",
+            f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
+            f"one of the two; `python run.py methods` lists all methods",
             field="method.name",
             value=name,
             allowed=methods,
@@ -188,28 +189,27 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
 
 
 def with_yielding_values(
-    configuration: Configuration, origin: Origin, said: dict[str, str]
+    configuration: Configuration, origin: Origin, messages: dict[str, str]
 ) -> Configuration:
     """Return the configuration in which values of lower precedence yield.
 
     Args:
         configuration: The validated configuration.
         origin: The origin of its values.
-        said: Sentences about earlier changes, by key.
+        messages: Sentences about earlier changes, by key.
 
     Returns:
-        The configuration; its `yielded` has `said` and a sentence for each change.
+        The configuration; its `yielded` has `messages` and a sentence for each change.
     """
-    sentences = dict(said)
+    sentences = dict(messages)
     for key, value, reason in _changes(configuration, origin):
         name = key.rpartition(".")[2]
         before = getattr(configuration.search, name)
         search = configuration.search.model_copy(update={name: value})
         configuration = configuration.model_copy(update={"search": search})
-        sentences[key] = (
-            f"{key} = {_plain(value)} (not {_plain(before)}, {origin.said(key)}), {reason}"
-        )
-    return configuration.noting(sentences)
+        source = origin.describe_source(key)
+        sentences[key] = f"{key} = {_plain(value)} (not {_plain(before)}, {source}), {reason}"
+    return configuration.with_yielded(sentences)
 
 
 def describe_yielded(configuration: Configuration, kind: str) -> list[str]:
@@ -238,33 +238,37 @@ def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str
         and search.methods
         and configuration.method.name not in search.methods
     ):
-        yield "search.methods", (), f"as method.name = {configuration.method.name}"
+        yield "search.methods", (), f"because method.name = {configuration.method.name}"
     if (
         search.objectives
         and search.scheduler != "none"
         and origin.yields("search.scheduler", "search.objectives")
     ):
-        yield "search.scheduler", "none", "as no other compares trials by several search.objectives"
+        yield (
+            "search.scheduler",
+            "none",
+            "because no other scheduler supports several search.objectives",
+        )
     elif search.scheduler in ("asha", "median") and search.grace_epochs > epochs:
         if origin.yields("search.grace_epochs", "training.epochs"):
-            yield "search.grace_epochs", epochs, f"as training.epochs = {epochs}"
+            yield "search.grace_epochs", epochs, f"because training.epochs = {epochs}"
     elif (
         search.scheduler == "pbt"
         and search.perturb_epochs >= epochs > 1
         and origin.yields("search.perturb_epochs", "training.epochs", "search.scheduler")
     ):
-        yield "search.perturb_epochs", max(1, epochs // 3), f"as training.epochs = {epochs}"
+        yield "search.perturb_epochs", max(1, epochs // 3), f"because training.epochs = {epochs}"
     better = BETTER.get(search.objective, ())
     if (
         better
         and search.direction not in better
         and origin.yields("search.direction", "search.objective")
     ):
-        yield "search.direction", better[0], f"as search.objective = {search.objective}"
+        yield "search.direction", better[0], f"because search.objective = {search.objective}"
     trials = len(search.configurations) * max(len(search.seeds), 1)
     if (
         search.configurations
         and search.trials != trials
         and origin.yields("search.trials", "search.configurations", "search.seeds")
     ):
-        yield "search.trials", trials, "as search.configurations and search.seeds name so many"
+        yield "search.trials", trials, "the number given by search.configurations and search.seeds"

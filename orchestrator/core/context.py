@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Signal that the trial was asked to stop; it is raised on all ranks."""
+    """Signal that a stop of the trial was requested; it is raised on all ranks."""
 
 
-def _unsaid(_: str) -> None:
+def _discard_message(_: str) -> None:
     """Discard a message."""
 
 
-class Aide(Protocol):
+class InfluenceClientProtocol(Protocol):
     """Client of a process that computes one job at a time while training continues."""
 
     def send(self, job: Any) -> None:
@@ -36,7 +36,7 @@ class Aide(Protocol):
 
         Args:
             wait_s: The longest wait in seconds.
-            alive: A heartbeat that is called while waiting.
+            alive: Sends a heartbeat; called during the wait.
         """
 
     def drop(self) -> None:
@@ -46,7 +46,7 @@ class Aide(Protocol):
         """Return the messages for the user since the last call."""
 
 
-def _ignore(_: Record) -> None:
+def _discard_report(_: Record) -> None:
     """Discard a report."""
 
 
@@ -61,26 +61,27 @@ class TrialContext:
         world_size: The number of processes that train together.
         device: The device of this process.
         report: Sends a record to the driver.
-        asked_to_stop: Returns whether the trial was asked to stop.
+        stop_requested: Returns whether a stop of the trial was requested.
         heartbeat: Sends a heartbeat.
-        note: Sends a message to the user who watches the run.
+        note: Sends a message to the user.
         phase: Sets the current phase, which is reported if the heartbeat is overdue.
         group: The process group of one of several students; None for all processes.
-        pair: Builds the exchange of a number of students that train in processes of their own.
-        influence_client: Returns a client of a process that computes alongside; None without one.
+        pair: Builds the exchange between students that train in separate processes, given the
+            context and the number of students.
+        influence_client: Returns a client of the influence actor; None without an actor.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    report: Callable[[Record], None] = _ignore
+    report: Callable[[Record], None] = _discard_report
     stop_requested: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
-    note: Callable[[str], None] = _unsaid
-    phase: Callable[[str], None] = _unsaid
+    note: Callable[[str], None] = _discard_message
+    phase: Callable[[str], None] = _discard_message
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
-    influence_client: Callable[[], Aide] | None = None
+    influence_client: Callable[[], InfluenceClientProtocol] | None = None
 
     @property
     def is_main_process(self) -> bool:
@@ -156,24 +157,25 @@ class TrialContext:
         for buffer in module.buffers():
             self.broadcast_tensor(buffer)
 
-    def require_going_on(self) -> None:
-        """Raise Stopped on every rank if the trial was asked to stop."""
+    def raise_if_stopped(self) -> None:
+        """Raise Stopped on every rank if a stop of the trial was requested."""
         if self.should_stop():
             raise Stopped
 
     def should_stop(self) -> bool:
-        """Return whether the trial was asked to stop; the result is the same on every rank."""
+        """Return whether a stop of the trial was requested; every rank returns the same."""
         return bool(self.broadcast_object(self.stop_requested() if self.is_main_process else None))
 
 
 class Exchange(Protocol):
     """Exchange of logits between the students of a trial.
 
-    `count` is the number of students, `own` the positions of the students of this process.
+    `count` is the number of students. `local_positions` are the positions of the students of this
+    process.
     """
 
     count: int
-    own: tuple[int, ...]
+    local_positions: tuple[int, ...]
     context: TrialContext
 
     def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:
@@ -182,7 +184,7 @@ class Exchange(Protocol):
         Args:
             position: The position of the student.
             logits: Shape (B, K).
-            in_turn: Whether later students receive the logits that this one has after its step.
+            in_turn: Whether later students receive the logits after this student's step instead.
         """
 
     def republish(self, position: int, logits: Tensor) -> None:

@@ -35,7 +35,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.note: Note = lambda text: None
-        self.told: set[int] = set()
+        self.reported: set[int] = set()
 
 
 _process = _Process()
@@ -106,31 +106,31 @@ class Pause:
             while not os.path.ismount(place):
                 place = place.parent
             begin = (
-                f"the disk of {place} is full, or a quota on it "
-                f"({free_bytes(place) / 2**20:.0f} MiB free): who writes there "
-                "waits; free some space, and it goes on by itself: nothing is lost"
+                f"the disk of {place} is full or a quota is exceeded "
+                f"({free_bytes(place) / 2**20:.0f} MiB free): writes are paused; free some space, "
+                f"and they continue automatically without loss"
             )
-            self.end = f"there is room again on the disk of {place}: going on"
+            self.end = f"the disk of {place} has free space again: writes continue"
             if away:
                 begin, self.end = (
-                    f"{away}: who needs it waits, and goes on by itself",
-                    "the store answers again: going on",
+                    f"{away}: access is paused and continues automatically",
+                    "the store responds again: access continues",
                 )
-            self._say(begin, begins=True)
+            self._report(begin, begins=True)
         time.sleep(POLL_S)
 
     def over(self) -> None:
         """End the wait."""
         if self.end:
-            self._say(self.end, begins=False)
+            self._report(self.end, begins=False)
             self.end = ""
 
-    def _say(self, text: str, begins: bool) -> None:
+    def _report(self, text: str, begins: bool) -> None:
         if self.note:
             self.note(text)
         # Otherwise another writer has reported it, or reporting it needs space itself.
-        elif begins != (self.disk in _process.told):
-            (_process.told.add if begins else _process.told.discard)(self.disk)
+        elif begins != (self.disk in _process.reported):
+            (_process.reported.add if begins else _process.reported.discard)(self.disk)
             _process.note(text)
 
 
@@ -155,7 +155,7 @@ def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
         try:
             pause.wait()
         except BaseException:
-            _process.told.discard(pause.disk)
+            _process.reported.discard(pause.disk)
             raise
 
 
@@ -163,7 +163,7 @@ def raise_on_all_ranks(
     context: "TrialContext",
     action: Callable[[], T],
     where: Path,
-    alive: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     away: str = "",
 ) -> T:
     """Run an action on all ranks; return this rank's result.
@@ -174,7 +174,7 @@ def raise_on_all_ranks(
         context: The context of this rank; rank 0 reports the reason of a wait.
         action: The action to run.
         where: A path on the disk.
-        alive: A heartbeat that is called while waiting.
+        heartbeat: A heartbeat that is called while waiting.
         away: The URI of a store; all ranks also wait and retry while it does not respond to one.
 
     Raises:
@@ -192,16 +192,18 @@ def raise_on_all_ranks(
                 raise
             refusal = error if kind == "unfit" else None
         gathered = context.all_gather_object((kind, text, refusal))
-        said = {kind: text for kind, text, _ in reversed(gathered) if kind}
+        reasons = {kind: text for kind, text, _ in reversed(gathered) if kind}
         if refusals := [refusal for _, _, refusal in gathered if refusal]:
-            raise PreflightError.from_error(refusals[0], said["unfit"])
-        if not said:
+            raise PreflightError.from_error(refusals[0], reasons["unfit"])
+        if not reasons:
             pause.over()
             return cast(T, value)
-        pause.wait("" if "full" in said else f"the store {away} does not answer ({said['away']})")
-        alive()
+        pause.wait(
+            "" if "full" in reasons else f"the store {away} does not respond ({reasons['away']})"
+        )
+        heartbeat()
         context.heartbeat()
-        context.require_going_on()
+        context.raise_if_stopped()
 
 
 def _kind(error: Exception, away: str) -> str:

@@ -10,8 +10,8 @@ OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2
 UNEXPECTED = 1  # an error in the program itself, as in Python
 
 
-class _About(Exception):
-    """Error that names the field, the value and what is allowed."""
+class _Refusal(Exception):
+    """Error with the field, its value and the allowed values."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class _About(Exception):
         return cls(message, field=field or None, value=value, allowed=allowed)
 
 
-class UserError(_About):
+class UserError(_Refusal):
     """Error that the user can correct.
 
-    The message is for people and may change; programs and tests read the attributes.
+    The message may change; programs and tests read the attributes.
 
     Args:
         message: One sentence: the field, its value, what is allowed, and the next step.
@@ -55,7 +55,7 @@ class UserError(_About):
     exit_code = NO_USABLE_TRIAL
 
 
-class FieldError(_About, ValueError):
+class FieldError(_Refusal, ValueError):
     """Value that a configuration section refuses; `field` is relative to the section."""
 
 
@@ -66,7 +66,7 @@ class ConfigurationError(UserError):
 
 
 class PreflightError(UserError):
-    """Missing capability of this machine or cluster: space, permissions, resources, ports."""
+    """Missing capability of this machine or cluster: disk, permissions, resources, ports."""
 
     exit_code = UNFIT_ENVIRONMENT
 
@@ -87,9 +87,9 @@ class TrialError(UserError):
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'kd'? known: ...` for a name that does not exist."""
+    """Return `did you mean 'kd'? Available: ...` for an unknown name."""
     names = sorted(known)
-    begun = [known for known in names if name and known.startswith(name)]
-    close = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    with_prefix = [known for known in names if name and known.startswith(name)]
+    close = with_prefix or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    return f"{hint}Available: {', '.join(names)}" if hint else f"available: {', '.join(names)}"

@@ -82,8 +82,8 @@ def survive_lost_output(ends: bool = False) -> Iterator[None]:
     except SystemExit as end:
         if end.code == OK and out and _is_lost(out):
             print(
-                f"error: the output could not be written ({out.lost}): free space, or send it "
-                f"elsewhere",
+                f"error: the output could not be written ({out.lost}): free some disk space, or "
+                f"redirect the output",
                 file=err,
             )
             raise SystemExit(UNFIT_ENVIRONMENT) from end

@@ -30,19 +30,19 @@ def path_problem(text: str, only_read: bool = False) -> str:
     if not text.strip():
         return "is empty"
     if (byte := escaped_byte(text)) and not only_read:
-        return f"has a name that is not UTF-8 (byte {byte}; rename it)"
+        return f"has a component that is not UTF-8 (byte {byte}; rename it)"
     if (
         odd := "U+0000"
         if "\0" in text
         else control_character(text, (SURROGATE,), allowed=ESCAPED_BYTES)
     ):
-        return f"has the character {odd}"
+        return f"contains the character {odd}"
     encoded = os.fsencode(text)
     longest = max(len(part) for part in encoded.split(b"/"))
     if longest > MAX_COMPONENT_BYTES:
-        return f"has a name of {longest} bytes in it, and file systems take {MAX_COMPONENT_BYTES}"
+        return f"has a component of {longest} bytes, and at most {MAX_COMPONENT_BYTES} are allowed"
     if len(encoded) > MAX_PATH_BYTES:
-        return f"has {len(encoded)} bytes, and {MAX_PATH_BYTES} are allowed"
+        return f"has {len(encoded)} bytes, and at most {MAX_PATH_BYTES} are allowed"
     return ""
 
 
@@ -56,7 +56,7 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
 
     Raises:
         ConfigurationError: The path is valid on no file system, names an unknown user after `~`,
-            has links in a circle, or lies in a file system of the kernel.
+            is a loop of links, or lies in a virtual file system of the kernel.
     """
     shown = _shown(given, key)
     if problem := path_problem(str(given), only_read):
@@ -67,34 +67,35 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
         path = Path(given).expanduser().resolve()
     except RuntimeError as error:  # raised for `~` and for links in a circle
         reason = (
-            "leads in a circle of links"
+            "is a loop of symbolic links"
             if "loop" in str(error).lower()
-            else "begins with the home folder of an unknown user"
+            else "begins with ~ and an unknown user"
         )
         raise ConfigurationError(
-            f"{shown} {reason}: give the whole path, as /folder/file",
+            f"{shown} {reason}: give an absolute path, for example /folder/file",
             field=key,
             value=str(given),
-            allowed="a whole path",
+            allowed="an absolute path",
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"{shown} cannot be looked up ({reason}): give another path",
+            f"{shown} cannot be resolved ({reason}): give another path",
             field=key,
             value=str(given),
             allowed=Path,
         ) from error
     if problem := path_problem(str(path), only_read):
         raise ConfigurationError(
-            f"{shown}, in full {shorten(redact(str(path)))}, {problem}: give another path",
+            f"{shown}, which resolves to {shorten(redact(str(path)))}, {problem}: give another "
+            f"path",
             field=key,
             value=str(given),
             allowed=Path,
         )
     if path.parts[1:2] and path.parts[1] in KERNEL:
         raise ConfigurationError(
-            f"{shown} is kept by the kernel and on no disk: give another path",
+            f"{shown} is in a virtual file system of the kernel: give a path on a disk",
             field=key,
             value=str(given),
             allowed="a path on a disk",

@@ -76,7 +76,7 @@ def _values(environment: Mapping[str, str]) -> list[str]:
     return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
 
 
-def secret_in(address: str) -> str:
+def find_secret(address: str) -> str:
     """Return a description of the secret in an address, or "" if it contains none.
 
     A description is, for example, "a password before the @". A database's user name alone is not a

@@ -26,8 +26,8 @@ LAST_S = 1.5  # for the actions before the process exits at once
 TWICE_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WAKE = b"\0"  # no signal has this number
-AT_ONCE = "ended at once, in the middle of what it did"
-LATE = "not ended in time after the signal: ended at once, in the middle of what it did"
+AT_ONCE = "exited immediately, without an orderly shutdown"
+LATE = "the shutdown took too long after the signal: exited immediately"
 
 
 class _State:
@@ -35,9 +35,9 @@ class _State:
 
     def __init__(self) -> None:
         self.depth = 0
-        self.came: float | None = None
-        self.raised = False  # in the main thread, possibly later than `came`
-        self.unbroken = 0
+        self.signalled_at: float | None = None
+        self.raised = False  # in the main thread, possibly later than `signalled_at`
+        self.deferred = 0
         self.reason, self.code = "", INTERRUPTED
         self.last: list[Callable[[], object]] = []
         self.ending = threading.Lock()
@@ -69,7 +69,7 @@ def stoppable() -> Iterator[None]:
         except SystemExit as error:
             if error.code != signal.SIGTERM:
                 raise
-            _state.came = _state.came or time.monotonic()
+            _state.signalled_at = _state.signalled_at or time.monotonic()
             raise KeyboardInterrupt from error
         finally:
             _state.depth -= 1
@@ -94,7 +94,7 @@ def defer_signals() -> Iterator[None]:
     A signal within the block raises KeyboardInterrupt at its end. An error after the signal, as of
     a wait that the signal has ended, becomes KeyboardInterrupt too.
     """
-    _state.unbroken += 1
+    _state.deferred += 1
     try:
         yield
     except Exception as error:
@@ -102,8 +102,8 @@ def defer_signals() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        _state.unbroken -= 1
-    if _state.raised and not _state.unbroken and _state.depth:
+        _state.deferred -= 1
+    if _state.raised and not _state.deferred and _state.depth:
         raise KeyboardInterrupt
 
 
@@ -117,9 +117,9 @@ def remaining_timeout(most_s: float, spare_s: float = 0.0) -> float:
     Returns:
         `most_s`; after a signal at most the rest of `END_S` less `spare_s`, and at least 0.
     """
-    if _state.came is None:
+    if _state.signalled_at is None:
         return most_s
-    return min(most_s, max(_state.came + END_S - spare_s - time.monotonic(), 0.0))
+    return min(most_s, max(_state.signalled_at + END_S - spare_s - time.monotonic(), 0.0))
 
 
 @contextlib.contextmanager
@@ -144,19 +144,19 @@ def give_up(reason: str, code: int) -> None:
     """
     _state.reason, _state.code = reason, code
     if _state.sender is not None:
-        _state.came = _state.came or time.monotonic()
+        _state.signalled_at = _state.signalled_at or time.monotonic()
         os.write(_state.sender, WAKE)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
-    _state.came = _state.came or now
+    _state.signalled_at = _state.signalled_at or now
     if not _state.raised:
         _state.raised = True
-        if not _state.unbroken:
+        if not _state.deferred:
             raise KeyboardInterrupt
-    elif now - _state.came > TWICE_S:
+    elif now - _state.signalled_at > TWICE_S:
         _end_at_once(AT_ONCE, INTERRUPTED)
 
 
@@ -176,7 +176,12 @@ def _watched() -> Iterator[None]:
         _state.sender = None
         thread.join()
         os.close(receiver)
-        _state.came, _state.raised, _state.reason, _state.code = None, False, "", INTERRUPTED
+        _state.signalled_at, _state.raised, _state.reason, _state.code = (
+            None,
+            False,
+            "",
+            INTERRUPTED,
+        )
 
 
 def _watch(receiver: int) -> None:
@@ -185,7 +190,11 @@ def _watch(receiver: int) -> None:
     # thread has already handled counts once.
     first: float | None = None
     while True:
-        rest = None if _state.came is None else max(_state.came + LIMIT_S - time.monotonic(), 0.0)
+        rest = (
+            None
+            if _state.signalled_at is None
+            else max(_state.signalled_at + LIMIT_S - time.monotonic(), 0.0)
+        )
         if not select.select([receiver], [], [], rest)[0]:
             _end_at_once(_state.reason or LATE, _state.code)
         numbers = os.read(receiver, 64)
@@ -194,7 +203,7 @@ def _watch(receiver: int) -> None:
         if any(number in SIGNALS for number in numbers):
             now = time.monotonic()
             first = first or now
-            _state.came = _state.came or now
+            _state.signalled_at = _state.signalled_at or now
             if now - first > TWICE_S:
                 _end_at_once(AT_ONCE, INTERRUPTED)
 

@@ -1,5 +1,6 @@
 """Find characters that cannot be stored or printed, and quote values in messages."""
 
+import re
 import unicodedata
 from collections.abc import Container
 from typing import Any
@@ -41,6 +42,14 @@ def escaped_byte(text: str) -> str:
     Such bytes occur in arguments and file names.
     """
     return next((f"0x{ord(mark) - 0xDC00:02X}" for mark in text if mark in ESCAPED_BYTES), "")
+
+
+def describe_requirement(message: str) -> str:
+    """Return a message of pydantic as a clause about the value: `it must be ...`."""
+    message = re.sub(
+        r"^(Value error, )|^\w+ should ", lambda match: "" if match[1] else "it must ", message
+    )
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def quote(value: Any) -> str:

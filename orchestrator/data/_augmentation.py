@@ -1,4 +1,4 @@
-"""Crop and flip batches of images with tensor operations, from random numbers drawn beforehand."""
+"""Crop and flip batches of images with tensor operations, using random numbers drawn beforehand."""
 
 import math
 
@@ -14,13 +14,13 @@ SMALLEST_AREA_ARRAYS = 0.5  # 0.08 of an image of 28 pixels would leave a square
 LARGEST_RATIO = 4 / 3
 
 
-def boxes(
+def draw_crop_boxes(
     numbers: NDArray[np.float64], height: int, width: int, smallest_area: float
 ) -> NDArray[np.float64]:
     """Return crops of random area and aspect ratio.
 
     The crops follow torchvision's RandomResizedCrop with one difference. A side that does not fit
-    is shortened rather than drawn again, so that each crop needs the same count of numbers.
+    is shortened rather than drawn again, so that each crop needs the same number of random numbers.
 
     Args:
         numbers: (B, 5), uniform in [0, 1).
@@ -44,16 +44,16 @@ def boxes(
     return np.stack([left, top, left + crop_width, top + crop_height], axis=1)
 
 
-def flipped(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+def is_mirrored(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return (B,) whether each sample is mirrored, from `numbers` (B, 5)."""
     mirrored: NDArray[np.bool_] = numbers[:, FLIP] < 0.5
     return mirrored
 
 
-def shifts(
+def draw_crop_offsets(
     numbers: NDArray[np.float64], height: int, width: int, pad: int, flips: bool
 ) -> NDArray[np.int64]:
-    """Return the crop offsets that `shifted` needs.
+    """Return the crop offsets that `pad_and_crop` needs.
 
     Args:
         numbers: (n, 5), uniform in [0, 1).
@@ -66,17 +66,17 @@ def shifts(
         (n,): the first pixel of each crop, counted from the first pixel of its padded image.
     """
     top, left = (
-        np.floor(numbers[:, place] * (2 * pad + 1)).astype(np.int64)
-        for place in (VERTICAL, HORIZONTAL)
+        np.floor(numbers[:, column] * (2 * pad + 1)).astype(np.int64)
+        for column in (VERTICAL, HORIZONTAL)
     )
     tall, wide = height + 2 * pad, width + 2 * pad
     if not flips:
         return top * wide + left
-    mirrored = flipped(numbers)
+    mirrored = is_mirrored(numbers)
     return (mirrored * tall + top) * wide + np.where(mirrored, 2 * pad - left, left)
 
 
-def shifted(images: Tensor, first: Tensor, pad: int, flips: bool) -> Tensor:
+def pad_and_crop(images: Tensor, first: Tensor, pad: int, flips: bool) -> Tensor:
     """Pad images with zeros and crop them back to their size.
 
     With `flips`, each image is followed by its mirror image. A crop is a gather of whole rows: 9 us
@@ -84,9 +84,9 @@ def shifted(images: Tensor, first: Tensor, pad: int, flips: bool) -> Tensor:
 
     Args:
         images: (B, H, W, C).
-        first: (B,), the result of `shifts`.
+        first: (B,), the result of `draw_crop_offsets`.
         pad: Pixels of padding on each side.
-        flips: As given to `shifts`.
+        flips: As given to `draw_crop_offsets`.
 
     Returns:
         (B, H, W, C).
@@ -102,22 +102,24 @@ def shifted(images: Tensor, first: Tensor, pad: int, flips: bool) -> Tensor:
     return rows.index_select(0, ((first + pictures)[:, None] + lines).view(-1)).view(images.shape)
 
 
-def stretches(numbers: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
-    """Return (n, 2, 3) matrices of `affine_grid` for `stretched`, from `numbers` (n, 5)."""
-    left, top, right, bottom = boxes(numbers, height, width, SMALLEST_AREA_ARRAYS).T
+def draw_resize_matrices(
+    numbers: NDArray[np.float64], height: int, width: int
+) -> NDArray[np.float32]:
+    """Return (n, 2, 3) matrices of `affine_grid` for `crop_and_resize`, from (n, 5)."""
+    left, top, right, bottom = draw_crop_boxes(numbers, height, width, SMALLEST_AREA_ARRAYS).T
     theta = np.zeros((len(numbers), 2, 3), dtype=np.float32)
     theta[:, 0, 0], theta[:, 0, 2] = (right - left) / width, (left + right) / width - 1
     theta[:, 1, 1], theta[:, 1, 2] = (bottom - top) / height, (top + bottom) / height - 1
-    theta[flipped(numbers), 0, 0] *= -1
+    theta[is_mirrored(numbers), 0, 0] *= -1
     return theta
 
 
-def stretched(images: Tensor, theta: Tensor) -> Tensor:
+def crop_and_resize(images: Tensor, theta: Tensor) -> Tensor:
     """Crop each image and resize the crop to the image's size, bilinearly.
 
     Args:
         images: (B, H, W, C) uint8.
-        theta: (B, 2, 3), the result of `stretches`.
+        theta: (B, 2, 3), the result of `draw_resize_matrices`.
 
     Returns:
         (B, H, W, C) uint8.

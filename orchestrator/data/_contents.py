@@ -11,7 +11,7 @@ THREADS = 8
 HEAD_BYTES = 4096  # of each file: more would read whole data sets, which only preparation does
 
 
-def contents_of(parts: Parts) -> str:
+def hash_contents(parts: Parts) -> str:
     """Return a hash over the path below the root, the size and the first 4 KiB of every image file.
 
     The modification times do not matter.
@@ -21,17 +21,17 @@ def contents_of(parts: Parts) -> str:
     """
     assert parts.root is not None
     root = parts.root
-    named = sorted({bytes(path) for part in parts.splits().values() for path in part.inputs})
+    names = sorted({bytes(path) for part in parts.splits().values() for path in part.inputs})
     digest = hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:
-        for name, found in zip(
-            named, pool.map(lambda name: _start(root / os.fsdecode(name)), named), strict=True
+        for name, head_hash in zip(
+            names, pool.map(lambda name: _hash_head(root / os.fsdecode(name)), names), strict=True
         ):
-            digest.update(name + b"\0" + found)
+            digest.update(name + b"\0" + head_hash)
     return digest.hexdigest()
 
 
-def _start(file: Path) -> bytes:
+def _hash_head(file: Path) -> bytes:
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         return hashlib.sha256(size.to_bytes(8) + stream.read(HEAD_BYTES)).digest()

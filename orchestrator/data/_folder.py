@@ -13,7 +13,7 @@ from orchestrator.data import checks
 from orchestrator.data._listing import LAYOUT, SUFFIXES, Listing, list_images
 from orchestrator.data._parts import Part, Parts
 
-# raised when the same files give other images: stored data and teacher outputs are not reused
+# increase when the same files give other images, so that stored results are not reused
 VERSION = "2"
 
 
@@ -56,7 +56,8 @@ def _status(root: Path, path: str) -> list[Any]:
         status = os.stat(root / path)
     except OSError as error:  # removed after it was listed
         raise ConfigurationError(
-            f"{root / path} cannot be read ({error.strerror}): start again",
+            f"{root / path} cannot be read ({error.strerror}): it changed during the start, so "
+            f"start again",
             field=str(root / path),
             value=error.strerror,
             allowed="a file that can be read",
@@ -67,15 +68,16 @@ def _status(root: Path, path: str) -> list[Any]:
 def _root(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
-            "data.path is missing: data.name = folder needs a folder of images, give --set "
-            "data.path=FOLDER",
+            "data.path is missing: data.name = folder needs a folder of images; set it with "
+            "--set data.path=FOLDER",
             field="data.path",
             allowed="a folder of images",
         )
     if config.size is None:
         raise ConfigurationError(
-            "data.size is missing: data.name = folder needs the side of its images in pixels, "
-            "--set data.size=224",
+            "data.size is missing: data.name = folder needs the side length of the resized "
+            "images in "
+            "pixels; set it with --set data.size=224",
             field="data.size",
             allowed=int,
         )
@@ -85,20 +87,21 @@ def _root(config: Data) -> Path:
 def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[str, ...]) -> Part:
     images = listing.images[part]
     known = set(classes)
-    if strange := [name for name in images if name not in known]:
+    if unknown := [name for name in images if name not in known]:
         raise ConfigurationError(
-            f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add "
-            f"or remove it",
-            field=str(root / split / strange[0]),
-            value=strange[0],
+            f"{root / split / unknown[0]} is a class folder that {root / 'train'} does not have: "
+            f"add it there, or remove it",
+            field=str(root / split / unknown[0]),
+            value=unknown[0],
             allowed=classes,
         )
     if empty := [name for name in classes if not images.get(name)]:
-        unread = listing.unread.below(os.path.join(split, empty[0])).as_clause()
+        unread = listing.unread.restrict_to(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
             f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 "
             f"images in {split}/: every part needs "
-            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}",
+            f"images of every class; add images ({', '.join(SUFFIXES)}) or remove the "
+            f"class{unread}",
             field=str(root / split / empty[0]),
             value=0,
             allowed=(1, None),

@@ -16,7 +16,7 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data._parts import Parts
 from orchestrator.data.decoding import ImageError, decode_image
 
-TOGETHER = 64  # images for each task of a process
+BATCH = 64  # images in each task of a process
 MOST_PROCESSES = 16
 # FEW: decoded sooner than processes start. MANY: slow enough for a message
 FEW, MANY = 1024, 20_000
@@ -29,7 +29,7 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
 
     Args:
         parts: The data set, with the paths of its images.
-        note: Called with a message if there are so many images that the check takes long.
+        note: Called with a message if the check takes long because there are many images.
 
     Returns:
         The number of images with each note.
@@ -47,17 +47,17 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     processes = min(_processors(), MOST_PROCESSES) if len(paths) > FEW else 0
     if len(paths) > MANY:
         note(
-            f"{len(paths)} images are decoded once, to find those that are damaged: as long as "
-            f"an epoch takes to read them"
+            f"decoding {len(paths)} images once to find damaged files: this takes as long as "
+            f"reading them in one epoch"
         )
-    # else the seed of the processes would be drawn from the global random state
-    own = torch.Generator()
+    # otherwise the seed of the processes would be drawn from the global random state
+    separate_generator = torch.Generator()
     loader = data.DataLoader(
         _Images(root, paths),
-        batch_size=TOGETHER,
+        batch_size=BATCH,
         num_workers=processes,
         collate_fn=list,
-        generator=own,
+        generator=separate_generator,
     )
     counts: Counter[str] = Counter()
     damaged: list[tuple[str, str]] = []
@@ -67,7 +67,7 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
             damaged += reasons
     except RuntimeError as error:  # errors of an image are caught where it is decoded
         raise PreflightError(
-            f"a process that decodes the images below {root} died "
+            f"a process that decodes the images below {root} ended unexpectedly "
             f"({' '.join(str(error).split())[:200]}): free some memory",
             field="data.path",
             value=str(root),

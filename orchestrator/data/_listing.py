@@ -51,14 +51,14 @@ class Unread:
         """Count a folder."""
         self.folders.setdefault(os.path.basename(path), []).append(path)
 
-    def below(self, folder: str) -> "Unread":
+    def restrict_to(self, folder: str) -> "Unread":
         """Return the entries below a folder, which is given relative to the root."""
-        found, start = Unread(self.root), os.path.join(folder, "")
-        for held, kept in ((self.files, found.files), (self.folders, found.folders)):
-            for kind, paths in held.items():
-                if inside := [path for path in paths if self.relative(path).startswith(start)]:
-                    kept[kind] = inside
-        return found
+        subset, start = Unread(self.root), os.path.join(folder, "")
+        for source, target in ((self.files, subset.files), (self.folders, subset.folders)):
+            for kind, paths in source.items():
+                if matching := [path for path in paths if self.relative(path).startswith(start)]:
+                    target[kind] = matching
+        return subset
 
     def as_clause(self) -> str:
         """Return ` (not read: ...)` for an error message, empty if everything is read."""
@@ -66,19 +66,19 @@ class Unread:
 
     def in_words(self) -> list[str]:
         """Return each kind with its count and the path of the first file."""
-        said = [
+        descriptions = [
             f"{kind}: {len(paths)} ({_example(sorted(paths))})"
             for kind, paths in self.files.items()
         ]
         for name, paths in self.folders.items():
-            inside = sum(len(files) for path in paths for _, _, files in os.walk(path))
+            count = sum(len(files) for path in paths for _, _, files in os.walk(path))
             which = (
                 f"folder {self.relative(paths[0])}/"
                 if len(paths) == 1
                 else f"{len(paths)} folders {name}/"
             )
-            said.append(f"{which}: {inside} files")
-        return said
+            descriptions.append(f"{which}: {count} files")
+        return descriptions
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ def list_images(root: Path) -> Listing:
         ConfigurationError: A part or its class folders are missing, or a folder cannot be read.
     """
     unread = Unread(root)
-    entries = _entries(root)
+    entries = _scan_folder(root)
     splits = _splits(root, [entry.name for entry in entries if _is_folder(entry)])
-    _add_rest(entries, unread, "images outside of the parts", set(splits.values()))
+    _add_unread(entries, unread, "images outside the parts", set(splits.values()))
     images = {part: _list_classes(root / split, unread) for part, split in splits.items()}
     return Listing(splits, images, unread)
 
@@ -121,7 +121,8 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
     if len(validation) > 1:
         both = " and ".join(f"{name}/" for name in validation)
         raise ConfigurationError(
-            f"data.path = {root} has {both}, and one of them is the validation part: keep one",
+            f"data.path = {root} has {both}, and only one folder can be the validation part: "
+            f"keep one",
             field="data.path[validation]",
             value=tuple(validation),
             allowed="one of them",
@@ -141,15 +142,15 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
 
 
 def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
-    entries = _entries(folder)
+    entries = _scan_folder(folder)
     names = sorted(
         entry.name for entry in entries if _is_folder(entry) and not _is_system(entry.name)
     )
-    _add_rest(entries, unread, f"images in {folder.name}/ outside of its class folders", set(names))
+    _add_unread(entries, unread, f"images in {folder.name}/ outside its class folders", set(names))
     if not names:
-        found = unread.below(folder.name).as_clause()
+        unread_clause = unread.restrict_to(folder.name).as_clause()
         raise ConfigurationError(
-            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}",
+            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{unread_clause}",
             field=str(folder),
             value=0,
             allowed=LAYOUT,
@@ -159,31 +160,34 @@ def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
 
 def _list_class(folder: Path, unread: Unread) -> list[str]:
     """Return the images of a class, as sorted paths below the root."""
-    found: list[str] = []
-    waiting, seen = [str(folder)], {_key(unread.root), _key(folder.parent), _key(folder)}
-    while waiting:
-        for entry in _entries(waiting.pop()):
+    images: list[str] = []
+    pending, visited = (
+        [str(folder)],
+        {_folder_id(unread.root), _folder_id(folder.parent), _folder_id(folder)},
+    )
+    while pending:
+        for entry in _scan_folder(pending.pop()):
             if _is_folder(entry):
                 if _is_system(entry.name):
                     unread.add_folder(entry.path)
-                elif (key := _key(entry.path)) in seen:
-                    unread.add_file("links to folders that are read already", entry.path)
+                elif (identifier := _folder_id(entry.path)) in visited:
+                    unread.add_file("links to folders that are already read", entry.path)
                 else:
-                    seen.add(key)
-                    waiting.append(entry.path)
+                    visited.add(identifier)
+                    pending.append(entry.path)
             elif (kind := _kind(entry)) is None:
-                found.append(unread.relative(entry.path))
+                images.append(unread.relative(entry.path))
             else:
                 unread.add_file(kind, entry.path)
-    return sorted(found)
+    return sorted(images)
 
 
-def _add_rest(
+def _add_unread(
     entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, read: set[str]
 ) -> None:
-    """Count the entries beside the folders that are read.
+    """Count the entries that are not read: all except the folders named in `read`.
 
-    `kind` is the kind under which images are counted.
+    Images are counted under `kind`.
     """
     for entry in entries:
         if not _is_folder(entry):
@@ -196,8 +200,8 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
     """Return the reason why a file is not read, None for an image by its name."""
     if _is_system(entry.name):
         return "hidden or system files"
-    if not _leads(entry.is_file):
-        return "links that lead nowhere, or special files"
+    if not _is_reachable(entry.is_file):
+        return "broken links or special files"
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in SUFFIXES:
         return None
@@ -209,30 +213,30 @@ def _is_system(name: str) -> bool:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return _leads(entry.is_dir)
+    return _is_reachable(entry.is_dir)
 
 
-def _leads(there: Callable[[], bool]) -> bool:
+def _is_reachable(check: Callable[[], bool]) -> bool:
     try:
-        return there()
+        return check()
     except OSError:  # a link to itself, or into a folder without access
         return False
 
 
-def _key(path: Path | str) -> tuple[int, int]:
+def _folder_id(path: Path | str) -> tuple[int, int]:
     """Return the identity of a folder, independent of links to it."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+def _scan_folder(folder: Path | str) -> list[os.DirEntry[str]]:
     """Return the entries of a folder, links last.
 
     A folder that is also linked is therefore read under its own path.
     """
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
         raise ConfigurationError(
             f"{folder} cannot be read ({error.strerror}): make it readable",

@@ -25,7 +25,7 @@ class Mixing(NamedTuple):
     boxes: Tensor | None
 
 
-def draw(
+def draw_mixing(
     mix: str, alpha: float, generator: np.random.Generator, count: int, height: int, width: int
 ) -> Mixing:
     """Draw the blends of `count` images of `height` x `width` pixels.
@@ -45,24 +45,24 @@ def draw(
     return Mixing(partner, torch.from_numpy(left.astype(np.float32)), torch.from_numpy(boxes))
 
 
-def blended(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> Tensor:
+def blend(images: Tensor, partners: Tensor, share: Tensor, boxes: Tensor | None) -> Tensor:
     """Blend images with those of their partners.
 
     Products and sums are separate operations. A fused one would round differently at the end of a
     vector, and the result would depend on the position in the batch.
 
     Args:
-        own: (B, C, H, W) float32; overwritten.
-        other: (B, C, H, W) float32, the images of the partners; overwritten.
+        images: (B, C, H, W) float32; overwritten.
+        partners: (B, C, H, W) float32, the images of the partners; overwritten.
         share: (B,), as in `Mixing`.
         boxes: (B, 4), as in `Mixing`.
 
     Returns:
         (B, C, H, W) float32.
     """
-    height, width = own.shape[2:]
+    height, width = images.shape[2:]
     weight = share.view(-1, 1, 1, 1) if boxes is None else _outside(boxes, height, width)
-    return own.mul_(weight).add_(other.mul_(1 - weight))
+    return images.mul_(weight).add_(partners.mul_(1 - weight))
 
 
 def _boxes(

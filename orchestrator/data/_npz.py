@@ -60,14 +60,14 @@ def load(config: Data, raw: Path) -> Parts:
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(
+        classes = checks.decode_names(
             f"data.path = {path}: classes",
             arrays["classes"],
             len(parts["train"]),
             _field("classes"),
         )
     else:
-        classes = checks.numbered(parts["train"].labels)
+        classes = checks.default_class_names(parts["train"].labels)
     return Parts(parts["train"], parts.get("val"), parts["test"], classes)
 
 
@@ -81,11 +81,11 @@ def identity(config: Data) -> list[Any]:
 def list_unread(config: Data) -> list[str]:
     """Return the keys of the file that are not read."""
     path = _path(config)
-    with _opened(path) as archive:
-        return _name_unread(_members(archive))
+    with _open_archive(path) as archive:
+        return _describe_unread_keys(_members(archive))
 
 
-def _name_unread(members: Iterable[str]) -> list[str]:
+def _describe_unread_keys(members: Iterable[str]) -> list[str]:
     keys = [shorten(key) for key in members if key not in KNOWN]
     return (
         [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"]
@@ -102,8 +102,8 @@ def _field(key: str) -> str:
 def _path(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
-            "data.path is missing: data.name = npz needs an .npz file, give --set "
-            "data.path=FILE.npz",
+            "data.path is missing: data.name = npz needs an .npz file; set it with "
+            "--set data.path=FILE.npz",
             field="data.path",
             allowed="an .npz file",
         )
@@ -115,17 +115,17 @@ def _path(config: Data) -> Path:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
-    with _opened(path) as archive:
+    with _open_archive(path) as archive:
         members = _members(archive)
-        wanted = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
-        if missing := [key for key in wanted if key not in members]:
+        required = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
+        if missing := [key for key in required if key not in members]:
             raise ConfigurationError(
-                f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are "
-                f"{', '.join(wanted)}"
-                f"{describe_unread(_name_unread(members))}",
+                f"data.path = {path} has no {' and no '.join(missing)}: the required keys are "
+                f"{', '.join(required)}"
+                f"{describe_unread(_describe_unread_keys(members))}",
                 field="data.path",
                 value=tuple(missing),
-                allowed=wanted,
+                allowed=required,
             )
         known = {key: members[key] for key in KNOWN if key in members}
         headers = {key: _read_header(archive, key, member) for key, member in known.items()}
@@ -139,7 +139,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
@@ -156,7 +156,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except Exception as error:  # numpy and zipfile have no common error for damage
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         message = (
-            f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
+            f"data.path = {path} cannot be read as .npz ({reason}): save it again with numpy.savez"
         )
         if isinstance(error, FieldError):
             raise ConfigurationError.from_error(error, message) from error
@@ -171,7 +171,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in members:
-            raise FieldError(f"it holds {key} twice", field=_field(key), value=2, allowed=1)
+            raise FieldError(f"it contains {key} twice", field=_field(key), value=2, allowed=1)
         members[key] = member
     return members
 
@@ -187,11 +187,11 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
             version = npy.read_magic(stream)
         except ValueError as error:
             raise FieldError(
-                f"{key} is no array of numpy", field=_field(key), allowed="an array of numpy"
+                f"{key} is not a NumPy array", field=_field(key), allowed="a NumPy array"
             ) from error
         if version not in HEADERS:
             raise FieldError(
-                f"{key} has the header of another format, {version}",
+                f"{key} has a header of the unsupported format {version}",
                 field=_field(key),
                 value=version,
                 allowed=tuple(HEADERS),
@@ -204,24 +204,24 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
                 f"the header of {key} is damaged: {reason}",
                 field=_field(key),
                 value=reason,
-                allowed="a header of numpy",
+                allowed="a NumPy header",
             ) from error
-        header, held = Header(shape, dtype), member.file_size - stream.tell()
+        header, stored_bytes = Header(shape, dtype), member.file_size - stream.tell()
     if dtype.hasobject:
         raise FieldError(
-            f"{key} holds pickled objects, which are never loaded",
+            f"{key} contains pickled objects, which are never loaded",
             field=_field(key),
             value=str(dtype),
             allowed="no pickled objects",
         )
-    if header.size != held or min(shape, default=1) < 0:
+    if header.size != stored_bytes or min(shape, default=1) < 0:
         raise FieldError(
-            f"{key} is announced as {shorten(' x '.join(map(str, shape)))} of "
+            f"the header of {key} declares {shorten(' x '.join(map(str, shape)))} of "
             f"{shorten(str(dtype))}, "
-            f"{shorten(str(header.size))} bytes, and holds {held}",
+            f"{shorten(str(header.size))} bytes, but {stored_bytes} bytes are stored",
             field=_field(key),
             value=shape,
-            allowed=f"{held} bytes",
+            allowed=f"{stored_bytes} bytes",
         )
     return header
 
@@ -254,10 +254,10 @@ def _require_memory(path: Path, needed: int) -> None:
     free = psutil.virtual_memory().available
     if COPIES * needed > free:
         raise PreflightError(
-            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} "
-            f"times as much memory while they are "
-            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or "
-            f"take a machine with more",
+            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, and preparing them "
+            f"takes "
+            f"{COPIES} times as much memory, but {free / 2**30:.3g} GiB are free: save fewer or "
+            f"smaller images, or use a machine with more memory",
             field="data.path",
             value=COPIES * needed,
             allowed=(0, free),
@@ -265,12 +265,12 @@ def _require_memory(path: Path, needed: int) -> None:
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
-    images = checks.images(
+    images = checks.convert_images(
         f"data.path = {path}: {split}_images", arrays[f"{split}_images"], _field(f"{split}_images")
     )
     return Part(
         images,
-        checks.labels(
+        checks.convert_labels(
             f"data.path = {path}: {split}_labels",
             arrays[f"{split}_labels"],
             len(images),

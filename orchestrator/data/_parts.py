@@ -55,7 +55,7 @@ class Parts:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def allot(counts: Labels, total: int) -> Labels:
+def apportion(counts: Labels, total: int) -> Labels:
     """Divide `total` in proportion to `counts` (K,).
 
     The shares sum to `total` exactly. Each class that has samples gets at least one. `total` must
@@ -72,29 +72,33 @@ def allot(counts: Labels, total: int) -> Labels:
     return shares
 
 
-def stratified(labels: Labels, total: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+def draw_stratified_mask(
+    labels: Labels, total: int, generator: np.random.Generator
+) -> NDArray[np.bool_]:
     """Return a random mask (n,) of exactly `total` samples.
 
     The classes have the proportions of `labels` in it.
     """
-    shares = allot(np.bincount(labels), total)
+    shares = apportion(np.bincount(labels), total)
     chosen = np.zeros(len(labels), dtype=bool)
     for label, share in enumerate(shares):
         chosen[generator.permutation(np.flatnonzero(labels == label))[:share]] = True
     return chosen
 
 
-def cut(part: Part, total: int, generator: np.random.Generator) -> tuple[Part, Part]:
+def split_stratified(part: Part, total: int, generator: np.random.Generator) -> tuple[Part, Part]:
     """Cut `total` samples from a part, stratified by class.
 
     Returns:
         The remaining samples and the cut samples, both in their original order.
     """
-    chosen = stratified(part.labels, total, generator)
+    chosen = draw_stratified_mask(part.labels, total, generator)
     return part.take(np.flatnonzero(~chosen)), part.take(np.flatnonzero(chosen))
 
 
-def flip(labels: Labels, share: float, classes: int, generator: np.random.Generator) -> Labels:
+def add_label_noise(
+    labels: Labels, share: float, classes: int, generator: np.random.Generator
+) -> Labels:
     """Return a copy of the labels with label noise.
 
     Exactly round(share * n) of the n known labels become another class, each other class equally
@@ -106,12 +110,12 @@ def flip(labels: Labels, share: float, classes: int, generator: np.random.Genera
     return noisy
 
 
-def hide(labels: Labels, shown: NDArray[np.bool_]) -> Labels:
+def hide_labels(labels: Labels, shown: NDArray[np.bool_]) -> Labels:
     """Return a copy of the labels with UNLABELLED where `shown` (n,) is false."""
     return np.where(shown, labels, UNLABELLED)
 
 
-def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel of (n, H, W, C), for values in 0..1.
 
     A constant channel has deviation 1.

@@ -17,7 +17,7 @@ from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
 
 
 def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) -> None:
-    """Write the folder `target`. If another process was faster, its folder stays.
+    """Write the folder `target`. If another process wrote it first, keep that folder.
 
     Raises:
         PreflightError: The disk is full, or the folder cannot be written.
@@ -26,37 +26,36 @@ def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) ->
     arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {
         "train_clean_labels": clean
     }
-    with _aside(target) as aside:
+    with _temporary_folder(target) as temporary:
         for name, array in arrays.items():
-            np.save(aside / f"{name}.npy", np.ascontiguousarray(array))
-        hashes = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
-        SUMMARY.write(aside / SUMMARY_FILE, summary | {"sha256": hashes})
+            np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
+        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        SUMMARY.write(temporary / SUMMARY_FILE, summary | {"sha256": hashes})
 
 
 @contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    aside = None
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield aside
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield temporary
         try:
-            os.rename(aside, target)
+            os.rename(temporary, target)
         except OSError:
             if not os.path.isfile(target / SUMMARY_FILE):
                 raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise PreflightError(
-            f"{target} cannot be written ({reason}): free some space, or give a --store that "
-            f"you may write",
+            f"{target} cannot be written ({reason}): free some space, or give a writable --store",
             field=str(target),
             value=reason,
             allowed="a folder that can be written",
         ) from error
     finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sha256(file: Path) -> str:

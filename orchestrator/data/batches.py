@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data._parts import UNLABELLED
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.passes import CPU, Inputs, Pass, Place
+from orchestrator.data.passes import CPU, BatchPlacement, Inputs, Pass
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 
@@ -38,7 +38,7 @@ class Batches:
         on_device: Keep arrays in the device's memory, where a step neither copies nor waits; folder
             data ignore it.
         labelled_share: Share of labelled samples in every batch of an epoch, if some samples are
-            unlabelled. With None, labelled and unlabelled samples are drawn alike.
+            unlabelled. With None, labelled and unlabelled samples are drawn at the same rate.
         loader_wait_s: Longest wait for a decoded batch in seconds.
 
     Raises:
@@ -66,16 +66,18 @@ class Batches:
         self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.place = Place(device, on_device, layout, loader_workers, loader_wait_s)
+        self.place = BatchPlacement(device, on_device, layout, loader_workers, loader_wait_s)
         known = dataset.train.labels != UNLABELLED
-        self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
-        mixed = labelled_share is not None and len(self._hidden)
+        self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
+        mixed = labelled_share is not None and len(self._unlabelled_index)
         self.labelled = (
-            labelled_in(batch_size, labelled_share or 0, world_size, len(self._hidden))
+            labelled_per_batch(
+                batch_size, labelled_share or 0, world_size, len(self._unlabelled_index)
+            )
             if mixed
             else 0
         )
-        self._open: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
+        self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
     def on_device(self) -> bool:
@@ -85,7 +87,7 @@ class Batches:
     @property
     def all_labelled(self) -> bool:
         """Return whether every training sample has a label."""
-        return not len(self._hidden)
+        return not len(self._unlabelled_index)
 
     def shortage(self) -> str:
         """Return why decoded images cannot pass through shared memory, empty if they can."""
@@ -100,7 +102,7 @@ class Batches:
         An epoch takes every sample once, or every unlabelled sample if labelled ones have a share.
         The last incomplete batch is dropped.
         """
-        return len(self._hidden if self.labelled else self.dataset.train) // (
+        return len(self._unlabelled_index if self.labelled else self.dataset.train) // (
             self.batch_size - self.labelled
         )
 
@@ -115,12 +117,15 @@ class Batches:
             epoch: The epoch, from 0.
             view: The view; None is the clean one.
         """
-        dealt = [
+        rank_parts = [
             part.reshape(self.steps(), self.world_size, -1)[:, self.rank]
-            for part in self._drawn(epoch)
+            for part in self._draw_batches(epoch)
         ]
         return self._pass(
-            "train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view
+            "train",
+            np.concatenate(rank_parts, axis=1).ravel(),
+            self.batch_size // self.world_size,
+            view,
         )
 
     def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
@@ -128,10 +133,10 @@ class Batches:
 
         The result is shorter if the epoch drew fewer.
         """
-        latest = np.concatenate(self._drawn(epoch), axis=1).ravel()[::-1]
+        latest = np.concatenate(self._draw_batches(epoch), axis=1).ravel()[::-1]
         return latest[np.sort(np.unique(latest, return_index=True)[1])[:count]]
 
-    def _drawn(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _draw_batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Return the samples of every global batch of an epoch, (steps, batch_size).
 
         If labelled samples have a share, return two arrays: labelled and unlabelled samples.
@@ -139,24 +144,24 @@ class Batches:
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
             orders = [
-                (self._again(epoch), self.labelled),
-                (draw.permutation(self._hidden), self.batch_size - self.labelled),
+                (self._repeat_labelled(epoch), self.labelled),
+                (draw.permutation(self._unlabelled_index), self.batch_size - self.labelled),
             ]
         else:
             orders = [(draw.permutation(len(self.dataset.train)), self.batch_size)]
         return [order[: self.steps() * size].reshape(self.steps(), size) for order, size in orders]
 
-    def _again(self, epoch: int) -> NDArray[np.int64]:
+    def _repeat_labelled(self, epoch: int) -> NDArray[np.int64]:
         """Return the labelled samples of an epoch.
 
         They come from consecutive permutations of all labelled samples, continued from the previous
         epoch.
         """
-        count, total = self.steps() * self.labelled, len(self._known)
+        count, total = self.steps() * self.labelled, len(self._labelled_index)
         first, skipped = divmod(epoch * count, total)
         rounds = range(first, first + -(-(skipped + count) // total))
         orders = [
-            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known)
+            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._labelled_index)
             for each in rounds
         ]
         return np.concatenate(orders)[skipped : skipped + count]
@@ -171,7 +176,7 @@ class Batches:
             view: The view; only the training part has views.
             size: Batch size; None stands for that of training.
         """
-        assert view is None or split == "train", "views are of the training part"
+        assert view is None or split == "train", "only the training part has views"
         block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[
             self.rank
         ]
@@ -185,16 +190,16 @@ class Batches:
         rates = np.ones(len(self.dataset.train), dtype=np.float32)
         if self.labelled:
             share = self.labelled / self.batch_size
-            rates[self._known] = share * len(rates) / len(self._known)
-            rates[self._hidden] = (1 - share) * len(rates) / len(self._hidden)
+            rates[self._labelled_index] = share * len(rates) / len(self._labelled_index)
+            rates[self._unlabelled_index] = (1 - share) * len(rates) / len(self._unlabelled_index)
         return rates
 
     def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
         """Return `count` batches of the validation part, as this rank's share of each.
 
         The order is drawn from (seed, epoch). A new permutation starts at the end of the part. A
-        part that is smaller than a batch gives smaller batches. A batch never has a single sample
-        only because the part is small: batch norm refuses one.
+        part that is smaller than a batch gives smaller batches. A small part alone
+        never gives a batch of a single sample, which batch norm refuses.
         """
         total = len(self.dataset.validation)
         size = max(
@@ -213,14 +218,16 @@ class Batches:
             None,
         )
 
-    def some(self, split: Part, count: int) -> Iterator[Inputs]:
-        """Return at most `count` evenly spaced samples of a split, the same on every rank."""
+    def spaced_samples(self, split: Part, count: int) -> Iterator[Inputs]:
+        """Return batches of at most `count` evenly spaced samples, the same on every rank."""
         total = len(self.dataset.split(split))
-        return self.chosen(split, np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+        return self.select_samples(
+            split, np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+        )
 
-    def chosen(self, split: Part, places: NDArray[np.int64]) -> Iterator[Inputs]:
-        """Return the clean samples of a split at `places`, in that order, equal on all ranks."""
-        return self._pass(split, places, self.batch_size // self.world_size, None)
+    def select_samples(self, split: Part, index: NDArray[np.int64]) -> Iterator[Inputs]:
+        """Return batches of the clean samples at the indices `index`, the same on all ranks."""
+        return self._pass(split, index, self.batch_size // self.world_size, None)
 
     def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
         """Return the training part in order, in blocks of `batch_size`, dealt to the ranks in turn.
@@ -236,22 +243,22 @@ class Batches:
         """
         blocks = -(-len(self.dataset.train) // self.batch_size)
         turns = -(-blocks // world_size)
-        mine = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
-        order = (mine[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
+        rank_blocks = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
+        order = (rank_blocks[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
             self.dataset.train
         )
         return self._pass("train", order.ravel(), self.batch_size, view)
 
     def close(self) -> None:
         """Close the unfinished passes, and end their decoding processes."""
-        for running in list(self._open):
+        for running in list(self._running):
             running.close()
 
     def _pass(
         self, part: Part, order: NDArray[np.int64], size: int, view: int | None
     ) -> Iterator[Inputs]:
         running = self._inputs(part, order, size, view)
-        self._open.add(running)
+        self._running.add(running)
         return running
 
     def _inputs(
@@ -259,7 +266,7 @@ class Batches:
     ) -> Generator[Inputs, None, None]:
         """Yield the inputs of a pass.
 
-        Nothing is drawn before the first batch is requested, so that the time counts at the
+        Nothing is drawn before the first batch is requested, so that its time is measured at the
         consumer.
         """
         yield from Pass(self.dataset, part, self.views, view, self.place).inputs(order, size)
@@ -268,7 +275,7 @@ class Batches:
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
-            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: "
+            f"training.batch_size = {batch_size} cannot be divided among {world_size} workers: "
             f"give a multiple of {world_size}",
             field="training.batch_size",
             value=batch_size,
@@ -286,7 +293,7 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
         )
 
 
-def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
+def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
     """Return the number of labelled samples in a global batch.
 
     The share is rounded so that all ranks have equally many, at least one and never all.
@@ -299,8 +306,8 @@ def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int)
     if each < 2:
         raise ConfigurationError(
             f"training.batch_size = {batch_size} gives each of {world_size} workers {each} "
-            f"sample, and with data.labelled it takes "
-            f"a labelled and an unlabelled one: give at least {2 * world_size}",
+            f"sample, and data.labelled needs a labelled and an unlabelled one: "
+            f"give at least {2 * world_size}",
             field="training.batch_size",
             value=batch_size,
             allowed=(2 * world_size, None),

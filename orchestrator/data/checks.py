@@ -26,8 +26,9 @@ def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -
     """
     if dtype != np.uint8:
         raise ConfigurationError(
-            f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before "
-            f"saving",
+            f"{where} has type {dtype}: only uint8 (0 to 255) is allowed; convert the images "
+            f"before "
+            f"saving them",
             field=field,
             value=str(dtype),
             allowed="uint8",
@@ -47,14 +48,15 @@ def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, f
     """Require one integer label, (n,) or (n, 1), for each of `count` images."""
     if dtype.kind not in "iu":
         raise ConfigurationError(
-            f"{where} is of type {dtype}: only integers (class numbers from 0) are allowed",
+            f"{where} has type {dtype}: only integers (class numbers from 0) are allowed",
             field=field,
             value=str(dtype),
             allowed=int,
         )
     if shape not in ((count,), (count, 1)):
         raise ConfigurationError(
-            f"{where} has shape {shape} for {count} images: give one label an image, ({count},)",
+            f"{where} has shape {shape} for {count} images: give one label for each image, "
+            f"({count},)",
             field=field,
             value=shape,
             allowed=(count,),
@@ -73,7 +75,7 @@ def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, fi
     if shape[0] > count:
         raise ConfigurationError(
             f"{where} holds {shape[0]} names for {count} training images: every class needs "
-            f"one, drop names",
+            f"an image; remove names",
             field=field,
             value=shape[0],
             allowed=(2, count),
@@ -92,7 +94,7 @@ def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field:
         )
 
 
-def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
+def convert_images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     """Return images as (n, H, W, C) uint8.
 
     Raises:
@@ -101,7 +103,7 @@ def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     return array.reshape(require_images(where, array.shape, array.dtype, field))
 
 
-def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
+def convert_labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     """Return labels as (n,) int64.
 
     Every class needs a sample, so labels are below `count`. This check comes before any list of
@@ -114,9 +116,11 @@ def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     require_labels(where, array.shape, array.dtype, count, field)
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
-            f"{where} holds {largest} for {count} images: labels are class numbers from 0 and "
-            f"every class needs an image, so the "
-            f"largest that is allowed is {count - 1}; number the classes anew",
+            f"{where} contains the label {largest} for {count} images: labels are class numbers "
+            f"from 0, and "
+            f"every class needs an image, so the largest allowed label is {count - 1}; renumber "
+            f"the "
+            f"classes",
             field=field,
             value=largest,
             allowed=(0, count - 1),
@@ -124,7 +128,7 @@ def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     return array.reshape(count).astype(np.int64)
 
 
-def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
+def decode_names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
     """Return class names from a one-dimensional array of text, or of bytes in UTF-8.
 
     Raises:
@@ -137,47 +141,47 @@ def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str,
     data, size = text.tobytes(), text.itemsize
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
-        found = tuple(
-            data[place * size : (place + 1) * size].decode(encoding).rstrip("\0")
-            for place in range(len(text))
+        class_names = tuple(
+            data[index * size : (index + 1) * size].decode(encoding).rstrip("\0")
+            for index in range(len(text))
         )
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8",
+            f"{where} contains a name that is not Unicode ({error}): give text, or bytes in UTF-8",
             field=field,
             value=error.object[error.start : error.end],
             allowed="text, or bytes in UTF-8",
         ) from error
-    require_names_of_classes(where, found, field)
-    return found
+    require_class_names(where, class_names, field)
+    return class_names
 
 
-def require_names_of_classes(where: str, found: Sequence[str], field: str) -> None:
+def require_class_names(where: str, class_names: Sequence[str], field: str) -> None:
     """Require that each class name is not empty, is unique, and prints in one line."""
     first: dict[str, int] = {}
-    for place, name in enumerate(found):
+    for index, name in enumerate(class_names):
         if not name.strip():
             raise ConfigurationError(
-                f"{where}[{place}] is empty: give each class a name",
-                field=f"{field}[{place}]",
+                f"{where}[{index}] is empty: give each class a name",
+                field=f"{field}[{index}]",
                 value=name,
                 allowed="a name",
             )
         if odd := control_character(name, allowed=""):
             raise ConfigurationError(
-                f"{where}[{place}] = {quote(name)} has the character {odd}: give a name that "
-                f"can be printed",
-                field=f"{field}[{place}]",
+                f"{where}[{index}] = {quote(name)} contains the character {odd}: give a name of "
+                f"printable characters",
+                field=f"{field}[{index}]",
                 value=name,
                 allowed="printable characters",
             )
-        if first.setdefault(name, place) != place:
+        if first.setdefault(name, index) != index:
             raise ConfigurationError(
-                f"{where}[{first[name]}] and [{place}] are both {quote(name)}: give each class "
-                f"its own name",
-                field=f"{field}[{place}]",
+                f"{where}[{first[name]}] and [{index}] are both {quote(name)}: give each class "
+                f"a unique name",
+                field=f"{field}[{index}]",
                 value=name,
-                allowed="a name of its own",
+                allowed="a unique name",
             )
 
 
@@ -194,7 +198,7 @@ def require_printable(where: str, text: str, field: str) -> str:
         ) from error
     if odd := control_character(text, allowed=""):
         raise ConfigurationError(
-            f"{where} has the character {odd} in its name: rename it",
+            f"{where} contains the character {odd} in its name: rename it",
             field=field,
             value=text,
             allowed="printable characters",
@@ -202,12 +206,12 @@ def require_printable(where: str, text: str, field: str) -> str:
     return text
 
 
-def numbered(train: Labels) -> tuple[str, ...]:
+def default_class_names(train: Labels) -> tuple[str, ...]:
     """Return names for unnamed classes: 0 to the largest training label."""
     return tuple(str(label) for label in range(int(train.max()) + 1))
 
 
-def consistent(where: str, parts: Parts, field: str) -> None:
+def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
     """Require that the parts fit each other.
 
     Raises:
@@ -217,7 +221,7 @@ def consistent(where: str, parts: Parts, field: str) -> None:
     classes = len(parts.classes)
     if classes < 2:
         raise ConfigurationError(
-            f"{where} has {classes} class: give data with at least two",
+            f"{where} has {classes} class: give data with at least two classes",
             field=field,
             value=classes,
             allowed=(2, None),
@@ -227,8 +231,9 @@ def consistent(where: str, parts: Parts, field: str) -> None:
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
             raise ConfigurationError(
-                f"{where}: the {name} labels hold {wrong}, and only 0 to {classes - 1} are allowed "
-                f"for {classes} classes: mend the labels",
+                f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are "
+                f"allowed "
+                f"for {classes} classes: correct the labels",
                 field=f"{field}[{name}]",
                 value=wrong,
                 allowed=(0, classes - 1),
@@ -236,7 +241,9 @@ def consistent(where: str, parts: Parts, field: str) -> None:
         require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
 
 
-def every_class(where: str, name: str, part: Part, classes: tuple[str, ...], field: str) -> None:
+def require_every_class(
+    where: str, name: str, part: Part, classes: tuple[str, ...], field: str
+) -> None:
     """Require a sample of every class in a part."""
     counts = np.bincount(part.labels, minlength=len(classes))
     missing = int(counts.argmin())
@@ -244,7 +251,7 @@ def every_class(where: str, name: str, part: Part, classes: tuple[str, ...], fie
         raise ConfigurationError(
             f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} "
             f"samples of the {name} part: "
-            "every part needs every class, add samples or drop the class",
+            "every part needs samples of every class; add samples or remove the class",
             field=f"{field}[{name}]",
             value=classes[missing],
             allowed="at least one sample of every class",

@@ -53,7 +53,7 @@ class Summary(TypedDict):
     decoded: NotRequired[dict[str, Count]]
 
 
-ADVICE = "remove it, and the next start of a run prepares the data anew"
+ADVICE = "remove it, and the next run prepares the data again"
 SUMMARY = RecordSchema[Summary](Summary, advice=ADVICE, other_keys=True)
 
 
@@ -109,7 +109,7 @@ class Dataset:
             DamagedRecordError: The data are missing or damaged.
         """
         summary = read_summary(folder)
-        with _damage_told(folder):
+        with _convert_damage(folder):
             channels, height, width = summary["shape"]
             sizes, classes = summary["sizes"], len(summary["classes"])
             shape = () if summary["root"] else (height, width, channels)
@@ -139,15 +139,17 @@ class Dataset:
         The inputs of the copy are in memory. It has its own `fingerprint` and `content`, because
         its samples have other indices.
         """
-        kept = np.flatnonzero(self.train.labels != UNLABELLED)
-        if len(kept) == len(self.train):
+        labelled_index = np.flatnonzero(self.train.labels != UNLABELLED)
+        if len(labelled_index) == len(self.train):
             return self
         return replace(
             self,
-            fingerprint=_of_part(self.fingerprint, kept),
-            content=_of_part(self.content, kept),
-            train=Split(np.asarray(self.train.inputs[kept]), self.train.labels[kept]),
-            clean_labels=self.clean_labels[kept],
+            fingerprint=_hash_subset(self.fingerprint, labelled_index),
+            content=_hash_subset(self.content, labelled_index),
+            train=Split(
+                np.asarray(self.train.inputs[labelled_index]), self.train.labels[labelled_index]
+            ),
+            clean_labels=self.clean_labels[labelled_index],
         )
 
 
@@ -163,7 +165,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     for name, values in (("mean", summary["mean"]), ("std", summary["std"])):
         if len(values) != channels:
             raise DamagedRecordError(
-                file, f"{name} has {len(values)} numbers, and shape says {channels} channels"
+                file, f"{name} has {len(values)} values for {channels} channels"
             )
     return dict(summary)
 
@@ -174,18 +176,18 @@ def _content(summary: dict[str, Any]) -> str:
     Arrays are identified by their bytes. Files are identified by their names, and by the sizes and
     times in the fingerprint.
     """
-    decides = [
+    determining = [
         summary["sha256"]["train_inputs.npy"],
         summary["shape"],
         summary["mean"],
         summary["std"],
     ]
-    decides += [summary["fingerprint"]] if summary["root"] else []
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    determining += [summary["fingerprint"]] if summary["root"] else []
+    return hashlib.sha256(json.dumps(determining).encode()).hexdigest()[:16]
 
 
-def _of_part(whole: str, kept: NDArray[np.int64]) -> str:
-    return hashlib.sha256(whole.encode() + kept.tobytes()).hexdigest()[:16]
+def _hash_subset(fingerprint: str, labelled_index: NDArray[np.int64]) -> str:
+    return hashlib.sha256(fingerprint.encode() + labelled_index.tobytes()).hexdigest()[:16]
 
 
 def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.int64]:
@@ -194,15 +196,17 @@ def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.
     Raises:
         DamagedRecordError: The labels are missing or damaged.
     """
-    with _damage_told(folder):
+    with _convert_damage(folder):
         # mapped, so that a damaged header allocates nothing
         labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
         if labels.dtype != np.int64 or labels.shape != (size,):
             raise ValueError(
-                f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written"
+                f"{name} are {labels.dtype} of shape {labels.shape}, not int64 of shape ({size},)"
             )
         if size and not UNLABELLED <= labels.min() <= labels.max() < classes:
-            raise ValueError(f"{name} hold {labels.min()} to {labels.max()} for {classes} classes")
+            raise ValueError(
+                f"{name} range from {labels.min()} to {labels.max()} for {classes} classes"
+            )
         return labels
 
 
@@ -210,16 +214,19 @@ def _open_split(folder: Path, name: str, size: int, classes: int, shape: tuple[i
     inputs = np.load(folder / f"{name}_inputs.npy", mmap_mode="r", allow_pickle=False)
     if inputs.dtype.kind != ("u" if shape else "S") or inputs.shape != (size, *shape):
         raise ValueError(
-            f"{name} are {inputs.dtype} of shape {inputs.shape}, and {(size, *shape)} were written"
+            f"{name} are {inputs.dtype} of shape {inputs.shape}, not of shape {(size, *shape)}"
         )
     return Split(inputs, read_labels(folder, f"{name}_labels", size, classes))
 
 
 @contextlib.contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
+def _convert_damage(folder: Path) -> Iterator[None]:
+    """Convert any error within the block to a DamagedRecordError about the folder."""
     try:
         yield
     except DamagedRecordError:
         raise
     except Exception as error:  # numpy has no common error for damage
-        raise DamagedRecordError(folder, f"it is no prepared data ({error})", ADVICE) from error
+        raise DamagedRecordError(
+            folder, f"it does not hold prepared data ({error})", ADVICE
+        ) from error

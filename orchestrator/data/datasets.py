@@ -14,7 +14,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.data import _folder as folder
 from orchestrator.data import _npz as npz
 from orchestrator.data import checks
-from orchestrator.data._parts import Part, Parts, cut
+from orchestrator.data._parts import Part, Parts, split_stratified
 
 VERSION = "1"  # raised when a loader gives other samples: prepared data are then not reused
 UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -62,7 +62,7 @@ def load_digits(config: Data, raw: Path) -> Parts:
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     whole = Part(images, bunch.target.astype(np.int64))
     total = round(DIGITS_TEST_SHARE * len(whole))
-    train, test = cut(whole, total, np.random.default_rng(DIGITS_TEST_SEED))
+    train, test = split_stratified(whole, total, np.random.default_rng(DIGITS_TEST_SEED))
     return Parts(train, None, test, tuple(str(name) for name in bunch.target_names))
 
 
@@ -94,9 +94,9 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
         # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
         reason = " ".join(str(error).split()) or "a file is truncated"
         if config.download:
-            step = "check the network, or copy its files there and remove data.download"
+            step = "check the network connection, or copy the files there and remove data.download"
         else:
-            step = "set data.download=true, or data.path to the folder that holds it"
+            step = "set data.download=true, or set data.path to the folder that contains the files"
         raise ConfigurationError(
             f"data.name = {config.name} cannot be read below {root} ({reason}): {step}",
             field="data.path",
@@ -112,8 +112,8 @@ def _torchvision_part(dataset: Any) -> Part:
         images = images.transpose(0, 2, 3, 1)
     where = f"{type(dataset).__name__} images"
     return Part(
-        checks.images(where, images, "data.name"),
-        checks.labels(where, np.asarray(labels), len(images), "data.name"),
+        checks.convert_images(where, images, "data.name"),
+        checks.convert_labels(where, np.asarray(labels), len(images), "data.name"),
     )
 
 

@@ -14,13 +14,13 @@ from orchestrator.core.text import shorten
 
 # recognised by content; no other formats, since Pillow runs Ghostscript for EPS
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# behind transparent pixels: black and white shapes are both visible on it
+# blended with transparent pixels: black and white shapes are both visible on it
 BACKGROUND = (128, 128, 128)
 # tags of EXIF and TIFF
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153
 WHITE_IS_ZERO, SIGNED = 0, 2
 Bands = tuple[tuple[int, int], ...]  # smallest and largest value of each channel
-TURNS = {
+TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,12 +31,12 @@ TURNS = {
 }
 # Pillow cannot convert LAB to RGB
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK")
-SCALED = "grey of 16 bits scaled to 8"
-# of 16-bit colour, and of grey with alpha, Pillow gives the upper 8 bits
-CUT = "16 bits a channel cut to 8"
-NARROW = ", with less than 1/16 of the range in use"  # 8 bits keep fewer than 16 levels of it
-COMPOSITED = "transparency shown on grey"
-TURNED = "turned upright by EXIF"
+SCALED = "16-bit grey scaled to 8 bits"
+# Pillow returns the upper 8 bits of 16-bit colour, and of 16-bit grey with alpha
+CUT = "16 bits per channel truncated to 8"
+NARROW = ", using less than 1/16 of the range"  # 8 bits keep fewer than 16 levels of it
+COMPOSITED = "transparency composited on grey"
+TURNED = "rotated upright by EXIF orientation"
 CONVERTED = "CMYK converted without a colour profile"
 
 # damaged EXIF, large images: the warnings would interrupt the output of the command
@@ -69,13 +69,13 @@ def decode_image(file: Path, channels: int) -> Decoded:
     try:
         # Open a stream, not a path: Pillow 13 memory-maps a TIFF that it opens by name, and swaps
         # its height and width if it must be rotated.
-        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
-            _require_one_frame(opened)
-            cut = _is_cut(opened)
-            opened.load()
+        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as source:
+            _require_one_frame(source)
+            cut = _is_cut(source)
+            source.load()
             if cut:
-                notes.append(_cut_in_words(opened))
-            image = _upright(_to_8_bits(opened, notes), opened, notes)
+                notes.append(_describe_cut(source))
+            image = _rotate_upright(_to_8_bits(source, notes), source, notes)
             return Decoded(
                 image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"),
                 tuple(notes),
@@ -83,7 +83,9 @@ def decode_image(file: Path, channels: int) -> Decoded:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
+        raise ImageError(
+            f"its format is none of {', '.join(FORMATS)}, or its header is damaged"
+        ) from error
     except Exception as error:  # Pillow has no common error for damage: each format has its own
         raise ImageError(shorten(" ".join(str(error).split())) or type(error).__name__) from error
 
@@ -92,7 +94,7 @@ def _require_one_frame(image: Image.Image) -> None:
     # MPO is a camera's JPEG, with previews behind its image
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ImageError(
-            "it holds several frames or pages: save each that is wanted as a file of its own"
+            "it contains several frames or pages: save each frame that you need as a separate file"
         )
 
 
@@ -117,18 +119,18 @@ def _is_cut(image: ImageFile.ImageFile) -> bool:
         and not unpacked
     ):
         raise ImageError(
-            "it has more than 8 bits a channel, each channel by itself: save it with the "
-            "channels of a pixel together"
+            "it has more than 8 bits per channel in planar layout: save it with interleaved "
+            "channels"
         )
     if unpacked and image.format == "PNG" and "transparency" in image.info:
         raise ImageError(
-            "one of its colours of 16 bits is transparent, which 8 bits cannot tell from "
-            "others: save it with alpha"
+            "it marks a 16-bit colour as transparent, which 8 bits cannot distinguish from "
+            "similar colours: save it with an alpha channel"
         )
     return unpacked and image.format in ("PNG", "TIFF")
 
 
-def _cut_in_words(image: Image.Image) -> str:
+def _describe_cut(image: Image.Image) -> str:
     colours = cast("Bands", image.getextrema())[: 4 if image.mode == "CMYK" else 3]
     spread = max(high for _, high in colours) - min(low for low, _ in colours)
     return CUT + (NARROW if spread < 256 // 16 else "")
@@ -136,22 +138,22 @@ def _cut_in_words(image: Image.Image) -> str:
 
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = _scaled(image, notes)
+        image = _scale_to_8_bits(image, notes)
     # Pillow reads -1 of 8 bits as 255
     signed = SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ())
     if signed or image.mode not in PLAIN:
-        integers = f"integers {'with a sign' if signed else 'of 32 bits'}, whose range is unknown"
-        kind = {"I": integers, "L": integers, "F": "floats, whose range is unknown"}
+        integers = f"{'signed' if signed else '32-bit'} integers, and their range is unknown"
+        kind = {"I": integers, "L": integers, "F": "floats, and their range is unknown"}
         raise ImageError(
-            f"its pixels are {kind.get(image.mode, image.mode)}: save it as grey or RGB of 8 "
-            f"or 16 bits"
+            f"its pixels are {kind.get(image.mode, image.mode)}: save it as grey or RGB with 8 or "
+            f"16 bits per channel"
         )
     if image.mode == "CMYK":
         notes.append(CONVERTED)
-    return _composited(image, notes) if image.has_transparency_data else image
+    return _composite(image, notes) if image.has_transparency_data else image
 
 
-def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
+def _scale_to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     """Map the range of the file's type, 0..65535 (0..4095 for a 12-bit TIFF), to 0..255."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
@@ -165,35 +167,38 @@ def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
     return grey
 
 
-def _composited(image: Image.Image, notes: list[str]) -> Image.Image:
+def _composite(image: Image.Image, notes: list[str]) -> Image.Image:
     # Pillow cannot convert grey with premultiplied alpha to RGBA
     straight = image.convert("LA") if image.mode == "La" else image
     layer = straight.convert("RGBA")
     alpha = layer.getchannel("A")
-    shown = Image.new("RGB", layer.size, BACKGROUND)
-    shown.paste(layer, mask=alpha)
-    faintest, densest = alpha.getextrema()
-    if faintest == densest == 255:
-        return shown
-    if faintest != densest and all(low == high for low, high in cast("Bands", shown.getextrema())):
+    composited = Image.new("RGB", layer.size, BACKGROUND)
+    composited.paste(layer, mask=alpha)
+    lowest_alpha, highest_alpha = alpha.getextrema()
+    if lowest_alpha == highest_alpha == 255:
+        return composited
+    if lowest_alpha != highest_alpha and all(
+        low == high for low, high in cast("Bands", composited.getextrema())
+    ):
         raise ImageError(
-            f"it has the colour {BACKGROUND} of the background that is put behind "
-            f"transparency: give it another one"
+            f"its colour equals the background {BACKGROUND} that transparent pixels are "
+            f"composited on: "
+            f"change its colour"
         )
     notes.append(COMPOSITED)
-    return shown
+    return composited
 
 
-def _upright(image: Image.Image, opened: Image.Image, notes: list[str]) -> Image.Image:
+def _rotate_upright(image: Image.Image, source: Image.Image, notes: list[str]) -> Image.Image:
     """Rotate or mirror the image as its EXIF orientation requires.
 
     Pillow itself has already turned a TIFF when it loaded it.
     """
     try:
-        turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
+        transpose = TRANSPOSES.get(source.getexif().get(ORIENTATION, 1))
     except Exception:  # any error, as above; damaged EXIF does not affect the pixels
-        turn = None
-    if turn is None:
+        transpose = None
+    if transpose is None:
         return image
     notes.append(TURNED)
-    return image.transpose(turn)
+    return image.transpose(transpose)

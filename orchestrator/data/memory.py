@@ -8,7 +8,7 @@ from orchestrator.data.dataset import Dataset
 
 CHUNK = 4096  # samples per copy to the device: bounds the memory of the host
 LARGEST_SHARE = 1 / 4  # of the free memory of the device
-_kept: dict[tuple[str, str, torch.device], Tensor] = {}
+_resident: dict[tuple[str, str, torch.device], Tensor] = {}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -29,7 +29,7 @@ def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
     """
     if dataset.root is not None or device.type != "cuda":
         return False
-    if any(key[0] == dataset.fingerprint and key[2] == device for key in _kept):
+    if any(key[0] == dataset.fingerprint and key[2] == device for key in _resident):
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return (
@@ -38,21 +38,21 @@ def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
     )
 
 
-def on_device(dataset: Dataset, part: str, device: torch.device) -> Tensor:
+def images_on_device(dataset: Dataset, part: str, device: torch.device) -> Tensor:
     """Return the images (n, H, W, C) uint8 of a part on `device`.
 
     They are copied once per process. The images of other data sets are released.
     """
-    assert dataset.root is None, "files are decoded, and do not lie in memory"
+    assert dataset.root is None, "images of folder data are decoded, not kept in memory"
     key = dataset.fingerprint, part, device
-    if key not in _kept:
-        for other in [held for held in _kept if held[0] != dataset.fingerprint]:
-            del _kept[other]
-        _kept[key] = _copied(dataset.split(part).inputs, device)
-    return _kept[key]
+    if key not in _resident:
+        for stale in [each for each in _resident if each[0] != dataset.fingerprint]:
+            del _resident[stale]
+        _resident[key] = _copy_images(dataset.split(part).inputs, device)
+    return _resident[key]
 
 
-def _copied(images: np.ndarray, device: torch.device) -> Tensor:
+def _copy_images(images: np.ndarray, device: torch.device) -> Tensor:
     copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), CHUNK):
         copy[start : start + CHUNK] = torch.from_numpy(np.array(images[start : start + CHUNK]))

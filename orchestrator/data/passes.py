@@ -11,9 +11,9 @@ from torch import Tensor
 
 from methods import Mix
 from orchestrator.data import pictures
-from orchestrator.data._mixing import blended
+from orchestrator.data._mixing import blend
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.memory import on_device, to_device
+from orchestrator.data.memory import images_on_device, to_device
 from orchestrator.data.views import Views
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Place:
+class BatchPlacement:
     """Device and memory layout of batches.
 
     Attributes:
@@ -59,11 +59,11 @@ class Place:
 class Pass:
     """Pass over a part in a view.
 
-    All values that hold for the whole pass are copied to the device at construction.
+    The constructor copies all values that are constant during the pass to the device.
     """
 
     def __init__(
-        self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place
+        self, dataset: Dataset, part: str, views: Views, view: int | None, place: BatchPlacement
     ) -> None:
         self.dataset, self.part, self.split, self.views, self.place = (
             dataset,
@@ -75,12 +75,16 @@ class Pass:
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
         # the decoding processes apply the crops
-        self.cut = dataset.root is not None and views.policy == "resized_crop_flip"
+        self.crops_in_loader = dataset.root is not None and views.policy == "resized_crop_flip"
         height, width = dataset.shape[1:]
-        places = None if self.cut else views.places(view, height, width)
-        self.places = None if places is None else to_device(places, self.device)
+        augmentation_params = (
+            None if self.crops_in_loader else views.augmentation_params(view, height, width)
+        )
+        self.augmentation_params = (
+            None if augmentation_params is None else to_device(augmentation_params, self.device)
+        )
         mixing = views.mixing(view, height, width)
-        self.partner = None if mixing is None else self._at_home(mixing.partner)
+        self.partner = None if mixing is None else self._to_index_device(mixing.partner)
         self.share = None if mixing is None else to_device(mixing.share, self.device)
         self.boxes = (
             None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
@@ -90,44 +94,46 @@ class Pass:
 
     def inputs(self, order: NDArray[np.int64], size: int) -> Generator[Inputs, None, None]:
         """Yield the samples of `order` (n,) in batches of `size`; the last one may be shorter."""
-        batches = torch.split(self._at_home(torch.from_numpy(order)), size) if len(order) else ()
-        for wanted, images in self._images(batches):
-            count = len(wanted) if self.partner is None else len(wanted) // 2
-            yield self._made(
-                wanted[:count], to_device(wanted, self.device), to_device(images, self.device)
+        batches = (
+            torch.split(self._to_index_device(torch.from_numpy(order)), size) if len(order) else ()
+        )
+        for samples, images in self._images(batches):
+            count = len(samples) if self.partner is None else len(samples) // 2
+            yield self._assemble(
+                samples[:count], to_device(samples, self.device), to_device(images, self.device)
             )
 
-    def _made(self, index: Tensor, wanted: Tensor, images: Tensor) -> Inputs:
+    def _assemble(self, index: Tensor, samples: Tensor, images: Tensor) -> Inputs:
         """Return a batch from its images and, behind them, those of the partners, if any.
 
-        `wanted` is (B,) or (2 B,), and `images` has as many rows.
+        `samples` is (B,) or (2 B,), and `images` has as many rows.
         """
-        if self.places is not None:
-            images = self.views.augment(images, self.places.index_select(0, wanted))
-        planes, labels = self._normalised(images), self.labels.index_select(0, wanted)
+        if self.augmentation_params is not None:
+            images = self.views.augment(images, self.augmentation_params.index_select(0, samples))
+        planes, labels = self._normalise(images), self.labels.index_select(0, samples)
         if self.share is None:
             return Inputs(index, planes, labels)
-        (own, other), own_numbers = planes.chunk(2), wanted[: len(index)]
-        share = self.share.index_select(0, own_numbers)
-        boxes = None if self.boxes is None else self.boxes.index_select(0, own_numbers)
+        (own, partners), own_index = planes.chunk(2), samples[: len(index)]
+        share = self.share.index_select(0, own_index)
+        boxes = None if self.boxes is None else self.boxes.index_select(0, own_index)
         mix = Mix(labels[len(index) :], share)
-        return Inputs(index, blended(own, other, share, boxes), labels[: len(index)], mix)
+        return Inputs(index, blend(own, partners, share, boxes), labels[: len(index)], mix)
 
     def _images(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the samples of each batch, partners last, and their images (., H, W, C) uint8."""
         if self.dataset.root is not None:
-            wanted = [self._with_partners(index) for index in batches]
-            return zip(wanted, self._decoded(wanted), strict=True)
+            samples = [self._with_partners(index) for index in batches]
+            return zip(samples, self._decode(samples), strict=True)
         if self.on_device:
-            held = on_device(self.dataset, self.part, self.device)
+            resident = images_on_device(self.dataset, self.part, self.device)
             return (
-                (samples, held.index_select(0, samples))
-                for samples in map(self._with_partners, batches)
+                (index, resident.index_select(0, index))
+                for index in map(self._with_partners, batches)
             )
         mapped = np.asarray(self.split.inputs)
         return (
-            (samples, torch.from_numpy(mapped[samples.numpy()]))
-            for samples in map(self._with_partners, batches)
+            (index, torch.from_numpy(mapped[index.numpy()]))
+            for index in map(self._with_partners, batches)
         )
 
     def _with_partners(self, index: Tensor) -> Tensor:
@@ -137,20 +143,24 @@ class Pass:
             else torch.cat([index, self.partner.index_select(0, index)])
         )
 
-    def _decoded(self, wanted: list[Tensor]) -> Iterator[Tensor]:
+    def _decode(self, samples: list[Tensor]) -> Iterator[Tensor]:
         """Return decoded images from files.
 
         Blending decodes two images for each sample, which doubles the work of the loader processes.
         """
         root, side = self.dataset.root, self.dataset.shape[1]
         assert root is not None
-        numbers = self.views.numbers(self.view) if self.cut and self.view is not None else None
-        pin, samples = self.device.type == "cuda", [one.numpy() for one in wanted]
+        numbers = (
+            self.views.numbers(self.view)
+            if self.crops_in_loader and self.view is not None
+            else None
+        )
+        pin = self.device.type == "cuda"
         place = self.place
         return pictures.decode(
             root,
             self.split.inputs,
-            samples,
+            [index.numpy() for index in samples],
             side,
             numbers,
             place.loader_workers,
@@ -158,7 +168,7 @@ class Pass:
             place.loader_wait_s,
         )
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalise(self, images: Tensor) -> Tensor:
         planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.place.layout)
         return planes.sub_(self.mean).div_(self.std)
 
@@ -173,6 +183,6 @@ class Pass:
             self.device,
         )
 
-    def _at_home(self, tensor: Tensor) -> Tensor:
+    def _to_index_device(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the device if the arrays are there, else on the CPU."""
         return to_device(tensor, self.device) if self.on_device else tensor

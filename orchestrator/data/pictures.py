@@ -16,11 +16,11 @@ from PIL import Image
 from torch.utils import data
 
 from orchestrator.core.errors import ConfigurationError, LoaderError
-from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
+from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, draw_crop_boxes, is_mirrored
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
 
-LOOK_S = 5.0  # interval at which the loader checks that its processes are alive
+POLL_S = 5.0  # interval at which the loader checks that its processes are alive
 CLEAN_SHARE = 224 / 256  # the clean view is the middle square, as 224 pixels of a short side of 256
 Box = tuple[float, float, float, float]
 
@@ -47,7 +47,7 @@ def decode(
 ) -> Iterator[torch.Tensor]:
     """Yield a (B, size, size, 3) uint8 tensor for each batch.
 
-    The images do not depend on the number of `workers`.
+    The images do not depend on `workers`.
 
     Args:
         root: The folder of the images.
@@ -64,16 +64,16 @@ def decode(
         LoaderError: A batch does not arrive within `wait_s`, or a process ends.
     """
     loader = data.DataLoader(
-        _Pictures(root, paths, size, numbers),
+        _Images(root, paths, size, numbers),
         batch_sampler=cast("Any", [batch.tolist() for batch in batches]),
         num_workers=workers,
-        collate_fn=partial(_stack, shared=workers > 0 and can_pass_memory()),
+        collate_fn=partial(_collate, shared=workers > 0 and can_pass_memory()),
         pin_memory=pin,
-        timeout=LOOK_S if workers else 0,
-        # else each pass would draw the seed of its workers from the trial's random state
+        timeout=POLL_S if workers else 0,
+        # otherwise each pass would draw the seed of its workers from the trial's random state
         generator=torch.Generator(),
     )
-    for pictures in _waited(iter(loader), workers, wait_s):
+    for pictures in _enforce_wait(iter(loader), workers, wait_s):
         if isinstance(pictures, Damage):
             raise ConfigurationError(
                 f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove "
@@ -85,7 +85,7 @@ def decode(
         yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
 
 
-def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[Stack]:
+def _enforce_wait(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[Stack]:
     """Yield the batches of a loader, and enforce `wait_s`.
 
     The loader's own timeout is short: after it, the loader is polled again until `wait_s` is over.
@@ -102,21 +102,19 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
                 raise
             if "timed out" not in reason:
                 raise LoaderError(
-                    f"a process that decodes images has ended ({reason}): as a rule there was "
-                    f"no memory left, so lower "
-                    f"data.loader_workers = {workers}, or give this machine or container more "
-                    f"memory",
+                    f"a process that decodes images has ended ({reason}), usually because memory "
+                    f"ran out: lower data.loader_workers = {workers}, or give this machine or "
+                    f"container more memory",
                     field="data.loader_workers",
                     value=workers,
                     allowed=(0, workers - 1),
                 ) from error
             if time.monotonic() - last >= wait_s:
                 raise LoaderError(
-                    f"no batch of images came from the data.loader_workers = {workers} "
-                    f"processes within {wait_s:g} s, half of "
-                    f"resources.heartbeat_timeout_s: see whether the disk of data.path answers "
-                    f"and {SHARED} has space, or set "
-                    "data.loader_workers=0 to decode in the process that trains",
+                    f"the data.loader_workers = {workers} processes delivered no batch of images "
+                    f"within {wait_s:g} s, half of resources.heartbeat_timeout_s: check that the "
+                    f"disk of data.path responds and that {SHARED} has space, or set "
+                    "data.loader_workers=0 to decode in the training process",
                     field="resources.heartbeat_timeout_s",
                     value=2 * wait_s,
                 ) from error
@@ -124,7 +122,7 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
             last = time.monotonic()
 
 
-class _Pictures(data.Dataset[torch.Tensor | Damage]):
+class _Images(data.Dataset[torch.Tensor | Damage]):
     """Resized images as a data set for a loader.
 
     Damage is returned, because an exception would reach the parent as a traceback.
@@ -148,7 +146,7 @@ class _Pictures(data.Dataset[torch.Tensor | Damage]):
             else _crop(numbers, image.height, image.width)
         )
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        if numbers is not None and flipped(numbers)[0]:
+        if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return torch.from_numpy(np.array(picture))
 
@@ -160,15 +158,17 @@ def _middle(height: int, width: int) -> Box:
 
 
 def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
-    left, top, right, bottom = boxes(numbers, height, width, SMALLEST_AREA_FOLDER)[0].tolist()
+    left, top, right, bottom = draw_crop_boxes(numbers, height, width, SMALLEST_AREA_FOLDER)[
+        0
+    ].tolist()
     # a sum may exceed the side by one rounding
     return left, top, min(right, width), min(bottom, height)
 
 
-def _stack(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
-    """Return one tensor, in shared memory if it has room, else an array, which goes through a pipe.
+def _collate(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
+    """Return one tensor, in shared memory if there is room; else an array, sent through a pipe.
 
-    The loader would lose a batch for which shared memory has no room.
+    If shared memory had no room, the loader would lose the batch.
     """
     damaged = [picture for picture in pictures if isinstance(picture, Damage)]
     if damaged:

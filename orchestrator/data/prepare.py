@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
-from orchestrator.data._contents import contents_of
+from orchestrator.data._contents import hash_contents
 from orchestrator.data._image_check import check_images
 from orchestrator.data._listing import describe_unread, list_kinds
 from orchestrator.data._parts import (
@@ -22,11 +22,11 @@ from orchestrator.data._parts import (
     Labels,
     Part,
     Parts,
-    cut,
-    flip,
-    hide,
-    statistics,
-    stratified,
+    add_label_noise,
+    channel_statistics,
+    draw_stratified_mask,
+    hide_labels,
+    split_stratified,
 )
 from orchestrator.data._writing import write
 from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
@@ -34,7 +34,7 @@ from orchestrator.data.preprocessing import choose_normalization, resolve_augmen
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import set_aside
 
-FORMAT = 2  # raised when the written content changes, so that older folders are not reused
+FORMAT = 2  # increase when the written content changes, so that older folders are not reused
 # one stream of random numbers for each purpose
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6
 log = logging.getLogger(__name__)
@@ -63,22 +63,25 @@ def prepare(
         PreflightError: The store cannot be written.
     """
     target = _folder(config, store, seed)
-    # checked first: a folder that another process writes meanwhile is not damaged
-    there = os.path.isfile(target / SUMMARY_FILE)
-    if not _stands(target):
+    # check this first: a folder that another process writes meanwhile is not damaged
+    has_summary = os.path.isfile(target / SUMMARY_FILE)
+    if not _is_usable(target):
         parts, clean = _build(config, store, seed)
         summary = _summary(config, parts, target.name)
         if parts.root is not None:
             if decoded := check_images(parts, note):
                 summary["decoded"] = decoded
-            summary["contents"] = contents_of(parts)
-        if there:
-            log.warning("the damaged data are kept as %s, and prepared anew", set_aside(target))
+            summary["contents"] = hash_contents(parts)
+        if has_summary:
+            log.warning(
+                "the damaged data are kept as %s, and the data are prepared again",
+                set_aside(target),
+            )
         write(target, parts, clean, summary)
     return target
 
 
-def _stands(target: Path) -> bool:
+def _is_usable(target: Path) -> bool:
     """Return whether the folder holds prepared data that can be used."""
     try:
         Dataset.open(target)
@@ -102,7 +105,7 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
         of files or keys that are not read), `decoded` (number of images for each conversion).
     """
     unread = datasets.find(config).list_unread(config)
-    summary = _described(config, store, seed) | ({"unread": unread} if unread else {})
+    summary = _read_or_build_summary(config, store, seed) | ({"unread": unread} if unread else {})
     return summary | {"augmentation": resolve_augmentation(config)}
 
 
@@ -111,17 +114,17 @@ def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
 
     `summary` is the result of `describe`.
     """
-    unread, said = summary.get("unread", []), {}
+    unread, lines = summary.get("unread", []), {}
     if unread:
-        said["not read"] = list_kinds(unread)
+        lines["not read"] = list_kinds(unread)
     if decoded := summary.get("decoded"):
-        said["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
-    return said
+        lines["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
+    return lines
 
 
-def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
+def _read_or_build_summary(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
-    if _stands(target):
+    if _is_usable(target):
         summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
         labels = read_labels(
             target, "train_labels", summary["sizes"]["train"], len(summary["classes"])
@@ -132,7 +135,7 @@ def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     except ConfigurationError as error:
         # the files could not be read, and may only be missing
         if config.download and error.__cause__:
-            message = f"{error} (a dry run downloads nothing: start the run itself for that)"
+            message = f"{error} (a dry run downloads nothing: start it without --dry-run)"
             raise ConfigurationError.from_error(error, message) from error
         raise
     return _summary(config, parts, target.name)
@@ -140,7 +143,7 @@ def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
 
 def _folder(config: Data, store: Path, seed: int) -> Path:
     source = datasets.find(config)
-    decides = {
+    determining = {
         "format": FORMAT,
         "name": config.name,
         "source": source.identity(config),
@@ -152,7 +155,7 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
             exclude_defaults=True,
         ),
     }
-    text = json.dumps(decides, sort_keys=True)
+    text = json.dumps(determining, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -162,7 +165,7 @@ def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
     source = datasets.find(config)
     parts = source.load(config, store / "data" / "raw")
     try:
-        return _cut(where, parts, config, seed)
+        return _make_splits(where, parts, config, seed)
     except ConfigurationError as error:  # unread files may explain the error
         if unread := describe_unread(source.list_unread(config)):
             raise ConfigurationError.from_error(error, f"{error}{unread}") from error
@@ -174,47 +177,51 @@ def _field(config: Data) -> str:
     return "data.path" if config.path else "data.name"
 
 
-def _cut(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labels]:
-    checks.consistent(where, parts, _field(config))
+def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labels]:
+    checks.require_consistent_parts(where, parts, _field(config))
     if parts.validation is None:
         parts = _with_validation(where, parts, config, seed)
-    kept = {
-        name: _kept(where, name, part, parts.classes, config, seed)
+    limited = {
+        name: _apply_limit(where, name, part, parts.classes, config, seed)
         for name, part in parts.splits().items()
     }
-    clean = kept["train"]
-    known = _labelled(clean.labels, parts.classes, config, seed)
-    noisy = flip(
+    clean = limited["train"]
+    known = _hide_unlabelled(clean.labels, parts.classes, config, seed)
+    noisy = add_label_noise(
         known, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE])
     )
     train = Part(clean.inputs, noisy)
     if config.validation_in_training:
-        train, clean = train.followed_by(kept["validation"]), clean.followed_by(kept["validation"])
-    return Parts(train, kept["validation"], kept["test"], parts.classes, parts.root), clean.labels
+        train, clean = (
+            train.followed_by(limited["validation"]),
+            clean.followed_by(limited["validation"]),
+        )
+    return Parts(
+        train, limited["validation"], limited["test"], parts.classes, parts.root
+    ), clean.labels
 
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
     total, classes = round(config.validation * len(parts.train)), len(parts.classes)
-    checks.every_class(where, "train", parts.train, parts.classes, _field(config))
+    checks.require_every_class(where, "train", parts.train, parts.classes, _field(config))
     if not classes <= total <= len(parts.train) - classes:
         raise ConfigurationError(
             f"data.validation = {config.validation} of {len(parts.train)} training samples is "
-            f"{total}, which leaves "
-            f"{len(parts.train) - total}: both need at least one for each of {classes} "
-            f"classes, give another share or more data",
+            f"{total}, which leaves {len(parts.train) - total} for training: both parts need at "
+            f"least one sample of each of {classes} classes; give another share or more data",
             field="data.validation",
             value=config.validation,
             allowed=(classes / len(parts.train), 1 - classes / len(parts.train)),
         )
-    train, validation = cut(parts.train, total, np.random.default_rng([seed, CUT]))
+    train, validation = split_stratified(parts.train, total, np.random.default_rng([seed, CUT]))
     return replace(parts, train=train, validation=validation)
 
 
-def _kept(
+def _apply_limit(
     where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int
 ) -> Part:
     """Return a part cut to its limit, with every class still in it."""
-    checks.every_class(where, name, part, classes, _field(config))
+    checks.require_every_class(where, name, part, classes, _field(config))
     limit: int | None = getattr(config.limit, name)
     if limit is None or limit >= len(part):
         return part
@@ -226,34 +233,36 @@ def _kept(
             value=limit,
             allowed=(len(classes), None),
         )
-    return cut(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
+    return split_stratified(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
 
 
-def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int) -> Labels:
+def _hide_unlabelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int) -> Labels:
     """Return the training labels with all but `data.labelled` hidden.
 
     Every class keeps a label.
     """
-    wanted, samples = config.labelled, len(labels)
-    if wanted is None:
+    requested, samples = config.labelled, len(labels)
+    if requested is None:
         return labels
-    if wanted >= samples:
+    if requested >= samples:
         raise ConfigurationError(
-            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: "
-            f"give fewer, or leave it out",
+            f"data.labelled = {requested} of {samples} training samples leaves none unlabelled: "
+            f"give a smaller number, or remove the setting",
             field="data.labelled",
-            value=wanted,
+            value=requested,
             allowed=(len(classes), samples - 1),
         )
-    if wanted < len(classes):
+    if requested < len(classes):
         raise ConfigurationError(
-            f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for "
+            f"data.labelled = {requested} is not allowed: give at least {len(classes)}, one for "
             f"each class",
             field="data.labelled",
-            value=wanted,
+            value=requested,
             allowed=(len(classes), samples - 1),
         )
-    return hide(labels, stratified(labels, wanted, np.random.default_rng([seed, LABELLED])))
+    return hide_labels(
+        labels, draw_stratified_mask(labels, requested, np.random.default_rng([seed, LABELLED]))
+    )
 
 
 def _class_sizes(labels: Labels, classes: int) -> list[int]:
@@ -264,11 +273,11 @@ def _class_sizes(labels: Labels, classes: int) -> list[int]:
 def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
-        own = len(parts.train) - (
+        own_samples = len(parts.train) - (
             len(parts.splits()["validation"]) if config.validation_in_training else 0
         )
         # of the same images, with and without the validation part in training
-        statistic = statistics(parts.train.inputs[:own])
+        statistic = channel_statistics(parts.train.inputs[:own_samples])
     else:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3

@@ -18,9 +18,11 @@ class Automatic(NamedTuple):
     reason: str
 
 
-_DIGIT = "a digit may be shifted, and mirrored it is another sign"
+_DIGIT = "a shifted digit keeps its meaning, and a mirrored one does not"
 AUTOMATIC = {
-    "digits": Automatic("none", "in 8x8 pixels a shift by one costs small students accuracy"),
+    "digits": Automatic(
+        "none", "a shift by one of 8x8 pixels lowers the accuracy of small students"
+    ),
     "MNIST": Automatic("crop", _DIGIT),
     "FashionMNIST": Automatic("crop_flip", "usual for these images"),
     "CIFAR10": Automatic("crop_flip", "usual for these images"),
@@ -28,8 +30,8 @@ AUTOMATIC = {
     "SVHN": Automatic("crop", _DIGIT),
     "npz": Automatic(
         "none",
-        "nothing is known of the images in a file, and a shift or a flip may change what a "
-        "label means",
+        "the content of the images is unknown, and a shift or a flip may change the meaning of "
+        "a label",
     ),
     "folder": Automatic("resized_crop_flip", "usual for photographs"),
 }
@@ -61,19 +63,19 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     """
     policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
     shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
-    does = {
-        "none": "images as they are",
+    effect = {
+        "none": "unchanged images",
         "crop": shifted,
         "crop_flip": f"{shifted}, half of them mirrored",
         "resized_crop_flip": "random crops, resized, half of them mirrored",
     }[policy]
     if policy == automatic:
         return (
-            f"{policy} ({does}): chosen for {data.name}, as {reason}; data.augmentation "
-            f"sets another one"
+            f"{policy} ({effect}): chosen for {data.name}, as {reason}; set data.augmentation "
+            f"to change it"
         )
     return (
-        f"{policy} ({does}): set by data.augmentation; auto is {automatic} for {data.name}, "
+        f"{policy} ({effect}): set by data.augmentation; auto is {automatic} for {data.name}, "
         f"as {reason}"
     )
 
@@ -95,7 +97,8 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
         raise ConfigurationError(
             f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have "
             f"{_count(len(data.mean), 'value')} each, and the "
-            f"images have {_count(channels, 'channel')}: give {channels}, or leave both out",
+            f"images have {_count(channels, 'channel')}: give {channels} values each, or remove "
+            f"both",
             field="data.mean",
             value=data.mean,
             allowed=f"{channels} values",
@@ -109,15 +112,15 @@ def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
     It names mean and deviation of each channel, their source, and the settings to change them.
     `summary` is the result of `describe`.
     """
-    values = f"mean {_listed(summary['mean'])}, std {_listed(summary['std'])}"
+    values = f"mean {_format_values(summary['mean'])}, std {_format_values(summary['std'])}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
     source = (
-        "ImageNet's, as the files are not decoded beforehand"
+        "those of ImageNet, as the files are not decoded beforehand"
         if summary["root"]
         else "those of the training images"
     )
-    return f"{values}: {source}; data.mean and data.std set others"
+    return f"{values}: {source}; set data.mean and data.std to change them"
 
 
 def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
@@ -128,7 +131,7 @@ def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _listed(values: Sequence[float]) -> str:
+def _format_values(values: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:.4g}' for value in values)}]"
 
 

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 SHARED = Path("/dev/shm")  # Linux keeps shared memory here, also for PyTorch's file_system sharing
-PREFETCHED = 2  # batches of each decoding process, as in DataLoader
-PASSES = 2  # open at once, as of training and of held-out samples
+PREFETCHED = 2  # batches per decoding process, as in DataLoader
+PASSES = 2  # open at once: training and held-out samples
 RESERVE_BYTES = 16 * 2**20  # for other users, such as NCCL
 # bytes of a path that a socket can be bound to
 LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
@@ -45,7 +45,7 @@ def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str
     """
     if not workers:
         return ""
-    how = "so batches of images go through pipes, which is slower"
+    how = "so batches of images are sent through pipes, which is slower"
     if not can_pass_memory():
         return (
             f"TMPDIR = {tempfile.gettempdir()} is too long for a socket, {how}: set TMPDIR "
@@ -54,9 +54,9 @@ def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str
     needed = batch_bytes * PREFETCHED * workers * PASSES * processes
     if has_room(needed):
         return ""
-    size, wanted = shutil.disk_usage(SHARED).total / MIB, (needed + RESERVE_BYTES) / MIB
+    size, required = shutil.disk_usage(SHARED).total / MIB, (needed + RESERVE_BYTES) / MIB
     return (
-        f"{SHARED}, of {size:.0f} MiB, has less free than the {wanted:.0f} MiB that "
+        f"{SHARED} ({size:.0f} MiB) has less free space than the {required:.0f} MiB that "
         f"data.loader_workers = {workers} may need, "
         f"{how}: enlarge it (docker run --shm-size=2g), or lower data.loader_workers or "
         f"training.batch_size"

@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.config.data_schema import Data
-from orchestrator.data._augmentation import NUMBERS, shifted, shifts, stretched, stretches
-from orchestrator.data._mixing import MIXES, Mixing, draw
+from orchestrator.data._augmentation import (
+    NUMBERS,
+    crop_and_resize,
+    draw_crop_offsets,
+    draw_resize_matrices,
+    pad_and_crop,
+)
+from orchestrator.data._mixing import MIXES, Mixing, draw_mixing
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.preprocessing import AUTOMATIC, shift_pixels
 
@@ -50,10 +56,10 @@ class Views:
         assert policy in POLICIES and mix in MIXES, (policy, mix)
         self.policy, self.seed, self.count, self.pad = policy, seed, count, pad
         self.mix, self.mix_alpha = mix, mix_alpha
-        self._drawn: tuple[int, NDArray[np.float64]] | None = None
+        self._cached_numbers: tuple[int, NDArray[np.float64]] | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
+    def from_config(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
         """Return the views of a data set's training part, as configured in `data`.
 
         Images are padded by an eighth of the shorter side.
@@ -80,10 +86,10 @@ class Views:
 
         Equal identities give equal images of equal data.
         """
-        said: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
-        said |= {"seed": self.seed} if self.varies else {}
-        said |= {"pad": self.pad} if self.policy in SHIFTING else {}
-        return said | ({"mix_alpha": self.mix_alpha} if self.mix != "none" else {})
+        properties: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
+        properties |= {"seed": self.seed} if self.varies else {}
+        properties |= {"pad": self.pad} if self.policy in SHIFTING else {}
+        return properties | ({"mix_alpha": self.mix_alpha} if self.mix != "none" else {})
 
     def numbers(self, view: int) -> NDArray[np.float64]:
         """Return (count, 5) numbers, uniform in [0, 1), of a view.
@@ -91,14 +97,14 @@ class Views:
         Columns: vertical position, horizontal position, flip, area, ratio. The numbers of the last
         view are cached.
         """
-        if self._drawn is None or self._drawn[0] != view:
-            self._drawn = (
+        if self._cached_numbers is None or self._cached_numbers[0] != view:
+            self._cached_numbers = (
                 view,
                 np.random.default_rng([self.seed, view]).random((self.count, NUMBERS)),
             )
-        return self._drawn[1]
+        return self._cached_numbers[1]
 
-    def places(self, view: int | None, height: int, width: int) -> Tensor | None:
+    def augmentation_params(self, view: int | None, height: int, width: int) -> Tensor | None:
         """Return the parameters of `augment` for every sample.
 
         Args:
@@ -114,29 +120,31 @@ class Views:
             return None
         if self.policy in SHIFTING:
             return torch.from_numpy(
-                shifts(
+                draw_crop_offsets(
                     self.numbers(view), height, width, self.pad, flips=self.policy == "crop_flip"
                 )
             )
-        return torch.from_numpy(stretches(self.numbers(view), height, width))
+        return torch.from_numpy(draw_resize_matrices(self.numbers(view), height, width))
 
-    def augment(self, images: Tensor, places: Tensor) -> Tensor:
+    def augment(self, images: Tensor, augmentation_params: Tensor) -> Tensor:
         """Return the augmented images.
 
         Args:
             images: (B, H, W, C) uint8.
-            places: The rows of `places` for these images, on their device.
+            augmentation_params: The parameters of these images, on their device.
 
         Returns:
             (B, H, W, C) uint8, on the same device.
         """
         if self.policy in SHIFTING:
-            return shifted(images, places, self.pad, flips=self.policy == "crop_flip")
-        return stretched(images, places)
+            return pad_and_crop(
+                images, augmentation_params, self.pad, flips=self.policy == "crop_flip"
+            )
+        return crop_and_resize(images, augmentation_params)
 
     def mixing(self, view: int | None, height: int, width: int) -> Mixing | None:
         """Return the partner and the share of every sample, None without blending."""
         if view is None or self.mix == "none":
             return None
         generator = np.random.default_rng([self.seed, view, MIX])
-        return draw(self.mix, self.mix_alpha, generator, self.count, height, width)
+        return draw_mixing(self.mix, self.mix_alpha, generator, self.count, height, width)

@@ -52,7 +52,7 @@ def describe_inputs(summary: dict[str, Any]) -> dict[str, Any]:
 
 def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
     """Describe the data, without the paths of this machine."""
-    kept = {
+    fields = {
         "validation",
         "limit",
         "seed",
@@ -62,16 +62,20 @@ def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict
         "mix_alpha",
         "views",
     }
-    kept |= {
+    fields |= {
         name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)
     }
-    said = configuration.data.model_dump(mode="json", include=kept)
-    said["augmentation"] = resolve_augmentation(configuration.data, summary)
-    said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
+    settings = configuration.data.model_dump(mode="json", include=fields)
+    settings["augmentation"] = resolve_augmentation(configuration.data, summary)
+    settings["limit"] = {part: limit for part, limit in settings["limit"].items() if limit}
     sizes = summary["sizes"]
     if _needs(configuration).labels:  # the other samples were not used
         sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
-    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
+    return {
+        "name": summary["name"],
+        "fingerprint": summary["fingerprint"],
+        "sizes": sizes,
+    } | settings
 
 
 def _method(configuration: Configuration) -> dict[str, Any]:
@@ -113,19 +117,19 @@ def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dic
     if teacher is None:
         return None
     augmentation = resolve_augmentation(configuration.data, summary)
-    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
-    known = read_card(sweep.folder) or (
-        (fit.card(place) or {}) if fit.damage(place) is None else {}
+    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
+    card = read_card(sweep.folder) or (
+        (fit.card(folder) or {}) if fit.damage(folder) is None else {}
     )
     parts = ("validation/", "test/")
     metrics = {
-        name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)
+        name: value for name, value in card.get("metrics", {}).items() if name.startswith(parts)
     }
-    said = {
+    description = {
         "network": teacher.network.model_dump(mode="json", exclude={"weights"}),
         **_start(teacher.network),
         "metrics": metrics,
     }
-    return said | (
+    return description | (
         {} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")}
     )

@@ -14,9 +14,9 @@ FILES = {  # the content of the folder, and the code that opening it runs
     "`orchestrator` and `methods` build the network.",
     "torchexport": "`model.pt2` is a program of `torch.export` for batches of any size and "
     "needs PyTorch alone. Nothing in it is "
-    "pickled, but `torch.export.load` would unpickle what a stranger put into such a file, and "
-    "a program is code: open those of "
-    "people you trust. PyTorch does not promise that a later version reads it: keep the "
+    "pickled, but `torch.export.load` unpickles the content of files that demand it, and "
+    "a program is code: open only "
+    "files from trusted sources. A later PyTorch may be unable to read it: keep the "
     "safetensors export too.",
     "onnx": "`model.onnx` is an ONNX graph for batches of any size: its input is `images`, its "
     "output `logits`, both float32.",
@@ -100,32 +100,32 @@ def _title(settings: Values) -> str:
         f"{source['trial']} of the run "
         f"`{source['run']}`, with its weights {which}, after {source['epoch']} of "
         f"{settings['training']['epochs']} epochs. "
-        f"The trial is {source['chosen']}.{_beside(settings)}"
+        f"The trial is {source['chosen']}.{_peers(settings)}"
     )
 
 
-def _beside(settings: Values) -> str:
+def _peers(settings: Values) -> str:
     if not settings["beside"]:
         return ""
-    others = ", ".join(
+    peers = ", ".join(
         f"{letter} (`{network['name']}`)" for letter, network in settings["beside"].items()
     )
-    heard = (
-        "learned from each other's answers"
+    exchange = (
+        "the students learned from each other's predictions"
         if settings["hears_others"]
-        else "saw the same batches and heard nothing of each other"
+        else "the students had the same batches and did not exchange predictions"
     )
-    return f" It was trained beside {others}: they {heard}."
+    return f" It was trained together with {peers}: {exchange}."
 
 
 def _metrics(settings: Values) -> str:
     source = settings["source"]
     table = _table(source["metrics"], lambda value: f"{value:.4f}")
     best = (
-        f"The best weights are those after epoch {source['best_epoch']}, the last ones "
-        f"those after epoch {source['epochs']}. "
+        f"The best weights are from epoch {source['best_epoch']}, the last weights from epoch "
+        f"{source['epochs']}. "
     )
-    meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
+    meaning = "NLL and entropy are in nats, agreement is with the predictions of the run's teacher."
     return f"## Metrics\n\n{table}\n\n{best}{meaning} {_test_use(source)}{_over_seeds(settings)}"
 
 
@@ -141,7 +141,7 @@ def _over_seeds(settings: Values) -> str:
     )
 
 
-def _table(metrics: Values, word: Callable[[Any], str]) -> str:
+def _table(metrics: Values, format_value: Callable[[Any], str]) -> str:
     """Return a table of the available metrics by part and weights."""
     columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
     columns = [
@@ -154,22 +154,25 @@ def _table(metrics: Values, word: Callable[[Any], str]) -> str:
         if any(value is not None for value in values):
             rows.append(
                 f"| {metric} | "
-                f"{' | '.join('' if value is None else word(value) for value in values)} |"
+                f"{' | '.join('' if value is None else format_value(value) for value in values)} |"
             )
     return "\n".join(rows)
 
 
 def _test_use(source: Values) -> str:
     if not _tested(source):
-        return "The trial did not train all its epochs, so the test part was not read."
-    read = "This trial read the test part once, when its last epoch was over, with both weights; "
+        return "The trial did not train all its epochs, so the test part was not evaluated."
+    evaluated = (
+        "The test part was evaluated once, after the last epoch, with the best and the last "
+        "weights. "
+    )
     if source["asked"]:
         return (
-            read
-            + "the epoch of the best weights was not chosen by it, and the trial was asked for "
-            "by its number."
+            evaluated
+            + "It was not used to select the epoch of the best weights; the trial was selected by "
+            "its number."
         )
-    return read + "neither that epoch nor the trial was chosen by it."
+    return evaluated + "It was not used to select the epoch or the trial."
 
 
 def _loading(settings: Values) -> str:
@@ -178,7 +181,7 @@ def _loading(settings: Values) -> str:
     middle = ""
     if prepared["cut"]:
         middle = (
-            f" They are the middle square, {prepared['cut']:g} of the short side, scaled "
+            f" Crop the central square, {prepared['cut']:g} of the short side, and scale it "
             f"to {width} x {height} pixels (bilinear)."
         )
     mean, deviation = prepared["mean"], prepared["std"]
@@ -187,14 +190,14 @@ def _loading(settings: Values) -> str:
     )
     return (
         "## Use\n\n"
-        f"Images are {channels} x {height} x {width}, values in 0..1, less the mean and over "
-        f"the deviation of each channel."
+        f"Inputs are images of {channels} x {height} x {width} with values in 0..1, normalised by "
+        f"the mean and standard deviation of each channel."
         f"{middle} Logits are in the order of `classes` in `settings.json`. "
         f"{FILES[settings['form']]}\n\n"
         "```python\n"
         f"{code}"
         "```\n\n"
-        "Or of picture files: `python run.py predict FOLDER PICTURE.png`.\n\n"
+        "For image files: `python run.py predict FOLDER PICTURE.png`.\n\n"
         f"{_checked(settings['checked'])}"
     )
 
@@ -211,10 +214,9 @@ def _checked(checked: Values) -> str:
         else "none"
     )
     return (
-        f"The file was read again after it was written, and its logits were compared with the "
-        f"student's on {checked['random']} "
-        f"random images{real}: they differ by {checked['largest_difference']:.2g} at most; "
-        f"allowed: {allowed}."
+        f"After writing, the file was loaded and its logits were compared with the student's on "
+        f"{checked['random']} random images{real}: the largest difference is "
+        f"{checked['largest_difference']:.2g}; allowed: {allowed}."
     )
 
 
@@ -222,14 +224,15 @@ def _training(settings: Values) -> str:
     data, method, teacher = settings["data"], settings["method"], settings["teacher"]
     sizes = ", ".join(f"{part} {size}" for part, size in data["sizes"].items())
     lines = {
-        "data": f"{data['name']}: {sizes}; {_said(_rest(data, 'name', 'sizes', 'fingerprint'))}",
-        "teacher": _teacher(teacher) if teacher else "none that it heard",
+        "data": f"{data['name']}: {sizes}; "
+        f"{_one_line(_rest(data, 'name', 'sizes', 'fingerprint'))}",
+        "teacher": _teacher(teacher) if teacher else "none used",
         "method": f"{method['name']} ({method['provenance']}): "
-        f"{_said(method['settings']) or 'no settings'}",
+        f"{_one_line(method['settings']) or 'no settings'}",
         "network": f"{settings['network']['name']}: "
-        f"{_said(_rest(settings['network'], 'name')) or 'no settings'}",
-        "recipe": _said(settings["training"]),
-        "searched": _said(settings["searched"]) or "nothing",
+        f"{_one_line(_rest(settings['network'], 'name')) or 'no settings'}",
+        "recipe": _one_line(settings["training"]),
+        "searched": _one_line(settings["searched"]) or "nothing",
         "seed": str(settings["seed"]),
     }
     return "## Training\n\n" + "\n".join(f"- **{name}**: {line}" for name, line in lines.items())
@@ -243,12 +246,12 @@ def _teacher(teacher: Values) -> str:
         for part, name in reached.items()
         if name in teacher["metrics"]
     ]
-    came = [f"weights {teacher['start']}"] if teacher["start"] else []
+    start = [f"weights {teacher['start']}"] if teacher["start"] else []
     return ", ".join(
         [
             network["name"],
-            *([_said(_rest(network, "name"))] if len(network) > 1 else []),
-            *came,
+            *([_one_line(_rest(network, "name"))] if len(network) > 1 else []),
+            *start,
             *metrics,
         ]
     )
@@ -257,31 +260,30 @@ def _teacher(teacher: Values) -> str:
 def _limits(settings: Values) -> str:
     data, source = settings["data"], settings["source"]
     lines = [
-        f"It has learned from {data['sizes']['train']} images of {data['name']}; of other "
-        f"images, or images prepared in another "
-        "way, nothing is known.",
+        f"It was trained on {data['sizes']['train']} images of {data['name']}; its accuracy on "
+        f"other images, or with other preprocessing, is unknown.",
         _other_seeds(settings),
-        "The validation accuracy of the best weights is the largest of all epochs, and the "
-        "trial may be the best of many: a "
-        "little optimistic.",
+        "The validation accuracy of the best weights is the maximum over all epochs, and the "
+        "trial may be the best of many: it is optimistically biased.",
     ]
     if "labelled" in data:
         lines.append(f"Only {data['labelled']} of the training images had a label.")
     if "validation_in_training" in data:
         lines.append(
-            "It was trained on the validation part too: its validation metrics say nothing of "
-            "other images."
+            "It was also trained on the validation part: its validation metrics do not measure "
+            "generalisation."
         )
     if data["label_noise"]:
         lines.append(
-            f"{data['label_noise']:.0%} of the training labels were made wrong on purpose."
+            f"{data['label_noise']:.0%} of the training labels were replaced by wrong ones (label "
+            f"noise)."
         )
     if source["taken_over"]:
         epochs = ", ".join(
             f"epoch {change['epoch']} (trial {change['source']})" for change in source["taken_over"]
         )
         lines.append(
-            f"Weights and settings of other trials were taken over after {epochs}: earlier "
+            f"The trial copied weights and settings of other trials after {epochs}: earlier "
             f"epochs had other settings."
         )
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
@@ -290,10 +292,10 @@ def _limits(settings: Values) -> str:
 def _other_seeds(settings: Values) -> str:
     one = f"One training, with seed {settings['seed']}"
     if not settings["over_seeds"]:
-        return f"{one}: how much another seed would differ was not measured."
+        return f"{one}: the variation over seeds was not measured."
     return (
-        f"{one}: others of its {len(settings['over_seeds']['seeds'])} seeds came out "
-        f"otherwise, as the table of their means says."
+        f"{one}; the table of means shows the variation over its "
+        f"{len(settings['over_seeds']['seeds'])} seeds."
     )
 
 
@@ -305,7 +307,7 @@ def _rest(values: Values, *without: str) -> Values:
     return {name: value for name, value in values.items() if name not in without}
 
 
-def _said(values: Values) -> str:
+def _one_line(values: Values) -> str:
     """Return the values in one line, without those that are null or empty."""
     shown = {name: value for name, value in values.items() if value not in (None, [], {})}
     return ", ".join(

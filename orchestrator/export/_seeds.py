@@ -29,34 +29,36 @@ def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None
     ]
     if not sweep.configuration.search.seeds or len(alike) < 2:
         return None
-    told = [named(own(one.metrics, letter)) for one in alike]
-    shared = sorted(set[str].intersection(*map(set, told)))
-    found = {name: mean([metrics[name] for metrics in told]) for name in shared}
+    trial_metrics = [heldout_metrics(student_metrics(one.metrics, letter)) for one in alike]
+    shared = sorted(set[str].intersection(*map(set, trial_metrics)))
+    means = {name: mean([metrics[name] for metrics in trial_metrics]) for name in shared}
     seeds = sorted(one.settings.get(SEED, sweep.configuration.seed) for one in alike)
     return {
         "seeds": seeds,
-        "metrics": {name: {"mean": one.value, "error": one.error} for name, one in found.items()},
+        "metrics": {name: {"mean": one.value, "error": one.error} for name, one in means.items()},
     }
 
 
-def own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
+def student_metrics(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
     """Return a student's own metrics under their plain names.
 
     In a trial of several students, the names begin with the student's letter.
     """
-    mine = f"{letter}/"
+    prefix = f"{letter}/"
     return {
-        name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix)
     } or metrics
 
 
-def named(metrics: dict[str, Any]) -> dict[str, float]:
+def heldout_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     """Return the validation and test metrics, under names that include the weights.
 
     `validation/nll` is a metric of the last weights.
     """
-    found = {name: float(value) for name, value in metrics.items() if name.startswith(PARTS)}
-    return {name.replace("validation/", "validation/last/"): value for name, value in found.items()}
+    plain = {name: float(value) for name, value in metrics.items() if name.startswith(PARTS)}
+    return {name.replace("validation/", "validation/last/"): value for name, value in plain.items()}
 
 
 def _rest(trial: Trial) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class _Input(_Section):
     @model_validator(mode="after")
     def _of_each_channel(self) -> "_Input":
         if not len(self.mean) == len(self.std) == self.shape[0]:
-            raise ValueError(f"mean and std are not those of {self.shape[0]} channels")
+            raise ValueError(f"mean and std must have {self.shape[0]} values, one per channel")
         return self
 
 
@@ -59,15 +59,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
         if odd := control_character(json.dumps(settings, ensure_ascii=False), (SURROGATE,)):
-            raise ValueError(f"{SETTINGS} holds the character {odd}, which is half of one")
+            raise ValueError(f"{SETTINGS} contains the surrogate {odd}, which is not a character")
         head = _Head.model_validate(settings)
         newer = head.format > FORMAT or head.form not in FORMATS
         if not newer:
             _Whole.model_validate(settings)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{folder} is no exported student or damaged ({_reason(error)}): write it with "
-            f"`python run.py export`",
+            f"{folder} is not an exported student, or it is damaged ({_reason(error)}): export it "
+            f"again with `python run.py export`",
             field=str(folder / SETTINGS),
             value=_reason(error),
         ) from error
@@ -86,7 +86,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         return (
-            f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'all of it'}: "
+            f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'the whole file'}: "
             f"{first['msg']}"
         )
     if isinstance(error, OSError):

@@ -19,7 +19,7 @@ from orchestrator.store.store import Store
 RANDOM, REAL = 4, 16  # images of each batch
 
 
-def batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
+def check_batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
     """Return prepared images (B, C, H, W) float32 by their origin.
 
     `random` are random images. `one` is a single one of them, because every batch size must work.
@@ -27,15 +27,15 @@ def batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
     """
     shape = summary["shape"]
     random = torch.randn(RANDOM, *shape, generator=torch.Generator().manual_seed(0))
-    found = {"random": random, "one": random[:1]}
+    images = {"random": random, "one": random[:1]}
     folder = store.root / "data" / summary["fingerprint"]
     if (folder / "data.json").exists():
-        # the data may be damaged or without its files: training on it reports that
+        # damaged data, or data without its files, are reported by training
         with contextlib.suppress(ConfigurationError):
-            found["validation"] = prepared(
+            images["validation"] = normalize(
                 pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"]
             )
-    return found
+    return images
 
 
 def pictures(data: Dataset, count: int) -> Tensor:
@@ -53,7 +53,7 @@ def pictures(data: Dataset, count: int) -> Tensor:
     return raw.permute(0, 3, 1, 2).float() / 255
 
 
-def prepared(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """Return images normalized by the mean and standard deviation of each channel.
 
     Args:
@@ -66,26 +66,26 @@ def prepared(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 
 @torch.no_grad()
-def compared(
-    network: Predictions, written: Predictions, given: dict[str, Tensor], tolerance: float
+def compare_logits(
+    network: Predictions, written: Predictions, batches: dict[str, Tensor], tolerance: float
 ) -> dict[str, Any]:
     """Compare the logits of a written export with those of the network.
 
     Args:
         network: Function from prepared images to the network's logits.
         written: The same of the written export.
-        given: Batches of prepared images by their origin.
+        batches: Batches of prepared images by their origin.
         tolerance: Allowed difference, as a share of the network's largest logit on that batch.
 
     Returns:
         `largest`, the largest difference, and `same`, whether all differences are allowed.
     """
     largest, same = 0.0, True
-    for images in given.values():
-        expected, found = network(images), written(images)
-        if found.shape != expected.shape:
+    for images in batches.values():
+        expected, actual = network(images), written(images)
+        if actual.shape != expected.shape:
             return {"largest": float("inf"), "same": False}
-        difference = float((found - expected).abs().max())
+        difference = float((actual - expected).abs().max())
         largest, same = (
             max(largest, difference),
             same and difference <= tolerance * float(expected.abs().max()),

@@ -29,11 +29,11 @@ from orchestrator.export._description import (
     needs_teacher,
 )
 from orchestrator.export._model_card import model_card
-from orchestrator.export._seeds import named, over_seeds, own
+from orchestrator.export._seeds import heldout_metrics, over_seeds, student_metrics
 from orchestrator.export._settings import FORMAT
-from orchestrator.export.check import batches, compared
+from orchestrator.export.check import check_batches, compare_logits
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
-from orchestrator.export.loading import answering
+from orchestrator.export.loading import load_predictions
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
@@ -53,11 +53,11 @@ USABLE = ("complete", "stopped_early")
 
 @dataclass(frozen=True)
 class Exported:
-    """Folder, settings and peers' letters of an exported student."""
+    """Folder and settings of an exported student, and the letters of its peers."""
 
     folder: Path
     settings: dict[str, Any]
-    others: tuple[str, ...]
+    peers: tuple[str, ...]
 
 
 def export(
@@ -69,15 +69,23 @@ def export(
     to: Path | None = None,
     form: str = NAME,
 ) -> Exported:
-    """Write one student of a trial of the run `name` to a folder of its own, and load it again to
-    see that it says the same.
+    """Write one student of a trial to a new folder, load it again, and compare the logits.
 
-    `number` None is the best trial; `weights` are those best on the validation part, or the last
-    ones; `to` None is a folder of the store; `form` is one of FORMATS. ConfigurationError: no such
-    run, trial, student, weights or format, a damaged checkpoint, a folder that is not empty.
-    PreflightError: the folder cannot be written, or a package of the format is missing.
+    Args:
+        store: The store of the run.
+        name: The name of the run.
+        letter: The letter of the student.
+        number: The number of the trial; None for the best one.
+        weights: `best` for those best on the validation part, or `last`.
+        to: The target folder; None for a folder of the store.
+        form: The file format, one of FORMATS.
+
+    Raises:
+        ConfigurationError: There is no such run, trial, student, weights or format, the checkpoint
+            is damaged, or the folder is not empty.
+        PreflightError: The folder cannot be written, or a package of the format is missing.
     """
-    asked = read_path(to, "--to") if to is not None else None
+    requested = read_path(to, "--to") if to is not None else None
     _require_options(form, weights)
     sweep = Sweep.open(store, name)
     trial = _trial(store, sweep, number)
@@ -85,7 +93,7 @@ def export(
     students = configuration.students
     if letter not in students:
         raise ConfigurationError(
-            f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}",
+            f"--student {letter!r} is not a student of {name!r}: give one of {', '.join(students)}",
             field="--student",
             value=letter,
             allowed=tuple(students),
@@ -105,7 +113,7 @@ def export(
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
-    target = asked or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
+    target = requested or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
     settings = {
@@ -126,12 +134,14 @@ def export(
         "hears_others": uses_peers(sweep, trial),
         **describe_recipe(configuration, letter),
     }
-    with _writing(target) as aside:
-        FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
-        write_json(aside / SETTINGS, settings)
-        settings["checked"] = _checked(network, answering(aside), form, store, summary, target)
-        write_json(aside / SETTINGS, settings)
-        (aside / CARD).write_text(model_card(settings), encoding="utf-8")
+    with _writing(target) as temporary:
+        FORMATS[form].write(network, tuple(summary["shape"]), temporary / FORMATS[form].file)
+        write_json(temporary / SETTINGS, settings)
+        settings["checked"] = _checked(
+            network, load_predictions(temporary), form, store, summary, target
+        )
+        write_json(temporary / SETTINGS, settings)
+        (temporary / CARD).write_text(model_card(settings), encoding="utf-8")
     return Exported(target, settings, tuple(other for other in students if other != letter))
 
 
@@ -161,16 +171,16 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
         if best is None:
             command = f"python run.py status {sweep.name}{store.option}"
             raise ConfigurationError(
-                f"{sweep.name!r} has no trial that ended well: `{command}` says more",
+                f"{sweep.name!r} has no trial with results: run `{command}` for the reasons",
                 field="name",
                 value=sweep.name,
-                allowed="a run with a trial that ended well",
+                allowed="a run with a complete or early-stopped trial",
             )
         return best
     if number not in sweep.trials:
         known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
         raise ConfigurationError(
-            f"--trial {number} is no trial of {sweep.name!r}: it has {known}",
+            f"--trial {number} is not a trial of {sweep.name!r}: give one of {known}",
             field="--trial",
             value=number,
             allowed=tuple(sorted(sweep.trials)),
@@ -184,7 +194,7 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
             else "has not ended"
         )
         raise ConfigurationError(
-            f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}",
+            f"--trial {number} of {sweep.name!r} {state}: give one of {usable}",
             field="--trial",
             value=number,
             allowed=tuple(other.number for other in sweep.ranked()),
@@ -198,7 +208,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
     by = describe_objective(sweep.configuration, primary_goal(search).name)
     if len(sweep.trials) == 1:
-        return "the only one of its run"
+        return "the only trial of its run"
     return (
         f"one of {many}"
         if number is not None
@@ -208,17 +218,18 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     """Return the folder with a student's part of the trial's checkpoint."""
-    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
+    storage = checkpoint_storage(store, sweep.trial_folder(trial.number))
     try:
-        home.bring()
+        storage.download()
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
-            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})",
+            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} "
+            f"({reason}): check the connection and the credentials",
             field="--store",
             value=store.uri,
         ) from error
-    folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
+    folder = (storage.folders or [storage.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(
             f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give "
@@ -228,19 +239,19 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
             allowed="a trial with a checkpoint",
         )
     if not any((folder / file).exists() for file in FILES.values()):
-        others = tuple(
+        alternatives = tuple(
             sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()})
         )
-        there = ", ".join(str(number) for number in others)
+        listed = ", ".join(str(number) for number in alternatives)
         raise ConfigurationError(
             f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it "
             f"is not among its best "
             f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give "
-            f"one of {there}, or train "
-            f"it again: its settings are in {home.trial / 'trial.json'}",
+            f"one of {listed}, or train "
+            f"it again: its settings are in {storage.trial / 'trial.json'}",
             field="--trial",
             value=trial.number,
-            allowed=others,
+            allowed=alternatives,
         )
     return folder
 
@@ -257,12 +268,12 @@ def _require_free(target: Path) -> None:
             allowed="a folder that can be read",
         ) from error
     if not free:
-        what = "is not empty" if target.is_dir() else "is a file"
+        reason = "is not empty" if target.is_dir() else "is a file"
         raise ConfigurationError(
-            f"--to {target} {what}: nothing is replaced, give a folder that is new or empty",
+            f"--to {target} {reason}: give a new or empty folder, because nothing is overwritten",
             field="--to",
             value=str(target),
-            allowed="a folder that is new or empty",
+            allowed="a new or empty folder",
         )
 
 
@@ -270,9 +281,9 @@ def _require_free(target: Path) -> None:
 def _writing(target: Path) -> Iterator[Path]:
     """Yield a folder to write to, which replaces the target after a success."""
     try:
-        with replacing(target) as aside:
-            aside.mkdir()
-            yield aside
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            yield temporary
             if target.is_dir():  # it is empty
                 target.rmdir()  # else `replacing` would keep it as .old and remove an older .old
     except OSError as error:
@@ -309,8 +320,8 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
         raise _damaged(trial, error.file, error.reason) from error
     record, best_epoch = progress["record"], progress["best_epoch"]
     last = record["epoch"]
-    metrics = {"validation/best/accuracy": progress["best_value"]} | named(
-        own(record["metrics"], letter)
+    metrics = {"validation/best/accuracy": progress["best_value"]} | heldout_metrics(
+        student_metrics(record["metrics"], letter)
     )
     epochs = {
         "epoch": best_epoch if weights == "best" else last,
@@ -324,7 +335,7 @@ def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationE
     reason = " ".join(str(error).split())
     return ConfigurationError(
         f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): "
-        f"give another --trial, or train anew",
+        f"give another --trial, or train again",
         field=str(file),
         value=reason,
     )
@@ -337,7 +348,7 @@ def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
         try:
             return read_summary(sweep.folder)
         except DamagedRecordError as error:
-            log.warning("%s: what its source says is taken", error)
+            log.warning("%s: the data source is read instead", error)
     data = sweep.configuration.data
     return describe(data, store.root, data.seed)
 
@@ -354,23 +365,22 @@ def _checked(
 
     Raise PreflightError if they differ from the student's.
     """
-    given, tolerance = batches(store, summary), FORMATS[form].tolerance
-    found = compared(lambda images: network(images).logits, written, given, tolerance)
-    if not found["same"]:
-        step = "check that disk" if form == NAME else "give --format safetensors"
+    batches, tolerance = check_batches(store, summary), FORMATS[form].tolerance
+    result = compare_logits(lambda images: network(images).logits, written, batches, tolerance)
+    if not result["same"]:
+        step = "check the disk" if form == NAME else "give --format safetensors"
         raise PreflightError(
-            f"--to {target}: what was written does not give the logits of the checkpoint when "
-            f"it is read (they differ by "
-            f"{found['largest']:.2g}): {step}",
+            f"--to {target}: the logits of the written file differ from the checkpoint's by "
+            f"{result['largest']:.2g}: {step}",
             field="--to",
-            value=found["largest"],
+            value=result["largest"],
             allowed=tolerance,
         )
-    images = {name: len(given.get(name, ())) for name in ("random", "validation")}
-    return images | {"largest_difference": found["largest"], "tolerance": tolerance}
+    images = {name: len(batches.get(name, ())) for name in ("random", "validation")}
+    return images | {"largest_difference": result["largest"], "tolerance": tolerance}
 
 
-def ship(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
+def export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
     """Export a student of a sweep as a program, and return its settings.
 
     A program needs neither this project nor a pickle where it is loaded.

@@ -1,10 +1,10 @@
 """Write and read the file formats of an exported student.
 
-Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file demands it. It
-would also unpickle all of a file that it takes for one from before PyTorch 2.8, from any author. So
-it is not called. `load_pt2` reads a program instead: it supports no older format. It is called only
-if the members of the file are those that are written here. A program is code all the same, in
-either format. Open programs of trusted authors only, and take safetensors from all others.
+Nothing here is pickled or unpickled. `torch.export.load` unpickles members that are marked so, and
+the whole of a file in the format before PyTorch 2.8. So it is not called: `load_pt2` reads a
+program instead, which supports no older format, and only if the file has the members that are
+written here. A program is code all the same, in either format: open programs of trusted authors
+only, and safetensors from all others.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ NAME = "safetensors"  # the format of a folder whose settings name none
 SETTINGS, CARD = "settings.json", "README.md"  # written with the file of the format
 EXAMPLES = 2  # batch size of tracing: with 1, tracing would assume that batches have one image
 LARGEST_BATCH = 2**16
-INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"
+INSTALL = "install it with `pip install '.[onnx]'`, or give --format safetensors or torchexport"
 CONFIGS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
-# the inputs that a program was traced with, which would be pickled
+# the inputs of the trace, which would be pickled
 EMPTY = "data/sample_inputs/model.pt"
 # members of a plain program; those with a dot are PyTorch's own notes, which are not read
 PLAIN = re.compile(
@@ -83,7 +83,7 @@ class Format:
 class Logits(nn.Module):
     """Student that returns its logits alone, (B, C, H, W) to (B, K).
 
-    Other programs expect this of a network.
+    Exported programs return a tensor, not the network's output object.
     """
 
     def __init__(self, network: Network) -> None:
@@ -102,11 +102,11 @@ def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
     """
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with _quiet():
-        made = torch.export.export(
+        exported = torch.export.export(
             Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}}
         )
-    made.example_inputs = None  # type: ignore[assignment]  # the one thing that would be pickled
-    return made
+    exported.example_inputs = None  # type: ignore[assignment]  # the only member that would be pickled
+    return exported
 
 
 def load_program(file: Path) -> Predictions:
@@ -144,19 +144,19 @@ def read_plain(file: Path) -> bytes:
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
     if outside or odd:
-        what = (
-            "it is not of the format of this PyTorch"
+        reason = (
+            "it is not in the format of this PyTorch"
             if outside
-            else f"{odd[0]} in it is pickled or unknown here"
+            else f"its member {odd[0]} is pickled or unknown"
         )
         raise ConfigurationError(
-            f"{file} is not opened, because {what}: write it anew with `run.py export --format "
-            f"torchexport`",
+            f"{file} is not opened, because {reason}: export it again with `python run.py export "
+            f"--format torchexport`",
             field=str(file),
             value=(outside or odd)[0],
             allowed="members of the format of this PyTorch"
             if outside
-            else "members that are plain",
+            else "members that are not pickled",
         )
     return data
 
@@ -171,8 +171,8 @@ def _odd(archive: PT2ArchiveReader) -> list[str]:
     return odd + [
         name
         for config in configs
-        for name, said in config["config"].items()
-        if said["use_pickle"] is not False
+        for name, entry in config["config"].items()
+        if entry["use_pickle"] is not False
     ]
 
 
@@ -239,7 +239,7 @@ def _example(shape: Shape) -> Tensor:
 def _unreadable(file: Path, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ConfigurationError(
-        f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`",
+        f"{file} is missing or damaged ({reason}): export it again with `python run.py export`",
         field=str(file),
         value=reason,
     )
@@ -247,7 +247,7 @@ def _unreadable(file: Path, error: Exception) -> ConfigurationError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress warnings of tracing, which concern its authors alone."""
+    """Suppress warnings of tracing, which do not concern users."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -37,20 +37,20 @@ def load_exported(folder: Path | str) -> Network:
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
-            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` "
-            f"opens it, or export safetensors",
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: load it with "
+            f"`load_predictions`, or export safetensors",
             field=str(folder),
             value=settings["form"],
             allowed=NAME,
         )
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
-    made = _built(settings, folder)
-    load_weights(made, str(file))
-    return made.eval()
+    network = _build_network(settings, folder)
+    load_weights(network, str(file))
+    return network.eval()
 
 
-def _built(settings: dict[str, Any], folder: Path) -> Network:
+def _build_network(settings: dict[str, Any], folder: Path) -> Network:
     network = dict(settings["network"])
     try:
         return build(
@@ -61,8 +61,8 @@ def _built(settings: dict[str, Any], folder: Path) -> Network:
         )
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{folder / SETTINGS} describes no network that can be made ({error}): write it "
-            f"anew with `python run.py export`",
+            f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "
+            f"with `python run.py export`",
             field=str(folder / SETTINGS),
             value=settings["network"],
         ) from error
@@ -77,7 +77,8 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     try:
         with torch.device("meta"):
             needed = sum(
-                tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values()
+                tensor.nbytes
+                for tensor in _build_network(settings, file.parent).state_dict().values()
             )
     except (
         RuntimeError,
@@ -88,7 +89,7 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
             f"({' '.join(str(error).split())[:200]}): "
-            "write it anew with `python run.py export`",
+            "export it again with `python run.py export`",
             field=str(file.parent / SETTINGS),
             value=settings["network"],
         ) from error
@@ -96,14 +97,14 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
             f"{file.name} holds {file.stat().st_size}: "
-            "write it anew with `python run.py export`",
+            "export it again with `python run.py export`",
             field=str(file),
             value=file.stat().st_size,
             allowed=needed,
         )
 
 
-def answering(folder: Path | str) -> Predictions:
+def load_predictions(folder: Path | str) -> Predictions:
     """Return an export of any format as a function of images.
 
     The function takes prepared images (B, C, H, W) and returns logits (B, K).

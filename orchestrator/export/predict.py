@@ -19,8 +19,8 @@ from orchestrator.core.paths import read_path
 from orchestrator.core.text import shorten
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.export._settings import read_settings
-from orchestrator.export.check import prepared
-from orchestrator.export.loading import answering
+from orchestrator.export.check import normalize
+from orchestrator.export.loading import load_predictions
 
 ARRAYS = ".npy"
 TOGETHER, VALUES = 256, 2**26  # most images of one batch, and most values in them
@@ -52,24 +52,24 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
     """
     folder = read_path(folder, "EXPORT")
     settings = read_settings(folder)
-    answers = answering(folder)
-    found: list[Picture] = []
+    student = load_predictions(folder)
+    pictures: list[Picture] = []
     for name in images:
         try:
-            found += read(read_path(name, "IMAGES", only_read=True), settings["input"])
+            pictures += read(read_path(name, "IMAGES", only_read=True), settings["input"])
         except ConfigurationError as error:
             print(privacy.sanitize(f"error: {error}"), file=sys.stderr)
-    if not found:
+    if not pictures:
         return BAD_CONFIGURATION
-    rows = probabilities(answers, found, settings)
-    told = [
+    rows = probabilities(student, pictures, settings)
+    predictions = [
         (picture, likeliest(row, settings["classes"], top))
-        for picture, row in zip(found, rows, strict=True)
+        for picture, row in zip(pictures, rows, strict=True)
     ]
     if as_json:
-        print(json.dumps([_plain(picture, classes) for picture, classes in told], indent=1))
+        print(json.dumps([_plain(picture, classes) for picture, classes in predictions], indent=1))
     else:
-        for picture, classes in told:
+        for picture, classes in predictions:
             print(privacy.sanitize(picture.name + (f" ({picture.note})" if picture.note else "")))
             for one in classes:
                 print(privacy.sanitize(f"  {one['probability']:7.2%}  {one['class']}"))
@@ -84,7 +84,7 @@ def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read(file: Path, said: dict[str, Any]) -> list[Picture]:
+def read(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
     """Return the images of a file, in the form that `input` in settings.json demands.
 
     Raises:
@@ -92,16 +92,21 @@ def read(file: Path, said: dict[str, Any]) -> list[Picture]:
     """
     if not file.is_file():
         raise ConfigurationError(
-            f"{file} does not exist or is no file: give a picture, or an array in a {ARRAYS} file",
+            f"{file} does not exist or is not a file: give an image, or an array in a {ARRAYS} "
+            f"file",
             field=str(file),
             value=None,
-            allowed=f"a picture, or an array in a {ARRAYS} file",
+            allowed=f"an image, or an array in a {ARRAYS} file",
         )
-    return _of_array(file, said) if file.suffix.lower() == ARRAYS else [_of_image(file, said)]
+    return (
+        _read_array(file, input_settings)
+        if file.suffix.lower() == ARRAYS
+        else [_read_image(file, input_settings)]
+    )
 
 
 @torch.no_grad()
-def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any]) -> Tensor:
+def probabilities(student: Any, pictures: list[Picture], settings: dict[str, Any]) -> Tensor:
     """Return the probabilities (n, K) of the classes for each image.
 
     Raises:
@@ -111,21 +116,21 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
     together, rows = max(1, min(TOGETHER, VALUES // math.prod(shape))), []
     for start in range(0, len(pictures), together):
         pixels = np.stack([picture.pixels for picture in pictures[start : start + together]])
-        images = prepared(torch.from_numpy(pixels).float() / 255, mean, std)
+        images = normalize(torch.from_numpy(pixels).float() / 255, mean, std)
         try:
-            logits = answers(images)
+            logits = student(images)
         # torch.export and onnxruntime raise errors of their own for a program of another shape
         except Exception as error:
             raise ConfigurationError(
-                f"the student takes no images of shape {shape}, which is in its settings: "
-                f"export it anew",
+                f"the student does not accept images of shape {shape}, the shape in its settings: "
+                f"export it again",
                 field="input.shape",
                 value=tuple(shape),
             ) from error
         if logits.shape != (len(images), len(settings["classes"])):
             raise ConfigurationError(
-                f"the student has {logits.shape[-1]} classes, and its settings name "
-                f"{len(settings['classes'])}: export it anew",
+                f"the student has {logits.shape[-1]} classes, but its settings name "
+                f"{len(settings['classes'])}: export it again",
                 field="classes",
                 value=logits.shape[-1],
                 allowed=len(settings["classes"]),
@@ -136,19 +141,19 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
 
 def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]:
     """Return the `top` classes of one image, the likeliest first."""
-    values, places = row.topk(min(top, len(classes)))
+    values, indices = row.topk(min(top, len(classes)))
     return [
-        {"class": classes[place], "probability": value}
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        {"class": classes[index], "probability": value}
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
     ]
 
 
-def _of_image(file: Path, said: dict[str, Any]) -> Picture:
-    channels, height, width = said["shape"]
+def _read_image(file: Path, input_settings: dict[str, Any]) -> Picture:
+    channels, height, width = input_settings["shape"]
     if channels not in (1, 3):
         raise ConfigurationError(
-            f"{file} cannot be used: the student takes {channels} channels, give an array in a "
-            f"{ARRAYS} file",
+            f"{file} cannot be used, because the student takes {channels} channels: give an array "
+            f"in a {ARRAYS} file",
             field=str(file),
             value=channels,
             allowed=f"an array in a {ARRAYS} file",
@@ -157,22 +162,22 @@ def _of_image(file: Path, said: dict[str, Any]) -> Picture:
         image, done = decode_image(file, channels)
     except ImageError as error:
         raise ConfigurationError(
-            f"{file} cannot be decoded ({error}): give another picture",
+            f"{file} cannot be decoded ({error}): give another image",
             field=str(file),
             value=str(error),
-            allowed="a picture",
+            allowed="an image",
         ) from error
     notes = list(done)
-    if said["cut"] or image.size != (width, height):
+    if input_settings["cut"] or image.size != (width, height):
         notes += (
             []
-            if said["cut"]
+            if input_settings["cut"]
             else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
         )
         image = image.resize(
             (width, height),
             Image.Resampling.BILINEAR,
-            box=_box(image, width / height, said["cut"] or 1.0),
+            box=_box(image, width / height, input_settings["cut"] or 1.0),
         )
     pixels = np.array(image)
     return Picture(
@@ -193,20 +198,19 @@ def _box(image: Image.Image, ratio: float, share: float) -> tuple[float, float, 
     return left, top, left + width, top + height
 
 
-def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
-    channels, height, width = said["shape"]
+def _read_array(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
+    channels, height, width = input_settings["shape"]
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive of several")
+            raise ValueError("it is an archive of several arrays")
     except Exception as error:  # numpy defines no error of damage: each kind has its own
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
-            f"{file} is no array that can be read ({reason}): give one of uint8 that "
-            f"numpy.save wrote",
+            f"{file} is not a readable array ({reason}): give a uint8 array written by numpy.save",
             field=str(file),
             value=reason,
-            allowed="uint8 that numpy.save wrote",
+            allowed="a uint8 array written by numpy.save",
         ) from error
     single = array.shape == (height, width, channels) or (
         channels == 1 and array.shape == (height, width)
@@ -219,17 +223,17 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         wanted = f"{height} x {width} x {channels}"
         raise ConfigurationError(
             f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} "
-            f"for several",
+            f"for several images",
             field=str(file),
             value=(str(array.dtype), array.shape),
             allowed=("uint8", (height, width, channels)),
         )
     if not len(one):
         raise ConfigurationError(
-            f"{file} holds no picture: give one or more of {height} x {width} x {channels}",
+            f"{file} holds no image: give one or more of {height} x {width} x {channels}",
             field=str(file),
             value=0,
             allowed=(1, None),
         )
-    names = [str(file)] if one.shape[0] == 1 else [f"{file}[{place}]" for place in range(len(one))]
+    names = [str(file)] if one.shape[0] == 1 else [f"{file}[{index}]" for index in range(len(one))]
     return [Picture(name, row.transpose(2, 0, 1)) for name, row in zip(names, one, strict=True)]

@@ -70,13 +70,13 @@ def _fitting(
 
 def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
     step = (
-        "a teacher takes all or none, give a .safetensors file of a fitted network, or "
-        "leave teacher.network.weights out to fit one"
+        "a teacher needs all of its weights, so give a .safetensors file of a fitted network, or "
+        "remove teacher.network.weights to fit one"
     )
     if "head.weight" in misfits:
         given, needed = len(misfits["head.weight"]), network.classes
         raise ConfigurationError(
-            f"weights = {weights} has a classifier for {given} classes and the data have "
+            f"weights = {weights} has a classifier for {given} classes, but the data have "
             f"{needed}: {step}",
             field="weights",
             value=weights,
@@ -84,8 +84,8 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
         )
     if misfits:
         raise ConfigurationError(
-            f"weights = {weights} has another {', '.join(misfits)} than {network} for these "
-            f"images: {step}",
+            f"weights = {weights} does not fit {', '.join(misfits)} of {network} for these images: "
+            f"{step}",
             field="weights",
             value=weights,
             allowed={name: tuple(network.state_dict()[name].shape) for name in misfits},
@@ -100,7 +100,7 @@ def _member(network: Network, weights: str) -> Any:
     """
     if network.name not in PARTS:
         message = (
-            f"weights = {weights!r} is no .safetensors file, and torchvision has none "
+            f"weights = {weights!r} is not a .safetensors file, and torchvision has no weights "
             f"for {network.name}"
         )
         raise ConfigurationError(
@@ -136,7 +136,7 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
         raise ConfigurationError(
-            f"{file} holds more than weights: remove it, so that it is downloaded anew",
+            f"{file} contains more than weights: remove it, so that it is downloaded again",
             field="weights",
             value=weights,
             allowed="weights alone",

@@ -13,10 +13,10 @@ from orchestrator.models.network import Network, Shape, convolution, kaiming
 class MLPSettings(Settings):
     """Size of a multi-layer perceptron."""
 
-    width: int = setting(128, "units of each hidden layer", low=1)
-    depth: int = setting(2, "hidden layers", low=1, high=1000)
+    width: int = setting(128, "Units of each hidden layer.", low=1)
+    depth: int = setting(2, "Number of hidden layers.", low=1, high=1000)
     dropout: float = setting(
-        0.0, "share of each hidden layer's units that is dropped while training", low=0, high=0.9
+        0.0, "Share of each hidden layer's units that is dropped in training.", low=0, high=0.9
     )
 
 
@@ -26,7 +26,7 @@ class CNNSettings(Settings):
 
     width: int = setting(
         32,
-        "channels of the first convolution; the second has twice, the third four times as many",
+        "Channels of the first convolution; the second has twice, the third four times as many.",
         low=1,
     )
 
@@ -37,7 +37,7 @@ class SeparableCNNSettings(Settings):
 
     width: int = setting(
         32,
-        "channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many",
+        "Channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many.",
         low=1,
     )
 

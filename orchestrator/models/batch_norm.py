@@ -40,7 +40,7 @@ class SyncBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(
-                f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions"
+                f"batch norm needs inputs (B, C, ...), but this one has {input.dim()} dimensions"
             )
 
     # the compiler does not trace communication

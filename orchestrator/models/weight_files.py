@@ -38,9 +38,9 @@ CONVERT = (
     "s.save_file({k: v.contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}, "
     'sys.argv[2])"'
 )
-PICKLED = "a PyTorch checkpoint, a pickle, which is not opened here"
+PICKLED = "a PyTorch checkpoint, which is a pickle and is not opened"
 SAFETENSORS = "a safetensors file"
-UNKNOWN = "of a format that is not known here"
+UNKNOWN = "of an unknown format"
 
 
 def names_file(weights: str) -> bool:
@@ -63,7 +63,7 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     file = read_path(weights, "weights")
     if not file.is_file():
         raise ConfigurationError(
-            f"{file} does not exist or is no file: give a .safetensors file with weights of "
+            f"{file} does not exist or is not a file: give a .safetensors file with weights of "
             f"{wanted}",
             field="weights",
             value=weights,
@@ -73,7 +73,7 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
         kind = describe_file(file)
         if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
             raise ConfigurationError(
-                f"{file} is a safetensors file under another name: rename it to "
+                f"{file} is a safetensors file with another suffix: rename it to "
                 f"{file.with_suffix(SUFFIX).name}",
                 field="weights",
                 value=weights,
@@ -90,10 +90,10 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{file} is not a whole safetensors file ({reason}): give weights of {wanted}",
+            f"{file} is not a complete safetensors file ({reason}): give weights of {wanted}",
             field="weights",
             value=weights,
-            allowed=f"a whole {SUFFIX} file",
+            allowed=f"a complete {SUFFIX} file",
         ) from error
 
 
@@ -110,7 +110,7 @@ def describe_file(file: Path) -> str:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return PICKLED
     if start.startswith(b"\x89HDF"):
-        return "an HDF5 file, as Keras writes it"
+        return "an HDF5 file, the format of Keras"
     if file.suffix.lower() == ".onnx":
         return "an ONNX graph"
     if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= file.stat().st_size - 8:
@@ -123,7 +123,7 @@ def _describe_archive(file: Path) -> str:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError):
-        return "a damaged zip archive, such as a PyTorch checkpoint that was not copied to its end"
+        return "a damaged zip archive, such as a PyTorch checkpoint that was copied only in part"
     if any("/code/" in name for name in names):
         return "a TorchScript program"
     if any(name.endswith("/data.pkl") for name in names):
@@ -142,7 +142,7 @@ def _advice(file: Path, kind: str) -> str:
         )
         return (
             f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, "
-            f"which loads tensors alone (also "
-            "those under 'state_dict' or 'model'), and give the .safetensors file"
+            f"which loads only tensors (also those under 'state_dict' or 'model'), and give the "
+            f".safetensors file"
         )
     return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"

@@ -69,21 +69,21 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(save(state))
-        aside.replace(file)
+        temporary.write_bytes(save(state))
+        temporary.replace(file)
     except OSError as error:
         raise PreflightError(
-            f"{file} cannot be written ({error.strerror}): free space, or give another folder",
+            f"{file} cannot be written ({error.strerror}): free disk space, or give another folder",
             field=str(file),
             value=error.strerror,
             allowed="a file that can be written",
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
 
 
 def network_fingerprint(state: Mapping[str, Tensor]) -> str:

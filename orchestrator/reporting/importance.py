@@ -31,7 +31,12 @@ from orchestrator.config.objectives import primary_goal
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
-from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, sound_trials
+from orchestrator.store.study_file import (
+    JOURNAL,
+    StudyFile,
+    convert_damage_errors,
+    load_valid_trials,
+)
 
 LEAST = 8  # trials; with fewer, both evaluators describe noise
 # Least number of best trials for PED-ANOVA, as Optuna advises, where a tenth of them would be fewer
@@ -105,12 +110,16 @@ class Importance:
 
 
 def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Importance:
-    """The importances of a sweep's settings, from its complete trials, or from all by their value
-    after `epoch`.
+    """Return the importance of a sweep's settings.
 
-    `option` is what a command needs to find the store, for the next step of a refusal.
-    ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not
-    allow an answer.
+    Args:
+        sweep: The sweep.
+        epoch: Compare all trials by their value after this epoch; None for complete trials only.
+        option: The command-line option that selects the store, for error messages.
+
+    Raises:
+        ConfigurationError: It is not a sweep, or the epoch is out of range.
+        UserError: The trials are too few or do not differ.
     """
     _require_sweep(sweep, epoch)
     trials = _trials(sweep)
@@ -128,8 +137,8 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     rankings, too_few, alike = _rank_groups(sweep, trials, used, values)
     if not rankings:
         raise UserError(
-            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings "
-            f"that all of them have",
+            f"importance needs at least {LEAST} trials that differ in two settings they all have; "
+            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} do",
             field="search.trials",
             value=len(values),
             allowed=f"{LEAST} that differ in two settings",
@@ -151,7 +160,8 @@ def _require_sweep(sweep: Sweep, epoch: int | None) -> None:
     """Raise ConfigurationError for a training, and for an epoch that the sweep does not have."""
     if sweep.kind != "sweep":
         raise ConfigurationError(
-            f"{sweep.name!r} is one training and searched nothing: give the name of a sweep",
+            f"{sweep.name!r} is a single training, which searches no settings: give the name of a "
+            f"sweep",
             field="name",
             value=sweep.name,
             allowed="a sweep",
@@ -159,8 +169,8 @@ def _require_sweep(sweep: Sweep, epoch: int | None) -> None:
     epochs = sweep.configuration.training.epochs
     if epoch is not None and not 1 <= epoch <= epochs:
         raise ConfigurationError(
-            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give "
-            f"1 to {epochs}",
+            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs} epochs, "
+            f"give 1 to {epochs}",
             field="--epoch",
             value=epoch,
             allowed=(1, epochs),
@@ -181,8 +191,8 @@ def _require_differences(
         )
     if not _varied(used):
         raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can "
-            f"be compared",
+            f"all {len(values)} trials of {sweep.name!r} have the same settings, so there "
+            f"is nothing to compare",
             field="search.trials",
             value=len(values),
             allowed="settings that differ",
@@ -228,14 +238,14 @@ def pages(found: Importance) -> dict[str, str]:
     )
     which = "complete trials" if found.epoch is None else f"value after epoch {found.epoch}"
     drawn = {"parallel_coordinate": plot_parallel_coordinate, "slice": plot_slice}
-    made = {}
+    html = {}
     for name, plot in drawn.items():
         figure = plot(found.study, params=varied, target_name=found.objective)
         figure.update_layout(
             title=f"{found.study.study_name}: {found.objective} ({which})", margin={"t": 90}
         )
-        made[f"{name}.html"] = figure.to_html(include_plotlyjs=True, full_html=True)
-    return made
+        html[f"{name}.html"] = figure.to_html(include_plotlyjs=True, full_html=True)
+    return html
 
 
 def _trials(sweep: Sweep) -> list[FrozenTrial]:
@@ -250,18 +260,18 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
         return []
     journal = StudyFile(str(file))
     try:
-        with named_damage(journal, file):
+        with convert_damage_errors(journal, file):
             study: optuna.Study = optuna.load_study(
                 study_name=sweep.name, storage=JournalStorage(journal)
             )
-            found = copy.deepcopy(sound_trials(study))
+            trials = copy.deepcopy(load_valid_trials(study))
     except OSError as error:
         raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
-    for trial in found if sweep.configuration.search.objectives else ():
+    for trial in trials if sweep.configuration.search.objectives else ():
         record = sweep.trials.get(trial.number)
         trial.intermediate_values = dict(record.known) if record else {}
         trial.values = trial.values[:1] if trial.values else None
-    return found
+    return trials
 
 
 def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -269,7 +279,9 @@ def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
     changes = {trial.number: trial.user_attrs.get("changes") or [] for trial in trials}
     changes |= {number: record.changes for number, record in sweep.trials.items() if record.changes}
     return {
-        number: min(change["epoch"] for change in made) for number, made in changes.items() if made
+        number: min(change["epoch"] for change in record)
+        for number, record in changes.items()
+        if record
     }
 
 
@@ -309,7 +321,7 @@ def _too_few(
     which = "complete trials" if epoch is None else f"trials that reached epoch {epoch}"
     counted = (
         f"{sweep.name!r} has {found} "
-        f"{which}{' with settings of their own' if changed else ''} and at least {LEAST} are needed"
+        f"{which}{' with unchanged settings' if changed else ''} and at least {LEAST} are needed"
     )
     last = sorted(
         min(max(trial.intermediate_values), until.get(trial.number, max(trial.intermediate_values)))
@@ -324,21 +336,17 @@ def _too_few(
         else []
     )
     if changed:
-        why = (
-            "population based training changes settings while it trains, so importance has "
-            "nothing to compare"
+        reason = (
+            f"population based training changed the settings of {changed} others during training"
         )
-        return f"{counted}: {why} in {changed} others" + (f"; {advice[0]}" if advice else "")
+        return f"{counted}: {reason}" + (f"; {advice[0]}" if advice else "")
     if sweep.alive:
-        advice.insert(0, "wait, it still runs")
+        advice.insert(0, "wait, because it is still running")
     elif sweep.configuration.search.scheduler != "pbt":
         advice.insert(
             0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`"
         )
-    return (
-        f"{counted}: "
-        f"{', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
-    )
+    return f"{counted}: {', or '.join(advice) or 'the population of pbt cannot grow'}"
 
 
 def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
@@ -368,8 +376,8 @@ def _ranking(
 ) -> Ranking:
     study = _copy(sweep, trials, values)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, BEST / len(trials))))
-    found = _evaluate(study, ped_anova, names)
-    as_much = dict.fromkeys(found, 0)
+    raw = _evaluate(study, ped_anova, names)
+    as_much = dict.fromkeys(raw, 0)
     generator, reached = np.random.default_rng(SEED), [values[trial.number] for trial in trials]
     for _ in range(SHUFFLES):
         shuffled = zip(
@@ -378,10 +386,10 @@ def _ranking(
         for name, value in _evaluate(
             _copy(sweep, trials, dict(shuffled)), ped_anova, names
         ).items():
-            as_much[name] += value >= found[name]
+            as_much[name] += value >= raw[name]
     chance = {name: (1 + count) / (1 + SHUFFLES) for name, count in as_much.items()}
     fanova = _evaluate(study, FanovaImportanceEvaluator(seed=SEED), names)
-    return Ranking(_named(path), path, len(trials), _shares(found), _shares(fanova), chance)
+    return Ranking(_named(path), path, len(trials), _shares(raw), _shares(fanova), chance)
 
 
 def _evaluate(
@@ -389,16 +397,18 @@ def _evaluate(
 ) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about small regimes and experimental arguments
-        found: dict[str, float] = get_param_importances(
+        importances: dict[str, float] = get_param_importances(
             study, evaluator=evaluator, params=names, normalize=False
         )
-    return found
+    return importances
 
 
-def _shares(found: Mapping[str, float]) -> dict[str, float]:
+def _shares(importances: Mapping[str, float]) -> dict[str, float]:
     """Return shares of 1, or zeros if no setting explains anything; Optuna would make all equal."""
-    total = sum(found.values())
-    shares = {name: float(value / total) if total > 0 else 0.0 for name, value in found.items()}
+    total = sum(importances.values())
+    shares = {
+        name: float(value / total) if total > 0 else 0.0 for name, value in importances.items()
+    }
     return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
@@ -435,9 +445,9 @@ def _deciding(trials: Sequence[FrozenTrial]) -> set[str]:
 def _decides(choice: str, name: str, drawn: Sequence[FrozenTrial]) -> bool:
     if any(name in trial.params and choice not in trial.params for trial in drawn):
         return False
-    asked = [trial for trial in drawn if choice in trial.params]
-    seen = {(repr(trial.params[choice]), name in trial.params) for trial in asked}
-    return len({value for value, _ in seen}) == len(seen) and len({has for _, has in seen}) == 2
+    with_choice = [trial for trial in drawn if choice in trial.params]
+    pairs = {(repr(trial.params[choice]), name in trial.params) for trial in with_choice}
+    return len({value for value, _ in pairs}) == len(pairs) and len({has for _, has in pairs}) == 2
 
 
 def _groups(

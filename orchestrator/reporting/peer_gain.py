@@ -34,7 +34,7 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
         for other in sweep.ranked()
         if other.state == "complete" and _method(sweep, other) == BASELINE
     ]
-    found = {}
+    best = {}
     for letter in sweep.configuration.students if sweep.configuration.peers else ():
         alike = [
             other
@@ -42,10 +42,8 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
             if _network(other, letter) == _network(trial, letter) and _known(other, letter)
         ]
         if alike:
-            found[letter] = max(
-                alike, key=lambda other: (_validation(other, letter), -other.number)
-            )
-    return found
+            best[letter] = max(alike, key=lambda other: (_validation(other, letter), -other.number))
+    return best
 
 
 def uses_peers(sweep: Sweep, trial: Trial) -> bool:

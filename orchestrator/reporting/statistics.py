@@ -74,20 +74,20 @@ def difference(
     if not shared:
         return None
     each = np.array([mine[seed] - theirs[seed] for seed in shared], dtype=np.float64)
-    found, pairs = float(each.mean()), len(each)
+    average, pairs = float(each.mean()), len(each)
     if pairs < 2:
-        return Difference(found, None, None, None, None, pairs)
+        return Difference(average, None, None, None, None, pairs)
     error, scale = _error(each), max(map(abs, (*mine.values(), *theirs.values())))
     if error * math.sqrt(pairs) <= ROUNDING * scale:
-        same = abs(found) <= ROUNDING * scale
+        same = abs(average) <= ROUNDING * scale
         return (
             Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs)
             if same
-            else Difference(found, 0.0, None, None, None, pairs)
+            else Difference(average, 0.0, None, None, None, pairs)
         )
     reach = float(stdtrit(pairs - 1, (1 + level) / 2)) * error
-    p = float(2 * stdtr(pairs - 1, -abs(found) / error))
-    return Difference(found, error, found - reach, found + reach, p, pairs)
+    p = float(2 * stdtr(pairs - 1, -abs(average) / error))
+    return Difference(average, error, average - reach, average + reach, p, pairs)
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:

@@ -17,14 +17,14 @@ from typing import TypeVar
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE, SNAPSHOTS, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.remote import Alive, Remote, of_names
+from orchestrator.store.remote import Heartbeat, Remote, has_name_in
 from orchestrator.store.store import Store, replacing
 
 # figures are drawn from these, possibly much later
 LIGHT = ("trace.safetensors", "shown.safetensors", "progress.json")
 BEFORE = f"{CHECKPOINT}.old"  # the previous checkpoint, during a replacement or after a crash in it
 LATEST = "latest.json"
-KEPT = 2  # checkpoints of a trial in the remote store
+NUM_KEPT = 2  # checkpoints of a trial in the remote store
 T = TypeVar("T")
 
 
@@ -35,21 +35,21 @@ class LocalCheckpoint:
         self.trial = trial
 
     @property
-    def found(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """Return the folders that may hold a checkpoint, newest first."""
         return [path for path in (self.trial / CHECKPOINT, self.trial / BEFORE) if path.is_dir()]
 
-    def together(self, context: TrialContext, action: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, context: TrialContext, action: Callable[[], T]) -> T:
         """Return the result of `action` on this rank. All ranks must call this together."""
         return action()
 
-    def newest_first(self, alive: Alive) -> Iterator[Path]:
+    def iterate_newest_first(self, heartbeat: Heartbeat) -> Iterator[Path]:
         """Yield the folders that may hold a checkpoint, newest first.
 
         Remove the leftovers of dead writers before.
         """
-        self.remove_asides()
-        yield from self.found
+        self.remove_temporary_folders()
+        yield from self.folders
 
     @contextlib.contextmanager
     def writing(self, context: TrialContext, epoch: int) -> Iterator[Path]:
@@ -65,7 +65,7 @@ class LocalCheckpoint:
                 else None
             )
 
-    def bring(self, names: Collection[str] | None = None) -> None:
+    def download(self, names: Collection[str] | None = None) -> None:
         """Ensure that the newest checkpoint is in the trial's folder, where it already is.
 
         Args:
@@ -75,22 +75,22 @@ class LocalCheckpoint:
     def remove(self) -> None:
         """Remove the remote copies; a local checkpoint has none."""
 
-    def remove_asides(self) -> None:
+    def remove_temporary_folders(self) -> None:
         """Remove the temporary folders of dead writers."""
         for left in self.trial.glob(f".{CHECKPOINT}.*"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def strip(self) -> None:
+    def remove_large_files(self) -> None:
         """Remove all large files: weights, optimizer state, snapshots, the trial's own cache.
 
         A concurrent reader may miss a file.
         """
-        self.remove_asides()
-        for checkpoint in self.found[:1]:
+        self.remove_temporary_folders()
+        for checkpoint in self.folders[:1]:
             for file in checkpoint.rglob("*"):
                 if file.name not in LIGHT and not file.is_dir():
                     file.unlink(missing_ok=True)
-        for other in (*self.found[1:], self.trial / SNAPSHOTS, self.trial / KNOWLEDGE):
+        for other in (*self.folders[1:], self.trial / SNAPSHOTS, self.trial / KNOWLEDGE):
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -105,22 +105,22 @@ class RemoteCheckpoint(LocalCheckpoint):
         super().__init__(trial)
         self.uri, self.name, self.remote = uri, trial.relative_to(root).as_posix(), Remote(uri)
 
-    def together(self, context: TrialContext, action: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, context: TrialContext, action: Callable[[], T]) -> T:
         """Return the result of `action` on this rank. All ranks must call this together.
 
         All ranks wait and retry while the store does not respond.
         """
         return disk.raise_on_all_ranks(context, action, self.trial, away=self.uri)
 
-    def newest_first(self, alive: Alive) -> Iterator[Path]:
+    def iterate_newest_first(self, heartbeat: Heartbeat) -> Iterator[Path]:
         """Yield local copies of the checkpoints, newest first.
 
         Each copy is downloaded when the iterator reaches it.
         """
-        self.remove_asides()
+        self.remove_temporary_folders()
         for name in self._names():
-            with self._aside() as folder:
-                if self._got(name, folder, alive=alive):
+            with self._temporary_folder() as folder:
+                if self._download(name, folder, heartbeat=heartbeat):
                     yield folder
 
     @contextlib.contextmanager
@@ -132,15 +132,17 @@ class RemoteCheckpoint(LocalCheckpoint):
         name = context.broadcast_object(
             f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.is_main_process else None
         )
-        with self._aside() as folder:
+        with self._temporary_folder() as folder:
             yield folder
-            self.together(
+            self.run_on_all_ranks(
                 context,
-                lambda: self.remote.put(folder, f"{self.name}/{name}", alive=context.heartbeat),
+                lambda: self.remote.put(folder, f"{self.name}/{name}", heartbeat=context.heartbeat),
             )
-        self.together(context, lambda: self._name_newest(name) if context.is_main_process else None)
+        self.run_on_all_ranks(
+            context, lambda: self._name_newest(name) if context.is_main_process else None
+        )
 
-    def bring(self, names: Collection[str] | None = None) -> None:
+    def download(self, names: Collection[str] | None = None) -> None:
         """Download the newest checkpoint into the trial's folder of this node.
 
         Args:
@@ -150,8 +152,8 @@ class RemoteCheckpoint(LocalCheckpoint):
             OSError: The download fails.
         """
         for name in self._names()[:1]:
-            with self._aside() as folder:
-                if self._got(name, folder, of_names(names) if names else lambda _: True):
+            with self._temporary_folder() as folder:
+                if self._download(name, folder, has_name_in(names) if names else lambda _: True):
                     with replacing(self.trial / CHECKPOINT) as aside:
                         shutil.copytree(folder, aside)
 
@@ -159,25 +161,25 @@ class RemoteCheckpoint(LocalCheckpoint):
         """Remove all objects of the trial."""
         self.remote.remove(self.name)
 
-    def strip(self) -> None:
+    def remove_large_files(self) -> None:
         """Remove all large files, locally and in the remote store."""
-        super().strip()
-        newest, light = self._names()[:1], of_names(LIGHT)
+        super().remove_large_files()
+        newest, light = self._names()[:1], has_name_in(LIGHT)
         for name in self.remote.names(self.name):
             checkpoint = name.partition("/")[0]
             if _epoch(checkpoint) and not (checkpoint in newest and light(name)):
                 self.remote.remove_file(f"{self.name}/{name}")
 
-    def _got(
+    def _download(
         self,
         name: str,
         folder: Path,
         wanted: Callable[[str], bool] = lambda _: True,
-        alive: Alive = lambda: None,
+        heartbeat: Heartbeat = lambda: None,
     ) -> bool:
         """Download a checkpoint into the folder; return whether it has any such file."""
         try:
-            self.remote.get(f"{self.name}/{name}", folder, wanted, alive)
+            self.remote.get(f"{self.name}/{name}", folder, wanted, heartbeat)
         except FileNotFoundError:
             return False
         return True
@@ -198,7 +200,7 @@ class RemoteCheckpoint(LocalCheckpoint):
     def _name_newest(self, name: str) -> None:
         there = {each.partition("/")[0] for each in self.remote.names(self.name)}
         before = [each for each in self._names() if each in there and each != name]
-        kept = [name, *before][:KEPT]
+        kept = [name, *before][:NUM_KEPT]
         self.remote.write_json(f"{self.name}/{LATEST}", kept)
         for old in there - set(kept):
             # a later one may belong to another group that has taken over this trial
@@ -206,21 +208,21 @@ class RemoteCheckpoint(LocalCheckpoint):
                 self.remote.remove(f"{self.name}/{old}")
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[Path]:
+    def _temporary_folder(self) -> Iterator[Path]:
         self.trial.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{CHECKPOINT}.", dir=self.trial) as folder:
             yield Path(folder)
 
 
-Place = LocalCheckpoint | RemoteCheckpoint
+CheckpointStorage = LocalCheckpoint | RemoteCheckpoint
 
 
-def checkpoint_storage(store: Store, trial: Path) -> Place:
+def checkpoint_storage(store: Store, trial: Path) -> CheckpointStorage:
     """Return the checkpoint storage of the trial in a folder of the store."""
     return RemoteCheckpoint(trial, store.root, store.uri) if store.uri else LocalCheckpoint(trial)
 
 
-def checkpoint_storage_of(spec: TrialSpec) -> Place:
+def checkpoint_storage_for_spec(spec: TrialSpec) -> CheckpointStorage:
     """Return the checkpoint storage of a trial on the node that trains it."""
     return (
         RemoteCheckpoint(spec.folder, spec.root, spec.uri)

@@ -54,7 +54,7 @@ class Progress(TypedDict):
     files: NotRequired[dict[str, str]]
 
 
-PROGRESS = RecordSchema[Progress](Progress, advice="train the trial anew", other_keys=True)
+PROGRESS = RecordSchema[Progress](Progress, advice="train the trial again", other_keys=True)
 
 
 def read_progress(student: Path) -> Progress:
@@ -74,13 +74,13 @@ def read_progress(student: Path) -> Progress:
     ):
         raise DamagedRecordError(
             file,
-            f"records are of the epochs {_shortened(epochs)}, and record is of epoch {last}",
+            f"records has the epochs {_shortened(epochs)}, but record has epoch {last}",
             key="records",
         )
     if found["best_epoch"] > last:
         raise DamagedRecordError(
             file,
-            f"best_epoch = {found['best_epoch']}, and record is of epoch {last}",
+            f"best_epoch = {found['best_epoch']}, but record has epoch {last}",
             key="best_epoch",
         )
     return found

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.redact import redact
+from orchestrator.core.text import describe_requirement
 from orchestrator.store.store import keep_text, write_text
 
 LARGEST_BYTES = 64 * 2**20  # a record of 10,000 epochs with 40 metrics each has 18 MB
@@ -121,7 +122,7 @@ class RecordSchema(Generic[T]):
         except ValueError as error:
             raise self._damaged(file, f"it is not JSON ({error})") from error
         if not isinstance(values, dict):
-            raise self._damaged(file, f"it holds {_shown(values)} and no keys")
+            raise self._damaged(file, f"it contains {_shown(values)} instead of keys")
         self._require_format(file, values)
         try:
             rest = {name: value for name, value in values.items() if name not in (FORMAT, CHECKSUM)}
@@ -140,8 +141,7 @@ class RecordSchema(Generic[T]):
         if CHECKSUM in values and not _holds(content, values):
             raise self._damaged(
                 file,
-                f"its content is not what was written, for its key {CHECKSUM} is that of "
-                f"another one",
+                f"its content was changed: its {CHECKSUM} does not match",
                 CHECKSUM,
             )
         return record, CHECKSUM in values
@@ -188,13 +188,13 @@ class RecordSchema(Generic[T]):
         try:
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):
-                raise self._damaged(file, "it is no file")
+                raise self._damaged(file, "it is not a regular file")
             if status.st_size > LARGEST_BYTES:
                 limit = LARGEST_BYTES // 2**20
                 raise self._damaged(
                     file,
-                    f"it has {status.st_size / 2**20:,.0f} MiB, and no record has more than "
-                    f"{limit}",
+                    f"it has {status.st_size / 2**20:,.0f} MiB, and a record has at most "
+                    f"{limit} MiB",
                 )
             return file.read_bytes()
         except OSError as error:
@@ -204,7 +204,9 @@ class RecordSchema(Generic[T]):
         number = values.get(FORMAT, 0)
         if type(number) is not int or number < 0:
             raise self._damaged(
-                file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number", FORMAT
+                file,
+                f"{FORMAT} = {_shown(number)} is not allowed: it must be a whole number",
+                FORMAT,
             )
         if number > self.number:
             raise ConfigurationError(
@@ -231,7 +233,7 @@ class RecordSchema(Generic[T]):
         if missing or other:
             named, wrong = (
                 min(missing or other),
-                "is missing" if missing else "is no key of such a record",
+                "is missing" if missing else "is not a key of this record",
             )
             raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}", named)
 
@@ -270,8 +272,8 @@ def _reason(error: ErrorDetails) -> str:
     key = _key(error)
     if error["type"] == "missing":
         return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {_shown(error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+    requirement = describe_requirement(error["msg"])
+    return f"{key} = {_shown(error['input'])} is not allowed: {requirement}"
 
 
 def _shown(value: Any) -> str:

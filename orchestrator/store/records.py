@@ -42,7 +42,7 @@ Epoch = Annotated[int, Field(ge=0, le=10**7)]
 
 
 class Change(TypedDict):
-    """Weight transfer: after `epoch` epochs the trial went on from trial `source` with `params`."""
+    """Weight transfer: after `epoch` epochs the trial continued from trial `source`."""
 
     epoch: Epoch
     source: Count
@@ -119,11 +119,11 @@ class Trial:
         pairs = ", ".join(
             f"trial {change['source']} after epoch {change['epoch']}" for change in self.changes
         )
-        return f"took over {pairs}" if pairs else ""
+        return f"copied the weights of {pairs}" if pairs else ""
 
     @property
-    def said(self) -> str:
-        """Return the failure, the weight transfers and the notes in one line."""
+    def remarks(self) -> str:
+        """Return the failure message, the weight transfers and the notes in one line."""
         return "; ".join(text for text in (self.message, self.taken_over, *self.notes) if text)
 
     @property
@@ -194,8 +194,8 @@ class Sweep(SweepRecord):
         """
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
-                f"--name {folder.name!r} exists already in this store: give another, or go on with "
-                f"`python run.py sweep --resume {folder.name}{option}`",
+                f"--name {folder.name!r} already exists in this store: give another name, or "
+                f"continue it with `python run.py sweep --resume {folder.name}{option}`",
                 field="--name",
                 value=folder.name,
                 allowed="a new name",
@@ -212,7 +212,7 @@ class Sweep(SweepRecord):
         folder = store.sweep(name)
         if not any((folder / name).exists() for name in (FILE, COPY)):
             names = store.sweeps()
-            known = suggest_name(name, names) if names else "there is none yet"
+            known = suggest_name(name, names) if names else "the store has no sweeps yet"
             raise ConfigurationError(
                 f"there is no sweep {name!r} in {store.root}: {known}",
                 field="name",
@@ -237,19 +237,20 @@ class Sweep(SweepRecord):
         if file.parent != self.trial_folder(trial.number):
             key, reason = (
                 "number",
-                f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}",
+                f"number = {trial.number} is not allowed in the folder {file.parent.name}",
             )
         elif len(trial.history) > trial.epochs:
             key, reason = (
                 "history",
-                f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}",
+                f"history has {len(trial.history)} epochs, but epochs = {trial.epochs}",
             )
         elif trial.value is None and (trial.state == "complete" or trial.values):
-            key, reason = "value", f"value = null is not allowed: state = {trial.state}"
+            key, reason = "value", f"value = null is not allowed with state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
             key, reason = (
                 "values",
-                f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives",
+                f"values has {len(trial.values)} numbers, but the sweep has {objectives} "
+                f"objectives",
             )
         else:
             key, reason = ("", "") if sealed or not usable else self._misfit(trial)
@@ -276,7 +277,7 @@ class Sweep(SweepRecord):
     @property
     def alive(self) -> bool:
         """Return whether a driver on any node holds the lock, which ends with its process."""
-        return self.state == "running" and run_lock.running(self.folder)
+        return self.state == "running" and run_lock.is_running(self.folder)
 
     @property
     def maximize(self) -> bool:
@@ -300,8 +301,8 @@ class Sweep(SweepRecord):
         """Rename a damaged file, so that it can be created again; return a sentence about it."""
         reason, renamed = self.damaged.pop(file), set_aside(file)
         return (
-            f"{file.relative_to(self.folder)} is damaged ({reason}): it is kept as "
-            f"{renamed.name} and made anew"
+            f"{file.relative_to(self.folder)} is damaged ({reason}): it was renamed to "
+            f"{renamed.name} and is written again"
         )
 
     def trial_folder(self, number: int) -> Path:
@@ -407,7 +408,7 @@ class Sweep(SweepRecord):
 
         `option` is the command-line option that selects the store.
         """
-        again = f"`python run.py sweep --resume {self.name}{option}` makes it anew"
+        again = f"`python run.py sweep --resume {self.name}{option}` writes it again"
         return [
             f"{file.relative_to(self.folder)} is damaged: {reason}: {again}"
             for file, reason in self.damaged.items()
@@ -438,9 +439,8 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
     if found is None:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
-            f"the record of the sweep in {folder} and its copy are damaged ({reasons}): put "
-            f"one of them back from a backup, or "
-            "give another --name",
+            f"the record of the sweep in {folder} and its copy are damaged ({reasons}): restore "
+            f"one of them from a backup, or give another --name",
             field=str(folder / FILE),
             value={file.name: reason for file, reason in damaged.items()},
         )

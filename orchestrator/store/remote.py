@@ -28,7 +28,7 @@ ATTEMPTS = 2
 PAUSE_S = 0.5  # doubled after each attempt; callers handle longer outages
 CHUNK_BYTES = 2**23
 T = TypeVar("T")
-Alive = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 
 def is_uri(text: str) -> bool:
@@ -46,7 +46,7 @@ def check_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError as error:
         raise ConfigurationError(
-            f"--store {shorten(redact(uri))} is no URI ({error}): give {_known()}",
+            f"--store {shorten(redact(uri))} is not a URI ({error}): give {_known()}",
             field="--store",
             value=shorten(redact(uri)),
             allowed=_known(),
@@ -54,27 +54,26 @@ def check_uri(uri: str) -> str:
     shown = f"--store {parts.scheme}://..."
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(
-            f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}",
+            f"{shown} has an unsupported scheme: give a folder that all nodes share, or {_known()}",
             field="--store",
             value=parts.scheme,
             allowed=SCHEMES,
         )
     if "@" in parts.netloc:
         raise ConfigurationError(
-            f"{shown} has a name or a password in it: leave them out, credentials come from "
-            f"the environment",
+            f"{shown} contains a user name or a password: remove them; credentials come from the "
+            f"environment",
             field="--store",
             value=f"{parts.scheme}://...",
-            allowed="an address without a name and a password",
+            allowed="an address without a user name and a password",
         )
     if parts.fragment or (
         unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)
     ):
         what = "#..." if parts.fragment else f"?{unknown[0]}=..."
         raise ConfigurationError(
-            f"{shown}{what} is not allowed: a ? may be followed by "
-            f"{', '.join(sorted(OPTIONS))}; credentials come from the "
-            "environment",
+            f"{shown}{what} is not allowed: the options after ? are {', '.join(sorted(OPTIONS))}; "
+            f"credentials come from the environment",
             field="--store",
             value=what,
             allowed=tuple(sorted(OPTIONS)),
@@ -90,7 +89,8 @@ def check_uri(uri: str) -> str:
         or not (parts.netloc or path.strip("/"))
     ):
         raise ConfigurationError(
-            f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}",
+            f"--store {parts.scheme}://{parts.netloc}{parts.path} is not the location of a "
+            f"store: give {_known()}",
             field="--store",
             value=f"{parts.scheme}://{parts.netloc}{parts.path}",
             allowed=_known(),
@@ -120,7 +120,7 @@ class Remote:
 
         self.uri = uri
         self.system, self.base = fs.FileSystem.from_uri(uri)
-        self.of_this_machine = isinstance(self.system, fs.LocalFileSystem)
+        self.is_local = isinstance(self.system, fs.LocalFileSystem)
 
     @classmethod
     def open(cls, uri: str) -> "Remote":
@@ -133,28 +133,26 @@ class Remote:
 
         def probe() -> Remote:
             remote = cls(uri)
-            if remote.of_this_machine:
+            if remote.is_local:
                 Path(remote.base).mkdir(mode=0o700, parents=True, exist_ok=True)
             remote.write_json(".probe.json", {})
             remote.remove_file(".probe.json")
             return remote
 
-        found, failures = _within(ANSWER_S, probe)
+        found, failures = _run_with_timeout(ANSWER_S, probe)
         if found is None:
             reason = (
                 " ".join(str(failures[0]).split())[:300]
                 if failures
-                else f"no answer within {ANSWER_S:g} s"
+                else f"no response within {ANSWER_S:g} s"
             )
             raise PreflightError(
-                f"--store {uri} cannot be used ({reason}): see that the bucket is there, that "
-                f"it can be reached from here, and "
-                "that the credentials in the environment may write to it",
+                f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it "
+                f"is reachable from this machine, and that the credentials in the environment may "
+                f"write to it",
                 field="--store",
                 value=uri,
-                allowed="a store that may be written"
-                if failures
-                else f"an answer within {ANSWER_S:g} s",
+                allowed="a writable store" if failures else f"a response within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 
@@ -174,7 +172,9 @@ class Remote:
         """Return whether a file with that name exists."""
         return bool(self._attempt(lambda: self.system.get_file_info(self._path(name))).is_file)
 
-    def put(self, folder: Path, name: str, last: str = "", alive: Alive = lambda: None) -> None:
+    def put(
+        self, folder: Path, name: str, last: str = "", heartbeat: Heartbeat = lambda: None
+    ) -> None:
         """Upload all files of a folder.
 
         Args:
@@ -187,7 +187,9 @@ class Remote:
         for file in sorted(files, key=lambda file: file.name == last):
             relative = file.relative_to(folder).as_posix()
             self._attempt(
-                lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive)  # type: ignore[misc]
+                lambda file=file, relative=relative: self._put(
+                    file, f"{name}/{relative}", heartbeat
+                )  # type: ignore[misc]
             )
 
     def get(
@@ -195,7 +197,7 @@ class Remote:
         name: str,
         folder: Path,
         wanted: Callable[[str], bool] = lambda name: True,
-        alive: Alive = lambda: None,
+        heartbeat: Heartbeat = lambda: None,
     ) -> None:
         """Download files below a remote folder.
 
@@ -215,10 +217,10 @@ class Remote:
         for each in names:
             target = folder / each
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise OSError(f"{each!r} in {self.uri} would lie outside of its folder")
+                raise OSError(f"{each!r} in {self.uri} points outside its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             self._attempt(
-                lambda each=each, target=target: self._get(f"{name}/{each}", target, alive)  # type: ignore[misc]
+                lambda each=each, target=target: self._get(f"{name}/{each}", target, heartbeat)  # type: ignore[misc]
             )
 
     def write_json(self, name: str, value: Any) -> None:
@@ -226,9 +228,9 @@ class Remote:
         path, aside = self._path(name), self._path(f"{name}.aside")
 
         def write() -> None:
-            with self._writing(aside if self.of_this_machine else path) as stream:
+            with self._writing(aside if self.is_local else path) as stream:
                 stream.write(json.dumps(value).encode())
-            if self.of_this_machine:
+            if self.is_local:
                 self.system.move(aside, path)
 
         self._attempt(write)
@@ -257,21 +259,21 @@ class Remote:
         return f"{self.base.rstrip('/')}/{name}"
 
     def _writing(self, path: str) -> Any:
-        if self.of_this_machine:  # object stores have no folders: a folder is a part of the name
+        if self.is_local:  # object stores have no folders: a folder is a part of the name
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         return self.system.open_output_stream(path)
 
-    def _put(self, file: Path, name: str, alive: Alive) -> None:
+    def _put(self, file: Path, name: str, heartbeat: Heartbeat) -> None:
         with file.open("rb") as source, self._writing(self._path(name)) as stream:
             for chunk in _chunks(source.read):
                 stream.write(chunk)
-                alive()
+                heartbeat()
 
-    def _get(self, name: str, target: Path, alive: Alive) -> None:
+    def _get(self, name: str, target: Path, heartbeat: Heartbeat) -> None:
         with self.system.open_input_stream(self._path(name)) as source, target.open("wb") as stream:
             for chunk in _chunks(source.read):
                 stream.write(chunk)
-                alive()
+                heartbeat()
 
     def _attempt(self, action: Callable[[], T]) -> T:
         """Return the result of `action`; retry after an outage of seconds.
@@ -293,7 +295,7 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exception]]:
+def _run_with_timeout(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exception]]:
     """Return the result of `action`, or its exception.
 
     Return neither if it takes longer than `seconds`: a library may block forever.
@@ -313,7 +315,7 @@ def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exc
     return (results[0] if results else None), failures
 
 
-def of_names(names: Iterable[str]) -> Callable[[str], bool]:
+def has_name_in(names: Iterable[str]) -> Callable[[str], bool]:
     """Return a predicate: whether a file in any folder has one of these names."""
     wanted = frozenset(names)
     return lambda name: name.rpartition("/")[2] in wanted

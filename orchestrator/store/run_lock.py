@@ -23,9 +23,11 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.record_file import STRICT, RecordSchema, Timestamp
 
 LOCK = "driver.lock"
-WORD = "driver.json"
-BEAT_S = 10.0
-SILENT_S = 60.0  # without a heartbeat for this long, a driver on another host counts as dead
+HEARTBEAT_FILE = "driver.json"
+HEARTBEAT_S = 10.0
+HEARTBEAT_TIMEOUT_S = (
+    60.0  # without a heartbeat for this long, a driver on another host counts as dead
+)
 
 
 @with_config(STRICT)
@@ -40,11 +42,11 @@ class Driver(TypedDict):
 DRIVER = RecordSchema[Driver](Driver)
 
 
-def running(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Return whether a process on any host runs the sweep in the folder."""
     try:
         with _lock(folder).acquire(timeout=0):
-            return _elsewhere(folder) is not None
+            return _find_remote_driver(folder) is not None
     except Timeout:
         return True
 
@@ -67,17 +69,20 @@ def driver_status(folder: Path) -> DriverStatus | None:
     The file is removed at an orderly exit. The heartbeat file alone decides. No lock is taken, so
     that observers cannot interfere.
     """
-    found = _word(folder)
+    found = _read_driver(folder)
     if found is None:
         return None
-    here, age_s = found["host"] == socket.gethostname(), _age_s(folder)
-    alive = age_s <= SILENT_S and not (here and _gone(found["pid"]))
+    here, age_s = found["host"] == socket.gethostname(), _heartbeat_age_s(folder)
+    alive = age_s <= HEARTBEAT_TIMEOUT_S and not (here and _is_dead(found["pid"]))
     return DriverStatus(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
 
 
 def _refusal(folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        describe_driver(folder), field="name", value=folder.name, allowed="a sweep that nobody runs"
+        describe_driver(folder),
+        field="name",
+        value=folder.name,
+        allowed="a sweep that no process runs",
     )
 
 
@@ -103,36 +108,39 @@ def hold_lock(folder: Path) -> Iterator[None]:
         ConfigurationError: Another process runs the sweep. The message names it and the next step.
     """
     with single_driver(folder):
-        if _elsewhere(folder):
+        if _find_remote_driver(folder):
             raise _refusal(folder)
-        word = folder / WORD
-        DRIVER.write(word, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+        file = folder / HEARTBEAT_FILE
+        DRIVER.write(file, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
         ended = threading.Event()
-        beating = threading.Thread(target=_beat, args=(word, ended), name="owner", daemon=True)
+        beating = threading.Thread(
+            target=_touch_heartbeat, args=(file, ended), name="owner", daemon=True
+        )
         beating.start()
         try:
             yield
         finally:
             ended.set()
             beating.join()
-            word.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def describe_driver(folder: Path) -> str:
     """Return a sentence about the process that runs the sweep, with the next step."""
-    found = _word(folder)
+    found = _read_driver(folder)
     if found is None:
         return (
-            f"sweep {folder.name!r} is run by another process at this moment: wait for it, "
-            f"or end it"
+            f"sweep {folder.name!r} is being run by another process: wait until it ends, or stop it"
         )
     since = f"{datetime.fromtimestamp(found['since']):%Y-%m-%d %H:%M}"
-    who = f"sweep {folder.name!r} is run by process {found['pid']} on {found['host']} since {since}"
+    process = f"process {found['pid']} on {found['host']}"
+    driver = f"sweep {folder.name!r} is being run by {process} since {since}"
     if found["host"] == socket.gethostname():
-        return f"{who}: wait for it, or end it with `kill {found['pid']}`"
+        return f"{driver}: wait until it ends, or stop it with `kill {found['pid']}`"
     return (
-        f"{who}, which showed life {_age_s(folder):.0f} s ago: wait for it, or end it there; "
-        f"if it is dead already, try again when it has been silent for {SILENT_S:.0f} s"
+        f"{driver}, with a heartbeat {_heartbeat_age_s(folder):.0f} s ago: wait until it ends, or "
+        f"stop it on that host; if it is already dead, try again {HEARTBEAT_TIMEOUT_S:.0f} s after "
+        f"its last heartbeat"
     )
 
 
@@ -140,21 +148,21 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder / LOCK)
 
 
-def _beat(word: Path, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_S):
+def _touch_heartbeat(file: Path, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT_S):
         with contextlib.suppress(OSError):
-            os.utime(word)
+            os.utime(file)
 
 
-def _word(folder: Path) -> Driver | None:
+def _read_driver(folder: Path) -> Driver | None:
     """Return the content of the heartbeat file, None if it is missing or unreadable."""
     try:
-        return DRIVER.read(folder / WORD)
+        return DRIVER.read(folder / HEARTBEAT_FILE)
     except ConfigurationError:
         return None
 
 
-def _gone(process: int) -> bool:
+def _is_dead(process: int) -> bool:
     """Return whether this host has no such process."""
     try:
         os.kill(process, 0)
@@ -165,20 +173,24 @@ def _gone(process: int) -> bool:
     return False
 
 
-def _elsewhere(folder: Path) -> Driver | None:
+def _find_remote_driver(folder: Path) -> Driver | None:
     """Return the driver on another host whose heartbeat is fresh, or None.
 
     For drivers of this host, the lock decides.
     """
-    found = _word(folder)
-    if found is None or found["host"] == socket.gethostname() or _age_s(folder) > SILENT_S:
+    found = _read_driver(folder)
+    if (
+        found is None
+        or found["host"] == socket.gethostname()
+        or _heartbeat_age_s(folder) > HEARTBEAT_TIMEOUT_S
+    ):
         return None
     return found
 
 
-def _age_s(folder: Path) -> float:
+def _heartbeat_age_s(folder: Path) -> float:
     """Return the seconds since the last heartbeat."""
     try:
-        return max(time.time() - (folder / WORD).stat().st_mtime, 0.0)
+        return max(time.time() - (folder / HEARTBEAT_FILE).stat().st_mtime, 0.0)
     except OSError:
         return float("inf")

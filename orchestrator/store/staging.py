@@ -11,7 +11,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
-from orchestrator.store.remote import Alive, Remote, local_folder
+from orchestrator.store.remote import Heartbeat, Remote, local_folder
 from orchestrator.store.store import Store, replacing
 
 POLL_S = 1.0
@@ -40,10 +40,11 @@ def publish(store: Store, folder: Path, mark: str) -> None:
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
-            f"{name} cannot be written to {store.uri} ({reason}): see its space and credentials",
+            f"{name} cannot be written to {store.uri} ({reason}): check its free space and the "
+            f"credentials",
             field="--store",
             value=store.uri,
-            allowed="a store with space that may be written",
+            allowed="a writable store with free space",
         ) from error
 
 
@@ -67,18 +68,18 @@ def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
             if getattr(spec, key)
         }
         return {
-            key: fetched(remote, name, root / name, MARKS[key], context.heartbeat)
+            key: fetch_once(remote, name, root / name, MARKS[key], context.heartbeat)
             for key, name in names.items()
         }
 
-    found = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
+    local_folders = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
     return spec.model_copy(
-        update={"root": root, "folder": root / spec.folder.relative_to(given), **found}
+        update={"root": root, "folder": root / spec.folder.relative_to(given), **local_folders}
     )
 
 
-def fetched(
-    remote: Remote, name: str, folder: Path, mark: str, alive: Alive = lambda: None
+def fetch_once(
+    remote: Remote, name: str, folder: Path, mark: str, heartbeat: Heartbeat = lambda: None
 ) -> Path:
     """Return this node's copy of a remote folder, downloaded once for all processes of the node.
 
@@ -87,7 +88,7 @@ def fetched(
         name: The remote folder.
         folder: The local folder.
         mark: The file whose presence means that the copy is complete.
-        alive: Called while waiting and downloading, as a heartbeat.
+        heartbeat: Called while waiting and downloading, as a heartbeat.
 
     Raises:
         PreflightError: The files are not in the store.
@@ -100,12 +101,12 @@ def fetched(
             with lock.acquire(timeout=POLL_S):
                 if not (folder / mark).exists():
                     with replacing(folder) as aside:
-                        remote.get(name, aside, alive=alive)
+                        remote.get(name, aside, heartbeat=heartbeat)
         except Timeout:  # another process of this node downloads it
-            alive()
+            heartbeat()
         except FileNotFoundError as error:
             raise PreflightError(
-                f"{name} is not in {remote.uri}: start the run where it was started first",
+                f"{name} is not in {remote.uri}: resume the run on the machine that started it",
                 field="--store",
                 value=remote.uri,
                 allowed=f"a store with {name}",

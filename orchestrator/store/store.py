@@ -80,8 +80,8 @@ class Store:
                 else f"{name} does not exist"
             )
             raise ConfigurationError(
-                f"--store {where}: give that of an earlier run, or start with `python run.py "
-                f"sweep{store.option}`",
+                f"--store {where}: give the store of an earlier run, or start a sweep with `python "
+                f"run.py sweep{store.option}`",
                 field="--store",
                 value=store.uri or str(name),
                 allowed="the store of an earlier run",
@@ -107,10 +107,10 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PreflightError(
-                f"--store {root} cannot be written ({reason}): give a folder that you may write",
+                f"--store {root} cannot be written ({reason}): give a writable folder",
                 field="--store",
                 value=str(root),
-                allowed="a folder that you may write",
+                allowed="a writable folder",
             ) from error
         if store.uri:
             Remote.open(store.uri)
@@ -130,14 +130,13 @@ class Store:
             return
         if found > FORMAT:
             what = (
-                f"has format {found}, of a newer version of this program: update the "
-                f"program, or give another folder"
+                f"has format {found} of a newer version of this program: update the program, or "
+                f"give another folder"
             )
         else:
             what = (
-                f"has format {found}, of an older version of this program: resume its runs "
-                f"with the version that wrote them, "
-                "or give a new folder"
+                f"has format {found} of an older version of this program: resume its runs with the "
+                f"version that wrote them, or give a new folder"
             )
         raise ConfigurationError(
             f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT
@@ -154,8 +153,8 @@ class Store:
         if free < needed_bytes:
             raise PreflightError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and "
-                f"{needed_bytes / 2**20:.0f} MiB are needed: "
-                "free some space or give another --store",
+                f"{needed_bytes / 2**20:.0f} MiB are needed: free some space, or give another "
+                f"--store",
                 field="--store",
                 value=free,
                 allowed=(needed_bytes, None),
@@ -213,8 +212,8 @@ def _read_format(file: Path) -> int:
     number = found.get("format") if isinstance(found, dict) else None
     if type(number) is not int:
         raise ConfigurationError(
-            f"{file} names no format of the store: put it back from a backup, or give another "
-            f"--store",
+            f"{file} does not contain the format of the store: restore it from a backup, or give "
+            f"another --store",
             field=str(file),
             value=number,
             allowed=FORMAT,
@@ -238,7 +237,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def aside_of(target: Path) -> Path:
-    """Return a new path beside `target` that no other process uses."""
+    """Return a new path in the folder of `target` that no other process uses."""
     return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
 
 
@@ -292,7 +291,7 @@ def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None
     except OSError as error:
         if not disk.is_full(error):
             raise
-        log.warning("%s was not written: the disk is full, and somebody asked for the end", file)
+        log.warning("%s was not written: the disk is full and a stop was requested", file)
 
 
 def set_aside(path: Path) -> Path:
@@ -321,7 +320,7 @@ def read_json(file: Path) -> Any:
         )
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{file} cannot be read ({error}): remove it, or start again under another --name",
+            f"{file} cannot be read ({error}): remove it, or start again with another --name",
             field=str(file),
             value=str(error),
         ) from error
@@ -339,9 +338,9 @@ STORE_FILES: dict[str, str] = {
     "data/FINGERPRINT/PART_ARRAY.npy": "prepared inputs and labels of a part: train, "
     "validation, test",
     "data/FINGERPRINT/*": "prepared data of a folder of images: lists of files and their labels",
-    "teachers/groups/**": "meeting files of worker groups and ids of processes while teachers "
-    "are fitted",
-    "teachers/FINGERPRINT.lock": "lock while a teacher is fitted or loaded",
+    "teachers/groups/**": "rendezvous files of worker groups and process ids while teachers are "
+    "trained",
+    "teachers/FINGERPRINT.lock": "lock while a teacher is trained or loaded",
     "teachers/FINGERPRINT/teacher.json": "record of a teacher: network, data, metrics",
     "teachers/FINGERPRINT/weights.safetensors": "weights of the teacher",
     "teachers/FINGERPRINT*/**": "training of a teacher that is not finished: its checkpoint "
@@ -351,7 +350,8 @@ STORE_FILES: dict[str, str] = {
     "knowledge/FINGERPRINT/clean.npy": "logits of the images without augmentation",
     "knowledge/FINGERPRINT/clean-features.npy": "features of the images without augmentation",
     "knowledge/FINGERPRINT/view-N.npy": "logits of an augmented view",
-    "knowledge/FINGERPRINT/*": "locks of the cache, and what was retrieved from a bank",
+    "knowledge/FINGERPRINT/*": "locks of the cache, and the neighbours that were retrieved "
+    "from a bank",
     "exports/NAME/model.safetensors": "weights of an exported student (`--format safetensors`)",
     "exports/NAME/*": "settings.json, the model card README.md, and the student in the other "
     "formats",
@@ -365,13 +365,14 @@ STORE_FILES: dict[str, str] = {
     "sweeps/NAME/study.log": "Optuna's journal",
     "sweeps/NAME/study.log.lock": "lock of Optuna's journal",
     "sweeps/NAME/driver.lock": "lock of the process that runs the sweep",
-    "sweeps/NAME/driver.json": "host, process and start of that process; removed at an orderly end",
+    "sweeps/NAME/driver.json": "host, process id and start time of the driver; removed at an "
+    "orderly exit",
     "sweeps/NAME/mlflow.json": "ids of MLflow's runs",
     "sweeps/NAME/outbox.jsonl": "queue of metrics for MLflow; line 1 holds the byte up to "
     "which they are sent",
     "sweeps/NAME/outbox-files.jsonl": "queue of artifacts for MLflow",
     "sweeps/NAME/outbox-refused.jsonl": "writes that MLflow refused, with the reason",
-    "sweeps/NAME/groups/**": "meeting files of worker groups and ids of the driver's processes",
+    "sweeps/NAME/groups/**": "rendezvous files of worker groups and process ids of the driver",
     "sweeps/NAME/tune/**": "Ray Tune's own state",
     "sweeps/NAME/trials/N/trial.json": "state, settings and metrics of a trial",
     "sweeps/NAME/trials/N/checkpoint/progress.json": "records of all epochs, and CRC-32 of the "
@@ -391,8 +392,7 @@ STORE_FILES: dict[str, str] = {
     "other",
     "sweeps/NAME/trials/N/knowledge/**": "cache of a teacher that the trial trains",
     "sweeps/NAME/trials/N/influence/**": "snapshots for the influence actor",
-    "**.damaged": "a file or folder that could not be used; nothing reads it, and it can be "
-    "removed",
+    "**.damaged": "a damaged file or folder that was renamed; it is not read and can be removed",
 }
 PARTS = {
     "NAME": r"[^/]+",

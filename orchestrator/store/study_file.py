@@ -25,8 +25,8 @@ from orchestrator.store.records import Change
 
 JOURNAL = "study.log"
 ADVICE = (
-    "put it back from a backup, or remove it, and the resume makes the study anew of the "
-    "records of the trials"
+    "restore it from a backup, or remove it: a resume then rebuilds the study from the records "
+    "of the trials"
 )
 
 
@@ -66,7 +66,7 @@ class StudyFile(JournalFileBackend):
 
 
 @contextlib.contextmanager
-def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
+def convert_damage_errors(journal: StudyFile, file: Path) -> Iterator[None]:
     """Convert the errors of Optuna within the block to DamagedRecordError.
 
     Optuna raises them at a line that is no operation or has values that are not allowed.
@@ -85,7 +85,7 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
         ) from error
 
 
-def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
+def load_valid_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of a study, with validated numbers.
 
     Optuna does not check the numbers in its file.
@@ -106,12 +106,11 @@ def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
                     or not math.isfinite(value)
                 ):
                     raise ValueError(
-                        f"{name} of trial {trial.number} has {value!r}, which is no finite number"
+                        f"{name} of trial {trial.number} has {value!r}, which is not a finite "
+                        f"number"
                     )
         if any(type(epoch) is not int or epoch < 0 for epoch in trial.intermediate_values):
-            raise ValueError(
-                f"intermediate_values of trial {trial.number} has an epoch that is none"
-            )
+            raise ValueError(f"intermediate_values of trial {trial.number} has an invalid epoch")
         _changes().validate_python(trial.user_attrs.get("changes", []))
     return trials
 
@@ -145,7 +144,7 @@ def repair(file: Path) -> None:
             return
         if stream.read(1):
             raise DamagedRecordError(
-                file, f"line {number} is no operation", ADVICE, f"line {number}"
+                file, f"line {number} is not an operation", ADVICE, f"line {number}"
             )
     with file.open("r+b") as stream:
         stream.truncate(sound)

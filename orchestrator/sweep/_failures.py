@@ -44,40 +44,41 @@ class FailuresInARow:
                 each for each in self.trials.values() if each.state in ("complete", "stopped_early")
             ]
             many = (
-                f"the last {len(self.row)} trials have all failed"
+                f"the last {len(self.row)} trials all failed"
                 if len(self.row) > 1
-                else "the last trial has failed"
+                else "the last trial failed"
             )
             self.reason = (
-                f"{many} (search.max_failed_trials = {self.limit}): {in_common(self.row, usable)}"
+                f"{many} (search.max_failed_trials = {self.limit}): "
+                f"{describe_failures(self.row, usable)}"
             )
 
     def note(self, text: str) -> None:
         """Do nothing: a note ends no trial."""
 
 
-def in_common(failed: Sequence[Trial], usable: Iterable[Trial]) -> str:
-    """Describe what failed trials have in common: their message, and settings of no usable trial.
+def describe_failures(failed: Sequence[Trial], usable: Iterable[Trial]) -> str:
+    """Describe what failed trials share: an error, and settings that no usable trial has.
 
     Messages that differ in numbers alone, such as an epoch or an amount of memory, count as the
     same.
     """
     last = failed[-1].message[:CHARACTERS]
     same = len({NUMBER.sub("#", trial.message) for trial in failed}) == 1
-    said = f"each says: {last}" if same else f"each for a reason of its own, the last one: {last}"
-    shared = _shared(failed, list(usable))
-    return f"{said}; in common they have {', '.join(shared)}" if shared else said
+    description = f"same error: {last}" if same else f"different errors, the last one: {last}"
+    common = _common_settings(failed, list(usable))
+    return f"{description}; settings in common: {', '.join(common)}" if common else description
 
 
-def _shared(failed: Sequence[Trial], usable: Sequence[Trial]) -> list[str]:
+def _common_settings(failed: Sequence[Trial], usable: Sequence[Trial]) -> list[str]:
     """Return settings (`name = value`) of all failed trials and no usable one; the method first."""
     if len(failed) < 2:
         return []
-    first, *others = (trial.settings for trial in failed)
+    first, *rest = (trial.settings for trial in failed)
     same = {
         key: value
         for key, value in first.items()
-        if all(key in other and other[key] == value for other in others)
+        if all(key in other and other[key] == value for other in rest)
     }
     new = {
         key: value

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 
 from orchestrator.sweep._study import objective
-from orchestrator.sweep._synchronous import SynchronousSearch, next_to_run
+from orchestrator.sweep._synchronous import SynchronousSearch, choose_next_trial
 
 
 class HyperbandBrackets(HyperBandScheduler):
@@ -19,17 +19,17 @@ class HyperbandBrackets(HyperBandScheduler):
     The brackets of a resumed sweep are rebuilt from its unfinished trials.
     """
 
-    def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
-        search = asking.configuration.search
+    def __init__(self, searcher: SynchronousSearch, concurrency: Callable[[], int]) -> None:
+        search = searcher.configuration.search
         super().__init__(
             time_attr="epoch",
             **objective(search),
-            max_t=asking.configuration.training.epochs,
+            max_t=searcher.configuration.training.epochs,
             reduction_factor=search.reduction_factor,
             # a last milestone may lie before the last epoch, and only that one reads the test part
             stop_last_trials=False,
         )
-        self.asking, self.at_once = asking, at_once
+        self.searcher, self.concurrency = searcher, concurrency
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial to a bracket, paused until a group is free."""
@@ -39,7 +39,9 @@ class HyperbandBrackets(HyperBandScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return the next trial of the least advanced bracket, with its next milestone."""
-        trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, tune_controller)
+        trial = choose_next_trial(
+            super().choose_trial_to_run, self.searcher, self.concurrency, tune_controller
+        )
         if trial:
             bracket, _ = self._trial_info[trial]
             trial.config["until"] = int(bracket._cumul_r) if bracket._halves else None

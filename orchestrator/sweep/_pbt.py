@@ -17,7 +17,7 @@ from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
 from orchestrator.sweep._study import objective
-from orchestrator.sweep._synchronous import SynchronousSearch, next_to_run
+from orchestrator.sweep._synchronous import SynchronousSearch, choose_next_trial
 
 FACTORS = (0.8, 1.2)
 
@@ -43,14 +43,15 @@ def explore(
     for name, value in settings.items():
         distribution = distributions.get(name)
         if isinstance(distribution, FloatDistribution):
-            anew = draw.random() < resample_probability
+            redraw = draw.random() < resample_probability
             varied[name] = _within(
-                distribution, _anew(distribution, draw) if anew else value * draw.choice(FACTORS)
+                distribution,
+                _draw_value(distribution, draw) if redraw else value * draw.choice(FACTORS),
             )
     return varied
 
 
-def _anew(distribution: FloatDistribution, draw: random.Random) -> float:
+def _draw_value(distribution: FloatDistribution, draw: random.Random) -> float:
     if distribution.log:
         return math.exp(draw.uniform(math.log(distribution.low), math.log(distribution.high)))
     return draw.uniform(distribution.low, distribution.high)
@@ -74,8 +75,8 @@ class Population(PopulationBasedTraining):
     of the slowest unfinished trial.
     """
 
-    def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
-        search = asking.configuration.search
+    def __init__(self, searcher: SynchronousSearch, concurrency: Callable[[], int]) -> None:
+        search = searcher.configuration.search
         super().__init__(
             time_attr="epoch",
             **objective(search),
@@ -87,8 +88,8 @@ class Population(PopulationBasedTraining):
             require_attrs=False,  # a failed trial has none
             synch=True,
         )
-        self.asking, self.at_once = asking, at_once
-        slowest = min((trial.epochs for trial in asking.unfinished), default=0)
+        self.searcher, self.concurrency = searcher, concurrency
+        slowest = min((trial.epochs for trial in searcher.unfinished), default=0)
         self._next_perturbation_sync = (
             slowest // search.perturb_epochs + 1
         ) * search.perturb_epochs
@@ -104,8 +105,10 @@ class Population(PopulationBasedTraining):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return a trial that has not trained up to the next comparison, where its worker stops."""
-        present = _Present(tune_controller, self._trial_state)
-        trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, present)
+        present = _PopulationController(tune_controller, self._trial_state)
+        trial = choose_next_trial(
+            super().choose_trial_to_run, self.searcher, self.concurrency, present
+        )
         if trial:
             trial.config["until"] = self._next_perturbation_sync
         return trial
@@ -114,27 +117,29 @@ class Population(PopulationBasedTraining):
         """Return whether the trial continues or pauses; the last one starts the comparison."""
         before = random.getstate()
         # Ray draws the donors from it
-        random.seed(f"{self.asking.configuration.seed} {self._next_perturbation_sync}")
+        random.seed(f"{self.searcher.configuration.seed} {self._next_perturbation_sync}")
         try:
             return str(
-                super().on_trial_result(_Present(tune_controller, self._trial_state), trial, result)
+                super().on_trial_result(
+                    _PopulationController(tune_controller, self._trial_state), trial, result
+                )
             )
         finally:
             random.setstate(before)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Remove the trial from the population."""
-        self._leave(tune_controller, trial)
+        self._remove_trial(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Remove the trial from the population."""
-        self._leave(tune_controller, trial)
+        self._remove_trial(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Remove the trial from the population."""
-        self._leave(tune_controller, trial)
+        self._remove_trial(tune_controller, trial)
 
-    def _leave(self, tune_controller: Any, trial: Any) -> None:
+    def _remove_trial(self, tune_controller: Any, trial: Any) -> None:
         """Remove a trial; if the others waited for it alone, compare them now.
 
         Ray would let them wait for ever.
@@ -161,7 +166,7 @@ class Population(PopulationBasedTraining):
 
     def _method(self, trial: Any) -> Any:
         """Return the method of a trial; None if one method alone is searched."""
-        return self.asking.record(trial).settings.get("method.name")
+        return self.searcher.record(trial).settings.get("method.name")
 
     def _get_new_config(
         self, trial: Any, trial_to_clone: Any
@@ -169,12 +174,12 @@ class Population(PopulationBasedTraining):
         """Return the donor's settings, varied, for the taker; update records and listeners."""
         epoch = int(self._trial_state[trial].last_train_time)
         taker, donor = trial.config["number"], trial_to_clone.config["number"]
-        seed = f"{self.asking.configuration.seed} {taker} {epoch}"
+        seed = f"{self.searcher.configuration.seed} {taker} {epoch}"
         vary = partial(explore, resample_probability=self._resample_probability, seed=seed)
-        return self.asking.take_over(taker, donor, epoch, vary), {}
+        return self.searcher.take_over(taker, donor, epoch, vary), {}
 
 
-class _Present:
+class _PopulationController:
     """Tune's controller without the trials that have left the population."""
 
     def __init__(self, controller: Any, present: Mapping[Any, Any]) -> None:

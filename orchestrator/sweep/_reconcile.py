@@ -2,7 +2,7 @@
 
 A driver draws a trial from the study, then writes its record. It writes an epoch to the record,
 then to the study, and the end of a trial to the study, then to the record. It may be killed between
-any two of these steps, and a file may be damaged later. What only one side has is written to the
+any two of these steps, and a file may be damaged later. What only one side has is copied to the
 other. No trial is drawn twice, and no number is left out.
 """
 
@@ -29,7 +29,7 @@ STATES: dict[RecordState, TrialState] = {
     "failed": TrialState.FAIL,
 }
 NAMES = {state: name for name, state in STATES.items()}
-LOST = "its record was damaged, and is made anew of the study and the checkpoint"
+LOST = "its record was damaged and has been rebuilt from the study and the checkpoint"
 
 
 def reconcile(
@@ -37,47 +37,51 @@ def reconcile(
 ) -> list[str]:
     """Reconcile the study with the records.
 
-    Afterwards a trial that began and has not ended is among the unfinished trials of the sweep.
+    Afterwards every trial that started and has not ended is an unfinished trial of the sweep.
     Records that are damaged, or contradict the study, are set aside and rebuilt.
 
     Args:
         fetch: Brings the files that a trial's folder needs for a rebuilt record.
 
     Returns:
-        A sentence for each record that was set aside.
+        A message for each record that was set aside.
     """
     names = [goal.name for goal in goals(sweep.configuration.search)]
-    mended = _set_aside(study, sweep)
-    _begin_known(study, sweep)
-    begun = [
+    messages = _set_aside(study, sweep)
+    _create_missing(study, sweep)
+    started = [
         frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING
     ]
-    for frozen in begun:  # before any draw, which depends on the contents of the study
+    for frozen in started:  # before any draw, which depends on the contents of the study
         trial = sweep.trials.get(frozen.number)
         if trial and not frozen.state.is_finished():
-            _tell(study, frozen, trial, len(names) == 1)
+            _update_study(study, frozen, trial, len(names) == 1)
         elif trial and not trial.ended:
             trial.state = NAMES[frozen.state]
             sweep.save_trial(trial)
-    for frozen in begun:
+    for frozen in started:
         if frozen.number not in sweep.trials:
             fetch(sweep.trial_folder(frozen.number))
-            trial = _made_anew(study, frozen, sweep, names)
-            trial.notes += [LOST] if sweep.trial_file(frozen.number) in mended else []
+            trial = _rebuild_record(study, frozen, sweep, names)
+            trial.notes += [LOST] if sweep.trial_file(frozen.number) in messages else []
             sweep.save_trial(trial)
     sweep.trials = dict(sorted(sweep.trials.items()))
-    return list(mended.values())
+    return list(messages.values())
 
 
 def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
-    """Rename the records that cannot be used; return a sentence for each by its file."""
-    begun = {
+    """Rename the records that cannot be used; return a message for each by its file."""
+    started = {
         each.number: each
         for each in study.get_trials(deepcopy=False)
         if each.state != TrialState.WAITING
     }
     for number, trial in list(sweep.trials.items()):
-        reason = _contradiction(begun[number], trial) if number in begun else _beyond(sweep, number)
+        reason = (
+            _contradiction(started[number], trial)
+            if number in started
+            else _number_refusal(sweep, number)
+        )
         if reason:
             sweep.damaged[sweep.trial_file(number)] = reason
             del sweep.trials[number]
@@ -90,10 +94,10 @@ def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
     The study takes precedence: it is appended to and never rewritten.
     """
     for name in trial.params.keys() & frozen.params.keys():
-        own, other = trial.params[name], frozen.params[name]
+        recorded, drawn = trial.params[name], frozen.params[name]
         # a choice may be a list, which is a tuple elsewhere
-        if own != other and json.dumps(own) != json.dumps(other):
-            return f"params.{name} = {own!r}, and the study has {other!r}"
+        if recorded != drawn and json.dumps(recorded) != json.dumps(drawn):
+            return f"params.{name} = {recorded!r}, and the study has {drawn!r}"
     for epoch, value in trial.known:
         if frozen.intermediate_values.get(epoch, value) != value:
             return (
@@ -102,20 +106,20 @@ def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
             )
     if trial.ended and frozen.state.is_finished() and STATES[trial.state] != frozen.state:
         return f"state = {trial.state}, and the study has {NAMES[frozen.state]}"
-    reached: list[Any] = trial.values or [trial.value]
+    values: list[Any] = trial.values or [trial.value]
     if (
         trial.state == "complete"
         and frozen.state == TrialState.COMPLETE
-        and reached != frozen.values
+        and values != frozen.values
     ):
         return f"value = {trial.value!r}, and the study has {frozen.values[0]!r}"
     return ""
 
 
-def _beyond(sweep: Sweep, number: int) -> str:
+def _number_refusal(sweep: Sweep, number: int) -> str:
     """Return why a trial's number is beyond the sweep's trials; empty if it is not.
 
-    The study must not grow so far: no sweep is given fewer trials than it has begun.
+    The study must not grow that far: a sweep never has fewer trials than it has started.
     """
     trials = sweep.configuration.search.trials
     return (
@@ -131,21 +135,20 @@ def create_trial(
     """Return the next trial of the study with all parameters: `params`, the rest drawn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        asked = study.ask()
-    draw_params(study, asked, configuration, params)
-    return asked
+        optuna_trial = study.ask()
+    draw_params(study, optuna_trial, configuration, params)
+    return optuna_trial
 
 
 def draw_params(
     study: optuna.Study,
-    asked: optuna.Trial,
+    optuna_trial: optuna.Trial,
     configuration: Configuration,
     params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return all parameters of a trial that the study began.
+    """Return all parameters of a trial that the study has created.
 
-    These are the parameters that it has, the given ones, and the rest as they would have been
-    drawn.
+    These are its own parameters, those in `params`, and the rest as they would have been drawn.
     """
     sampler = study.sampler
     with warnings.catch_warnings():
@@ -154,21 +157,21 @@ def draw_params(
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
             return (
-                suggest_configuration(asked, configuration)
+                suggest_configuration(optuna_trial, configuration)
                 if configuration.search.configurations
-                else draw(asked, configuration)
+                else draw(optuna_trial, configuration)
             )
         finally:
             study.sampler = sampler
 
 
 def reopen_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """Return a trial that the study began."""
+    """Return a trial that the study has created."""
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
-    """Begin in the study every trial that the records contain.
+def _create_missing(study: optuna.Study, sweep: Sweep) -> None:
+    """Create in the study every trial that the records contain.
 
     The study may have lost its last line, or all of them.
     """
@@ -185,24 +188,26 @@ def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
             draw_params(study, reopen_trial(study, number), sweep.configuration, trial.params)
 
 
-def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) -> None:
-    """Write to the study what the record has of a trial that still runs in the study.
+def _update_study(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) -> None:
+    """Copy the record of a trial to the study, in which it still runs.
 
     Optuna refuses intermediate values with several objectives.
     """
-    asked = reopen_trial(study, frozen.number)
+    optuna_trial = reopen_trial(study, frozen.number)
     for epoch, value in trial.known if single else ():
         if epoch not in frozen.intermediate_values:
-            asked.report(value, epoch)
+            optuna_trial.report(value, epoch)
     if trial.changes and frozen.user_attrs.get("changes") != trial.changes:
-        asked.set_user_attr("changes", trial.changes)
+        optuna_trial.set_user_attr("changes", trial.changes)
     if trial.ended:
-        reached = (trial.values or trial.value) if trial.state == "complete" else None
-        study.tell(frozen.number, reached, state=STATES[trial.state])
+        values = (trial.values or trial.value) if trial.state == "complete" else None
+        study.tell(frozen.number, values, state=STATES[trial.state])
 
 
-def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]) -> Trial:
-    """Rebuild the record of a trial that only the study has: never written, or damaged."""
+def _rebuild_record(
+    study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]
+) -> Trial:
+    """Rebuild the record of a trial that exists only in the study: not written, or damaged."""
     ended = frozen.state.is_finished()
     params = (
         dict(frozen.params)
@@ -214,13 +219,13 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
         trial.state = NAMES[frozen.state]
     known = dict(frozen.intermediate_values)
     last = max(known, default=0)
-    told: dict[int, dict[str, Any]] = {
+    reported: dict[int, dict[str, Any]] = {
         record["epoch"]: {**record} for record in reported_epochs(sweep.trial_folder(frozen.number))
     }
     if len(names) > 1 and ended:
-        last = max(told, default=0)
+        last = max(reported, default=0)
     for epoch in range(1, last + 1):
-        record = told.get(epoch, {"epoch": epoch, "metrics": {}})
+        record = reported.get(epoch, {"epoch": epoch, "metrics": {}})
         # the trial's own value, even if it has copied another trial's weights since
         if epoch in known:
             record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}

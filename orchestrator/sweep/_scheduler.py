@@ -1,4 +1,4 @@
-"""Stop trials early: ASHA and the median rule over our own `epoch`, with the history of a resume.
+"""Stop trials early: ASHA and the median rule over our own `epoch`, also after a resume.
 
 A resumed sweep replays its finished epochs into the rungs of ASHA and into the averages of the
 median rule.
@@ -18,59 +18,65 @@ from orchestrator.sweep._pbt import Population
 from orchestrator.sweep._study import StudySearch, objective
 from orchestrator.sweep._synchronous import SynchronousSearch
 
-MEDIAN_OF = 3  # a median of fewer averages is no reason to stop a trial
+MEDIAN_OF = 3  # a median of fewer averages does not justify stopping a trial
 
 
-def scheduler(asking: StudySearch, sweep: Sweep, at_once: Callable[[], int]) -> TrialScheduler:
+def build_scheduler(
+    searcher: StudySearch, sweep: Sweep, concurrency: Callable[[], int]
+) -> TrialScheduler:
     """Return the scheduler of the configuration, with the history of the sweep.
 
     Args:
         at_once: Returns the number of concurrent trials.
     """
-    if isinstance(asking, SynchronousSearch):
+    if isinstance(searcher, SynchronousSearch):
         return (
-            Population(asking, at_once)
-            if asking.configuration.search.scheduler == "pbt"
-            else HyperbandBrackets(asking, at_once)
+            Population(searcher, concurrency)
+            if searcher.configuration.search.scheduler == "pbt"
+            else HyperbandBrackets(searcher, concurrency)
         )
-    return stopping(asking.configuration, sweep)
+    return build_independent_scheduler(searcher.configuration, sweep)
 
 
-def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
-    """Return a scheduler under which no trial waits for others: asha, median or none."""
+def build_independent_scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
+    """Return a scheduler without waiting trials: asha, median or none."""
     search = configuration.search
     if search.scheduler == "none":
         return FIFOScheduler()
-    spared = len(points(configuration)) if search.protect_initial_trials else 0
-    past = [trial for trial in sweep.trials.values() if trial.state != "failed"]
-    common: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
+    protected = len(points(configuration)) if search.protect_initial_trials else 0
+    earlier_trials = [trial for trial in sweep.trials.values() if trial.state != "failed"]
+    common_settings: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
     if search.scheduler == "median":
-        return _RememberingMedian(
-            spared, past, grace_period=search.grace_epochs, min_samples_required=MEDIAN_OF, **common
+        return ResumableMedian(
+            protected,
+            earlier_trials,
+            grace_period=search.grace_epochs,
+            min_samples_required=MEDIAN_OF,
+            **common_settings,
         )
-    return _RememberingASHA(
-        spared,
-        past,
+    return ResumableASHA(
+        protected,
+        earlier_trials,
         max_t=configuration.training.epochs,
         grace_period=search.grace_epochs,
         reduction_factor=search.reduction_factor,
-        **common,
+        **common_settings,
     )
 
 
-class _RememberingASHA(ASHAScheduler):
+class ResumableASHA(ASHAScheduler):
     """ASHA with the rungs of an earlier run.
 
     Ended trials enter their rungs at once, the others under their new id as soon as they resume.
-    The first `spared` trials are recorded like any other and never stopped: a baseline that was cut
-    off is none.
+    The first `protected` trials are recorded like any other but never stopped, because they serve
+    as baselines.
     """
 
-    def __init__(self, spared: int, past: list[Trial], **settings: Any) -> None:
+    def __init__(self, protected: int, earlier_trials: list[Trial], **settings: Any) -> None:
         super().__init__(**settings)
-        self.spared = spared
-        self.unfinished = {trial.number: trial for trial in past if not trial.ended}
-        for trial in past:
+        self.protected = protected
+        self.unfinished = {trial.number: trial for trial in earlier_trials if not trial.ended}
+        for trial in earlier_trials:
             if trial.ended:
                 ended: Any = SimpleNamespace(
                     trial_id=f"past-{trial.number}", config={"number": trial.number}
@@ -82,21 +88,21 @@ class _RememberingASHA(ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a new trial, or one that resumes."""
         super().on_trial_add(tune_controller, trial)
-        begun = self.unfinished.pop(trial.config["number"], None)
-        if begun:
-            self._replay(trial, begun)
+        resumed = self.unfinished.pop(trial.config["number"], None)
+        if resumed:
+            self._replay(trial, resumed)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether the trial continues."""
         decision = str(super().on_trial_result(tune_controller, trial, result))
-        return TrialScheduler.CONTINUE if trial.config["number"] < self.spared else decision
+        return TrialScheduler.CONTINUE if trial.config["number"] < self.protected else decision
 
     def _replay(self, as_trial: Any, trial: Trial) -> None:
         for epoch, value in trial.known:
             self.on_trial_result(None, as_trial, {"epoch": epoch, self.metric: value})
 
 
-class _RememberingMedian(MedianStoppingRule):
+class ResumableMedian(MedianStoppingRule):
     """Median rule with the epochs of an earlier run.
 
     It stops a trial whose best value is worse than the median of the other trials' averages. Ray's
@@ -104,40 +110,40 @@ class _RememberingMedian(MedianStoppingRule):
     epoch of an ended trial twice.
     """
 
-    def __init__(self, spared: int, past: list[Trial], **settings: Any) -> None:
+    def __init__(self, protected: int, earlier_trials: list[Trial], **settings: Any) -> None:
         super().__init__(**settings)
-        self.spared = spared
-        self.unfinished = {trial.number: trial for trial in past if not trial.ended}
-        for trial in past:
+        self.protected = protected
+        self.unfinished = {trial.number: trial for trial in earlier_trials if not trial.ended}
+        for trial in earlier_trials:
             if trial.ended and trial.known:
-                self._results[f"past-{trial.number}"] = self._of(trial)
+                self._results[f"past-{trial.number}"] = self._history(trial)
 
-    def _of(self, trial: Trial) -> list[dict[str, Any]]:
+    def _history(self, trial: Trial) -> list[dict[str, Any]]:
         return [{"epoch": epoch, self._metric: value} for epoch, value in trial.known]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a new trial, or one that resumes."""
         super().on_trial_add(tune_controller, trial)
-        begun = self.unfinished.pop(trial.config["number"], None)
-        if begun and begun.known:
-            self._results[trial] = self._of(begun)
+        resumed = self.unfinished.pop(trial.config["number"], None)
+        if resumed and resumed.known:
+            self._results[trial] = self._history(resumed)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether the trial continues; a repeated epoch decides nothing."""
-        if not self._news(trial, result):
+        if not self._is_new_epoch(trial, result):
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(tune_controller, trial, result))
-        if trial.config["number"] < self.spared:
+        if trial.config["number"] < self.protected:
             self._stopped_trials.discard(trial)
             return str(TrialScheduler.CONTINUE)
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Count the last epoch once, and a result without an epoch not at all."""
-        if self._news(trial, result):
+        if self._is_new_epoch(trial, result):
             super().on_trial_complete(tune_controller, trial, result)
 
-    def _news(self, trial: Any, result: dict[str, Any]) -> bool:
+    def _is_new_epoch(self, trial: Any, result: dict[str, Any]) -> bool:
         known = self._results[trial][-1]["epoch"] if self._results.get(trial) else 0
         return self._metric in result and result.get("epoch", 0) > known
 

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.distinct import Way, allowed, is_left
+from orchestrator.config.distinct import BranchDomains, allowed_values, has_untried_settings
 from orchestrator.config.schema import Search
 
 UNTRIED = 1  # separates the draw of a replacement from the draw of the value
@@ -32,18 +32,18 @@ class StatelessSampler(BaseSampler):
     when a trial ends.
     """
 
-    def __init__(self, search: Search, seed: int, space: Sequence[Way] = ()) -> None:
+    def __init__(self, search: Search, seed: int, space: Sequence[BranchDomains] = ()) -> None:
         self.search, self.seed = search, seed
         self.space = space if any(None not in way.values() for way in space) else ()
         self.joint: BaseSampler = RandomSampler()
         # by number and name: the last joint draw
-        self.together: dict[tuple[int, str], tuple[BaseDistribution, Any]] = {}
+        self.joint_draws: dict[tuple[int, str], tuple[BaseDistribution, Any]] = {}
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return the distributions that are drawn jointly."""
-        self.joint = self._made(trial.number)
+        self.joint = self._build_sampler(trial.number)
         return dict(self.joint.infer_relative_search_space(study, trial))
 
     def sample_relative(
@@ -54,7 +54,7 @@ class StatelessSampler(BaseSampler):
         Optuna calls it right after `infer_relative_search_space`.
         """
         drawn = dict(self.joint.sample_relative(study, trial, search_space))
-        self.together = {
+        self.joint_draws = {
             (trial.number, name): (search_space[name], value) for name, value in drawn.items()
         }
         return {} if self.space else drawn  # `sample_independent` checks each of them
@@ -67,13 +67,15 @@ class StatelessSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Return the value of one parameter."""
-        distribution, value = self.together.get((trial.number, param_name), (None, None))
+        distribution, value = self.joint_draws.get((trial.number, param_name), (None, None))
         if not self.space or distribution != param_distribution:
-            alone = self._made(trial.number, zlib.crc32(param_name.encode()))
+            alone = self._build_sampler(trial.number, zlib.crc32(param_name.encode()))
             value = alone.sample_independent(study, trial, param_name, param_distribution)
-        return self._untried(study, trial, param_name, value) if self.space else value
+        return self._replace_if_tried(study, trial, param_name, value) if self.space else value
 
-    def _untried(self, study: optuna.Study, trial: FrozenTrial, name: str, value: Any) -> Any:
+    def _replace_if_tried(
+        self, study: optuna.Study, trial: FrozenTrial, name: str, value: Any
+    ) -> Any:
         """Return the value, or another one if all settings with it were tried.
 
         Return the value, too, if nothing else is left.
@@ -83,13 +85,13 @@ class StatelessSampler(BaseSampler):
             for other in study.get_trials(deepcopy=False)
             if other.number < trial.number
         ]
-        if is_left(self.space, {**trial.params, name: value}, tried):
+        if has_untried_settings(self.space, {**trial.params, name: value}, tried):
             return value
         draw = np.random.default_rng([self.seed, trial.number, zlib.crc32(name.encode()), UNTRIED])
-        others = allowed(self.space, trial.params, name)
-        for place in draw.permutation(len(others)):
-            if is_left(self.space, {**trial.params, name: others[place]}, tried):
-                return others[place]
+        candidates = allowed_values(self.space, trial.params, name)
+        for index in draw.permutation(len(candidates)):
+            if has_untried_settings(self.space, {**trial.params, name: candidates[index]}, tried):
+                return candidates[index]
         return value
 
     def after_trial(
@@ -101,8 +103,8 @@ class StatelessSampler(BaseSampler):
     ) -> None:
         """Do nothing: the sampler has no state."""
 
-    def _made(self, *of: int) -> BaseSampler:
-        seed = int(np.random.SeedSequence([self.seed, *of]).generate_state(1)[0])
+    def _build_sampler(self, *entropy: int) -> BaseSampler:
+        seed = int(np.random.SeedSequence([self.seed, *entropy]).generate_state(1)[0])
         if self.search.sampler == "random":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():

@@ -1,8 +1,8 @@
 """Open the Optuna study of a sweep, and draw trials from it for Tune.
 
-Ray's OptunaSearch tells an early-stopped trial as COMPLETE with its low-epoch value, leaves a trial
-without a number RUNNING for ever, and joins any study of the same name. This searcher calls `ask`
-and `tell` of the study itself.
+Ray's OptunaSearch reports an early-stopped trial as COMPLETE with its low-epoch value, leaves a
+trial without a value RUNNING for ever, and joins any study of the same name. This searcher calls
+the study's `ask` and `tell` directly.
 """
 
 import json
@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from ray.tune.search import Searcher
 
 from methods import METHODS, SettingsError
-from orchestrator.config.distinct import ways
+from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import points
@@ -26,7 +26,13 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
-from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, repair, sound_trials
+from orchestrator.store.study_file import (
+    JOURNAL,
+    StudyFile,
+    convert_damage_errors,
+    load_valid_trials,
+    repair,
+)
 from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep.events import Events
@@ -43,8 +49,8 @@ def objective(search: Search) -> dict[str, str]:
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
     """Open or create the study in the sweep's folder.
 
-    It has the folder's name, and its first trials are the points of its spaces. Only the process
-    that holds the sweep may call it.
+    The study has the folder's name. Its first trials are the initial points of its spaces. Only the
+    process that holds the sweep's lock may call this function.
 
     Raises:
         ConfigurationError: The study is damaged, or has other objectives or directions.
@@ -54,9 +60,11 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     repair(file)
     journal = StudyFile(str(file))
     sampler = StatelessSampler(
-        search, configuration.seed, () if search.configurations else ways(configuration)
+        search,
+        configuration.seed,
+        () if search.configurations else list_branch_domains(configuration),
     )
-    with named_damage(journal, file):
+    with convert_damage_errors(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
@@ -66,7 +74,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
             study = optuna.create_study(
                 study_name=folder.name, storage=storage, sampler=sampler, directions=directions
             )
-        sound_trials(study)
+        load_valid_trials(study)
     for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
         # the first trials are the points, also when the driver died in between
         study.enqueue_trial(point)
@@ -74,24 +82,26 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
 
 
 def _require_directions(study: optuna.Study, search: Search) -> None:
-    known = [direction.name.lower() for direction in study.directions]
-    if known == [goal.direction for goal in goals(search)]:
+    study_directions = [direction.name.lower() for direction in study.directions]
+    if study_directions == [goal.direction for goal in goals(search)]:
         return
-    if search.objectives or len(known) > 1:
-        given = list(search.objectives) or search.objective
+    if search.objectives or len(study_directions) > 1:
+        requested = list(search.objectives) or search.objective
         raise ConfigurationError(
-            f"search.objectives = {given}, and the study of {study.study_name!r} looks for "
-            f"others: {', '.join(known)} of them",
+            f"search.objectives = {requested} does not match the study of "
+            f"{study.study_name!r}, which has the directions {', '.join(study_directions)}: "
+            f"restore its objectives, or start another sweep under a new --name",
             field="search.objectives",
-            value=given,
-            allowed=tuple(known),
+            value=requested,
+            allowed=tuple(study_directions),
         )
     raise ConfigurationError(
-        f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has "
-        f"the other one",
+        f"search.direction = {search.direction!r} does not match the study of "
+        f"{study.study_name!r}, which has the direction {study_directions[0]}: restore it, or "
+        f"start another sweep under a new --name",
         field="search.direction",
         value=search.direction,
-        allowed=tuple(known),
+        allowed=tuple(study_directions),
     )
 
 
@@ -108,16 +118,16 @@ class StudySearch(Searcher):
         configuration: Configuration,
         events: Events,
         unfinished: list[Trial],
-        at_once: Callable[[], float] = lambda: math.inf,
+        concurrency: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__(**objective(configuration.search))
         self.study, self.configuration, self.events = study, configuration, events
-        self.unfinished, self.at_once = list(unfinished), at_once
+        self.unfinished, self.concurrency = list(unfinished), concurrency
         self.running: set[str] = set()
         self.trials: dict[str, Trial] = {}
-        self.asked: dict[int, optuna.Trial] = {}
+        self.optuna_trials: dict[int, optuna.Trial] = {}
         for trial in unfinished:
-            self.asked[trial.number] = reopen_trial(study, trial.number)
+            self.optuna_trials[trial.number] = reopen_trial(study, trial.number)
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -130,16 +140,16 @@ class StudySearch(Searcher):
 
         A trial that cannot be built has an `error` instead of a configuration.
         """
-        if len(self.running) >= self.at_once():
+        if len(self.running) >= self.concurrency():
             return None
         with defer_signals():
             self.running.add(trial_id)
-            trial = self.unfinished.pop(0) if self.unfinished else self._ask()
+            trial = self.unfinished.pop(0) if self.unfinished else self._draw_trial()
             self.trials[trial_id] = trial
-            self._hand_out(trial)
+            self._start_trial(trial)
         return self._config(trial)
 
-    def _hand_out(self, trial: Trial) -> None:
+    def _start_trial(self, trial: Trial) -> None:
         self.events.start(trial)  # a group is free when Tune calls `suggest`
 
     def take_over(self, taker: int, donor: int, epoch: int, vary: Vary) -> dict[str, Any]:
@@ -163,7 +173,7 @@ class StudySearch(Searcher):
         with defer_signals():
             self.events.change(trial, epoch, donor, vary(source.settings, bounds))
             # its value does not belong to the parameters that were drawn
-            self.asked[taker].set_user_attr("changes", trial.changes)
+            self.optuna_trials[taker].set_user_attr("changes", trial.changes)
         return self._config(trial)
 
     def _config(self, trial: Trial) -> dict[str, Any]:
@@ -179,10 +189,10 @@ class StudySearch(Searcher):
             "known": trial.epochs,
         }
 
-    def _ask(self) -> Trial:
-        asked = create_trial(self.study, self.configuration)
-        self.asked[asked.number] = asked
-        return Trial(asked.number, asked.params)
+    def _draw_trial(self) -> Trial:
+        optuna_trial = create_trial(self.study, self.configuration)
+        self.optuna_trials[optuna_trial.number] = optuna_trial
+        return Trial(optuna_trial.number, optuna_trial.params)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a finished epoch that is not the trial's last result."""
@@ -205,7 +215,7 @@ class StudySearch(Searcher):
         with defer_signals():
             self._record(trial, result)
             if error or result.get("failed") or trial.value is None:
-                message = result.get("failed") or "its stand-in failed; see the log of Ray"
+                message = result.get("failed") or "its Tune process failed; see Ray's log"
                 self.finish(trial, "failed", message)
             else:
                 self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
@@ -215,9 +225,9 @@ class StudySearch(Searcher):
 
         A pruned trial keeps the value of its last epoch if there is one objective.
         """
-        reached = (trial.values or trial.value) if state == "complete" else None
+        values = (trial.values or trial.value) if state == "complete" else None
         with defer_signals():
-            self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
+            self.study.tell(trial.number, values, state=STATES[state], skip_if_finished=True)
             self.events.end(trial, state, message)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
@@ -234,7 +244,7 @@ class StudySearch(Searcher):
             self.events.report(trial, record)
             # Optuna refuses intermediate values with several objectives
             if trial.value is not None and trial.values is None:
-                self.asked[trial.number].report(trial.value, trial.epochs)
+                self.optuna_trials[trial.number].report(trial.value, trial.epochs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its searcher for its own restore, which is not used."""

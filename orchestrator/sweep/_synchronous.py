@@ -42,7 +42,7 @@ class SynchronousSearch(StudySearch):
         """Return the sweep's record of one of Tune's trials."""
         return self.events.sweep.trials[trial.config["number"]]
 
-    def _hand_out(self, trial: Trial) -> None:
+    def _start_trial(self, trial: Trial) -> None:
         self.events.wait(trial)
 
     def suggest(self, trial_id: str) -> Any:
@@ -64,8 +64,8 @@ class SynchronousSearch(StudySearch):
         return config
 
 
-def next_to_run(
-    ask: Any, asking: SynchronousSearch, at_once: Callable[[], int], controller: Any
+def choose_next_trial(
+    choose_trial: Any, searcher: SynchronousSearch, concurrency: Callable[[], int], controller: Any
 ) -> Any:
     """Return the trial that a scheduler chooses and record its turn; None while `at_once` run.
 
@@ -74,13 +74,13 @@ def next_to_run(
     """
     trials = controller.get_trials()
     for trial in trials:
-        if trial.status == TuneTrial.PAUSED and asking.record(trial).state == "running":
-            asking.events.wait(asking.record(trial))
-    if sum(trial.status in BUSY for trial in trials) >= at_once():
+        if trial.status == TuneTrial.PAUSED and searcher.record(trial).state == "running":
+            searcher.events.wait(searcher.record(trial))
+    if sum(trial.status in BUSY for trial in trials) >= concurrency():
         return None
-    chosen = ask(controller)
+    chosen = choose_trial(controller)
     if chosen:
-        asking.events.start(asking.record(chosen))
+        searcher.events.start(searcher.record(chosen))
     return chosen
 
 

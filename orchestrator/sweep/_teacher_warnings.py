@@ -13,18 +13,21 @@ from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
 
 
 def report_teacher(
-    card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]
+    card: Mapping[str, Any],
+    data: Path,
+    show_line: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> None:
     """Report the quality of a card's teacher on the validation part of the data in a folder.
 
     Args:
         card: The teacher's card.
         data: Folder of the prepared data.
-        say: Receives the quality in one line.
+        show_line: Receives the quality in one line.
         note: Receives a warning if the teacher is no better than guessing.
     """
     quality, dataset = TeacherQuality.of_card(card), Dataset.open(data)
-    say(f"teacher {quality.words}")
+    show_line(f"teacher {quality.words}")
     labels = np.asarray(dataset.validation.labels)
     if warning := quality.chance_warning(
         np.bincount(labels, minlength=len(dataset.classes)).tolist()
@@ -38,7 +41,7 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
     If no method of the sweep uses the teacher, there is no warning.
     """
     best, quality = sweep.best(), read_quality(sweep.folder)
-    if best is None or best.state != "complete" or quality is None or not _asks_teacher(sweep):
+    if best is None or best.state != "complete" or quality is None or not _uses_teacher(sweep):
         return ""
     accuracies = [
         value
@@ -52,7 +55,7 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
     )
 
 
-def _asks_teacher(sweep: Sweep) -> bool:
+def _uses_teacher(sweep: Sweep) -> bool:
     needs = [
         method.needs for method in build_all_variants(sweep.configuration, sweep.kind == "sweep")
     ]

@@ -17,8 +17,8 @@ from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
-# times `heartbeat_timeout_s`: it takes a while to replace a group that does not release a trial
-RELEASES = 3
+# times `heartbeat_timeout_s`: replacing a group that does not release a trial takes a while
+RELEASE_FACTOR = 3
 POINTER = "pointer.json"  # Tune's checkpoint: a file with the folder of a snapshot
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
@@ -32,45 +32,47 @@ class ProxyTrainable(tune.Trainable):
     - configuration (JSON) or error.
     - until: the epoch after which the worker stops and Tune pauses the trial. Without it the trial
       trains to its end.
-    - snapshot: folder from which a resumed trial begins, if it exists.
+    - snapshot: folder from which a resumed trial starts, if it exists.
     - known: the last epoch that the driver received.
     """
 
-    def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], shared: dict[str, Any]) -> None:
         """Connect to the dispatcher, take the first trial and start the heartbeat.
 
         Args:
             config: See the class.
-            place: Name of the dispatcher (`dispatcher`), the folders of the sweep, and values that
-                all trials share.
+            shared: Values of all trials: name of the `dispatcher`, the `folders` of the sweep, the
+                `objective` and `heartbeat_timeout_s`.
         """
-        self.place = place
-        self.dispatcher_client = DispatcherClient.find(place["dispatcher"])
+        self.shared = shared
+        self.dispatcher_client = DispatcherClient.find(shared["dispatcher"])
         self.begin(config)
-        self.after_another = True  # a proxy that died: a group may still train its trial
-        self.over = threading.Event()
+        self.must_wait_for_release = True  # a proxy that died: a group may still train its trial
+        self.stopped = threading.Event()
         process = get_runtime_context().current_actor
-        self.signs = threading.Thread(target=self._attend, args=(process,), daemon=True)
-        self.signs.start()
+        self.heartbeat = threading.Thread(
+            target=self._send_heartbeats, args=(process,), daemon=True
+        )
+        self.heartbeat.start()
 
-    def _attend(self, process: Any) -> None:
-        """Send heartbeats, whatever the trial waits for.
+    def _send_heartbeats(self, process: Any) -> None:
+        """Send heartbeats until cleanup, so that the watchdog can replace a stopped process.
 
-        Tune would wait for ever for a stopped process.
+        Tune itself would wait for it for ever.
         """
-        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["heartbeat_timeout_s"] / 4)
-        while not self.over.is_set():
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.shared["heartbeat_timeout_s"] / 4)
+        while not self.stopped.is_set():
             # Ray in trouble fails in many ways; the next heartbeat may arrive
             with contextlib.suppress(Exception):
                 self.dispatcher_client.send_reader_heartbeat(reader, self.trial, process)
-            self.over.wait(every_s)
+            self.stopped.wait(every_s)
         with contextlib.suppress(Exception):
             self.dispatcher_client.deregister(reader)
 
     def cleanup(self) -> None:
         """Stop the heartbeat."""
-        self.over.set()
-        self.signs.join(CLEANUP_S)
+        self.stopped.set()
+        self.heartbeat.join(CLEANUP_S)
 
     def begin(self, config: dict[str, Any]) -> None:
         """Take a trial; one that could not be built fails at its first step.
@@ -79,35 +81,35 @@ class ProxyTrainable(tune.Trainable):
         """
         self.error = config.get("error")
         self.trial = trial_name(config["number"])
-        self.submitted, self.known, self.after_another = False, 0, False
+        self.submitted, self.known, self.must_wait_for_release = False, 0, False
         # last epoch in the driver's record; the driver may have died before it received later ones
-        self.heard: int = config.get("known", 0)
+        self.last_received_epoch: int = config.get("known", 0)
         self.until: int | None = config.get("until")
-        self.snapshot = self._kept(config.get("snapshot"))
+        self.snapshot = self._existing_folder(config.get("snapshot"))
         if not self.error:
             configuration = Configuration.model_validate_json(config["configuration"])
             self.specification = TrialSpec.numbered(
-                config["number"], configuration, self.place["folders"], self.until
+                config["number"], configuration, self.shared["folders"], self.until
             )
 
     @staticmethod
-    def _kept(folder: str | None) -> Path | None:
+    def _existing_folder(folder: str | None) -> Path | None:
         return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
         """Return the next epoch's record as a Tune result.
 
         A failure is the last result of its trial, and leaves the proxy usable. `unfit` means that
-        no worker can train the trial any more, which is no failure: the run ends, and a resume
-        continues it.
+        no worker can train the trial any more. This is not a failure: the run ends, and a resume
+        continues the trial.
         """
         record = {"failed": self.error} if self.error else self._next_record()
         for end in ("failed", "unfit"):
             if record.get(end):
                 return {end: record[end], "done": True}
-        objective = self.place["objective"]
+        objective = self.shared["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
-        told = {key: record[key] for key in ("notes", "missed") if record.get(key)}
+        optional = {key: record[key] for key in ("notes", "missed") if record.get(key)}
         # as text: Tune keeps a history of each number, 100 KiB a trial and 10 ms a report
         metrics = json.dumps(record["metrics"])
         return {
@@ -115,7 +117,7 @@ class ProxyTrainable(tune.Trainable):
             "metrics": metrics,
             "done": bool(record.get("done")),
             **value,
-            **told,
+            **optional,
         }
 
     def _next_record(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class ProxyTrainable(tune.Trainable):
             missed = []
             while True:
                 record = self.dispatcher_client.next_report(
-                    self.trial, self.place["heartbeat_timeout_s"]
+                    self.trial, self.shared["heartbeat_timeout_s"]
                 )
                 # a resumed training reports its last epoch again
                 if record.get("epoch", self.known + 1) <= self.known:
@@ -135,7 +137,7 @@ class ProxyTrainable(tune.Trainable):
                 # synchronous trials are compared at the epoch that they have reached
                 missed.append(record)
             if not record.get("failed"):
-                self._reached(record)
+                self._keep_snapshot(record)
             return record | ({"missed": missed} if missed else {})
         except PreflightError as error:
             return {"unfit": str(error)}
@@ -146,23 +148,25 @@ class ProxyTrainable(tune.Trainable):
 
     def _submit(self) -> None:
         """Submit the trial once no group uses its folder and its checkpoint is in place."""
-        if self.after_another:
+        if self.must_wait_for_release:
             self.dispatcher_client.stop(self.trial)
-        if self.snapshot or self.after_another:
+        if self.snapshot or self.must_wait_for_release:
             self.dispatcher_client.wait_until_released(
-                self.trial, RELEASES * self.place["heartbeat_timeout_s"]
+                self.trial, RELEASE_FACTOR * self.shared["heartbeat_timeout_s"]
             )
-        self.after_another = False
+        self.must_wait_for_release = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
         self.dispatcher_client.submit(
             self.trial,
-            self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain(),
+            self.specification.model_copy(
+                update={"known": max(self.last_received_epoch, self.known)}
+            ).plain(),
         )
         self.submitted = True
 
-    def _reached(self, record: dict[str, Any]) -> None:
+    def _keep_snapshot(self, record: dict[str, Any]) -> None:
         """Keep a snapshot where the worker stopped.
 
         If the scheduler continues the trial without a pause, it trains to its end.
@@ -190,7 +194,7 @@ class ProxyTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Resume the trial from a snapshot, its own or another trial's."""
-        kept = SNAPSHOT.read(Path(checkpoint) / POINTER)["snapshot"]
-        if kept:
-            self.snapshot = Path(kept)
+        folder = SNAPSHOT.read(Path(checkpoint) / POINTER)["snapshot"]
+        if folder:
+            self.snapshot = Path(folder)
             self.known = snapshots.epoch_of(self.snapshot)

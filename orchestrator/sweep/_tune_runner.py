@@ -15,7 +15,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow
 from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._scheduler import scheduler
+from orchestrator.sweep._scheduler import build_scheduler
 from orchestrator.sweep._stopper import SweepStopper
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._synchronous import SynchronousSearch, remove_snapshots
@@ -34,7 +34,7 @@ TUNE = {
 }
 NODE = "ray.io/node-id"
 # Tune requires a resource. It refuses CPU 0, and a CPU held by a waiting proxy is a deadlock.
-STAND_IN = {"memory": 50 * 2**20}
+PROXY_RESOURCES = {"memory": 50 * 2**20}
 
 
 def run_trials(
@@ -43,11 +43,11 @@ def run_trials(
     dispatcher_client: Any,
     events: Events,
     folders: dict[str, Any],
-    at_once: Callable[[], int],
+    concurrency: Callable[[], int],
     resume: bool,
     started: float,
 ) -> str:
-    """Train all trials that are left, and return why the search ended before them.
+    """Train the remaining trials of a sweep.
 
     Args:
         dispatcher_client: Dispatcher client.
@@ -66,33 +66,33 @@ def run_trials(
     study = open_study(sweep.folder, configuration, resume)
     reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
-    missing = configuration.search.trials - len(sweep.trials) + len(unfinished)
-    if missing <= 0:
+    remaining = configuration.search.trials - len(sweep.trials) + len(unfinished)
+    if remaining <= 0:
         return ""
-    waits = configuration.search.scheduler in PAUSING
+    synchronous = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
-    keeper = RetentionPolicy(
+    retention = RetentionPolicy(
         store, sweep, lambda number: dispatcher_client.is_released(trial_name(number))
     )
-    told = (
+    events_with_listeners = (
         events.with_listener(_Release(dispatcher_client))
-        .with_listener(keeper)
+        .with_listener(retention)
         .with_listener(failures)
     )
-    asking = (
-        SynchronousSearch(study, configuration, told, unfinished, missing)
-        if waits
-        else StudySearch(study, configuration, told, unfinished, at_once)
+    searcher = (
+        SynchronousSearch(study, configuration, events_with_listeners, unfinished, remaining)
+        if synchronous
+        else StudySearch(study, configuration, events_with_listeners, unfinished, concurrency)
     )
-    ending = SweepStopper(failures)
-    asked_for = missing + waits  # the extra one is never drawn: see SynchronousSearch
-    _tune(sweep, dispatcher_client, folders, asking, ending, asked_for, at_once, started)
-    if ending.unfit:
-        raise PreflightError(f"{ending.unfit}", field="trial", value=ending.unfit)
+    stopper = SweepStopper(failures)
+    num_trials = remaining + synchronous  # the extra one is never drawn: see SynchronousSearch
+    _tune(sweep, dispatcher_client, folders, searcher, stopper, num_trials, concurrency, started)
+    if stopper.unfit:
+        raise PreflightError(f"{stopper.unfit}", field="trial", value=stopper.unfit)
     if failures.reason:
         return failures.reason
-    limit_time(asking)
-    if waits:
+    limit_time(searcher)
+    if synchronous:
         remove_snapshots(sweep)
     return ""
 
@@ -101,17 +101,17 @@ def _tune(
     sweep: Sweep,
     dispatcher_client: Any,
     folders: dict[str, Any],
-    asking: StudySearch,
-    ending: SweepStopper,
+    searcher: StudySearch,
+    stopper: SweepStopper,
     trials: int,
-    at_once: Callable[[], int],
+    concurrency: Callable[[], int],
     started: float,
 ) -> None:
     """Run Tune until `trials` trials have ended, or `ending` stops the run."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
     objective = primary_goal(configuration.search).name
-    place = {
+    shared = {
         "dispatcher": dispatcher_client.name,
         "folders": folders,
         "heartbeat_timeout_s": configuration.resources.heartbeat_timeout_s,
@@ -119,22 +119,22 @@ def _tune(
     }
     os.environ.update(TUNE)
     # a proxy runs on the driver's node: the loss of another node would fail its trial
-    here = tune.PlacementGroupFactory(
-        [STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}]
+    proxy_resources = tune.PlacementGroupFactory(
+        [PROXY_RESOURCES], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}]
     )
-    tune.run(  # not a Tuner, which cannot build its results while a trial has not begun
-        tune.with_resources(tune.with_parameters(ProxyTrainable, place=place), here),
+    tune.run(  # not a Tuner, which cannot build its results while a trial has not started
+        tune.with_resources(tune.with_parameters(ProxyTrainable, shared=shared), proxy_resources),
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
         num_samples=trials,
-        # deaths of a proxy: a trial's own failure is a result
+        # deaths of a proxy; a failure of the trial itself is a result
         max_failures=configuration.resources.max_failures,
         reuse_actors=True,
         raise_on_failed_trial=False,
-        stop=ending,
-        search_alg=asking,
-        scheduler=scheduler(asking, sweep, at_once),
+        stop=stopper,
+        search_alg=searcher,
+        scheduler=build_scheduler(searcher, sweep, concurrency),
         time_budget_s=max(budget - (time.monotonic() - started), 1.0) if budget else None,
         trial_dirname_creator=_folder_name,
         # workers write checkpoints
@@ -142,14 +142,14 @@ def _tune(
     )
 
 
-def limit_time(asking: StudySearch) -> None:
+def limit_time(searcher: StudySearch) -> None:
     """Stop the trials that have trained once the time budget is spent.
 
     Trials that never had a turn wait for a resume.
     """
-    for trial in asking.events.sweep.trials.values():
-        if not trial.ended and (trial.epochs or trial.number in asking.events.started_trials):
-            asking.finish(trial, "stopped_early")
+    for trial in searcher.events.sweep.trials.values():
+        if not trial.ended and (trial.epochs or trial.number in searcher.events.started_trials):
+            searcher.finish(trial, "stopped_early")
 
 
 def _folder_name(trial: Any) -> str:

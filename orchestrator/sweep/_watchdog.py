@@ -1,7 +1,7 @@
-"""Watch for trials without a heartbeat: report what they wait for, and finally replace their group.
+"""Detect trials without a heartbeat, report what they wait for, and replace their worker group.
 
-`Watchdog` decides from overviews of the dispatcher, without Ray. `watch_trials` runs the thread in
-the driver that carries the decisions out.
+`Watchdog` decides from overviews of the dispatcher, without Ray. `watch_trials` runs it in a thread
+of the driver.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from orchestrator.core.signals import remaining_timeout
 if TYPE_CHECKING:
     from orchestrator.cluster.dispatcher_client import DispatcherClient
 
-LOOK_S = 1.0
+INTERVAL_S = 1.0
 END_S = 5.0  # for an overview in progress
 ANSWER_S = 10.0
 # a dispatcher is replaced after so long without an answer, or half of `heartbeat_timeout_s`
@@ -27,23 +27,23 @@ REPLY_S = 30.0
 log = logging.getLogger(__name__)
 
 
-class Hands(Protocol):
+class WatchdogActions(Protocol):
     """Actions of a watchdog."""
 
     def note(self, text: str) -> None:
-        """Report to the person who runs the sweep."""
+        """Show a message to the user and record it."""
 
     def cluster(self) -> str:
         """Describe the resources of the cluster."""
 
     def recover(self, groups: list[int]) -> None:
-        """Send the groups to a dispatcher that was restarted."""
+        """Send the list of groups to a restarted dispatcher."""
 
     def replace(self, group: int) -> bool:
-        """End the workers of a group, so that others replace them; return False if it has none."""
+        """End the workers of a group, so that new ones start; return False if it has none."""
 
     def lose(self, group: int, why: str) -> None:
-        """Remove a group; its trial is free for another one."""
+        """Remove a group; its trial is given to another one."""
 
     def restart(self) -> None:
         """End the dispatcher, so that Ray restarts it."""
@@ -52,7 +52,7 @@ class Hands(Protocol):
         """End the process that waits for the records of a trial, so that Tune restarts it."""
 
     def end_process(self, process: Any) -> None:
-        """End such a process, which the dispatcher does not know."""
+        """End such a process that the dispatcher does not know."""
 
     def give_up(self, why: str) -> None:
         """End the run, so that it can be resumed."""
@@ -62,158 +62,172 @@ class Watchdog:
     """Decisions from successive overviews of the dispatcher; each silence is reported once."""
 
     def __init__(
-        self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands
+        self, heartbeat_warning_s: float, heartbeat_timeout_s: float, actions: WatchdogActions
     ) -> None:
-        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = (
+        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.actions = (
             heartbeat_warning_s,
             heartbeat_timeout_s,
-            hands,
+            actions,
         )
         self.life = ""
         self.groups: list[int] = []
-        self.told: set[str] = set()  # trials whose silence was reported
-        self.answered: float | None = None
-        self.restarted = -math.inf  # time of the last restart of a dispatcher that did not answer
-        self.began = False  # whether the dispatcher has answered since its start
+        self.reported: set[str] = set()  # trials whose silence was reported
+        self.last_answer: float | None = None
+        self.last_restart = -math.inf  # of a dispatcher that did not answer
+        self.has_answered = False  # whether the dispatcher has answered since its start
         # processes that wait for a trial's records, from the last overview
         self.processes: dict[str, tuple[str, Any]] = {}
-        # those of them that have sent the new dispatcher no heartbeat, and since when
-        self.unheard: dict[str, tuple[float, str, Any]] = {}
-        self.died: float | None = None  # since when a new dispatcher lacks reports of groups
+        # those that have not yet sent a heartbeat to a restarted dispatcher, and since when
+        self.silent_processes: dict[str, tuple[float, str, Any]] = {}
+        # since when a restarted dispatcher lacks the reports of groups
+        self.missing_since: float | None = None
 
-    def look(self, seen: dict[str, Any] | None, now: float) -> None:
-        """Act on an overview of the dispatcher at a time (s); None: it does not answer."""
-        if seen is None:
-            self._unanswered(now)
+    def check(self, overview: dict[str, Any] | None, now: float) -> None:
+        """Act on an overview of the dispatcher at a time (s), None if it does not answer."""
+        if overview is None:
+            self._handle_missing_answer(now)
             return
-        self.answered, self.began = now, True
-        self.told.discard("")
-        for text in seen["notes"]:
-            self.hands.note(text)
-        self._recovered(seen, now)
-        self._unheard(seen["processes"], now)
+        self.last_answer, self.has_answered = now, True
+        self.reported.discard("")
+        for text in overview["notes"]:
+            self.actions.note(text)
+        self._recover_groups(overview, now)
+        self._end_silent_processes(overview["processes"], now)
         limit_s = min(self.heartbeat_warning_s, self.heartbeat_timeout_s)
-        self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
-        # without a group, the code that starts groups counts the time
-        for trial in seen["trials"] if seen["groups"] else []:
-            if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
-                self.told.add(trial["name"])
-                self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
-            self._act(trial, seen)
-        for reader in seen["readers"]:
-            if reader["silent_s"] >= self.heartbeat_timeout_s:
-                self.hands.note(
-                    f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}"
+        self.reported &= {
+            trial["name"] for trial in overview["trials"] if trial["silent_s"] >= limit_s
+        }
+        # without a group, the autoscaler measures the time
+        for trial in overview["trials"] if overview["groups"] else []:
+            if trial["silent_s"] >= limit_s and trial["name"] not in self.reported:
+                self.reported.add(trial["name"])
+                self.actions.note(
+                    f"{self._describe_silence(trial, overview)}; {self.actions.cluster()}"
                 )
-                self.hands.end_reader(reader["reader"])
+            self._act_on_silence(trial, overview)
+        for reader in overview["readers"]:
+            if reader["silent_s"] >= self.heartbeat_timeout_s:
+                self.actions.note(
+                    f"the Tune process of {reader['name']} is replaced: "
+                    f"{self._format_silence(reader)}"
+                )
+                self.actions.end_reader(reader["reader"])
 
-    def _unheard(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
-        """End a process that waited when a dispatcher died and has sent the new one no heartbeat.
+    def _end_silent_processes(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
+        """End a process that waited when a dispatcher died and has not reported to the new one.
 
-        It may be stopped.
+        Such a process may have been stopped.
         """
         self.processes = processes
-        for reader, (since, name, process) in list(self.unheard.items()):
+        for reader, (since, name, process) in list(self.silent_processes.items()):
             if reader in processes or now - since >= self.heartbeat_timeout_s:
-                del self.unheard[reader]
+                del self.silent_processes[reader]
             if reader not in processes and now - since >= self.heartbeat_timeout_s:
                 silent = {"silent_s": now - since}
-                self.hands.note(
+                self.actions.note(
                     f"the Tune process of {name} is replaced, after the dispatcher's death: "
-                    f"{self._nothing(silent)}"
+                    f"{self._format_silence(silent)}"
                 )
-                self.hands.end_process(process)
+                self.actions.end_process(process)
 
-    def _nothing(self, silent: dict[str, Any]) -> str:
+    def _format_silence(self, silent: dict[str, Any]) -> str:
         return (
-            f"nothing was heard of it for {silent['silent_s']:.0f} s "
+            f"it has sent no heartbeat for {silent['silent_s']:.0f} s "
             f"(resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
         )
 
-    def _unanswered(self, now: float) -> None:
-        since = self.answered = now if self.answered is None else self.answered
-        if now - since >= self.heartbeat_warning_s and "" not in self.told:
-            self.told.add("")
-            self.hands.note(
-                f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s"
-            )
-        limit_s = min(REPLY_S, self.heartbeat_timeout_s / 2) if self.began else RETURN_S
-        if now - max(since, self.restarted) >= limit_s:
-            if self.restarted < since:
-                self.hands.note(
-                    f"the dispatcher, which hands out trials, is replaced: it has not answered "
-                    f"for {now - since:.0f} s"
+    def _handle_missing_answer(self, now: float) -> None:
+        since = self.last_answer = now if self.last_answer is None else self.last_answer
+        if now - since >= self.heartbeat_warning_s and "" not in self.reported:
+            self.reported.add("")
+            self.actions.note(f"the trial dispatcher has not answered for {now - since:.0f} s")
+        limit_s = min(REPLY_S, self.heartbeat_timeout_s / 2) if self.has_answered else RETURN_S
+        if now - max(since, self.last_restart) >= limit_s:
+            if self.last_restart < since:
+                self.actions.note(
+                    f"the trial dispatcher is restarted: it has not answered for "
+                    f"{now - since:.0f} s"
                 )
-            self.restarted, self.began = now, False
-            self.hands.restart()
+            self.last_restart, self.has_answered = now, False
+            self.actions.restart()
 
-    def _recovered(self, seen: dict[str, Any], now: float) -> None:
+    def _recover_groups(self, overview: dict[str, Any], now: float) -> None:
         """Send the groups to a restarted dispatcher, and remove those that never report to it.
 
         A dispatcher that died has lost its state. It waits until each group has reported.
         """
-        if self.life and seen["life"] != self.life:
-            self.hands.note(
-                "the dispatcher, which hands out trials, died and was started again: trials go "
-                "on from their checkpoints"
+        if self.life and overview["life"] != self.life:
+            self.actions.note(
+                "the trial dispatcher died and was restarted: trials continue from their "
+                "checkpoints"
             )
             # it may die twice
-            self.unheard = {
+            self.silent_processes = {
                 reader: (now, *each) for reader, each in self.processes.items()
-            } | self.unheard
-        self.life = seen["life"]
-        if not seen["introduced"]:
-            self.hands.recover(self.groups)
+            } | self.silent_processes
+        self.life = overview["life"]
+        if not overview["introduced"]:
+            self.actions.recover(self.groups)
             return
-        self.groups = seen["groups"]
-        self.died = (now if self.died is None else self.died) if seen["missing"] else None
-        if self.died is not None and now - self.died >= max(self.heartbeat_timeout_s, RETURN_S):
-            for group in seen["missing"]:
-                self.hands.lose(group, "it was not heard of after the dispatcher had died")
+        self.groups = overview["groups"]
+        self.missing_since = (
+            (now if self.missing_since is None else self.missing_since)
+            if overview["missing"]
+            else None
+        )
+        if self.missing_since is not None and now - self.missing_since >= max(
+            self.heartbeat_timeout_s, RETURN_S
+        ):
+            for group in overview["missing"]:
+                self.actions.lose(group, "it sent no report after the dispatcher died")
 
-    def _silent(self, trial: dict[str, Any], seen: dict[str, Any]) -> str:
+    def _describe_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> str:
         waiting, silent = (
-            seen["waiting"],
-            f"nothing was heard of {trial['name']} for {trial['silent_s']:.0f} s",
+            overview["waiting"],
+            f"{trial['name']} has sent no heartbeat for {trial['silent_s']:.0f} s",
         )
         wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
         if trial["group"] is not None:
-            who = f"group {trial['group']} has it, last at {trial['doing']}"
+            restarting = " and is being restarted" if not trial["workers"] else ""
             return (
-                f"{silent}: "
-                f"{who}{' and is being started again' if not trial['workers'] else ''}; {wait}"
+                f"{silent}: group {trial['group']} trains it, last at {trial['doing']}"
+                f"{restarting}; {wait}"
             )
-        if not seen["serving"]:
-            error = f" ({seen['last_error']})" if seen["last_error"] else ""
+        if not overview["serving"]:
+            error = f" ({overview['last_error']})" if overview["last_error"] else ""
             return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
         after = (
-            " until all of them are heard, after the dispatcher's death" if seen["missing"] else ""
+            ", all of which must report first after the dispatcher's death"
+            if overview["missing"]
+            else ""
         )
-        return f"{silent}: it waits for one of {len(seen['groups'])} worker groups{after}; {wait}"
+        return (
+            f"{silent}: it waits for one of {len(overview['groups'])} worker groups{after}; {wait}"
+        )
 
-    def _act(self, trial: dict[str, Any], seen: dict[str, Any]) -> None:
+    def _act_on_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> None:
         group, silent_s = trial["group"], trial["silent_s"]
         limit_s = (
             self.heartbeat_timeout_s
             if trial["workers"]
             else max(self.heartbeat_timeout_s, RETURN_S)
         )
-        if silent_s < limit_s or (group is None and seen["missing"]):
+        if silent_s < limit_s or (group is None and overview["missing"]):
             return
         limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
-        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s ({limit})"
+        why = f"{trial['name']} has sent no heartbeat for {silent_s:.0f} s ({limit})"
         if group is None:
-            self.hands.give_up(f"{why}: no worker group takes it; {self.hands.cluster()}")
-        elif self.hands.replace(group):
-            self.hands.note(f"group {group} is replaced: {why}")
+            self.actions.give_up(f"{why}: no worker group can train it; {self.actions.cluster()}")
+        elif self.actions.replace(group):
+            self.actions.note(f"group {group} is replaced: {why}")
         else:
-            self.hands.note(
-                f"group {group} did not come back, and its trial is for another one: {why}"
+            self.actions.note(
+                f"group {group} did not restart, and another group trains its trial: {why}"
             )
-            self.hands.lose(group, "it did not come back")
+            self.actions.lose(group, "it did not restart")
 
 
-class _Hands:
+class DispatcherActions:
     """Actions of a watchdog in the driver."""
 
     def __init__(self, dispatcher_client: "DispatcherClient", note: Callable[[str], None]) -> None:
@@ -233,10 +247,10 @@ class _Hands:
     def cluster(self) -> str:
         import ray
 
-        has, free = ray.cluster_resources(), ray.available_resources()
+        total, free = ray.cluster_resources(), ray.available_resources()
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         kinds = " and ".join(
-            f"{free.get(kind, 0):g} of {has.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")
+            f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU")
         )
         return f"the cluster has {nodes} node{'s' * (nodes != 1)} with {kinds} free"
 
@@ -249,32 +263,32 @@ def watch_trials(
 
     `note` is called from that thread.
     """
-    over = threading.Event()
+    stop_event = threading.Event()
     watchdog = Watchdog(
         resources.heartbeat_warning_s,
         resources.heartbeat_timeout_s,
-        _Hands(dispatcher_client, note),
+        DispatcherActions(dispatcher_client, note),
     )
     thread = threading.Thread(
-        target=_watch, args=(watchdog, dispatcher_client, over), name="watchdog", daemon=True
+        target=_watch, args=(watchdog, dispatcher_client, stop_event), name="watchdog", daemon=True
     )
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop_event.set()
         thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be called then
 
 
 def _watch(
-    watchdog: Watchdog, dispatcher_client: "DispatcherClient", over: threading.Event
+    watchdog: Watchdog, dispatcher_client: "DispatcherClient", stop_event: threading.Event
 ) -> None:
-    while not over.wait(LOOK_S):
-        seen = None
+    while not stop_event.wait(INTERVAL_S):
+        overview = None
         try:
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways
-                seen = dispatcher_client.overview(ANSWER_S)
-            if not over.is_set():
-                watchdog.look(seen, time.monotonic())
+                overview = dispatcher_client.overview(ANSWER_S)
+            if not stop_event.is_set():
+                watchdog.check(overview, time.monotonic())
         except Exception:  # the watchdog must survive its own errors
-            log.warning("the watchdog could not do what it wanted", exc_info=True)
+            log.warning("an action of the watchdog failed", exc_info=True)

@@ -1,4 +1,4 @@
-"""Check a configuration against the sweep that resumes: a refusal names each difference."""
+"""Check a configuration against the sweep that is resumed; an error names each difference."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from orchestrator.config.loader import build, plain_values
 from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
 from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import with_its_method
+from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.preprocessing import resolve_augmentation
@@ -18,12 +18,12 @@ from orchestrator.store.records import Sweep
 from orchestrator.sweep.space_snapshot import Described, differences
 
 GROWING = {"search": ("trials", "time_budget")}  # set by `--trials` and `--time-budget`
-SETTLED = ("teacher.mode", "data.augmentation")  # `auto` is resolved when a sweep begins
-NAMED = 5  # differences in one sentence
+SETTLED = ("teacher.mode", "data.augmentation")  # `auto` is resolved when a sweep starts
+NAMED = 5  # differences in one message
 
 
 def change_configuration(
-    found: Sweep,
+    sweep: Sweep,
     trials: int | None,
     time_budget_s: float | None,
     file: Path | None,
@@ -38,121 +38,123 @@ def change_configuration(
         time_budget_s: Value of `--time-budget`; None keeps the budget.
         file: Value of `--config`; it must agree with the sweep.
         address: Address of the Ray cluster; None keeps it.
-        pairs: `--set` pairs with the present places of data, weights and cache.
+        pairs: `--set` pairs with the current paths of data, weights and cache.
 
     Raises:
-        ConfigurationError: The changes would make another sweep, or another process runs it.
+        ConfigurationError: The changes would make a different sweep, or another process runs it.
     """
-    if found.alive:
+    if sweep.alive:
         raise ConfigurationError(
-            f"--resume {found.name}: {run_lock.describe_driver(found.folder)}",
+            f"--resume {sweep.name}: {run_lock.describe_driver(sweep.folder)}",
             field="--resume",
-            value=found.name,
-            allowed="a sweep that nobody runs",
+            value=sweep.name,
+            allowed="a sweep that no process runs",
         )
-    if found.kind == "train" and (trials, time_budget_s) != (None, None):
+    if sweep.kind == "train" and (trials, time_budget_s) != (None, None):
         raise ConfigurationError(
-            f"--resume {found.name}: it is a single training: leave out --trials and --time-budget",
+            f"--resume {sweep.name} is a single training: leave out --trials and --time-budget",
             field="--resume",
-            value=found.name,
+            value=sweep.name,
             allowed="without --trials and --time-budget",
         )
-    search = found.configuration.search
+    search = sweep.configuration.search
     if trials is not None:
-        _require_growth(found, trials)
+        _require_growth(sweep, trials)
     if file is not None:
-        _require_same_file(found, file)
-    values = move_paths(found.configuration, list(pairs)).plain()
+        _require_same_file(sweep, file)
+    values = move_paths(sweep.configuration, list(pairs)).plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
     unsettled = (
-        found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
+        sweep.configuration.data.augmentation == "auto" and (sweep.folder / "data.json").is_file()
     )
-    summary = read_summary(found.folder) if unsettled else None
-    values["data"]["augmentation"] = resolve_augmentation(found.configuration.data, summary)
+    summary = read_summary(sweep.folder) if unsettled else None
+    values["data"]["augmentation"] = resolve_augmentation(sweep.configuration.data, summary)
     values["resources"]["address"] = (
-        found.configuration.resources.address if address is None else resolve_address(address)
+        sweep.configuration.resources.address if address is None else resolve_address(address)
     )
     configuration = build(values)
-    require_paths(found.name, configuration)
-    return with_its_method(configuration) if found.kind == "sweep" else configuration
+    require_paths(sweep.name, configuration)
+    return with_single_method(configuration) if sweep.kind == "sweep" else configuration
 
 
-def require_same(found: Sweep, now: Described) -> None:
-    """Raise ConfigurationError if the search space or the data have changed since the sweep began.
+def require_same(sweep: Sweep, present: Described) -> None:
+    """Raise ConfigurationError if the search space or the data of a sweep have changed.
 
     The error names each difference.
     """
-    different = differences(found.described, now)
-    if different:
+    changes = differences(sweep.described, present)
+    if changes:
         raise ConfigurationError(
-            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin "
+            f"--resume {sweep.name}: {_join_changes(changes)}: restore the original, or start "
             f"another sweep under a new --name",
             field="--resume",
-            value=tuple(different),
-            allowed="as the sweep began",
+            value=tuple(changes),
+            allowed="unchanged since the sweep started",
         )
 
 
-def _require_growth(found: Sweep, trials: int) -> None:
-    search = found.configuration.search
+def _require_growth(sweep: Sweep, trials: int) -> None:
+    search = sweep.configuration.search
     if search.scheduler == "pbt" and trials != search.trials:
         raise ConfigurationError(
-            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials "
-            f"for its life: leave it out",
+            f"--trials {trials} is not allowed: the population of {sweep.name!r} always has "
+            f"{search.trials} trials; leave --trials out",
             field="--trials",
             value=trials,
             allowed=(search.trials, search.trials),
         )
-    has = max(search.trials, len(found.trials))
-    if trials < has:
+    least = max(search.trials, len(sweep.trials))
+    if trials < least:
         raise ConfigurationError(
-            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at "
-            f"least that many",
+            f"--trials {trials} is less than the {least} trials of {sweep.name!r}: give at least "
+            f"{least}",
             field="--trials",
             value=trials,
-            allowed=(has, MOST_TRIALS),
+            allowed=(least, MOST_TRIALS),
         )
 
 
-def _require_same_file(found: Sweep, file: Path) -> None:
+def _require_same_file(sweep: Sweep, file: Path) -> None:
     """Require that the values given in the file are those of the sweep.
 
     Values that the file leaves to the defaults are taken from the sweep.
     """
-    said, asked = plain_values(file)
-    said = resolve_paths(said)
-    different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
-    if different:
+    file_values, given_keys = plain_values(file)
+    file_values = resolve_paths(file_values)
+    changes = list(_list_changes(given_keys, file_values.plain(), sweep.configuration.plain(), ""))
+    if changes:
         raise ConfigurationError(
-            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on "
-            f"as it began, or begin another one",
+            f"--config {file}: {_join_changes(changes)}: leave --config out, because a resume "
+            f"uses the sweep's own configuration, or start another sweep under a new --name",
             field="--config",
-            value=tuple(different),
-            allowed="as the sweep began",
+            value=tuple(changes),
+            allowed="the configuration of the sweep",
         )
 
 
-def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[str]:
-    found: list[str] = []
-    for key, inner in asked.items():
+def _list_changes(
+    given_keys: dict[str, Any], file_values: Any, sweep_values: Any, path: str
+) -> list[str]:
+    changes: list[str] = []
+    for key, inner in given_keys.items():
         if path + key in [
             f"{section}.{name}" for section, names in GROWING.items() for name in names
         ]:
             continue
-        one, other = said.get(key), has.get(key)
+        one, other = file_values.get(key), sweep_values.get(key)
         if (
             isinstance(inner, dict)
             and isinstance(one, dict)
             and isinstance(other, dict)
             and set(inner) <= set(one)
         ):
-            found += _different(inner, one, other, f"{path}{key}.")
+            changes += _list_changes(inner, one, other, f"{path}{key}.")
         elif one != other and not (path + key in SETTLED and one == "auto"):
-            found.append(f"{path}{key} = {one}, and the sweep has {other}")
-    return found
+            changes.append(f"{path}{key} = {one}, and the sweep has {other}")
+    return changes
 
 
-def _listed(different: list[str]) -> str:
-    more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
-    return "; ".join(different[:NAMED]) + more
+def _join_changes(changes: list[str]) -> str:
+    more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return "; ".join(changes[:NAMED]) + more

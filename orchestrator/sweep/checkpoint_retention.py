@@ -60,7 +60,7 @@ class RetentionPolicy:
     def _strip(self, numbers: set[int]) -> None:
         for number in sorted(numbers):
             try:
-                checkpoint_storage(self.store, self.sweep.trial_folder(number)).strip()
+                checkpoint_storage(self.store, self.sweep.trial_folder(number)).remove_large_files()
                 self.heavy.discard(number)
             except OSError as error:  # of a store that does not answer
                 log.warning("the weights of trial %d are not removed yet: %s", number, error)

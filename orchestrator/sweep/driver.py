@@ -34,22 +34,22 @@ from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.precompute import (
-    Filling,
+    PrecomputeProgress,
     distribute_views,
     precompute_views,
     views_to_fill,
 )
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import Ship
+    from orchestrator.tracking.model_registry import ExportProgram
 
 LOCAL_S = 8.0  # for the step in progress in this process
 MLFLOW_S = 10.0  # for unsent records, after an interruption
 # a dispatcher client, and a function that returns the number of concurrent trials
-Lent = tuple[Any, Callable[[], int]]
+SharedGroups = tuple[Any, Callable[[], int]]
 
 
-class Steps(Protocol):
+class StepDisplay(Protocol):
     """Display of the steps before the first trial."""
 
     def preparing(self, what: str) -> None:
@@ -65,7 +65,7 @@ class Steps(Protocol):
         """Show a message about the whole run; may be called from any thread."""
 
 
-class Show(Listener, Steps, Protocol):
+class RunDisplay(Listener, StepDisplay, Protocol):
     """Display of a run."""
 
 
@@ -74,11 +74,11 @@ def run_sweep(
     store: Store,
     data: Path,
     teacher_access: TeacherAccess | None,
-    show: Show,
+    display: RunDisplay,
     local: bool = False,
     resume: bool = False,
-    shared_groups: Lent | None = None,
-    ship: "Ship | None" = None,
+    shared_groups: SharedGroups | None = None,
+    ship: "ExportProgram | None" = None,
 ) -> None:
     """Run a sweep to its end on prepared data.
 
@@ -86,10 +86,11 @@ def run_sweep(
 
     Args:
         data: Folder of the prepared data.
-        asked: Decision about the teacher and its cache; None without a teacher.
+        teacher_access: Source of the teacher's outputs and its cache; None without a teacher.
+        display: Display of the run.
         local: Train in this process.
-        resume: Reconcile the records first, and send those of a finished sweep to MLflow.
-        shared_groups: Worker groups that the caller keeps; without them the sweep starts its own.
+        resume: Reconcile the records first. If the sweep has finished, send them to MLflow.
+        shared_groups: Worker groups of the caller; without them the sweep starts its own.
         ship: Exports a student, so that the best one can be registered in MLflow.
 
     Raises:
@@ -99,22 +100,24 @@ def run_sweep(
     with (
         stoppable(),
         sweep.hold(),
-        signals.before_exit(partial(_ended_at_once, sweep)),
-        report_waits(show.note),
+        signals.before_exit(partial(_record_exit, sweep)),
+        report_waits(display.note),
     ):
         if resume:
-            repair_records(store, sweep, Events(sweep, [show]).note)
+            repair_records(store, sweep, Events(sweep, [display]).note)
         if resume and is_finished(sweep):
             if sweep.ranked():  # its driver failed after the last trial had ended
                 sweep.state = "finished"
                 sweep.save()
-            flush_tracking(sweep, store, data, show, ship)
+            flush_tracking(sweep, store, data, display, ship)
         else:
-            _conduct(sweep, store, data, teacher_access, show, local, resume, shared_groups, ship)
+            _run_trials_and_track(
+                sweep, store, data, teacher_access, display, local, resume, shared_groups, ship
+            )
 
 
-def _ended_at_once(sweep: Sweep) -> None:
-    """Record that the sweep does not run any more, before the process exits."""
+def _record_exit(sweep: Sweep) -> None:
+    """Record that the sweep has stopped, before the process exits."""
     for trial in sweep.trials.values():
         if trial.state == "running":
             trial.state = "waiting"
@@ -127,24 +130,26 @@ def _ended_at_once(sweep: Sweep) -> None:
 def repair_records(store: Store, sweep: Sweep, note: Callable[[str], None]) -> None:
     """Set damaged records aside and rebuild them, before anything starts.
 
-    The caller must hold the sweep, so that no other process runs it. `note` receives a sentence for
-    each record.
+    The caller must hold the sweep's lock, so that no other process runs it. `note` receives a
+    message for each record.
     """
     from orchestrator.sweep._reconcile import reconcile
     from orchestrator.sweep._study import open_study
 
     def fetch(trial: Path) -> None:
         with contextlib.suppress(OSError):
-            checkpoint_storage(store, trial).bring(LIGHT)
+            checkpoint_storage(store, trial).download(LIGHT)
 
     if sweep.kind == "sweep":
-        told = reconcile(open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch)
+        messages = reconcile(
+            open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch
+        )
     else:
         # a training has no study, only its checkpoint
-        told = [sweep.set_aside(file) for file in list(sweep.damaged)]
-    if told:
+        messages = [sweep.set_aside(file) for file in list(sweep.damaged)]
+    if messages:
         sweep.save()
-    for text in told:
+    for text in messages:
         note(text)
 
 
@@ -162,28 +167,28 @@ def is_finished(sweep: Sweep) -> bool:
 
 
 def flush_tracking(
-    sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None
+    sweep: Sweep, store: Store, data: Path, display: RunDisplay, ship: "ExportProgram | None" = None
 ) -> None:
     """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
 
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
-    events = Events(sweep, [show])
+    events = Events(sweep, [display])
     tracker.listen(events.note, events.note_pending, events.settle)
     with stoppable():
         tracker.close(state)
 
 
-def _conduct(
+def _run_trials_and_track(
     sweep: Sweep,
     store: Store,
     data: Path,
     teacher_access: TeacherAccess | None,
-    show: Show,
+    display: RunDisplay,
     local: bool,
     resume: bool,
-    shared_groups: Lent | None,
-    ship: "Ship | None",
+    shared_groups: SharedGroups | None,
+    ship: "ExportProgram | None",
 ) -> None:
     from orchestrator.tracking.health import find_unreachable
     from orchestrator.tracking.tracker import Tracker
@@ -192,7 +197,7 @@ def _conduct(
     sweep.state = "running"
     sweep.save()
     tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
-    events = Events(sweep, [tracker, show])
+    events = Events(sweep, [tracker, display])
     tracker.listen(events.note, events.note_pending, events.settle)
     state = "failed"
     try:
@@ -203,20 +208,20 @@ def _conduct(
             if sweep.kind == "sweep"
             else configuration.method.name
         )
-        show.preparing(
+        display.preparing(
             f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on "
             f"{configuration.data.name}"
         )
         if not shared_groups:
-            explain_data(configuration, data, show)
-        if missed := find_unreachable(configuration.tracking.uri):
-            events.note_pending(missed)
-        num_influence_actors, unended = (
+            explain_data(configuration, data, display)
+        if unreachable := find_unreachable(configuration.tracking.uri):
+            events.note_pending(unreachable)
+        num_influence_actors, count_unfinished = (
             count_influence_actors(configuration, sweep.kind),
-            partial(_unended, sweep, trials),
+            partial(_count_unfinished, sweep, trials),
         )
-        begun = (
-            _given_back(shared_groups, sweep)
+        dispatcher = (
+            _use_shared_groups(shared_groups, sweep)
             if shared_groups
             else open_dispatcher(
                 store,
@@ -224,24 +229,24 @@ def _conduct(
                 sweep.folder / "groups",
                 trials,
                 local,
-                show,
+                display,
                 events.note,
-                unended,
+                count_unfinished,
                 num_influence_actors,
             )
         )
         ended = ""
-        with report_waits(events.note), stoppable(), begun as (dispatcher_client, at_once):
-            folders = _folders(
-                sweep, store, data, teacher_access, dispatcher_client, show, events, tracker
+        with report_waits(events.note), stoppable(), dispatcher as (dispatcher_client, concurrency):
+            folders = _prepare_folders(
+                sweep, store, data, teacher_access, dispatcher_client, display, events, tracker
             )
             if sweep.kind == "train":
-                _train_one(sweep, dispatcher_client, events, folders)
+                _train_single(sweep, dispatcher_client, events, folders)
             else:
                 from orchestrator.sweep._tune_runner import run_trials
 
                 ended = run_trials(
-                    store, sweep, dispatcher_client, events, folders, at_once, resume, started
+                    store, sweep, dispatcher_client, events, folders, concurrency, resume, started
                 )
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
@@ -251,24 +256,24 @@ def _conduct(
     except KeyboardInterrupt:
         state = "interrupted"
     except PreflightError as error:
-        # the trials are sound: they resume once the cluster or this machine can train
+        # the trials are intact: they resume once the cluster or this machine can train
         state = "interrupted"
         Events(sweep, []).note(str(error))  # the record alone: the caller shows the error
         raise
     finally:
-        _close(sweep, store, events, state, time.monotonic() - started)
+        _record_end(sweep, store, events, state, time.monotonic() - started)
         tracker.close(
             state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None
         )
 
 
-def explain_data(configuration: Configuration, data: Path, show: Steps) -> None:
-    """Show which augmentation and normalisation apply to the prepared data in a folder, and why."""
+def explain_data(configuration: Configuration, data: Path, display: StepDisplay) -> None:
+    """Show which augmentation and normalisation apply to the prepared data, and why."""
     for title, line in explain(configuration.data, read_summary(data)).items():
-        show.note(f"{title}: {line}")
+        display.note(f"{title}: {line}")
 
 
-def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
+def _record_end(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
     """Record how the sweep ended, and add the duration (s) of this run."""
     for trial in sweep.trials.values():
         if not trial.ended:
@@ -282,13 +287,13 @@ def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: floa
     sweep.save()
 
 
-def _unended(sweep: Sweep, trials: int) -> int:
+def _count_unfinished(sweep: Sweep, trials: int) -> int:
     """Return the number of trials that have not ended."""
     return trials - sum(trial.ended for trial in list(sweep.trials.values()))
 
 
 @contextlib.contextmanager
-def _given_back(shared_groups: Lent, sweep: Sweep) -> Iterator[Lent]:
+def _use_shared_groups(shared_groups: SharedGroups, sweep: Sweep) -> Iterator[SharedGroups]:
     """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
     yield shared_groups
     dispatcher_client, heartbeat_timeout_s = (
@@ -308,11 +313,11 @@ def open_dispatcher(
     folder: Path,
     trials: int,
     local: bool,
-    show: Steps,
+    display: StepDisplay,
     note: Callable[[str], None],
-    unended: Callable[[], int],
+    count_unfinished: Callable[[], int],
     num_influence_actors: int = 0,
-) -> Iterator[Lent]:
+) -> Iterator[SharedGroups]:
     """Yield a dispatcher client and a function that returns the number of concurrent trials.
 
     Use it within `stoppable`.
@@ -326,23 +331,23 @@ def open_dispatcher(
     if local:
         from orchestrator.cluster.local_backend import LocalDispatcher
 
-        here = LocalDispatcher(note)
+        local_dispatcher = LocalDispatcher(note)
         try:
-            yield here, lambda: 1
+            yield local_dispatcher, lambda: 1
         finally:
-            here.close(signals.remaining_timeout(LOCAL_S))
+            local_dispatcher.close(signals.remaining_timeout(LOCAL_S))
         return
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
     from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
     from orchestrator.cluster.group_autoscaler import ScalingPolicy
     from orchestrator.cluster.groups import worker_groups
     from orchestrator.config.resources import cluster_address
-    from orchestrator.sweep._watchdog import watch_trials as looked_after
+    from orchestrator.sweep._watchdog import watch_trials
 
     resources = configuration.resources
     if ended := end_leftover_processes(store.root):
-        show.preparing(f"{len(ended)} processes were ended that a run which had died left behind")
-    show.preparing("starting Ray")
+        display.preparing(f"ended {len(ended)} processes that a run left behind when it died")
+    display.preparing("starting Ray")
     address = cluster_address(resources)
     with record_descendants(folder), connect_to_ray(address) as available:
         signals.reinstall_handlers()  # Ray has installed its own signal handlers
@@ -355,10 +360,10 @@ def open_dispatcher(
             free_nodes(),
             elastic=bool(address),
         )
-        show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
+        display.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         policy = ScalingPolicy(
             resources.groups or trials,
-            unended,
+            count_unfinished,
             note,
             resources.heartbeat_warning_s,
             resources.heartbeat_timeout_s,
@@ -367,7 +372,7 @@ def open_dispatcher(
             worker_groups(
                 plan, folder, resources.max_failures, own_cluster=not address, policy=policy
             ) as dispatcher_client,
-            looked_after(dispatcher_client, resources, note),
+            watch_trials(dispatcher_client, resources, note),
         ):
             signals.reinstall_handlers()
             yield dispatcher_client, dispatcher_client.max_concurrent_trials
@@ -377,10 +382,10 @@ def bring_teacher(
     store: Store,
     configuration: Configuration,
     data: Path,
-    show: Steps,
+    display: StepDisplay,
     local: bool,
     cache: TeacherAccess | None,
-    filling: Filling | None,
+    filling: PrecomputeProgress | None,
 ) -> tuple[Path, dict[str, Any], float]:
     """Acquire the teacher without training students, then fill its `cache` if `filling` is given.
 
@@ -390,9 +395,9 @@ def bring_teacher(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     jobs = max(len(views), 1)
-    explain_data(configuration, data, show)
+    explain_data(configuration, data, display)
     with (
-        report_waits(show.note),
+        report_waits(display.note),
         stoppable(),
         open_dispatcher(
             store,
@@ -400,43 +405,45 @@ def bring_teacher(
             store.teachers / "groups",
             jobs,
             local,
-            show,
-            show.note,
+            display,
+            display.note,
             lambda: jobs,
         ) as (
             dispatcher_client,
-            at_once,
+            concurrency,
         ),
     ):
-        found = acquire_teacher(store, configuration, data, dispatcher_client, show.teacher_epoch)
-        report_teacher(found[1], data, show.teacher_ready, show.note)
+        teacher = acquire_teacher(
+            store, configuration, data, dispatcher_client, display.teacher_epoch
+        )
+        report_teacher(teacher[1], data, display.teacher_ready, display.note)
         if filling:
             assert cache is not None and cache.folder is not None, (
-                "who asks at every step is refused before"
+                "a teacher without a cache is refused earlier"
             )
             folders = store.shared | {
                 "folder": store.teachers / "groups",
                 "data": data,
-                "teacher": found[0],
+                "teacher": teacher[0],
                 "knowledge": cache.folder,
             }
             features = any(
                 method.needs.bank for method in build_all_variants(configuration, searching=True)
             )
-            shares = distribute_views(views, max(at_once(), 1), everywhere=cache.of_each_node)
-            show.preparing(f"filling {len(views)} views in {cache.folder}")
+            shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
+            display.preparing(f"filling {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
             precompute_views(configuration, folders, shares, features, dispatcher_client, filling)
-        return found
+        return teacher
 
 
-def _folders(
+def _prepare_folders(
     sweep: Sweep,
     store: Store,
     data: Path,
     teacher_access: TeacherAccess | None,
     dispatcher_client: TrialDispatcher,
-    show: Show,
+    display: RunDisplay,
     events: Events,
     tracker: Any,
 ) -> dict[str, Any]:
@@ -449,14 +456,14 @@ def _folders(
     }
     folders |= store.shared
     if sweep.configuration.teacher:
-        show.preparing("bringing the teacher")
+        display.preparing("bringing the teacher")
         folder, card, seconds = acquire_teacher(
-            store, sweep.configuration, data, dispatcher_client, show.teacher_epoch
+            store, sweep.configuration, data, dispatcher_client, display.teacher_epoch
         )
         assert teacher_access is not None
         TEACHER.keep(sweep.folder / CARD, card)
-        report_teacher(card, data, show.teacher_ready, events.note)
-        show.preparing(f"the teacher is {teacher_access.words}")
+        report_teacher(card, data, display.teacher_ready, events.note)
+        display.preparing(f"the teacher is {teacher_access.words}")
         tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
         folders |= {
             "teacher": str(folder),
@@ -465,7 +472,7 @@ def _folders(
     return folders
 
 
-def _train_one(
+def _train_single(
     sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]
 ) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})

@@ -16,7 +16,7 @@ class Listener(Protocol):
     """Receiver of trial events in the driver's process; must not raise and must not take long."""
 
     def trial_started(self, trial: Trial) -> None:
-        """Handle the first turn of a trial in a run, at its start or after a resume."""
+        """Handle the first time that a trial trains in a run, at its start or after a resume."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Handle a finished epoch."""
@@ -50,7 +50,7 @@ class Events:
     def note(self, text: str, pending: bool = False) -> None:
         """Record a message for present and later readers, and send it to the listeners.
 
-        Messages report for example what a trial waits for, a full disk, or a lost node.
+        Examples are what a trial waits for, a full disk, or a lost node.
 
         Args:
             text: The message; a repetition of the last one is ignored.
@@ -124,7 +124,7 @@ class Events:
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
         """Record that the trial has ended, or waits, in this run.
 
-        Listeners are not notified of a waiting trial that has not begun.
+        Listeners are not notified of a waiting trial that has not started.
         """
         trial.state, trial.message = state, sanitize(message)
         self.sweep.save_trial(trial)

@@ -21,7 +21,5 @@ def keep(folder: Path, data: Path) -> None:
         (ENVIRONMENT, ENVIRONMENT_FILE, describe()),
     ):
         if damage := schema.damage(folder / name):
-            log.warning(
-                "%s: it is kept as %s, and made anew", damage, set_aside(folder / name).name
-            )
+            log.warning("%s: it is kept as %s and rebuilt", damage, set_aside(folder / name).name)
         schema.keep(folder / name, values)

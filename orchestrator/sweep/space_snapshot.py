@@ -25,9 +25,9 @@ def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Descr
 
 
 def described_space(configuration: Configuration, kind: str) -> Described:
-    """Return every parameter of every method, and the points that are tried first.
+    """Return every parameter of every method, and the initial points.
 
-    Parameters are listed by the choices under which they are drawn. A kind other than `sweep` has
+    Parameters are listed by the choices on which they depend. A kind other than `sweep` has
     no space.
     """
     if kind != "sweep":
@@ -36,7 +36,7 @@ def described_space(configuration: Configuration, kind: str) -> Described:
         return {"space": {}, "rates": {}, "points": points(configuration)}
     spaces = {
         name: [
-            {"when": _when(branch), "asks": _asks(branch)}
+            {"when": _when(branch), "asks": _describe_parameters(branch)}
             for branch in list_branches(name, frozen_values(configuration, name))
         ]
         for name in searched_methods(configuration)
@@ -62,16 +62,16 @@ def described_data(configuration: Configuration, data: Path) -> Described:
         | ({"files": summary["fingerprint"]} if summary["root"] else {})
     }
     found["data"] |= {"contents": summary["contents"]} if "contents" in summary else {}
-    if configuration.teacher and (weights := _of_file(configuration.teacher.network.weights)):
+    if configuration.teacher and (weights := _describe_file(configuration.teacher.network.weights)):
         found["weights"] = weights
     given = {
-        network_key(letter): _of_file(student.network.weights)
+        network_key(letter): _describe_file(student.network.weights)
         for letter, student in configuration.students.items()
     }
     return found | {f"{key}.weights": weights for key, weights in given.items() if weights}
 
 
-def _of_file(weights: str | None) -> Described | None:
+def _describe_file(weights: str | None) -> Described | None:
     """Return the path of a weight file and a checksum of its bytes; None without a file."""
     if not weights or not (file := read_path(weights, "weights")).is_file():
         return None
@@ -82,9 +82,9 @@ def _of_file(weights: str | None) -> Described | None:
 def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether two descriptions are of the same data.
 
-    In the same place the modification times count too, elsewhere the content alone. Without the
-    `contents` of image files, which earlier versions did not describe, files elsewhere count as
-    others.
+    In the same folder the modification times count too, in another one the content alone. Earlier
+    versions did not describe the `contents` of image files; such files in another folder count as
+    different.
     """
     if before["sums"] == now["sums"] or before.get("where") == now.get("where"):
         return bool(before["sums"] == now["sums"])
@@ -98,23 +98,25 @@ def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what has changed, each in a few words.
+    """Return a short message for each change.
 
-    What only one side describes is not compared.
+    What only one of the two describes is not compared.
     """
     found: list[str] = []
     if "space" in before and "space" in now:
         several = len(before["space"]) > 1
         for method, ways in before["space"].items():
-            found += _of_method(f"{method}." if several else "", ways, now["space"].get(method, []))
-        found += _changed("", before["rates"], now["rates"])
-        found += list(_points(before["points"], now["points"]))
+            found += _compare_method(
+                f"{method}." if several else "", ways, now["space"].get(method, [])
+            )
+        found += _compare_parameters("", before["rates"], now["rates"])
+        found += list(_compare_points(before["points"], now["points"]))
     if "data" in before and "data" in now and not same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
         counted = (
-            f"{samples:,} samples were {were:,}"
+            f"{were:,} samples before, {samples:,} now"
             if samples != were
-            else "as many samples, and not the same ones"
+            else "the same number of samples, but different ones"
         )
         found.append(f"{now['data']['where']} has changed: {counted}")
     for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
@@ -130,38 +132,38 @@ def _when(branch: SpaceBranch) -> dict[str, Any]:
     return dict(sorted(branch.answers.items()))
 
 
-def _asks(branch: SpaceBranch) -> dict[str, str]:
+def _describe_parameters(branch: SpaceBranch) -> dict[str, str]:
     """Return each parameter of the branch with its range or choices as text."""
-    asks = {}
+    parameters = {}
     for name, value in branch.values.items():
         if name in branch.ranges:
             low, high, log = branch.ranges[name]
-            asks[name] = _range(low, high, log) + (
+            parameters[name] = _range(low, high, log) + (
                 "" if name in branch.continuous else ", whole numbers"
             )
         elif name in branch.choices:
-            asks[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
+            parameters[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
         elif name not in branch.held:
-            asks[name] = f"always {value}"
-    return asks
+            parameters[name] = f"always {value}"
+    return parameters
 
 
 def _range(low: float, high: float, log: bool) -> str:
     return f"{low:g} to {high:g}" + (", logarithmic" if log else "")
 
 
-def _of_method(prefix: str, before: list[Described], now: list[Described]) -> list[str]:
-    found = _changed(prefix, _questions(before), _questions(now))
+def _compare_method(prefix: str, before: list[Described], now: list[Described]) -> list[str]:
+    found = _compare_parameters(prefix, _collect_parameters(before), _collect_parameters(now))
     if not found and before != now:
         ways = [str(way["when"]) for way in [*before, *now] if way not in before or way not in now]
         found.append(
-            f"the space of {prefix.rstrip('.') or 'the method'} asks otherwise under "
+            f"the search space of {prefix.rstrip('.') or 'the method'} has changed under "
             f"{', '.join(dict.fromkeys(ways))}"
         )
     return found
 
 
-def _questions(ways: list[Described]) -> dict[str, str]:
+def _collect_parameters(ways: list[Described]) -> dict[str, str]:
     """Return every parameter as text, whatever it depends on."""
     found: dict[str, dict[str, None]] = {}
     for way in ways:
@@ -170,30 +172,39 @@ def _questions(ways: list[Described]) -> dict[str, str]:
     return {name: " or ".join(sorted(texts)) for name, texts in found.items()}
 
 
-def _changed(prefix: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def _compare_parameters(
+    prefix: str, before: Mapping[str, str], now: Mapping[str, str]
+) -> list[str]:
     changed = [
-        f"{prefix}{name} was {text}, is {now[name]}"
+        f"{prefix}{name} was {text} and is now {now[name]}"
         for name, text in before.items()
         if now.get(name, text) != text
     ]
     gone = [
-        f"{prefix}{name} was {text}, is not searched any more"
+        f"{prefix}{name} was {text} and is no longer searched"
         for name, text in before.items()
         if name not in now
     ]
     return (
         changed
         + gone
-        + [f"{prefix}{name} was not searched, is {now[name]}" for name in now if name not in before]
+        + [
+            f"{prefix}{name} was not searched and is now {now[name]}"
+            for name in now
+            if name not in before
+        ]
     )
 
 
-def _points(before: list[Described], now: list[Described]) -> Iterator[str]:
-    for place in range(max(len(before), len(now))):
-        was, is_ = (points[place] if place < len(points) else None for points in (before, now))
+def _compare_points(before: list[Described], now: list[Described]) -> Iterator[str]:
+    for index in range(max(len(before), len(now))):
+        was, is_ = (points[index] if index < len(points) else None for points in (before, now))
         if was != is_:
-            yield f"point {place + 1}, which is tried first, was {_point(was)}, is {_point(is_)}"
+            yield (
+                f"initial point {index + 1} was {_format_point(was)} and is now "
+                f"{_format_point(is_)}"
+            )
 
 
-def _point(point: Described | None) -> str:
+def _format_point(point: Described | None) -> str:
     return ", ".join(f"{name} = {value}" for name, value in point.items()) if point else "none"

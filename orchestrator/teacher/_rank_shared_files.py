@@ -1,7 +1,7 @@
 """Create and map cache files that all ranks of a worker group share.
 
-An error on one rank is raised on all ranks: a rank that left alone would block the others in a
-collective operation.
+An error on one rank is raised on all ranks: otherwise the others would block in a collective
+operation.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from pathlib import Path
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
-from orchestrator.teacher.cache import Array, Cache, Lock, told
+from orchestrator.teacher.cache import Array, Cache, Lock, convert_os_errors
 
 ATTEMPTS = 6  # a small limit may remove a file between its creation and its use
 Files = dict[str, Path]
-Make = Callable[[Files, list[Lock]], None]
+CreateFiles = Callable[[Files, list[Lock]], None]
 
 
 class RankSharedFiles:
@@ -38,7 +38,7 @@ class RankSharedFiles:
         self.cache, self.context, self.wait_s = cache, context, wait_s
         self.writers: list[int] = []
 
-    def open(self, files: Files, make: Make) -> tuple[dict[str, Array], bool]:
+    def open(self, files: Files, make: CreateFiles) -> tuple[dict[str, Array], bool]:
         """Return the arrays of the files, and create missing files first.
 
         Args:
@@ -54,28 +54,28 @@ class RankSharedFiles:
                 used, or a file was removed after each of `ATTEMPTS` attempts.
             Stopped: A stop of the trial was requested meanwhile.
         """
-        made = False
+        created = False
         for attempt in range(ATTEMPTS):
-            self._wait_for_others(attempt)
+            self._wait_for_file_system(attempt)
             arrays = self.context.raise_on_all_ranks(lambda: self.cache.read_all(files))
             if all(self.context.all_gather_object(len(arrays) == len(files))):
-                return arrays, made
-            made = self._fill(files, make) or made
+                return arrays, created
+            created = self._create_missing(files, make) or created
         raise PreflightError(
-            f"{next(iter(files.values()))} was removed as soon as it was there: raise "
+            f"{next(iter(files.values()))} was removed as soon as it was created: raise "
             f"teacher.cache_gib",
             field="teacher.cache_gib",
             value=self.cache.limit_bytes / 2**30,
             allowed="more GiB",
         )
 
-    def _wait_for_others(self, attempt: int) -> None:
+    def _wait_for_file_system(self, attempt: int) -> None:
         """Wait 2^attempt seconds if attempt > 1: a shared folder may show a new file late."""
         for _ in range(2**attempt if attempt > 1 else 0):
             time.sleep(1)
             self.context.heartbeat()
 
-    def _fill(self, files: Files, make: Make) -> bool:
+    def _create_missing(self, files: Files, make: CreateFiles) -> bool:
         """Create the missing files under their locks; return False if none was missing.
 
         Another process may have created them meanwhile.
@@ -83,10 +83,12 @@ class RankSharedFiles:
         folder = next(iter(files.values())).parent
         disk.raise_on_all_ranks(self.context, lambda: self.cache.make(folder), folder)
         self.writers = self.writers or writers(folder, self.context)
-        mine = self.context.rank in self.writers
+        is_writer = self.context.rank in self.writers
         with self._locked(list(files.values())) as locks:
-            there = self.context.raise_on_all_ranks(lambda: self.cache.read_all(files))
-            missing = {part: file for part, file in files.items() if mine and part not in there}
+            present = self.context.raise_on_all_ranks(lambda: self.cache.read_all(files))
+            missing = {
+                part: file for part, file in files.items() if is_writer and part not in present
+            }
             if not any(self.context.all_gather_object(bool(missing))):
                 return False
             make(missing, locks)
@@ -98,43 +100,43 @@ class RankSharedFiles:
 
         The rank that writes a folder acquires the locks of its files.
         """
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             locks = []
             for rank in self.writers:
                 for file in files:
                     lock = Lock(file)
                     if rank == self.context.rank:
                         locks.append(lock)
-                        held.callback(lock.release)
+                        stack.callback(lock.release)
                     self._wait(rank, lock)
             yield locks
 
     def _wait(self, rank: int, lock: Lock) -> None:
         step = lock.wait(self.wait_s)
-        got: bool | None = None
-        while got is None:
-            got = self.context.broadcast_object(
+        acquired: bool | None = None
+        while acquired is None:
+            acquired = self.context.broadcast_object(
                 self.context.raise_on_all_ranks(
                     lambda: step() if rank == self.context.rank else None
                 ),
                 rank,
             )
             self.context.heartbeat()
-            if got is None:
-                self.context.require_going_on()
-        if not got:
+            if acquired is None:
+                self.context.raise_if_stopped()
+        if not acquired:
             raise PreflightError(
-                f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did "
-                f"nothing: see what holds {lock.path}",
+                f"waited {self.wait_s:g} s for another process to write {lock.file}, without a "
+                f"heartbeat: find the process that holds {lock.path}, and end it",
                 field=str(lock.file),
                 value=self.wait_s,
                 allowed="a file that no other process holds",
             )
 
 
-def _mark(place: Path) -> None:
-    with told(place):
-        place.touch()
+def _create_marker(path: Path) -> None:
+    with convert_os_errors(path):
+        path.touch()
 
 
 def writers(folder: Path, context: TrialContext) -> list[int]:
@@ -144,24 +146,24 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
     """
     if context.world_size == 1:
         return [0]
-    found: list[tuple[str, int]] = []
-    mine: int | None = None
+    writers_by_host: list[tuple[str, int]] = []
+    my_writer: int | None = None
     while True:
         waiting = [
             rank
-            for rank, seen in enumerate(context.all_gather_object(mine is not None))
+            for rank, seen in enumerate(context.all_gather_object(my_writer is not None))
             if not seen
         ]
         if not waiting:
-            return [rank for _, rank in sorted(found)]
+            return [rank for _, rank in sorted(writers_by_host)]
         first = waiting[0]
         name, host = context.broadcast_object(
             (f".seen-{uuid.uuid4().hex}", socket.gethostname()), first
         )
         mark = folder / name
-        context.raise_on_all_ranks(partial(_mark, mark) if context.rank == first else bool)
-        mine = first if mine is None and mark.exists() else mine
+        context.raise_on_all_ranks(partial(_create_marker, mark) if context.rank == first else bool)
+        my_writer = first if my_writer is None and mark.exists() else my_writer
         context.broadcast_object()
         if context.rank == first:
             mark.unlink(missing_ok=True)
-        found.append((host, first))
+        writers_by_host.append((host, first))

@@ -1,4 +1,4 @@
-"""Run one teacher pass over a view into the cache; the ranks of a group share its blocks."""
+"""Run one teacher pass over a view and cache its outputs; the ranks of a group share the blocks."""
 
 import contextlib
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from orchestrator.teacher.frozen import FrozenTeacher
 STOP_CHECK_BLOCKS = 16
 
 
-def _nobody(_: int) -> None:
+def _ignore_progress(_: int) -> None:
     """Ignore the progress of a pass."""
 
 
 class SharedPass:
-    """Cache files that a collective teacher pass fills on a cache miss.
+    """Cache files that a collective teacher pass creates on a cache miss.
 
     The files hold the `logits` of a view and, for the clean view, also `features`. All ranks call
-    every method together. `told` is called with the number of samples that are done.
+    every method together. `on_progress` is called with the number of samples that are done.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class SharedPass:
         self.teacher, self.batches, self.dtype, self.sharing = teacher, batches, dtype, sharing
         self.context = sharing.context
         self.samples = len(batches.dataset.train)
-        self.told: Callable[[int], None] = _nobody
+        self.on_progress: Callable[[int], None] = _ignore_progress
 
     def open(self, view: int | None, files: Files) -> tuple[dict[str, Array], bool]:
-        """Return the memory-mapped arrays, and whether the teacher had to run.
+        """Return the memory-mapped arrays, and whether the teacher ran.
 
         Args:
             view: Index of the augmented view; None for the clean view.
@@ -52,64 +52,66 @@ class SharedPass:
         return self.sharing.open(files, partial(self._compute, view))
 
     def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
-        parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, None
-        with contextlib.ExitStack() as opened:
-            pens: dict[str, Writer] = {}
+        parts, remaining, failure = Output._fields[: 2 if view is None else 1], self.samples, None
+        with contextlib.ExitStack() as stack:
+            writers: dict[str, Writer] = {}
 
-            def alive() -> None:
+            def update_heartbeats() -> None:
                 for lock in locks:
-                    lock.show_life()
+                    lock.update_heartbeat()
 
             for number, batch in enumerate(
                 self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1
             ):
                 output = self.teacher(batch.inputs)
                 blocks = {part: self.context.all_gather(getattr(output, part)) for part in parts}
-                rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
-                left -= len(rows["logits"])
+                rows = {
+                    part: torch.cat(each)[:remaining].cpu().numpy() for part, each in blocks.items()
+                }
+                remaining -= len(rows["logits"])
                 if number == 1:  # wait for a full disk here, not after a long pass
                     disk.raise_on_all_ranks(
                         self.context,
-                        partial(self._open, missing, rows, pens, opened),
+                        partial(self._open, missing, rows, writers, stack),
                         self.sharing.cache.root,
-                        alive,
+                        update_heartbeats,
                     )
-                failure = failure or self._write(rows, pens)
-                alive()
-                self.told(self.samples - left)
+                failure = failure or self._write(rows, writers)
+                update_heartbeats()
+                self.on_progress(self.samples - remaining)
                 self.context.heartbeat()
                 if number % STOP_CHECK_BLOCKS == 0:
-                    self.context.require_going_on()
-            self.context.raise_on_all_ranks(lambda: _finish(pens, failure))
+                    self.context.raise_if_stopped()
+            self.context.raise_on_all_ranks(lambda: _finish_writers(writers, failure))
 
     def _open(
         self,
         missing: Files,
         rows: dict[str, Array],
-        pens: dict[str, Writer],
-        opened: contextlib.ExitStack,
+        writers: dict[str, Writer],
+        stack: contextlib.ExitStack,
     ) -> None:
         """Open the writers of the missing files, which reserve disk space, unless they are open."""
-        if not pens:
-            with contextlib.ExitStack() as begun:
-                found = {
-                    part: begun.enter_context(self._writer(file, rows[part]))
+        if not writers:
+            with contextlib.ExitStack() as new_stack:
+                new_writers = {
+                    part: new_stack.enter_context(self._writer(file, rows[part]))
                     for part, file in missing.items()
                 }
-                opened.push(begun.pop_all())
-            pens |= found
+                stack.push(new_stack.pop_all())
+            writers |= new_writers
 
     def _writer(self, file: Path, rows: Array) -> Writer:
         return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
 
-    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> PreflightError | None:
+    def _write(self, rows: dict[str, Array], writers: dict[str, Writer]) -> PreflightError | None:
         """Write the rows; return an error instead of raising it.
 
         The other ranks are in the middle of the pass.
         """
         try:
-            for part, pen in pens.items():
-                pen.add(self._cast(part, rows[part]))
+            for part, writer in writers.items():
+                writer.add(self._cast(part, rows[part]))
         except PreflightError as error:
             return error
         return None
@@ -120,7 +122,7 @@ class SharedPass:
         if not np.isfinite(cast).all():
             if np.isfinite(rows).all():
                 raise PreflightError(
-                    f"the teacher's {part} are beyond the range of {self.dtype}: set "
+                    f"the teacher's {part} exceed the range of {self.dtype}: set "
                     f"teacher.dtype=float32",
                     field="teacher.dtype",
                     value=self.dtype,
@@ -135,8 +137,8 @@ class SharedPass:
         return cast
 
 
-def _finish(pens: dict[str, Writer], failure: PreflightError | None) -> None:
+def _finish_writers(writers: dict[str, Writer], failure: PreflightError | None) -> None:
     if failure:
         raise failure
-    for pen in pens.values():
-        pen.finish()
+    for writer in writers.values():
+        writer.finish()

@@ -17,9 +17,9 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.cache import folders
+from orchestrator.teacher.cache import list_folders
 
-OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # the worker expands `~`
+NODE_CACHE = Path("~/.cache/distillation-orchestrator/knowledge")  # the worker expands `~`
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def decide_access(
         configuration: The configuration, with a teacher.
         data: The result of `describe` for the data.
         local: Whether the run works without Ray.
-        reserve_bytes: Bytes of the disk that have other uses.
+        reserve_bytes: Bytes of the disk that are reserved for other files.
         clean_bytes: Bytes of the cache that are not logits: features of the clean view, and the
             neighbours that are retrieved by them.
 
     Raises:
-        ConfigurationError: `teacher.mode` is `cached` and the cache exceeds its limit or the disk,
-            or the folder of the cache cannot be used.
+        ConfigurationError: `teacher.mode` is `cached` and the cache exceeds its limit or the free
+            disk space, or the folder of the cache cannot be used.
     """
     teacher = configuration.teacher
     assert teacher is not None
@@ -81,20 +81,24 @@ def decide_access(
     views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
     size = sizes.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
-        return TeacherAccess(None, "asked at every step (teacher.mode = online)")
+        return TeacherAccess(None, "computed online at every step (teacher.mode = online)")
     folder = (
-        _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
+        _cluster_folder(teacher.cache)
+        if cluster
+        else _local_folder(teacher.cache or store.knowledge)
     )
-    short = _short(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
-    if not short:
+    excess = _describe_excess(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
+    if not excess:
         return TeacherAccess(
             folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster
         )
     if teacher.mode == "auto":
-        return TeacherAccess(None, f"asked at every step: a cache would take {size}, and {short}")
+        return TeacherAccess(
+            None, f"computed online at every step: a cache would take {size}, and {excess}"
+        )
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
-        f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower "
+        f"teacher.mode = cached takes {size}, and {excess}: raise teacher.cache_gib, lower "
         f"data.views, name another folder with "
         "teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
@@ -103,19 +107,19 @@ def decide_access(
     )
 
 
-def _of_cluster(given: Path | None) -> Path:
-    if given and not given.is_absolute() and given.parts[0] != "~":
+def _cluster_folder(folder: Path | None) -> Path:
+    if folder and not folder.is_absolute() and folder.parts[0] != "~":
         raise ConfigurationError(
-            f"teacher.cache = {given} is relative, and the nodes of a cluster have no common "
-            f"place: give /... or ~/...",
+            f"teacher.cache = {folder} is relative, and the nodes of a cluster have no common "
+            f"working directory: give an absolute path, or one that begins with ~/",
             field="teacher.cache",
-            value=str(given),
+            value=str(folder),
             allowed="an absolute path",
         )
-    return given or OF_EACH_NODE
+    return folder or NODE_CACHE
 
 
-def _of_this_node(folder: Path) -> Path:
+def _local_folder(folder: Path) -> Path:
     """Return the absolute folder; raise ConfigurationError if it cannot be used."""
     folder = read_path(folder, "teacher.cache")  # absolute: Ray's workers run in another directory
     nearest = _existing(folder)
@@ -123,8 +127,8 @@ def _of_this_node(folder: Path) -> Path:
         nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)
     ):
         raise ConfigurationError(
-            f"teacher.cache = {folder} cannot be used ({nearest} stands there): give a folder "
-            f"that you may write",
+            f"teacher.cache = {folder} cannot be used ({nearest} is not a writable folder): give a "
+            f"folder that you may write to",
             field="teacher.cache",
             value=str(folder),
             allowed="a folder that can be written",
@@ -138,8 +142,8 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: int) -> str:
-    """Return which limit the cache exceeds, as text; "" if it fits.
+def _describe_excess(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: int) -> str:
+    """Return the limit that the cache exceeds, as text; "" if it fits.
 
     The disk of another node (folder None) is not checked: its free space is unknown here.
     """
@@ -147,19 +151,19 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
         return f"teacher.cache_gib = {limit_gib:g}"
     if folder is None:
         return ""
-    free = shutil.disk_usage(_existing(folder)).free + _held_bytes(folder)
+    free = shutil.disk_usage(_existing(folder)).free + _cached_bytes(folder)
     return (
-        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are for "
-        f"other things"
+        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are "
+        f"reserved for other files"
         if free < needed + reserve_bytes
         else ""
     )
 
 
-def _held_bytes(folder: Path) -> int:
-    """Return the bytes that the cache holds already: they are reused, or make room."""
-    held = 0
-    for file in (file for each in folders(folder) for file in each.glob("*.npy")):
+def _cached_bytes(folder: Path) -> int:
+    """Return the bytes of the files in the cache: they are reused, or removed to make room."""
+    cached_bytes = 0
+    for file in (file for each in list_folders(folder) for file in each.glob("*.npy")):
         with contextlib.suppress(FileNotFoundError):  # another sweep removes files concurrently
-            held += file.stat().st_size
-    return held
+            cached_bytes += file.stat().st_size
+    return cached_bytes

@@ -20,7 +20,7 @@ from orchestrator.teacher.card import CARD
 from orchestrator.teacher.quality import ACCURACY
 
 log = logging.getLogger(__name__)
-Told = Callable[[int, dict[str, float]], None]
+EpochCallback = Callable[[int, dict[str, float]], None]
 
 
 class TrialDispatcher(Protocol):
@@ -30,7 +30,7 @@ class TrialDispatcher(Protocol):
         """Submit a trial."""
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """Return the next record; raise PreflightError after `silence_s` seconds of silence."""
+        """Return the next record; raise PreflightError if none arrives for `silence_s` seconds."""
 
     def stop(self, trial: str) -> None:
         """Stop the trial early."""
@@ -54,7 +54,11 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
         return
     folder = fit.teacher_folder(store, configuration, data)
     if damage := fit.damage(folder):
-        log.warning("%s: the teacher is kept in %s and made anew", damage, set_aside(folder))
+        log.warning(
+            "%s: the damaged teacher is kept as %s, and the teacher is created again",
+            damage,
+            set_aside(folder),
+        )
     if teacher.network.weights and not fit.card(folder):
         fit.adopt_weights(folder, teacher, data)
 
@@ -64,7 +68,7 @@ def acquire_teacher(
     configuration: Configuration,
     data: Path,
     dispatcher_client: TrialDispatcher,
-    told: Told,
+    on_epoch: EpochCallback,
 ) -> tuple[Path, dict[str, Any], float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
@@ -76,7 +80,7 @@ def acquire_teacher(
         configuration: The configuration, with a teacher.
         data: The folder of the prepared data.
         dispatcher_client: The backend that trains and evaluates.
-        told: Called with the epoch and its metrics after every epoch of the fitting.
+        on_epoch: Called with the epoch and its metrics after every epoch of the fitting.
 
     Returns:
         The folder, the card, and the seconds that this call took.
@@ -90,13 +94,13 @@ def acquire_teacher(
     folder = fit.teacher_folder(store, configuration, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not fit.card(folder):
-        with _only_one(folder, configuration, "fit"):
+        with _hold_lock(folder, configuration, "fit"):
             if not fit.card(folder):
-                _fit(store, folder, configuration, data, dispatcher_client, told)
+                _fit(store, folder, configuration, data, dispatcher_client, on_epoch)
     publish(store, folder, CARD)
-    if not _evaluated(folder):
-        with _only_one(folder, configuration, "evaluate"):
-            if not _evaluated(folder):
+    if not _has_accuracy(folder):
+        with _hold_lock(folder, configuration, "evaluate"):
+            if not _has_accuracy(folder):
                 fit.keep_evaluation(
                     folder, _evaluate(store, folder, configuration, data, dispatcher_client)
                 )
@@ -106,7 +110,7 @@ def acquire_teacher(
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
+def _hold_lock(folder: Path, configuration: Configuration, purpose: str) -> Iterator[None]:
     """Hold the teacher's lock; raise PreflightError if another run does not release it in time."""
     heartbeat_timeout_s = configuration.resources.heartbeat_timeout_s
     try:
@@ -114,15 +118,15 @@ def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator
             yield
     except Timeout as error:
         raise PreflightError(
-            f"waited {heartbeat_timeout_s:g} s for another run to {what} the teacher: see what "
-            f"holds {folder}.lock",
+            f"waited {heartbeat_timeout_s:g} s for another run to {purpose} the teacher: find the "
+            f"process that holds {folder}.lock, and end it or wait",
             field=f"{folder}.lock",
             value=heartbeat_timeout_s,
             allowed="a lock that no other run holds",
         ) from error
 
 
-def _evaluated(folder: Path) -> bool:
+def _has_accuracy(folder: Path) -> bool:
     """Return whether the teacher's card has an accuracy.
 
     Cards of older versions have none if the weights were given.
@@ -162,7 +166,7 @@ def _evaluate(
             "teacher.network.weights, or leave them out to fit a teacher here",
             field="teacher.network.weights",
             value=configuration.teacher.network.weights if configuration.teacher else None,
-            allowed="weights whose logits are finite",
+            allowed="weights with finite logits",
         )
     return metrics
 
@@ -173,10 +177,10 @@ def _fit(
     configuration: Configuration,
     data: Path,
     dispatcher_client: TrialDispatcher,
-    told: Told,
+    on_epoch: EpochCallback,
 ) -> None:
     specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
-    home = checkpoint_storage(store, specification.folder)
+    storage = checkpoint_storage(store, specification.folder)
     dispatcher_client.submit(specification.name, specification.plain())
     while True:
         record = dispatcher_client.next_report(
@@ -193,9 +197,9 @@ def _fit(
                 field="teacher",
                 value=record["failed"],
             )
-        told(record["epoch"], record["metrics"])
+        on_epoch(record["epoch"], record["metrics"])
         if record.get("done"):
-            home.bring()
+            storage.download()
             fit.adopt_fitted(folder, configuration, data, record["metrics"])
-            home.remove()
+            storage.remove()
             return

@@ -34,7 +34,7 @@ Array = NDArray[Any]
 _checked: set[tuple[Path, bytes]] = set()
 
 
-def folders(root: Path) -> list[Path]:
+def list_folders(root: Path) -> list[Path]:
     """Return the folders of a cache.
 
     Other content of `root`, which a user may have chosen, is neither counted nor removed.
@@ -70,21 +70,23 @@ class Cache:
     def make(self, folder: Path) -> None:
         """Create a folder if it does not exist."""
         if not (folder / ABOUT).exists():
-            with told(folder):
+            with convert_os_errors(folder):
                 write_json(folder / ABOUT, json.loads(self.about[folder]))
 
     def read_all(self, files: dict[str, Path]) -> dict[str, Array]:
-        """Return the arrays whose files exist and carry a valid seal."""
+        """Return the arrays of the files that exist and carry a valid seal."""
         return {
             part: array for part, file in files.items() if (array := self.read(file)) is not None
         }
 
     def read(self, file: Path) -> Array | None:
         """Return the memory-mapped array and mark it as used; None without a valid seal."""
-        with told(file):
+        with convert_os_errors(file):
             try:
                 if not _is_sealed(file):
-                    self._note(f"{file} is damaged or not of this cache, and is computed again")
+                    self._note(
+                        f"{file} is damaged or belongs to another cache, and is computed again"
+                    )
                     return None
                 array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError:
@@ -109,43 +111,45 @@ class Cache:
         """
         header = _header(rows, columns, dtype)
         size = len(header) + rows * columns * np.dtype(dtype).itemsize + SEAL_BYTES
-        with told(file), FileLock(self.root / "limit.lock", timeout=LIMIT_S):
-            for left in file.parent.glob(f".{file.name}.*"):  # of a dead writer
-                left.unlink()
+        with convert_os_errors(file), FileLock(self.root / "limit.lock", timeout=LIMIT_S):
+            for leftover in file.parent.glob(f".{file.name}.*"):  # of a dead writer
+                leftover.unlink()
             self._make_room(size)
             disk.require_space(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
         """Remove the files of dead writers, then the least recently used files."""
-        ours = folders(self.root)
-        for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
-            _remove_if_dead(aside)
-        found = [
+        cache_folders = list_folders(self.root)
+        for temporary in (
+            temporary for folder in cache_folders for temporary in folder.glob(".*.npy.*")
+        ):
+            _remove_if_dead(temporary)
+        sized_files = [
             (file, status)
-            for folder in ours
+            for folder in cache_folders
             for file in folder.glob("*.npy*")
             if (status := _status(file))
         ]
-        held, short = (
-            sum(status.st_size for _, status in found),
+        held_bytes, missing_bytes = (
+            sum(status.st_size for _, status in sized_files),
             disk.RESERVE_BYTES - disk.free_bytes(self.root),
         )
-        over = needed + max(held - self.limit_bytes, short)
+        excess_bytes = needed + max(held_bytes - self.limit_bytes, missing_bytes)
         removed = 0
-        for file, status in sorted(found, key=lambda pair: pair[1].st_mtime_ns):
-            if over > 0 and file.suffix == ".npy":
+        for file, status in sorted(sized_files, key=lambda pair: pair[1].st_mtime_ns):
+            if excess_bytes > 0 and file.suffix == ".npy":
                 file.unlink(missing_ok=True)
-                over, removed = over - status.st_size, removed + 1
+                excess_bytes, removed = excess_bytes - status.st_size, removed + 1
         if removed:
             self._note(
-                f"the cache in {self.root} is full: {removed} of its files, the longest "
-                f"unused, were removed"
+                f"the cache in {self.root} is full: the {removed} least recently used files were "
+                f"removed"
             )
-        if over > 0:
+        if excess_bytes > 0:
             self._note(
-                f"the cache in {self.root} is larger than teacher.cache_gib, with nothing left "
-                f"to remove: raise it"
+                f"the cache in {self.root} exceeds teacher.cache_gib, and no file is left to "
+                f"remove: raise teacher.cache_gib"
             )
 
     def _note(self, text: str) -> None:
@@ -161,13 +165,13 @@ class Cache:
 class Writer:
     """An array that is being written to the cache, in a temporary file.
 
-    `finish` moves the file into place. Without it, no file remains.
+    `finish` renames the file to its final name. Without `finish`, no file remains.
     """
 
     def __init__(self, file: Path, header: bytes, size: int) -> None:
-        self.file, self.aside = file, aside_of(file)
-        self.hash = hashlib.sha256(_place(file))
-        self.stream = self.aside.open("xb")
+        self.file, self.temporary = file, aside_of(file)
+        self.hash = hashlib.sha256(_location(file))
+        self.stream = self.temporary.open("xb")
         try:
             if hasattr(os, "posix_fallocate"):  # fail on a full disk here, not after a long pass
                 os.posix_fallocate(self.stream.fileno(), 0, size)
@@ -187,19 +191,19 @@ class Writer:
     ) -> None:
         with contextlib.suppress(OSError):  # flushing the buffer fails on a full disk
             self.stream.close()
-        self.aside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
     def add(self, rows: Array) -> None:
         """Append rows (m, columns) of the array's type."""
-        with told(self.file):
+        with convert_os_errors(self.file):
             self._write(rows.tobytes())
 
     def finish(self) -> None:
-        """Seal the file and move it into place."""
-        with told(self.file):
+        """Seal the file and rename it to its final name."""
+        with convert_os_errors(self.file):
             self.stream.write(self.hash.digest())
             self.stream.close()
-            os.replace(self.aside, self.file)
+            os.replace(self.temporary, self.file)
         _checked.add((self.file, self.hash.digest()))
 
     def _write(self, data: bytes) -> None:
@@ -220,20 +224,20 @@ class Lock:
         It returns True when the lock is acquired, None to continue, and False when the owner's
         heartbeat has not changed for `wait_s` seconds.
         """
-        last, since = self._sign(), time.monotonic()
+        last_beat, since = self._heartbeat_time(), time.monotonic()
 
         def step() -> bool | None:
-            nonlocal last, since
+            nonlocal last_beat, since
             if self._acquired(min(POLL_S, wait_s)):
                 return True
-            sign, now = self._sign(), time.monotonic()
-            if sign != last:
-                last, since = sign, now
+            beat, now = self._heartbeat_time(), time.monotonic()
+            if beat != last_beat:
+                last_beat, since = beat, now
             return None if now - since < wait_s else False
 
         return step
 
-    def show_life(self) -> None:
+    def update_heartbeat(self) -> None:
         """Update the heartbeat that waiting processes observe."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
@@ -243,54 +247,54 @@ class Lock:
         self.lock.release()
 
     def _acquired(self, timeout_s: float) -> bool:
-        with told(self.path):
+        with convert_os_errors(self.path):
             try:
                 self.lock.acquire(timeout=timeout_s)
             except Timeout:
                 return False
         return True
 
-    def _sign(self) -> int:
+    def _heartbeat_time(self) -> int:
         status = _status(self.path)
         return status.st_mtime_ns if status else 0
 
 
 def _header(rows: int, columns: int, dtype: str) -> bytes:
     stream = io.BytesIO()
-    described = {
+    fields = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
         "fortran_order": False,
         "shape": (rows, columns),
     }
-    np.lib.format.write_array_header_1_0(stream, described)
+    np.lib.format.write_array_header_1_0(stream, fields)
     return stream.getvalue()
 
 
-def _place(file: Path) -> bytes:
+def _location(file: Path) -> bytes:
     return f"{file.parent.name}/{file.name}".encode()
 
 
 def _is_sealed(file: Path) -> bool:
-    """Return whether the file's seal matches its place and content.
+    """Return whether the file's seal matches its path and content.
 
     A file that was verified once is not read again.
     """
     with file.open("rb") as stream:
-        left = os.fstat(stream.fileno()).st_size - SEAL_BYTES
-        if left < 0:
+        remaining = os.fstat(stream.fileno()).st_size - SEAL_BYTES
+        if remaining < 0:
             return False
-        stream.seek(left)
+        stream.seek(remaining)
         seal = stream.read()
         if (file, seal) in _checked:
             return True
         stream.seek(0)
-        digest = hashlib.sha256(_place(file))
-        while left:
-            block = stream.read(min(left, BLOCK_BYTES))
+        digest = hashlib.sha256(_location(file))
+        while remaining:
+            block = stream.read(min(remaining, BLOCK_BYTES))
             if not block:
                 return False
             digest.update(block)
-            left -= len(block)
+            remaining -= len(block)
     if digest.digest() != seal:
         return False
     _checked.add((file, seal))
@@ -304,18 +308,18 @@ def _status(file: Path) -> os.stat_result | None:
         return None
 
 
-def _remove_if_dead(aside: Path) -> None:
+def _remove_if_dead(temporary: Path) -> None:
     """Remove a temporary file if its writer is dead: no process holds the lock of its file.
 
     A killed writer leaves its temporary file behind.
     """
-    file = aside.with_name(aside.name[1:].partition(".npy.")[0] + ".npy")
+    file = temporary.with_name(temporary.name[1:].partition(".npy.")[0] + ".npy")
     with contextlib.suppress(Timeout), FileLock(f"{file}.lock", timeout=0):
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def convert_os_errors(path: Path) -> Iterator[None]:
     """Convert an OSError within the block to a PreflightError with a message for users."""
     try:
         yield

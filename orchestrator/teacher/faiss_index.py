@@ -46,7 +46,7 @@ class FaissIndex:
         labels: (n,), of at least two classes.
         positives: Number of neighbours of the query's class.
         negatives: Number of neighbours of other classes.
-        alive: Sends a heartbeat; called between blocks of work.
+        heartbeat: Sends a heartbeat; called between blocks of work.
 
     Raises:
         PreflightError: faiss is not installed.
@@ -58,12 +58,12 @@ class FaissIndex:
         labels: Tensor,
         positives: int,
         negatives: int,
-        alive: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         if not is_installed():
             raise PreflightError(
-                f"approximate retrieval needs faiss, which is not installed where trials "
-                f"train: {INSTALL}",
+                f"resources.retrieval = approximate needs faiss, which is not installed on the "
+                f"workers: {INSTALL}",
                 field="resources.retrieval",
                 value="approximate",
                 allowed=("exact",),
@@ -72,11 +72,11 @@ class FaissIndex:
 
         self.faiss: Any = faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self.features, self.labels, self.negatives, self.alive = (
+        self.features, self.labels, self.negatives, self.heartbeat = (
             features,
             labels.cpu(),
             negatives,
-            alive,
+            heartbeat,
         )
         self.bank, self.positives = ByClass(features, labels), positives
         known = torch.nonzero(self.labels >= 0).flatten()
@@ -84,17 +84,17 @@ class FaissIndex:
         self.counts = torch.bincount(self.labels[known])
         self.ends = self.counts.cumsum(0)
         self.cells = max(min(round(2 * len(known) ** 0.5), len(known) // PER_CELL), 1)
-        self.index = self._index()
-        self.looks, self.recall = self._tuned()
+        self.index = self._build_index()
+        self.probes, self.recall = self._tune_probes()
 
     def __call__(self, queries: Tensor) -> Neighbours:
         """Return the neighbours of the samples at `queries` (m,), on the CPU."""
-        found = self.bank.nearest(self.positives, 0, queries, self.alive)
-        negatives, similarity = self._negatives(queries.cpu(), self.looks)
+        neighbours = self.bank.nearest(self.positives, 0, queries, self.heartbeat)
+        negatives, similarity = self._negatives(queries.cpu(), self.probes)
         return Neighbours(
-            found.positives.cpu(),
+            neighbours.positives.cpu(),
             negatives,
-            found.positive_similarity.cpu(),
+            neighbours.positive_similarity.cpu(),
             similarity,
             self.recall,
         )
@@ -106,7 +106,7 @@ class FaissIndex:
         )
         return rows
 
-    def _index(self) -> Any:
+    def _build_index(self) -> Any:
         faiss, columns = self.faiss, self.features.shape[1]
         index = faiss.IndexIVFFlat(
             faiss.IndexFlatIP(columns), columns, self.cells, faiss.METRIC_INNER_PRODUCT
@@ -114,55 +114,59 @@ class FaissIndex:
         index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = ROUNDS, PER_CELL, SEED
         index.train(self._rows(_spread(self.order, self.cells * PER_CELL)))
         for block in torch.split(self.order, BLOCK_ROWS):
-            self.alive()
+            self.heartbeat()
             index.add(self._rows(block))
         return index
 
-    def _tuned(self) -> tuple[int, float]:
+    def _tune_probes(self) -> tuple[int, float]:
         """Return the number of cells that a query probes, and the recall of negatives."""
-        sample, looks = _spread(self.order, SAMPLE), 4
+        sample, probes = _spread(self.order, SAMPLE), 4
         truth = self.bank.nearest(
-            0, self.negatives, sample.to(self.features.device), self.alive
+            0, self.negatives, sample.to(self.features.device), self.heartbeat
         ).negatives.cpu()
         while True:
-            looks = min(2 * looks, self.cells)
-            found, _ = self._negatives(sample, looks)
-            share = recall(found, truth)
-            if share >= RECALL or looks == self.cells:
-                return looks, share
+            probes = min(2 * probes, self.cells)
+            negatives, _ = self._negatives(sample, probes)
+            share = recall(negatives, truth)
+            if share >= RECALL or probes == self.cells:
+                return probes, share
 
-    def _negatives(self, queries: Tensor, looks: int) -> tuple[Tensor, Tensor]:
+    def _negatives(self, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
         """Return positions and similarities (m, N).
 
         If the probed cells hold too few samples of other classes, a query probes all cells.
         """
         positions = torch.full((len(queries), self.negatives), -1, dtype=torch.int32)
         similarity = torch.zeros(len(queries), self.negatives)
-        asked = self.labels[queries]
-        for label in torch.unique(asked[asked >= 0]).tolist():
-            self.alive()
-            rows = torch.nonzero(asked == label).flatten()
-            places, values = self._search(queries[rows], label, looks)
-            short = places[:, -1] < 0
+        query_labels = self.labels[queries]
+        for label in torch.unique(query_labels[query_labels >= 0]).tolist():
+            self.heartbeat()
+            rows = torch.nonzero(query_labels == label).flatten()
+            places, values = self._search(queries[rows], label, probes)
+            incomplete = places[:, -1] < 0
             if (
-                short.any()
+                incomplete.any()
                 and len(self.order) - self.counts[label] > (places >= 0).sum(dim=1).min()
             ):
-                places[short], values[short] = self._search(queries[rows[short]], label, self.cells)
-            there = places >= 0
-            positions[rows] = torch.where(there, self.order[places.clamp(min=0)], -1).int()
-            similarity[rows] = torch.where(there, values, 0.0)
+                places[incomplete], values[incomplete] = self._search(
+                    queries[rows[incomplete]], label, self.cells
+                )
+            present = places >= 0
+            positions[rows] = torch.where(present, self.order[places.clamp(min=0)], -1).int()
+            similarity[rows] = torch.where(present, values, 0.0)
         return positions, similarity
 
-    def _search(self, queries: Tensor, label: int, looks: int) -> tuple[Tensor, Tensor]:
+    def _search(self, queries: Tensor, label: int, probes: int) -> tuple[Tensor, Tensor]:
         """Return the nearest samples of other classes.
 
         Returns:
             Their places in the order of the classes, and their similarities.
         """
-        faiss, end = self.faiss, int(self.ends[label])
-        others = faiss.IDSelectorNot(faiss.IDSelectorRange(end - int(self.counts[label]), end))
-        parameters = faiss.SearchParametersIVF(sel=others, nprobe=looks)
+        faiss, class_end = self.faiss, int(self.ends[label])
+        other_classes = faiss.IDSelectorNot(
+            faiss.IDSelectorRange(class_end - int(self.counts[label]), class_end)
+        )
+        parameters = faiss.SearchParametersIVF(sel=other_classes, nprobe=probes)
         values, places = self.index.search(self._rows(queries), self.negatives, params=parameters)
         return torch.from_numpy(places), torch.from_numpy(values)
 

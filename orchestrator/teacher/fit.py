@@ -1,4 +1,4 @@
-"""Define the teacher of a (data, network, recipe, seed): fingerprint, fitting trial, place."""
+"""Define the fingerprint, the fitting trial and the folder of a configured teacher."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Pa
     """Return the folder of the configured teacher, which may not exist yet."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
-    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
@@ -113,11 +113,11 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
         load_weights(network, str(teacher.network.weights), exact=True)
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
-    with replacing(folder) as aside:
-        aside.mkdir(parents=True)
-        save_weights(network, aside / WEIGHTS)
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        save_weights(network, temporary / WEIGHTS)
         TEACHER.write(
-            aside / CARD,
+            temporary / CARD,
             _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}),
         )
 
@@ -131,7 +131,7 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
     """
     teacher = configuration.teacher
     assert teacher is not None
-    own = configuration.model_copy(
+    fitting = configuration.model_copy(
         update={
             "teacher": None,
             "data": configuration.data.model_copy(update={"views": None}),
@@ -145,7 +145,7 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
     return TrialSpec(
         name=f"teacher-{folder.name}",
         role="teacher",
-        configuration=own,
+        configuration=fitting,
         folder=_fitting(folder),
         data=data,
     )
@@ -154,11 +154,11 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
 def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
     """Return the job that evaluates the teacher in a folder on the validation part."""
     # peers do not matter here: all workers share the part
-    own = configuration.model_copy(update={"peers": {}})
+    without_peers = configuration.model_copy(update={"peers": {}})
     return TrialSpec(
         name=f"evaluate-{folder.name}",
         role="evaluate",
-        configuration=own,
+        configuration=without_peers,
         folder=folder.parent / "groups",
         data=data,
         teacher=folder,
@@ -186,26 +186,26 @@ def adopt_fitted(
         ConfigurationError: The weights are not in the store of this process.
     """
     assert configuration.teacher is not None
-    trained = _fitting(folder) / "checkpoint" / "student.safetensors"
-    if not trained.exists():
+    weights_file = _fitting(folder) / "checkpoint" / "student.safetensors"
+    if not weights_file.exists():
         raise ConfigurationError(
-            f"the teacher's weights are not in {trained}: the store must be a folder that all "
+            f"the teacher's weights are not in {weights_file}: the store must be a folder that all "
             f"nodes share, or a URI",
             field="--store",
-            value=str(trained),
+            value=str(weights_file),
             allowed="a folder that all nodes share, or a URI",
         )
-    weights = network_fingerprint(load_file(trained))
-    said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
-    disk.retry_while_disk_full(lambda: _take(trained, said, folder), folder)
+    weights = network_fingerprint(load_file(weights_file))
+    record = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
+    disk.retry_while_disk_full(lambda: _copy_weights(weights_file, record, folder), folder)
     shutil.rmtree(_fitting(folder), ignore_errors=True)
 
 
-def _take(trained: Path, said: dict[str, Any], folder: Path) -> None:
-    with replacing(folder) as aside:
-        aside.mkdir(parents=True)
-        shutil.copyfile(trained, aside / WEIGHTS)
-        TEACHER.write(aside / CARD, said)
+def _copy_weights(weights_file: Path, record: dict[str, Any], folder: Path) -> None:
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        shutil.copyfile(weights_file, temporary / WEIGHTS)
+        TEACHER.write(temporary / CARD, record)
 
 
 def _fitting(folder: Path) -> Path:

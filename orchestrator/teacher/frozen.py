@@ -19,7 +19,7 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.teacher.card import CARD, TEACHER
 
 WEIGHTS = "weights.safetensors"
-FIT = "fit it anew with a lower teacher.training.learning_rate"
+FIT = "fit it again with a lower teacher.training.learning_rate"
 GIVE = "give other teacher.network.weights"
 TEACH = "lower the rate at which the method trains the teacher"
 
@@ -37,7 +37,9 @@ def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (OSError, SafetensorError) as error:
         raise DamagedRecordError(file, " ".join(str(error).split())) from error
     if network_fingerprint(state) != card["weights"]:
-        raise DamagedRecordError(file, f"its tensors are not those that {CARD} was written for")
+        raise DamagedRecordError(
+            file, f"the fingerprint of its tensors differs from the one in {CARD}"
+        )
     return dict(card), state
 
 
@@ -95,10 +97,10 @@ class FrozenTeacher(nn.Module):
         ) as error:  # RuntimeError: tensors of another network
             reason = " ".join(str(error).split())
             raise PreflightError(
-                f"the teacher cannot be read ({reason}): start again, which makes it anew",
+                f"the teacher cannot be read ({reason}): start again, which creates it again",
                 field=str(folder),
                 value=reason,
-                allowed="a whole teacher",
+                allowed="a complete teacher",
             ) from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(

@@ -1,4 +1,4 @@
-"""Keep the teacher of a run whose data have moved."""
+"""Keep the teacher of a run after its data moved."""
 
 import shutil
 from pathlib import Path
@@ -15,14 +15,14 @@ from orchestrator.teacher.card import CARD, TEACHER
 def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, data: Path) -> None:
     """Copy the teacher of a sweep to the fingerprint that it has with `data`.
 
-    The data were prepared again from another place; the caller has verified that they are the same.
+    The data were prepared again from another path; the caller has verified that they are the same.
     Nothing is copied if the fingerprint has not changed, if the teacher was not fitted yet, or if
     its weights were given.
 
     Args:
         store: The store of the sweep.
         sweep: The folder of the sweep, which keeps a summary of its data.
-        configuration: The configuration of the sweep, with the new place.
+        configuration: The configuration of the sweep, with the new path.
         data: The folder of the data as they are prepared now.
     """
     teacher = configuration.teacher
@@ -31,9 +31,9 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     try:
         before = read_summary(sweep)["fingerprint"]
     except (ConfigurationError, KeyError):
-        return  # it was interrupted before it wrote one
+        return  # the sweep was interrupted before it wrote a summary
     dataset = Dataset.open(data)
-    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
     old, new = (
         store.teachers / fit.fingerprint(configuration, each, policy)
         for each in (before, dataset.fingerprint)
@@ -41,6 +41,6 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     known = fit.card(old)
     if old == new or known is None or fit.card(new):
         return
-    with replacing(new) as aside:
-        shutil.copytree(old, aside)
-        TEACHER.write(aside / CARD, known | {"fingerprint": new.name})
+    with replacing(new) as temporary:
+        shutil.copytree(old, temporary)
+        TEACHER.write(temporary / CARD, known | {"fingerprint": new.name})

@@ -43,7 +43,7 @@ class OnlineTeacher:
 
 
 class CachedTeacher:
-    """A teacher that runs once per view, and whose outputs are cached.
+    """A teacher that runs once per view; its outputs are cached.
 
     The cache holds logits (n, K) and, for the clean view, features (n, D), in the order of the
     training part. All ranks call its methods together, except `answer` and `everything`.
@@ -79,7 +79,7 @@ class CachedTeacher:
             True: about,
             False: about | batches.views.identity(),
         }  # True: the clean view; False: other views
-        self.found: Counter[str] = Counter()
+        self.lookups: Counter[str] = Counter()
         self.arrays: dict[str, Array] = {}
         self.resident: dict[str, Tensor] = {}
 
@@ -95,10 +95,10 @@ class CachedTeacher:
                 be used.
             Stopped: A stop of the trial was requested meanwhile.
         """
-        assert view is None or not features, "features are of the clean view"
+        assert view is None or not features, "features are cached for the clean view only"
         self.arrays, self.resident = {}, {}
-        self.arrays, asked = self.shared_pass.open(view, self.files(view, features))
-        self.found["misses" if asked else "hits"] += 1
+        self.arrays, computed = self.shared_pass.open(view, self.files(view, features))
+        self.lookups["misses" if computed else "hits"] += 1
 
     def answer(self, batch: Inputs) -> Output:
         """Return the outputs on the open view, float32.
@@ -127,8 +127,8 @@ class CachedTeacher:
 
     def counts(self) -> dict[str, float]:
         """Return the cache `hits` and `misses`, in views, since the last call."""
-        counted = {name: float(self.found[name]) for name in ("hits", "misses")}
-        self.found.clear()
+        counted = {name: float(self.lookups[name]) for name in ("hits", "misses")}
+        self.lookups.clear()
         return counted
 
     def notes(self) -> list[str]:

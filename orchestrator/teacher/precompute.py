@@ -1,6 +1,6 @@
 """Fill the cache before training: distribute the views over the worker groups.
 
-This is the driver's side; each group fills its own views.
+This module runs in the driver; each group fills the views of its job.
 """
 
 import queue
@@ -17,8 +17,8 @@ from orchestrator.teacher.acquire import TrialDispatcher
 Share = tuple[int | None, ...]
 
 
-class Filling(Protocol):
-    """Receiver of the progress of filling, for display."""
+class PrecomputeProgress(Protocol):
+    """Display of the progress of precomputation."""
 
     def begin(self, views: int, samples: int) -> None:
         """Report that `views` views of `samples` samples each will be filled."""
@@ -52,8 +52,8 @@ def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> 
     """
     if not everywhere:
         return [tuple(views[number::groups]) for number in range(min(groups, len(views)))]
-    begins = [number * len(views) // groups for number in range(groups)]
-    return [(*views[begin:], *views[:begin]) for begin in begins]
+    starts = [number * len(views) // groups for number in range(groups)]
+    return [(*views[start:], *views[:start]) for start in starts]
 
 
 def precompute_views(
@@ -62,7 +62,7 @@ def precompute_views(
     shares: list[Share],
     features: bool,
     dispatcher_client: TrialDispatcher,
-    show: Filling,
+    show: PrecomputeProgress,
 ) -> None:
     """Fill the views; return when all are filled. If one job fails, stop the others.
 
@@ -76,7 +76,7 @@ def precompute_views(
 
     Raises:
         TrialError: A job failed or ended early; it has the job's message.
-        PreflightError: No worker can run a job for now.
+        PreflightError: No worker can run a job at present.
     """
     common: dict[str, Any] = {
         "role": "fill",
@@ -128,7 +128,7 @@ def _follow(
 
 
 def _show(
-    shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: Filling
+    shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: PrecomputeProgress
 ) -> None:
     filled = [0] * len(shares)
     while filled != [len(share) for share in shares]:

@@ -68,8 +68,8 @@ class TeacherQuality:
         if self.accuracy > chance or chance >= 1:
             return ""
         step = (
-            "check that teacher.network.weights are of these classes, in this order, and of "
-            "images prepared in this way"
+            "check that teacher.network.weights were trained on these classes, in this order, and "
+            "on images with this preprocessing"
             if self.weights
             else "give it more epochs, or another teacher.training.learning_rate or teacher.network"
         )
@@ -97,8 +97,8 @@ class TeacherQuality:
         step = "give better teacher.network.weights" if self.weights else "fit a stronger teacher"
         return (
             f"the teacher is worse than its student: validation accuracy {self.accuracy:.4f}, "
-            f"and {accuracy:.4f} of trial {trial}: "
-            f"{step}, or compare with cross_entropy, which needs none"
+            f"against {accuracy:.4f} for trial {trial}: "
+            f"{step}, or compare with cross_entropy, which needs no teacher"
         )
 
 
@@ -113,7 +113,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def read_quality(folder: Path) -> TeacherQuality | None:
-    """Return the quality of the teacher whose card lies in a folder; None without a card.
+    """Return the quality of the teacher with its card in a folder; None without a card.
 
     A card that cannot be read counts as missing.
     """

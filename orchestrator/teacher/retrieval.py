@@ -53,7 +53,7 @@ class Retrieval:
             sharing,
             about or {},
         )
-        self.found: dict[tuple[int, int], Neighbours] = {}
+        self.results: dict[tuple[int, int], Neighbours] = {}
 
     def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
         """Return neighbours of each sample's class, and of other classes.
@@ -67,19 +67,19 @@ class Retrieval:
             PreflightError: As `RankSharedFiles.open`.
             Stopped: As `RankSharedFiles.open`.
         """
-        assert knowledge.members is None, "of a bank that changes nothing is kept"
-        asked = (positives, negatives)
-        if asked not in self.found:
+        assert knowledge.members is None, "results for a bank that changes are not cached"
+        key = (positives, negatives)
+        if key not in self.results:
             find = self._search if self.sharing is None else partial(self._cached, self.sharing)
-            self.found[asked] = find(knowledge, *asked)
-        return self.found[asked]
+            self.results[key] = find(knowledge, *key)
+        return self.results[key]
 
     def _cached(
         self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int
     ) -> Neighbours:
         files = self._files(sharing, knowledge.labels, positives, negatives)
         arrays, _ = sharing.open(
-            files, partial(self._make, sharing, knowledge, positives, negatives)
+            files, partial(self._compute, sharing, knowledge, positives, negatives)
         )
         tables = {
             name: mapped(arrays[name]).to(self.context.device)
@@ -107,7 +107,7 @@ class Retrieval:
         ]
         return {name: folder / f"{name}.npy" for name in (*names, "recall")}
 
-    def _make(
+    def _compute(
         self,
         sharing: RankSharedFiles,
         knowledge: Knowledge,
@@ -116,12 +116,12 @@ class Retrieval:
         missing: Files,
         locks: list[Lock],
     ) -> None:
-        found = self._search(knowledge, positives, negatives, locks)
+        results = self._search(knowledge, positives, negatives, locks)
         disk.raise_on_all_ranks(
             self.context,
-            partial(_write, sharing, missing, found),
+            partial(_write, sharing, missing, results),
             sharing.cache.root,
-            partial(_show_life, locks),
+            partial(_update_heartbeats, locks),
         )
 
     def _search(
@@ -132,19 +132,23 @@ class Retrieval:
         The queries are distributed in the order of their classes.
         """
         context, labels = self.context, knowledge.labels.to(self.context.device)
-        assert knowledge.features is not None, "who retrieves says so by `Needs.bank`"
+        assert knowledge.features is not None, (
+            "a method that retrieves neighbours must set `Needs.bank`"
+        )
         features = knowledge.features.to(context.device)
 
-        def alive() -> None:
+        def heartbeat() -> None:
             context.heartbeat()
             for lock in locks:
-                lock.show_life()
+                lock.update_heartbeat()
 
-        seek: Callable[..., Neighbours]
+        find_neighbours: Callable[..., Neighbours]
         if self.approximate and negatives:
-            seek = FaissIndex(features, labels, positives, negatives, alive)
+            find_neighbours = FaissIndex(features, labels, positives, negatives, heartbeat)
         else:
-            seek = partial(ByClass(features, labels).nearest, positives, negatives, alive=alive)
+            find_neighbours = partial(
+                ByClass(features, labels).nearest, positives, negatives, heartbeat=heartbeat
+            )
         order = labels.argsort(stable=True)
         size = min(QUERIES, -(-len(order) // context.world_size))
         blocks: dict[str, list[Tensor]] = {name: [] for name in TABLES}
@@ -155,28 +159,28 @@ class Retrieval:
             places = torch.arange(start, start + size, device=context.device).clamp(
                 max=len(order) - 1
             )
-            found = seek(queries=order[places])
+            results = find_neighbours(queries=order[places])
             for name, block in blocks.items():
-                block += context.all_gather(getattr(found, name).to(context.device))
-            recall = found.recall
-            context.require_going_on()
+                block += context.all_gather(getattr(results, name).to(context.device))
+            recall = results.recall
+            context.raise_if_stopped()
         tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
-        in_place = {
+        by_sample = {
             name: torch.empty_like(table).index_copy_(0, order, table)
             for name, table in tables.items()
         }
-        return Neighbours(**in_place, recall=min(context.all_gather_object(recall)))
+        return Neighbours(**by_sample, recall=min(context.all_gather_object(recall)))
 
 
-def _show_life(locks: list[Lock]) -> None:
+def _update_heartbeats(locks: list[Lock]) -> None:
     for lock in locks:
-        lock.show_life()
+        lock.update_heartbeat()
 
 
-def _write(sharing: RankSharedFiles, missing: Files, found: Neighbours) -> None:
-    tables = {**found._asdict(), "recall": torch.tensor([[found.recall]])}
+def _write(sharing: RankSharedFiles, missing: Files, results: Neighbours) -> None:
+    tables = {**results._asdict(), "recall": torch.tensor([[results.recall]])}
     for name, file in missing.items():
         rows = tables[name].cpu().numpy()
-        with sharing.cache.writer(file, len(rows), rows.shape[1], str(rows.dtype)) as pen:
-            pen.add(rows)
-            pen.finish()
+        with sharing.cache.writer(file, len(rows), rows.shape[1], str(rows.dtype)) as writer:
+            writer.add(rows)
+            writer.finish()

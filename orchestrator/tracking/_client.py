@@ -1,9 +1,9 @@
 """Write to MLflow from a dedicated thread, through a queue on disk.
 
-Adding a write returns at once. An outage of MLflow costs a note and never a trial.
+Adding a write returns at once. An outage of MLflow causes a note and never fails a trial.
 
 Unsent writes stay in a file, in order. They are retried until the end of the run, and at the next
-resume. Files have a separate queue: metrics continue where only files cannot be sent.
+resume. Files have a separate queue, so that metrics are sent even while files cannot be.
 """
 
 import json
@@ -48,7 +48,7 @@ REASON = re.compile(
 )
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
-Verdict = Literal["away", "denied", "refused"]
+ErrorKind = Literal["away", "denied", "refused"]
 
 
 @dataclass
@@ -66,17 +66,18 @@ class Lane:
 class Writer:
     """The thread that owns the MLflow client and sends the queued writes.
 
-    `begin` starts the thread. Importing MLflow and creating its database takes four CPU seconds,
-    which the start of the worker groups needs more.
+    `begin` starts the thread. It is separate from the constructor because importing MLflow and
+    creating its database takes four CPU seconds, which would delay the start of the worker groups.
 
-    Three callbacks may be called from any thread. `say` receives notes. `say_pending` receives
-    notes that hold until everything is sent. `settled` is called when everything is sent.
+    Three callbacks may be called from any thread. `notify` receives notes. `notify_pending`
+    receives notes that hold until everything is sent. `settled` is called when everything is sent.
 
     Args:
         uri: The tracking URI.
         folder: The folder of the sweep, which holds the queues.
-        perform: Performs writes, given the client, the writes, and whether they may be repeats.
-        knows: Returns whether the run of a write is open.
+        perform: Callable that performs writes, given the client, the writes, and whether they may
+            be repeats.
+        is_open: Predicate: whether the run of a write is open.
         resume: The command that sends the writes that remain.
     """
 
@@ -85,13 +86,13 @@ class Writer:
         uri: str,
         folder: Path,
         perform: Perform,
-        knows: Callable[[Write], bool] = lambda write: True,
+        is_open: Callable[[Write], bool] = lambda write: True,
         resume: str = "",
     ) -> None:
-        self.uri, self.perform, self.knows = uri, perform, knows
+        self.uri, self.perform, self.is_open = uri, perform, is_open
         self.resume = resume or f"sweep --resume {folder.name}"
-        self.say: Callable[[str], None] = log.warning
-        self.say_pending: Callable[[str], None] = lambda text: self.say(text)
+        self.notify: Callable[[str], None] = log.warning
+        self.notify_pending: Callable[[str], None] = lambda text: self.notify(text)
         self.settled: Callable[[], None] = lambda: None
         self.folder = folder
         self.writes, self.files = (
@@ -105,15 +106,15 @@ class Writer:
             threading.Event(),
         )
         self.progress = time.monotonic()
-        self.said: dict[str, float] = {}
+        self.note_times: dict[str, float] = {}
         self.out = False  # whether an outage was reported
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self.started = False
 
     @property
-    def told(self) -> dict[str, dict[str, Any]]:
-        """Return the combined state of each run, by run key, as all queued writes record it."""
-        return self.writes.outbox.told
+    def run_progress(self) -> dict[str, dict[str, Any]]:
+        """Return the progress of each run, by run key, after all queued writes."""
+        return self.writes.outbox.run_progress
 
     @property
     def unsent(self) -> int:
@@ -164,14 +165,13 @@ class Writer:
                 break
             if not noticed and now - began > NOTICE_S:
                 noticed = True
-                self.say_pending(f"waiting for MLflow: {self.unsent} writes unsent")
+                self.notify_pending(f"waiting for MLflow: {self.unsent} writes unsent")
         self.given_up.set()
         self.wake.set()
         unsent = self.writes.outbox.close() + self.files.outbox.close()
         if unsent:
-            self.say_pending(
-                f"{unsent} writes to MLflow were not sent: they are sent with the next "
-                f"`{self.resume}`"
+            self.notify_pending(
+                f"{unsent} writes to MLflow were not sent: run `{self.resume}` to send them"
             )
         else:
             self.settled()
@@ -180,7 +180,7 @@ class Writer:
     def _run(self) -> None:
         while not self.given_up.is_set():
             self.wake.clear()
-            if self._serve(self.writes) | self._serve(self.files):
+            if self._send_next(self.writes) | self._send_next(self.files):
                 continue
             if self.closing.is_set() and not self.unsent:
                 return
@@ -193,7 +193,7 @@ class Writer:
             )
             self.wake.wait(max(min(times), 0.01) if times else None)
 
-    def _serve(self, lane: Lane) -> bool:
+    def _send_next(self, lane: Lane) -> bool:
         """Send the next writes of a queue. Return False if nothing can be sent now."""
         if self.given_up.is_set() or time.monotonic() < lane.due:
             return False
@@ -202,7 +202,7 @@ class Writer:
             return False
         first = ready[0][1]
         if lane.files and (
-            self.writes.tries or (first and self.writes.outbox.unsent and not self.knows(first))
+            self.writes.tries or (first and self.writes.outbox.unsent and not self.is_open(first))
         ):
             return False
         group = 1
@@ -218,10 +218,10 @@ class Writer:
         end, writes = ready[group - 1][0], [write for _, write in ready[:group] if write]
         if len(writes) < group:
             damaged = (
-                f"{lane.outbox.file} has lines that are damaged: they are left out, and "
-                f"the others are sent"
+                f"{lane.outbox.file} has damaged lines: they are skipped, and the other "
+                f"lines are sent"
             )
-            self._say_once(self.say, "damaged", damaged)
+            self._notify_once(self.notify, "damaged", damaged)
         try:
             if writes:
                 self.client = self.client or connect(self.uri)
@@ -240,22 +240,22 @@ class Writer:
         self.progress = time.monotonic()
         if self.out and not lane.files:
             self.out = False
-            self.say_pending(f"MLflow at {self.shown} answers again: what was kept is sent")
+            self.notify_pending(f"MLflow at {self.shown} answers again: the queued writes are sent")
 
     def _failed(self, lane: Lane, end: int, writes: list[Write], error: Exception) -> None:
-        found = verdict(error)
+        kind = classify_error(error)
         lane.tries += 1
-        stubborn = found == "away" and lane.tries >= STUBBORN and not lane.files
-        if self.client is not None and (found == "refused" or stubborn) and self._answers():
+        stubborn = kind == "away" and lane.tries >= STUBBORN and not lane.files
+        if self.client is not None and (kind == "refused" or stubborn) and self._is_reachable():
             lane.tries, lane.alone = 0, len(writes)
             if len(writes) == 1:
                 self._set_aside(lane, end, writes[0], error)
             return
         longest = RETRY_S if self.closing.is_set() else LONGEST_RETRY_S
         lane.due = time.monotonic() + min(RETRY_S * 2 ** min(lane.tries - 1, 10), longest)
-        self._explain(lane, found, error)
+        self._explain(lane, kind, error)
 
-    def _answers(self) -> bool:
+    def _is_reachable(self) -> bool:
         """Return whether MLflow answers requests at all.
 
         If not, an error does not concern the write.
@@ -273,40 +273,40 @@ class Writer:
             with open(
                 os.open(self.folder / REFUSED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"
             ) as file:
-                file.write(json.dumps({"error": short(error), "write": write}) + "\n")
+                file.write(json.dumps({"error": short_message(error), "write": write}) + "\n")
         except OSError as full:
             log.debug("%s cannot be written: %s", REFUSED, full)
         lane.outbox.sent(end, 1)
-        self._say_once(
-            self.say,
+        self._notify_once(
+            self.notify,
             "refused",
-            f"MLflow at {self.shown} does not take what is written ({short(error)}): this is "
-            f"left out, see {self.folder / REFUSED}",
+            f"MLflow at {self.shown} refuses a write ({short_message(error)}): the write is "
+            f"skipped, see {self.folder / REFUSED}",
         )
 
-    def _explain(self, lane: Lane, found: Verdict, error: Exception) -> None:
+    def _explain(self, lane: Lane, kind: ErrorKind, error: Exception) -> None:
         """Report each outage once, and a new outage after `QUIET_S` at the earliest."""
-        if found == "denied":
-            self._say_once(
-                self.say_pending,
+        if kind == "denied":
+            self._notify_once(
+                self.notify_pending,
                 "denied",
-                f"MLflow at {self.shown} refuses the credentials ({short(error)}): export "
-                f"{CREDENTIALS}; trials go on, and what is "
-                f"written is kept for the next `{self.resume}`",
+                f"MLflow at {self.shown} refuses the credentials ({short_message(error)}): export "
+                f"{CREDENTIALS}; trials continue, and the writes are queued for the next "
+                f"`{self.resume}`",
             )
         elif lane.files:
-            self._say_once(
-                self.say_pending,
+            self._notify_once(
+                self.notify_pending,
                 "files",
-                f"files cannot be sent to MLflow at {self.shown} ({short(error)}): they are "
-                f"kept, and metrics go on",
+                f"files cannot be sent to MLflow at {self.shown} ({short_message(error)}): they "
+                f"are queued, and metrics are still sent",
             )
         elif not self.out:
-            self.out = self._say_once(
-                self.say_pending,
+            self.out = self._notify_once(
+                self.notify_pending,
                 "away",
-                f"MLflow at {self.shown} cannot be written to ({short(error)}): trials go on, "
-                f"and what is written is kept",
+                f"MLflow at {self.shown} cannot be written to ({short_message(error)}): trials "
+                f"continue, and the writes are queued",
             )
 
     @property
@@ -314,12 +314,12 @@ class Writer:
         """Return the address without secrets, for printing."""
         return redact(self.uri)
 
-    def _say_once(self, say: Callable[[str], None], what: str, text: str) -> bool:
-        last = self.said.get(what)
+    def _notify_once(self, notify: Callable[[str], None], what: str, text: str) -> bool:
+        last = self.note_times.get(what)
         if last is not None and (what != "away" or time.monotonic() - last < QUIET_S):
             return False
-        self.said[what] = time.monotonic()
-        say(text)
+        self.note_times[what] = time.monotonic()
+        notify(text)
         return True
 
 
@@ -333,17 +333,16 @@ def status_of(error: Exception) -> int | None:
     status = getattr(error, "get_http_status_code", None)
     if status is not None:
         return int(status())
-    found = getattr(getattr(error, "response", None), "status_code", None)
-    return int(found) if found is not None else None
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return int(status) if status is not None else None
 
 
-def verdict(error: Exception) -> Verdict:
+def classify_error(error: Exception) -> ErrorKind:
     """Classify the error of a write.
 
     Returns:
-        "away" if the same write can succeed later, "denied" if it needs other credentials,
-            "refused" if
-        a repeat would be refused again.
+        "away" if a retry may succeed, "denied" if other credentials are needed, "refused" if a
+        retry cannot succeed.
     """
     status = status_of(error)
     if status in (401, 403):
@@ -353,13 +352,13 @@ def verdict(error: Exception) -> Verdict:
     return "away" if status >= 500 or status in (408, 429) else "refused"
 
 
-def short(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """Return the message of an error in one printable line; of a failed request only the reason."""
-    said = redact(" ".join(str(error).split())) or type(error).__name__
+    message = redact(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, UserError):
-        return said  # it contains a command to copy
-    reason = REASON.search(said) if "API request" in said else None
-    return reason[0] if reason else said[:200]
+        return message  # it contains a command to copy
+    reason = REASON.search(message) if "API request" in message else None
+    return reason[0] if reason else message[:200]
 
 
 def calm() -> None:

@@ -1,7 +1,7 @@
 """Describe a sweep for MLflow: a description in Markdown, tags to filter by, and its data.
 
-MLflow shows the description above the parent run. It has the best trials, the settings of the best
-one, and commands for a closer look.
+MLflow shows the description above the parent run. It lists the best trials, the settings of the
+best one, and commands that show more.
 """
 
 import json
@@ -35,7 +35,7 @@ def tags(configuration: Configuration, methods: str) -> dict[str, str]:
     }
 
 
-def searched(configuration: Configuration) -> str:
+def searched_methods(configuration: Configuration) -> str:
     """Return the methods of a sweep in one line."""
     return ", ".join(configuration.search.methods or (configuration.method.name,))
 
@@ -58,9 +58,7 @@ def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
     parts += [_next(store, sweep, best, model, linked=state != "running")]
     text = "\n\n".join(parts)
     return (
-        text
-        if len(text) <= LONGEST
-        else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(cut off here)"
+        text if len(text) <= LONGEST else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(truncated)"
     )
 
 
@@ -81,7 +79,7 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
         "label_noise",
         "validation_in_training",
     )
-    said = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}
+    profile = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}
     features = [
         {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:], shape[0]]}}
     ]
@@ -96,7 +94,7 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
         "source_type": "local",
         "source": json.dumps({"uri": str(path) if path else summary["name"]}),
         "schema": json.dumps(schema),
-        "profile": json.dumps(said),
+        "profile": json.dumps(profile),
     }
 
 
@@ -110,17 +108,17 @@ def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
     if quality := read_quality(sweep.folder):
         teacher += f" ({quality.accuracy_in_words})"
     trials = "1 trial" if many == 1 else f"{many} trials"
-    what = (
-        f"**{state}**: {trials} of {searched(configuration)} on {configuration.data.name}, student "
-        f"`{configuration.student.name}`{teacher}, at most {configuration.training.epochs} "
+    summary = (
+        f"**{state}**: {trials} of {searched_methods(configuration)} on {configuration.data.name}, "
+        f"student `{configuration.student.name}`{teacher}, at most {configuration.training.epochs} "
         f"epochs each."
     )
     if not best or best.value is None:
-        return what + " No trial ended well so far."
+        return summary + " No trial has completed yet."
     test = _test(best)
     tested = f", test accuracy {test:.4f}" if test is not None else ""
     objective = describe_objective(configuration, primary_goal(configuration.search).name)
-    return f"{what} The best is trial {best.number}: {objective} {best.value:.4f}{tested}."
+    return f"{summary} The best is trial {best.number}: {objective} {best.value:.4f}{tested}."
 
 
 def _table(sweep: Sweep) -> str:
@@ -129,13 +127,13 @@ def _table(sweep: Sweep) -> str:
     rows = [
         "## Trials",
         "",
-        f"| trial | method | ended | epochs | {objective} | test accuracy |",
+        f"| trial | method | state | epochs | {objective} | test accuracy |",
         "|---|---|---|---|---|---|",
     ]
     for trial in ranked[:ROWS]:
         method = trial.settings.get("method.name", sweep.configuration.method.name)
         value, test = (
-            "" if found is None else f"{found:.4f}" for found in (trial.value, _test(trial))
+            "" if number is None else f"{number:.4f}" for number in (trial.value, _test(trial))
         )
         rows.append(
             f"| {trial.number} | {method} | {STATES[trial.state]} | {trial.epochs} | {value} | "
@@ -150,13 +148,17 @@ def _table(sweep: Sweep) -> str:
 def _settings(best: Trial) -> str:
     settings = list(best.settings.items())
     if not settings:
-        return "## Best settings\n\nThose of `configuration.json`: nothing was searched."
+        return (
+            "## Best settings\n\nThe settings in `configuration.json`: no settings were searched."
+        )
     rows = [
         f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |"
         for name, value in settings[:SETTINGS]
     ]
     more = (
-        f"\n\n{len(settings) - SETTINGS} more stand in its run." if len(settings) > SETTINGS else ""
+        f"\n\n{len(settings) - SETTINGS} more settings are in its run."
+        if len(settings) > SETTINGS
+        else ""
     )
     return "## Best settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + more
 
@@ -171,15 +173,15 @@ def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bo
         "- Its trials are the runs below it: `tags.sweep = '"
         + sweep.name
         + "'`; the best one has `tags.best = 'true'`.",
-        f"- *Artifacts*: {ran} is what ran; each trial has its figures; `report` adds its page "
-        f"here.",
+        f"- *Artifacts*: {ran} is the configuration that ran; each trial has its figures; `report` "
+        f"adds its page here.",
     ]
     if model:
         lines.append(
             f"- The best student is the registered model [{model}](#/models/{model}), alias `best`."
         )
     commands = [f"python run.py {command}{store.option}" for command in _commands(sweep, best)]
-    return "## Look closer\n\n" + "\n".join(lines) + "\n\n```\n" + "\n".join(commands) + "\n```"
+    return "## Next steps\n\n" + "\n".join(lines) + "\n\n```\n" + "\n".join(commands) + "\n```"
 
 
 def _commands(sweep: Sweep, best: Trial | None) -> list[str]:

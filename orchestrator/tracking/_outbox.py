@@ -1,8 +1,8 @@
 """Keep the writes to MLflow in order in a file that survives the process.
 
 Line 1 holds the byte up to which everything is sent. Each further line is a write in plain JSON. A
-write that a kill cut off was not accepted, and is dropped. Memory holds no writes, except while the
-disk is full.
+partial write, left by a killed process, is dropped. Writes are held in memory only while the disk
+is full.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ OPEN = ConfigDict(strict=True, extra="allow")
 
 
 @with_config(OPEN)
-class RunWrites(TypedDict, total=False):
+class RunProgress(TypedDict, total=False):
     """Recorded progress of a run: last epoch, number of changes and measurements, and state."""
 
     epoch: int
@@ -35,10 +35,10 @@ class RunWrites(TypedDict, total=False):
 
 
 @with_config(OPEN)
-class Told(TypedDict):
-    """The combined state of each run after all earlier writes."""
+class CompactedWrites(TypedDict):
+    """The progress of each run after all writes that were removed from the file."""
 
-    all_told: dict[str, RunWrites]
+    all_told: dict[str, RunProgress]
 
 
 @with_config(OPEN)
@@ -47,7 +47,7 @@ class Task(TypedDict):
 
     do: str
     run: str
-    told: NotRequired[RunWrites]
+    told: NotRequired[RunProgress]
     points: NotRequired[dict[str, list[tuple[str, float, int, int]]]]
     tags: NotRequired[dict[str, str]]
     existing: NotRequired[bool]
@@ -61,15 +61,15 @@ HEAD = 32  # bytes of line 1
 class Outbox:
     """Ordered queue of writes in a file, for one process at a time and any number of threads.
 
-    `told` is the combined state of all writes: the `told` of each, merged by its `run`. It survives
-    the removal of sent writes. `recovered` is a byte offset: writes up to it were in the file
-    before, and an earlier process may have tried to send them.
+    `run_progress` is the progress of each run after all writes: the `told` of each write, merged by
+    its `run`. It survives the removal of sent writes. `recovered` is a byte offset: writes up to it
+    were in the file before, and an earlier process may have tried to send them.
     """
 
     def __init__(self, file: Path) -> None:
         self.file, self.lock = file, threading.Lock()
         self.new = not file.exists()
-        self.told: dict[str, dict[str, Any]] = {}
+        self.run_progress: dict[str, dict[str, Any]] = {}
         self.held: deque[bytes] = deque()
         self.closed = False
         self._open()
@@ -85,7 +85,7 @@ class Outbox:
             self.size = HEAD
 
     def _read_all(self) -> int:
-        """Fold all lines into `told`, drop a partial line, and return the number of unsent ones."""
+        """Fold all lines, drop a partial line, and return the number of unsent ones."""
         # After a damaged head everything is sent again; writes are idempotent
         with contextlib.suppress(ValueError, KeyError, TypeError):
             self.position = int(json.loads(os.pread(self.descriptor, HEAD, 0))["sent"])
@@ -149,20 +149,20 @@ class Outbox:
             return self.unsent
 
     def _fold(self, write: Write) -> None:
-        for run, told in write.get("all_told", {}).items():
-            self.told.setdefault(run, {}).update(told)
+        for run, progress in write.get("all_told", {}).items():
+            self.run_progress.setdefault(run, {}).update(progress)
         if "told" in write:
-            self.told.setdefault(write["run"], {}).update(write["told"])
+            self.run_progress.setdefault(write["run"], {}).update(write["told"])
 
     def _lines(self, start: int) -> list[tuple[int, Write | None]]:
-        length, found = CHUNK, b""
-        while start + len(found) < self.size and b"\n" not in found:
-            found = os.pread(self.descriptor, min(length, self.size - start), start)
-            if len(found) < length and b"\n" not in found:
+        length, chunk = CHUNK, b""
+        while start + len(chunk) < self.size and b"\n" not in chunk:
+            chunk = os.pread(self.descriptor, min(length, self.size - start), start)
+            if len(chunk) < length and b"\n" not in chunk:
                 return []
             length *= 2
         lines = []
-        for line in found[: found.rfind(b"\n") + 1].splitlines(keepends=True):
+        for line in chunk[: chunk.rfind(b"\n") + 1].splitlines(keepends=True):
             start += len(line)
             lines.append((start, _plain(line)))
         return lines
@@ -177,10 +177,10 @@ class Outbox:
                 return
             self.size += len(self.held.popleft())
 
-    def _put(self, content: bytes, where: int) -> None:
+    def _put(self, content: bytes, offset: int) -> None:
         """Write all bytes at an offset. Raise OSError if only a part could be written."""
-        if os.pwrite(self.descriptor, content, where) < len(content):
-            raise OSError(f"{self.file} is cut off")
+        if os.pwrite(self.descriptor, content, offset) < len(content):
+            raise OSError(f"{self.file} could only be written in part")
 
     def _compact(self) -> None:
         """Rewrite the file with the combined state of all writes in one line that counts as sent.
@@ -188,17 +188,17 @@ class Outbox:
         The file stays as it is if the disk has no room.
         """
         line = (
-            json.dumps({"all_told": self.told}, separators=(",", ":")).encode() + b"\n"
-            if self.told
+            json.dumps({"all_told": self.run_progress}, separators=(",", ":")).encode() + b"\n"
+            if self.run_progress
             else b""
         )
-        aside = aside_of(self.file)
+        temporary = aside_of(self.file)
         try:
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:
                 new.write(_head(HEAD + len(line)) + line)
-            os.replace(aside, self.file)
+            os.replace(temporary, self.file)
         except OSError:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             return
         os.close(self.descriptor)
         self._open()
@@ -219,4 +219,4 @@ def _plain(line: bytes) -> Write | None:
 
 @cache
 def _lines() -> TypeAdapter[Any]:
-    return TypeAdapter(Told | Task)
+    return TypeAdapter(CompactedWrites | Task)

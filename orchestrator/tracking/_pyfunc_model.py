@@ -26,8 +26,10 @@ class Student(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the program, and the mean and std that normalize its images."""
-        said = json.loads(Path(context.artifacts["settings"]).read_text())["input"]
-        self.mean, self.std = (torch.tensor(said[name]).view(-1, 1, 1) for name in ("mean", "std"))
+        input_settings = json.loads(Path(context.artifacts["settings"]).read_text())["input"]
+        self.mean, self.std = (
+            torch.tensor(input_settings[name]).view(-1, 1, 1) for name in ("mean", "std")
+        )
         self.program: Any = torch.export.load(context.artifacts["program"]).module()
 
     # Untyped, because MLflow supports only list types

@@ -44,20 +44,20 @@ def relocate_artifacts(database: Path, artifacts: Path, own: bool = True) -> lis
         }
         if not {"experiments", "runs"} <= tables:
             return []
-        others = {
+        earlier = {
             before: _runs_below(known, before)
             for before in _roots(known)
             if _path(before) != artifacts
         }
-        found = [
-            before for before, runs in others.items() if _is_moved(before, runs, artifacts, own)
+        moved = [
+            before for before, runs in earlier.items() if _is_moved(before, runs, artifacts, own)
         ]
-        if found:
+        if moved:
             with locked(database), known:  # one transaction
-                for before, (table, column) in product(found, COLUMNS):
+                for before, (table, column) in product(moved, COLUMNS):
                     if table in tables:
                         _replace_prefix(known, table, column, before, artifacts.as_uri())
-        return [str(_path(before)) for before in found if others[before]]
+        return [str(_path(before)) for before in moved if earlier[before]]
 
 
 def missing_artifacts(location: str, artifacts: Path) -> str:
@@ -70,9 +70,9 @@ def missing_artifacts(location: str, artifacts: Path) -> str:
     if folder is None or folder == artifacts or folder.parent.exists():
         return ""
     return (
-        f"MLflow's experiment keeps its artifacts in {folder}, and {folder.parent} is not "
-        f"there (any more): move it back, or begin "
-        "with another `project`; until then files of its runs are written to that folder anew"
+        f"MLflow's experiment stores its artifacts in {folder}, but {folder.parent} does not "
+        f"exist: move it back, or set another `project`; until then that folder is created "
+        "again for the files of its runs"
     )
 
 

@@ -2,7 +2,7 @@
 
 A run is identified by its key: `parent`, `7` for a trial, `7/b` for a student of it. The sweep's
 folder holds the MLflow ids, and tags record the owner. So a run is found again after its process
-died. Every write is idempotent.
+has died. Every write is idempotent.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from orchestrator.tracking._client import OUTBOX, status_of
 from orchestrator.tracking._description import NOTE, RUN
 from orchestrator.tracking._outbox import Write
 from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
-from orchestrator.tracking.model_registry import Ship, register
+from orchestrator.tracking.model_registry import ExportProgram, register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # file in the sweep's folder with the ids of its runs
@@ -42,34 +42,43 @@ class Runs:
     """Performer of writes for the runs of a sweep.
 
     A write has `do`, its kind, and `run`, the key of its run. With `existing`, a missing run is not
-    created for it. The callback `say` receives notes about the location of the runs.
+    created for it. The callback `notify` receives notes about the location of the runs.
     """
 
     def __init__(
-        self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None
+        self,
+        store: Store,
+        sweep: Sweep,
+        classes: Sequence[str] = (),
+        export_program: ExportProgram | None = None,
     ) -> None:
-        self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
+        self.store, self.sweep, self.classes, self.export_program = (
+            store,
+            sweep,
+            classes,
+            export_program,
+        )
         self.artifacts = (
             store.artifacts
             if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES
             else None
         )
-        self.say: Callable[[str], None] = log.warning
+        self.notify: Callable[[str], None] = log.warning
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
         self.owner = f"{sweep.name} {sweep.started!r}"
         self.experiment = ""
-        self.looked = False
+        self.checked = False
         self.ids: dict[str, str] = {}
-        # There may be runs whose ids are not known
-        self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()
+        # Some runs may exist in MLflow without an id in the file
+        self.ids_incomplete = not self.file.exists() and (sweep.folder / OUTBOX).exists()
         if self.file.exists():
             try:
                 self.ids = RUN_IDS.read(self.file)
             except DamagedRecordError as error:
-                self.doubtful = True
+                self.ids_incomplete = True
                 log.warning(
-                    "%s: it is kept as %s, and the runs are looked for",
+                    "%s: the file was renamed to %s, and the runs are searched by their tags",
                     error,
                     set_aside(self.file).name,
                 )
@@ -84,7 +93,7 @@ class Runs:
             "model": self._model,
         }
 
-    def knows(self, write: Write) -> bool:
+    def is_open(self, write: Write) -> bool:
         """Return whether the run of a write is open."""
         return write["run"] in self.ids
 
@@ -96,7 +105,7 @@ class Runs:
             writes: The writes.
             again: Whether an earlier process may have performed them before it died.
         """
-        self._look(client)
+        self._check_runs(client)
         try:
             self._perform(client, writes, again)
         except Exception as error:
@@ -109,34 +118,34 @@ class Runs:
             self._points(client, writes)
             return
         for write in writes:
-            if write.get("existing") and not self.knows(write):
+            if write.get("existing") and not self.is_open(write):
                 continue
             if write["do"] == "open":
                 self._open(client, write, again)
             else:
                 self.kinds[write["do"]](client, write)
 
-    def _look(self, client: Any) -> None:
+    def _check_runs(self, client: Any) -> None:
         """Check once whether the runs still exist.
 
         A removed MLflow database does not stop the sweep.
         """
-        if self.looked:
+        if self.checked:
             return
         for before in relocate(self.store, self.sweep.configuration):
-            self.say(
-                f"the store was in {before}: its artifacts in MLflow are now those of "
+            self.notify(
+                f"the store was moved from {before}: its artifacts in MLflow now point to "
                 f"{self.store.artifacts}"
             )
         if PARENT in self.ids:
             run = _get(client, self.ids[PARENT])
             if run is None:
-                self.ids, self.doubtful = {}, True
+                self.ids, self.ids_incomplete = {}, True
             else:
-                self._take(client.get_experiment(run.info.experiment_id))
-        if self.doubtful:
+                self._use_experiment(client.get_experiment(run.info.experiment_id))
+        if self.ids_incomplete:
             self._find_all(client)
-        self.looked = True
+        self.checked = True
 
     def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
         """Return whether runs of these writes are gone from MLflow. Their ids are dropped."""
@@ -150,13 +159,13 @@ class Runs:
             self.experiment = ""
         return bool(gone)
 
-    def _home(self, client: Any) -> str:
+    def _experiment_id(self, client: Any) -> str:
         """Return the id of the experiment. Create the experiment if there is none."""
         if self.experiment:
             return self.experiment
         name = self.sweep.configuration.project
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             location = self.artifacts.as_uri() if self.artifacts else None
             # Without this tag the interface opens with its GenAI pages
             tags = {"mlflow.experimentKind": "custom_model_development"}
@@ -166,21 +175,23 @@ class Runs:
                 )
                 return self.experiment
             except Exception:
-                found = client.get_experiment_by_name(name)  # another sweep may have created it
-                if found is None:
+                experiment = client.get_experiment_by_name(
+                    name
+                )  # another sweep may have created it
+                if experiment is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        self._take(found)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        self._use_experiment(experiment)
         return self.experiment
 
-    def _take(self, experiment: Any) -> None:
+    def _use_experiment(self, experiment: Any) -> None:
         """Use an existing experiment. Send a note if its artifacts would be misplaced."""
         self.experiment = str(experiment.experiment_id)
         if self.artifacts and (
             missing := missing_artifacts(experiment.artifact_location, self.artifacts)
         ):
-            self.say(missing)
+            self.notify(missing)
 
     def _id(self, client: Any, key: str) -> str:
         """Return the id of a run. Create a run with only its name if the opened one is gone."""
@@ -202,36 +213,40 @@ class Runs:
         if key != PARENT:
             above = key.partition("/")[0] if "/" in key else PARENT
             tags |= {"mlflow.parentRunId": self._id(client, above), "sweep": self.sweep.name}
-        if key not in self.ids and (again or self.doubtful):
+        if key not in self.ids and (again or self.ids_incomplete):
             self._find(client, key)
         if key in self.ids:
             client.update_run(self.ids[key], status="RUNNING", name=write["name"])
             _batch(client, self.ids[key], tags=tags)
         else:
-            home = self._home(client)
-            made = client.create_run(
-                home, start_time=write["at"], tags=tags, run_name=write["name"]
+            experiment = self._experiment_id(client)
+            run = client.create_run(
+                experiment, start_time=write["at"], tags=tags, run_name=write["name"]
             )
-            self._keep(key, made.info.run_id)
+            self._store_id(key, run.info.run_id)
 
     def _find(self, client: Any, key: str) -> None:
         wanted = f"tags.`{OWNER}` = '{self.owner}' and tags.`{KEY}` = '{key}'"
-        for run in client.search_runs([self._home(client)], filter_string=wanted, max_results=1):
-            self._keep(key, run.info.run_id)
+        for run in client.search_runs(
+            [self._experiment_id(client)], filter_string=wanted, max_results=1
+        ):
+            self._store_id(key, run.info.run_id)
 
     def _find_all(self, client: Any) -> None:
         """Find all runs of the sweep, including those of trials that get no more writes."""
         token, wanted = None, f"tags.`{OWNER}` = '{self.owner}'"
         while True:
-            found = client.search_runs([self._home(client)], filter_string=wanted, page_token=token)
-            self.ids = {run.data.tags[KEY]: run.info.run_id for run in found} | self.ids
-            token = getattr(found, "token", None)
+            page = client.search_runs(
+                [self._experiment_id(client)], filter_string=wanted, page_token=token
+            )
+            self.ids = {run.data.tags[KEY]: run.info.run_id for run in page} | self.ids
+            token = getattr(page, "token", None)
             if not token:
                 break
         if self.ids:
             RUN_IDS.write(self.file, self.ids)
 
-    def _keep(self, key: str, run: str) -> None:
+    def _store_id(self, key: str, run: str) -> None:
         RUN_IDS.write(self.file, self.ids | {key: run})
         self.ids[key] = run
 
@@ -267,7 +282,7 @@ class Runs:
     def _tags(self, client: Any, write: Write) -> None:
         run = self._id(client, write["run"])
         ids = {name: self.ids.get(key, "") for name, key in write.get("ids", {}).items()}
-        here = f"#/experiments/{self._home(client)}/runs/{run}"
+        here = f"#/experiments/{self._experiment_id(client)}/runs/{run}"
         tags = {
             name: value.replace(RUN, here) if name == NOTE else value
             for name, value in write["tags"].items()
@@ -292,8 +307,8 @@ class Runs:
         trial.settle_cache(self.fonts)
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
-        with contextlib.suppress(OSError):  # the store does not answer: nothing is drawn
-            checkpoint_storage(self.store, folder).bring(LIGHT)
+        with contextlib.suppress(OSError):  # the remote store is unreachable: nothing is drawn
+            checkpoint_storage(self.store, folder).download(LIGHT)
         for letter in letters or LETTERS[0]:
             drawn = trial.pictures(folder, write["complete"], self.classes, letter)
             if trial.AGREEMENT in drawn:
@@ -316,7 +331,7 @@ class Runs:
     def _dataset(self, client: Any, write: Write) -> None:
         """Log the data as a dataset entity.
 
-        MLflow keeps equal ones once, however often they are logged.
+        MLflow stores equal datasets once, however often they are logged.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -327,21 +342,21 @@ class Runs:
 
     def _model(self, client: Any, write: Write) -> None:
         """Log and register the best student, and tag its run. Do nothing without an exporter."""
-        if self.ship is None:
+        if self.export_program is None:
             return
         run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
-        told = register(
+        tags = register(
             client,
             self.store,
             self.sweep,
-            self.ship,
+            self.export_program,
             run,
-            self._home(client),
+            self._experiment_id(client),
             write["trial"],
             write["letter"],
             owned,
         )
-        _batch(client, run, tags=told)
+        _batch(client, run, tags=tags)
 
     def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:
@@ -356,7 +371,7 @@ class Runs:
 def tracking_uri(store: Store, configuration: Configuration) -> str:
     """Return the URI that runs are written to: the configured server, or SQLite in the store.
 
-    A server is for many writers, which would get "database is locked" from SQLite.
+    Use a server for many concurrent writers, which would get "database is locked" from SQLite.
     """
     return configuration.tracking.uri or database_uri(store.database)
 
@@ -395,9 +410,9 @@ def _batch(
 def _get(client: Any, run: str) -> Any:
     """Return a run, or None if MLflow has no run of that id or has it in its trash."""
     try:
-        found = client.get_run(run)
+        stored = client.get_run(run)
     except Exception as error:
         if status_of(error) in (400, 404):
             return None
         raise
-    return found if found.info.lifecycle_stage == "active" else None
+    return stored if stored.info.lifecycle_stage == "active" else None

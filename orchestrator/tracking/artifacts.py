@@ -1,6 +1,6 @@
 """Add metrics and files to the existing run of a sweep.
 
-An MLflow that cannot be reached is returned as a reason, not raised.
+If MLflow cannot be reached, the reason is returned, not raised.
 """
 
 import time
@@ -10,7 +10,7 @@ from orchestrator.core.redact import redact
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.tracking._client import connect, short
+from orchestrator.tracking._client import connect, short_message
 from orchestrator.tracking._runs import PARENT, RUN_IDS, RUNS, log_points, relocate, tracking_uri
 
 
@@ -35,17 +35,23 @@ def log_to_sweep(
     Returns:
         "" on success, else the reason as the end of a sentence.
     """
-    uri, here = tracking_uri(store, sweep.configuration), sweep.configuration.tracking.uri is None
-    if not (sweep.folder / RUNS).exists() or (here and not store.database.exists()):
+    uri, is_local = (
+        tracking_uri(store, sweep.configuration),
+        sweep.configuration.tracking.uri is None,
+    )
+    if not (sweep.folder / RUNS).exists() or (is_local and not store.database.exists()):
         return (
-            f"the run of {sweep.name!r} is not in MLflow any more"
+            f"the run of {sweep.name!r} was removed from MLflow"
             if (sweep.folder / RUNS).exists()
             else "it has no run in MLflow"
         )
     try:
         run = RUN_IDS.read(sweep.folder / RUNS).get(PARENT)
     except DamagedRecordError as error:
-        return f"{error}: `python run.py sweep --resume {sweep.name}{store.option}` makes it anew"
+        return (
+            f"{error}: run `python run.py sweep --resume {sweep.name}{store.option}` to create "
+            f"it again"
+        )
     if run is None:
         return "it has no run in MLflow"
     now = int(time.time() * 1000)
@@ -56,5 +62,5 @@ def log_to_sweep(
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")
     except Exception as error:  # MLflow raises errors of its store, server or network
-        return f"MLflow at {redact(uri)}: {short(error)}"
+        return f"MLflow at {redact(uri)}: {short_message(error)}"
     return ""

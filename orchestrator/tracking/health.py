@@ -26,7 +26,7 @@ REFUSED = (401, 403)
 def find_unreachable(uri: str | None) -> str:
     """Return why an MLflow address does not answer, in one sentence.
 
-    Any answer counts, including a refusal: the first write shows whether access is granted.
+    Any answer counts, including a refusal: the first write checks the credentials.
 
     Args:
         uri: The tracking URI; None for the store's own database.
@@ -38,7 +38,7 @@ def find_unreachable(uri: str | None) -> str:
         return ""
     try:
         if scheme_of(uri) in WEB:
-            _ask(uri)
+            _request(uri)
         elif scheme_of(uri) in PORTS and urlsplit(uri).hostname:
             parts = urlsplit(uri)
             socket.create_connection(
@@ -47,14 +47,13 @@ def find_unreachable(uri: str | None) -> str:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return (
-            f"nobody answers at tracking.uri {redact(uri)} ({redact(str(reason))}): trials go "
-            f"on without it, and what is to be "
-            "written to MLflow is kept until it answers"
+            f"no server answers at tracking.uri {redact(uri)} ({redact(str(reason))}): trials "
+            f"continue, and the writes are queued until it answers"
         )
     return ""
 
 
-def _ask(uri: str) -> None:
+def _request(uri: str) -> None:
     if is_loopback(uri):
         bypass_proxies(uri)
     try:
@@ -72,11 +71,11 @@ def other_tracking_addresses(store: Store) -> list[str]:
 
     Secrets are removed, so the addresses may be printed.
     """
-    found = set()
+    addresses = set()
     for name in store.sweeps():
         with contextlib.suppress(ConfigurationError):  # `status` reports a damaged record
-            found.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
-    return sorted(redact(uri) for uri in found if uri)
+            addresses.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
+    return sorted(redact(uri) for uri in addresses if uri)
 
 
 def find_refusal(uri: str) -> str:
@@ -99,11 +98,11 @@ def find_refusal(uri: str) -> str:
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
                 "MLFLOW_TRACKING_TOKEN"
             )
-            return f"MLflow at {uri} does not let us in ({status}): {step}"
+            return f"MLflow at {uri} refuses the credentials ({status}): {step}"
         reason = " ".join(str(error).split())[:300]
         return (
-            f"MLflow at {uri} does not answer ({reason}): start it, or leave tracking.uri "
-            f"out to write into the store"
+            f"MLflow at {uri} does not answer ({reason}): start it, or omit "
+            f"tracking.uri to write into the store"
         )
     finally:
         for name in [name for name, value in before.items() if value is None]:

@@ -19,7 +19,7 @@ from orchestrator.store.store import Store
 from orchestrator.tracking._client import status_of
 from orchestrator.tracking._description import DIGEST, LONGEST, NOTE
 
-KINDS = ("sweep",)  # kinds of runs that register a model: a single training is one of many tries
+KINDS = ("sweep",)  # kinds of runs that register a model; a single training (`train`) does not
 ALIAS = "best"
 CODE = Path(__file__).with_name("_pyfunc_model.py")
 MODEL = "student"  # name of the logged model in its run
@@ -29,7 +29,7 @@ VERSIONS = "mlflow.modelVersions"  # tag from which a logged model's page reads 
 PACKAGES = ("mlflow", "numpy", "torch")
 Tags = dict[str, str]
 # Exports a student, given by trial and letter, into a folder as a program; returns its settings
-Ship = Callable[[int, str, Path], dict[str, Any]]
+ExportProgram = Callable[[int, str, Path], dict[str, Any]]
 
 
 def model_name(sweep: Sweep) -> str:
@@ -44,7 +44,7 @@ def register(
     client: Any,
     store: Store,
     sweep: Sweep,
-    ship: Ship,
+    export_program: ExportProgram,
     run: str,
     experiment: str,
     trial: int,
@@ -59,7 +59,7 @@ def register(
         client: The MLflow client.
         store: The store of the sweep.
         sweep: The sweep.
-        ship: Exports a student.
+        export_program: Exports a student.
         run: The id of the run that gets the model.
         experiment: The id of the experiment.
         trial: The number of the trial.
@@ -75,7 +75,15 @@ def register(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model = _logged(client, experiment, tags) or _log(
-                    client, store, ship, run, experiment, trial, letter, tags, Path(folder)
+                    client,
+                    store,
+                    export_program,
+                    run,
+                    experiment,
+                    trial,
+                    letter,
+                    tags,
+                    Path(folder),
                 )
             except UserError as error:
                 return {"model.missing": str(error)}
@@ -86,23 +94,23 @@ def register(
 
 def _registered(client: Any, name: str, tags: Tags) -> str | None:
     """Return the version that is exactly this student, if there is one."""
-    found = client.search_model_versions(f"name = '{_quoted(name)}'")
+    versions = client.search_model_versions(f"name = '{_quoted(name)}'")
     return next(
-        (str(version.version) for version in found if tags.items() <= version.tags.items()), None
+        (str(version.version) for version in versions if tags.items() <= version.tags.items()), None
     )
 
 
 def _logged(client: Any, experiment: str, tags: Tags) -> Any:
     """Return a complete logged model that was not registered because its process died."""
     wanted = " and ".join(f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items())
-    found = client.search_logged_models([experiment], filter_string=wanted)
-    return next((model for model in found if str(model.status).endswith("READY")), None)
+    models = client.search_logged_models([experiment], filter_string=wanted)
+    return next((model for model in models if str(model.status).endswith("READY")), None)
 
 
 def _log(
     client: Any,
     store: Store,
-    ship: Ship,
+    export_program: ExportProgram,
     run: str,
     experiment: str,
     trial: int,
@@ -116,7 +124,7 @@ def _log(
     from orchestrator.export.formats import CARD
 
     exported = folder / "export"
-    settings = ship(trial, letter, exported)
+    settings = export_program(trial, letter, exported)
     source = settings["source"]
     params = {name: str(value)[:500] for name, value in settings["searched"].items()}
     params |= {
@@ -138,7 +146,7 @@ def _log(
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
-    at = model.creation_timestamp
+    timestamp = model.creation_timestamp
     shown = {
         name: value
         for name, value in source["metrics"].items()
@@ -149,7 +157,7 @@ def _log(
         "dataset_digest": settings["data"]["fingerprint"][:DIGEST],
     }
     metrics = [
-        Metric(f"student/{name}", value, at, 0, model_id=model.model_id, **data)
+        Metric(f"student/{name}", value, timestamp, 0, model_id=model.model_id, **data)
         for name, value in shown.items()
     ]
     client.log_batch(run, metrics=metrics)
@@ -218,30 +226,30 @@ def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: T
     try:
         client.create_registered_model(
             name,
-            description=f"The best students of the sweep `{sweep.name}`, the newest by the "
-            f"alias `{ALIAS}`.",
+            description=f"The best students of the sweep `{sweep.name}`; the alias `{ALIAS}` is "
+            f"the newest.",
         )
     except Exception as error:
         if status_of(error) != 400:  # it exists already, or its name is not allowed
             raise
         client.get_registered_model(name)
-    said = (
+    description = (
         f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It "
-        f"takes images in 0..1 and gives logits."
+        f"takes images in 0..1 and returns logits."
     )
-    made = client.create_model_version(
+    version = client.create_model_version(
         name,
         model.artifact_location,
         run,
         tags=tags,
-        description=said,
+        description=description,
         await_creation_for=0,
         model_id=model.model_id,
     )
     client.set_logged_model_tags(
-        model.model_id, {VERSIONS: json.dumps([{"name": name, "version": made.version}])}
+        model.model_id, {VERSIONS: json.dumps([{"name": name, "version": version.version}])}
     )
-    return str(made.version)
+    return str(version.version)
 
 
 def _quoted(text: str) -> str:

@@ -5,14 +5,14 @@ import os
 from orchestrator.config.uris import WEB, scheme_of
 from orchestrator.core.redact import redact
 
-UNUSED = {  # variables that are not followed, and what decides instead
-    "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another "
-    "place",
+UNUSED = {  # variables that are ignored, and what applies instead
+    "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` sets another "
+    "address",
     "MLFLOW_REGISTRY_URI": "models are registered where runs are written, {uri}",
-    "MLFLOW_EXPERIMENT_NAME": "the experiment is `project` of the configuration",
-    "MLFLOW_EXPERIMENT_ID": "the experiment is `project` of the configuration",
-    "MLFLOW_RUN_ID": "every sweep and trial has a run of its own",
-    "MLFLOW_WORKSPACE": "a database is written to without workspaces",
+    "MLFLOW_EXPERIMENT_NAME": "the setting `project` names the experiment",
+    "MLFLOW_EXPERIMENT_ID": "the setting `project` names the experiment",
+    "MLFLOW_RUN_ID": "every sweep and trial has its own run",
+    "MLFLOW_WORKSPACE": "workspaces are not used with a database",
     "MLFLOW_WORKSPACE_STORE_URI": "runs are written to {uri}",
 }
 SWITCHED_OFF = {  # writes are synchronous and go to the only workspace of a database
@@ -38,19 +38,18 @@ def switch_off() -> None:
 def unused_variables(uri: str) -> list[str]:
     """Return a sentence for each variable that runs at `uri` ignore.
 
-    A workspace that they use is reported too.
+    A workspace that is used is reported too.
     """
-    found = {name: value for name in UNUSED if (value := os.environ.get(name)) and value != uri}
-    workspace = found.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
+    variables = {name: value for name in UNUSED if (value := os.environ.get(name)) and value != uri}
+    workspace = variables.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
     shown = redact(uri)
     texts = [
-        f"{name}={redact(value)} in the environment is not followed: "
-        f"{UNUSED[name].format(uri=shown)}"
-        for name, value in found.items()
+        f"{name}={redact(value)} in the environment is ignored: {UNUSED[name].format(uri=shown)}"
+        for name, value in variables.items()
     ]
     followed = (
-        f"runs are written to the workspace {workspace!r} of {shown}, as "
-        f"MLFLOW_WORKSPACE in the environment says"
+        f"runs are written to the workspace {workspace!r} of {shown}, from "
+        f"MLFLOW_WORKSPACE in the environment"
     )
     return [*texts, followed] if workspace else texts
 

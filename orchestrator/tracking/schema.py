@@ -33,16 +33,15 @@ def require_schema(database: Path) -> None:
     schema.
 
     Raises:
-        PreflightError: MLflow cannot use the database. The message names the command to type.
+        PreflightError: MLflow cannot use the database. The message names the command to run.
     """
     tables, version = _contents(database)
     leftover = next((name for name in sorted(tables) if name.startswith("_alembic_tmp_")), "")
     if leftover:
         raise PreflightError(
-            f"the schema of MLflow's database {database} is incomplete: a change of it was cut "
-            f"off and left the table {leftover}. "
-            "Put the file back from a backup; if it holds no runs yet, remove it, and it is "
-            "made anew",
+            f"the schema of MLflow's database {database} is incomplete: an interrupted migration "
+            f"left the table {leftover}; restore the file from a backup, or remove it if it "
+            "holds no runs yet, and it is created again",
             field=str(database),
             value=leftover,
         )
@@ -53,16 +52,15 @@ def require_schema(database: Path) -> None:
     if version in revisions:
         raise PreflightError(
             f"MLflow's database {database} is out of date (its schema is {version}, MLflow "
-            f"{installed} needs {head}): copy the "
-            f"file to keep a backup, then run `{upgrade_command(database)}`",
+            f"{installed} needs {head}): back up the "
+            f"file, then run `{upgrade_command(database)}`",
             field=str(database),
             value=version,
             allowed=head,
         )
     raise PreflightError(
         f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, "
-        f"and MLflow {installed} knows {head} "
-        "as the newest): update MLflow here, or give another --store",
+        f"and the newest of MLflow {installed} is {head}): update MLflow, or set another --store",
         field=str(database),
         value=version,
         allowed=f"at most {head}",
@@ -80,7 +78,7 @@ def schema_problem(store: Store, configuration: Configuration) -> str:
         if database:
             require_schema(database)
     except PreflightError as error:
-        return f"{error}; trials go on, and what is written is kept until then"
+        return f"{error}; trials continue, and the writes are queued until then"
     return ""
 
 
@@ -109,8 +107,8 @@ def create_schema(database: Path, artifacts: Path) -> None:
     with locked(database):
         tables, version = _contents(database)
         if not tables:
-            with replacing(database) as aside:
-                _initialize(aside, artifacts)
+            with replacing(database) as temporary:
+                _initialize(temporary, artifacts)
         elif version is None:
             _initialize(database, artifacts)  # shared with other programs: it has only their tables
         require_schema(database)
@@ -130,8 +128,8 @@ def locked(database: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise PreflightError(
-            f"waited {LOCK_S:g} s for another process to create {database}: see what holds "
-            f"{lock.lock_file}",
+            f"waited {LOCK_S:g} s for another process to create {database}: check which process "
+            f"holds {lock.lock_file}",
             field=str(lock.lock_file),
             value=LOCK_S,
         ) from error
@@ -150,18 +148,18 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
             yield known
     except sqlite3.OperationalError as error:
         raise PreflightError(
-            f"SQLite cannot use {database} ({error}): see who holds it, and whether you may "
-            f"write it",
+            f"SQLite cannot use {database} ({error}): check which process holds it and "
+            f"whether it is writable",
             field=str(database),
             value=str(error),
             allowed="a file that can be read and written",
         ) from error
     except sqlite3.DatabaseError as error:
         raise PreflightError(
-            f"{database} is damaged ({error}): put it back from a backup, or move it away",
+            f"{database} is damaged ({error}): restore it from a backup, or move it away",
             field=str(database),
             value=str(error),
-            allowed="a database of SQLite",
+            allowed="an SQLite database",
         ) from error
 
 
@@ -193,10 +191,10 @@ def _revisions() -> tuple[set[str], str | None]:
 
     They are read as text, because importing them takes seconds.
     """
-    found = importlib.util.find_spec("mlflow")
+    spec = importlib.util.find_spec("mlflow")
     folders = [
-        Path(place, "store", "db_migrations", "versions")
-        for place in (found and found.submodule_search_locations) or ()
+        Path(location, "store", "db_migrations", "versions")
+        for location in (spec and spec.submodule_search_locations) or ()
     ]
     revisions: set[str] = set()
     before: set[str] = set()

@@ -6,13 +6,11 @@ student under their plain names.
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import read_summary
@@ -24,7 +22,15 @@ from orchestrator.tracking import _description as described
 from orchestrator.tracking import model_registry
 from orchestrator.tracking._client import Writer
 from orchestrator.tracking._machine import Machine
-from orchestrator.tracking._runs import PARENT, Point, Runs, tracking_uri
+from orchestrator.tracking._runs import PARENT, Runs, tracking_uri
+from orchestrator.tracking._values import (
+    apply_or_base,
+    flatten,
+    now_ms,
+    setting_points,
+    setting_tags,
+    split_by_run,
+)
 from orchestrator.tracking.overrides import unused_variables
 
 STATUS = {
@@ -36,21 +42,20 @@ STATUS = {
 }
 CONFIGURATION = "configuration.json"
 FRONT = "pareto_front"
-Say = Callable[[str], None]
-SETTING = "setting/"  # prefix of metrics and tags for settings that a take-over changes
+Notify = Callable[[str], None]
 
 
 class Tracker:
     """Listener of a sweep that records its events in MLflow.
 
     A write is on disk when the call returns. A resume continues the same runs. The outbox records
-    per run what was handed over, so that a repeated event is not written twice.
+    the progress of each run, so that a repeated event is not written twice.
 
     Args:
         store: The store of the sweep.
         sweep: The sweep.
         classes: The names of the classes, for the figures.
-        ship: Exports a student; without it no model is registered.
+        export_program: Callable that exports a student; without it no model is registered.
     """
 
     def __init__(
@@ -58,38 +63,41 @@ class Tracker:
         store: Store,
         sweep: Sweep,
         classes: Sequence[str] = (),
-        ship: model_registry.Ship | None = None,
+        export_program: model_registry.ExportProgram | None = None,
     ) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
-        self.ships = ship is not None and sweep.kind in model_registry.KINDS
-        self.runs = Runs(store, sweep, classes, ship)
+        self.registers_model = export_program is not None and sweep.kind in model_registry.KINDS
+        self.runs = Runs(store, sweep, classes, export_program)
         resume = f"python run.py sweep --resume {sweep.name}{store.option}"
-        self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.knows, resume)
+        self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume)
         new = self.writer.writes.outbox.new
-        self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
+        self.machine = Machine(store.root, self._progress(PARENT).get("measured", 0))
         if sweep.state == "running":
             self._open_parent()
-        if not new:  # without an earlier outbox it is not known what was written
+        if not new:  # without an earlier outbox, the earlier writes are unknown
             self._catch_up()
 
     def listen(
-        self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None
+        self,
+        notify: Notify,
+        notify_pending: Notify | None = None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         """Set the callbacks for notes.
 
         They may be called from any thread. Without them notes are logged.
 
         Args:
-            say: Receives notes about MLflow.
-            say_pending: Receives notes that hold until MLflow has everything.
+            notify: Receives notes about MLflow.
+            notify_pending: Receives notes that hold until MLflow has everything.
             settled: Called when MLflow has everything.
         """
-        self.writer.say = self.runs.say = say
-        self.writer.say_pending, self.writer.settled = say_pending or say, settled
+        self.writer.notify = self.runs.notify = notify
+        self.writer.notify_pending, self.writer.settled = notify_pending or notify, settled
         for text in unused_variables(self.uri):
-            say(text)
+            notify(text)
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run of a trial, or continue it."""
@@ -103,7 +111,7 @@ class Tracker:
         resolved = apply_or_base(self.sweep.configuration, trial.settings)
         tags = described.tags(configuration, resolved.method.name) | {"kind": "trial"}
         new, changing = (
-            key not in self.writer.told,
+            key not in self.writer.run_progress,
             self.sweep.configuration.search.scheduler == "pbt",
         )
         if changing:
@@ -119,36 +127,40 @@ class Tracker:
         self.writer.add({"do": "params", "run": key, "params": params})
         for letter in self.letters:
             student, below = configuration.students[letter], f"{number}/{letter}"
-            own = tags | {"kind": "student", "letter": letter, "student": student.network.name}
+            student_tags = tags | {
+                "kind": "student",
+                "letter": letter,
+                "student": student.network.name,
+            }
             parts = {
                 "network": student.network.model_dump(mode="json"),
                 "training": student.training.model_dump(mode="json"),
             }
-            self._open(below, f"{name}/{letter}", own)
-            self.writer.add({"do": "params", "run": below, "params": flat(parts)})
+            self._open(below, f"{name}/{letter}", student_tags)
+            self.writer.add({"do": "params", "run": below, "params": flatten(parts)})
         self._configuration(key, resolved)
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Record the metrics of an epoch, once."""
         self.writer.begin()
-        key, now = str(trial.number), _now()
-        if epoch <= self._told(key).get("epoch", 0):
+        key, now = str(trial.number), now_ms()
+        if epoch <= self._progress(key).get("epoch", 0):
             return
         points = {
-            run: [(name, value, now, epoch) for name, value in own.items()]
-            for run, own in by_run(trial.number, metrics, self.letters).items()
+            run: [(name, value, now, epoch) for name, value in values.items()]
+            for run, values in split_by_run(trial.number, metrics, self.letters).items()
         }
         self.writer.add({"do": "points", "run": key, "points": points, "told": {"epoch": epoch}})
-        self._measure()
+        self._record_machine_load()
 
     def trial_changed(self, trial: Trial) -> None:
-        """Record the settings in force after a take-over.
+        """Record the settings in force after a weight transfer.
 
         Numbers are metrics, because MLflow does not overwrite a param; other values are tags. A
         number that is no longer set becomes NaN.
         """
         key, number = str(trial.number), len(trial.changes)
-        if number <= self._told(key).get("changes", 0):
+        if number <= self._progress(key).get("changes", 0):
             return
         change, before = (
             trial.changes[-1],
@@ -164,7 +176,7 @@ class Tracker:
             for name in setting_points(before[-1], 0)
             if name[0] not in {point[0] for point in points}
         ]
-        points += [(name, math.nan, _now(), change["epoch"]) for name, *_ in left]
+        points += [(name, math.nan, now_ms(), change["epoch"]) for name, *_ in left]
         gone = sorted({name for settings in before for name in setting_tags(settings)} - set(tags))
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over}
         self.writer.add({"do": "points", "run": key, "points": {key: points}})
@@ -176,12 +188,12 @@ class Tracker:
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and record the best value so far on the parent."""
         key, state = str(trial.number), trial.state
-        tags = {"state": str(state)} | ({"message": trial.said} if trial.said else {})
+        tags = {"state": str(state)} | ({"message": trial.remarks} if trial.remarks else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
-            told = {"told": {"state": state}} if run == key else {}
+            progress = {"told": {"state": state}} if run == key else {}
             self.writer.add(
-                {"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": _now()}
-                | told
+                {"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": now_ms()}
+                | progress
             )
         if trial.ended:
             figures = {
@@ -193,21 +205,21 @@ class Tracker:
             self.writer.add(figures, files=True)
         best = self.sweep.best()
         if best and best.value is not None and state == "complete":
-            point = ("best_so_far", best.value, _now(), trial.number)
+            point = ("best_so_far", best.value, now_ms(), trial.number)
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: [point]}})
 
     def note(self, text: str) -> None:
         """Do nothing: the record of the sweep keeps the note."""
 
-    def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
+    def teacher_ready(self, metrics: dict[str, float], seconds: float, access: str) -> None:
         """Record the metrics of the teacher and its access mode on the parent run.
 
         The metrics are recorded once.
         """
         self.writer.begin()
         known = {**metrics, "seconds": seconds}
-        if "teacher" not in self._told(PARENT):
-            points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
+        if "teacher" not in self._progress(PARENT):
+            points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
             self.writer.add(
                 {
                     "do": "points",
@@ -217,7 +229,7 @@ class Tracker:
                 }
             )
         # The description now contains the teacher's accuracy
-        tags = {"teacher.asked": asked} | self._note("running")
+        tags = {"teacher.asked": access} | self._note("running")
         if ACCURACY in metrics:
             tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
         self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
@@ -235,36 +247,38 @@ class Tracker:
             The number of unsent writes, which a resume sends.
         """
         for trial in self.sweep.trials.values():  # trials of a dead driver that did not run again
-            if not trial.ended and self._told(str(trial.number)).get("state") == "running":
+            if not trial.ended and self._progress(str(trial.number)).get("state") == "running":
                 self.trial_ended(trial)
-        if self._told(PARENT).get("state") != state:
-            self._gains()
+        if self._progress(PARENT).get("state") != state:
+            self._record_peer_gains()
             if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
-                self._front()
-            told = self._best() if state == "finished" and self.sweep.kind == "sweep" else {}
-            self._close_parent(state, told)
+                self._record_front()
+            progress = (
+                self._tag_best_trial() if state == "finished" and self.sweep.kind == "sweep" else {}
+            )
+            self._close_parent(state, progress)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
-    def _told(self, run: str) -> Mapping[str, Any]:
-        return self.writer.told.get(run, {})
+    def _progress(self, run: str) -> Mapping[str, Any]:
+        return self.writer.run_progress.get(run, {})
 
     def _open_parent(self) -> None:
         plain = self.sweep.configuration.plain()
         tags = {
             "kind": self.sweep.kind,
             **described.tags(
-                self.sweep.configuration, described.searched(self.sweep.configuration)
+                self.sweep.configuration, described.searched_methods(self.sweep.configuration)
             ),
         }
-        new = PARENT not in self.writer.told
+        new = PARENT not in self.writer.run_progress
         self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
         if new:
             self._dataset(PARENT)
-        self.writer.add({"do": "params", "run": PARENT, "params": flat(plain)})
+        self.writer.add({"do": "params", "run": PARENT, "params": flatten(plain)})
         self._configuration(PARENT, self.sweep.configuration)
 
     def _open(self, key: str, name: str, tags: dict[str, str]) -> None:
-        opened = {"run": key, "name": name, "tags": tags | {"state": "running"}, "at": _now()}
+        opened = {"run": key, "name": name, "tags": tags | {"state": "running"}, "at": now_ms()}
         self.writer.add({"do": "open", **opened, "told": {"state": "running"}})
 
     def _configuration(self, key: str, configuration: Configuration) -> None:
@@ -277,18 +291,20 @@ class Tracker:
 
     def _dataset(self, key: str) -> None:
         if self.data:
-            found = described.dataset(self.sweep.configuration, self.data)
-            self.writer.add({"do": "dataset", "run": key, "dataset": found})
+            dataset = described.dataset(self.sweep.configuration, self.data)
+            self.writer.add({"do": "dataset", "run": key, "dataset": dataset})
 
-    def _measure(self) -> None:
+    def _record_machine_load(self) -> None:
         if metrics := self.machine.measure():
-            points = [(name, value, _now(), self.machine.steps) for name, value in metrics.items()]
-            told = {"measured": self.machine.steps}
+            points = [
+                (name, value, now_ms(), self.machine.steps) for name, value in metrics.items()
+            ]
+            progress = {"measured": self.machine.steps}
             self.writer.add(
-                {"do": "points", "run": PARENT, "points": {PARENT: points}, "told": told}
+                {"do": "points", "run": PARENT, "points": {PARENT: points}, "told": progress}
             )
 
-    def _best(self) -> dict[str, Any]:
+    def _tag_best_trial(self) -> dict[str, Any]:
         """Tag the best trial and queue its student as a model.
 
         The former best trial loses the tag.
@@ -296,7 +312,7 @@ class Tracker:
         Returns:
             The record of what was queued: the number of the best trial, and its model.
         """
-        best, before = self.sweep.best(), self._told(PARENT).get("best.tag")
+        best, before = self.sweep.best(), self._progress(PARENT).get("best.tag")
         if before not in (None, best.number if best else None):
             self.writer.add(
                 {
@@ -312,10 +328,10 @@ class Tracker:
         self.writer.add(
             {"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True}
         )
-        found, told = [best.number, best.epochs], {"best.tag": best.number}
-        if not self.ships:
-            return told
-        if self._told(PARENT).get("model") != found:
+        source, progress = [best.number, best.epochs], {"best.tag": best.number}
+        if not self.registers_model:
+            return progress
+        if self._progress(PARENT).get("model") != source:
             letter, configuration = (
                 self._leader(best),
                 apply_or_base(self.sweep.configuration, best.settings),
@@ -338,7 +354,7 @@ class Tracker:
                 },
                 files=True,
             )
-        return told | {"model": found}
+        return progress | {"model": source}
 
     def _leader(self, best: Trial) -> str:
         """Return the letter of a trial's best student on the validation part."""
@@ -350,36 +366,36 @@ class Tracker:
     def _catch_up(self) -> None:
         """Queue the writes that are missing because the process died before it added them."""
         for trial in self.sweep.trials.values():
-            told = self._told(str(trial.number))
-            if told and trial.changes:
+            progress = self._progress(str(trial.number))
+            if progress and trial.changes:
                 self.trial_changed(trial)
-            if trial.ended and told.get("state") != trial.state:
-                if not told:
+            if trial.ended and progress.get("state") != trial.state:
+                if not progress:
                     self.trial_started(trial)
                 self.trial_ended(trial)
 
-    def _gains(self) -> None:
+    def _record_peer_gains(self) -> None:
         """Record each student's gain from peer learning, for each complete trial."""
         for trial in self.sweep.ranked() if self.letters else ():
             for letter, gain in peer_gains(self.sweep, trial).items():
-                key, found = f"{trial.number}/{letter}", [gain.validation, gain.test]
-                if self._told(key).get("gains") != found:
+                key, values = f"{trial.number}/{letter}", [gain.validation, gain.test]
+                if self._progress(key).get("gains") != values:
                     named = {
                         "gain/validation_accuracy": gain.validation,
                         "gain/test_accuracy": gain.test,
                     }
-                    points = {key: [(name, value, _now(), 0) for name, value in named.items()]}
+                    points = {key: [(name, value, now_ms(), 0) for name, value in named.items()]}
                     self.writer.add(
                         {
                             "do": "points",
                             "run": key,
                             "points": points,
                             "existing": True,
-                            "told": {"gains": found},
+                            "told": {"gains": values},
                         }
                     )
 
-    def _front(self) -> None:
+    def _record_front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names, numbers = [goal.name for goal in objectives], [trial.number for trial in front]
@@ -408,36 +424,41 @@ class Tracker:
         self.writer.add({"do": "front", "run": PARENT, **drawn}, files=True)
         for number in values:
             key, among = str(number), str(number in numbers).lower()
-            if self._told(key).get("front") != among:
+            if self._progress(key).get("front") != among:
                 tags = {"tags": {FRONT: among}, "existing": True, "told": {"front": among}}
                 self.writer.add({"do": "tags", "run": key, **tags})
 
-    def _close_parent(self, state: str, told: dict[str, Any]) -> None:
+    def _close_parent(self, state: str, progress: dict[str, Any]) -> None:
         note = self._note(
             state,
             model_registry.model_name(self.sweep)
-            if "model" in {**self._told(PARENT), **told}
+            if "model" in {**self._progress(PARENT), **progress}
             else "",
         )
         tags, ids, best = {"state": state} | note, {}, self.sweep.best()
         if best:
-            found = [best.number, best.epochs]
-            if self._told(PARENT).get("best") != found:
+            source = [best.number, best.epochs]
+            if self._progress(PARENT).get("best") != source:
                 points = {
                     PARENT: [
-                        (f"best/{name}", value, _now(), 0) for name, value in best.metrics.items()
+                        (f"best/{name}", value, now_ms(), 0) for name, value in best.metrics.items()
                     ]
                 }
                 self.writer.add(
-                    {"do": "points", "run": PARENT, "points": points, "told": {"best": found}}
+                    {"do": "points", "run": PARENT, "points": points, "told": {"best": source}}
                 )
             tags |= {"best.trial": str(best.number)} | {
                 f"best.{name}": str(value) for name, value in best.settings.items()
             }
             ids = {"best.run": str(best.number)}
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": told})
+        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": progress})
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        ended = {"tags": {"state": state}, "status": status, "at": _now(), "told": {"state": state}}
+        ended = {
+            "tags": {"state": state},
+            "status": status,
+            "at": now_ms(),
+            "told": {"state": state},
+        }
         self.writer.add({"do": "close", "run": PARENT, **ended})
 
 
@@ -447,65 +468,3 @@ def _data(sweep: Sweep) -> dict[str, Any]:
         return read_summary(sweep.folder)
     except ConfigurationError:
         return {}
-
-
-def _now() -> int:
-    """Return the time in milliseconds since 1970."""
-    return int(time.time() * 1000)
-
-
-def by_run(
-    number: int, metrics: Mapping[str, float], letters: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of a trial by the key of their run.
-
-    Metrics of a student lose its letter.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        first, _, rest = name.partition("/")
-        key, own = (f"{number}/{first}", rest) if first in letters else (str(number), name)
-        found.setdefault(key, {})[own] = value
-    return found
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values under dotted names, as text."""
-    pairs: dict[str, str] = {}
-    for name, value in values.items():
-        inner = (
-            flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": str(value)}
-        )
-        pairs |= inner
-    return pairs
-
-
-def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
-    """Return the continuous parameters as metric points at step `epoch`."""
-    return [
-        (f"{SETTING}{name}", value, _now(), epoch)
-        for name, value in parameters.items()
-        if isinstance(value, float)
-    ]
-
-
-def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return the parameters that are not continuous as tags."""
-    return {
-        f"{SETTING}{name}": str(value)
-        for name, value in parameters.items()
-        if not isinstance(value, float)
-    }
-
-
-def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:
-    """Return the configuration of a trial, or the sweep's if the trial's cannot be built.
-
-    Such a trial fails.
-    """
-    try:
-        return apply(configuration, parameters)
-    except ConfigurationError:
-        return configuration

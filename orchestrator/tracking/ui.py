@@ -44,13 +44,13 @@ def serve(store: Store, port: int, console: Console) -> int:
         PreflightError: The port is taken, or MLflow cannot use the database.
     """
     for uri in other_tracking_addresses(store):
-        look = (
+        step = (
             "open it in a browser"
             if scheme_of(uri) in WEB
-            else "`mlflow server --backend-store-uri` with that address shows them"
+            else "run `mlflow server --backend-store-uri` with that address to see them"
         )
         console.print(
-            f"sweeps of this store were written to {uri}: {look}",
+            f"sweeps of this store were written to {uri}: {step}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -71,11 +71,11 @@ def serve(store: Store, port: int, console: Console) -> int:
     environment, left_out = server_environment()
     if left_out:
         unused = (
-            f"not followed, for this shows the store's own runs: {', '.join(left_out)} in "
+            f"ignored, because this command shows the store's own runs: {', '.join(left_out)} in "
             f"the environment"
         )
         console.print(unused, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
+    console.print(f"MLflow on http://{LOOPBACK}:{port} (press Ctrl-C to stop)", highlight=False)
     backend = [
         "--backend-store-uri",
         database_uri(store.database),
@@ -95,7 +95,7 @@ def serve(store: Store, port: int, console: Console) -> int:
         "1",
     ]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
-    # Job execution would start eight processes, for judges
+    # Job execution would start eight processes, for LLM judges
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(command, start_new_session=True, env=quiet | environment)
     with before_exit(lambda: _signal(server, signal.SIGKILL)):
@@ -129,10 +129,10 @@ def _relocate(store: Store, console: Console) -> None:
 
     Do nothing while a sweep writes to them, perhaps under another path.
     """
-    if not any(run_lock.running(store.sweep(name)) for name in store.sweeps()):
+    if not any(run_lock.is_running(store.sweep(name)) for name in store.sweeps()):
         for before in relocate_artifacts(store.database, store.artifacts):
             moved = (
-                f"the store was in {before}: its artifacts in MLflow are now those of "
+                f"the store was moved from {before}: its artifacts in MLflow now point to "
                 f"{store.artifacts}"
             )
             console.print(moved, markup=False, highlight=False, soft_wrap=True)
@@ -149,7 +149,7 @@ def require_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise PreflightError(
-                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one",
+                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): choose another port",
                 field="--port",
                 value=port,
                 allowed="a free port",

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from methods import Batch, LookAhead, Method, Output
-from methods.batch import alone
+from methods.batch import single_rank_mean
 from orchestrator.core.context import TrialContext
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
@@ -38,18 +38,18 @@ class DistillationModule(nn.Module):
             half_type,
             eval_half_type,
         )
-        self.weigh: Callable[[Tensor], Tensor] | None = (
+        self.lookup_weights: Callable[[Tensor], Tensor] | None = (
             None  # training samples (B,) -> their weights (B,)
         )
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
-        self.mean, self.all_labelled = alone, False  # as in `Batch`
+        self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
 
     def forward(
         self,
         batch: Inputs,
         teacher: Output | None,
-        said: Output | None = None,
+        output: Output | None = None,
         read_peers: PeerReader | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss and the detached terms.
@@ -57,70 +57,74 @@ class DistillationModule(nn.Module):
         Args:
             batch: The inputs.
             teacher: The teacher's outputs, if the method uses them.
-            said: The student's outputs on the batch; None to compute them.
-            hear: Returns access to the peers' logits, given the student's.
+            output: The student's outputs on the batch; None to compute them.
+            read_peers: Returns access to the peers' logits, given the student's.
         """
-        said = self.speak(batch) if said is None else said
+        output = self.compute_output(batch) if output is None else output
         if self.record:
-            self.record(batch.index, said)
-        weights = self.weigh(batch.index) if self.weigh else None
+            self.record(batch.index, output)
+        weights = self.lookup_weights(batch.index) if self.lookup_weights else None
         objective = self.method(
             self._batch(
-                batch, teacher, said, read_peers(said.logits) if read_peers else None, weights
+                batch, teacher, output, read_peers(output.logits) if read_peers else None, weights
             )
         )
         return objective.loss, objective.terms
 
-    def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
+    def compute_output(
+        self, batch: Inputs, parameters: Mapping[str, Tensor] | None = None
+    ) -> Output:
         """Return the student's outputs on a batch.
 
         In eval mode, the forward has the type of evaluations, and the head is in float32.
 
         Args:
             batch: The inputs.
-            at: Other parameters of the student, whose buffers then do not change; None for its own.
+            parameters: Other parameters of the student, whose buffers then do not change; None for
+                its own.
         """
         half = self.half_type if self.training else self.eval_half_type
         with torch.autocast(
             batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
         ):
-            if at is None:
-                said = cast(Output, self.student(batch.inputs))
+            if parameters is None:
+                output = cast(Output, self.student(batch.inputs))
             else:
                 buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
-                said = cast(
-                    Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,))
+                output = cast(
+                    Output,
+                    functional_call(self.student, {**parameters, **buffers}, (batch.inputs,)),
                 )
         if self.training or half is None:
-            return said
-        head = at or dict(self.student.named_parameters())
-        return with_exact_head(said, head["head.weight"], head["head.bias"])
+            return output
+        head = parameters or dict(self.student.named_parameters())
+        return with_exact_head(output, head["head.weight"], head["head.bias"])
 
-    def seen(
-        self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None
+    def build_batch(
+        self, batch: Inputs, teacher: Output | None, parameters: Mapping[str, Tensor] | None = None
     ) -> Batch:
         """Return the batch as the method sees it, without peers and weights.
 
         Args:
             batch: The inputs.
             teacher: The teacher's outputs, if there are any.
-            at: Other parameters of the student; None for its own.
+            parameters: Other parameters of the student; None for its own.
         """
-        return self._batch(batch, teacher, self.speak(batch, at), None)
+        return self._batch(batch, teacher, self.compute_output(batch, parameters), None)
 
     def _batch(
         self,
         batch: Inputs,
         teacher: Output | None,
-        said: Output,
+        output: Output,
         peers: Callable[[], Tensor] | None,
         weights: Tensor | None = None,
     ) -> Batch:
         index = to_device(batch.index, batch.inputs.device)
-        part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        part = (index, batch.inputs, batch.labels, output, teacher, peers, weights, batch.mix)
         return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
-    def ahead(
+    def build_look_ahead(
         self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float
     ) -> LookAhead:
         """Return the view of a method that looks beyond a step.
@@ -133,17 +137,18 @@ class DistillationModule(nn.Module):
         """
         return LookAhead(
             parameters=dict(self.student.named_parameters()),
-            training=lambda parameters: self.seen(batch, teacher, parameters),
-            held_out=lambda parameters: self.seen(held_out, None, parameters),
+            training=lambda parameters: self.build_batch(batch, teacher, parameters),
+            held_out=lambda parameters: self.build_batch(held_out, None, parameters),
             learning_rate=rate,
         )
 
 
-def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
+def replicate(distillation_module: DistillationModule, context: TrialContext) -> nn.Module:
     """Return the module, wrapped by DDP if several workers train it."""
     if context.world_size == 1:
-        return learner
+        return distillation_module
     ids = [context.device.index] if context.device.type == "cuda" else None
     return cast(
-        nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group)
+        nn.Module,
+        DistributedDataParallel(distillation_module, device_ids=ids, process_group=context.group),
     )

@@ -11,7 +11,7 @@ from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training.metrics import Scores
 
 
-class Evaluated(NamedTuple):
+class Evaluation(NamedTuple):
     """The result of an evaluation.
 
     Attributes:
@@ -27,34 +27,40 @@ class Evaluated(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    learner: DistillationModule,
+    distillation_module: DistillationModule,
     batches: Batches,
     part: Literal["train", "validation", "test"],
     context: TrialContext,
     teacher: Tensor | None,
-) -> Evaluated:
+) -> Evaluation:
     """Evaluate the student in eval mode.
 
     Args:
-        learner: The student, whose mode is restored afterwards.
+        distillation_module: The student, whose mode is restored afterwards.
         batches: The batches of this rank.
         part: The part of the data.
         context: The context of the ranks, which call this together.
         teacher: The teacher's classes for this rank's share, for the agreement; None without it.
     """
-    training = learner.training
-    learner.eval()
-    scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()
+    training = distillation_module.training
+    distillation_module.eval()
+    scores, num_done, classes = (
+        Scores(len(batches.dataset.classes), context.device),
+        0,
+        list[Tensor](),
+    )
     for batch in batches.ordered(part):
-        logits = learner.speak(batch).logits
+        logits = distillation_module.compute_output(batch).logits
         scores.add(
-            logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)]
+            logits,
+            batch.labels,
+            None if teacher is None else teacher[num_done : num_done + len(logits)],
         )
         classes.append(logits.argmax(dim=1))
-        seen += len(logits)
+        num_done += len(logits)
         context.heartbeat()
     context.all_reduce_sum(scores.sums)
-    learner.train(training)
-    return Evaluated(
+    distillation_module.train(training)
+    return Evaluation(
         scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies()
     )

@@ -18,20 +18,22 @@ class Colocated:
     """All students in this process: a single one, or several of a trial that has one worker."""
 
     def __init__(self, context: TrialContext, count: int) -> None:
-        self.context, self.count, self.own = context, count, tuple(range(count))
-        self.said: dict[int, Tensor] = {}
+        self.context, self.count, self.local_positions = context, count, tuple(range(count))
+        self.latest_logits: dict[int, Tensor] = {}
 
     def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:
         """Store the logits of a student."""
-        self.said[position] = logits
+        self.latest_logits[position] = logits
 
     def republish(self, position: int, logits: Tensor) -> None:
         """Replace the logits of a student."""
-        self.said[position] = logits
+        self.latest_logits[position] = logits
 
     def receive(self, position: int) -> Callable[[], Tensor]:
         """Return a function that returns the latest logits of the other students (P, B, K)."""
-        return lambda: torch.stack([self.said[other] for other in self.own if other != position])
+        return lambda: torch.stack(
+            [self.latest_logits[other] for other in self.local_positions if other != position]
+        )
 
     def end_step(self) -> None:
         """Do nothing: no message is in transit."""
@@ -41,7 +43,7 @@ class Colocated:
         return 0.0
 
 
-def exchange_of(context: TrialContext, students: int) -> Exchange:
+def build_exchange(context: TrialContext, students: int) -> Exchange:
     """Return the exchange between the students of this trial.
 
     Args:

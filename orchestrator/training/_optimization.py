@@ -13,17 +13,16 @@ from methods import ParameterGroup
 from orchestrator.config.schema import Training
 
 
-def optimizer(
-    recipe: Training, student: nn.Module, own: list[ParameterGroup]
+def build_optimizer(
+    recipe: Training, student: nn.Module, method_groups: list[ParameterGroup]
 ) -> torch.optim.Optimizer:
     """Return SGD or AdamW over the student, then over the groups of the method's own parameters.
 
     The method's groups have no weight decay.
     """
     groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
-    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in own]
-    # on a GPU one kernel for all parameters, so that the gradient scaler need not wait for the
-    # device
+    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in method_groups]
+    # fused on a GPU, so that the gradient scaler does not synchronise with the device
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     common["fused"] = (
         all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
@@ -33,17 +32,20 @@ def optimizer(
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
-def set_rates(
-    optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    recipe: Training,
+    method_groups: list[ParameterGroup],
+    rate: float,
 ) -> None:
     """Set the student's learning rate to `rate`, and the method's groups to their own rates."""
     optimizer.param_groups[0]["lr"] = rate
-    for group, asked in zip(optimizer.param_groups[1:], own, strict=True):
-        if asked.learning_rate is None:
+    for group, group_settings in zip(optimizer.param_groups[1:], method_groups, strict=True):
+        if group_settings.learning_rate is None:
             group["lr"] = rate
         else:
-            group["lr"] = asked.learning_rate * (
-                rate / recipe.learning_rate if asked.scheduled else 1.0
+            group["lr"] = group_settings.learning_rate * (
+                rate / recipe.learning_rate if group_settings.scheduled else 1.0
             )
 
 
@@ -64,15 +66,15 @@ def learning_rate(recipe: Training, progress: float) -> float:
     return recipe.learning_rate
 
 
-def restore(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the moments of a saved state, with the settings of the fresh optimiser.
 
     A resumed trial may have other settings.
     """
     settings = [
         {name: value for name, value in group.items() if name != "params"}
-        for group in fresh.param_groups
+        for group in optimizer.param_groups
     ]
-    fresh.load_state_dict(state)
-    for group, own in zip(fresh.param_groups, settings, strict=True):
-        group.update(own)
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, settings, strict=True):
+        group.update(values)

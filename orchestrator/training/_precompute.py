@@ -9,15 +9,15 @@ from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training.process_cache import compute_teacher_outputs, load_teacher, open_batches
 
-TOLD_S = 0.3
+PROGRESS_INTERVAL_S = 0.3
 
 
 def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     """Open each view of the specification once; all ranks call this together.
 
-    Records: `samples`, those of the current view that are done, at intervals; after each view
-    `epoch` (views so far), `metrics` (hits and misses of the cache), `notes` (messages for users),
-    and `done`, which is true for the last view.
+    Records at intervals have `samples`, the finished samples of the current view. The record of a
+    finished view has `epoch` (views so far), `metrics` (hits and misses of the cache), `notes`
+    (messages for users), and `done`, which is true for the last view.
     """
     torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     batches = open_batches(spec, context)
@@ -25,10 +25,10 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
         teacher = load_teacher(spec, context)
         assert teacher is not None
         source = compute_teacher_outputs(spec, teacher, batches, context)
-        assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
-        source.shared_pass.told = _Told(context)
+        assert isinstance(source, CachedTeacher), "only cached outputs can be precomputed"
+        source.shared_pass.on_progress = _ProgressReporter(context)
         for number, view in enumerate(spec.views, 1):
-            context.phase("the teacher's pass over a view")
+            context.phase("the teacher's forward pass over a view")
             source.open_view(view, spec.features and view is None)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
             record = {
@@ -39,20 +39,23 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
             }
             if context.is_main_process:
                 context.report(record)
-            context.require_going_on()
+            context.raise_if_stopped()
     except Stopped:
         return
     finally:
         batches.close()
 
 
-class _Told:
-    """A callback that reports the progress within a view, a few times a second."""
+class _ProgressReporter:
+    """Callback that reports the progress within a view, a few times a second."""
 
     def __init__(self, context: TrialContext) -> None:
-        self.context, self.last = context, time.monotonic()
+        self.context, self.last_report_s = context, time.monotonic()
 
     def __call__(self, samples: int) -> None:
-        if self.context.is_main_process and time.monotonic() - self.last > TOLD_S:
-            self.last = time.monotonic()
+        if (
+            self.context.is_main_process
+            and time.monotonic() - self.last_report_s > PROGRESS_INTERVAL_S
+        ):
+            self.last_report_s = time.monotonic()
             self.context.report({"samples": samples})

@@ -14,40 +14,43 @@ def seed_everything(*parts: int) -> None:
 
 
 class Draws:
-    """The random state of one student; `apart` if others of the same process draw in between."""
+    """The random state of one student.
 
-    def __init__(self, device: torch.device, apart: bool) -> None:
-        self.device, self.apart = device, apart
-        self.state = self._now()
+    `is_separate` states that other students of the process draw in between.
+    """
+
+    def __init__(self, device: torch.device, is_separate: bool) -> None:
+        self.device, self.is_separate = device, is_separate
+        self.state = self._current_state()
 
     def seed(self, *parts: int) -> None:
         """Seed the random numbers of this student."""
         seed_everything(*parts)
-        self.state = self._now()
+        self.state = self._current_state()
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
+    def continue_sequence(self) -> Iterator[None]:
         """Continue this student's random sequence within the block."""
-        if not self.apart:
+        if not self.is_separate:
             yield
             return
         torch.set_rng_state(self.state[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.state[1], self.device)
         yield
-        self.state = self._now()
+        self.state = self._current_state()
 
     @contextlib.contextmanager
-    def unnoticed(self) -> Iterator[None]:
+    def preserve_state(self) -> Iterator[None]:
         """Draw within the block, and restore the random state afterwards."""
         with (
-            self.going_on(),
+            self.continue_sequence(),
             torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
         ):
             yield
 
-    def _now(self) -> list[Tensor]:
-        if not self.apart:
+    def _current_state(self) -> list[Tensor]:
+        if not self.is_separate:
             return []
         return [
             torch.get_rng_state(),

@@ -10,140 +10,151 @@ from torch import Tensor, nn
 
 from orchestrator.config.schema import Training
 from orchestrator.core.text import shorten
-from orchestrator.training._optimization import optimizer
+from orchestrator.training._optimization import build_optimizer
 
 State = Mapping[str, Tensor]
 
 
-def find_misfit(what: str, expected: State, given: State) -> str:
+def find_misfit(subject: str, expected: State, actual: State) -> str:
     """Return the first tensor that does not fit, as text; "" if all fit.
 
     A tensor does not fit if it is missing, not expected, or has another shape or type.
     """
     for name, tensor in expected.items():
-        if name not in given:
-            return f"{name} of the {what} is missing"
-        if given[name].shape != tensor.shape:
+        if name not in actual:
+            return f"{name} of the {subject} is missing"
+        if actual[name].shape != tensor.shape:
             return (
-                f"{name} of the {what} has shape {list(given[name].shape)}, and "
-                f"{list(tensor.shape)} is expected"
+                f"{name} of the {subject} has shape {list(actual[name].shape)}, "
+                f"expected {list(tensor.shape)}"
             )
-        if given[name].dtype != tensor.dtype:
-            return f"{name} of the {what} is {given[name].dtype}, and {tensor.dtype} is expected"
-    other = next((name for name in given if name not in expected), None)
-    return f"{other} is no tensor of the {what}" if other is not None else ""
+        if actual[name].dtype != tensor.dtype:
+            return (
+                f"{name} of the {subject} has dtype {actual[name].dtype}, expected {tensor.dtype}"
+            )
+    unexpected = next((name for name in actual if name not in expected), None)
+    return f"{unexpected} is not a tensor of the {subject}" if unexpected is not None else ""
 
 
-def find_optimizer_misfit(recipe: Training, fresh: torch.optim.Optimizer, given: Any) -> str:
+def find_optimizer_misfit(recipe: Training, optimizer: torch.optim.Optimizer, actual: Any) -> str:
     """Return why a saved state does not fit the optimiser; "" if it fits.
 
     The state was saved after at least one epoch.
     """
-    saved = given.get("optimizer") if isinstance(given, dict) else None
-    if not isinstance(saved, dict) or not isinstance(given.get("scaler"), dict):
-        return "the optimiser has no state"
+    saved = actual.get("optimizer") if isinstance(actual, dict) else None
+    if not isinstance(saved, dict) or not isinstance(actual.get("scaler"), dict):
+        return "the state of the optimiser is missing"
     groups, moments = saved.get("param_groups"), saved.get("state")
     if (
         not isinstance(groups, list)
         or not isinstance(moments, dict)
         or not all(isinstance(group, dict) for group in groups)
     ):
-        return "the optimiser's state has no groups of parameters"
-    wanted = fresh.state_dict()["param_groups"]
-    if [group.get("params") for group in groups] != [group["params"] for group in wanted]:
-        return "the optimiser's groups of parameters are others"
-    kept = _fresh_moments(recipe)
-    if kept and not moments:
-        return "the optimiser's state is empty, and the recipe keeps moments"
-    if (count := given.get("count", len(moments))) != len(moments):
-        return f"the optimiser's state is of {len(moments)} parameters, and it was saved of {count}"
-    parameters = [parameter for group in fresh.param_groups for parameter in group["params"]]
+        return "the state of the optimiser has no parameter groups"
+    expected = optimizer.state_dict()["param_groups"]
+    if [group.get("params") for group in groups] != [group["params"] for group in expected]:
+        return "the parameter groups of the optimiser do not match those of the trial"
+    expected_moments = _compute_moments_after_one_step(recipe)
+    if expected_moments and not moments:
+        return "the state of the optimiser is empty, but the recipe's optimiser keeps moments"
+    if (count := actual.get("count", len(moments))) != len(moments):
+        return f"the optimiser has the state of {len(moments)} parameters, but {count} were saved"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     misfits = chain(
-        (_find_setting_misfit(own, group) for own, group in zip(wanted, groups, strict=True)),
-        (_find_moment_misfit(number, parameters, kept, moments[number]) for number in moments),
+        (
+            _find_setting_misfit(settings, group)
+            for settings, group in zip(expected, groups, strict=True)
+        ),
+        (
+            _find_moment_misfit(number, parameters, expected_moments, moments[number])
+            for number in moments
+        ),
     )
     return next(filter(None, misfits), "")
 
 
-def find_scaler_misfit(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def find_scaler_misfit(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     """Return why a saved state does not fit the gradient scaler; "" if it fits.
 
     The scaler's own state is empty if it is not in use.
     """
-    for name in fresh:
+    for name in expected:
         if (
-            not _is_number(given.get(name))
-            or given[name] < 0
-            or (given[name] == 0 and fresh[name] != 0)
+            not _is_number(actual.get(name))
+            or actual[name] < 0
+            or (actual[name] == 0 and expected[name] != 0)
         ):
-            return f"{name} of the gradient scaler is missing or no number that is allowed"
+            return f"{name} of the gradient scaler is missing or not an allowed number"
     return ""
 
 
-def _fresh_moments(recipe: Training) -> dict[str, Tensor]:
+def _compute_moments_after_one_step(recipe: Training) -> dict[str, Tensor]:
     """Return the state that the recipe's optimiser keeps of a parameter after one step."""
-    one = nn.Parameter(torch.zeros(1))
-    fresh = optimizer(recipe, nn.ParameterList([one]), [])
-    one.grad = torch.ones_like(one)
-    fresh.step()
-    return {name: value for name, value in fresh.state[one].items() if isinstance(value, Tensor)}
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer(recipe, nn.ParameterList([parameter]), [])
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return {
+        name: value
+        for name, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
 
 
-def _find_setting_misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    if other := sorted(map(str, own.keys() ^ given.keys())):
+def _find_setting_misfit(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    if names := sorted(map(str, expected.keys() ^ actual.keys())):
         return (
-            f"{other[0]} of a group of the optimiser is "
-            f"{'missing' if other[0] in own else 'not expected'}"
+            f"{names[0]} of a parameter group of the optimiser is "
+            f"{'missing' if names[0] in expected else 'not expected'}"
         )
-    for name, value in own.items():
-        if name != "params" and not _is_alike(value, given[name]):
+    for name, value in expected.items():
+        if name != "params" and not _has_same_type(value, actual[name]):
             return (
-                f"{name} of a group of the optimiser is {shorten(repr(given[name]))}, and a "
-                f"value like {value} is expected"
+                f"{name} of a parameter group of the optimiser is "
+                f"{shorten(repr(actual[name]))}, expected a value like {value}"
             )
     return ""
 
 
 def _find_moment_misfit(
-    number: Any, parameters: Sequence[Tensor], expected: State, given: Any
+    number: Any, parameters: Sequence[Tensor], expected: State, actual: Any
 ) -> str:
-    if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(given, dict):
-        return f"the optimiser's state is of a parameter {shorten(repr(number))} that there is not"
-    values = {name: value for name, value in given.items() if value is not None}
+    if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(actual, dict):
+        return f"the optimiser has the state of an unknown parameter {shorten(repr(number))}"
+    values = {name: value for name, value in actual.items() if value is not None}
     if missing := next((name for name in expected if name not in values), None):
         return f"{missing} of the optimiser is missing for parameter {number}"
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            return f"{shorten(str(name))} of the optimiser is no tensor"
+            return f"{shorten(str(name))} of the optimiser is not a tensor"
         shape = (
             parameters[number].shape
             if name not in expected or expected[name].dim()
             else torch.Size()
         )
         if value.shape != shape:
-            return (
-                f"{name} of the optimiser has shape {list(value.shape)}, and {list(shape)} "
-                f"is expected"
-            )
+            return f"{name} of the optimiser has shape {list(value.shape)}, expected {list(shape)}"
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            return f"{name} of the optimiser is not finite or holds no floating-point numbers"
+            return f"{name} of the optimiser is not finite or not of a floating-point dtype"
         if not shape and name in expected and not expected[name].dim() and value <= 0:
-            return f"{name} of the optimiser is {value.item():g}, and a number of steps is expected"
+            return f"{name} of the optimiser is {value.item():g}, expected a number of steps"
     return ""
 
 
-def _is_alike(own: Any, given: Any) -> bool:
-    """Return whether a setting has the kind of the optimiser's own.
+def _has_same_type(expected: Any, actual: Any) -> bool:
+    """Return whether a setting has the type of the expected one.
 
     Numbers must be finite, and a switch may be unset.
     """
-    if isinstance(own, tuple):
+    if isinstance(expected, tuple):
         return (
-            isinstance(given, tuple | list)
-            and len(given) == len(own)
-            and all(map(_is_number, given))
+            isinstance(actual, tuple | list)
+            and len(actual) == len(expected)
+            and all(map(_is_number, actual))
         )
-    return isinstance(given, bool | None) if isinstance(own, bool | None) else _is_number(given)
+    return (
+        isinstance(actual, bool | None) if isinstance(expected, bool | None) else _is_number(actual)
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Schedule the sample weights of a student in training: those in force, and those pending.
+"""Schedule the sample weights of a student in training: the current and the pending ones.
 
 `sample_weighting` computes the weights.
 """
@@ -17,11 +17,11 @@ from methods.histogram import BINS, WEIGHT_RANGE
 from methods.sample_weighting import WeightingPlan
 from methods.sample_weights import auc
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Aide, Stopped, TrialContext
+from orchestrator.core.context import InfluenceClientProtocol, Stopped, TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
-from orchestrator.training._sample_predictions import samples
+from orchestrator.training._sample_predictions import collect_samples
 from orchestrator.training.sample_weighting import (
     SampleWeighting,
     Snapshot,
@@ -29,15 +29,15 @@ from orchestrator.training.sample_weighting import (
     compute_sample_weights,
 )
 
-SHOWN = 8  # displayed samples of each kind
+NUM_EXTREME_SAMPLES = 8  # displayed samples of each kind
 LATE_S = 1.0  # a longer wait is reported
 Metrics = dict[str, float]
 
 
 class SampleWeights:
-    """The sample weights of one student: (n,) float32, 1 until the first ones are in force.
+    """The sample weights of one student: (n,) float32, 1 until the first ones are applied.
 
-    All its ranks call its methods together, except `of`.
+    All its ranks call its methods together, except `lookup`.
     """
 
     def __init__(
@@ -55,25 +55,25 @@ class SampleWeights:
             dataset,
             context,
         )
-        self.in_force = torch.ones(len(dataset.train), device=context.device)
+        self.current = torch.ones(len(dataset.train), device=context.device)
         self.scores = torch.full((len(dataset.train),), math.nan)
         self.pending: Snapshot | None = None
         self.noted: Metrics = {}
-        self.said: list[str] = []
-        self.aide: Aide | None = None
+        self.pending_notes: list[str] = []
+        self.influence_client: InfluenceClientProtocol | None = None
         labels, truth = np.asarray(dataset.train.labels), np.asarray(dataset.clean_labels)
-        self.wrong, self.right = (
+        self.is_wrong, self.is_right = (
             torch.from_numpy(mask & (labels != -1)) for mask in (labels != truth, labels == truth)
         )
 
-    def of(self, index: Tensor) -> Tensor:
+    def lookup(self, index: Tensor) -> Tensor:
         """Return the weights of samples, (B,), on the device."""
-        return self.in_force.index_select(0, index.to(self.in_force.device))
+        return self.current.index_select(0, index.to(self.current.device))
 
     def end_epoch(
         self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]
     ) -> Metrics | None:
-        """Put weights that are due in force, and request new ones.
+        """Apply weights that are due, and request new ones.
 
         Args:
             epoch: Number of finished epochs.
@@ -81,75 +81,82 @@ class SampleWeights:
             teacher: Returns the state of a teacher that the trial has changed.
 
         Returns:
-            The metrics and the cost of new weights; None if none came into force.
+            The metrics and the cost of new weights; None if none were applied.
         """
-        found = None
+        new_metrics = None
         if self.pending is not None and epoch >= self.pending.epoch + self.weighting_plan.lag:
-            found = self._take()
-        if self.weighting_plan.due(epoch):
+            new_metrics = self._apply_pending()
+        if self.weighting_plan.is_due(epoch):
             self.pending = Snapshot(
-                self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted
+                self.spec.plain(), self.letter, epoch, {}, self.current.cpu(), before=self.noted
             )
             if self.context.is_main_process:
                 self.pending = replace(
-                    self.pending, student=_copied(student()), teacher=_copied(teacher())
+                    self.pending, student=_copy_to_cpu(student()), teacher=_copy_to_cpu(teacher())
                 )
                 self._send()
             if self.weighting_plan.lag == 0:
-                found = self._take()
-        return found
+                new_metrics = self._apply_pending()
+        return new_metrics
 
     def metrics(self) -> Metrics:
-        """Return the spread of the weights in force.
+        """Return the spread of the current weights.
 
         If labels are wrong, also return the mean weights over samples with wrong and with right
         labels.
         """
-        weights = self.in_force.cpu()
-        found = {"influence/weight_std": float(weights.std(correction=0))}
-        if self.wrong.any():
-            found["influence/weight_noisy"] = float(weights[self.wrong].mean())
-            found["influence/weight_clean"] = float(weights[self.right].mean())
-        return found
+        weights = self.current.cpu()
+        metrics = {"influence/weight_std": float(weights.std(correction=0))}
+        if self.is_wrong.any():
+            metrics["influence/weight_noisy"] = float(weights[self.is_wrong].mean())
+            metrics["influence/weight_clean"] = float(weights[self.is_right].mean())
+        return metrics
 
-    def drawn(self) -> State:
+    def figure_data(self) -> State:
         """Return the data of figures: the shares (BINS,) of the samples by weight, and both means.
 
         The means are NaN if no label is wrong.
         """
-        numbers = self.metrics()
-        counts = torch.histc(self.in_force.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
+        metrics = self.metrics()
+        counts = torch.histc(self.current.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
         means = {
-            name: torch.tensor(numbers.get(f"influence/{name}", math.nan))
+            name: torch.tensor(metrics.get(f"influence/{name}", math.nan))
             for name in ("weight_noisy", "weight_clean")
         }
         return {"weight_histogram": counts / counts.sum(), **means}
 
-    def shown(self) -> State:
+    def collect_extreme_samples(self) -> State:
         """Return the most harmful and the most helpful training samples, strongest first.
 
         The result is empty if no sample was scored.
         """
         scored = torch.nonzero(self.scores.isfinite()).flatten()
         order = scored[self.scores[scored].argsort(stable=True)]
-        found: State = {}
-        for name, index in (("harmful", order.flip(0)[:SHOWN]), ("helpful", order[:SHOWN])):
+        samples: State = {}
+        for name, index in (
+            ("harmful", order.flip(0)[:NUM_EXTREME_SAMPLES]),
+            ("helpful", order[:NUM_EXTREME_SAMPLES]),
+        ):
             if len(index):
-                found |= samples(self.dataset, name, index) | {f"{name}_scores": self.scores[index]}
-        return found
+                samples |= collect_samples(self.dataset, name, index) | {
+                    f"{name}_scores": self.scores[index]
+                }
+        return samples
 
     def notes(self) -> list[str]:
         """Return the messages for users since the last call."""
-        said = self.said + (self.aide.notes() if self.aide else [])
-        self.said = []
-        return said
+        notes = self.pending_notes + (
+            self.influence_client.notes() if self.influence_client else []
+        )
+        self.pending_notes = []
+        return notes
 
     def state(self) -> tuple[State, dict[str, Any]]:
         """Return the state that a resume needs, as tensors and as JSON values.
 
         It includes a pending snapshot.
         """
-        tensors = {"weights": self.in_force, "scores": self.scores}
+        tensors = {"weights": self.current, "scores": self.scores}
         values: dict[str, Any] = {"noted": self.noted}
         if self.pending is not None:
             tensors |= {"pending/weights": self.pending.weights}
@@ -164,34 +171,34 @@ class SampleWeights:
 
     def find_misfit(self, tensors: State, values: dict[str, Any]) -> str:
         """Return why a saved state does not fit these weights; "" if it fits."""
-        own = {"weights": self.in_force, "scores": self.scores}
-        on_its_way = {"pending/weights": self.in_force} if "pending" in values else {}
-        held = {
+        expected = {"weights": self.current, "scores": self.scores}
+        expected_pending = {"pending/weights": self.current} if "pending" in values else {}
+        given = {
             name: value
             for name, value in tensors.items()
             if not name.startswith(("pending/student/", "pending/teacher/"))
         }
-        if misfit := find_misfit("sample weights", own | on_its_way, held):
+        if misfit := find_misfit("sample weights", expected | expected_pending, given):
             return misfit
         if not bool(torch.isfinite(tensors["weights"]).all()):
             return "weights of the sample weights is not finite"
-        missing = [
+        missing_names = [
             name
             for name in ("noted", *(("before",) if "pending" in values else ()))
             if name not in values
         ]
-        return f"weights.{missing[0]} is missing in its progress" if missing else ""
+        return f"weights.{missing_names[0]} is missing in its progress" if missing_names else ""
 
     def restore(self, tensors: State, values: dict[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
-        self.in_force, self.scores = (
+        self.current, self.scores = (
             tensors["weights"].to(self.context.device),
             tensors["scores"].cpu(),
         )
         self.noted = values["noted"]
         if "pending" in values:
             student, teacher = (
-                _below(f"pending/{name}/", tensors) for name in ("student", "teacher")
+                _select_prefix(f"pending/{name}/", tensors) for name in ("student", "teacher")
             )
             self.pending = Snapshot(
                 self.spec.plain(),
@@ -207,31 +214,31 @@ class SampleWeights:
 
     def _send(self) -> None:
         assert self.pending is not None
-        if self.aide is None and self.context.influence_client is not None:
-            self.aide = self.context.influence_client()
-        if self.aide is not None:
-            self.aide.send(self.pending)
+        if self.influence_client is None and self.context.influence_client is not None:
+            self.influence_client = self.context.influence_client()
+        if self.influence_client is not None:
+            self.influence_client.send(self.pending)
 
-    def _take(self) -> Metrics:
-        """Put the requested weights in force, and return their metrics."""
+    def _apply_pending(self) -> Metrics:
+        """Apply the requested weights, and return their metrics."""
         assert self.pending is not None
         started = time.perf_counter()
-        appraised, failure = self.context.broadcast_object(
-            self._received() if self.context.is_main_process else None
+        weighting, failure = self.context.broadcast_object(
+            self._receive_or_error() if self.context.is_main_process else None
         )
         if failure is not None:
             raise failure
         waited = time.perf_counter() - started
-        self.in_force, self.scores = appraised.weights.to(self.context.device), appraised.scores
-        self.noted, self.pending = appraised.noted, None
-        self.said += appraised.notes
-        numbers = appraised.tracked | appraised.costs | {"waited": waited}
-        if self.wrong.any() and self.scores[self.wrong].isfinite().all():
-            labelled = self.wrong | self.right
-            numbers["auc_noisy"] = auc(self.scores[labelled], self.wrong[labelled])
-        return {f"influence/{name}": value for name, value in numbers.items()}
+        self.current, self.scores = weighting.weights.to(self.context.device), weighting.scores
+        self.noted, self.pending = weighting.noted, None
+        self.pending_notes += weighting.notes
+        metrics = weighting.tracked | weighting.costs | {"waited": waited}
+        if self.is_wrong.any() and self.scores[self.is_wrong].isfinite().all():
+            labelled = self.is_wrong | self.is_right
+            metrics["auc_noisy"] = auc(self.scores[labelled], self.is_wrong[labelled])
+        return {f"influence/{name}": value for name, value in metrics.items()}
 
-    def _received(self) -> tuple[SampleWeighting | None, Exception | None]:
+    def _receive_or_error(self) -> tuple[SampleWeighting | None, Exception | None]:
         """Return the weights or the error, so that either all ranks raise it or none."""
         try:
             return self._receive(), None
@@ -240,21 +247,25 @@ class SampleWeights:
 
     def _receive(self) -> SampleWeighting:
         assert self.pending is not None
-        if self.aide is not None:
+        if self.influence_client is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
-            self.context.phase("the influence actor")
-            answer: SampleWeighting | None = self.aide.receive(wait_s, self._alive)
-            waited, what = (
+            self.context.phase("the wait for the influence actor")
+            weighting: SampleWeighting | None = self.influence_client.receive(wait_s, self._alive)
+            waited, subject = (
                 time.monotonic() - started,
-                f"the weights of the samples after epoch {self.pending.epoch}",
+                f"the sample weights after epoch {self.pending.epoch}",
             )
-            if answer is not None:
+            if weighting is not None:
                 if self.weighting_plan.lag and waited > LATE_S:
-                    self.said.append(f"{what} were late: the trainer waited {waited:.1f} s")
-                return answer
-            self.aide.drop()
+                    self.pending_notes.append(
+                        f"{subject} were late; the trainer waited {waited:.1f} s for them"
+                    )
+                return weighting
+            self.influence_client.drop()
             limit = f" within {wait_s:g} s (resources.influence_wait_s)" if waited >= wait_s else ""
-            self.said.append(f"{what} did not come{limit}, so the worker computed them itself")
+            self.pending_notes.append(
+                f"{subject} were not received{limit}; the trial's worker computed them instead"
+            )
         return compute_sample_weights(self.pending, self.context.device, self._alive)
 
     def _alive(self) -> None:
@@ -264,7 +275,7 @@ class SampleWeights:
             raise Stopped
 
 
-def _below(prefix: str, tensors: State) -> State:
+def _select_prefix(prefix: str, tensors: State) -> State:
     return {
         name.removeprefix(prefix): value.cpu()
         for name, value in tensors.items()
@@ -272,5 +283,5 @@ def _below(prefix: str, tensors: State) -> State:
     }
 
 
-def _copied(state: State) -> State:
+def _copy_to_cpu(state: State) -> State:
     return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -25,10 +25,15 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._bank import StudentBank
 from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
-from orchestrator.training._optimization import learning_rate, optimizer, restore, set_rates
+from orchestrator.training._optimization import (
+    build_optimizer,
+    learning_rate,
+    restore_optimizer,
+    set_learning_rates,
+)
 from orchestrator.training._randomness import Draws, seed_everything
 from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
-from orchestrator.training._sample_predictions import retrieved, sample_predictions
+from orchestrator.training._sample_predictions import collect_predictions, collect_retrieved
 from orchestrator.training._sample_weight_schedule import SampleWeights
 from orchestrator.training._trace import Trace
 from orchestrator.training.checkpoint import Checkpoint, State
@@ -57,11 +62,11 @@ class TrainedStudent:
         self.position, self.letter = position, LETTERS[position]
         self.configuration, self.batches, self.exchange = configuration, batches, exchange
         self.context: TrialContext = exchange.context
-        chosen, self.recipe = configuration.students[self.letter]
-        device, student = self.context.device, self._fresh()
+        network, self.recipe = configuration.students[self.letter]
+        device, student = self.context.device, self._build_initial_network()
         method = build_method(configuration.method.name, configuration.method.settings)
         layout = (
-            torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+            torch.channels_last if channels_last(self.recipe, network) else torch.contiguous_format
         )
         if self.recipe.sync_batch_norm:
             synchronise(student, self.context)
@@ -69,33 +74,38 @@ class TrainedStudent:
         self.method = method.to(device)
         if self.recipe.compile:
             compile_in_place(self.student)
-        evaluated = self.recipe.eval_precision or self.recipe.precision
-        types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
-        self.learner = DistillationModule(self.student, self.method, *types)
-        self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
+        eval_precision = self.recipe.eval_precision or self.recipe.precision
+        types = (
+            half_type(precision, device) for precision in (self.recipe.precision, eval_precision)
+        )
+        self.distillation_module = DistillationModule(self.student, self.method, *types)
+        self.distillation_module.mean, self.distillation_module.all_labelled = (
+            self.context.mean,
+            batches.all_labelled,
+        )
         self.weights: SampleWeights | None = None
         weighting_plan = self.method.weighting_plan(self.recipe.epochs)
         if weighting_plan is not None:
             self.weights = SampleWeights(
                 spec, self.letter, weighting_plan, batches.dataset, self.context
             )
-            self.learner.weigh = self.weights.of
+            self.distillation_module.lookup_weights = self.weights.lookup
         self.bank: StudentBank | None = None
-        self.draws = Draws(device, apart=len(exchange.own) > 1)
+        self.draws = Draws(device, is_separate=len(exchange.local_positions) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
-        self.said: Output | None = None
+        self.output: Output | None = None
         self.class_accuracies = torch.full(
             (len(batches.dataset.classes),), math.nan
         )  # of the last evaluation on the validation part
 
-    def _fresh(self) -> nn.Module:
+    def _build_initial_network(self) -> nn.Module:
         """Return the initial network; students of the same form start with different weights."""
-        chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
+        network, dataset = self.configuration.students[self.letter].network, self.batches.dataset
         seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
         try:
-            student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
-            if chosen.weights:
-                load_weights(student, chosen.weights)
+            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            if network.weights:
+                load_weights(student, network.weights)
         except ConfigurationError as error:
             raise ConfigurationError.from_error(
                 error, str(error), network_key(self.letter)
@@ -112,18 +122,20 @@ class TrainedStudent:
         seed_everything(self.configuration.seed, METHOD)
         self.method.prepare(knowledge, self._task())
         self.method.to(self.context.device)
-        self.module = replicate(self.learner, self.context)
-        self.own_groups = self.method.parameter_groups()
-        self._begin()
+        self.module = replicate(self.distillation_module, self.context)
+        self.method_groups = self.method.parameter_groups()
+        self._create_optimizer()
 
-    def _begin(self) -> None:
-        self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
+    def _create_optimizer(self) -> None:
+        self.optimizer = build_optimizer(self.recipe, self.student, self.method_groups)
         self.scaler = torch.amp.GradScaler(
-            self.context.device.type, enabled=self.learner.half_type == torch.float16
+            self.context.device.type, enabled=self.distillation_module.half_type == torch.float16
         )
         bank_schedule = self.method.bank_schedule(self.recipe.epochs)
         if bank_schedule is not None:
-            self.bank = StudentBank(bank_schedule, self.learner, self.batches, self.context)
+            self.bank = StudentBank(
+                bank_schedule, self.distillation_module, self.batches, self.context
+            )
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
@@ -143,33 +155,37 @@ class TrainedStudent:
         epoch.
         """
         if self.weights and epoch == self.weights.weighting_plan.restarts_after:
-            self.student.load_state_dict(self._fresh().state_dict())
+            self.student.load_state_dict(self._build_initial_network().state_dict())
             self.best = _Best()
-            self._begin()
+            self._create_optimizer()
         self.draws.seed(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
 
     def look_ahead(
-        self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float
+        self, batch: Inputs, teacher_output: Output | None, held_out: Inputs, progress: float
     ) -> None:
         """Let the method look ahead before a step."""
-        with self.draws.going_on():
+        with self.draws.continue_sequence():
             self.method.look_ahead(
-                self.learner.ahead(batch, answer, held_out, self._rate(progress))
+                self.distillation_module.build_look_ahead(
+                    batch, teacher_output, held_out, self._learning_rate(progress)
+                )
             )
 
-    def speak(self, batch: Inputs) -> None:
+    def publish_output(self, batch: Inputs) -> None:
         """Compute and publish the outputs on the batch, before any local student steps."""
-        with self.draws.going_on():
-            self.said = self.learner.speak(batch)
-        self._tell(self.said.logits)
+        with self.draws.continue_sequence():
+            self.output = self.distillation_module.compute_output(batch)
+        self._publish(self.output.logits)
 
-    def step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
+    def step(self, batch: Inputs, teacher_output: Output | None, progress: float) -> None:
         """Train one step on a batch, after `progress` epochs."""
-        set_rates(self.optimizer, self.recipe, self.own_groups, self._rate(progress))
-        with self.draws.going_on():
-            loss, terms = self.module(batch, answer, self.said, self._peer_reader())
-            self.said = None
+        set_learning_rates(
+            self.optimizer, self.recipe, self.method_groups, self._learning_rate(progress)
+        )
+        with self.draws.continue_sequence():
+            loss, terms = self.module(batch, teacher_output, self.output, self._peer_reader())
+            self.output = None
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
@@ -183,19 +199,21 @@ class TrainedStudent:
             self.bank.step()
         self.trace.step({"loss": loss.detach(), **terms})
         if self.method.updates_alternately and self.position < self.exchange.count - 1:
-            self._speak_anew(batch)
+            self._republish_output(batch)
 
-    def _rate(self, progress: float) -> float:
+    def _learning_rate(self, progress: float) -> float:
         """Return the learning rate after `progress` epochs.
 
         A student that restarts runs the whole schedule before that, and again after it.
         """
-        anew, epochs = (
+        restart_epoch, epochs = (
             self.weights.weighting_plan.restarts_after if self.weights else None,
             self.recipe.epochs,
         )
-        if anew is not None:
-            first, last = (0, anew) if progress < anew else (anew, epochs)
+        if restart_epoch is not None:
+            first, last = (
+                (0, restart_epoch) if progress < restart_epoch else (restart_epoch, epochs)
+            )
             progress = (progress - first) * epochs / (last - first)
         return learning_rate(self.recipe, progress)
 
@@ -204,26 +222,28 @@ class TrainedStudent:
             return None
 
         def read_peers(logits: Tensor) -> Callable[[], Tensor]:
-            if self.said is None:  # else it was published
-                self._tell(logits)
+            if self.output is None:  # else it was published
+                self._publish(logits)
             return self.exchange.receive(self.position)
 
         return read_peers
 
-    def _tell(self, logits: Tensor) -> None:
+    def _publish(self, logits: Tensor) -> None:
         self.exchange.publish(
             self.position, logits.detach().float(), self.method.updates_alternately
         )
 
     @torch.no_grad()
-    def _speak_anew(self, batch: Inputs) -> None:
+    def _republish_output(self, batch: Inputs) -> None:
         """Publish the outputs after the step, for the students after this one.
 
         Buffers and random state do not change.
         """
-        with self.draws.unnoticed():
-            said = self.learner.speak(batch, dict(self.student.named_parameters()))
-        self.exchange.republish(self.position, said.logits.float())
+        with self.draws.preserve_state():
+            output = self.distillation_module.compute_output(
+                batch, dict(self.student.named_parameters())
+            )
+        self.exchange.republish(self.position, output.logits.float())
 
     def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
         """Return the epoch's metrics, and the classes of this rank's share of the validation part.
@@ -241,22 +261,24 @@ class TrainedStudent:
         )
         metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
-        found = evaluate(self.learner, self.batches, "validation", self.context, teacher)
-        self.class_accuracies = found.class_accuracies
+        result = evaluate(
+            self.distillation_module, self.batches, "validation", self.context, teacher
+        )
+        self.class_accuracies = result.class_accuracies
         return metrics | {
-            f"validation/{name}": value for name, value in found.metrics.items()
-        }, found.classes
+            f"validation/{name}": value for name, value in result.metrics.items()
+        }, result.classes
 
     def end_epoch(
-        self, epoch: int, validation: dict[str, float], pair: dict[str, float]
+        self, epoch: int, validation: dict[str, float], shared_metrics: dict[str, float]
     ) -> dict[str, float]:
         """Keep the best weights, advance the method, and return its metrics.
 
         Args:
             epoch: Number of finished epochs.
             validation: The student's metrics of this epoch.
-            pair: Metrics of all students together, kept for figures with the accuracy in each
-                class.
+            shared_metrics: Metrics of all students together, kept for figures with the accuracy
+                in each class.
         """
         accuracy = validation["validation/accuracy"]
         if accuracy > self.best.value:
@@ -265,16 +287,18 @@ class TrainedStudent:
                 epoch,
                 {key: value.detach().clone() for key, value in self.student.state_dict().items()},
             )
-        drawn = self.method.end_epoch(self._progress(epoch, validation))
-        arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
-        arrays |= self.weights.drawn() if self.weights else {}
-        arrays |= {"class_accuracy": self.class_accuracies} | {
-            name: torch.tensor(value) for name, value in pair.items()
+        method_values = self.method.end_epoch(self._progress(epoch, validation))
+        figure_arrays = {
+            name: value for name, value in method_values.items() if isinstance(value, Tensor)
         }
-        self.trace.end_epoch(epoch - 1, arrays)
+        figure_arrays |= self.weights.figure_data() if self.weights else {}
+        figure_arrays |= {"class_accuracy": self.class_accuracies} | {
+            name: torch.tensor(value) for name, value in shared_metrics.items()
+        }
+        self.trace.end_epoch(epoch - 1, figure_arrays)
         numbers = {
             f"method/{name}": value
-            for name, value in drawn.items()
+            for name, value in method_values.items()
             if not isinstance(value, Tensor)
         }
         numbers |= self.weights.metrics() if self.weights else {}
@@ -284,7 +308,9 @@ class TrainedStudent:
             "parameters": float(self.parameters),
         }
 
-    def weigh(self, epoch: int, teacher: Callable[[], State]) -> dict[str, float] | None:
+    def update_sample_weights(
+        self, epoch: int, teacher: Callable[[], State]
+    ) -> dict[str, float] | None:
         """Update the sample weights after an epoch.
 
         Args:
@@ -292,7 +318,7 @@ class TrainedStudent:
             teacher: Returns the state of a teacher that the trial has changed.
 
         Returns:
-            The metrics of new weights; None if none came into force.
+            The metrics of new weights; None if none were applied.
         """
         return (
             self.weights.end_epoch(epoch, self.student.state_dict, teacher)
@@ -300,22 +326,22 @@ class TrainedStudent:
             else None
         )
 
-    def update_bank(self, epoch: int, said: Mapping[int, Output]) -> None:
+    def update_bank(self, epoch: int, banks: Mapping[int, Output]) -> None:
         """Give the method a new bank after an epoch.
 
         Args:
             epoch: Number of finished epochs.
-            said: The banks by position. The schedule's `source` selects the student's own or the
+            banks: The banks by position. The schedule's `source` selects the student's own or the
                 others.
         """
-        assert self.bank is not None, "checked before"
-        own = self.bank.bank_schedule.source == "own"
-        wanted = [
+        assert self.bank is not None, "the student has a bank schedule"
+        uses_own = self.bank.bank_schedule.source == "own"
+        banks_of_source = [
             tables
-            for position, tables in sorted(said.items())
-            if (position == self.position) == own
+            for position, tables in sorted(banks.items())
+            if (position == self.position) == uses_own
         ]
-        self.method.update_bank(self.bank.knowledge(wanted, epoch))
+        self.method.update_bank(self.bank.build_knowledge(banks_of_source, epoch))
 
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
         validation = {
@@ -333,20 +359,22 @@ class TrainedStudent:
         metrics = {"best_epoch": float(self.best.epoch)}
         for name, state in (("best", self.best.state), ("last", last)):
             self.student.load_state_dict(state)
-            found = evaluate(self.learner, self.batches, "test", self.context, None)
-            metrics |= {f"test/{name}/{key}": value for key, value in found.metrics.items()}
+            result = evaluate(self.distillation_module, self.batches, "test", self.context, None)
+            metrics |= {f"test/{name}/{key}": value for key, value in result.metrics.items()}
         return metrics
 
-    def show(self, teacher: FrozenTeacher | None) -> None:
+    def collect_predictions(self, teacher: FrozenTeacher | None) -> None:
         """Keep predictions, weighted samples and retrieved samples for display."""
         if self.context.is_main_process:
-            self.shown = sample_predictions(self.learner, teacher, self.batches) | (
-                self.weights.shown() if self.weights else {}
+            self.shown = collect_predictions(self.distillation_module, teacher, self.batches) | (
+                self.weights.collect_extreme_samples() if self.weights else {}
             )
             if self.method.neighbours is not None:
                 # without `needs.teacher` the bank is not the teacher's
-                heard = teacher if self.method.needs.teacher else None
-                self.shown |= retrieved(self.method.neighbours, heard, self.batches)
+                evaluated_teacher = teacher if self.method.needs.teacher else None
+                self.shown |= collect_retrieved(
+                    self.method.neighbours, evaluated_teacher, self.batches
+                )
 
     def state(self, record: dict[str, object]) -> Checkpoint:
         """Return everything that a resume needs, with the record of the last epoch."""
@@ -388,7 +416,7 @@ class TrainedStudent:
         """Restore a checkpoint that was saved after `epoch` finished epochs with these metrics."""
         self.student.load_state_dict(saved.student)
         self.method.load_state_dict(saved.method)
-        restore(self.optimizer, saved.optimizer["optimizer"])
+        restore_optimizer(self.optimizer, saved.optimizer["optimizer"])
         self.scaler.load_state_dict(saved.optimizer["scaler"])
         self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
         self.trace, self.shown = Trace(saved.trace), saved.shown

@@ -33,8 +33,8 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     teacher = open_teacher(spec.teacher, context.device, layout, None, False)
     batches = Batches(
         dataset,
-        Views.of(dataset, configuration.data, configuration.seed),
-        batch_size=context.world_size,  # for training, which is not done here
+        Views.from_config(dataset, configuration.data, configuration.seed),
+        batch_size=context.world_size,  # for training, which does not happen here
         seed=configuration.seed,
         rank=context.rank,
         world_size=context.world_size,

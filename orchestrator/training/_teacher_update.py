@@ -15,7 +15,7 @@ from orchestrator.models.batch_norm import synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._sample_weight_schedule import SampleWeights
-from orchestrator.training.sample_weighting import changed_teacher
+from orchestrator.training.sample_weighting import replace_teacher_weights
 
 TEACHER = 3  # a seed that separates its draws from those of the student
 MOMENTUM = 0.9
@@ -32,7 +32,7 @@ def update_teacher(
 ) -> FrozenTeacher:
     """Return a new teacher: the given one after an epoch of `Method.teacher_loss` on a view.
 
-    It uses SGD at `Method.teaching_rate`, in float32. All ranks of the student call this together.
+    It uses SGD at `Method.teacher_lr`, in float32. All ranks of the student call this together.
     The optimiser starts without state each time, so no state has to be saved.
 
     Args:
@@ -55,12 +55,12 @@ def update_teacher(
         module = DistributedDataParallel(network, device_ids=ids, process_group=context.group)
     optimizer = torch.optim.SGD(network.parameters(), method.teacher_lr, MOMENTUM)
     for inputs in batches.train(epoch, view):
-        said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
+        output, frozen_output = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = to_device(inputs.index, inputs.inputs.device)
-        part = (index, inputs.inputs, inputs.labels, said, before)
+        fields = (index, inputs.inputs, inputs.labels, output, frozen_output)
         batch = Batch(
-            *part,
-            weights=weights.of(index),
+            *fields,
+            weights=weights.lookup(index),
             mix=inputs.mix,
             mean=context.mean,
             all_labelled=batches.all_labelled,
@@ -70,4 +70,4 @@ def update_teacher(
         optimizer.step()
         context.heartbeat()
     context.align_buffers(network)
-    return changed_teacher(teacher, network.state_dict())
+    return replace_teacher_weights(teacher, network.state_dict())

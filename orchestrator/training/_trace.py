@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-POINTS = 32  # per epoch: a figure has no more room, and a checkpoint should stay small
+POINTS = 32  # per epoch: enough for a figure, and the checkpoint stays small
 
 
 class Trace:
@@ -30,7 +30,7 @@ class Trace:
         """Return the sum of each term over the steps of the epoch, float32."""
         return {name: torch.stack(values).float().sum() for name, values in self.terms.items()}
 
-    def end_epoch(self, epoch: int, drawn: State) -> None:
+    def end_epoch(self, epoch: int, arrays: State) -> None:
         """Close an epoch, counted from 0: thin its steps, and store a row of each `drawn` array."""
         for name, values in self.terms.items():
             chunks = torch.stack(values).float().cpu().tensor_split(min(POINTS, len(values)))
@@ -38,7 +38,7 @@ class Trace:
         if self.terms:
             points = min(POINTS, len(next(iter(self.terms.values()))))
             self._append("steps/epoch", epoch + (torch.arange(points) + 0.5) / points)
-        for name, row in drawn.items():
+        for name, row in arrays.items():
             self._append(f"epochs/{name}", row.detach().float().cpu()[None])
         self.terms = {}
 

@@ -6,48 +6,52 @@ bit-identically.
 """
 
 import functools
-import math
 import shutil
 import time
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from methods import Knowledge, Output
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.sizes import views
-from orchestrator.config.trial import KNOWLEDGE, TrialSpec, recipe_key
+from orchestrator.config.trial import KNOWLEDGE, TrialSpec
 from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
-from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
-from orchestrator.store.checkpoint_storage import checkpoint_storage_of
+from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training._bank import gather_banks
 from orchestrator.training._clock import Clock
-from orchestrator.training._exchange import exchange_of
+from orchestrator.training._exchange import build_exchange
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training._teacher_update import update_teacher
-from orchestrator.training._trial_metrics import Metrics, student_metrics, trial_metrics
+from orchestrator.training._trial_metrics import (
+    Metrics,
+    compute_trial_metrics,
+    gather_metrics,
+    gather_validation,
+    require_finite,
+    select_student_metrics,
+)
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import (
-    AskedTeacher,
-    clean_knowledge,
+    TeacherOutputSource,
+    build_retrieval,
+    compute_clean_knowledge,
     compute_teacher_outputs,
+    compute_validation_predictions,
     load_teacher,
     open_batches,
-    retrieval,
-    validation_predictions,
 )
-from orchestrator.training.sample_weighting import changed_teacher
+from orchestrator.training.sample_weighting import replace_teacher_weights
 
-TEACHER = "the teacher's pass over a view"  # a phase
+TEACHER = "the teacher's forward pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
 
 
@@ -67,12 +71,12 @@ def train(spec: TrialSpec, context: TrialContext) -> None:
         SettingsError: A setting of the method does not fit.
         ConfigurationError: A setting of the configuration does not fit.
     """
-    exchange = exchange_of(context, len(spec.configuration.students))
-    torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.own[0]]))
+    exchange = build_exchange(context, len(spec.configuration.students))
+    torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.local_positions[0]]))
     batches = open_batches(spec, exchange.context)
     try:
         _Trainer(spec, context, exchange, batches).run()
-    except Stopped:  # during the teacher's pass over a view
+    except Stopped:  # during the teacher's forward pass over a view
         return
     finally:
         batches.close()
@@ -88,24 +92,25 @@ class _Trainer:
         self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches
     ) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
-        self.configuration, self.place = spec.configuration, checkpoint_storage_of(spec)
+        self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
-        self.clock, self.spent = Clock(context.device), TrialCost()
+        self.clock, self.cost = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
             self.students = [
-                TrainedStudent(position, spec, batches, exchange) for position in exchange.own
+                TrainedStudent(position, spec, batches, exchange)
+                for position in exchange.local_positions
             ]
             self.teacher = load_teacher(spec, context)
         self.method = self.students[0].method  # every student has its own of this kind
-        self.taught = False  # whether the trial has changed its teacher
-        self.source: AskedTeacher | None = None
+        self.teacher_changed = False  # whether the trial has changed its teacher
+        self.source: TeacherOutputSource | None = None
         if self.teacher:
             self.source = compute_teacher_outputs(
                 spec, self.teacher, batches, context, self.method.needs.features
             )
         self.retrieval = (
-            retrieval(spec, self.source, batches, context)
+            build_retrieval(spec, self.source, batches, context)
             if self.source and self.method.needs.bank
             else None
         )
@@ -118,11 +123,15 @@ class _Trainer:
         self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
             bank = self.method.needs.bank
-            return clean_knowledge(
-                self.source, self.batches, self.exchange.context, bank, self._find if bank else None
+            return compute_clean_knowledge(
+                self.source,
+                self.batches,
+                self.exchange.context,
+                bank,
+                self._find_neighbours if bank else None,
             )
 
-    def _find(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+    def _find_neighbours(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
         assert self.retrieval is not None
         with self.clock.measure("retrieval"):
             return self.retrieval(knowledge, positives, negatives)
@@ -133,26 +142,28 @@ class _Trainer:
         After a resume, resend unacknowledged records, or else the last one.
         """
         self._resume()
-        known = self.epochs if self.spec.known is None else self.spec.known
-        unheard = [record for record in self.records if record["epoch"] > known] or self.records[
-            -1:
-        ]
-        for record in unheard if self.context.is_main_process else ():
-            self.context.report(record if record is unheard[-1] else record | {"behind": True})
+        known_epochs = self.epochs if self.spec.known is None else self.spec.known
+        unacknowledged = [
+            record for record in self.records if record["epoch"] > known_epochs
+        ] or self.records[-1:]
+        for record in unacknowledged if self.context.is_main_process else ():
+            self.context.report(
+                record if record is unacknowledged[-1] else record | {"behind": True}
+            )
         for epoch in range(
             self.records[-1]["epoch"] if self.records else 0,
             min(self.spec.until or self.epochs, self.epochs),
         ):
             if not self._train_epoch(epoch):
                 return
-            self._hand_over(self._end_epoch(epoch))
-        if self.taught:
-            self._forget()
+            self._save_and_report(self._end_epoch(epoch))
+        if self.teacher_changed:
+            self._remove_teacher_outputs()
 
-    def _hand_over(self, record: Record) -> None:
+    def _save_and_report(self, record: Record) -> None:
         """Save, then report; the time that both take is reported with the next epoch."""
         start = time.perf_counter()
-        self.context.phase("its checkpoint")
+        self.context.phase("the checkpoint")
         self.records.append(record)
         parts = {
             student.letter: student.state(record)
@@ -163,7 +174,7 @@ class _Trainer:
             parts[LETTERS[0]].progress["records"] = self.records
         for part in parts.values():
             part.teacher = self._teacher_state()
-        checkpoints.save(self.place, parts, self.context)
+        checkpoints.save(self.storage, parts, self.context)
         if self.context.is_main_process:
             self.context.report(record)
         self.clock.restart()
@@ -176,30 +187,32 @@ class _Trainer:
             return
         record: Record = saved["a"].progress["record"]
         self.records = saved["a"].progress.get("records", [record])  # older ones have only the last
-        self.spent.resume(record["metrics"])
+        self.cost.resume(record["metrics"])
         for student in self.students:
-            metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
+            metrics = select_student_metrics(
+                record["metrics"], student.letter, self.exchange.count > 1
+            )
             student.restore(saved[student.letter], record["epoch"], metrics)
         if self.teacher and saved["a"].teacher:
-            self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
-        self._refresh(record["epoch"])
+            self._change_teacher(replace_teacher_weights(self.teacher, saved["a"].teacher))
+        self._update_banks(record["epoch"])
 
     def _load(self) -> dict[str, Checkpoint] | None:
         """Return the newest checkpoint that fits, the same on all ranks; report skipped ones."""
-        letters, passed_over = LETTERS[: self.exchange.count], list[str]()
+        letters, skipped_reasons = LETTERS[: self.exchange.count], list[str]()
         # on the host, where every rank can receive it, independent of its device
         load = functools.partial(
             checkpoints.load,
-            self.place,
+            self.storage,
             letters,
             torch.device("cpu"),
             self.context.heartbeat,
-            passed_over=passed_over,
+            skipped_reasons=skipped_reasons,
         )
         saved: dict[str, Checkpoint] | None = None
         while True:
             saved = self.context.broadcast_object(
-                self.place.together(
+                self.storage.run_on_all_ranks(
                     self.context, lambda: load() if self.context.is_main_process else None
                 )
             )
@@ -212,14 +225,16 @@ class _Trainer:
             ]
             if not misfits:
                 break
-            passed_over.append(misfits[0])
-        if passed_over and self.context.is_main_process:
+            skipped_reasons.append(misfits[0])
+        if skipped_reasons and self.context.is_main_process:
             after = (
-                f"goes on after epoch {saved['a'].progress['record']['epoch']}"
+                f"continues after epoch {saved['a'].progress['record']['epoch']}"
                 if saved
-                else "begins again"
+                else "restarts from the first epoch"
             )
-            self.context.note(f"the checkpoint is damaged ({passed_over[0]}): the trial {after}")
+            self.context.note(
+                f"the checkpoint is damaged ({skipped_reasons[0]}): the trial {after}"
+            )
         return saved
 
     def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
@@ -229,29 +244,31 @@ class _Trainer:
             record["epoch"] == self.epochs
         ):
             return (
-                f"its record is of epoch {record['epoch']} of {self.epochs}, done: "
+                f"its record has epoch {record['epoch']} of {self.epochs} and done = "
                 f"{bool(record.get('done'))}"
             )
-        own = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
-        if misfit := find_misfit("teacher", own, saved["a"].teacher):
+        expected = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
+        if misfit := find_misfit("teacher", expected, saved["a"].teacher):
             return misfit
         for student in self.students:
-            if "validation/accuracy" not in student_metrics(
+            if "validation/accuracy" not in select_student_metrics(
                 record["metrics"], student.letter, several
             ):
-                return f"its record has no accuracy of student {student.letter}"
+                return f"its record has no accuracy for student {student.letter}"
             if misfit := student.find_misfit(saved[student.letter]):
                 return f"student {student.letter}: {misfit}" if several else misfit
         return ""
 
     def _teacher_state(self) -> State:
         """Return the state of a teacher that this trial has changed; {} for one in the store."""
-        return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
+        return (
+            dict(self.teacher.network.state_dict()) if self.teacher and self.teacher_changed else {}
+        )
 
     def _change_teacher(self, teacher: FrozenTeacher) -> None:
         """Use another teacher; its outputs on recurring views are cached for this trial alone."""
-        self.teacher, self.taught = teacher, True
-        self._forget()
+        self.teacher, self.teacher_changed = teacher, True
+        self._remove_teacher_outputs()
         if self.batches.views.varies and views(self.configuration) >= self.epochs:
             self.source = OnlineTeacher(teacher)
         else:
@@ -262,46 +279,51 @@ class _Trainer:
                 spec, teacher, self.batches, self.context, self.method.needs.features
             )
 
-    def _forget(self) -> None:
+    def _remove_teacher_outputs(self) -> None:
         """Remove the cached outputs of this trial's own teachers: no other trial can use them."""
         self.context.all_gather_object(None)  # afterwards no rank reads them
         if self.context.is_main_process:
             shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
         self.context.all_gather_object(None)
 
-    def _refresh(self, epoch: int) -> None:
+    def _update_banks(self, epoch: int) -> None:
         """Update the banks that are due after `epoch` finished epochs, in all students at once."""
-        banks = {student.position: student.bank for student in self.students if student.bank}
+        student_banks = {
+            student.position: student.bank for student in self.students if student.bank
+        }
         bank_schedule = self.method.bank_schedule(self.epochs)
-        if bank_schedule is None or not bank_schedule.due(epoch, self.epochs):
+        if bank_schedule is None or not bank_schedule.is_due(epoch, self.epochs):
             return
         with self.clock.measure("bank"):
-            said = {
-                position: bank.filled(self.context.require_going_on)
-                for position, bank in banks.items()
+            banks = {
+                position: bank.compute_bank(self.context.raise_if_stopped)
+                for position, bank in student_banks.items()
             }
-            said = gather_banks(said, self.context) if bank_schedule.source == "peers" else said
+            if bank_schedule.source == "peers":
+                banks = gather_banks(banks, self.context)
             for student in self.students:
-                student.update_bank(epoch, said)
+                student.update_bank(epoch, banks)
 
-    def _weigh(self, epoch: int) -> dict[str, Metrics]:
+    def _update_sample_weights(self, epoch: int) -> dict[str, Metrics]:
         """Update the sample weights after an epoch; return new ones' metrics by local student."""
-        came: dict[str, Metrics] = {}
+        new_metrics: dict[str, Metrics] = {}
         for student in self.students:
             with self.clock.measure("influence"):
-                found = student.weigh(epoch, self._teacher_state)
-            if found is not None:
-                came[student.letter] = found
-                if student.weights and student.weights.aide:
-                    self.spent.add(found["influence/cpu_seconds"])
+                metrics = student.update_sample_weights(epoch, self._teacher_state)
+            if metrics is not None:
+                new_metrics[student.letter] = metrics
+                if student.weights and student.weights.influence_client:
+                    self.cost.add_cpu_seconds(metrics["influence/cpu_seconds"])
                 if student.method.teacher_lr:
                     with self.clock.measure("teaching"):
-                        found |= self._teach(student, epoch)
-        return came
+                        metrics |= self._update_teacher(student, epoch)
+        return new_metrics
 
-    def _teach(self, student: TrainedStudent, epoch: int) -> Metrics:
+    def _update_teacher(self, student: TrainedStudent, epoch: int) -> Metrics:
         """Train the teacher for an epoch, and return its accuracy on the validation part."""
-        assert self.teacher is not None and student.weights is not None, "checked before"
+        assert self.teacher is not None and student.weights is not None, (
+            "the method updates its teacher with sample weights"
+        )
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self._change_teacher(
             update_teacher(
@@ -314,7 +336,7 @@ class _Trainer:
                 view,
             )
         )
-        predictions = validation_predictions(self.teacher, self.batches, student.context)
+        predictions = compute_validation_predictions(self.teacher, self.batches, student.context)
         labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[
             student.context.rank
         ]
@@ -332,46 +354,46 @@ class _Trainer:
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
-            asked = self.source if needs.teacher or needs.features else None
-            if asked:
-                asked.open_view(view, needs.features and view is None)
+            output_source = self.source if needs.teacher or needs.features else None
+            if output_source:
+                output_source.open_view(view, needs.features and view is None)
         self.context.phase(f"epoch {epoch + 1}")
         # after opening the view, as a cache miss may draw: an epoch must not depend on the cache
         for student in self.students:
             student.begin_epoch(epoch)
-        steps, every = self.batches.steps(), self.method.looks_ahead_every
+        steps, every = self.batches.steps(), self.method.look_ahead_interval
         held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
         for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
             if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
                 return False
             with self.clock.measure("teacher"):
-                answer = asked.answer(batch) if asked else None
+                teacher_output = output_source.answer(batch) if output_source else None
             with self.clock.measure("student"):
                 progress = epoch + step / steps
                 if every and step % every == 0:
-                    self._look_ahead(batch, answer, next(held_out), progress)
-                self._step(batch, answer, progress)
+                    self._look_ahead(batch, teacher_output, next(held_out), progress)
+                self._step(batch, teacher_output, progress)
             self.context.heartbeat()
         return True
 
     def _look_ahead(
-        self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float
+        self, batch: Inputs, teacher_output: Output | None, held_out: Inputs, progress: float
     ) -> None:
         for student in self.students:
-            student.look_ahead(batch, answer, held_out, progress)
+            student.look_ahead(batch, teacher_output, held_out, progress)
 
-    def _step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
+    def _step(self, batch: Inputs, teacher_output: Output | None, progress: float) -> None:
         """Train a step of every student of this process, in order.
 
         If several learn from each other, all of them publish their outputs first.
         """
-        read_peers = self.method.uses_peers
-        if read_peers and len(self.students) > 1:
+        uses_peers = self.method.uses_peers
+        if uses_peers and len(self.students) > 1:
             for student in self.students:
-                student.speak(batch)
+                student.publish_output(batch)
         for student in self.students:
-            student.step(batch, answer, progress)
-        if read_peers:
+            student.step(batch, teacher_output, progress)
+        if uses_peers:
             self.exchange.end_step()
 
     def _end_epoch(self, epoch: int) -> Record:
@@ -380,32 +402,33 @@ class _Trainer:
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
             predictions = (
-                validation_predictions(self.teacher, self.batches, self.exchange.context)
+                compute_validation_predictions(self.teacher, self.batches, self.exchange.context)
                 if self.teacher
                 else None
             )
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
-        validation, pair = self._together(evaluated)
-        self._require_finite(epoch, validation)
-        own = {
-            student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair)
+        validation, agreement = gather_validation(evaluated, self.context, self.exchange.count)
+        require_finite(epoch, validation, self.spec)
+        local = {
+            student.letter: student.end_epoch(epoch + 1, validation[student.letter], agreement)
             for student in self.students
         }
-        for letter, came in self._weigh(epoch + 1).items():
-            own[letter] |= came
+        for letter, new_metrics in self._update_sample_weights(epoch + 1).items():
+            local[letter] |= new_metrics
         for student in self.students:
             if student.bank:
                 with self.clock.measure("bank"):
                     student.bank.end_epoch(last)
-        self._refresh(epoch + 1)
+        self._update_banks(epoch + 1)
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:
-                    own[student.letter] |= student.test()
-                    student.show(self.teacher)
-        ended = self._of_all(own)
-        of = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
-        metrics = trial_metrics(of, self.configuration.search) | pair | self._costs(steps)
+                    local[student.letter] |= student.test()
+                    student.collect_predictions(self.teacher)
+        ended = gather_metrics(local, self.context, self.exchange.count)
+        by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
+        metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
+        metrics |= self._costs(steps)
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         if last:
             record["done"] = True
@@ -415,70 +438,10 @@ class _Trainer:
     def _notes_on_weights(self) -> list[str]:
         if not self.method.needs.weights:
             return []
-        own = [
+        local = [
             note for student in self.students if student.weights for note in student.weights.notes()
         ]
-        return [note for notes in self.context.all_gather_object(own) for note in notes]
-
-    def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
-        lost = [
-            letter
-            for letter, metrics in of.items()
-            if not all(math.isfinite(value) for value in metrics.values())
-        ]
-        if lost:
-            whose = (
-                f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
-            )
-            recipes = [recipe_key(self.spec.role, letter) for letter in lost]
-            advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
-            raise TrialError(
-                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set "
-                f"{recipes[-1]}.gradient_clip",
-                field=f"{recipes[0]}.learning_rate",
-                value=self.configuration.students[lost[0]].training.learning_rate,
-                allowed="a lower one",
-            )
-
-    def _together(
-        self, evaluated: dict[str, tuple[Metrics, Tensor]]
-    ) -> tuple[dict[str, Metrics], Metrics]:
-        """Return each student's metrics on every rank and, for several students, their agreement.
-
-        The agreement is the share of the validation part on which all students agree.
-        """
-        if self.exchange.count == 1:
-            return {letter: metrics for letter, (metrics, _) in evaluated.items()}, {}
-        of_ranks = self.context.all_gather_object(
-            {letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()}
-        )
-        validation = {
-            letter: metrics
-            for of_rank in reversed(of_ranks)
-            for letter, (metrics, _) in of_rank.items()
-        }
-        agreeing = samples = 0
-        for first in range(0, len(of_ranks), self.exchange.count):  # ranks of the same share
-            pair = [
-                classes
-                for of_rank in of_ranks[first : first + self.exchange.count]
-                for _, classes in of_rank.values()
-            ]
-            agreeing += int(torch.stack([classes == pair[0] for classes in pair]).all(dim=0).sum())
-            samples += len(pair[0])
-        return {letter: validation[letter] for letter in sorted(validation)}, {
-            "pair/agreement": agreeing / samples
-        }
-
-    def _of_all(self, own: dict[str, Metrics]) -> dict[str, Metrics]:
-        """Return the values of every student of the trial on every rank, given the local ones."""
-        if self.exchange.count == 1:
-            return own
-        return {
-            letter: metrics
-            for of_rank in reversed(self.context.all_gather_object(own))
-            for letter, metrics in of_rank.items()
-        }
+        return [note for notes in self.context.all_gather_object(local) for note in notes]
 
     def _costs(self, steps: int) -> Metrics:
         """Return the time by part and the cache counts of this process, and the trial's cost.
@@ -494,9 +457,9 @@ class _Trainer:
             seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange")
         )
         rate = steps * self.batches.batch_size / training if training else 0.0
-        found = self.source.counts() if self.source else {}
+        counts = self.source.counts() if self.source else {}
         costs = {f"seconds/{part}": value for part, value in seconds.items()} | {
             "train/images_per_second": rate
         }
-        costs |= self.spent.metrics(self.context)
-        return costs | {f"cache/{name}": value for name, value in found.items()}
+        costs |= self.cost.metrics(self.context)
+        return costs | {f"cache/{name}": value for name, value in counts.items()}

@@ -1,4 +1,4 @@
-"""Save and load the state of a trial: a folder that is written aside and renamed.
+"""Save and load the state of a trial: a folder that is replaced as a whole.
 
 Nothing in the folder can execute code. Its files:
 
@@ -10,7 +10,7 @@ Nothing in the folder can execute code. Its files:
 - trace.safetensors, and with the last epoch shown.safetensors: for figures
 
 progress.json has the CRC-32 of every other file, so that later damage is detected even in a
-readable file. The first student's files lie at the top, those of a peer in a folder named by its
+readable file. The first student's files are at the top, those of a peer in a folder named by its
 letter.
 """
 
@@ -30,13 +30,13 @@ from torch import Tensor
 from orchestrator.config.trial import student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.checkpoint_storage import LocalCheckpoint, Place
+from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
 from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
-PICTURED = ("trace", "shown")
+FIGURE_DATA = ("trace", "shown")
 CHUNK_BYTES = 2**22
 log = logging.getLogger(__name__)
 
@@ -57,48 +57,50 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)
 
 
-def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
+def save(
+    location: Path | CheckpointStorage, parts: Mapping[str, Checkpoint], context: TrialContext
+) -> None:
     """Replace the checkpoint of a trial.
 
     All ranks of the trial call this together; on a full disk all of them wait.
 
     Args:
-        where: The folder of the trial, or the storage of its checkpoint.
+        location: The folder of the trial, or the storage of its checkpoint.
         parts: The students that this rank writes, by letter.
         context: The context of all ranks of the trial.
 
     Raises:
         Stopped: A stop of the trial was requested meanwhile.
     """
-    home = _place(where)
+    storage = _storage_of(location)
     epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
-    with home.writing(context, epoch) as aside:
+    with storage.writing(context, epoch) as temporary:
         # afterwards all parts are written, and rank 0 may rename the folder
-        disk.raise_on_all_ranks(context, lambda: _write_all(aside, parts), home.trial)
+        disk.raise_on_all_ranks(context, lambda: _write_all(temporary, parts), storage.trial)
 
 
 def load(
-    where: Path | Place,
+    location: Path | CheckpointStorage,
     letters: Sequence[str],
     device: torch.device,
-    alive: Callable[[], None] = lambda: None,
-    passed_over: list[str] | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
+    skipped_reasons: list[str] | None = None,
 ) -> dict[str, Checkpoint] | None:
     """Return the newest readable checkpoint of a trial, by student, or None.
 
-    Files that a dead writer left are removed.
+    Temporary files of dead writers are removed.
 
     Args:
-        where: The folder of the trial, or the storage of its checkpoint.
+        location: The folder of the trial, or the storage of its checkpoint.
         letters: The students.
         device: The device of the weights.
-        alive: Sends a heartbeat.
-        passed_over: The reasons why newer checkpoints are unusable, a sentence each. As many
+        heartbeat: Sends a heartbeat.
+        skipped_reasons: The reasons why newer checkpoints are unusable, a sentence each. As many
             checkpoints are skipped from the start; new reasons are appended.
     """
-    passed_over = [] if passed_over is None else passed_over
-    for number, path in enumerate(_place(where).newest_first(alive)):
-        if number < len(passed_over):
+    skipped_reasons = [] if skipped_reasons is None else skipped_reasons
+    for number, path in enumerate(_storage_of(location).iterate_newest_first(heartbeat)):
+        if number < len(skipped_reasons):
             continue
         try:
             return {letter: _read(path / student_folder(letter), device) for letter in letters}
@@ -111,29 +113,29 @@ def load(
             TypeError,
             pickle.UnpicklingError,
         ) as error:
-            passed_over.append(" ".join(str(error).split()))
+            skipped_reasons.append(" ".join(str(error).split()))
         except (DamagedRecordError, SafetensorError) as error:
-            passed_over.append(" ".join(str(error).split()))
+            skipped_reasons.append(" ".join(str(error).split()))
     return None
 
 
-def _place(where: Path | Place) -> Place:
-    return LocalCheckpoint(where) if isinstance(where, Path) else where
+def _storage_of(location: Path | CheckpointStorage) -> CheckpointStorage:
+    return LocalCheckpoint(location) if isinstance(location, Path) else location
 
 
-def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:
-    disk.require_space(aside, sum(_bytes(vars(part)) for part in parts.values()))
+def _write_all(temporary: Path, parts: Mapping[str, Checkpoint]) -> None:
+    disk.require_space(temporary, sum(_bytes(vars(part)) for part in parts.values()))
     try:
         for letter, part in parts.items():
-            _write(aside / student_folder(letter), part)
+            _write(temporary / student_folder(letter), part)
     except Exception as error:
-        if disk.is_full(error):  # partial files take space that others need meanwhile
+        if disk.is_full(error):  # partial files take space that other trials need
             for letter in parts:
-                _empty(aside / student_folder(letter))
+                _remove_files(temporary / student_folder(letter))
         raise
 
 
-def _empty(path: Path) -> None:
+def _remove_files(path: Path) -> None:
     for file in path.glob("*.*"):
         file.unlink(missing_ok=True)
 
@@ -149,7 +151,7 @@ def _bytes(value: Any) -> int:
 
 def _write(path: Path, checkpoint: Checkpoint) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    for name in (*WEIGHTS, *PICTURED):
+    for name in (*WEIGHTS, *FIGURE_DATA):
         state = getattr(checkpoint, name)
         if state:
             save_file(
@@ -159,26 +161,26 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     # opened here: torch alone would not report a full disk
     with (path / "optimizer.pt").open("wb") as stream:
         torch.save(checkpoint.optimizer, stream)
-    files = {file.name: _sum(file) for file in sorted(path.iterdir()) if file.is_file()}
+    files = {file.name: _checksum(file) for file in sorted(path.iterdir()) if file.is_file()}
     (path / PROGRESS_FILE).write_text(PROGRESS.text({**checkpoint.progress, "files": files}))
 
 
-def _sum(file: Path) -> str:
-    found = 0
+def _checksum(file: Path) -> str:
+    checksum = 0
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK_BYTES):
-            found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
+            checksum = zlib.crc32(chunk, checksum)
+    return f"{checksum:08x}"
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
     progress, states = read_progress(path), {}
     for name, expected in progress.get("files", {}).items():  # older checkpoints have none
-        if not (path / Path(name).name).is_file() or _sum(path / Path(name).name) != expected:
+        if not (path / Path(name).name).is_file() or _checksum(path / Path(name).name) != expected:
             raise DamagedRecordError(
-                path / name, f"it is not the file of which {PROGRESS_FILE} has the sum"
+                path / name, f"its checksum differs from the one in {PROGRESS_FILE}"
             )
-    for name in (*WEIGHTS, *PICTURED):
+    for name in (*WEIGHTS, *FIGURE_DATA):
         file = path / f"{name}.safetensors"
         required = name in ("student", "best")
         states[name] = (

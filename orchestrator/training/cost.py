@@ -21,18 +21,18 @@ class TrialCost:
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.cpu_start = time.process_time()
-        self.before: dict[str, float] = {}
-        self.beside = 0.0
+        self.previous: dict[str, float] = {}
+        self.other_cpu_s = 0.0
 
     def resume(self, metrics: Mapping[str, float]) -> None:
         """Continue from a record of an earlier process; records of older versions have no cost."""
-        self.before = {
+        self.previous = {
             name: metrics[name] for name in (TOTAL, CPU_TOTAL, GPU_TOTAL) if name in metrics
         }
 
-    def add(self, cpu_seconds: float) -> None:
-        """Count CPU seconds of another process."""
-        self.beside += cpu_seconds
+    def add_cpu_seconds(self, cpu_seconds: float) -> None:
+        """Add CPU seconds of another process."""
+        self.other_cpu_s += cpu_seconds
 
     def metrics(self, context: TrialContext) -> dict[str, float]:
         """Return the total cost in seconds, the same on every rank.
@@ -44,15 +44,15 @@ class TrialCost:
         """
         wall, cpu = (
             time.perf_counter() - self.start,
-            time.process_time() - self.cpu_start + self.beside,
+            time.process_time() - self.cpu_start + self.other_cpu_s,
         )
-        own = [wall, cpu, wall if context.device.type == "cuda" else 0.0]
+        local = [wall, cpu, wall if context.device.type == "cuda" else 0.0]
         totals = context.all_reduce_sum(
-            torch.tensor(own, dtype=torch.float64, device=context.device)
+            torch.tensor(local, dtype=torch.float64, device=context.device)
         ).tolist()
-        found = dict(zip((TOTAL, CPU_TOTAL, GPU_TOTAL), totals, strict=True))
+        seconds = dict(zip((TOTAL, CPU_TOTAL, GPU_TOTAL), totals, strict=True))
         return {
-            name: self.before.get(name, 0.0) + value
-            for name, value in found.items()
+            name: self.previous.get(name, 0.0) + value
+            for name, value in seconds.items()
             if value or name != GPU_TOTAL
         }

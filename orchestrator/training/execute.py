@@ -13,7 +13,7 @@ WORK = {"student": train, "teacher": train, "fill": precompute_view, "evaluate":
 def execute(spec: TrialSpec, context: TrialContext) -> None:
     """Execute the role of the specification; all ranks of a group call this together."""
     try:
-        here = stage_on_node(spec, context)
+        local_spec = stage_on_node(spec, context)
     except Stopped:  # during the wait for the store
         return
-    WORK[spec.role](here, context)
+    WORK[spec.role](local_spec, context)

@@ -37,7 +37,7 @@ class Scores:
         nll = nll_loss(log_q, labels, reduction="none")
         entropy = -torch.special.xlogy(log_q.exp(), log_q.exp()).sum(dim=1)
         sums = torch.stack([one, correct, nll, entropy, agreeing], dim=1).sum(dim=0)
-        # NaN comes from a diverged student, whose nll reports it
+        # NaN comes from a diverged student; its nll is then NaN
         bins = (confidence.exp().nan_to_num() * BINS).long().clamp(max=BINS - 1)
         of_bins = self._table(bins, BINS, one, confidence.exp(), correct)
         of_classes = self._table(labels, self.classes, one, correct)

@@ -1,4 +1,4 @@
-"""Keep data, teachers and their predictions in a process, for all trials after the first."""
+"""Cache data, teachers and their predictions in a process, for later trials."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,7 +23,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 
-AskedTeacher = OnlineTeacher | CachedTeacher
+TeacherOutputSource = OnlineTeacher | CachedTeacher
 Find = Callable[[Knowledge, int, int], Neighbours]
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
@@ -35,8 +35,8 @@ def open_labelled(folder: Path) -> Dataset:
     return open_dataset(folder).labelled()
 
 
-_shortages: set[str] = set()  # shortages of shared memory that were reported
-PREDICTIONS = 8  # teachers and shares whose predictions are kept
+_shortages: set[str] = set()  # reported shortages of shared memory
+PREDICTIONS = 8  # cached predictions, one for each teacher and share
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 
@@ -89,9 +89,9 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     Several students use channels last if any of them gains from it. A method that needs labels
     trains on the labelled samples alone; the cache is filled for methods that take all samples.
     """
-    configuration, filling = spec.configuration, spec.role == "fill"
+    configuration, is_precompute = spec.configuration, spec.role == "fill"
     labels = (
-        not filling
+        not is_precompute
         and build_method(configuration.method.name, configuration.method.settings).needs.labels
     )
     dataset, on_device = (
@@ -101,7 +101,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
-        Views.of(dataset, configuration.data, configuration.seed),
+        Views.from_config(dataset, configuration.data, configuration.seed),
         configuration.training.batch_size,
         configuration.seed,
         rank=context.rank,
@@ -110,7 +110,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         loader_workers=configuration.data.loader_workers,
         channels_last=any(channels_last(configuration.training, network) for network in networks),
         on_device=fits_on_device(dataset, context.device) if on_device is None else on_device,
-        labelled_share=None if filling else configuration.data.labelled_share,
+        labelled_share=None if is_precompute else configuration.data.labelled_share,
         loader_wait_s=loader_wait_s(configuration.resources),
     )
     shortage = batches.shortage()
@@ -130,16 +130,18 @@ def loader_wait_s(resources: Resources) -> float:
 
 def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
     """Return the teacher of a trial, or None if it has none."""
-    chosen = spec.configuration.teacher
-    if spec.teacher is None or chosen is None:
+    teacher_settings = spec.configuration.teacher
+    if spec.teacher is None or teacher_settings is None:
         return None
     recipe = spec.configuration.training
-    precisions = set(context.all_gather_object(half_type(chosen.precision, context.device)))
+    precisions = set(
+        context.all_gather_object(half_type(teacher_settings.precision, context.device))
+    )
     precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
     return open_teacher(
         spec.teacher,
         context.device,
-        channels_last(recipe, chosen.network),
+        channels_last(recipe, teacher_settings.network),
         precision,
         recipe.compile,
     )
@@ -151,44 +153,50 @@ def compute_teacher_outputs(
     batches: Batches,
     context: TrialContext,
     features: bool = False,
-) -> AskedTeacher:
+) -> TeacherOutputSource:
     """Return the source of the teacher's outputs for a trial.
 
     It is the cache, unless that is off or lacks required features: those of views that vary.
     """
-    chosen = spec.configuration.teacher
-    assert chosen is not None
-    if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
+    teacher_settings = spec.configuration.teacher
+    assert teacher_settings is not None
+    if (
+        spec.knowledge is None
+        or teacher_settings.mode == "online"
+        or (features and batches.views.varies)
+    ):
         return OnlineTeacher(teacher)
-    cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
+    cache = Cache(
+        read_path(spec.knowledge, "teacher.cache"), round(teacher_settings.cache_gib * 2**30)
+    )
     return CachedTeacher(
         teacher,
         batches,
         cache,
-        chosen.dtype,
+        teacher_settings.dtype,
         context,
         spec.configuration.resources.heartbeat_timeout_s,
     )
 
 
-def retrieval(
-    spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext
+def build_retrieval(
+    spec: TrialSpec, source: TeacherOutputSource, batches: Batches, context: TrialContext
 ) -> Retrieval:
     """Return the retrieval of samples that are similar by the teacher's features.
 
     It runs once for all trials if the teacher's outputs are cached.
     """
-    known = int((batches.dataset.train.labels >= 0).sum())
-    nearly = context.broadcast_object(
-        is_approximate(spec.configuration.resources, known, context.device.type == "cuda")
+    num_labelled = int((batches.dataset.train.labels >= 0).sum())
+    approximate = context.broadcast_object(
+        is_approximate(spec.configuration.resources, num_labelled, context.device.type == "cuda")
     )
     if isinstance(source, CachedTeacher):
-        return Retrieval(context, nearly, source.sharing, source.about[True])
-    return Retrieval(context, nearly)
+        return Retrieval(context, approximate, source.sharing, source.about[True])
+    return Retrieval(context, approximate)
 
 
-def clean_knowledge(
-    source: AskedTeacher,
+def compute_clean_knowledge(
+    source: TeacherOutputSource,
     batches: Batches,
     context: TrialContext,
     features: bool,
@@ -211,31 +219,31 @@ def clean_knowledge(
     tables = (
         source.everything()
         if isinstance(source, CachedTeacher)
-        else _asked_now(source, batches, context, features)
+        else _compute_clean_outputs(source, batches, context, features)
     )
     return Knowledge(tables[0].to(context.device), tables[1], labels, find=find)
 
 
-def _asked_now(
+def _compute_clean_outputs(
     source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool
 ) -> tuple[Tensor, Tensor | None]:
-    answers: list[Output] = []
+    outputs: list[Output] = []
     for batch in batches.ordered("train"):
-        answers.append(source.answer(batch))
+        outputs.append(source.answer(batch))
         context.heartbeat()
 
-    def joined(name: str) -> Tensor:
+    def join_blocks(name: str) -> Tensor:
         # the blocks of the ranks are contiguous, so their order is that of the part
         return torch.cat(
             context.all_gather_object(
-                torch.cat([getattr(answer, name).cpu() for answer in answers])
+                torch.cat([getattr(output, name).cpu() for output in outputs])
             )
         )
 
-    return joined("logits"), joined("features") if features else None
+    return join_blocks("logits"), join_blocks("features") if features else None
 
 
-def validation_predictions(
+def compute_validation_predictions(
     teacher: FrozenTeacher, batches: Batches, context: TrialContext
 ) -> Tensor:
     """Return the teacher's classes for this rank's share of the validation part, in its order.

@@ -27,7 +27,7 @@ from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training.process_cache import (
     channels_last,
-    clean_knowledge,
+    compute_clean_knowledge,
     compute_teacher_outputs,
     load_teacher,
     open_batches,
@@ -39,14 +39,14 @@ BLOCK_ELEMENTS = 1 << 22  # input elements of a block: larger blocks are not fas
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A student after `epoch` finished epochs, ready to be sent: tensors lie on the CPU.
+    """A student after `epoch` finished epochs, ready to be sent: its tensors are on the CPU.
 
     Attributes:
         spec: The specification as JSON values.
         letter: The letter of the student.
         epoch: Number of finished epochs.
         student: The state of the student.
-        weights: The sample weights in force (n,).
+        weights: The current sample weights (n,).
         teacher: The state of a teacher that the trial has changed, else empty.
         before: Values that the previous weighting noted.
     """
@@ -82,34 +82,34 @@ class SampleWeighting:
 
 
 def compute_sample_weights(
-    snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None
+    snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None] = lambda: None
 ) -> SampleWeighting:
     """Survey the student of the snapshot, and compute the sample weights with its method.
 
     Args:
         snapshot: The snapshot, of a method that weighs samples.
         device: The device of the computation.
-        alive: Sends a heartbeat; called at intervals.
+        heartbeat: Sends a heartbeat; called at intervals.
 
     Raises:
         TrialError: An estimator does not converge.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
-    context = TrialContext(device=device, heartbeat=alive)
+    context = TrialContext(device=device, heartbeat=heartbeat)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
     weighting_plan = build_method(
         configuration.method.name, configuration.method.settings
     ).weighting_plan(configuration.training.epochs)
-    assert weighting_plan is not None, "nobody sends a snapshot for a method that weighs nothing"
+    assert weighting_plan is not None, "the method of the snapshot has no weighting plan"
     batches = open_batches(spec, context)
     try:
-        student = _student(snapshot, spec, batches, device)
-        teacher = _teacher_logits(snapshot, spec, batches, context)
-        network = _surveyed(student, batches, alive)
+        student = _build_student(snapshot, spec, batches, device)
+        teacher = _compute_teacher_logits(snapshot, spec, batches, context)
+        network = _build_surveyed_network(student, batches, heartbeat)
         survey = StudentSurvey(
-            training=_part(network, student, batches, "train"),
-            held_out=_part(network, student, batches, "validation"),
+            training=_compute_part(network, student, batches, "train"),
+            held_out=_compute_part(network, student, batches, "validation"),
             teacher=teacher,
             weights=snapshot.weights.to(device),
             rates=torch.from_numpy(batches.rates()).to(device),
@@ -117,16 +117,16 @@ def compute_sample_weights(
             limit_bytes=round(configuration.resources.influence_gib * 2**30),
             seed=configuration.seed,
             before=snapshot.before,
-            alive=alive,
+            heartbeat=heartbeat,
         )
-        found = weighting_plan.weigh(survey)
+        weighting = weighting_plan.weigh(survey)
     except ArithmeticError as error:
         raise TrialError.from_error(
-            error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method"
+            error, f"the sample weights after epoch {snapshot.epoch}: {error}", "method"
         ) from error
     finally:
         batches.close()
-    weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device
+    weights, scores = weighting.weights.cpu(), weighting.scores.cpu()  # waits for the device
     costs = {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu_started,
@@ -134,12 +134,12 @@ def compute_sample_weights(
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(
-        f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes
+        f"the sample weights after epoch {snapshot.epoch}: {note}" for note in weighting.notes
     )
-    return SampleWeighting(weights, scores, found.noted, found.tracked, costs, notes)
+    return SampleWeighting(weights, scores, weighting.noted, weighting.tracked, costs, notes)
 
 
-def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
+def replace_teacher_weights(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     """Return a teacher with other weights; the given teacher is shared, and does not change."""
     network = copy.deepcopy(teacher.network)
     network.load_state_dict(state)
@@ -148,7 +148,7 @@ def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     )
 
 
-def _student(
+def _build_student(
     snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device
 ) -> nn.Module:
     network, recipe = spec.configuration.students[snapshot.letter]
@@ -161,21 +161,23 @@ def _student(
     return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def _teacher_logits(
+def _compute_teacher_logits(
     snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext
 ) -> Tensor | None:
     teacher = load_teacher(spec, context)
     if teacher is None:
         return None
     if snapshot.teacher:  # no other trial can use its outputs, so they are not cached
-        source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
-        return clean_knowledge(source, batches, context, features=False).logits
-    return clean_knowledge(
+        source = OnlineTeacher(replace_teacher_weights(teacher, snapshot.teacher))
+        return compute_clean_knowledge(source, batches, context, features=False).logits
+    return compute_clean_knowledge(
         compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False
     ).logits
 
 
-def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> SurveyedNetwork:
+def _build_surveyed_network(
+    student: nn.Module, batches: Batches, heartbeat: Callable[[], None]
+) -> SurveyedNetwork:
     buffers = dict(student.named_buffers())
 
     def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -186,7 +188,7 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
 
     def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
         for batch in batches.ordered(part, size=size):
-            alive()
+            heartbeat()
             yield batch.inputs
 
     parameters = {name: value.detach() for name, value in student.named_parameters()}
@@ -195,20 +197,20 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
     )
 
 
-def _part(
+def _compute_part(
     network: SurveyedNetwork,
     student: nn.Module,
     batches: Batches,
     part: Literal["train", "validation"],
 ) -> Part:
     with torch.no_grad():
-        said = [
+        batch_outputs = [
             Output(*student(inputs))
             for inputs in (network.training() if part == "train" else network.held_out())
         ]
     labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
     return Part(
-        torch.cat([each.logits.float() for each in said]),
-        torch.cat([each.features.float() for each in said]),
+        torch.cat([output.logits.float() for output in batch_outputs]),
+        torch.cat([output.features.float() for output in batch_outputs]),
         labels,
     )

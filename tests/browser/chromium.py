@@ -32,7 +32,7 @@ class Chromium:
 
     def __init__(self) -> None:
         program = chromium()
-        assert program, "ask chromium() first"
+        assert program, "check chromium() first"
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         command = [
             program,
@@ -66,7 +66,7 @@ class Chromium:
         )
         for end in high:
             os.close(end)
-        self._asked, self._rest = 0, b""
+        self._last_id, self._rest = 0, b""
         self._answers: dict[int, dict[str, Any]] = {}
         self.pages: dict[str, Page] = {}
 
@@ -113,22 +113,22 @@ class Chromium:
         Raises:
             RuntimeError: The command fails; the message is that of the browser.
         """
-        self._asked += 1
-        asked: dict[str, Any] = {"id": self._asked, "method": method, "params": parameters}
-        line = json.dumps(asked | ({"sessionId": session} if session else {})).encode() + b"\0"
+        self._last_id += 1
+        request: dict[str, Any] = {"id": self._last_id, "method": method, "params": parameters}
+        line = json.dumps(request | ({"sessionId": session} if session else {})).encode() + b"\0"
         while line:
             line = line[os.write(self._out, line) :]
         deadline = time.monotonic() + LONGEST_S
-        while self._asked not in self._answers:
-            self.hear(max(deadline - time.monotonic(), 0.0))
+        while self._last_id not in self._answers:
+            self.process_messages(max(deadline - time.monotonic(), 0.0))
             assert time.monotonic() < deadline, f"no answer to {method}"
-        answer = self._answers.pop(self._asked)
+        answer = self._answers.pop(self._last_id)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
         result: dict[str, Any] = answer["result"]
         return result
 
-    def hear(self, wait_s: float) -> None:
+    def process_messages(self, wait_s: float) -> None:
         """Process the messages that arrive within `wait_s` seconds."""
         if not select.select([self._in], [], [], wait_s)[0]:
             return
@@ -174,17 +174,17 @@ class Page:
 
     def open(self, address: str) -> None:
         """Open an address, and wait until the page is loaded."""
-        told = self.call("Page.navigate", url=address)
-        assert not told.get("errorText"), f"{address}: {told['errorText']}"
+        result = self.call("Page.navigate", url=address)
+        assert not result.get("errorText"), f"{address}: {result['errorText']}"
         self.wait("document.readyState === 'complete'")
 
-    def ask(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; a promise is awaited."""
-        told = self.call(
+        result = self.call(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
-        assert "exceptionDetails" not in told, f"{expression}: {told}"
-        return told["result"].get("value")
+        assert "exceptionDetails" not in result, f"{expression}: {result}"
+        return result["result"].get("value")
 
     def wait(self, expression: str) -> None:
         """Wait until the expression is truthy.
@@ -193,15 +193,15 @@ class Page:
             AssertionError: It does not become truthy in time; the message holds the page's text.
         """
         deadline = time.monotonic() + LONGEST_S
-        while not self.ask(f"!!({expression})"):
+        while not self.evaluate(f"!!({expression})"):
             assert time.monotonic() < deadline, (
                 f"not true: {expression}\n{self.errors}\n{self.text()[-3000:]}"
             )
-            self.browser.hear(ROUND_S)
+            self.browser.process_messages(ROUND_S)
 
     def text(self) -> str:
         """Return the visible text of the page."""
-        return str(self.ask("document.body ? document.body.innerText : ''"))
+        return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def picture(self, whole: bool = False) -> bytes:
         """Return a PNG of the visible part, or of the `whole` page."""

@@ -23,8 +23,8 @@ SETTINGS = (
 def browser() -> Iterator[Chromium]:
     if not chromium():
         pytest.skip("there is no Chromium on this machine: install the package `chromium`")
-    with Chromium() as begun:
-        yield begun
+    with Chromium() as chromium_browser:
+        yield chromium_browser
 
 
 @pytest.fixture(scope="session")
@@ -57,5 +57,5 @@ def reported(swept: Path) -> Path:
 @pytest.fixture(scope="session")
 def interface(swept: Path) -> Iterator[Interface]:
     """Serve MLflow's interface on the store."""
-    with serving(swept, NAME) as begun:
-        yield begun
+    with serving(swept, NAME) as interface:
+        yield interface

@@ -64,20 +64,20 @@ def serving(store: Path, name: str) -> Iterator[Interface]:
         words, cwd=store.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            asked = f"{server}/ajax-api/2.0/mlflow/runs/get?run_id={runs['parent']}"
-            experiment = json.loads(_answered(asked, process))["run"]["info"]["experiment_id"]
+            url = f"{server}/ajax-api/2.0/mlflow/runs/get?run_id={runs['parent']}"
+            experiment = json.loads(_fetch(url, process))["run"]["info"]["experiment_id"]
             yield Interface(server, f"{server}/#/experiments/{experiment}", runs)
         finally:
             os.kill(process.pid, signal.SIGTERM)
             process.wait(LONGEST_S)
 
 
-def _answered(address: str, process: "subprocess.Popen[bytes]") -> bytes:
+def _fetch(address: str, process: "subprocess.Popen[bytes]") -> bytes:
     """Return the content at the address as soon as the server answers."""
     deadline = time.monotonic() + LONGEST_S
     while True:
         assert process.poll() is None and time.monotonic() < deadline, (
-            f"nobody answers at {address}"
+            f"no server answers at {address}"
         )
         try:
             with urllib.request.urlopen(address, timeout=LONGEST_S) as answer:

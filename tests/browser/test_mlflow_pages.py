@@ -33,7 +33,7 @@ def drawn(page: Page, element: str) -> bool:
     """Return whether the element's area contains dark pixels."""
     left, top, right, bottom = map(
         int,
-        page.ask(
+        page.evaluate(
             f"(({{left, top, right, bottom}}) => [left, top, right, bottom])({BOX.format(element)})"
         ),
     )
@@ -46,7 +46,7 @@ def test_the_parent_holds_its_trials(page: Page, interface: Interface, pictures:
     page.wait(shows("5 matching runs"))
     page.wait(f"document.querySelector('{OPENER}')")
     assert f"{NAME}/000" not in page.text(), "they are within the parent"
-    page.ask(f"document.querySelector('{OPENER}').click()")
+    page.evaluate(f"document.querySelector('{OPENER}').click()")
     for run in (NAME, f"{NAME}/000 cross_entropy", f"{NAME}/001 akd"):
         page.wait(shows(run))
     page.keep(pictures / "runs.png")
@@ -93,7 +93,7 @@ def test_the_report_is_an_artifact_of_the_parent(
     deadline = time.monotonic() + LONGEST_S
     while not drawn(page, "iframe"):  # a sandbox that cannot be queried
         assert time.monotonic() < deadline, "the report stays blank"
-        page.browser.hear(ROUND_S)
+        page.browser.process_messages(ROUND_S)
     page.keep(pictures / "report_in_mlflow.png")
 
 
@@ -106,7 +106,7 @@ def test_the_best_student_is_a_version_with_an_alias(
     page.keep(pictures / "model.png")
 
 
-def test_nothing_is_asked_of_another_machine(page: Page, interface: Interface) -> None:
+def test_no_request_goes_to_another_machine(page: Page, interface: Interface) -> None:
     page.open(f"{interface.experiment}/runs")
     page.wait(shows("matching runs"))
     assert {address.split("/")[2] for address in page.requests if address.startswith("http")} == {

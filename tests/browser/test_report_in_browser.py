@@ -29,7 +29,9 @@ def opened(
 def fits(page: Page) -> bool:
     """Return whether the page fits the window's width."""
     return bool(
-        page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.evaluate(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
     )
 
 
@@ -37,16 +39,16 @@ def test_it_is_whole_without_a_network_and_without_an_error(
     browser: Chromium, reported: Path, pictures: Path
 ) -> None:
     page = opened(browser, reported, TALL)
-    page.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert page.errors == []
     assert {address for address in page.requests if not address.startswith("data:")} == {
         reported.as_uri()
     }
-    assert page.ask("document.images.length") >= 1 and page.ask(
+    assert page.evaluate("document.images.length") >= 1 and page.evaluate(
         "[...document.images].every(image => image.naturalWidth > 0)"
     )
     assert (
-        page.ask(
+        page.evaluate(
             "[...document.querySelectorAll('figure svg')].filter(chart => "
             "chart.getBoundingClientRect().height > 50).length"
         )
@@ -56,7 +58,10 @@ def test_it_is_whole_without_a_network_and_without_an_error(
         "[...document.querySelectorAll('nav a')].filter(link => "
         "!document.querySelector(link.getAttribute('href'))).length"
     )
-    assert page.ask("document.querySelectorAll('nav a').length") >= 5 and page.ask(broken) == 0
+    assert (
+        page.evaluate("document.querySelectorAll('nav a').length") >= 5
+        and page.evaluate(broken) == 0
+    )
     page.keep(pictures / "report.png", whole=True)
 
 
@@ -65,7 +70,10 @@ def test_it_is_read_in_light_and_in_dark(
     browser: Chromium, reported: Path, pictures: Path, dark: bool
 ) -> None:
     page = opened(browser, reported, dark=dark)
-    ground, ink = page.ask(f"{LUMINANCE}('backgroundColor')"), page.ask(f"{LUMINANCE}('color')")
+    ground, ink = (
+        page.evaluate(f"{LUMINANCE}('backgroundColor')"),
+        page.evaluate(f"{LUMINANCE}('color')"),
+    )
     assert (ground < ink) is dark
     assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 7
     page.keep(pictures / f"report_{'dark' if dark else 'light'}.png")

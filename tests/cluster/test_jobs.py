@@ -308,7 +308,7 @@ def test_an_interrupt_ends_the_log_and_the_job_continues(monkeypatch: pytest.Mon
         code, output = call(
             "submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s"
         )
-    assert code == 130 and "mine goes on without you" in output
+    assert code == 130 and "mine continues" in output
     # the commands that follow and stop it
     assert output.count(f"mine --address http://{address}") == 2
     assert not [line for line, _ in requests if line.endswith("/stop")]
@@ -318,7 +318,7 @@ def test_a_head_without_python_is_reported() -> None:
     answers = VERSION | {"/api/jobs/mine": [(200, details("mine", "FAILED", driver_exit_code=127))]}
     with server(answers | {"/api/jobs/mine/logs": [(200, {"logs": ""})]}) as (address, _):
         code, output = call("status", "mine", "--address", address, "--follow")
-    assert code == 127 and "the head found no `python`" in output
+    assert code == 127 and "the head node found no `python`" in output
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
@@ -367,7 +367,7 @@ def test_a_job_is_stopped_and_waited_for() -> None:
         ]
         before = len(requests)
         code, output = call("stop", "mine", "--address", address)
-        assert code == 0 and "mine: stopped, before it was told to stop" in output
+        assert code == 0 and "mine: stopped, it had already ended" in output
     assert not [line for line, _ in requests[before:] if line.startswith("POST")]
 
 

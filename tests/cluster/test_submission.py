@@ -8,7 +8,7 @@ import pytest
 import typer
 
 import run
-from orchestrator.cli._submission import Submission, _lasting, submission
+from orchestrator.cli._submission import Submission, _check_store_location, create_submission
 from tests.refusal import ANY, refused
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ GROUP = typer.main.get_command(run.app)
 
 
 def made(*words: str, name: str | None = None) -> Submission:
-    return submission(GROUP, words, name, ROOT, NOW)
+    return create_submission(GROUP, words, name, ROOT, NOW)
 
 
 def test_the_command_line_of_a_sweep() -> None:
@@ -39,8 +39,8 @@ def test_the_command_line_of_a_sweep() -> None:
     ]
     assert job.name == "mine-20260102-030405"
     assert job.labels == {"command": "sweep", "store": "/shared/my runs", "run": "mine"}
-    assert job.beside == {"configs/digits.yaml": ROOT / "configs/digits.yaml"}
-    # the command line is stable under repetition
+    assert job.extra_files == {"configs/digits.yaml": ROOT / "configs/digits.yaml"}
+    # the written command line has the given options
     again = made(*shlex.split(job.entrypoint)[2:])
     assert again.entrypoint == job.entrypoint
 
@@ -69,7 +69,7 @@ def test_a_teacher_and_a_resume_get_no_new_name() -> None:
     assert (
         resumed.name == "mine-20260102-030405"
         and resumed.labels["run"] == "mine"
-        and resumed.beside == {}
+        and resumed.extra_files == {}
     )
 
 
@@ -80,15 +80,16 @@ def test_a_configuration_outside_the_project_is_packaged(
     monkeypatch.chdir(tmp_path)
     job = made("sweep", "--store", "/s", "--config", "mine.yaml")
     assert "--config submitted/mine.yaml" in job.entrypoint
-    assert job.beside == {"submitted/mine.yaml": tmp_path / "mine.yaml"}
+    assert job.extra_files == {"submitted/mine.yaml": tmp_path / "mine.yaml"}
     monkeypatch.chdir(ROOT / "configs")
     job = made("sweep", "--store", "/s", "--config", "digits_dual.yaml")
     assert "--config configs/digits_dual.yaml" in job.entrypoint
     resumed = made("sweep", "--resume", "mine", "--store", "/s", "--config", "digits_dual.yaml")
     assert (
-        resumed.beside == job.beside and "--config configs/digits_dual.yaml" in resumed.entrypoint
+        resumed.extra_files == job.extra_files
+        and "--config configs/digits_dual.yaml" in resumed.entrypoint
     )
-    assert job.beside == {"configs/digits_dual.yaml": ROOT / "configs/digits_dual.yaml"}
+    assert job.extra_files == {"configs/digits_dual.yaml": ROOT / "configs/digits_dual.yaml"}
 
 
 SHARED = "an absolute path that all nodes share"
@@ -230,7 +231,7 @@ def test_an_invalid_command_line_is_refused_before_submission(
 
 
 def test_a_store_may_be_a_uri() -> None:
-    assert _lasting("s3://bucket/runs") == "s3://bucket/runs"
+    assert _check_store_location("s3://bucket/runs") == "s3://bucket/runs"
 
 
 def test_an_invalid_job_name_is_refused() -> None:

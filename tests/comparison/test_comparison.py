@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from scipy import stats
-from trained_here import LENT, Here
+from trained_here import SHARED_GROUPS, Here
 
 from orchestrator.cli import compare
 from orchestrator.config.loader import load
@@ -64,7 +64,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """Run sweeps in this process, and send nothing to tracking."""
     here = Here()
     monkeypatch.setattr(running, "run_sweep", here.conduct)
-    monkeypatch.setattr(running, "open_dispatcher", lambda *given: contextlib.nullcontext(LENT))
+    monkeypatch.setattr(
+        running, "open_dispatcher", lambda *given: contextlib.nullcontext(SHARED_GROUPS)
+    )
     monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
     return here
 
@@ -124,9 +126,9 @@ def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
             )
             searched = Sweep.open(store, comparison.search(row.method)).best()
             assert searched is not None and row.settings == searched.settings
-    told = [row.against[name] for row in found.rows for name in row.against]
+    paired = [row.against[name] for row in found.rows for name in row.against]
     assert all(
-        one.corrected is not None and one.corrected >= (one.difference.p or 0) for one in told
+        one.corrected is not None and one.corrected >= (one.difference.p or 0) for one in paired
     )
 
 
@@ -176,9 +178,9 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same(
     assert here.conducted == []  # all of it has ended
 
 
-def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: Here) -> None:
+def test_method_without_settings_is_left_out_with_a_reason(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
-    failed = begun_search(
+    failed = ended_search(
         store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite")
     )
     running.run_comparison(store, comparison, QUIET)
@@ -198,10 +200,10 @@ def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: 
     )
 
 
-def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: Here) -> None:
+def test_comparison_without_any_settings_reports_the_reasons(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
     for method in comparison.methods:
-        begun_search(
+        ended_search(
             store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged")
         )
     with pytest.raises(
@@ -222,13 +224,13 @@ def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
     last.save_trial(lost)
     plain, kd = result(store, comparison).rows
     assert (
-        kd.message == "2 of 3 seeds were trained to their end: it diverged"
+        kd.message == "2 of 3 seeds completed their training: it diverged"
         and kd.means["accuracy"].count == 2
     )
     assert plain.against["kd"].difference.pairs == 2 and plain.means["accuracy"].count == 3
 
 
-def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
+def test_every_sweep_records_its_environment_and_may_register_its_students(
     store: Store, here: Here
 ) -> None:
     comparison = prepared(store, methods=FEW, seeds=1)
@@ -242,16 +244,16 @@ def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(
 
 def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
-    told = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
-    text = told.getvalue()
+    output = io.StringIO()
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
+    text = output.getvalue()
     assert code == errors.INTERRUPTED
     assert (
         "unfinished: 1 of 6 trainings" in text
         and "mine (unfinished): test part" in text
-        and "not told apart" not in text
+        and "no significant difference" not in text
     )
-    assert "cross_entropy: 1 of 3 seeds were trained to their end" in text
+    assert "cross_entropy: 1 of 3 seeds completed their training" in text
     assert text.index("unfinished: 1 of 6") < text.index(
         "interrupted; resume: python run.py compare --resume mine"
     )
@@ -259,12 +261,12 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
 
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
-    told = io.StringIO()
-    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    output = io.StringIO()
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
     assert (
         code == errors.INTERRUPTED
-        and "unfinished" not in told.getvalue()
-        and "compare --resume mine" in told.getvalue()
+        and "unfinished" not in output.getvalue()
+        and "compare --resume mine" in output.getvalue()
     )
 
 
@@ -277,21 +279,21 @@ def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here)
     plain, kd = found.rows
     assert kd.means["accuracy"].count == 1 and kd.search.cpu_s is None and kd.searched is None
     assert plain.search.cpu_s and plain.searched == 2
-    assert "nothing is known of their cost: kd" in page.markdown(found)
+    assert "their cost is unknown: kd" in page.markdown(found)
 
 
 def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
     comparison.chosen = {name: {"trial": 0, "value": 0.5, "settings": {}} for name in FEW}
     for method in FEW:
-        search = begun_search(store, comparison, method)
+        search = ended_search(store, comparison, method)
         search.described["data"]["sums"] = {"train": "of other data"}
         search.save()
-    said = (
-        "cannot be trained on what its searches were trained on: digits has changed: as "
-        "many samples, and not the same ones"
+    refusal = (
+        "the data or weights of the searches of 'mine' have changed: digits has changed: the "
+        "same number of samples, but different ones"
     )
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=refusal):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
     planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
@@ -299,12 +301,12 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
     )
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=refusal):
         running.run_comparison(store, comparison, QUIET)
     assert here.conducted == []
 
 
-def begun_search(store: Store, comparison: Comparison, method: str, *trials: Trial) -> Sweep:
+def ended_search(store: Store, comparison: Comparison, method: str, *trials: Trial) -> Sweep:
     """Return a search that has ended with these trials."""
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
@@ -321,14 +323,14 @@ def begun_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     return sweep
 
 
-def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None:
+def test_one_seed_gives_no_interval(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW, seeds=1)
     running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     assert found.rows[1].against["cross_entropy"].difference.low is None
     text = page.markdown(found)
-    assert "one seed has no interval and no p" in text and "±" not in text.split("- data")[0]
-    assert "not told apart from cross_entropy by 1 seed: kd" in text
+    assert "one seed gives no interval and no p" in text and "±" not in text.split("- data")[0]
+    assert "no significant difference to cross_entropy with 1 seed: kd" in text
 
 
 def test_sweeps_of_another_configuration_or_other_data_are_refused(
@@ -337,13 +339,13 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(
     comparison = prepared(store, methods=FEW)
     other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
     Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
-    with pytest.raises(ConfigurationError, match="'mine-kd' has another seed than its comparison"):
+    with pytest.raises(ConfigurationError, match="'mine-kd' differs from its comparison in seed"):
         running.run_comparison(store, comparison, QUIET)
     sweeps = {}
     for method, summed in (("kd", "1"), ("ttm", "2")):
         described = {"data": {"sums": {"train": summed}}}
         sweeps[method] = Sweep(other, "sweep", described=described, folder=store.sweep(method))
-    with pytest.raises(ConfigurationError, match="ttm was searched on other data than kd"):
+    with pytest.raises(ConfigurationError, match="the searches of kd and ttm used different data"):
         running.require_common_data(sweeps)
 
 

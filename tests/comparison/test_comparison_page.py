@@ -18,7 +18,7 @@ VALUES = {
 }
 
 
-def made(values: dict[str, dict[int, float]], beside: Published | None = None) -> Result:
+def made(values: dict[str, dict[int, float]], published: Published | None = None) -> Result:
     against, nothing = differences(values), Cost(0, None, None)
     rows = [
         Row(
@@ -35,7 +35,7 @@ def made(values: dict[str, dict[int, float]], beside: Published | None = None) -
     ]
     seeds = tuple(next(iter(values.values())))
     return Result(
-        "mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), beside
+        "mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), published
     )
 
 
@@ -61,23 +61,23 @@ def test_all_differences_of_a_table_are_one_family() -> None:
     )
 
 
-def test_sentences_say_what_is_told_apart_and_what_is_not() -> None:
-    said = page.said(made(VALUES))
-    assert said == [
+def test_conclusions_list_significant_and_other_differences() -> None:
+    conclusions = page.list_conclusions(made(VALUES))
+    assert conclusions == [
         "better than cross_entropy on the test part, with a corrected p below 0.05: kd",
         "worse than cross_entropy on the test part, with a corrected p below 0.05: ttm",
-        "not told apart from cross_entropy by 5 seeds: wttm",
+        "no significant difference to cross_entropy with 5 seeds: wttm",
         "worse than kd on the test part, with a corrected p below 0.05: cross_entropy, ttm",
-        "not told apart from kd by 5 seeds: wttm",
+        "no significant difference to kd with 5 seeds: wttm",
     ]
 
 
-def test_a_difference_that_is_the_same_in_every_seed_is_no_claim() -> None:
+def test_difference_without_variance_is_not_significant() -> None:
     shifted = {"cross_entropy": PLAIN, "kd": {seed: value + 0.25 for seed, value in PLAIN.items()}}
     found = made(shifted)
-    assert page.said(found) == [
-        "not told apart from cross_entropy by 5 seeds: kd",
-        "not told apart from kd by 5 seeds: cross_entropy",
+    assert page.list_conclusions(found) == [
+        "no significant difference to cross_entropy with 5 seeds: kd",
+        "no significant difference to kd with 5 seeds: cross_entropy",
     ]
     assert "| +25.00 in every seed |" in page.markdown(found)
 
@@ -113,15 +113,15 @@ def test_searches_that_ended_with_fewer_trials_are_named() -> None:
     rows = tuple(
         replace(row, searched=count) for row, count in zip(found.rows, (12, 5, 11), strict=True)
     )
-    told = page.conditions(replace(found, rows=rows, trials=12))
-    assert "searches that ended with fewer trials: kd with 5, ttm with 11" in told
+    lines = page.conditions(replace(found, rows=rows, trials=12))
+    assert "searches that ended with fewer trials: kd with 5, ttm with 11" in lines
     whole = page.conditions(
         replace(found, rows=tuple(replace(row, searched=12) for row in rows), trials=12)
     )
     assert not any("fewer trials" in line for line in whole)
 
 
-def test_what_is_unfinished_claims_nothing() -> None:
-    assert page.said(replace(made(VALUES), unfinished="3 of 20 trainings")) == [
-        "unfinished: 3 of 20 trainings; nothing is claimed before the last one"
+def test_unfinished_comparison_has_no_conclusions() -> None:
+    assert page.list_conclusions(replace(made(VALUES), unfinished="3 of 20 trainings")) == [
+        "unfinished: 3 of 20 trainings; no conclusions before all have ended"
     ]

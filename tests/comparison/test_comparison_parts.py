@@ -17,7 +17,7 @@ from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
-from orchestrator.sweep.comparison._published import PUBLISHED, published
+from orchestrator.sweep.comparison._published import PUBLISHED, find_published
 from orchestrator.sweep.comparison._student_cost import student_cost
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
@@ -79,15 +79,15 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--methods", "kd"], "--methods names 'kd' alone: give two or more"),
-        (["--methods", ","], "--methods names none"),
-        (["--methods", "kd,akd,kd"], "--methods names 'kd' twice"),
+        (["--methods", "kd"], "--methods contains only 'kd': give two or more"),
+        (["--methods", ","], "--methods is empty: give two or more"),
+        (["--methods", "kd,akd,kd"], "--methods contains 'kd' twice"),
         (["--methods", "kd,cross_entrpy"], "did you mean 'cross_entropy'"),
         (
             ["--methods", "kd,dml"],
-            "'dml' trains students that hear one another, and there are no peers",
+            "'dml' trains students that learn from each other, but there are no peers",
         ),
         (
             ["--methods", "kd,ttm", "--set", "method.name=wttm"],
@@ -110,9 +110,9 @@ def test_what_cannot_be_compared_is_refused(
         (["--resume", "mine"], "there is no comparison 'mine'"),
     ],
 )
-def test_bad_input_is_a_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
     code, text = call(*arguments, "--store", str(tmp_path))
-    assert code == 2 and said in " ".join(text.split())
+    assert code == 2 and message in " ".join(text.split())
     assert not (tmp_path / "comparisons").exists() and not (tmp_path / "sweeps").exists()
 
 
@@ -120,12 +120,12 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     store, common = Store.open(tmp_path), design.base(load(None, []), ("cross_entropy", "kd"), 2)
     Sweep.create(store.sweep("one-kd"), common, "sweep")
     Comparison.create(store, "two", common, 2)
-    for name, said in (
-        ("one", "would begin the sweep 'one-kd', which exists already"),
+    for name, message in (
+        ("one", "needs a new sweep 'one-kd', which exists already"),
         ("two", "compare --resume two"),
     ):
         code, text = call("--methods", "cross_entropy,kd", "--name", name, "--store", str(tmp_path))
-        assert code == 2 and said in " ".join(text.split())
+        assert code == 2 and message in " ".join(text.split())
 
 
 def test_an_address_is_checked_at_a_resume_too(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_an_address_is_checked_at_a_resume_too(tmp_path: Path) -> None:
     assert code == 2 and "it has the character U+001B" in " ".join(text.split())
 
 
-def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
+def test_record_is_read_back_or_reported_as_damaged(tmp_path: Path) -> None:
     store, common = (
         Store.open(tmp_path),
         design.base(load(None, ["seed=3"]), ("cross_entropy", "kd"), 2),
@@ -159,12 +159,12 @@ def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
         with refused(str(file), value):
             Comparison.open(store, "mine")
         file.write_text(json.dumps(values))
-    with refused("name", "mime", ("mine",)) as told:
+    with refused("name", "mime", ("mine",)) as refusal:
         Comparison.open(store, "mime")
-    assert "did you mean 'mine'" in str(told.value)
+    assert "did you mean 'mine'" in str(refusal.value)
 
 
-def test_the_plan_says_how_many_trainings_there_are(tmp_path: Path) -> None:
+def test_plan_shows_the_number_of_trainings(tmp_path: Path) -> None:
     code, text = call(
         "--methods",
         "cross_entropy,kd,akd",
@@ -184,9 +184,9 @@ def test_the_plan_says_how_many_trainings_there_are(tmp_path: Path) -> None:
     assert not (tmp_path / "comparisons").exists()
 
 
-def test_published_numbers_stand_beside_their_own_setting_alone() -> None:
+def test_published_results_are_found_for_their_own_setting_only() -> None:
     wttm: Configuration = load(CONFIGS / "cifar100_wttm.yaml", [])
-    found = published(wttm)
+    found = find_published(wttm)
     assert (
         found is not None
         and found.accuracies["wttm"] == (71.92, 0.40)
@@ -201,9 +201,9 @@ def test_published_numbers_stand_beside_their_own_setting_alone() -> None:
         "teacher=null",
     ):
         milestones = ["training.milestones=[10]"]
-        assert published(load(CONFIGS / "cifar100_wttm.yaml", [pair, *milestones])) is None
-    assert published(load(CONFIGS / "digits.yaml", [])) is None
-    assert published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
+        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", [pair, *milestones])) is None
+    assert find_published(load(CONFIGS / "digits.yaml", [])) is None
+    assert find_published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
 
 
 def test_what_is_published_names_networks_and_methods_that_there_are() -> None:

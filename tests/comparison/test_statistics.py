@@ -83,7 +83,7 @@ def test_where_nothing_differs_hardly_any_table_claims_so() -> None:
     assert uncorrected / repetitions > 3 * rate
 
 
-def test_a_difference_that_is_there_is_found_with_the_power_that_theory_says() -> None:
+def test_existing_difference_is_found_with_the_theoretical_power() -> None:
     """For one test without a correction, the noncentral t distribution gives the power."""
     draw, repetitions, true, noise = np.random.default_rng(4), 3000, 0.02, 0.02
     found = sum(
@@ -104,7 +104,7 @@ def test_a_clear_difference_is_claimed_after_the_correction_too() -> None:
     assert {pair for pair, p in corrected.items() if p < 0.01} == {(3, 0), (3, 1)}
 
 
-def test_holm_is_what_the_paper_says() -> None:
+def test_holm_matches_the_paper() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
         {"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06}
     )

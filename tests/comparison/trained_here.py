@@ -17,7 +17,7 @@ from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import acquire_teacher
 from orchestrator.training._trainer import train
 
-LENT = ("a desk that nobody asks", len)
+SHARED_GROUPS = ("a dispatcher that is not used", len)
 
 
 class Here:
@@ -34,14 +34,14 @@ class Here:
         sweep: Sweep,
         store: Store,
         data: Path,
-        asked: TeacherAccess | None,
+        teacher_access: TeacherAccess | None,
         show: Any,
         resume: bool = False,
         shared_groups: Any = None,
         ship: Any = None,
     ) -> None:
         """Run the sweep to its end or its interruption."""
-        assert asked is not None and shared_groups == LENT
+        assert teacher_access is not None and shared_groups == SHARED_GROUPS
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)
         teacher, _, _ = acquire_teacher(
@@ -51,7 +51,7 @@ class Here:
             "trials": sweep.folder / "trials",
             "data": data,
             "teacher": teacher,
-            "knowledge": asked.folder,
+            "knowledge": teacher_access.folder,
         }
         study = open_study(sweep.folder, sweep.configuration, resume)
         reconcile(study, sweep)
@@ -72,20 +72,20 @@ class Here:
 
     @staticmethod
     def _train(searcher: StudySearch, folders: dict[str, Any]) -> None:
-        asked = searcher.suggest("only")
+        config = searcher.suggest("only")
         records: list[Record] = []
-        if "configuration" not in asked:
-            searcher.on_trial_complete("only", {"failed": asked["error"]})
+        if "configuration" not in config:
+            searcher.on_trial_complete("only", {"failed": config["error"]})
             return
-        configuration = Configuration.model_validate_json(asked["configuration"])
+        configuration = Configuration.model_validate_json(config["configuration"])
         train(
-            TrialSpec.numbered(asked["number"], configuration, folders),
+            TrialSpec.numbered(config["number"], configuration, folders),
             TrialContext(report=records.append),
         )
-        told = [
+        results = [
             {"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])}
             for record in records
         ]
-        for result in told[:-1]:
+        for result in results[:-1]:
             searcher.on_trial_result("only", result)
-        searcher.on_trial_complete("only", {**told[-1], "done": True})
+        searcher.on_trial_complete("only", {**results[-1], "done": True})

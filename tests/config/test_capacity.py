@@ -53,9 +53,9 @@ def test_every_number_has_bounds(key: str) -> None:
         field, given = (
             (f"{key}.0", [value]) if key.endswith(("milestones", "seeds")) else (key, value)
         )
-        with refused(field) as told:
+        with refused(field) as error:
             load(None, [PEER], {key: given})
-        low, high = told.value.allowed
+        low, high = error.value.allowed
         assert low is not None and high is not None
 
 
@@ -79,9 +79,9 @@ def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
         if isinstance(value, dict)
         else (key, value)
     )
-    with refused(field, refusal) as told:
+    with refused(field, refusal) as error:
         load(None, [], {key: value})
-    assert len(str(told.value)) < 1000
+    assert len(str(error.value)) < 1000
 
 
 def test_the_networks_that_a_search_may_choose_are_few() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.config.distinct import count_settings, limit_trials, ways
+from orchestrator.config.distinct import count_settings, limit_trials, list_branch_domains
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw
@@ -45,23 +45,23 @@ def configured(*pairs: str) -> Configuration:
 
 
 def drawn(
-    configuration: Configuration, count: int, sampler: str = "random", tell: Any = None
+    configuration: Configuration, count: int, sampler: str = "random", has_value: Any = None
 ) -> list[dict[str, Any]]:
-    """Return the draws of `count` trials; each gets a value, if `tell` allows it."""
+    """Return the draws of `count` trials; each gets a value, if `has_value` allows it."""
     chosen = configuration.search.model_copy(update={"sampler": sampler})
     study = optuna.create_study(
-        sampler=StatelessSampler(chosen, configuration.seed, ways(configuration)),
+        sampler=StatelessSampler(chosen, configuration.seed, list_branch_domains(configuration)),
         direction="maximize",
     )
     for number in range(count):
-        asked = study.ask()
-        draw(asked, configuration)
-        if tell is None or tell(number):
-            study.tell(asked, float(asked.number % 3))
-    return [trial.params for trial in study.trials]
+        trial = study.ask()
+        draw(trial, configuration)
+        if has_value is None or has_value(number):
+            study.tell(trial, float(trial.number % 3))
+    return [each.params for each in study.trials]
 
 
-def different(found: list[dict[str, Any]]) -> int:
+def count_different(found: list[dict[str, Any]]) -> int:
     return len({tuple(sorted(params.items())) for params in found})
 
 
@@ -70,9 +70,9 @@ def test_every_setting_of_a_branching_space_is_drawn_once(space: None, sampler: 
     configuration = configured(*HELD)
     assert count_settings(configuration) == 50
     found = drawn(configuration, 50, sampler)
-    assert different(found) == 50
+    assert count_different(found) == 50
     assert all(("schedule" in params) == (params["form"] == "wide") for params in found)
-    assert different(drawn(configuration, 53, sampler)) == 50, "who asks for more gets some again"
+    assert count_different(drawn(configuration, 53, sampler)) == 50, "further draws repeat settings"
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
@@ -80,11 +80,11 @@ def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(
     space: None, sampler: str
 ) -> None:
     """TPE uses reported values; trials without one are drawn as at random, and never twice."""
-    told = drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0)
-    assert different(told) == 40
-    assert drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0) == told
+    draws = drawn(configured(*HELD), 40, sampler, has_value=lambda number: number % 3 > 0)
+    assert count_different(draws) == 40
+    assert drawn(configured(*HELD), 40, sampler, has_value=lambda number: number % 3 > 0) == draws
     if sampler == "random":
-        assert drawn(configured(*HELD), 40, sampler, tell=lambda number: False) == told
+        assert drawn(configured(*HELD), 40, sampler, has_value=lambda number: False) == draws
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> N
     assert count_settings(configured(*pairs)) == expected
 
 
-def test_a_point_beside_the_space_counts() -> None:
+def test_a_point_outside_the_space_counts() -> None:
     configuration = configured(
         "search.methods=[ttm]",
         "method.name=ttm",
@@ -132,29 +132,29 @@ def test_a_point_beside_the_space_counts() -> None:
     assert count_settings(configuration) is None and count_settings(pinned) == 2
 
 
-def test_one_finite_method_beside_another_one_is_trained_once() -> None:
+def test_a_method_with_one_setting_is_trained_once_among_several_methods() -> None:
     found = drawn(configured(*ONE, "search.methods=[cross_entropy, kd]"), 30)
     methods = [params["method.name"] for params in found]
     assert methods.count("cross_entropy") == 1 and methods.count("kd") == 29
 
 
 @pytest.mark.parametrize(
-    ("trials", "begun", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)]
+    ("trials", "num_existing", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)]
 )
-def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expected: int) -> None:
-    asked = configured(
+def test_a_sweep_has_no_more_trials_than_settings(
+    trials: int, num_existing: int, expected: int
+) -> None:
+    configuration = configured(
         *ONE,
         "search.extra_space={student.width: [8, 16], student.depth: [1, 2, 3]}",
         f"search.trials={trials}",
     )
-    limited, note = limit_trials(asked, begun)
+    limited, note = limit_trials(configuration, num_existing)
     assert limited.search.trials == expected
     assert bool(note) == (expected < trials)
     if note:
-        assert note.startswith(
-            f"search.trials = {trials}, and cross_entropy has 6 different settings: {expected} "
-            f"trials instead"
-        )
+        assert note.startswith(f"search.trials = {trials} was reduced to {expected}")
+        assert "cross_entropy has only 6 different settings" in note
 
 
 def test_equal_settings_in_a_list_are_refused_and_seeds_repeat_them() -> None:
@@ -183,10 +183,10 @@ def test_an_interrupted_sweep_has_the_settings_of_an_uninterrupted_one(
         for number in range(30):
             if number == stops:
                 study = open_study(tmp_path / folder, configuration, resume=True)
-            asked = study.ask()
-            draw(asked, configuration)
-            study.tell(asked, float(number % 4))
-        return [trial.params for trial in study.trials]
+            trial = study.ask()
+            draw(trial, configuration)
+            study.tell(trial, float(number % 4))
+        return [each.params for each in study.trials]
 
     whole = settings("whole", 0)
-    assert settings("broken", 17) == whole and different(whole) == 30
+    assert settings("broken", 17) == whole and count_different(whole) == 30

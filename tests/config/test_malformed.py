@@ -95,13 +95,13 @@ def test_a_malformed_value_is_planned_or_refused_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    beside = (
+    companions = (
         ["peers.b.network.name=mlp", "method.name=dml", "teacher=null"]
         if key.startswith("peers.b.")
         else []
     )
     for value in VALUES:
-        planned(store, [*beside, f"{key}={value}"], "sweep")
+        planned(store, [*companions, f"{key}={value}"], "sweep")
 
 
 @pytest.mark.parametrize(("name", "setting"), METHOD_SETTINGS)

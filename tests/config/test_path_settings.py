@@ -155,10 +155,10 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(
 
     with refused("data.path", str(old)):
         change_configuration(sweep, None, None, None)
-    with refused("--resume") as told:
+    with refused("--resume") as refusal:
         moved = change_configuration(sweep, None, None, None, pairs=[f"data.path={other}"])
         require_same(sweep, described_data(moved, prepare(moved.data, store.root, 0)))
-    assert "other.npz" in str(told.value.value)
+    assert "other.npz" in str(refusal.value.value)
     moved = change_configuration(sweep, None, None, None, pairs=[f"data.path={same}"])
     there = prepare(moved.data, store.root, 0)
     require_same(sweep, described_data(moved, there))
@@ -186,9 +186,9 @@ def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_st
         if content == b"one":
             require_same(sweep, now)
         else:
-            with refused("--resume") as told:
+            with refused("--resume") as refusal:
                 require_same(sweep, now)
-            assert "u.safetensors" in str(told.value.value)
+            assert "u.safetensors" in str(refusal.value.value)
 
 
 def test_the_command_line_takes_them(tmp_path: Path) -> None:

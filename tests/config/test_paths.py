@@ -19,17 +19,17 @@ from orchestrator.sweep.preflight.preflight import require_weights
 from tests.refusal import refused
 
 PROBLEMS = {
-    "~nosuchuser/x": "begins with the home folder of an unknown user",
-    "a\0b": "has the character U+0000",
-    "\ud800": "has the character U+D800",
-    "caf\udce9.npz": "has a name that is not UTF-8 (byte 0xE9; rename it)",
-    "link": "has a name that is not UTF-8 (byte 0xE8; rename it)",
-    "x" * 256: "has a name of 256 bytes in it, and file systems take 255",
-    "é" * 128: "has a name of 256 bytes in it",
-    "/a" * 3000: "has 6000 bytes, and 4095 are allowed",
+    "~nosuchuser/x": "begins with ~ and an unknown user",
+    "a\0b": "contains the character U+0000",
+    "\ud800": "contains the character U+D800",
+    "caf\udce9.npz": "has a component that is not UTF-8 (byte 0xE9; rename it)",
+    "link": "has a component that is not UTF-8 (byte 0xE8; rename it)",
+    "x" * 256: "has a component of 256 bytes, and at most 255 are allowed",
+    "é" * 128: "has a component of 256 bytes",
+    "/a" * 3000: "has 6000 bytes, and at most 4095 are allowed",
     "": "is empty",
-    "/proc/self/mem": "is kept by the kernel",
-    "loop": "leads in a circle of links",
+    "/proc/self/mem": "is in a virtual file system",
+    "loop": "is a loop of symbolic links",
 }
 HERE = {  # keys of the configuration, each with its required settings
     "data.path": ("data.name=npz",),
@@ -56,7 +56,7 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield
 
 
-@pytest.mark.parametrize(("path", "said"), PROBLEMS.items())
+@pytest.mark.parametrize(("path", "message"), PROBLEMS.items())
 @pytest.mark.parametrize(
     "reader",
     [
@@ -65,14 +65,14 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         lambda path, key: read_folder(path, key, ""),
     ],
 )
-def test_what_is_no_path_is_refused_with_its_key(path: str, said: str, reader: object) -> None:
+def test_what_is_no_path_is_refused_with_its_key(path: str, message: str, reader: object) -> None:
     for key, start in (("data.path", "data.path = "), ("--store", "--store ")):
-        with refused(key, path) as told:
+        with refused(key, path) as refusal:
             reader(path, key)  # type: ignore[operator]
         assert (
-            str(told.value).startswith(start)
-            and said in str(told.value)
-            and len(str(told.value)) < 500
+            str(refusal.value).startswith(start)
+            and message in str(refusal.value)
+            and len(str(refusal.value)) < 500
         )
 
 
@@ -94,7 +94,7 @@ def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "message"),
     [
         ("folder", "file", "a folder"),
         ("pipe", "file", "a pipe"),
@@ -105,13 +105,13 @@ def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> 
         ("nowhere", "folder", "No such file"),
     ],
 )
-def test_what_is_another_thing_is_refused(name: str, kind: str, said: str) -> None:
+def test_what_is_another_thing_is_refused(name: str, kind: str, message: str) -> None:
     os.mkdir("folder")
     os.mkfifo("pipe")
     Path("file").touch()
-    with refused("data.path", name, kind) as told:
+    with refused("data.path", name, kind) as refusal:
         (read_file if kind == "file" else read_folder)(name, "data.path", "give another")
-    assert said in str(told.value)
+    assert message in str(refusal.value)
     assert read_file("file", "data.path", "").name == "file"
 
 
@@ -176,7 +176,7 @@ def test_every_option_with_a_path_is_refused_in_one_line(
 
 
 def test_an_export_is_read_from_a_path(tmp_path: Path) -> None:
-    with refused("folder", "~nosuchuser", "a whole path"):
+    with refused("folder", "~nosuchuser", "an absolute path"):
         load_exported("~nosuchuser")
 
 

@@ -75,7 +75,7 @@ def test_as_many_groups_as_fit() -> None:
     )
 
 
-def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
+def test_never_more_groups_than_trials_or_than_configured() -> None:
     machine = {"CPU": 8.0}
     assert plan.groups(resources(), machine, trials=3).groups == 3
     assert plan.groups(resources(groups=2), machine, trials=3).groups == 2
@@ -91,7 +91,9 @@ def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
 ) -> None:
     made = plan.groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
     assert made.bundles == ({"CPU": 1.0} | ({"GPU": each} if each else {}),) * workers
-    assert made.mean == made.bundles[0] and not made.uneven and made.whole_gpus is bool(each)
+    assert (
+        made.mean == made.bundles[0] and not made.is_heterogeneous and made.whole_gpus is bool(each)
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,16 +114,16 @@ def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(
 
 
 def test_a_refusal_holds_the_arithmetic() -> None:
-    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as told:
+    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
         plan.groups(resources(groups=3, workers=2), {"CPU": 4.0}, trials=9)
-    assert "3 x 2 workers need 6 CPU" in str(told.value)
+    assert "3 x 2 workers need 6 CPU" in str(refusal.value)
     with refused("resources.workers", 2, "1 GPU", error=PreflightError):
         plan.groups(resources(workers=2, gpus_per_worker=1), {"CPU": 4.0, "GPU": 1.0}, trials=9)
     with refused("resources.workers", 1, "0 CPU", error=PreflightError):
         plan.groups(resources(), {}, trials=9)
 
 
-def test_the_arithmetic_is_told() -> None:
+def test_the_error_contains_the_arithmetic() -> None:
     made = plan.groups(
         resources(workers=2, gpus_per_worker=0.5), {"CPU": 7.0, "GPU": 2.0}, trials=9
     )
@@ -130,7 +132,11 @@ def test_the_arithmetic_is_told() -> None:
 
 def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given() -> None:
     made = plan.groups(pairs("peers.b.cpus_per_worker=0.5", workers=4), {"CPU": 7.0}, trials=9)
-    assert made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2 and made.uneven and made.workers == 4
+    assert (
+        made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2
+        and made.is_heterogeneous
+        and made.workers == 4
+    )
     assert made.mean == {"CPU": 0.75} and made.groups == 2
     assert made.arithmetic == "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2"
     three = plan.groups(
@@ -141,13 +147,17 @@ def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given()
     assert [bundle["CPU"] for bundle in three.bundles] == [1, 1, 2]
 
 
-def test_a_peer_that_says_nothing_has_what_resources_say() -> None:
+def test_a_peer_inherits_the_resources_of_student_a() -> None:
     made = plan.groups(
         pairs("resources.cpus_per_worker=2", "resources.gpus_per_worker=0.5"),
         {"CPU": 8.0, "GPU": 2.0},
         trials=9,
     )
-    assert made.bundles == ({"CPU": 2.0, "GPU": 0.5},) * 2 and not made.uneven and made.groups == 2
+    assert (
+        made.bundles == ({"CPU": 2.0, "GPU": 0.5},) * 2
+        and not made.is_heterogeneous
+        and made.groups == 2
+    )
 
 
 @pytest.mark.parametrize("pair", ["peers.b.network.name=cnn", "resources.peer_placement=colocated"])
@@ -214,14 +224,14 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
 
 
 def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
-    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as told:
+    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
         plan.groups(
             pairs("resources.groups=2", "peers.b.cpus_per_worker=2"),
             {"CPU": 4.0},
             9,
             [{"CPU": 4.0}],
         )
-    assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(told.value)
+    assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(refusal.value)
 
 
 def test_groups_have_room_for_their_influence_actors() -> None:
@@ -242,7 +252,7 @@ def test_groups_have_room_for_their_influence_actors() -> None:
                 plan.groups(wanted, {"CPU": cpus}, 1000, num_influence_actors=1)
 
 
-def test_the_arithmetic_tells_of_influence_actors() -> None:
+def test_the_arithmetic_includes_influence_actors() -> None:
     made = plan.groups(resources(), {"CPU": 2.0}, trials=9, num_influence_actors=1)
     assert made.groups == 1 and made.bundles == ({"CPU": 1.0},)
     assert (
@@ -345,10 +355,10 @@ def test_an_influence_actor_that_cannot_be_placed_is_refused(
 ) -> None:
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     wanted = load(None, list(changes))
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         plan.groups(wanted, total, 9, nodes, num_influence_actors=1)
     if "resources.influence_gpus=1.5" not in changes:
-        assert OR_INLINE in str(told.value)
+        assert OR_INLINE in str(refusal.value)
         assert plan.groups(wanted, total, 9, nodes).groups, "the groups alone fit"
 
 
@@ -390,12 +400,16 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "said"),
+    ("scheduler", "description"),
     [
-        ("none", "every trial trains them all"),
+        ("none", "no trial is stopped"),
         ("asha", "asha compares after 2, 6, 12"),
         ("median", "median compares after every epoch from 2 on"),
-        ("pbt", "pbt: a population of 10 is compared after 5, 10, its worst 25% take over"),
+        (
+            "pbt",
+            "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the "
+            "weights of the best",
+        ),
         (
             "hyperband",
             "hyperband: trials in brackets: 3 trained to the end; 5 compared after 4; 2 "
@@ -403,15 +417,15 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
         ),
     ],
 )
-def test_when_trials_are_compared_in_words(scheduler: str, said: str) -> None:
+def test_when_trials_are_compared_in_words(scheduler: str, description: str) -> None:
     search = load(None, [f"search.scheduler={scheduler}", "search.trials=10"]).search
-    assert plan.comparisons(search, 12) == said
+    assert plan.comparisons(search, 12) == description
 
 
 def test_more_trials_than_one_band_of_brackets_holds() -> None:
     search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
     assert plan.comparisons(search, 12).endswith(
-        "9 compared after 1, 3; the other 3 in brackets anew"
+        "9 compared after 1, 3; the other 3 in further brackets"
     )
 
 

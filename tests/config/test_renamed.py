@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 import run
-from orchestrator.cli._submission import submission
+from orchestrator.cli._submission import create_submission
 from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import build, load
 from orchestrator.config.renamed import RENAMED, refuse_renamed
@@ -91,4 +91,4 @@ def test_an_old_option_is_refused_and_not_listed(option: str, tmp_path: Path) ->
 def test_an_old_option_of_a_submitted_command_is_refused(option: str) -> None:
     group = typer.main.get_command(run.app)
     with refused(option, True, RENAMED[option]):
-        submission(group, ["teacher", "--store", "/shared", option], None, Path())
+        create_submission(group, ["teacher", "--store", "/shared", option], None, Path())

@@ -17,8 +17,8 @@ def prepared(store: Store, *pairs: str) -> Sweep:
 
 def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
-    for asked, policy in (("auto", "none"), ("crop", "crop")):
-        configuration = load(None, [f"data.augmentation={asked}", "data.limit.train=100"])
+    for configured, policy in (("auto", "none"), ("crop", "crop")):
+        configuration = load(None, [f"data.augmentation={configured}", "data.limit.train=100"])
         assert (
             prepare_run(store, configuration, "train", local=True).configuration.data.augmentation
             == policy
@@ -43,6 +43,6 @@ def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) 
     same.write_text("data: {augmentation: auto}\n")
     other.write_text("data: {augmentation: crop}\n")
     assert change_configuration(sweep, None, None, same).data.augmentation == "none"
-    with refused("--config") as told:
+    with refused("--config") as refusal:
         change_configuration(sweep, None, None, other)
-    assert "data.augmentation" in str(told.value.value)
+    assert "data.augmentation" in str(refusal.value.value)

@@ -20,7 +20,7 @@ def test_a_bare_name_is_a_setting_of_the_method_and_a_dotted_one_a_key() -> None
     assert made.data.limit.train == 50 and made.student == base.student
 
 
-def test_what_is_held_stays_beside_what_is_searched() -> None:
+def test_frozen_values_stay_with_searched_ones() -> None:
     base = load(None, ["method.name=kd", "method.form=additive", "method.temperature=9"])
     assert apply(base, {"beta": 3.0}).method.settings == {
         "form": "additive",

@@ -54,74 +54,74 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (
             "training: {epochs: 3}\nseed: 1\ntraining: {batch_size: 8}\n",
             3,
-            "the key 'training' stands in line 1 already",
+            "the key 'training' is already in line 1",
         ),
-        ("a:\n  b:\n    c: 1\n    d: 2\n    c: 3\n", 5, "the key 'c' stands in line 3 already"),
-        ("- {a: 1, a: 2}", 1, "the key 'a' stands in line 1 already"),
-        ("a: [{b: {c: 1, 'c': 2}}]", 1, "the key 'c' stands in line 1"),
+        ("a:\n  b:\n    c: 1\n    d: 2\n    c: 3\n", 5, "the key 'c' is already in line 3"),
+        ("- {a: 1, a: 2}", 1, "the key 'a' is already in line 1"),
+        ("a: [{b: {c: 1, 'c': 2}}]", 1, "the key 'c' is already in line 1"),
         ("x: &x {a: 1}\ny: {<<: *x, <<: *x}", 2, "the key '<<'"),
-        ("a: !!int ''", 1, "'' is no number"),
-        ("b: 1\na: !!float x", 2, "'x' is no number"),
-        ("a: !!bool maybe", 1, "'maybe' is no bool"),
-        ("a: !!null x", 1, "'x' is no null"),
+        ("a: !!int ''", 1, "'' is not a number"),
+        ("b: 1\na: !!float x", 2, "'x' is not a number"),
+        ("a: !!bool maybe", 1, "'maybe' is not a bool"),
+        ("a: !!null x", 1, "'x' is not a null"),
         ("a: !!timestamp x", 1, "the tag !!timestamp is not supported"),
         ("a: !!binary aGk=", 1, "the tag !!binary"),
         ("a: !!set {x}", 1, "the tag !!set"),
         ("!!python/object:os.system {}", 1, "the tag !!python/object:os.system is not supported"),
-        ("a: 010", 1, "'010' is no number: leave out the zeros in front"),
-        ("a: 1\nb: &b [*b]", 2, "*b stands within its own anchor"),
-        ("search: {extra_space: &c {student.width: [*c]}}", 1, "*c stands within its own anchor"),
-        ("a: &a\n  <<: *a\n  b: 1", 2, "*a stands within its own anchor"),
+        ("a: 010", 1, "'010' is not a number: remove the leading zeros"),
+        ("a: 1\nb: &b [*b]", 2, "*b is inside its own anchor"),
+        ("search: {extra_space: &c {student.width: [*c]}}", 1, "*c is inside its own anchor"),
+        ("a: &a\n  <<: *a\n  b: 1", 2, "*a is inside its own anchor"),
         (ALIASES, 5, f"more than {MAX_VALUES} values"),
         (MERGES, 6, f"more than {MAX_VALUES} values"),
-        ("[" * 3000 + "]" * 3000, 1, f"more than {MAX_DEPTH} levels"),
+        ("[" * 3000 + "]" * 3000, 1, f"deeper than {MAX_DEPTH} levels"),
         (
             "\n".join(" " * level + "a:" for level in range(3000))[:MAX_BYTES],
             MAX_DEPTH,
-            f"more than {MAX_DEPTH} levels",
+            f"deeper than {MAX_DEPTH} levels",
         ),
-        ("# long\n" * MAX_BYTES, 1, f"it has more than {MAX_BYTES} bytes: shorten it"),
-        ("a: " + "9" * 4000, 1, "beyond all bounds"),
-        ("a: " + "9" * 5000, 1, "beyond all bounds: give a smaller one"),
-        ("a: -" + "9" * 5000, 1, "beyond all bounds: give a smaller one"),
-        ("a: !!int '" + "9" * 5000 + "'", 1, "beyond all bounds: give a smaller one"),
-        ("a: " + "0" * 5000, 1, "leave out the zeros in front"),
-        ("a: 0x" + "f" * 5000, 1, "beyond all bounds"),
+        ("# long\n" * MAX_BYTES, 1, f"the text has more than {MAX_BYTES} bytes: shorten it"),
+        ("a: " + "9" * 4000, 1, "too large a number"),
+        ("a: " + "9" * 5000, 1, "too large a number: give a smaller one"),
+        ("a: -" + "9" * 5000, 1, "too large a number: give a smaller one"),
+        ("a: !!int '" + "9" * 5000 + "'", 1, "too large a number: give a smaller one"),
+        ("a: " + "0" * 5000, 1, "remove the leading zeros"),
+        ("a: 0x" + "f" * 5000, 1, "too large a number"),
         ('a: "x\\0"', 1, "the character U+0000"),
         ('a: "\\ud800"', 1, "the character U+D800"),
         ("? [1]\n: 2", 1, "a key is a list or a mapping"),
-        ('a: 1\nproject: "\\U00110000"', 2, "an escape beyond \\U0010FFFF"),
-        ('a: 1\n"\\UFFFFFFFF": 1', 2, "an escape beyond \\U0010FFFF"),
-        ("%YAML 1." + "1" * 5000 + "\n---\na: 1", 1, "a %YAML line with such a version"),
+        ('a: 1\nproject: "\\U00110000"', 2, "an escape above \\U0010FFFF"),
+        ('a: 1\n"\\UFFFFFFFF": 1', 2, "an escape above \\U0010FFFF"),
+        ("%YAML 1." + "1" * 5000 + "\n---\na: 1", 1, "a %YAML directive with an invalid version"),
         ("a: 1\n3: 3", 2, "the key '3' is read as int: write a name"),
         ("a: {b: 1, 1.5: 3}", 1, "the key '1.5' is read as float: write a name"),
         ("yes: 3", 1, "the key 'yes' is read as bool: write a name"),
         ("a:\n  ~: 3", 2, "the key '~' is read as null: write a name"),
-        ("a: 1\n!!int training: 3", 2, "the key 'training' has the tag !!int: leave the tag out"),
-        ("!own training: 3", 1, "the key 'training' has the tag !own: leave the tag out"),
-        ("a: 1\nb: \0", 2, "it has the character U+0000: leave it out"),
-        ("a: caf\udce9.npz", 1, "it is not UTF-8 (byte 0xE9)"),
-        (b"a: 1\nb: caf\xe9", 2, "it is not UTF-8 text: save it as UTF-8"),
-        (b"\xff\xfea", 1, "it is not UTF-16-LE text: save it as UTF-8"),
+        ("a: 1\n!!int training: 3", 2, "the key 'training' has the tag !!int: remove the tag"),
+        ("!own training: 3", 1, "the key 'training' has the tag !own: remove the tag"),
+        ("a: 1\nb: \0", 2, "the text contains the character U+0000: remove it"),
+        ("a: caf\udce9.npz", 1, "the text is not UTF-8 (byte 0xE9)"),
+        (b"a: 1\nb: caf\xe9", 2, "the text is not UTF-8: save it as UTF-8"),
+        (b"\xff\xfea", 1, "the text is not UTF-16-LE: save it as UTF-8"),
     ],
 )
-def test_what_is_refused_names_the_line(text: str | bytes, line: int, said: str) -> None:
+def test_what_is_refused_names_the_line(text: str | bytes, line: int, message: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert (raised.value.line, raised.value.syntax) == (line, False)
-    assert said in str(raised.value) and len(str(raised.value)) < 500
+    assert message in str(raised.value) and len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(
     "text",
     ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "%TAG ! x\na: 1", "a: !!map x"],
 )
-def test_what_is_no_yaml_is_told_apart(text: str) -> None:
+def test_syntax_errors_are_distinguished_from_refused_yaml(text: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert raised.value.syntax and raised.value.line >= 1
@@ -130,15 +130,15 @@ def test_what_is_no_yaml_is_told_apart(text: str) -> None:
 def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
     file = tmp_path / "given.yaml"
     file.write_text("seed: 1\nseed: 2\n")
-    with refused("--config", str(file)) as told:
+    with refused("--config", str(file)) as refusal:
         load(file, [])
-    assert "line 2" in str(told.value) and "'seed'" in str(told.value)
-    with refused("training", "{epochs: 1, epochs: 2}") as told:
+    assert "line 2" in str(refusal.value) and "'seed'" in str(refusal.value)
+    with refused("training", "{epochs: 1, epochs: 2}") as refusal:
         load(None, ["training={epochs: 1, epochs: 2}"])
-    assert "'epochs'" in str(told.value)
-    with refused("data.path", "caf\udce9.npz") as told:
+    assert "'epochs'" in str(refusal.value)
+    with refused("data.path", "caf\udce9.npz") as refusal:
         load(None, ["data.path=caf\udce9.npz"])
-    assert "0xE9" in str(told.value)
+    assert "0xE9" in str(refusal.value)
     with refused("search.extra_space", "student.width", "once"):
         load(None, ["search.extra_space={student.width: [1, 2], student: {width: [3, 4]}}"])
 

@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_what_gives_way_is_valid_and_said(
+def test_yielding_values_are_valid_and_reported(
     file: Path, pairs: tuple[str, ...], changed: dict[str, object]
 ) -> None:
     loaded = load(file, list(pairs))

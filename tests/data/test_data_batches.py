@@ -12,7 +12,7 @@ from data_made import folder, npz, opened
 from PIL import Image
 
 from orchestrator.config.data_schema import Data
-from orchestrator.data._augmentation import FLIP, boxes
+from orchestrator.data._augmentation import FLIP, draw_crop_boxes
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
@@ -27,7 +27,9 @@ FASHION = Path(
 
 def views(dataset: Dataset) -> Views:
     """Return crops and flips for arrays, and resized crops for files."""
-    return Views.of(dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0)
+    return Views.from_config(
+        dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0
+    )
 
 
 def batches(
@@ -45,14 +47,14 @@ def indices(passed: list[Inputs]) -> list[int]:
     return torch.cat([batch.index for batch in passed]).tolist()
 
 
-def test_an_epoch_takes_every_sample_once_but_the_incomplete_batch(dataset: Dataset) -> None:
+def test_an_epoch_uses_every_sample_once_and_drops_the_incomplete_batch(dataset: Dataset) -> None:
     taken = indices(list(batches(dataset).train(0, None)))
     assert len(dataset.train) == 102 and len(taken) == 96 == len(set(taken))
     assert batches(dataset).steps() == 6
     assert sorted(indices(list(batches(dataset, 102).train(0, None)))) == list(range(102))
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(dataset: Dataset) -> None:
+def test_the_order_depends_only_on_seed_and_epoch(dataset: Dataset) -> None:
     first = indices(list(batches(dataset).train(0, 0)))
     assert indices(list(batches(dataset).train(0, 7))) == first
     assert indices(list(batches(dataset).train(1, 0))) != first
@@ -60,7 +62,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_together_see_each_global_batch(dataset: Dataset, world_size: int) -> None:
+def test_the_ranks_share_each_global_batch(dataset: Dataset, world_size: int) -> None:
     ranks = [list(batches(dataset, 16, rank, world_size).train(2, 3)) for rank in range(world_size)]
     for whole, *parts in zip(batches(dataset).train(2, 3), *ranks, strict=True):
         assert torch.equal(whole.index, torch.cat([part.index for part in parts]))
@@ -70,7 +72,7 @@ def test_ranks_together_see_each_global_batch(dataset: Dataset, world_size: int)
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_an_ordered_pass_takes_every_sample_in_order(
+def test_an_ordered_pass_yields_every_sample_in_order(
     dataset: Dataset, split: str, world_size: int
 ) -> None:
     passes = [
@@ -85,7 +87,7 @@ def test_an_ordered_pass_takes_every_sample_in_order(
     assert max(len(one) for one in passes) - min(len(one) for one in passes) <= 1
 
 
-def test_training_and_an_ordered_pass_show_the_same_picture_of_a_view(dataset: Dataset) -> None:
+def test_training_and_an_ordered_pass_yield_the_same_images_of_a_view(dataset: Dataset) -> None:
     ordered = torch.cat([batch.inputs for batch in batches(dataset, 20).ordered("train", 5)])
     for batch in batches(dataset).train(1, 5):
         assert torch.equal(batch.inputs, ordered[batch.index])
@@ -109,7 +111,7 @@ def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(
 
 @pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("resident", [False, True])
-def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, resident: bool) -> None:
+def test_full_blocks_yield_the_training_images(dataset: Dataset, mix: str, resident: bool) -> None:
     made = Batches(dataset, Views("crop_flip", 0, 102, 1, mix), 20, 0, 1, 2, on_device=resident)
     seen = {
         index: picture
@@ -125,7 +127,7 @@ def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, residen
     assert len(known) > 10 and all(torch.equal(seen[index], picture) for index, picture in known)
 
 
-def test_full_blocks_of_a_part_that_goes_up_repeat_nothing(dataset: Dataset) -> None:
+def test_full_blocks_of_a_divisible_part_repeat_nothing(dataset: Dataset) -> None:
     assert indices(list(batches(dataset, 51).full_blocks(None, 0, 1))) == list(range(102))
 
 
@@ -139,7 +141,7 @@ def held_out(
 
 
 @pytest.mark.parametrize(("size", "each"), [(4, 4), (16, 16), (60, 18)])
-def test_held_out_batches_are_of_the_validation_part_and_no_larger_than_it(
+def test_held_out_batches_come_from_the_validation_part_and_are_not_larger(
     dataset: Dataset, size: int, each: int
 ) -> None:
     assert len(dataset.validation) == 18
@@ -154,7 +156,7 @@ def test_held_out_batches_are_of_the_validation_part_and_no_larger_than_it(
 
 
 @pytest.mark.parametrize("size", [4, 7, 16, 60])
-def test_held_out_batches_begin_anew_when_all_samples_were_seen(
+def test_held_out_batches_start_a_new_permutation_after_all_samples(
     dataset: Dataset, size: int
 ) -> None:
     taken = indices(list(batches(dataset, size).held_out(3, 20)))
@@ -162,10 +164,10 @@ def test_held_out_batches_begin_anew_when_all_samples_were_seen(
         assert sorted(taken[first : first + 18]) == list(range(18))
     rest = taken[len(taken) // 18 * 18 :]
     assert len(set(rest)) == len(rest)
-    assert taken[:18] != taken[18:36], "in another order"
+    assert taken[:18] != taken[18:36], "the second round has another order"
 
 
-def test_the_held_out_order_depends_on_seed_and_epoch_alone(dataset: Dataset) -> None:
+def test_the_held_out_order_depends_only_on_seed_and_epoch(dataset: Dataset) -> None:
     assert held_out(dataset, 1, 3) == held_out(dataset, 1, 3) == held_out(dataset, 1, 9)[:3]
     assert held_out(dataset, 1, 3) != held_out(dataset, 2, 3)
     other = [batch.index.tolist() for batch in batches(dataset, seed=1).held_out(1, 3)]
@@ -174,9 +176,7 @@ def test_the_held_out_order_depends_on_seed_and_epoch_alone(dataset: Dataset) ->
 
 
 @pytest.mark.parametrize(("size", "world_size"), [(16, 2), (16, 4), (60, 3), (4, 4)])
-def test_ranks_together_see_each_held_out_batch(
-    dataset: Dataset, size: int, world_size: int
-) -> None:
+def test_the_ranks_share_each_held_out_batch(dataset: Dataset, size: int, world_size: int) -> None:
     """A single worker sees the same batches, if the ranks can share the samples evenly."""
     ranks = [held_out(dataset, 2, 5, size, rank, world_size) for rank in range(world_size)]
     together = [[index for part in parts for index in part] for parts in zip(*ranks, strict=True)]
@@ -195,11 +195,14 @@ def test_a_part_smaller_than_the_ranks_still_gives_each_of_them_two_samples(tmp_
     ("count", "expected"),
     [(1, [0]), (2, [0, 17]), (5, [0, 4, 8, 12, 17]), (18, list(range(18))), (99, list(range(18)))],
 )
-def test_some_samples_are_evenly_spaced_whatever_the_rank(
+def test_spaced_samples_are_evenly_spaced_on_every_rank(
     dataset: Dataset, count: int, expected: list[int]
 ) -> None:
     for rank in range(2):
-        assert indices(list(batches(dataset, 8, rank, 2).some("validation", count))) == expected
+        assert (
+            indices(list(batches(dataset, 8, rank, 2).spaced_samples("validation", count)))
+            == expected
+        )
 
 
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
@@ -211,7 +214,7 @@ def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
     assert np.allclose(seen.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
 
 
-def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
+def test_channels_last_changes_only_the_memory_layout(dataset: Dataset) -> None:
     last = Batches(dataset, views(dataset), 16, 0, channels_last=True)
     for one, other in zip(last.train(0, 1), batches(dataset).train(0, 1), strict=True):
         assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(
@@ -234,18 +237,18 @@ def test_digits_are_normalised_to_mean_zero_and_deviation_one(tmp_path: Path) ->
     assert abs(float(seen.mean())) < 1e-4 and abs(float(seen.std()) - 1) < 1e-3
 
 
-def test_a_batch_that_workers_cannot_share_is_refused(dataset: Dataset) -> None:
+def test_a_batch_size_that_is_no_multiple_of_the_workers_is_refused(dataset: Dataset) -> None:
     with refused("training.batch_size", 15, "a multiple of 2"):
         batches(dataset, 15, 0, 2)
 
 
-def test_fewer_samples_than_a_batch_are_refused_with_the_arithmetic(dataset: Dataset) -> None:
-    with refused("training.batch_size", 104, (2, 102)) as told:
+def test_fewer_samples_than_a_batch_are_refused_with_the_numbers(dataset: Dataset) -> None:
+    with refused("training.batch_size", 104, (2, 102)) as refusal:
         batches(dataset, 104, 0, 2)
-    assert "2 x 52 = 104" in str(told.value)
+    assert "2 x 52 = 104" in str(refusal.value)
 
 
-def test_files_are_the_same_in_any_number_of_workers(files: Dataset) -> None:
+def test_decoded_files_do_not_depend_on_the_number_of_workers(files: Dataset) -> None:
     alone, helped = (list(batches(files, 4, workers=workers).train(1, 2)) for workers in (0, 2))
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
@@ -255,7 +258,7 @@ def test_files_are_the_same_in_any_number_of_workers(files: Dataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_pass_over_files_leaves_the_random_numbers_of_the_trial(
+def test_a_pass_over_files_keeps_the_random_state_of_the_trial(
     files: Dataset, workers: int
 ) -> None:
     before = torch.get_rng_state()
@@ -273,7 +276,7 @@ def test_files_keep_their_parts_and_labels(files: Dataset) -> None:
         assert len(set(paths)) == 12
 
 
-def test_a_folder_without_test_holds_out_its_own_validation_part(tmp_path: Path) -> None:
+def test_a_folder_without_test_splits_off_a_validation_part(tmp_path: Path) -> None:
     config = Data(
         name="folder", path=folder(tmp_path / "images", ("train", "val")), size=16, validation=0.34
     )
@@ -300,7 +303,7 @@ def test_views_of_files_differ_and_the_clean_view_is_the_middle(files: Dataset) 
     assert np.allclose(clean[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
+def test_a_file_is_cropped_by_the_random_numbers_of_its_index(files: Dataset) -> None:
     seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(
         0, 2, 3, 1
     )
@@ -308,7 +311,7 @@ def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
     assert files.root is not None
     for index, row in enumerate(views(files).numbers(3)):
         image = Image.open(files.root / os.fsdecode(files.train.inputs[index]))
-        box = boxes(row[None], image.height, image.width, 0.08)[0]
+        box = draw_crop_boxes(row[None], image.height, image.width, 0.08)[0]
         cut = np.asarray(
             image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3]))
         )
@@ -319,16 +322,18 @@ def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_a_damaged_image_is_named(files: Dataset, workers: int, content: bytes | None) -> None:
+def test_the_error_names_a_damaged_image(
+    files: Dataset, workers: int, content: bytes | None
+) -> None:
     assert files.root is not None
     path = files.root / os.fsdecode(files.train.inputs[3])
     path.write_bytes(path.read_bytes()[:-60] if content is None else content)
-    with refused(str(path), allowed="an image that can be decoded") as told:
+    with refused(str(path), allowed="an image that can be decoded") as refusal:
         list(batches(files, 4, workers=workers).train(0, 0))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
 
 
-def test_close_ends_a_pass_that_was_left(files: Dataset) -> None:
+def test_close_ends_an_unfinished_pass(files: Dataset) -> None:
     running = batches(files, 4, workers=1)
     epoch = running.train(0, 0)
     next(epoch)
@@ -337,7 +342,7 @@ def test_close_ends_a_pass_that_was_left(files: Dataset) -> None:
     assert len(list(running.train(0, 0))) == 3
 
 
-def test_fashion_mnist_from_its_files(tmp_path: Path) -> None:
+def test_fashion_mnist_is_read_from_its_files(tmp_path: Path) -> None:
     if not (FASHION / "raw").is_dir():
         pytest.skip(
             f"no FashionMNIST at {FASHION}: set FASHION_MNIST to the folder that holds raw/"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config.data_schema import Data, Limit
 from orchestrator.data import memory
-from orchestrator.data.batches import Batches, labelled_in
+from orchestrator.data.batches import Batches, labelled_per_batch
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
@@ -52,7 +52,7 @@ def order(made: Batches, epoch: int) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("wanted", [CLASSES, 20, 41, SAMPLES - 1])
-def test_exactly_so_many_keep_their_label_of_every_class_its_share(
+def test_the_exact_number_of_labels_is_kept_stratified_by_class(
     tmp_path: Path, wanted: int
 ) -> None:
     file = npz(tmp_path)
@@ -68,12 +68,12 @@ def test_exactly_so_many_keep_their_label_of_every_class_its_share(
     assert np.abs(shares - wanted / SAMPLES).max() <= 1 / np.bincount(whole.train.labels).min()
     assert (
         np.array_equal(part.train.inputs, whole.train.inputs) and part.content == whole.content
-    ), "the pictures are the same"
+    ), "the images are the same"
     for name in ("validation", "test"):
         assert np.array_equal(part.split(name).labels, whole.split(name).labels)
 
 
-def test_who_is_labelled_follows_from_the_seed_alone(tmp_path: Path) -> None:
+def test_the_labelled_samples_depend_only_on_the_seed(tmp_path: Path) -> None:
     config = Data(name="npz", path=npz(tmp_path), labelled=LABELLED)
     made = {seed: Dataset.open(prepare(config, tmp_path, seed)) for seed in (0, 1)}
     noisy = Dataset.open(prepare(config.model_copy(update={"label_noise": 0.3}), tmp_path, 0))
@@ -87,7 +87,7 @@ def test_who_is_labelled_follows_from_the_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.99])
-def test_noise_is_among_the_labelled(tmp_path: Path, share: float) -> None:
+def test_label_noise_affects_only_labelled_samples(tmp_path: Path, share: float) -> None:
     noisy = opened(tmp_path, npz(tmp_path), labelled=LABELLED, label_noise=share)
     kept = shown(noisy)
     assert kept.sum() == LABELLED
@@ -95,7 +95,7 @@ def test_noise_is_among_the_labelled(tmp_path: Path, share: float) -> None:
     assert np.array_equal(noisy.clean_labels, opened(tmp_path, npz(tmp_path)).train.labels)
 
 
-def test_what_stands_prepared_keeps_its_place() -> None:
+def test_prepared_data_keep_their_folder() -> None:
     """Fingerprints from before `labelled`; others would prepare data and fit the teacher again."""
     from orchestrator.data.prepare import _folder
 
@@ -112,9 +112,11 @@ def test_what_stands_prepared_keeps_its_place() -> None:
     assert len({_folder(Data(**change), store, 0) for change in changes}) == len(changes)
 
 
-def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) -> None:
+def test_the_summary_has_the_number_of_labelled_samples_if_some_are_unlabelled(
+    tmp_path: Path,
+) -> None:
     file = npz(tmp_path)
-    for change, said in (
+    for change, expected_labelled in (
         ({}, None),
         ({"labelled": 30}, 30),
         ({"labelled": 30, "validation_in_training": True}, 30 + 18),
@@ -125,7 +127,7 @@ def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) 
         known = {key: value for key, value in written.items() if key != "sha256"} | {
             "augmentation": "none"
         }
-        assert before == known and before.get("labelled") == said
+        assert before == known and before.get("labelled") == expected_labelled
         assert before.get("validation_in_training", False) is config.validation_in_training
 
 
@@ -133,16 +135,16 @@ def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) 
     "wanted",
     [SAMPLES, 5000, 3],
 )
-def test_so_many_labels_as_cannot_be(tmp_path: Path, wanted: int) -> None:
+def test_an_impossible_number_of_labels_is_refused(tmp_path: Path, wanted: int) -> None:
     config = Data(name="npz", path=npz(tmp_path), labelled=wanted)
     for refuse in (prepare, describe):
-        with refused("data.labelled", wanted, (4, SAMPLES - 1)) as told:
+        with refused("data.labelled", wanted, (4, SAMPLES - 1)) as refusal:
             refuse(config, tmp_path / "store", 0)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(refusal.value)
     assert not (tmp_path / "store").exists()
 
 
-def test_the_labelled_part_is_a_data_set_of_its_own(few: Dataset) -> None:
+def test_the_labelled_samples_form_a_separate_data_set(few: Dataset) -> None:
     part, kept = few.labelled(), shown(few)
     assert np.array_equal(part.train.inputs, few.train.inputs[kept]) and np.array_equal(
         part.train.labels, few.train.labels[kept]
@@ -153,10 +155,10 @@ def test_the_labelled_part_is_a_data_set_of_its_own(few: Dataset) -> None:
     )
     assert part.validation is few.validation and part.test is few.test and part.mean == few.mean
     assert part.fingerprint != few.fingerprint and part.content != few.content
-    assert part.labelled() is part, "all of it is labelled"
+    assert part.labelled() is part, "all its samples are labelled"
 
 
-def test_its_fingerprints_are_of_who_is_labelled(tmp_path: Path) -> None:
+def test_the_fingerprints_depend_on_the_labelled_samples(tmp_path: Path) -> None:
     file = npz(tmp_path)
     several = [
         opened(tmp_path, file, **change).labelled()
@@ -168,7 +170,7 @@ def test_its_fingerprints_are_of_who_is_labelled(tmp_path: Path) -> None:
     assert opened(tmp_path, file, labelled=20).labelled().content == several[0].content
 
 
-def test_the_labelled_part_of_files(tmp_path: Path) -> None:
+def test_the_labelled_samples_of_a_folder_form_a_data_set(tmp_path: Path) -> None:
     config = Data(
         name="folder",
         path=folder(tmp_path / "images", ("train", "val", "test")),
@@ -186,22 +188,22 @@ def test_the_labelled_part_of_files(tmp_path: Path) -> None:
     assert torch.equal(batch.inputs, whole.inputs[torch.from_numpy(shown(files))])
 
 
-def test_whole_and_part_are_not_confused_in_the_memory_of_a_device(few: Dataset) -> None:
-    memory._kept.clear()
+def test_all_and_labelled_samples_are_not_confused_in_device_memory(few: Dataset) -> None:
+    memory._resident.clear()
     part, kept = few.labelled(), torch.from_numpy(shown(few))
     for dataset in (few, part, few):
-        held = memory.on_device(dataset, "train", torch.device("cpu"))
+        held = memory.images_on_device(dataset, "train", torch.device("cpu"))
         assert torch.equal(
             held,
             torch.from_numpy(np.array(few.train.inputs))[kept if dataset is part else slice(None)],
         )
-    memory._kept.clear()
+    memory._resident.clear()
 
 
 @pytest.mark.parametrize(
     "change", [{}, {"label_noise": 0.4}, {"labelled": LABELLED, "label_noise": 0.5}]
 )
-def test_the_validation_part_in_training_is_clean_labelled_and_comes_last(
+def test_the_validation_part_in_training_has_clean_labels_and_comes_last(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     file = npz(tmp_path)
@@ -224,11 +226,11 @@ def test_the_validation_part_in_training_is_clean_labelled_and_comes_last(
     )
     assert joined.content != apart.content and len(joined.validation) == 18
     assert (joined.mean, joined.std) == (apart.mean, apart.std), (
-        "a student sees the pictures that it would see without"
+        "the setting does not change the images of a student"
     )
 
 
-def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path) -> None:
+def test_files_that_are_in_two_parts_are_opened_once(tmp_path: Path) -> None:
     root = folder(tmp_path / "images", ("train", "val", "test"))
     config = Data(name="folder", path=root, size=16, validation_in_training=True)
     joined = Dataset.open(prepare(config, tmp_path, 0))
@@ -237,9 +239,9 @@ def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path
         and len(joined.train) == 24
     )
     (root / "val" / "cat" / "0.png").write_bytes(b"no image")
-    with refused(str(root / "val" / "cat" / "0.png")) as told:
+    with refused(str(root / "val" / "cat" / "0.png")) as refusal:
         prepare(config, tmp_path / "again", 0)
-    assert str(told.value).startswith("1 of 36 ")
+    assert str(refusal.value).startswith("1 of 36 ")
 
 
 @pytest.mark.parametrize(
@@ -257,11 +259,11 @@ def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path
 def test_labelled_samples_of_a_batch_are_shared_evenly(
     size: int, share: float, workers: int, expected: int
 ) -> None:
-    assert labelled_in(size, share, workers, 1000) == expected
+    assert labelled_per_batch(size, share, workers, 1000) == expected
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.9])
-def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once(
+def test_every_batch_has_the_labelled_share_and_every_unlabelled_sample_comes_once(
     few: Dataset, share: float
 ) -> None:
     made = batches(few, share=share)
@@ -276,9 +278,7 @@ def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_labelled_samples_come_again_and_again_one_as_often_as_another(
-    few: Dataset, share: float
-) -> None:
+def test_labelled_samples_are_repeated_equally_often(few: Dataset, share: float) -> None:
     """Share 0.9 uses them several times an epoch, 0.1 less than once."""
     made, kept, seen = (
         batches(few, share=share),
@@ -292,10 +292,10 @@ def test_labelled_samples_come_again_and_again_one_as_often_as_another(
         seen.update(orders[-1])
         counts = [seen[place] for place in kept]
         assert max(counts) - min(counts) <= 1, epoch
-    assert len({tuple(drawn) for drawn in orders}) == 5, "in an order of its own each time"
+    assert len({tuple(drawn) for drawn in orders}) == 5, "each round has another order"
 
 
-def test_an_epoch_follows_from_seed_and_number(few: Dataset) -> None:
+def test_an_epoch_depends_only_on_its_seed_and_number(few: Dataset) -> None:
     assert np.array_equal(order(batches(few), 4), order(batches(few), 4))
     for other in (order(batches(few), 5), order(batches(few, seed=1), 4)):
         kept = shown(few)[other]
@@ -318,7 +318,7 @@ def test_ranks_share_labelled_and_unlabelled_samples_of_the_same_batches(
         } == {16 // world}
 
 
-def test_where_all_are_labelled_a_share_changes_nothing(tmp_path: Path) -> None:
+def test_a_labelled_share_has_no_effect_if_all_samples_are_labelled(tmp_path: Path) -> None:
     whole = opened(tmp_path, npz(tmp_path))
     for epoch in range(2):
         expected = np.random.default_rng([0, epoch, 1]).permutation(SAMPLES)[:96].reshape(6, 16)
@@ -326,14 +326,14 @@ def test_where_all_are_labelled_a_share_changes_nothing(tmp_path: Path) -> None:
         assert np.array_equal(order(batches(whole, share=None), epoch), expected)
 
 
-def test_without_a_share_all_come_as_they_come(few: Dataset, tmp_path: Path) -> None:
+def test_without_a_labelled_share_all_samples_are_drawn_alike(few: Dataset, tmp_path: Path) -> None:
     assert np.array_equal(
         order(batches(few, share=None), 1),
         order(batches(opened(tmp_path, npz(tmp_path)), share=None), 1),
     )
 
 
-def test_a_pass_in_order_and_blocks_take_the_unlabelled_too(few: Dataset) -> None:
+def test_ordered_passes_and_full_blocks_include_unlabelled_samples(few: Dataset) -> None:
     made = batches(few)
     assert torch.cat([batch.index for batch in made.ordered("train")]).tolist() == list(
         range(SAMPLES)
@@ -343,7 +343,7 @@ def test_a_pass_in_order_and_blocks_take_the_unlabelled_too(few: Dataset) -> Non
     ].tolist() == list(range(SAMPLES))
 
 
-def test_a_blend_with_an_unlabelled_partner_says_so(few: Dataset) -> None:
+def test_a_blend_with_an_unlabelled_partner_has_the_unlabelled_mark(few: Dataset) -> None:
     views = Views("none", 0, SAMPLES, 1, "mixup")
     partners = views.mixing(0, 8, 8)
     assert partners is not None
@@ -358,19 +358,19 @@ def test_a_blend_with_an_unlabelled_partner_says_so(few: Dataset) -> None:
     ("size", "world", "allowed"),
     [(4, 4, (8, None)), (100, 1, "at most 12 unlabelled samples in a batch")],
 )
-def test_batches_that_have_no_room_for_both_kinds(
+def test_batches_without_room_for_labelled_and_unlabelled_samples_are_refused(
     tmp_path: Path, size: int, world: int, allowed: object
 ) -> None:
     most = opened(tmp_path, npz(tmp_path), labelled=90)
-    with refused("training.batch_size", size, allowed) as told:
+    with refused("training.batch_size", size, allowed) as refusal:
         batches(most, size, 0, world)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
     batches(most, size, 0, world, share=None)
 
 
 @pytest.mark.parametrize("share", [None, 0.25])
 @pytest.mark.parametrize("count", [1, 7, 40, SAMPLES])
-def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(
+def test_drawn_last_returns_the_last_samples_of_all_ranks(
     few: Dataset, share: float | None, count: int
 ) -> None:
     """Each sample once, even if it was repeated; fewer if fewer were drawn."""

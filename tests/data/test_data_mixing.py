@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL
-from orchestrator.data._mixing import Mixing, draw
+from orchestrator.data._mixing import Mixing, draw_mixing
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
@@ -92,9 +92,7 @@ def slow_numbers(
 
 @pytest.mark.parametrize("policy", ["crop", "crop_flip"])
 @pytest.mark.parametrize("mix", MIXES)
-def test_mixed_pictures_agree_with_a_slow_reference(
-    dataset: Dataset, mix: str, policy: str
-) -> None:
+def test_mixed_images_agree_with_a_slow_reference(dataset: Dataset, mix: str, policy: str) -> None:
     seen = whole(dataset, policy, mix)
     partners, shares, boxes = slow_numbers(len(dataset.train), 8, 8, mix)
     assert seen.mix is not None
@@ -115,7 +113,7 @@ def test_mixed_pictures_agree_with_a_slow_reference(
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_mixed_picture_is_made_of_two_pictures_of_the_view_without_mix(
+def test_a_mixed_image_blends_two_images_of_the_unmixed_view(
     dataset: Dataset, mix: str, policy: str
 ) -> None:
     plain, mixed = whole(dataset, policy, "none"), whole(dataset, policy, mix)
@@ -140,7 +138,7 @@ def test_a_mixed_picture_is_made_of_two_pictures_of_the_view_without_mix(
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_mixed_picture_does_not_depend_on_batch_rank_or_layout(
+def test_a_mixed_image_does_not_depend_on_batch_rank_or_layout(
     dataset: Dataset, mix: str, policy: str, channels_last: bool
 ) -> None:
     everything = whole(dataset, policy, mix)
@@ -187,22 +185,22 @@ def test_views_and_seeds_mix_differently(dataset: Dataset) -> None:
 
 
 def drawn(mix: str, alpha: float = 1.0) -> Mixing:
-    return draw(mix, alpha, np.random.default_rng(0), 20_000, 32, 24)
+    return draw_mixing(mix, alpha, np.random.default_rng(0), 20_000, 32, 24)
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_every_picture_is_a_partner_once(mix: str) -> None:
+def test_every_image_is_a_partner_once(mix: str) -> None:
     assert sorted(drawn(mix).partner.tolist()) == list(range(20_000))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_of_mixup_are_of_the_beta_distribution(alpha: float) -> None:
+def test_shares_of_mixup_follow_the_beta_distribution(alpha: float) -> None:
     share = drawn("mixup", alpha).share
     assert share.dtype == torch.float32 and float(share.mean()) == pytest.approx(0.5, abs=0.01)
     assert float(share.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
 
 
-def test_boxes_of_cutmix_lie_inside_and_leave_the_share() -> None:
+def test_boxes_of_cutmix_lie_inside_and_match_the_share() -> None:
     found = drawn("cutmix")
     assert found.boxes is not None
     top, left, bottom, right = found.boxes.T
@@ -214,7 +212,7 @@ def test_boxes_of_cutmix_lie_inside_and_leave_the_share() -> None:
     assert float((found.share - drawn("mixup").share)[uncut].abs().max()) < 0.06
 
 
-def test_mixed_files_are_blends_of_the_pictures_of_their_view(files: Dataset) -> None:
+def test_mixed_files_are_blends_of_the_images_of_their_view(files: Dataset) -> None:
     plain, views = (
         whole(files, "resized_crop_flip", "none"),
         Views("resized_crop_flip", SEED, 12, PAD, "mixup", ALPHA),
@@ -234,37 +232,39 @@ def test_mixed_files_are_blends_of_the_pictures_of_their_view(files: Dataset) ->
 
 
 @pytest.mark.parametrize(("augmentation", "policy"), [("auto", "none"), ("crop_flip", "crop_flip")])
-def test_views_are_as_the_configuration_asks(
-    dataset: Dataset, augmentation: Any, policy: str
-) -> None:
-    views = Views.of(dataset, Data(augmentation=augmentation, mixing="cutmix", mix_alpha=0.3), 4)
+def test_views_follow_the_configuration(dataset: Dataset, augmentation: Any, policy: str) -> None:
+    views = Views.from_config(
+        dataset, Data(augmentation=augmentation, mixing="cutmix", mix_alpha=0.3), 4
+    )
     assert (views.policy, views.seed, views.count, views.pad) == (policy, 4, 102, 1)
     assert (views.mix, views.mix_alpha) == ("cutmix", 0.3)
 
 
-def test_views_vary_unless_nothing_is_done() -> None:
+def test_views_vary_unless_there_is_no_augmentation() -> None:
     assert not Views("none", 0, 10, 1).varies
     assert Views("crop", 0, 10, 1).varies and Views("none", 0, 10, 1, "mixup").varies
 
 
-def test_an_identity_names_what_matters_alone() -> None:
-    def said(*given: Any) -> str:
+def test_the_identity_of_views_depends_only_on_settings_in_use() -> None:
+    def identity_of(*given: Any) -> str:
         policy, seed, pad, *mix = given
         return json.dumps(Views(policy, seed, 10, pad, *mix).identity())
 
-    assert said("none", 0, 1) == said("none", 7, 2, "none", 0.5), "every view is the clean one"
-    assert said("resized_crop_flip", 0, 1) == said("resized_crop_flip", 0, 2)
-    assert said("crop", 0, 1, "none", 0.1) == said("crop", 0, 1, "none", 0.2)
+    assert identity_of("none", 0, 1) == identity_of("none", 7, 2, "none", 0.5), (
+        "every view is the clean one"
+    )
+    assert identity_of("resized_crop_flip", 0, 1) == identity_of("resized_crop_flip", 0, 2)
+    assert identity_of("crop", 0, 1, "none", 0.1) == identity_of("crop", 0, 1, "none", 0.2)
     different = [
-        said("crop", 0, 1),
-        said("crop", 1, 1),
-        said("crop", 0, 2),
-        said("crop_flip", 0, 1),
-        said("crop", 0, 1, "mixup", 1.0),
-        said("crop", 0, 1, "mixup", 2.0),
-        said("crop", 0, 1, "cutmix", 1.0),
-        said("none", 0, 1, "mixup", 1.0),
-        said("none", 1, 1, "mixup", 1.0),
-        said("none", 0, 1),
+        identity_of("crop", 0, 1),
+        identity_of("crop", 1, 1),
+        identity_of("crop", 0, 2),
+        identity_of("crop_flip", 0, 1),
+        identity_of("crop", 0, 1, "mixup", 1.0),
+        identity_of("crop", 0, 1, "mixup", 2.0),
+        identity_of("crop", 0, 1, "cutmix", 1.0),
+        identity_of("none", 0, 1, "mixup", 1.0),
+        identity_of("none", 1, 1, "mixup", 1.0),
+        identity_of("none", 0, 1),
     ]
     assert len(set(different)) == len(different)

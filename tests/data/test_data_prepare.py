@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.config.data_schema import Data, Limit
 from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
-from orchestrator.data._parts import allot, stratified
+from orchestrator.data._parts import apportion, draw_stratified_mask
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
@@ -24,23 +24,23 @@ from orchestrator.store.store import read_json, write_json
 from tests.refusal import refused
 
 
-def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:
+def test_apportion_is_exact_and_proportional_and_includes_every_class() -> None:
     generator = np.random.default_rng(0)
     for _ in range(200):
         counts = generator.integers(1, 50, size=generator.integers(2, 8))
         total = int(generator.integers(len(counts), counts.sum() + 1))
-        shares = allot(counts, total)
+        shares = apportion(counts, total)
         assert shares.sum() == total and (shares >= 1).all() and (shares <= counts).all()
         assert (np.abs(shares - counts * total / counts.sum()) < len(counts)).all()
 
 
-def test_stratified_keeps_the_proportions() -> None:
+def test_a_stratified_mask_keeps_the_class_proportions() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 100])
-    chosen = stratified(labels, 50, np.random.default_rng(0))
+    chosen = draw_stratified_mask(labels, 50, np.random.default_rng(0))
     assert np.bincount(labels[chosen]).tolist() == [30, 15, 5]
 
 
-def test_no_sample_is_in_two_parts_and_none_is_lost(tmp_path: Path) -> None:
+def test_every_sample_is_in_exactly_one_part(tmp_path: Path) -> None:
     dataset = opened(tmp_path, npz(tmp_path), validation=0.2)
     train, validation, test = (
         identities(dataset.split(name).inputs) for name in ("train", "validation", "test")
@@ -57,7 +57,7 @@ def test_each_image_keeps_its_label(tmp_path: Path) -> None:
         assert (numbers % CLASSES == part.labels).all()
 
 
-def test_the_validation_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
+def test_the_validation_part_depends_only_on_the_seed(tmp_path: Path) -> None:
     config = Data(name="npz", path=npz(tmp_path))
     first, again, other = (
         Dataset.open(prepare(config, tmp_path / store, seed))
@@ -70,7 +70,7 @@ def test_the_validation_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert identities(first.validation.inputs) != identities(other.validation.inputs)
 
 
-def test_a_validation_part_that_is_given_is_used(tmp_path: Path) -> None:
+def test_a_given_validation_part_is_used(tmp_path: Path) -> None:
     file = npz(
         tmp_path, val_images=images(20, first=500), val_labels=(np.arange(20) % CLASSES)[:, None]
     )
@@ -86,7 +86,7 @@ def test_limits_are_exact_and_stratified(tmp_path: Path) -> None:
         assert np.bincount(part.labels).tolist() == [size // CLASSES] * CLASSES
 
 
-def test_label_noise_is_exact_never_the_same_class_and_in_training_alone(tmp_path: Path) -> None:
+def test_label_noise_is_exact_changes_the_class_and_affects_only_training(tmp_path: Path) -> None:
     file = npz(tmp_path)
     clean, noisy = opened(tmp_path, file), opened(tmp_path, file, label_noise=0.3)
     flipped = noisy.train.labels != noisy.clean_labels
@@ -98,7 +98,7 @@ def test_label_noise_is_exact_never_the_same_class_and_in_training_alone(tmp_pat
     assert np.array_equal(noisy.train.inputs, clean.train.inputs)
 
 
-def test_preparing_again_reuses_what_stands_there(
+def test_preparing_again_reuses_existing_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Data(name="npz", path=npz(tmp_path))
@@ -115,13 +115,13 @@ def test_preparing_again_reuses_what_stands_there(
     assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == before
 
 
-def test_a_source_that_changed_is_prepared_anew(tmp_path: Path) -> None:
+def test_a_changed_source_is_prepared_again(tmp_path: Path) -> None:
     first = opened(tmp_path, npz(tmp_path))
     second = opened(tmp_path, npz(tmp_path, train=160))
     assert first.fingerprint != second.fingerprint and len(second.train) == 136
 
 
-def test_each_setting_that_matters_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_relevant_setting_has_a_separate_folder(tmp_path: Path) -> None:
     file = npz(tmp_path)
     changes: list[dict[str, Any]] = [
         {},
@@ -149,7 +149,7 @@ def _prepare_at_once(config: Data, store: Path, barrier: Any, answers: Any) -> N
     answers.put(prepare(config, store, 0))
 
 
-def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
+def test_concurrent_preparations_agree(tmp_path: Path) -> None:
     config, context = Data(name="npz", path=npz(tmp_path)), multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(3), context.Queue()
     workers = [
@@ -164,11 +164,13 @@ def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert len(folders) == 1
-    assert list((tmp_path / "store" / "data").iterdir()) == list(folders), "nothing is left aside"
+    assert list((tmp_path / "store" / "data").iterdir()) == list(folders), (
+        "no temporary folder remains"
+    )
     assert len(Dataset.open(folders.pop()).train) == 102
 
 
-def test_the_loser_of_a_race_takes_the_winner_s_folder(
+def test_the_slower_process_uses_the_folder_of_the_faster_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, rename = Data(name="npz", path=npz(tmp_path)), os.rename
@@ -187,7 +189,7 @@ def test_the_loser_of_a_race_takes_the_winner_s_folder(
     assert list((tmp_path / "data").iterdir()) == [folder]
 
 
-def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) -> None:
+def test_describe_returns_what_prepare_writes_and_writes_nothing(tmp_path: Path) -> None:
     config, store = Data(name="npz", path=npz(tmp_path), limit=Limit(train=40)), tmp_path / "store"
     before = describe(config, store, 0)
     assert not store.exists()
@@ -205,16 +207,16 @@ def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) ->
     )
 
 
-def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_used_with(
+def test_describe_returns_the_policy_of_the_configuration(
     tmp_path: Path,
 ) -> None:
-    config, asked = (
+    config, requested = (
         Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop")
     )
     for _ in range(2):
         assert describe(config, tmp_path / "store", 0)["augmentation"] == "none"
-        assert describe(asked, tmp_path / "store", 0)["augmentation"] == "crop"
-        prepare(asked, tmp_path / "store", 0)
+        assert describe(requested, tmp_path / "store", 0)["augmentation"] == "crop"
+        prepare(requested, tmp_path / "store", 0)
 
 
 def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -> None:
@@ -222,10 +224,10 @@ def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -
     folder = prepare(Data(), tmp_path, 0)
     write_json(folder / "data.json", read_json(folder / "data.json") | {"augmentation": "crop"})
     assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
-    assert Views.of(Dataset.open(folder), Data(), 0).policy == "none"
+    assert Views.from_config(Dataset.open(folder), Data(), 0).policy == "none"
 
 
-def test_mean_and_deviation_are_those_of_the_training_part(tmp_path: Path) -> None:
+def test_mean_and_deviation_come_from_the_training_part(tmp_path: Path) -> None:
     dataset = opened(tmp_path, npz(tmp_path))
     scaled = np.asarray(dataset.train.inputs, dtype=np.float64) / 255
     assert np.allclose(dataset.mean, scaled.mean(axis=(0, 1, 2))) and np.allclose(
@@ -251,7 +253,7 @@ def test_grey_images_and_named_classes(tmp_path: Path) -> None:
     assert dataset.shape == (1, 8, 8) and dataset.classes == ("a", "b", "c", "d")
 
 
-def test_digits_have_one_test_part_whatever_the_seed(tmp_path: Path) -> None:
+def test_digits_have_the_same_test_part_for_every_seed(tmp_path: Path) -> None:
     first, second = (Dataset.open(prepare(Data(), tmp_path, seed)) for seed in (0, 1))
     assert np.array_equal(first.test.inputs, second.test.inputs) and not np.array_equal(
         first.train.inputs, second.train.inputs
@@ -282,7 +284,7 @@ class Svhn:
 @pytest.mark.parametrize(
     ("name", "fake", "classes"), [("CIFAR10", Cifar, "abcd"), ("SVHN", Svhn, "0123456789")]
 )
-def test_the_layouts_of_torchvision(
+def test_torchvision_layouts_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fake: type, classes: str
 ) -> None:
     monkeypatch.setattr(f"torchvision.datasets.{name}", fake)
@@ -292,7 +294,7 @@ def test_the_layouts_of_torchvision(
     assert np.array_equal(dataset.test.labels, np.arange(40) % len(classes))
 
 
-def test_a_download_that_may_not_be_written_is_told(
+def test_a_download_to_a_read_only_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*_: Any, **__: Any) -> None:
@@ -303,41 +305,41 @@ def test_a_download_that_may_not_be_written_is_told(
         prepare(Data(name="MNIST", download=True), tmp_path, 0)
 
 
-def test_a_store_that_is_no_folder_is_told(tmp_path: Path) -> None:
+def test_a_store_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
-    with pytest.raises(PreflightError) as told:
+    with pytest.raises(PreflightError) as refusal:
         prepare(Data(), tmp_path / "store", 0)
-    assert Path(str(told.value.field)).parent == tmp_path / "store" / "data"
+    assert Path(str(refusal.value.field)).parent == tmp_path / "store" / "data"
     assert (
-        told.value.value == os.strerror(errno.ENOTDIR)
-        and told.value.allowed == "a folder that can be written"
+        refusal.value.value == os.strerror(errno.ENOTDIR)
+        and refusal.value.allowed == "a folder that can be written"
     )
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(PreflightError) as told:
+    with pytest.raises(PreflightError) as refusal:
         prepare(Data(), tmp_path, 0)
     assert Path(
-        str(told.value.field)
-    ).parent == tmp_path / "data" and told.value.value == os.strerror(errno.ENOSPC)
+        str(refusal.value.field)
+    ).parent == tmp_path / "data" and refusal.value.value == os.strerror(errno.ENOSPC)
     assert not list((tmp_path / "data").iterdir())
 
 
 @pytest.mark.parametrize("file", ["data.json", "train_inputs.npy", "test_labels.npy"])
-def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
+def test_damaged_prepared_data_are_reported(tmp_path: Path, file: str) -> None:
     folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     with refused(
         str(folder / file if file == "data.json" else folder), error=DamagedRecordError
-    ) as told:
+    ) as refusal:
         Dataset.open(folder)
-    assert "remove it" in str(told.value)
+    assert "remove it" in str(refusal.value)
     assert prepare(Data(name="npz", path=tmp_path / "data.npz"), tmp_path, 0) == folder
     assert (
         len(Dataset.open(folder).train)
@@ -374,23 +376,25 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
-def test_prepared_labels_that_cannot_be_are_refused_and_prepared_anew(
+def test_invalid_prepared_labels_are_refused_and_prepared_again(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     config = Data(name="npz", path=npz(tmp_path))
     folder = prepare(config, tmp_path, 0)
     before = describe(config, tmp_path, 0)
     damage(folder)
-    with refused(str(folder), error=DamagedRecordError) as told:
+    with refused(str(folder), error=DamagedRecordError) as refusal:
         Dataset.open(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
     assert describe(config, tmp_path, 0) == before  # of the source
     assert len(Dataset.open(prepare(config, tmp_path, 0)).train) == before["sizes"]["train"]
 
 
-def test_prepared_images_of_another_shape_are_told(tmp_path: Path) -> None:
+def test_prepared_images_of_another_shape_are_refused(tmp_path: Path) -> None:
     folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
     _labels(folder, "train_inputs", lambda inputs: inputs[:, :4])
-    with refused(str(folder), error=DamagedRecordError) as told:
+    with refused(str(folder), error=DamagedRecordError) as refusal:
         Dataset.open(folder)
-    assert "(102, 4, 8, 3)" in str(told.value.value) and "(102, 8, 8, 3)" in str(told.value.value)
+    assert "(102, 4, 8, 3)" in str(refusal.value.value) and "(102, 8, 8, 3)" in str(
+        refusal.value.value
+    )

@@ -88,7 +88,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], Refusal]] = {
     ),
     "a name twice": (
         {"classes": np.array(["a", "b", "c", "b"])},
-        ("classes][3", "b", "a name of its own"),
+        ("classes][3", "b", "a unique name"),
     ),
     "an empty name": ({"classes": np.array(["a", "b", "", "d"])}, ("classes][2", "", "a name")),
     "a name of spaces": (
@@ -139,12 +139,14 @@ def refused_array(refusal: Refusal) -> AbstractContextManager[Any]:
 
 
 @pytest.mark.parametrize(("changed", "refusal"), BAD_ARRAYS.values(), ids=list(BAD_ARRAYS))
-def test_bad_arrays(tmp_path: Path, changed: dict[str, Any], refusal: Refusal) -> None:
+def test_invalid_arrays_are_refused(
+    tmp_path: Path, changed: dict[str, Any], refusal: Refusal
+) -> None:
     file = npz(tmp_path, **changed)
     for refuse in (prepare, describe):
-        with refused_array(refusal) as told:
+        with refused_array(refusal) as caught:
             refuse(Data(name="npz", path=file), tmp_path / "store", 0)
-        assert str(file) in str(told.value) and "\n" not in str(told.value)
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
 
 
@@ -170,7 +172,7 @@ def archive(file: Path, members: list[tuple[str, bytes]]) -> Path:
     return file
 
 
-NO_ARRAY, NO_HEADER = "an array of numpy", "a header of numpy"
+NO_ARRAY, NO_HEADER = "a NumPy array", "a NumPy header"
 BAD_MEMBERS: dict[str, tuple[bytes, Any, Any]] = {
     "no npy": (b"hello world", None, NO_ARRAY),
     "empty": (b"", None, NO_ARRAY),
@@ -203,22 +205,22 @@ BAD_MEMBERS: dict[str, tuple[bytes, Any, Any]] = {
 @pytest.mark.parametrize(
     ("content", "value", "allowed"), BAD_MEMBERS.values(), ids=list(BAD_MEMBERS)
 )
-def test_a_member_that_is_no_array(
+def test_a_member_that_is_not_an_array_is_refused(
     tmp_path: Path, content: bytes, value: Any, allowed: Any
 ) -> None:
     made = {f"{key}.npy": packed(array) for key, array in arrays().items()} | {
         "train_images.npy": content
     }
-    with refused("data.path[train_images]", value, allowed) as told:
+    with refused("data.path[train_images]", value, allowed) as caught:
         describe(
             Data(name="npz", path=archive(tmp_path / "data.npz", list(made.items()))),
             tmp_path / "store",
             0,
         )
-    assert "\n" not in str(told.value) and len(str(told.value)) < 700 + len(str(tmp_path))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700 + len(str(tmp_path))
 
 
-def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_encrypted(
+def test_invalid_names_duplicate_members_and_encrypted_members_are_refused(
     tmp_path: Path,
 ) -> None:
     made = [(f"{key}.npy", packed(array)) for key, array in arrays().items()]
@@ -235,9 +237,9 @@ def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_
         locked_file: ("", str(locked_file), "a file of numpy.savez"),
     }
     for file, refusal in files.items():
-        with refused_array(refusal) as told:
+        with refused_array(refusal) as caught:
             describe(Data(name="npz", path=file), tmp_path / "store", 0)
-        assert ("encrypted" in str(told.value)) == (file == locked_file)
+        assert ("encrypted" in str(caught.value)) == (file == locked_file)
 
 
 def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(
@@ -278,7 +280,7 @@ SEEN_IN_HEADERS = [
 
 
 @pytest.mark.parametrize("what", SEEN_IN_HEADERS)
-def test_what_headers_say_is_refused_before_an_array_is_read(
+def test_invalid_headers_are_refused_before_an_array_is_read(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gigabytes of zeros are kilobytes in the file, and take half a minute to read."""
@@ -293,7 +295,7 @@ def test_what_headers_say_is_refused_before_an_array_is_read(
         describe(config, tmp_path / "store", 0)
 
 
-def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
+def test_class_names_may_be_utf8_bytes(tmp_path: Path) -> None:
     names = ["käse", "b", "naïve 猫", "d"]
     for given in (
         np.array(names),
@@ -308,20 +310,23 @@ def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
         )
 
 
-def test_many_names_are_read_as_they_are() -> None:
+def test_many_class_names_are_read_unchanged() -> None:
     """With this number of names, quadratic work would take noticeably long."""
     expected = [f"{place}ä" for place in range(50_000)]
-    assert list(checks.names("classes", np.array(expected), len(expected), "classes")) == expected
+    assert (
+        list(checks.decode_names("classes", np.array(expected), len(expected), "classes"))
+        == expected
+    )
 
 
-def test_a_missing_key_is_told_beside_those_that_are_not_read(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_key_lists_the_unread_keys(tmp_path: Path) -> None:
     file = npz(tmp_path, test_labels=None, test_label=LABELS[:40])
-    with refused("data.path", ("test_labels",)) as told:
+    with refused("data.path", ("test_labels",)) as caught:
         describe(Data(name="npz", path=file), tmp_path / "store", 0)
-    assert re.search(r"not read: .* 1 \(test_label\)", str(told.value))
+    assert re.search(r"not read: .* 1 \(test_label\)", str(caught.value))
 
 
-def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_unread_keys_are_listed(tmp_path: Path) -> None:
     file = npz(tmp_path, valid_images=images(20), notes=np.array(["x"]))
     summary = describe(Data(name="npz", path=file), tmp_path / "store", 0)
     assert list_notes(summary) == {"not read": "keys of the file: 2 (valid_images, notes)"}
@@ -329,14 +334,14 @@ def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -20])
-def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     file = npz(tmp_path)
     file.write_bytes(file.read_bytes()[:keep])
     with refused("data.path", str(file), "a file of numpy.savez"):
         prepare(Data(name="npz", path=file), tmp_path, 0)
 
 
-def test_a_damaged_member(tmp_path: Path) -> None:
+def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "data.npz"
     np.savez_compressed(file, **arrays())  # type: ignore[arg-type]
     content = bytearray(file.read_bytes())
@@ -346,7 +351,7 @@ def test_a_damaged_member(tmp_path: Path) -> None:
         prepare(Data(name="npz", path=file), tmp_path, 0)
 
 
-def test_a_single_array_is_not_npz(tmp_path: Path) -> None:
+def test_a_single_array_is_refused_as_npz(tmp_path: Path) -> None:
     np.save(tmp_path / "data.npy", images(3))
     with refused("data.path", "a single array"):
         prepare(Data(name="npz", path=tmp_path / "data.npy"), tmp_path, 0)
@@ -378,18 +383,20 @@ BAD_SETTINGS: dict[str, tuple[Data, Refusal]] = {
 
 
 @pytest.mark.parametrize(("config", "refusal"), BAD_SETTINGS.values(), ids=list(BAD_SETTINGS))
-def test_bad_settings(tmp_path: Path, config: Data, refusal: Refusal) -> None:
+def test_invalid_settings_are_refused(tmp_path: Path, config: Data, refusal: Refusal) -> None:
     with refused(*refusal):
         prepare(config, tmp_path, 0)
 
 
-def test_the_nearest_name_of_a_data_set_is_proposed(tmp_path: Path) -> None:
+def test_the_nearest_data_set_name_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'CIFAR10'"):
         prepare(Data(name="CIFAR"), tmp_path, 0)
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"])
-def test_a_set_that_is_not_on_disk_says_where_it_was_looked_for(tmp_path: Path, name: str) -> None:
+def test_the_error_about_a_missing_data_set_names_the_searched_folder(
+    tmp_path: Path, name: str
+) -> None:
     with refused("data.path", f"{tmp_path}/data/raw", f"the files of {name}"):
         prepare(Data(name=name), tmp_path, 0)
     with refused("data.path", f"{tmp_path}/mine", f"the files of {name}"):
@@ -397,9 +404,9 @@ def test_a_set_that_is_not_on_disk_says_where_it_was_looked_for(tmp_path: Path, 
 
 
 def test_a_dry_run_does_not_download(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="dry run") as told:
+    with pytest.raises(ConfigurationError, match="dry run") as caught:
         describe(Data(name="CIFAR10", download=True), tmp_path / "store", 0)
-    assert (told.value.field, told.value.allowed) == ("data.path", "the files of CIFAR10")
+    assert (caught.value.field, caught.value.allowed) == ("data.path", "the files of CIFAR10")
     assert not (tmp_path / "store").exists()
 
 
@@ -412,7 +419,7 @@ def _truncated_mnist(root: Path) -> None:
         )
 
 
-def test_a_truncated_torchvision_file(tmp_path: Path) -> None:
+def test_a_truncated_torchvision_file_is_refused(tmp_path: Path) -> None:
     _truncated_mnist(tmp_path)
     with refused("data.path", str(tmp_path), "the files of MNIST"):
         prepare(Data(name="MNIST", path=tmp_path), tmp_path, 0)

@@ -27,9 +27,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    memory._kept.clear()
+    memory._resident.clear()
     yield
-    memory._kept.clear()
+    memory._resident.clear()
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def unreadable(dataset: Dataset) -> Dataset:
     )
 
 
-def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) -> None:
+def test_images_are_copied_to_the_device_once_per_process(dataset: Dataset) -> None:
     seen = [batch.inputs for batch in every_pass(batches(dataset, True))]
     for again, batch in zip(seen, every_pass(batches(unreadable(dataset), True)), strict=True):
         assert torch.equal(again, batch.inputs)
@@ -105,18 +105,20 @@ def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) ->
         next(iter(batches(unreadable(dataset), False).train(0, 0)))
 
 
-def test_one_data_set_is_kept_at_a_time(dataset: Dataset) -> None:
+def test_only_one_data_set_is_resident_at_a_time(dataset: Dataset) -> None:
     list(every_pass(batches(dataset, True)))
-    assert {key[:2] for key in memory._kept} == {
+    assert {key[:2] for key in memory._resident} == {
         (dataset.fingerprint, part) for part in ("train", "validation", "test")
     }
     list(batches(replace(dataset, fingerprint="other"), True).ordered("test"))
-    assert {key[:2] for key in memory._kept} == {("other", "test")}
+    assert {key[:2] for key in memory._resident} == {("other", "test")}
 
 
-def test_a_copy_in_chunks_is_the_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_in_chunks_is_complete(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CHUNK", 10)
-    assert np.array_equal(memory.on_device(dataset, "train", CPU).numpy(), dataset.train.inputs)
+    assert np.array_equal(
+        memory.images_on_device(dataset, "train", CPU).numpy(), dataset.train.inputs
+    )
 
 
 def test_mapped_data_are_not_copied_as_a_whole(
@@ -124,17 +126,17 @@ def test_mapped_data_are_not_copied_as_a_whole(
 ) -> None:
     monkeypatch.setattr(memory, "_copied", lambda *_: pytest.fail("the whole part was copied"))
     list(every_pass(batches(dataset, False)))
-    assert not memory._kept
+    assert not memory._resident
 
 
-def test_everything_of_a_batch_lies_on_the_device_of_resident_data(dataset: Dataset) -> None:
+def test_batches_of_resident_data_are_entirely_on_the_device(dataset: Dataset) -> None:
     """The meta device stands for a device other than the host."""
     away = batches(dataset, True, mix="cutmix", device=torch.device("meta"))
     for batch in away.train(0, 1):
         assert all(tensor.is_meta for tensor in tensors(batch)) and len(tensors(batch)) == 5
 
 
-def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
+def test_folder_data_are_decoded_even_if_on_device_is_set(tmp_path: Path) -> None:
     config = Data(
         name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16
     )
@@ -147,12 +149,12 @@ def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
         strict=True,
     ):
         assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
-    assert not memory._kept
+    assert not memory._resident
     assert not fits_on_device(files, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(4, True), (3.9, False)])
-def test_a_quarter_of_the_free_memory_is_the_limit(
+def test_resident_data_may_take_a_quarter_of_the_free_memory(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, free: float, fits: bool
 ) -> None:
     size = sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test"))
@@ -161,12 +163,14 @@ def test_a_quarter_of_the_free_memory_is_the_limit(
     assert not fits_on_device(dataset, CPU)
 
 
-def test_data_that_lie_there_already_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_already_resident_fit(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They use free memory themselves; the next trial must not move them to the host for that."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10**12))
     device = torch.device("cuda", 0)
     assert not fits_on_device(dataset, device)
-    memory._kept[dataset.fingerprint, "train", device] = torch.empty(0)
+    memory._resident[dataset.fingerprint, "train", device] = torch.empty(0)
     assert fits_on_device(dataset, device)
 
 
@@ -191,7 +195,7 @@ def test_a_resident_pass_never_waits_for_the_gpu(dataset: Dataset, policy: str, 
 @gpu
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_gpu_sees_the_same_pictures_resident_or_not(
+def test_a_gpu_gets_the_same_images_with_and_without_residence(
     dataset: Dataset, policy: str, mix: str
 ) -> None:
     device = torch.device("cuda", 0)

@@ -6,7 +6,7 @@ import torch
 from data_made import images
 from numpy.typing import NDArray
 
-from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL, boxes
+from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL, draw_crop_boxes
 from orchestrator.data.views import Views
 
 COUNT = 40
@@ -15,7 +15,7 @@ AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
 
 def seen(views: Views, view: int | None, index: list[int], whole: torch.Tensor) -> torch.Tensor:
     """Return the images of the samples `index` in a view, from all images (n, H, W, C)."""
-    places = views.places(view, *whole.shape[1:3])
+    places = views.augmentation_params(view, *whole.shape[1:3])
     return (
         whole[index]
         if places is None
@@ -28,7 +28,7 @@ def pictures(views: Views, view: int | None, index: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("policy", AUGMENTING)
-def test_a_picture_does_not_depend_on_its_batch_or_on_what_was_asked_before(policy: str) -> None:
+def test_an_image_does_not_depend_on_its_batch_or_on_earlier_requests(policy: str) -> None:
     whole = pictures(Views(policy, 3, COUNT, 2), 5, list(range(COUNT)))
     shuffled = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).tolist()
     views = Views(policy, 3, COUNT, 2)
@@ -46,7 +46,7 @@ def test_seed_and_view_both_matter(policy: str) -> None:
     assert not torch.equal(base, pictures(Views(policy, 4, COUNT, 2), 5, everyone))
 
 
-def test_numbers_are_kept_for_the_last_view_drawn() -> None:
+def test_the_random_numbers_of_the_last_view_are_cached() -> None:
     views = Views("crop", 0, COUNT, 1)
     assert views.numbers(1) is views.numbers(1)
     first = views.numbers(1).copy()
@@ -57,7 +57,7 @@ def test_numbers_are_kept_for_the_last_view_drawn() -> None:
 @pytest.mark.parametrize(
     ("policy", "view"), [("none", 3), *((policy, None) for policy in AUGMENTING)]
 )
-def test_no_policy_and_no_view_leave_the_images_alone(policy: str, view: int | None) -> None:
+def test_images_are_unchanged_without_a_policy_or_a_view(policy: str, view: int | None) -> None:
     whole = torch.from_numpy(images(COUNT))
     assert torch.equal(pictures(Views(policy, 0, COUNT, 2), view, list(range(COUNT))), whole)
 
@@ -86,14 +86,14 @@ def test_crops_agree_with_a_slow_reference(flips: bool, shape: tuple[int, ...]) 
     assert np.array_equal(fast, expected)
 
 
-def test_crops_reach_every_place_and_flips_are_half() -> None:
+def test_crops_reach_every_offset_and_half_the_images_are_flipped() -> None:
     numbers = Views("crop_flip", 0, 4000, 2).numbers(0)
     assert set(np.floor(numbers[:, VERTICAL] * 5)) == set(range(5))
     assert 0.45 < (numbers[:, FLIP] < 0.5).mean() < 0.55
 
 
-def test_boxes_lie_inside_with_the_area_and_ratio_that_were_drawn() -> None:
-    left, top, right, bottom = boxes(
+def test_crop_boxes_lie_inside_with_the_drawn_area_and_ratio() -> None:
+    left, top, right, bottom = draw_crop_boxes(
         Views("resized_crop_flip", 0, 2000, 0).numbers(0), 30, 50, 0.08
     ).T
     assert (
@@ -115,7 +115,7 @@ def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
     ).copy()
     views = Views("resized_crop_flip", 0, count, 0)
     found = seen(views, 0, list(range(count)), torch.from_numpy(ramp)).numpy()[..., 0]
-    left, _, right, _ = boxes(views.numbers(0), side, side, 0.5).T
+    left, _, right, _ = draw_crop_boxes(views.numbers(0), side, side, 0.5).T
     places = left[:, None] + (np.arange(side) + 0.5) / side * (right - left)[:, None]
     expected = 4 * np.clip(places - 0.5, 0, side - 1)
     mirrored = views.numbers(0)[:, FLIP] < 0.5
@@ -123,7 +123,7 @@ def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
     assert np.abs(found - expected[:, None, :]).max() <= 0.51
 
 
-def test_resizing_leaves_a_constant_image_alone() -> None:
+def test_resizing_keeps_a_constant_image() -> None:
     grey = torch.full((COUNT, 8, 8, 3), 77, dtype=torch.uint8)
     assert torch.equal(
         seen(Views("resized_crop_flip", 0, COUNT, 0), 0, list(range(COUNT)), grey), grey
@@ -132,7 +132,7 @@ def test_resizing_leaves_a_constant_image_alone() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("policy", ["crop", "crop_flip"])
-def test_a_picture_is_the_same_on_the_gpu(policy: str) -> None:
+def test_an_image_is_the_same_on_the_gpu(policy: str) -> None:
     views, index, whole = (
         Views(policy, 0, COUNT, 2),
         list(range(COUNT)),

@@ -81,7 +81,9 @@ def test_grey_of_16_bits_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_a_tiff_of_12_or_16_bits_and_one_whose_zero_is_white(tmp_path: Path, bits: int) -> None:
+def test_a_12_or_16_bit_tiff_and_a_tiff_with_white_zero_are_scaled(
+    tmp_path: Path, bits: int
+) -> None:
     file, largest = tmp_path / "a.tif", 2**bits - 1
     values = np.array([[0, largest], [largest // 3, largest // 5]], np.uint16)
     file.write_bytes(tiff(values, bits, white=1))
@@ -91,7 +93,7 @@ def test_a_tiff_of_12_or_16_bits_and_one_whose_zero_is_white(tmp_path: Path, bit
         assert decoded(file, 1).tolist() == [[255, 0], [170, 204]]
 
 
-def test_what_is_transparent_is_shown_on_the_background(tmp_path: Path) -> None:
+def test_transparent_pixels_are_composited_on_the_background(tmp_path: Path) -> None:
     file, layered = tmp_path / "a.png", np.dstack([COLOUR, ALPHA])
     Image.fromarray(layered).save(file)
     assert np.abs(decoded(file) - shown(COLOUR, ALPHA)).max() <= 1
@@ -102,21 +104,21 @@ def test_what_is_transparent_is_shown_on_the_background(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("colour", [0, 255])
-def test_a_shape_in_alpha_alone_is_seen(tmp_path: Path, colour: int) -> None:
+def test_a_shape_in_the_alpha_channel_stays_visible(tmp_path: Path, colour: int) -> None:
     alpha = np.where(np.arange(60).reshape(6, 10) % 3 == 0, 255, 0).astype(np.uint8)
     Image.fromarray(np.dstack([np.full_like(COLOUR, colour), alpha])).save(tmp_path / "a.png")
     assert np.array_equal(decoded(tmp_path / "a.png", 1), np.where(alpha == 255, colour, 128))
 
 
-def test_a_shape_in_alpha_of_the_background_s_colour_is_refused(tmp_path: Path) -> None:
+def test_a_shape_of_the_background_colour_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([np.full_like(COLOUR, 128), ALPHA])).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="background"):
         decode_image(tmp_path / "a.png", 3)
     Image.fromarray(np.dstack([COLOUR, np.zeros_like(ALPHA)])).save(tmp_path / "a.png")
-    assert (decoded(tmp_path / "a.png") == 128).all(), "nothing is in it, and so it is seen"
+    assert (decoded(tmp_path / "a.png") == 128).all(), "an entirely transparent image is accepted"
 
 
-def test_one_colour_that_is_transparent(tmp_path: Path) -> None:
+def test_a_single_transparent_colour_is_composited(tmp_path: Path) -> None:
     """As in PNG and GIF: a palette entry, a colour, or a 16-bit value."""
     index = np.arange(60, dtype=np.uint8).reshape(6, 10) % 4
     palette = Image.fromarray(index, "L").convert("P")
@@ -145,7 +147,7 @@ TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_a_picture_is_turned_as_the_camera_noted(
+def test_an_image_is_rotated_by_its_exif_orientation(
     tmp_path: Path, orientation: int, suffix: str
 ) -> None:
     exif = Image.Exif()
@@ -155,7 +157,7 @@ def test_a_picture_is_turned_as_the_camera_noted(
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_turns_nothing(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert np.array_equal(decoded(tmp_path / "a.png"), COLOUR)
 
@@ -171,14 +173,16 @@ def test_cmyk_is_converted_by_its_definition(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "array"), [("tif", GREY.astype(np.int32)), ("tif", GREY / 255), ("pfm", GREY / 255)]
 )
-def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArray[Any]) -> None:
+def test_pixels_without_a_defined_range_are_refused(
+    tmp_path: Path, suffix: str, array: NDArray[Any]
+) -> None:
     array = array if array.dtype == np.int32 else array.astype(np.float32)
     Image.fromarray(array).save(tmp_path / f"a.{suffix}", "TIFF" if suffix == "tif" else "PPM")
     with pytest.raises(ImageError, match="range"):
         decode_image(tmp_path / f"a.{suffix}", 3)
 
 
-def test_integers_with_a_sign_are_refused(tmp_path: Path) -> None:
+def test_signed_integers_are_refused(tmp_path: Path) -> None:
     """Pillow reads -1 of 8 bits as 255."""
     Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={339: 2})
     with pytest.raises(ImageError, match="sign"):
@@ -192,9 +196,7 @@ def test_lab_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
-def test_an_animation_or_several_pages_are_refused_and_one_is_not(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_several_frames_or_pages_are_refused(tmp_path: Path, suffix: str) -> None:
     first, second = Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
     with pytest.raises(ImageError, match="several frames"):
@@ -203,13 +205,13 @@ def test_an_animation_or_several_pages_are_refused_and_one_is_not(
     assert decoded(tmp_path / f"a.{suffix}").shape == COLOUR.shape
 
 
-def test_a_camera_s_picture_with_a_preview_behind_it(tmp_path: Path) -> None:
+def test_a_camera_jpeg_with_a_preview_is_decoded(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     assert np.abs(decoded(tmp_path / "a.jpg").astype(int) - [255, 0, 0]).max() <= 2
 
 
-def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: Path) -> None:
+def test_training_and_predict_decode_alike_and_report_conversions(tmp_path: Path) -> None:
     """A folder of 16 bits gives the same inputs as the folder in 8 bits."""
     prepared = {}
     for bits in (8, 16):
@@ -219,32 +221,32 @@ def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: 
             Image.fromarray(values if bits == 8 else values.astype(np.uint16) * 257).save(file)
         config = Data(name="folder", path=root, size=16)
         prepared[bits] = Dataset.open(prepare(config, tmp_path, 0))
-        said = list_notes(describe(config, tmp_path, 0))
-        assert said == ({} if bits == 8 else {"images": "grey of 16 bits scaled to 8: 36"})
-    said_input = {"shape": [3, 16, 16], "cut": 224 / 256}
+        plan_lines = list_notes(describe(config, tmp_path, 0))
+        assert plan_lines == ({} if bits == 8 else {"images": "16-bit grey scaled to 8 bits: 36"})
+    expected_input = {"shape": [3, 16, 16], "cut": 224 / 256}
     for part in ("train", "test"):
         for path in prepared[8].split(part).inputs:
             (eight,), (sixteen,) = (
-                read(tmp_path / f"bits{bits}" / path.decode(), said_input) for bits in (8, 16)
+                read(tmp_path / f"bits{bits}" / path.decode(), expected_input) for bits in (8, 16)
             )
             assert np.array_equal(eight.pixels, sixteen.pixels)
-            assert (eight.note, sixteen.note) == ("", "grey of 16 bits scaled to 8")
+            assert (eight.note, sixteen.note) == ("", "16-bit grey scaled to 8 bits")
 
 
-def test_a_range_of_which_little_is_used_is_said(tmp_path: Path) -> None:
+def test_a_barely_used_range_is_noted(tmp_path: Path) -> None:
     """Twelve bits in a file of sixteen leave sixteen grey levels."""
     Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 3).notes == (
-        "grey of 16 bits scaled to 8, with less than 1/16 of the range in use",
+        "16-bit grey scaled to 8 bits, using less than 1/16 of the range",
     )
     assert decoded(tmp_path / "a.png", 1).max() <= 16
 
 
-def test_a_narrow_range_far_from_black_is_said(tmp_path: Path) -> None:
+def test_a_narrow_range_far_from_black_is_noted(tmp_path: Path) -> None:
     """Signed values plus 32768, as scanners store them."""
     Image.fromarray(GREY.astype(np.uint16) * 16 + 30_000).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 3).notes == (
-        "grey of 16 bits scaled to 8, with less than 1/16 of the range in use",
+        "16-bit grey scaled to 8 bits, using less than 1/16 of the range",
     )
 
 
@@ -322,21 +324,21 @@ WRITERS: dict[str, tuple[int, Callable[[NDArray[Any]], bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
+def test_truncation_to_8_bits_is_noted(tmp_path: Path, kind: str) -> None:
     """An image of the whole range keeps its upper 8 bits; one within 20..219 becomes one level."""
     channels, written = WRITERS[kind]
     file, has_alpha = tmp_path / "a", channels in (2, 4)
     colours = COLOUR[..., : channels - has_alpha]
     full = [np.full((*GREY.shape, 1), 255)] if has_alpha else []
     for values, notes in (
-        (colours.astype(np.uint16) * 257, ("16 bits a channel cut to 8",)),
+        (colours.astype(np.uint16) * 257, ("16 bits per channel truncated to 8",)),
         (
             colours % 200 + 20,
-            ("16 bits a channel cut to 8, with less than 1/16 of the range in use",),
+            ("16 bits per channel truncated to 8, using less than 1/16 of the range",),
         ),
         (
             colours % 200 + np.uint16(40_000),
-            ("16 bits a channel cut to 8, with less than 1/16 of the range in use",),
+            ("16 bits per channel truncated to 8, using less than 1/16 of the range",),
         ),
     ):
         file.write_bytes(
@@ -347,23 +349,23 @@ def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
             assert np.array_equal(decoded(file), np.broadcast_to(colours, (*GREY.shape, 3)))
 
 
-def test_inks_of_16_bits_are_cut_and_said(tmp_path: Path) -> None:
+def test_truncation_of_16_bit_cmyk_is_noted(tmp_path: Path) -> None:
     inks = np.random.default_rng(3).integers(0, 256, (6, 10, 4), np.uint8)
     Image.fromarray(inks, "CMYK").save(tmp_path / "8.tif")
     (tmp_path / "16.tif").write_bytes(tiff_16(inks.astype(np.uint16) * 257, ">", inks=True))
     assert np.array_equal(decoded(tmp_path / "16.tif"), decoded(tmp_path / "8.tif"))
     assert decode_image(tmp_path / "16.tif", 3).notes == (
-        "16 bits a channel cut to 8",
+        "16 bits per channel truncated to 8",
         "CMYK converted without a colour profile",
     )
 
 
-def test_colours_of_16_bits_that_pillow_mistakes_are_refused(tmp_path: Path) -> None:
+def test_16_bit_colours_that_pillow_misreads_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(
         png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20))
     )
-    with pytest.raises(ImageError, match="16 bits is transparent"):
+    with pytest.raises(ImageError, match="marks a 16-bit colour as transparent"):
         decode_image(tmp_path / "a", 3)
     (tmp_path / "a").write_bytes(tiff_16(COLOUR.astype(np.uint16) * 257, "<", planar=2))
-    with pytest.raises(ImageError, match="each channel by itself"):
+    with pytest.raises(ImageError, match="planar layout"):
         decode_image(tmp_path / "a", 3)

@@ -72,17 +72,19 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], Refusal]] = {
 
 
 @pytest.mark.parametrize(("damage", "refusal"), BAD_FOLDERS.values(), ids=list(BAD_FOLDERS))
-def test_bad_folders(tmp_path: Path, damage: Callable[[Path], object], refusal: Refusal) -> None:
+def test_invalid_folders_are_refused(
+    tmp_path: Path, damage: Callable[[Path], object], refusal: Refusal
+) -> None:
     root = folder(tmp_path / "images")
     damage(root)
     field, value, allowed = refusal
-    with refused(f"{root}{field}" if field.startswith("/") else field, value, allowed) as told:
+    with refused(f"{root}{field}" if field.startswith("/") else field, value, allowed) as caught:
         prepare(Data(name="folder", path=root, size=8), tmp_path, 0)
-    assert str(root) in str(told.value)
+    assert str(root) in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_images_that_cannot_be_opened_are_counted_before_any_training(
+def test_undecodable_images_are_counted_before_training(
     tmp_path: Path, content: bytes | None
 ) -> None:
     root = folder(tmp_path / "images")
@@ -90,41 +92,41 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(
     for path in (first, second):
         path.write_bytes(path.read_bytes()[:-60] if content is None else content)
     config = Data(name="folder", path=root, size=8, validation=0.34)
-    with refused(str(first.resolve())) as told:
+    with refused(str(first.resolve())) as caught:
         prepare(config, tmp_path / "store", 0)
     assert (
-        "2 of 24" in str(told.value)
-        and "\n" not in str(told.value)
+        "2 of 24" in str(caught.value)
+        and "\n" not in str(caught.value)
         and not (tmp_path / "store").exists()
     )
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, (
-        "a dry run lists and opens nothing"
+        "a dry run lists files without opening them"
     )
 
 
-def test_processes_find_what_one_finds_and_their_death_is_one_sentence(
+def test_parallel_checks_agree_with_one_process_and_a_killed_process_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = folder(tmp_path / "images")
-    said: list[str] = []
+    messages: list[str] = []
     (root / "train" / "dog" / "1.png").write_bytes(b"no image")
     config = Data(name="folder", path=root, size=8, validation=0.34)
     monkeypatch.setattr(image_check, "MANY", 23)
     before = torch.get_rng_state()
     for few in (1024, 0):
         monkeypatch.setattr(image_check, "FEW", few)
-        with refused(f"{root}/train/dog/1.png") as told:
-            prepare(config, tmp_path / "store", 0, said.append)
-        assert "1 of 24" in str(told.value)
-        said.append(str(told.value))
-    assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
+        with refused(f"{root}/train/dog/1.png") as caught:
+            prepare(config, tmp_path / "store", 0, messages.append)
+        assert "1 of 24" in str(caught.value)
+        messages.append(str(caught.value))
+    assert messages[:2] == messages[2:] and messages[0].startswith("decoding 24 images once")
     assert torch.equal(before, torch.get_rng_state())
     monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
     with refused("data.path", str(root), "more free memory", PreflightError):
         prepare(config, tmp_path / "store", 0)
 
 
-def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(
+def test_a_truncated_jpeg_and_an_animation_are_found_before_training(
     tmp_path: Path,
 ) -> None:
     """The header of such a JPEG is complete."""
@@ -136,19 +138,17 @@ def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(
     broken, moving = root / "train" / "cat" / "half.jpg", root / "train" / "dog" / "moving.gif"
     broken.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     config = Data(name="folder", path=root, size=8, validation=0.34)
-    with refused(str(broken)) as told:
+    with refused(str(broken)) as caught:
         prepare(config, tmp_path / "store", 0)
-    assert "1 of 25" in str(told.value) and "truncated" in str(told.value.value)
+    assert "1 of 25" in str(caught.value) and "truncated" in str(caught.value.value)
     broken.write_bytes(whole.getvalue())
     frames[0].save(moving, save_all=True, append_images=frames[1:])
-    with refused(str(moving)) as told:
+    with refused(str(moving)) as caught:
         prepare(config, tmp_path / "store", 0)
-    assert "1 of 26" in str(told.value) and "frames" in str(told.value.value)
+    assert "1 of 26" in str(caught.value) and "frames" in str(caught.value.value)
 
 
-def test_a_picture_that_a_program_would_draw_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_eps_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow detects formats by content, and renders EPS by Ghostscript."""
     from PIL import EpsImagePlugin
 
@@ -159,8 +159,8 @@ def test_a_picture_that_a_program_would_draw_is_refused(
     root = folder(tmp_path / "images")
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
     (root / "train" / "cat" / "0.png").write_bytes(text)
-    with refused(f"{root}/train/cat/0.png") as told:
+    with refused(f"{root}/train/cat/0.png") as caught:
         prepare(Data(name="folder", path=root, size=16), tmp_path, 0)
-    assert "1 of 24" in str(told.value)
+    assert "1 of 24" in str(caught.value)
     with refused(f"{root}/train/cat/0.png"):
         list(decode(root, np.array([b"train/cat/0.png"]), [np.array([0])], 16, None, 0, False))

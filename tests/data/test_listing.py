@@ -31,7 +31,7 @@ def config(root: Path) -> Data:
     return Data(name="folder", path=root, size=8, validation=0.34)
 
 
-def test_images_however_deep_belong_to_their_class(tmp_path: Path) -> None:
+def test_images_at_any_depth_belong_to_their_class(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     for number in range(4):
         image(root / "train" / "cat" / "session2" / "morning" / f"{number}.JPEG")
@@ -47,7 +47,7 @@ def test_images_however_deep_belong_to_their_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_every_usual_name_of_the_validation_part(tmp_path: Path, name: str) -> None:
+def test_every_usual_name_of_the_validation_folder_is_read(tmp_path: Path, name: str) -> None:
     both = list_images(folder(tmp_path / "both", ("train", name, "test")))
     assert both.splits == {"train": "train", "validation": name, "test": "test"}
     alone = list_images(folder(tmp_path / "alone", ("train", name)))
@@ -55,7 +55,7 @@ def test_every_usual_name_of_the_validation_part(tmp_path: Path, name: str) -> N
     assert alone.images["test"]["cat"] == [f"{name}/cat/{number}.png" for number in range(6)]
 
 
-def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: Path) -> None:
+def test_unread_files_are_listed_with_counts_and_have_no_effect(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     before = describe(config(root), tmp_path / "store", 0)
     assert not list_notes(before)
@@ -86,8 +86,8 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
         "files of .txt: 2 (such as train/cat/a.txt)",
         "files of .heic: 1 (test/dog/c.heic)",
         "files without a suffix: 1 (README)",
-        "images in train/ outside of its class folders: 1 (train/stray.png)",
-        "images outside of the parts: 1 (top.png)",
+        "images in train/ outside its class folders: 1 (train/stray.png)",
+        "images outside the parts: 1 (top.png)",
         "folder holdout/: 2 files",
         "2 folders __MACOSX/: 1 files",
         "2 folders .ipynb_checkpoints/: 2 files",
@@ -95,11 +95,11 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
     assert list_notes(after)["not read"] == "; ".join(after["unread"])
     assert {key: value for key, value in after.items() if key != "unread"} == before
     assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], (
-        "nor does it make other data"
+        "unread files do not change the data"
     )
 
 
-def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_broken_links_are_listed(tmp_path: Path) -> None:
     root, elsewhere = folder(tmp_path / "images"), tmp_path / "elsewhere"
     image(elsewhere / "a.png")
     image(root / "train" / "cat" / "more" / "b.png")
@@ -120,12 +120,12 @@ def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -
     ]
     assert listing.images["train"]["cat"] == expected
     assert listing.unread.in_words() == [
-        "links to folders that are read already: 3 (such as train/cat/again)",
-        "links that lead nowhere, or special files: 2 (such as train/cat/broken.png)",
+        "links to folders that are already read: 3 (such as train/cat/again)",
+        "broken links or special files: 2 (such as train/cat/broken.png)",
     ]
 
 
-def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path) -> None:
+def test_a_linked_class_folder_keeps_its_label(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     for split in ("train", "test"):
         (root / split / "cat").rename(tmp_path / f"cats-{split}")
@@ -133,7 +133,7 @@ def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path)
     assert list_images(root).classes == ("cat", "dog")
 
 
-def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
+def test_every_suffix_belongs_to_a_supported_format() -> None:
     """By Pillow's own table; MPO is a JPEG with previews behind it."""
     Image.init()
     formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
@@ -143,7 +143,7 @@ def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
     } <= set(SUFFIXES)
 
 
-def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
+def test_an_error_lists_the_unread_files(tmp_path: Path) -> None:
     """In a class folder without images, a part without class folders, and with too few images."""
     root = folder(tmp_path / "images", ("train", "valid"))
     for part in ("train", "valid"):
@@ -155,29 +155,29 @@ def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         image(root / part / "catalogue" / "0.png")
     (root / "valid" / "catalogue" / "more.heif").write_bytes(b"x")
-    with refused(str(root / "valid" / "cat"), 0, (1, None)) as told:
+    with refused(str(root / "valid" / "cat"), 0, (1, None)) as refusal:
         describe(config(root), tmp_path / "store", 0)
-    assert str(told.value).endswith("(not read: files of .heic: 6 (such as valid/cat/0.heic))")
+    assert str(refusal.value).endswith("(not read: files of .heic: 6 (such as valid/cat/0.heic))")
     image(root / "valid" / "cat" / "0.jfif")
-    with refused("data.validation", 0.1, (3 / 8, 1 - 3 / 8)) as told:
+    with refused("data.validation", 0.1, (3 / 8, 1 - 3 / 8)) as refusal:
         describe(config(root).model_copy(update={"validation": 0.1}), tmp_path / "store", 0)
-    assert "files of .heic: 11 (such as" in str(told.value)
+    assert "files of .heic: 11 (such as" in str(refusal.value)
     flat = tmp_path / "flat"
     for part in ("train", "test"):
         image(flat / part / "0.png")
-    with refused(str(flat / "train"), 0, LAYOUT) as told:
+    with refused(str(flat / "train"), 0, LAYOUT) as refusal:
         describe(config(flat), tmp_path / "store", 0)
-    assert str(told.value).endswith("1 (train/0.png))")
+    assert str(refusal.value).endswith("1 (train/0.png))")
 
 
-def test_many_kinds_are_cut_off_with_their_number() -> None:
-    said = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})[
+def test_a_long_list_of_kinds_is_truncated_with_a_count() -> None:
+    messages = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})[
         "not read"
     ]
-    assert said.count("; ") == 12 and said.endswith("; 8 more kinds")
+    assert messages.count("; ") == 12 and messages.endswith("; 8 more kinds")
 
 
-def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(
+def test_the_plan_and_the_start_list_unread_files_and_conversions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = folder(tmp_path / "images", each=8)
@@ -192,19 +192,19 @@ def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(
         build(values | {"training": {"batch_size": 4}}),
         Store.open(tmp_path / "store"),
     )
-    said: list[str] = []
+    messages: list[str] = []
     show_plan(store, configuration, "train", True, Console())
     before = capsys.readouterr().out
-    prepare_run(store, configuration, "train", local=True, note=said.append)
+    prepare_run(store, configuration, "train", local=True, note=messages.append)
     show_plan(store, configuration, "train", True, Console())
     after = capsys.readouterr().out
-    assert said == [
+    assert messages == [
         "not read: files of .txt: 1 (train/cat/a.txt)",
-        "images: grey of 16 bits scaled to 8: 1",
+        "images: 16-bit grey scaled to 8 bits: 1",
     ]
     assert (
         re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", before)
         and "images  " not in before
     ), "a dry run decodes nothing"
     assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", after)
-    assert re.search(r"images +grey of 16 bits scaled to 8: 1", after)
+    assert re.search(r"images +16-bit grey scaled to 8 bits: 1", after)

@@ -54,7 +54,7 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
     assert resolve_augmentation(data) == resolve_augmentation(data, {}) == applies
     assert resolve_augmentation(data, {"augmentation": "crop"}) == (
         "crop" if policy == "auto" else policy
-    ), "as it began"
+    ), "the run keeps its policy"
     line = explain(data, SUMMARY)["augmentation"]
     assert line.startswith(f"{applies} (") and "data.augmentation" in line and reason in line
     assert ("set by data.augmentation; auto is" in line) == (applies != automatic)
@@ -64,9 +64,9 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
 
 
 @pytest.mark.parametrize(("side", "most"), [(7, 0), (8, 1), (28, 3), (32, 4)])
-def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) -> None:
+def test_the_explained_shift_is_the_drawn_shift(side: int, most: int) -> None:
     views = Views("crop", 0, 500, shift_pixels((1, side, side)))
-    places = views.places(0, side, side)
+    places = views.augmentation_params(0, side, side)
     assert places is not None
     down, right = places // (side + 2 * most), places % (side + 2 * most)
     assert {int(down.min()), int(right.min())} == {0} and {int(down.max()), int(right.max())} == {
@@ -75,7 +75,7 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
 
 
 @pytest.mark.parametrize(
-    ("data", "root", "said"),
+    ("data", "root", "fragments"),
     [
         (
             Data(),
@@ -83,21 +83,21 @@ def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) 
             (
                 "mean [0.5, 0.25, 0.125], std [0.2, 0.2, 0.25]",
                 "those of the training images",
-                "data.mean and data.std set",
+                "set data.mean and data.std",
             ),
         ),
-        (Data(name="folder"), "images", ("ImageNet's", "data.mean and data.std set")),
+        (Data(name="folder"), "images", ("those of ImageNet", "set data.mean and data.std")),
         (Data(mean=(0.5,) * 3, std=(0.2,) * 3), None, ("set by data.mean and data.std",)),
     ],
 )
 def test_the_plan_names_the_normalisation_and_its_source(
-    data: Data, root: str | None, said: tuple[str, ...]
+    data: Data, root: str | None, fragments: tuple[str, ...]
 ) -> None:
     line = explain(data, SUMMARY | {"root": root})["normalisation"]
-    assert all(part in line for part in said), line
+    assert all(part in line for part in fragments), line
 
 
-def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
+def test_normalization_prefers_settings_then_statistics_then_imagenet() -> None:
     own = ([0.1], [0.2])
     assert (
         choose_normalization(Data(), 1, own) == own
@@ -119,12 +119,14 @@ def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
         (["data.mean=[127.5]", "data.std=[1]"], "data.mean.0", 127.5),
     ],
 )
-def test_half_a_normalisation_is_refused(pairs: list[str], field: str, value: object) -> None:
+def test_a_normalisation_with_a_wrong_number_of_values_is_refused(
+    pairs: list[str], field: str, value: object
+) -> None:
     with refused(field, value):
         load(None, pairs)
 
 
-def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_own(
+def test_a_set_normalisation_is_applied_and_has_a_separate_folder(
     tmp_path: Path,
 ) -> None:
     file = npz(tmp_path)
@@ -132,7 +134,7 @@ def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_
     folder = prepare(config, tmp_path, 0)
     assert folder != prepare(Data(name="npz", path=file), tmp_path, 0)
     dataset = Dataset.open(folder)
-    made = next(iter(Batches(dataset, Views.of(dataset, config, 0), 8, 0).ordered("test")))
+    made = next(iter(Batches(dataset, Views.from_config(dataset, config, 0), 8, 0).ordered("test")))
     pixels = np.asarray(arrays()["test_images"][: len(made.index)], dtype=np.float64) / 255
     expected = (pixels - np.array([0.5, 0.25, 0.0])) / np.array([0.5, 1.0, 0.25])
     torch.testing.assert_close(
@@ -141,12 +143,12 @@ def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_
 
 
 @pytest.mark.parametrize("kind", ["sweep", "train", "teacher"])
-def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
+def test_a_dry_run_explains_augmentation_normalisation_and_automatic_settings(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["augmentation"].startswith("none (images as they are): chosen for digits, as ")
+    assert lines["augmentation"].startswith("none (unchanged images): chosen for digits, as ")
     assert (
         lines["normalisation"].startswith("mean [0.306")
         and "those of the training images" in lines["normalisation"]

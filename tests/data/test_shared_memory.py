@@ -61,7 +61,7 @@ def full(_: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", ["shared", "no room", "no room in the end", "no socket"])
-def test_batches_come_whole_and_in_order(
+def test_batches_arrive_complete_and_in_order(
     images: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "no room":
@@ -79,7 +79,7 @@ def test_batches_come_whole_and_in_order(
 @pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere shared memory is no file that a limit could stop"
 )
-def test_a_batch_for_which_the_system_has_no_room_comes_through_a_pipe(images: Path) -> None:
+def test_a_batch_without_shared_memory_is_sent_through_a_pipe(images: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (65536, hard)
@@ -90,9 +90,7 @@ def test_a_batch_for_which_the_system_has_no_room_comes_through_a_pipe(images: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_room_is_what_is_free_beside_a_reserve(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_has_room_keeps_a_reserve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     free(monkeypatch, 20, tmp_path)
     assert has_room(4 * MIB) and not has_room(4 * MIB + 1)
     monkeypatch.setattr(
@@ -101,23 +99,25 @@ def test_room_is_what_is_free_beside_a_reserve(
     assert has_room(2**50)
 
 
-def test_a_shortage_is_told_with_its_arithmetic(
+def test_a_shortage_of_shared_memory_is_described_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     free(monkeypatch, 40, tmp_path)
     assert (
         describe_shortage(MIB, 6) == "" == describe_shortage(2**40, 0)
     )  # 24 MiB and the reserve; no processes, no memory
-    assert "less free than the 44 MiB that data.loader_workers = 7 may need" in describe_shortage(
-        MIB, 7
+    assert (
+        "less free space than the 44 MiB that data.loader_workers = 7 may need"
+        in describe_shortage(MIB, 7)
     )
-    assert "less free than the 48 MiB that data.loader_workers = 2 may need" in describe_shortage(
-        MIB, 2, processes=4
+    assert (
+        "less free space than the 48 MiB that data.loader_workers = 2 may need"
+        in describe_shortage(MIB, 2, processes=4)
     )
-    assert describe_shortage(MIB, 7).startswith(f"{tmp_path}, of 64 MiB")
+    assert describe_shortage(MIB, 7).startswith(f"{tmp_path} (64 MiB)")
 
 
-def test_a_long_tmpdir_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_long_tmpdir_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         tempfile, "tempdir", "/" + "t" * 74
     )  # with multiprocessing's 32 the longest path of a socket
@@ -126,19 +126,23 @@ def test_a_long_tmpdir_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_pass_memory() and describe_shortage(1, 1).startswith("TMPDIR = /ttt")
 
 
-def test_a_process_that_is_killed_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_decoding_process_is_reported(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(self: Any, index: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(pictures._Pictures, "__getitem__", die)
+    monkeypatch.setattr(pictures._Images, "__getitem__", die)
     with refused("data.loader_workers", 1, (0, 0), LoaderError):
         decoded(images)
 
 
-def test_a_batch_that_never_comes_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_never_arrives_is_reported(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (images / NAMES[0]).unlink()
     os.mkfifo(images / NAMES[0])  # opening it waits for a writer that never comes
-    monkeypatch.setattr(pictures, "LOOK_S", 0.05)
+    monkeypatch.setattr(pictures, "POLL_S", 0.05)
     # timeout for the end of the process
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.05)
     with refused("resources.heartbeat_timeout_s", 0.2, error=LoaderError):

@@ -33,7 +33,7 @@ SETTINGS = (
     "resources.groups=1",
     "project=tests",
 )
-TIMED = (  # differs from run to run
+TIME_METRICS = (  # differs from run to run
     "seconds/",
     "train/images_per_second",
     "cache/",
@@ -41,12 +41,12 @@ TIMED = (  # differs from run to run
     "influence/waited",
     "influence/cpu_seconds",
 )
-LIFE_S = 280.0  # limit for a process: many times its duration on an idle machine
+PROCESS_TIMEOUT_S = 280.0  # limit for a process: many times its duration on an idle machine
 # limit for leftovers of a dead driver: Ray's agents search for their head for a minute
-LEFT_S = 120.0
+LEFTOVER_TIMEOUT_S = 120.0
 
 
-class Life:
+class DriverProcess:
     """One process of `run.py` with its output in a file; leaving the block ends it.
 
     `seen` holds every process that any of them started.
@@ -70,7 +70,7 @@ class Life:
                 start_new_session=True,
             )
 
-    def __enter__(self) -> "Life":
+    def __enter__(self) -> "DriverProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,11 +78,11 @@ class Life:
             self.kill()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Return the output so far."""
         return self.printed.read_text()
 
-    def below(self, name: str) -> list[psutil.Process]:
+    def descendants(self, name: str) -> list[psutil.Process]:
         """Return the live descendants whose title begins with `name`."""
         return titled(name, self._look())
 
@@ -94,7 +94,9 @@ class Life:
         self.seen.update(children)
         return children
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = LIFE_S) -> Any:
+    def wait_for(
+        self, condition: Callable[[], Any], description: str, seconds: float = PROCESS_TIMEOUT_S
+    ) -> Any:
         """Wait for a truthy value of the condition, and return it.
 
         Raises:
@@ -103,9 +105,9 @@ class Life:
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert self.process.poll() is None, (
-                f"it ended with {self.process.returncode} before {what}:\n{self.said}"
+                f"it ended with {self.process.returncode} before {description}:\n{self.output}"
             )
-            assert time.monotonic() < end, f"no {what} within {seconds:g} s:\n{self.said}"
+            assert time.monotonic() < end, f"no {description} within {seconds:g} s:\n{self.output}"
             time.sleep(0.01)
         return found
 
@@ -115,20 +117,20 @@ class Life:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def ended(self, seconds: float = LIFE_S) -> int:
+    def wait_until_ended(self, seconds: float = PROCESS_TIMEOUT_S) -> int:
         """Wait until the process ends by itself, and return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
-            assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.said}"
+            assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.output}"
             self._look()
             time.sleep(0.1)
         return int(self.process.returncode)
 
 
-def end_what_is_left(wait_s: float) -> list[str]:
+def kill_leftovers(wait_s: float) -> list[str]:
     """Kill and name all processes that do not end with their driver within `wait_s`."""
-    _, left = psutil.wait_procs(Life.seen, timeout=wait_s)
-    Life.seen.clear()
+    _, left = psutil.wait_procs(DriverProcess.seen, timeout=wait_s)
+    DriverProcess.seen.clear()
     names = []
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,23 +139,27 @@ def end_what_is_left(wait_s: float) -> list[str]:
     return names
 
 
-def start_sweep(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:
+def start_sweep(
+    store: Path, *pairs: str, environment: Mapping[str, str] | None = None
+) -> DriverProcess:
     """Start a new sweep."""
     empty = store.parent / "empty.yaml"
     empty.parent.mkdir(parents=True, exist_ok=True)
     empty.touch()
     settings = [part for pair in (*SETTINGS, *pairs) for part in ("--set", pair)]
-    return Life(
+    return DriverProcess(
         store, "sweep", "--config", str(empty), "--name", NAME, *settings, environment=environment
     )
 
 
-def resumed(store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Life:
+def resume_sweep(
+    store: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> DriverProcess:
     """Resume the same sweep."""
-    return Life(store, "sweep", "--resume", NAME, *arguments, environment=environment)
+    return DriverProcess(store, "sweep", "--resume", NAME, *arguments, environment=environment)
 
 
-def record(store: Path) -> Sweep | None:
+def load_sweep(store: Path) -> Sweep | None:
     """Return the sweep from its current files; None if there are none."""
     try:
         return Sweep.open(Store(store), NAME)
@@ -163,18 +169,18 @@ def record(store: Path) -> Sweep | None:
 
 def epochs(store: Path) -> int:
     """Return the number of recorded epochs of all trials."""
-    found = record(store)
+    found = load_sweep(store)
     return sum(trial.epochs for trial in found.trials.values()) if found else 0
 
 
-def reached(store: Path, count: int) -> Callable[[], bool]:
+def has_epochs(store: Path, count: int) -> Callable[[], bool]:
     """Return a condition: `count` epochs are recorded."""
     return lambda: epochs(store) >= count
 
 
-def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
+def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics that are bit-identical in every run."""
-    return {name: value for name, value in metrics.items() if not name.startswith(TIMED)}
+    return {name: value for name, value in metrics.items() if not name.startswith(TIME_METRICS)}
 
 
 def compare(found: Sweep | None, expected: Sweep) -> None:
@@ -190,7 +196,9 @@ def compare(found: Sweep | None, expected: Sweep) -> None:
 
 def _result(trial: Trial) -> dict[str, Any]:
     named = ("number", "params", "state", "value", "epochs", "history", "message")
-    return {name: getattr(trial, name) for name in named} | {"metrics": untimed(trial.metrics)}
+    return {name: getattr(trial, name) for name in named} | {
+        "metrics": without_times(trial.metrics)
+    }
 
 
 def check_study(sweep: Sweep) -> None:
@@ -270,7 +278,7 @@ def _checked_runs(sweep: Sweep, client: Any) -> int:
 
 def check_all(store: Path, expected: Sweep) -> None:
     """Assert that records, study and MLflow equal those of an uninterrupted sweep, and agree."""
-    found = record(store)
+    found = load_sweep(store)
     compare(found, expected)
     assert found is not None
     check_study(found)

@@ -20,15 +20,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for a run as a program
 
 from orchestrator.store.records import Sweep
 from tests.faults.broken import (
-    LEFT_S,
+    LEFTOVER_TIMEOUT_S,
     NAME,
-    Life,
+    DriverProcess,
     check_runs,
     check_study,
     compare,
-    end_what_is_left,
-    record,
-    resumed,
+    kill_leftovers,
+    load_sweep,
+    resume_sweep,
     start_sweep,
 )
 from tests.faults.chaos_report import Log, Made, summary, table
@@ -39,7 +39,7 @@ from tests.faults.mlflow_server import Server
 WAIT_S, INFLUENCE_WAIT_S = 15.0, 10.0
 # a group may take two minutes to restart, regardless of `resources.heartbeat_timeout_s`
 LIMIT_S = 200.0
-PROMISED_S = 20.0  # limit for the end of a driver after SIGTERM
+STOP_TIMEOUT_S = 20.0  # limit for the end of a driver after SIGTERM
 TRIALS = 20  # initial number; the sweep grows by it whenever it has ended
 SETTINGS = (
     "search.methods=[kd,kd_aif]",
@@ -55,10 +55,10 @@ SETTINGS = (
     "search.max_failed_trials=3",
 )
 UNFIT, INTERRUPTED = 3, 130
-HOPELESS = 8  # consecutive drivers that ended by themselves before an epoch
+MAX_WITHOUT_PROGRESS = 8  # consecutive drivers that ended by themselves before an epoch
 
 
-def tell(text: str) -> None:
+def print_event(text: str) -> None:
     """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -99,48 +99,50 @@ class Chaos:
         self.store = folder / "store"
         self.progress = Progress(self.store)
         self.pending: list[tuple[float, Callable[[], None]]] = []
-        self.life: Life | None = None
-        self.progress_at_start = self.barren = 0
-        self.mended = False  # study and records agree again after damage to one of them
+        self.driver: DriverProcess | None = None
+        self.progress_at_start = self.without_progress = 0
+        self.repaired = False  # study and records agree again after damage to one of them
 
     # the driver
 
-    def start(self, trials: int | None = None) -> Life:
+    def start(self, trials: int | None = None) -> DriverProcess:
         """Start or resume the sweep, with `trials` if given."""
         self.log.drivers += 1
         self.progress_at_start = self.progress.look()
-        if record(self.store) is None:
+        if load_sweep(self.store) is None:
             settings = (*SETTINGS, f"search.trials={TRIALS}", f"tracking.uri={self.server.uri}")
-            self.life = start_sweep(self.store, *settings)
+            self.driver = start_sweep(self.store, *settings)
         else:
-            self.life = resumed(self.store, *(("--trials", str(trials)) if trials else ()))
-        return self.life
+            self.driver = resume_sweep(self.store, *(("--trials", str(trials)) if trials else ()))
+        return self.driver
 
-    def running(self) -> Life:
+    def running(self) -> DriverProcess:
         """Return the driver; an ended one is replaced, with more trials after a complete sweep."""
-        if self.life is None:
+        if self.driver is None:
             return self.start()
-        code = self.life.process.poll()
+        code = self.driver.process.poll()
         if code is None:
-            return self.life
-        self.barren = 0 if self.progress.look() > self.progress_at_start else self.barren + 1
+            return self.driver
+        self.without_progress = (
+            0 if self.progress.look() > self.progress_at_start else self.without_progress + 1
+        )
         if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
             self.log.unexpected.append(
-                f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}"
+                f"the driver ended with {code}: {' '.join(self.driver.output.split())[-500:]}"
             )
-            tell(f"the driver ended with {code}:\n{self.life.said[-3000:]}")
-        if self.barren >= HOPELESS:
+            print_event(f"the driver ended with {code}:\n{self.driver.output[-3000:]}")
+        if self.without_progress >= MAX_WITHOUT_PROGRESS:
             raise SystemExit(
-                f"the driver ended {self.barren} times without an epoch, last with "
-                f"{code}:\n{self.life.said}"
+                f"the driver ended {self.without_progress} times without an epoch, last with "
+                f"{code}:\n{self.driver.output}"
             )
-        found = record(self.store)
+        found = load_sweep(self.store)
         return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
 
     def end_driver(self) -> None:
         """Send SIGKILL to the driver."""
-        if self.life and self.life.process.poll() is None:
-            self.life.kill()
+        if self.driver and self.driver.process.poll() is None:
+            self.driver.kill()
 
     def watch(
         self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03
@@ -174,44 +176,44 @@ class Chaos:
         self.watch(failure.after_s)
         # finding a process takes a while
         if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):
-            tell(
+            print_event(
                 f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible "
                 f"within {LIMIT_S:g} s"
             )
             return
         made = Made(failure.seed, failure.number, failure.kind)
-        struck, before, life = time.monotonic(), self.progress.look(), self.running()
+        struck, before, driver = time.monotonic(), self.progress.look(), self.running()
         if failure.waits:
             ends = failure.action == "SIGTERM"
-            limit_s = PROMISED_S if ends else LIMIT_S
+            limit_s = STOP_TIMEOUT_S if ends else LIMIT_S
             over = self.watch(
                 limit_s,
                 lambda: (
-                    life.process.poll() is not None
+                    driver.process.poll() is not None
                     or (not ends and self.progress.look() > before + 1)
                 ),
             )
             made.recovery_s = time.monotonic() - struck
             if not over:
                 made.exceeded = True
-                tell(
+                print_event(
                     f"nothing was finished for {limit_s:g} s after "
-                    f"{failure.kind}:\n{life.said[-3000:]}"
+                    f"{failure.kind}:\n{driver.output[-3000:]}"
                 )
                 self.end_driver()
-        code = life.process.poll()
+        code = driver.process.poll()
         made.ended = code if code != -signal.SIGKILL else None
         self.log.failures.append(made)
         self.log.save()
-        tell(
+        print_event(
             f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, "
             f"{made.ended}"
         )
 
     def strike(self, failure: Failure) -> bool:
         """Cause the failure if its target exists; return whether it was caused."""
-        life = self.running()
-        self.mended = self.mended or self.progress.finished > self.progress_at_start
+        driver = self.running()
+        self.repaired = self.repaired or self.progress.finished > self.progress_at_start
         if failure.kind in OFFLINE:
             return self._damage_offline(failure)
         if failure.target == "disk":
@@ -223,28 +225,28 @@ class Chaos:
             self._outage(failure)
             return True
         if failure.action.startswith("SIG"):
-            return self._signal(life, failure)
+            return self._signal(driver, failure)
         path = damaged_file(self.store, failure)
         if path is None or not damage(path, failure):
             return False
         if failure.target == "checkpoint":  # it is read after the death of its worker
-            for process in processes(life, "worker"):
+            for process in processes(driver, "worker"):
                 process.kill()
         return True
 
-    def _signal(self, life: Life, failure: Failure) -> bool:
+    def _signal(self, driver: DriverProcess, failure: Failure) -> bool:
         number = signal.Signals[failure.action]
         if failure.target == "driver":
-            life.process.send_signal(number)
+            driver.process.send_signal(number)
             if number == signal.SIGSTOP:
-                self.later(failure.outage_s, lambda: life.process.send_signal(signal.SIGCONT))
+                self.later(failure.outage_s, lambda: driver.process.send_signal(signal.SIGCONT))
             if number == signal.SIGKILL:
-                life.process.wait()
+                driver.process.wait()
                 self.start()
             return True
         if number == signal.SIGSTOP and self.progress.finished <= self.progress_at_start:
             return False  # a group that is stopped during its start has a timeout of two minutes
-        found = processes(life, failure.target)
+        found = processes(driver, failure.target)
         if found:
             found[int(failure.choice * len(found))].send_signal(number)
         return bool(found)
@@ -252,11 +254,11 @@ class Chaos:
     def _damage_offline(self, failure: Failure) -> bool:
         """Damage the study or the records, never both: each can restore the other."""
         path = damaged_file(self.store, failure)
-        if not self.mended or path is None or not path.exists():
+        if not self.repaired or path is None or not path.exists():
             return False
         self.end_driver()
         damage(path, failure)
-        self.mended = False
+        self.repaired = False
         self.start()
         return True
 
@@ -272,17 +274,17 @@ class Chaos:
         """End all outages, wait for the end of the sweep, and return its record."""
         self.watch(60.0, lambda: not self.pending)
         while True:
-            life = self.running()
-            self.watch(LIMIT_S * 4, lambda life=life: life.process.poll() is not None)  # type: ignore[misc]
-            found = record(self.store)
+            driver = self.running()
+            self.watch(LIMIT_S * 4, lambda driver=driver: driver.process.poll() is not None)  # type: ignore[misc]
+            found = load_sweep(self.store)
             if (
-                life.process.poll() == 0
+                driver.process.poll() == 0
                 and found
                 and found.state == "finished"
-                and "were not sent" not in life.said
+                and "were not sent" not in driver.output
             ):
                 return found
-            if life.process.poll() == 0:
+            if driver.process.poll() == 0:
                 self.start()
 
 
@@ -291,7 +293,7 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
 
     It is run if it does not exist, and extended if it has fewer trials.
     """
-    found, file = record(store), store.parent / "undisturbed.json"
+    found, file = load_sweep(store), store.parent / "undisturbed.json"
     seconds = json.loads(file.read_text()) if file.exists() else 0.0
     if found is None or len(found.trials) < trials:
         started = time.monotonic()
@@ -299,12 +301,12 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
         with (
             start_sweep(store, *new)
             if found is None
-            else resumed(store, "--trials", str(trials)) as life
+            else resume_sweep(store, "--trials", str(trials)) as driver
         ):
-            assert life.ended(3600.0) == 0, life.said
+            assert driver.wait_until_ended(3600.0) == 0, driver.output
         seconds += time.monotonic() - started
         file.write_text(json.dumps(seconds))
-    found = record(store)
+    found = load_sweep(store)
     assert found is not None
     return found, seconds
 
@@ -354,16 +356,16 @@ def run(
                 break
             if failure.number > log.reached(seed):
                 chaos.make(failure)
-        found = record(chaos.store) if pause else chaos.finish()
+        found = load_sweep(chaos.store) if pause else chaos.finish()
         log.seconds += time.monotonic() - started
         log.repeated += chaos.progress.repeated
         log.save()
-        patience_s = 5.0 if pause else LEFT_S
+        patience_s = 5.0 if pause else LEFTOVER_TIMEOUT_S
     finally:
         chaos.end_driver()
         chaos.end_outages()
         server.stop()
-        left = end_what_is_left(patience_s)
+        left = kill_leftovers(patience_s)
     assert found is not None
     if pause:
         return summary(log, len(found.trials), 0, 0.0, [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults.broken import NAME, Life
+from tests.faults.broken import NAME, DriverProcess
 from tests.faults.chaos_schedule import PROCESSES, Failure
 
 MIB = 2**20
@@ -18,10 +18,10 @@ DETACH = 2  # sys/mount.h
 CHECKPOINT = ("student.safetensors", "best.safetensors", "optimizer.pt", "progress.json")
 
 
-def processes(life: Life, target: str) -> list[psutil.Process]:
+def processes(driver: DriverProcess, target: str) -> list[psutil.Process]:
     """Return the live processes of that kind below the driver, including stopped ones."""
     name, found = PROCESSES[target], []
-    for process in life.below(""):
+    for process in driver.descendants(""):
         with contextlib.suppress(psutil.Error):
             command = next(iter(process.cmdline()), "")  # a zombie has none
             if command.startswith(name) or Path(command).name == name:

@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import LEFT_S, check_all, end_what_is_left, record, start_sweep
+from tests.faults.broken import (
+    LEFTOVER_TIMEOUT_S,
+    check_all,
+    kill_leftovers,
+    load_sweep,
+    start_sweep,
+)
 
 Row = tuple[str, str, int, str]
-Tell = Callable[..., None]
+AddRow = Callable[..., None]
 ROWS = pytest.StashKey[list[Row]]()
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
+def add_row(request: pytest.FixtureRequest) -> AddRow:
     """Return a function that adds a row to the table, after all comparisons.
 
     A row holds the fault, its number and targets, the number of trials, and the losses.
@@ -38,33 +44,33 @@ def pytest_terminal_summary(
             terminalreporter.write_line(f"| {' | '.join(map(str, row))} |")
 
 
-WHOLE = ("training.epochs=12", "search.trials=6")
+UNDISTURBED_SETTINGS = ("training.epochs=12", "search.trials=6")
 
 
 @pytest.fixture(autouse=True)
-def nothing_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_process_remains(request: pytest.FixtureRequest) -> Iterator[None]:
     """Assert that Ray ends after its driver's death.
 
     It does not end at once, so that a resume meets leftovers. A quick test does not wait.
     """
     yield
     patient = request.node.get_closest_marker("faults") is not None
-    left = end_what_is_left(LEFT_S if patient else 0.0)
+    left = kill_leftovers(LEFTOVER_TIMEOUT_S if patient else 0.0)
     assert not (left and patient), (
-        f"their driver is gone, and {LEFT_S:g} s later these are not: {left}"
+        f"their driver is gone, and {LEFTOVER_TIMEOUT_S:g} s later these are not: {left}"
     )
 
 
 @pytest.fixture(scope="session")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
+def run_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
     """Return a function that runs an undisturbed sweep, once for the same settings."""
 
     @cache
     def run(*pairs: str) -> Sweep:
         store: Path = tmp_path_factory.mktemp("unbroken") / "store"
-        with start_sweep(store, *pairs) as life:
-            assert life.ended() == 0, life.said
-        found = record(store)
+        with start_sweep(store, *pairs) as driver:
+            assert driver.wait_until_ended() == 0, driver.output
+        found = load_sweep(store)
         assert found is not None
         check_all(store, found)
         return found
@@ -73,6 +79,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
 
 
 @pytest.fixture
-def whole(unbroken: Callable[..., Sweep]) -> Sweep:
+def undisturbed(run_undisturbed: Callable[..., Sweep]) -> Sweep:
     """Return the undisturbed sweep of `WHOLE`."""
-    return unbroken(*WHOLE)
+    return run_undisturbed(*UNDISTURBED_SETTINGS)

@@ -24,7 +24,7 @@ def failure(kind: str, choice: float = 0.0) -> Failure:
     return Failure(0, 1, kind, 0.0, 1.0, choice, False)
 
 
-def test_a_seed_has_one_schedule_which_a_longer_run_continues() -> None:
+def test_seed_determines_a_schedule_that_a_longer_run_extends() -> None:
     first, again = list(islice(schedule(3), 50)), list(islice(schedule(3), 1000))
     assert again[:50] == first and [each.number for each in again] == list(range(1, 1001))
     assert list(islice(schedule(4), 50)) != first
@@ -32,13 +32,13 @@ def test_a_seed_has_one_schedule_which_a_longer_run_continues() -> None:
     assert all(each.waits for each in again if each.action == "SIGSTOP"), "what hangs is waited for"
 
 
-def test_kinds_that_are_not_possible_are_left_out() -> None:
+def test_impossible_failure_kinds_are_left_out() -> None:
     assert "full disk" not in {
         each.kind for each in islice(schedule(0, frozenset({"full disk"})), 500)
     }
 
 
-def test_every_kind_names_something_that_is_broken() -> None:
+def test_every_failure_kind_has_a_target() -> None:
     files = {"checkpoint", "cache view", "record", "study"}
     for kind in WEIGHTS:
         each = failure(kind)
@@ -46,7 +46,7 @@ def test_every_kind_names_something_that_is_broken() -> None:
     assert {failure(kind).target for kind in OFFLINE} == {"record", "study"}
 
 
-def test_the_report_counts_by_kind_and_continues_from_its_file(tmp_path: Path) -> None:
+def test_report_counts_by_kind_and_resumes_from_its_file(tmp_path: Path) -> None:
     log = Log.open(tmp_path / "log.json")
     log.failures = [
         Made(1, 1, "SIGKILL worker", 3.0),
@@ -85,7 +85,7 @@ def test_the_report_counts_by_kind_and_continues_from_its_file(tmp_path: Path) -
     )
 
 
-def test_epochs_that_are_finished_again_are_counted(tmp_path: Path) -> None:
+def test_repeated_epochs_are_counted(tmp_path: Path) -> None:
     progress, trials = Progress(tmp_path), tmp_path / "sweeps" / NAME / "trials"
     for moment, (name, epoch) in enumerate(
         [("00000", 1), ("00000", 3), ("00000", 1), ("00001", 1), ("00001", 1)]
@@ -124,7 +124,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", [kind for kind in WEIGHTS if kind.startswith(("truncated", "missing"))]
 )
-def test_files_are_cut_off_or_removed(kind: str, store: Path) -> None:
+def test_files_are_truncated_or_removed(kind: str, store: Path) -> None:
     for choice in (0.0, 0.5, 0.99):
         each = failure(kind, choice)
         path: Any = damaged_file(store, each)
@@ -137,6 +137,6 @@ def test_files_are_cut_off_or_removed(kind: str, store: Path) -> None:
     assert not damage(store / "nothing", failure(kind))
 
 
-def test_of_a_study_the_last_line_alone_is_cut_off(store: Path) -> None:
+def test_only_the_last_line_of_a_study_is_truncated(store: Path) -> None:
     file = store / "sweeps" / NAME / "study.log"
     assert damage(file, failure("truncated study")) and file.read_text() == LINES[:-10]

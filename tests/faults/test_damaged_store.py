@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import NAME, check_all, epochs, record, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.broken import NAME, check_all, epochs, load_sweep, resume_sweep, start_sweep
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 
 pytestmark = pytest.mark.faults
 EPOCHS = 20  # after which the driver is killed: in the second of six trials
@@ -18,16 +18,16 @@ EPOCHS = 20  # after which the driver is killed: in the second of six trials
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store whose driver was killed in the second trial; `kept` is its copy."""
     store: Path = tmp_path_factory.mktemp("killed") / "store"
-    with start_sweep(store, *WHOLE) as life:
-        life.until(lambda: epochs(store) >= EPOCHS, f"epoch {EPOCHS}")
-        life.kill()
+    with start_sweep(store, *UNDISTURBED_SETTINGS) as driver:
+        driver.wait_for(lambda: epochs(store) >= EPOCHS, f"epoch {EPOCHS}")
+        driver.kill()
     shutil.copytree(store, store.with_name("kept"))
     return store
 
 
 def unfinished(store: Path) -> Path:
     """Return the folder of the unfinished trial."""
-    found = record(store)
+    found = load_sweep(store)
     assert found is not None
     return next(
         found.trial_folder(trial.number)
@@ -69,27 +69,31 @@ FILES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def cut(file: Path, what: str) -> None:
+def cut(file: Path, description: str) -> None:
     """Truncate a file like an unfinished write: to its half, a journal within its last line."""
     content = file.read_bytes()
-    kept = content.rstrip(b"\n")[:-9] if "line" in what else content[: len(content) // 2]
+    kept = content.rstrip(b"\n")[:-9] if "line" in description else content[: len(content) // 2]
     assert 0 < len(kept) < len(content)
     file.write_bytes(kept)
 
 
-def damaged(killed: Path, what: str) -> Path:
+def damaged(killed: Path, description: str) -> Path:
     """Restore the store after the death, truncate the file, and return it."""
     shutil.rmtree(killed)
     shutil.copytree(killed.with_name("kept"), killed)
-    file = FILES[what](killed)
-    cut(file, what)
+    file = FILES[description](killed)
+    cut(file, description)
     return file
 
 
-@pytest.mark.parametrize("what", FILES)
-def test_a_sweep_goes_on_without(what: str, killed: Path, whole: Sweep, tell: Tell) -> None:
-    damaged(killed, what)
-    with resumed(killed) as life:
-        assert life.ended() == 0, life.said
-    check_all(killed, whole)
-    tell(f"{what} cut off, between SIGKILL and `--resume`", "once", len(whole.trials))
+@pytest.mark.parametrize("description", FILES)
+def test_sweep_resumes_with_a_damaged_file(
+    description: str, killed: Path, undisturbed: Sweep, add_row: AddRow
+) -> None:
+    damaged(killed, description)
+    with resume_sweep(killed) as driver:
+        assert driver.wait_until_ended() == 0, driver.output
+    check_all(killed, undisturbed)
+    add_row(
+        f"{description} cut off, between SIGKILL and `--resume`", "once", len(undisturbed.trials)
+    )

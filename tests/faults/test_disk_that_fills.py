@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.store.records import Sweep
 from tests.faults.broken import check_all, epochs, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 
 pytestmark = pytest.mark.faults
 MIB = 2**20
@@ -43,21 +43,22 @@ def fill(file: Path) -> None:
                 continue
 
 
-def test_a_sweep_waits_for_space(store: Path, whole: Sweep, tell: Tell) -> None:
+def test_sweep_waits_for_disk_space(store: Path, undisturbed: Sweep, add_row: AddRow) -> None:
     ballast = store / "ballast"
-    with start_sweep(store, *WHOLE) as life:
-        life.until(lambda: epochs(store) >= 8, "epoch 8")
+    with start_sweep(store, *UNDISTURBED_SETTINGS) as driver:
+        driver.wait_for(lambda: epochs(store) >= 8, "epoch 8")
         fill(ballast)
-        life.until(
-            lambda: "the disk of" in life.said and "is full" in life.said, "sentence about the disk"
+        driver.wait_for(
+            lambda: "the disk of" in driver.output and "is full" in driver.output,
+            "sentence about the disk",
         )
         at_rest = epochs(store)
         ballast.unlink()
-        life.until(lambda: epochs(store) > at_rest, "next epoch")
-        assert life.ended() == 0, life.said
-    check_all(store, whole)
-    tell(
+        driver.wait_for(lambda: epochs(store) > at_rest, "next epoch")
+        assert driver.wait_until_ended() == 0, driver.output
+    check_all(store, undisturbed)
+    add_row(
         "the disk full in the middle of a sweep, until the sweep said so",
         "once, in the first trial",
-        len(whole.trials),
+        len(undisturbed.trials),
     )

@@ -15,17 +15,17 @@ from orchestrator.sweep._study import open_study
 from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.faults.broken import (
-    Life,
+    DriverProcess,
     check_all,
     check_runs,
     check_study,
-    reached,
-    record,
-    resumed,
+    has_epochs,
+    load_sweep,
+    resume_sweep,
     start_sweep,
-    untimed,
+    without_times,
 )
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 from tests.sweep_runs import Watch
 
 KILLS = 10
@@ -40,55 +40,59 @@ RUNGS = (
 STEPS = ("starting Ray", "worker groups", "bringing the teacher")
 
 
-def a_moment(life: Life, seconds: float) -> None:
+def a_moment(driver: DriverProcess, seconds: float) -> None:
     """Let the process run for `seconds`."""
-    until = time.monotonic() + seconds
-    life.until(lambda: time.monotonic() >= until, "the moment")
+    deadline = time.monotonic() + seconds
+    driver.wait_for(lambda: time.monotonic() >= deadline, "the moment")
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [0])
-def test_a_sweep_whose_driver_is_killed_ten_times(
-    seed: int, whole: Sweep, tmp_path: Path, tell: Tell
+def test_driver_killed_ten_times(
+    seed: int, undisturbed: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     """Twice during the start, eight times during training at a random moment after an epoch."""
     chance, store = random.Random(seed), tmp_path / "store"
-    total = sum(trial.epochs for trial in whole.trials.values())
-    with start_sweep(store, *WHOLE) as life:
+    total = sum(trial.epochs for trial in undisturbed.trials.values())
+    with start_sweep(store, *UNDISTURBED_SETTINGS) as driver:
         step = chance.choice(STEPS)
-        life.until(lambda: step in life.said, step)
-        a_moment(life, chance.uniform(0.0, 2.0))
-        life.kill()
+        driver.wait_for(lambda: step in driver.output, step)
+        a_moment(driver, chance.uniform(0.0, 2.0))
+        driver.kill()
     for count in [0, *sorted(chance.sample(range(1, total - total // 8), KILLS - 2))]:
-        with resumed(store) as life:
-            life.until(reached(store, count), f"epoch {count}")
-            a_moment(life, chance.uniform(0.0, 0.3 if count else 8.0))
-            life.kill()
-    with resumed(store) as life:
-        assert life.ended() == 0, life.said
-    check_all(store, whole)
-    tell("SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials))
+        with resume_sweep(store) as driver:
+            driver.wait_for(has_epochs(store, count), f"epoch {count}")
+            a_moment(driver, chance.uniform(0.0, 0.3 if count else 8.0))
+            driver.kill()
+    with resume_sweep(store) as driver:
+        assert driver.wait_until_ended() == 0, driver.output
+    check_all(store, undisturbed)
+    add_row(
+        "SIGKILL of the driver, then `--resume`",
+        f"{KILLS} times in one sweep",
+        len(undisturbed.trials),
+    )
 
 
 @pytest.mark.faults
-def test_rungs_outlive_the_driver(
-    unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell
+def test_rungs_survive_the_death_of_the_driver(
+    run_undisturbed: Callable[..., Sweep], tmp_path: Path, add_row: AddRow
 ) -> None:
     """The scheduler stops the same trials; the weights of stopped trials are deleted."""
-    expected, store = unbroken(*RUNGS), tmp_path / "store"
+    expected, store = run_undisturbed(*RUNGS), tmp_path / "store"
     assert {"stopped_early", "complete"} <= {trial.state for trial in expected.trials.values()}
     total = sum(trial.epochs for trial in expected.trials.values())
-    with start_sweep(store, *RUNGS) as life:
-        life.until(reached(store, total // 4), "a quarter")
-        life.kill()
+    with start_sweep(store, *RUNGS) as driver:
+        driver.wait_for(has_epochs(store, total // 4), "a quarter")
+        driver.kill()
     for part in (2, 3):
-        with resumed(store) as life:
-            life.until(reached(store, part * total // 4), "the next quarter")
-            life.kill()
-    with resumed(store) as life:
-        assert life.ended() == 0, life.said
+        with resume_sweep(store) as driver:
+            driver.wait_for(has_epochs(store, part * total // 4), "the next quarter")
+            driver.kill()
+    with resume_sweep(store) as driver:
+        assert driver.wait_until_ended() == 0, driver.output
     check_all(store, expected)
-    found = record(store)
+    found = load_sweep(store)
     best = found.best() if found else None
     assert found and best
     kept = [
@@ -97,7 +101,7 @@ def test_rungs_outlive_the_driver(
         if (found.trial_folder(number) / CHECKPOINT / "best.safetensors").exists()
     ]
     assert kept == [best.number]
-    tell(
+    add_row(
         "SIGKILL of the driver under asha, which keeps one checkpoint",
         "3 times in one sweep",
         len(expected.trials),
@@ -105,15 +109,15 @@ def test_rungs_outlive_the_driver(
 
 
 @pytest.mark.ray
-def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
+def test_killed_sweep_resumes_with_identical_results(tmp_path: Path, add_row: AddRow) -> None:
     """Trials have the parameters of a study alone, and the results of a training alone."""
     store, trials, each = tmp_path / "store", 6, 4
-    with start_sweep(store, f"search.trials={trials}", f"training.epochs={each}") as life:
-        life.until(reached(store, each + 2), "second trial")
-        life.kill()
-    with resumed(store) as life:
-        assert life.ended() == 0, life.said
-    found = record(store)
+    with start_sweep(store, f"search.trials={trials}", f"training.epochs={each}") as driver:
+        driver.wait_for(has_epochs(store, each + 2), "second trial")
+        driver.kill()
+    with resume_sweep(store) as driver:
+        assert driver.wait_until_ended() == 0, driver.output
+    found = load_sweep(store)
     assert (
         found is not None
         and found.state == "finished"
@@ -128,7 +132,7 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
         assert mine.params == params and mine.state == "complete" and len(mine.history) == each
         if number < 3:  # ended, unfinished and not started at the driver's death
             assert results(mine) == results(alone(found, number)), f"trial {number}"
-    tell(
+    add_row(
         "SIGKILL of the driver, then `--resume` (in `make test`)",
         "once, in the second trial",
         trials,
@@ -147,4 +151,4 @@ def alone(sweep: Sweep, number: int) -> Trial:
 
 def results(trial: Trial) -> dict[str, object]:
     """Return the values that must be bit-identical."""
-    return {"value": trial.value, "history": trial.history, "metrics": untimed(trial.metrics)}
+    return {"value": trial.value, "history": trial.history, "metrics": without_times(trial.metrics)}

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.records import Sweep
-from tests.faults.broken import Life, check_all, reached, record, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.broken import (
+    DriverProcess,
+    check_all,
+    has_epochs,
+    load_sweep,
+    resume_sweep,
+    start_sweep,
+)
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 
 pytestmark = pytest.mark.faults
 Unbroken = Callable[..., Sweep]
@@ -31,21 +38,21 @@ WEIGHED = (
 )
 
 
-def end_one(life: Life, title: str, draw: random.Random) -> None:
+def end_one(driver: DriverProcess, title: str, draw: random.Random) -> None:
     """Send SIGKILL to one of the processes with that title."""
-    found = life.until(lambda: life.below(title), title)
+    found = driver.wait_for(lambda: driver.descendants(title), title)
     os.kill(draw.choice(found).pid, signal.SIGKILL)
 
 
-def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int]) -> Life:
+def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int]) -> DriverProcess:
     """Run a sweep; kill its process of that title at each number of epochs."""
     draw = random.Random(0)
-    with start_sweep(store, *pairs) as life:
+    with start_sweep(store, *pairs) as driver:
         for moment in moments:
-            life.until(reached(store, moment), f"epoch {moment}")
-            end_one(life, title, draw)
-        life.ended()
-    return life
+            driver.wait_for(has_epochs(store, moment), f"epoch {moment}")
+            end_one(driver, title, draw)
+        driver.wait_until_ended()
+    return driver
 
 
 @pytest.mark.parametrize(
@@ -56,48 +63,50 @@ def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int
         (WEIGHED, "ray::InfluenceActor", [3, 15], "SIGKILL of an influence actor"),
     ],
 )
-def test_who_trains_is_killed(
+def test_training_process_is_killed(
     pairs: tuple[str, ...],
     title: str,
     moments: list[int],
     fault: str,
-    unbroken: Unbroken,
+    run_undisturbed: Unbroken,
     tmp_path: Path,
-    tell: Tell,
+    add_row: AddRow,
 ) -> None:
-    expected = unbroken(*pairs)
-    life = killed_in(tmp_path / "store", pairs, title, moments)
-    assert life.process.returncode == 0, life.said
+    expected = run_undisturbed(*pairs)
+    driver = killed_in(tmp_path / "store", pairs, title, moments)
+    assert driver.process.returncode == 0, driver.output
     check_all(tmp_path / "store", expected)
-    tell(fault, f"{len(moments)} times in one sweep", len(expected.trials))
+    add_row(fault, f"{len(moments)} times in one sweep", len(expected.trials))
 
 
-def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_dispatcher_is_killed(undisturbed: Sweep, tmp_path: Path, add_row: AddRow) -> None:
     """The driver may go on, or end with a resume command; no trial may fail because of it."""
     store = tmp_path / "store"
-    life = killed_in(store, WHOLE, "ray::Dispatcher", [30])
-    found = record(store)
+    driver = killed_in(store, UNDISTURBED_SETTINGS, "ray::Dispatcher", [30])
+    found = load_sweep(store)
     assert found is not None and not [
         trial.message for trial in found.trials.values() if trial.state == "failed"
-    ], life.said
+    ], driver.output
     if found.state != "finished":
-        assert "--resume" in life.said, life.said
-        with resumed(store) as again:
-            assert again.ended() == 0, again.said
-    check_all(store, whole)
-    tell("SIGKILL of the dispatcher", "once, in the third trial", len(whole.trials))
+        assert "--resume" in driver.output, driver.output
+        with resume_sweep(store) as again:
+            assert again.wait_until_ended() == 0, again.output
+    check_all(store, undisturbed)
+    add_row("SIGKILL of the dispatcher", "once, in the third trial", len(undisturbed.trials))
 
 
-def test_a_group_that_is_killed_whole(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+def test_all_workers_of_a_group_are_killed(
+    undisturbed: Sweep, tmp_path: Path, add_row: AddRow
+) -> None:
     """The group's controller in Ray Train, and with it its worker."""
     store = tmp_path / "store"
-    life = killed_in(store, WHOLE, "ray::TrainController", [20])
-    if life.process.returncode:
-        with resumed(store) as again:
-            assert again.ended() == 0, again.said
-    check_all(store, whole)
-    tell(
+    driver = killed_in(store, UNDISTURBED_SETTINGS, "ray::TrainController", [20])
+    if driver.process.returncode:
+        with resume_sweep(store) as again:
+            assert again.wait_until_ended() == 0, again.output
+    check_all(store, undisturbed)
+    add_row(
         "SIGKILL of the controller of the only group",
         "once, in the second trial",
-        len(whole.trials),
+        len(undisturbed.trials),
     )

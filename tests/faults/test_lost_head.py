@@ -48,23 +48,27 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             made.shutdown()
 
 
-def wait(condition: Callable[[], bool], process: "subprocess.Popen[str]", said: Path) -> None:
+def wait(
+    condition: Callable[[], bool], process: "subprocess.Popen[str]", output_file: Path
+) -> None:
     """Wait until the condition holds.
 
     Raises:
         AssertionError: The process ends before, or the time runs out.
     """
-    until = time.monotonic() + DEADLINE_S
+    wait_for = time.monotonic() + DEADLINE_S
     while not condition():
-        assert process.poll() is None and time.monotonic() < until, said.read_text()
+        assert process.poll() is None and time.monotonic() < wait_for, output_file.read_text()
         time.sleep(0.1)
 
 
-def test_a_head_that_dies_ends_the_sweep_with_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
-    said, folder = tmp_path / "said.txt", tmp_path / "store" / "sweeps" / "lost"
+def test_death_of_the_head_node_ends_the_sweep_with_an_error(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    output_file, folder = tmp_path / "output.txt", tmp_path / "store" / "sweeps" / "lost"
     options = [part for change in CHANGES for part in ("--set", change)]
     place = ["--address", cluster.address, "--name", "lost", "--store", str(tmp_path / "store")]
-    with said.open("w") as output:
+    with output_file.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), "sweep", *place, *options],
             cwd=tmp_path,
@@ -74,13 +78,13 @@ def test_a_head_that_dies_ends_the_sweep_with_a_sentence(cluster: Cluster, tmp_p
             text=True,
         )
     try:
-        wait(lambda: any(folder.glob("trials/*/checkpoint/progress.json")), process, said)
+        wait(lambda: any(folder.glob("trials/*/checkpoint/progress.json")), process, output_file)
         cluster.head_node.all_processes["gcs_server"][0].process.kill()
-        assert process.wait(DEADLINE_S) == UNFIT_ENVIRONMENT, said.read_text()
+        assert process.wait(DEADLINE_S) == UNFIT_ENVIRONMENT, output_file.read_text()
     finally:
         process.kill()
         process.wait()
-    assert "error: the head node of the Ray cluster does not respond: " in said.read_text()
+    assert "error: the head node of the Ray cluster does not respond: " in output_file.read_text()
     assert (
         "does not respond" in json.loads((folder / "sweep.json").read_text())["notes"][-1]["text"]
     )

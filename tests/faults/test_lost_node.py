@@ -15,8 +15,8 @@ from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
 from orchestrator.store.records import Sweep
-from tests.faults.broken import check_all, epochs, reached, resumed, start_sweep
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.broken import check_all, epochs, has_epochs, resume_sweep, start_sweep
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 
 pytestmark = pytest.mark.faults
 NODES = 3
@@ -40,35 +40,45 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 def settings(cluster: Cluster) -> tuple[str, ...]:
     """Return settings with one group per node."""
-    return (*WHOLE, f"resources.address={cluster.address}", f"resources.groups={NODES}")
+    return (
+        *UNDISTURBED_SETTINGS,
+        f"resources.address={cluster.address}",
+        f"resources.groups={NODES}",
+    )
 
 
-def test_a_node_goes_and_another_comes(
-    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+def test_node_is_replaced_by_another(
+    cluster: Cluster, undisturbed: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     store = tmp_path / "store"
-    with start_sweep(store, *settings(cluster)) as life:
-        life.until(reached(store, 8), "epoch 8")
+    with start_sweep(store, *settings(cluster)) as driver:
+        driver.wait_for(has_epochs(store, 8), "epoch 8")
         cluster.remove_node(
             random.Random(0).choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False
         )
         at = epochs(store)
-        life.until(reached(store, at + 8), "epochs on what is left")
+        driver.wait_for(has_epochs(store, at + 8), "epochs on what is left")
         cluster.add_node(num_cpus=1)
-        assert life.ended() == 0, life.said
-    check_all(store, whole)
-    tell("a node of three removed, another added", "once each, in one sweep", len(whole.trials))
+        assert driver.wait_until_ended() == 0, driver.output
+    check_all(store, undisturbed)
+    add_row(
+        "a node of three removed, another added", "once each, in one sweep", len(undisturbed.trials)
+    )
 
 
-def test_the_driver_dies_on_a_cluster_that_lives_on(
-    cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell
+def test_killed_driver_resumes_on_the_same_cluster(
+    cluster: Cluster, undisturbed: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     """Leftovers on the cluster's nodes are no descendants; they must not hold resources."""
     store = tmp_path / "store"
-    with start_sweep(store, *settings(cluster)) as life:
-        life.until(reached(store, 20), "epoch 20")
-        life.kill()
-    with resumed(store) as life:
-        assert life.ended() == 0, life.said
-    check_all(store, whole)
-    tell("SIGKILL of the driver on a running cluster, then `--resume`", "once", len(whole.trials))
+    with start_sweep(store, *settings(cluster)) as driver:
+        driver.wait_for(has_epochs(store, 20), "epoch 20")
+        driver.kill()
+    with resume_sweep(store) as driver:
+        assert driver.wait_until_ended() == 0, driver.output
+    check_all(store, undisturbed)
+    add_row(
+        "SIGKILL of the driver on a running cluster, then `--resume`",
+        "once",
+        len(undisturbed.trials),
+    )

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
-from tests.checkpointed import begun, student, told, with_student
-from tests.faults.test_tracking_server import Server, until
+from tests.checkpointed import start_sweep, student, track, with_student
+from tests.faults.test_tracking_server import Server, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.faults
 def answer(port: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the predictions of the served model."""
     body = json.dumps({"inputs": images.tolist()}).encode()
-    asked = urllib.request.Request(
+    http_request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(asked, timeout=60) as reply:
+    with urllib.request.urlopen(http_request, timeout=60) as reply:
         return np.array(json.load(reply)["predictions"], np.float32)
 
 
@@ -42,7 +42,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
+def test_served_model_has_the_logits_of_the_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
@@ -54,8 +54,8 @@ def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
     try:
         tracking.start()
         store = Store.open(tmp_path / "store")
-        sweep = begun(store, f"tracking.uri={tracking.uri}")
-        told(store, sweep, with_student(sweep, 0, 0.5))
+        sweep = start_sweep(store, f"tracking.uri={tracking.uri}")
+        track(store, sweep, with_student(sweep, 0, 0.5))
         command = [
             sys.executable,
             "-m",
@@ -79,7 +79,7 @@ def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(
                 env=environment,
                 cwd=tmp_path,
             )
-        until(lambda: healthy(port))
+        wait_for(lambda: healthy(port))
         images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
         data = read_json(sweep.folder / "data.json")
         mean, std = (torch.tensor(data[name]).view(-1, 1, 1) for name in ("mean", "std"))

@@ -30,7 +30,7 @@ def states(store: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.faults
-def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
+def test_stopped_job_is_resumed_by_another_job(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with head() as cluster:
         address = ["--address", cluster.address]
@@ -44,9 +44,9 @@ def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
         assert (
             code == 0 and f"python run.py stop first --address http://{cluster.address}" in output
         )
-        until = time.monotonic() + DEADLINE_S
+        wait_for = time.monotonic() + DEADLINE_S
         while not any(trial["state"] == "complete" for trial in states(store)):
-            assert time.monotonic() < until, cluster.call(
+            assert time.monotonic() < wait_for, cluster.call(
                 "status", "first", *address, cwd=tmp_path
             )[1]
             time.sleep(0.2)

@@ -9,29 +9,29 @@ import psutil
 import pytest
 
 from orchestrator.core.signals import LAST_S, LIMIT_S
-from tests.faults.broken import Life, reached, record, resumed, start_sweep
+from tests.faults.broken import DriverProcess, has_epochs, load_sweep, resume_sweep, start_sweep
 from tests.faults.chaos_targets import processes
 
 pytestmark = pytest.mark.faults
 LONG = ("training.epochs=2000", "search.trials=2")
-PROMISED_S = 20.0
+STOP_TIMEOUT_S = 20.0
 GONE_S = 5.0
 INTERRUPTED = 130
 
 
-def stop(life: Life, target: str) -> psutil.Process:
+def stop(driver: DriverProcess, target: str) -> psutil.Process:
     """Send SIGSTOP to one of the processes of that kind."""
-    found: psutil.Process = life.until(lambda: processes(life, target), target)[0]
+    found: psutil.Process = driver.wait_for(lambda: processes(driver, target), target)[0]
     os.kill(found.pid, signal.SIGSTOP)
     return found
 
 
-def ended(life: Life, store: Path) -> None:
+def wait_until_ended(driver: DriverProcess, store: Path) -> None:
     """Assert that the run was interrupted in time and in its records, without leftovers."""
-    assert life.process.wait() == INTERRUPTED, life.said
-    _, left = psutil.wait_procs(Life.seen, timeout=GONE_S)
+    assert driver.process.wait() == INTERRUPTED, driver.output
+    _, left = psutil.wait_procs(DriverProcess.seen, timeout=GONE_S)
     assert not left, [process.cmdline() for process in left]
-    found = record(store)
+    found = load_sweep(store)
     assert found is not None and found.state == "interrupted"
     assert not [trial for trial in found.trials.values() if trial.state == "running"]
 
@@ -39,44 +39,46 @@ def ended(life: Life, store: Path) -> None:
 @pytest.mark.parametrize("target", ["raylet", "GCS"])
 def test_sigterm_while_ray_is_stopped(target: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with start_sweep(store, *LONG) as life:
-        life.until(reached(store, 2), "epoch 2")
-        stop(life, target)
-        asked = time.monotonic()
-        life.process.terminate()
-        while life.process.poll() is None and time.monotonic() < asked + 3 * PROMISED_S:
-            life.below("")
+    with start_sweep(store, *LONG) as driver:
+        driver.wait_for(has_epochs(store, 2), "epoch 2")
+        stop(driver, target)
+        stop_requested = time.monotonic()
+        driver.process.terminate()
+        while (
+            driver.process.poll() is None and time.monotonic() < stop_requested + 3 * STOP_TIMEOUT_S
+        ):
+            driver.descendants("")
             time.sleep(0.05)
-        took = time.monotonic() - asked
-        assert took < PROMISED_S, f"{took:.1f} s:\n{life.said}"
-        ended(life, store)
-    assert LIMIT_S + LAST_S < PROMISED_S
+        took = time.monotonic() - stop_requested
+        assert took < STOP_TIMEOUT_S, f"{took:.1f} s:\n{driver.output}"
+        wait_until_ended(driver, store)
+    assert LIMIT_S + LAST_S < STOP_TIMEOUT_S
 
 
-def test_the_second_signal(tmp_path: Path) -> None:
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with start_sweep(store, *LONG) as life:
-        life.until(reached(store, 2), "epoch 2")
-        stop(life, "worker")  # so that the orderly end has to wait
-        life.process.send_signal(signal.SIGINT)
+    with start_sweep(store, *LONG) as driver:
+        driver.wait_for(has_epochs(store, 2), "epoch 2")
+        stop(driver, "worker")  # so that the orderly end has to wait
+        driver.process.send_signal(signal.SIGINT)
         time.sleep(1.5)
-        life.below("")
-        assert life.process.poll() is None
-        life.process.send_signal(signal.SIGINT)
-        ended(life, store)
-        assert "ended at once" in life.said
+        driver.descendants("")
+        assert driver.process.poll() is None
+        driver.process.send_signal(signal.SIGINT)
+        wait_until_ended(driver, store)
+        assert "ended at once" in driver.output
 
 
-def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
+def test_next_command_kills_leftover_processes(tmp_path: Path) -> None:
     """A stopped worker does not notice the death of its driver."""
     store = tmp_path / "store"
-    with start_sweep(store, *LONG) as life:
-        life.until(reached(store, 2), "epoch 2")
-        worker = stop(life, "worker")
+    with start_sweep(store, *LONG) as driver:
+        driver.wait_for(has_epochs(store, 2), "epoch 2")
+        worker = stop(driver, "worker")
         time.sleep(2.5)  # longer than the interval of the process records
-        life.kill()
+        driver.kill()
     time.sleep(1.0)
     assert worker.is_running(), "there is nothing to show"
-    with resumed(store) as life:
-        life.until(lambda: "left behind" in life.said, "what was ended")
+    with resume_sweep(store) as driver:
+        driver.wait_for(lambda: "left behind" in driver.output, "what was ended")
         assert not worker.is_running()

@@ -12,11 +12,11 @@ from tests.faults.broken import (
     check_study,
     compare,
     epochs,
-    record,
-    resumed,
+    load_sweep,
+    resume_sweep,
     start_sweep,
 )
-from tests.faults.conftest import WHOLE, Tell
+from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow
 from tests.faults.mlflow_server import Server
 
 pytestmark = pytest.mark.faults
@@ -33,34 +33,34 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def passed(seconds: float) -> Callable[[], bool]:
     """Return a condition: `seconds` have passed."""
-    until = time.monotonic() + seconds
-    return lambda: time.monotonic() >= until
+    wait_for = time.monotonic() + seconds
+    return lambda: time.monotonic() >= wait_for
 
 
-def test_a_server_is_gone_for_ten_seconds(
-    server: Server, whole: Sweep, tmp_path: Path, tell: Tell
+def test_tracking_server_is_stopped_for_ten_seconds(
+    server: Server, undisturbed: Sweep, tmp_path: Path, add_row: AddRow
 ) -> None:
     store = tmp_path / "store"
-    with start_sweep(store, *WHOLE, f"tracking.uri={server.uri}") as life:
-        life.until(lambda: epochs(store) >= 2, "epoch 2")
+    with start_sweep(store, *UNDISTURBED_SETTINGS, f"tracking.uri={server.uri}") as driver:
+        driver.wait_for(lambda: epochs(store) >= 2, "epoch 2")
         server.stop()
         before, away = epochs(store), passed(AWAY_S)
-        life.until(lambda: epochs(store) > before, "epoch without a server")
-        life.until(away, "ten seconds")
+        driver.wait_for(lambda: epochs(store) > before, "epoch without a server")
+        driver.wait_for(away, "ten seconds")
         server.start()
-        assert life.ended() == 0, life.said
+        assert driver.wait_until_ended() == 0, driver.output
     # the server's start took longer than the sweep
-    if "sent with the next `sweep --resume" in life.said:
-        with resumed(store) as again:
-            assert again.ended() == 0, again.said
-    found = record(store)
-    compare(found, whole)
+    if "sent with the next `sweep --resume" in driver.output:
+        with resume_sweep(store) as again:
+            assert again.wait_until_ended() == 0, again.output
+    found = load_sweep(store)
+    compare(found, undisturbed)
     assert found is not None
     check_study(found)
     points = check_runs(found, server.uri)
-    tell(
+    add_row(
         f"the MLflow server killed, and started again {AWAY_S:g} s later",
         "once",
-        len(whole.trials),
+        len(undisturbed.trials),
         f"none of {points} points",
     )

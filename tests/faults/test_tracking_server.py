@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 METRICS = ("validation/accuracy", "validation/nll", "train/loss")
 
 
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait for another process, with a time limit."""
     turn = threading.Event()
     for _ in range(int(seconds / 0.1)):
@@ -75,7 +75,7 @@ class Server:
                 env=environment,
                 cwd=self.folder,
             )
-        until(self.answers)
+        wait_for(self.answers)
 
     def answers(self) -> bool:
         try:
@@ -101,7 +101,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         made.kill()
 
 
-def test_every_point_arrives_once_and_in_order(
+def test_every_metric_point_arrives_once_and_in_order(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -111,11 +111,11 @@ def test_every_point_arrives_once_and_in_order(
     configuration = load(None, ["project=tests", f"tracking.uri={server.uri}", "search.trials=3"])
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
     trials = [Trial(number, {"temperature": 1.0 + number}) for number in range(3)]
-    said: list[str] = []
+    messages: list[str] = []
 
     def driver() -> Tracker:
         found = Tracker(store, sweep)
-        found.listen(said.append)
+        found.listen(messages.append)
         return found
 
     def train(tracker: Tracker, number: int, epochs: range, state: str = "running") -> None:
@@ -134,11 +134,11 @@ def test_every_point_arrives_once_and_in_order(
 
     first = driver()
     train(first, 0, range(1, 6))
-    until(lambda: first.writer.unsent == 0)
+    wait_for(lambda: first.writer.unsent == 0)
     server.kill()
     train(first, 0, range(6, 11))
     train(first, 1, range(1, 21), "complete")
-    until(lambda: first.writer.writes.tries > 1)
+    wait_for(lambda: first.writer.writes.tries > 1)
     first.writer.given_up.set()  # the driver is killed too
     first.writer.writes.outbox.close()
     first.writer.files.outbox.close()
@@ -149,12 +149,13 @@ def test_every_point_arrives_once_and_in_order(
     server.kill()
     train(second, 0, range(13, 16), "complete")
     train(second, 2, range(1, 4), "stopped_early")
-    until(lambda: second.writer.writes.tries > 1)
+    wait_for(lambda: second.writer.writes.tries > 1)
     server.start()
     assert second.close("finished", timeout=300) == 0
-    assert sum("cannot be written to" in text for text in said) == 2
+    assert sum("cannot be written to" in text for text in messages) == 2
     assert (
-        "answers again" in [text for text in said if not text.startswith("waiting for MLflow")][-1]
+        "answers again"
+        in [text for text in messages if not text.startswith("waiting for MLflow")][-1]
     )
 
     client = MlflowClient(server.uri)

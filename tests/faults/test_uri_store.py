@@ -44,8 +44,8 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(sweep.folder.rglob("student.safetensors"))
     for number in sweep.trials:
         here = checkpoint_storage(store, sweep.trial_folder(number))
-        here.bring()
-        assert json.loads((here.found[0] / "progress.json").read_text())["record"]["epoch"] == 3
+        here.download()
+        assert json.loads((here.folders[0] / "progress.json").read_text())["record"]["epoch"] == 3
     drawn = list(store.artifacts.glob("**/figures/terms.png"))
     assert len(drawn) == 4
     assert (export(store, "mine").folder / "model.safetensors").exists()

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from methods import aggregation, retrieval
-from methods.aggregation import How, aggregated, class_aggregated, rightly_retrieved, target_entropy
+from methods.aggregation import (
+    Quantity,
+    aggregate_class_logits,
+    aggregate_logits,
+    positive_accuracy,
+    target_entropy,
+)
 from methods.retrieval import Neighbours, nearest
 
 SAMPLES, FEATURES, CLASSES = 60, 6, 4
@@ -49,21 +55,28 @@ def softmax(row: list[float]) -> list[float]:
 
 
 def by_hand(
-    logits: Tensor, query: int, places: list[int], similarity: list[float], tau: float, how: How
+    logits: Tensor,
+    query: int,
+    places: list[int],
+    similarity: list[float],
+    tau: float,
+    how: Quantity,
 ) -> list[float]:
     """Return the target probabilities of one query at the temperature, by definition."""
-    said = logits.double().tolist()
+    all_logits = logits.double().tolist()
     if not places:
-        return softmax([value / TEMPERATURE for value in said[query]])
+        return softmax([value / TEMPERATURE for value in all_logits[query]])
     weights = softmax([value / tau for value in similarity])
     if how == "prob":
-        voices = [softmax([value / TEMPERATURE for value in said[place]]) for place in places]
+        distributions = [
+            softmax([value / TEMPERATURE for value in all_logits[place]]) for place in places
+        ]
         return [
-            sum(a * voice[k] for a, voice in zip(weights, voices, strict=True))
+            sum(a * distribution[k] for a, distribution in zip(weights, distributions, strict=True))
             for k in range(CLASSES)
         ]
     mean = [
-        sum(a * said[place][k] for a, place in zip(weights, places, strict=True))
+        sum(a * all_logits[place][k] for a, place in zip(weights, places, strict=True))
         for k in range(CLASSES)
     ]
     return softmax([value / TEMPERATURE for value in mean])
@@ -82,7 +95,7 @@ def expect(targets: Tensor, wanted: list[list[float]]) -> None:
 @HOWS
 @pytest.mark.parametrize("width", [1, 5, 35])
 def test_targets_are_those_of_the_definition(
-    features: Tensor, logits: Tensor, labels: Tensor, how: How, width: int
+    features: Tensor, logits: Tensor, labels: Tensor, how: Quantity, width: int
 ) -> None:
     neighbours = nearest(features, labels, width, 0)
     places = [[place for place in row if place != -1] for row in neighbours.positives.tolist()]
@@ -91,40 +104,40 @@ def test_targets_are_those_of_the_definition(
         by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how)
         for i in range(SAMPLES)
     ]
-    targets = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
+    targets = aggregate_logits(logits, neighbours, TAU, how, TEMPERATURE)
     expect(targets, wanted)
     assert torch.equal(targets[[10, 20, 33]], logits[[10, 20, 33]])  # no neighbours
     rows = torch.tensor([33, 4, 4, 59])
     torch.testing.assert_close(
-        aggregated(logits, neighbours, TAU, how, TEMPERATURE, rows), targets[rows]
+        aggregate_logits(logits, neighbours, TAU, how, TEMPERATURE, rows), targets[rows]
     )
 
 
 @HOWS
 @pytest.mark.parametrize("some", [False, True])
-def test_the_whole_class_says_what_all_of_its_members_say(
-    features: Tensor, logits: Tensor, labels: Tensor, how: How, some: bool
+def test_whole_class_equals_all_members(
+    features: Tensor, logits: Tensor, labels: Tensor, how: Quantity, some: bool
 ) -> None:
     members = torch.arange(SAMPLES) % 3 != 0 if some else None
     exact = nearest(features, labels, SAMPLES, 0, members)
     for tau in (0.01, TAU, math.inf):
-        whole = class_aggregated(features, logits, labels, tau, how, TEMPERATURE, members)
+        whole = aggregate_class_logits(features, logits, labels, tau, how, TEMPERATURE, members)
         torch.testing.assert_close(
-            whole, aggregated(logits, exact, tau, how, TEMPERATURE), atol=2e-4, rtol=1e-4
+            whole, aggregate_logits(logits, exact, tau, how, TEMPERATURE), atol=2e-4, rtol=1e-4
         )
     assert torch.equal(whole[[10, 20, 33]], logits[[10, 20, 33]])
 
 
 @HOWS
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_of_any_size_say_the_same(
-    features: Tensor, logits: Tensor, labels: Tensor, how: How
+def test_block_size_does_not_change_targets(
+    features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     blocks = list(retrieval.ByClass(features, labels).blocks(torch.arange(SAMPLES)))
     assert len(blocks) == 10 + 10 + 1  # 28 and 29 of the large classes, in blocks of three
-    whole = class_aggregated(features, logits, labels, TAU, how, TEMPERATURE)
+    whole = aggregate_class_logits(features, logits, labels, TAU, how, TEMPERATURE)
     neighbours = nearest(features, labels, SAMPLES, 0)
-    listed = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
+    listed = aggregate_logits(logits, neighbours, TAU, how, TEMPERATURE)
     similarity = neighbours.positive_similarity.tolist()
     places = [[place for place in row if place != -1] for row in neighbours.positives.tolist()]
     wanted = [
@@ -136,58 +149,56 @@ def test_blocks_of_any_size_say_the_same(
 
 
 @HOWS
-def test_the_nearest_alone_counts_at_a_low_temperature_of_the_retrieval(
-    features: Tensor, logits: Tensor, labels: Tensor, how: How
+def test_low_retrieval_temperature_selects_the_nearest(
+    features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     neighbours = nearest(features, labels, 6, 0)
-    heard = neighbours.positives[:, 0] != -1
-    of_nearest = (logits[neighbours.positives[heard, 0].long()] / TEMPERATURE).softmax(1)
+    has_positives = neighbours.positives[:, 0] != -1
+    of_nearest = (logits[neighbours.positives[has_positives, 0].long()] / TEMPERATURE).softmax(1)
     for targets in (
-        aggregated(logits, neighbours, 1e-6, how, TEMPERATURE),
-        class_aggregated(features, logits, labels, 1e-6, how, TEMPERATURE),
+        aggregate_logits(logits, neighbours, 1e-6, how, TEMPERATURE),
+        aggregate_class_logits(features, logits, labels, 1e-6, how, TEMPERATURE),
     ):
-        torch.testing.assert_close((targets[heard] / TEMPERATURE).softmax(1), of_nearest)
+        torch.testing.assert_close((targets[has_positives] / TEMPERATURE).softmax(1), of_nearest)
 
 
-def test_all_count_alike_at_a_high_temperature_of_the_retrieval(
+def test_high_retrieval_temperature_averages_all(
     features: Tensor, logits: Tensor, labels: Tensor
 ) -> None:
-    targets = class_aggregated(features, logits, labels, math.inf, "logit", TEMPERATURE)
+    targets = aggregate_class_logits(features, logits, labels, math.inf, "logit", TEMPERATURE)
     for query in (0, 1, 8, 59):
-        others = (labels == labels[query]) & (torch.arange(SAMPLES) != query)
-        torch.testing.assert_close(targets[query], logits[others].mean(0))
-    nearly = class_aggregated(features, logits, labels, 1e6, "logit", TEMPERATURE)
+        class_members = (labels == labels[query]) & (torch.arange(SAMPLES) != query)
+        torch.testing.assert_close(targets[query], logits[class_members].mean(0))
+    nearly = aggregate_class_logits(features, logits, labels, 1e6, "logit", TEMPERATURE)
     torch.testing.assert_close(nearly, targets, atol=1e-4, rtol=1e-4)
 
 
 @HOWS
-def test_a_sample_that_may_retrieve_itself_says_what_the_teacher_says(
-    logits: Tensor, how: How
-) -> None:
+def test_retrieved_self_gives_the_teachers_distribution(logits: Tensor, how: Quantity) -> None:
     itself = torch.arange(SAMPLES, dtype=torch.int32)[:, None]
     none = itself[:, :0]
     neighbours = Neighbours(itself, none, torch.ones(SAMPLES, 1), none.float())
-    targets = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
+    targets = aggregate_logits(logits, neighbours, TAU, how, TEMPERATURE)
     torch.testing.assert_close(
         (targets / TEMPERATURE).softmax(1), (logits / TEMPERATURE).softmax(1)
     )
 
 
 @HOWS
-def test_without_any_positives_all_have_their_own_logits(
-    features: Tensor, logits: Tensor, labels: Tensor, how: How
+def test_samples_without_positives_keep_their_logits(
+    features: Tensor, logits: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     assert torch.equal(
-        aggregated(logits, nearest(features, labels, 0, 2), TAU, how, TEMPERATURE), logits
+        aggregate_logits(logits, nearest(features, labels, 0, 2), TAU, how, TEMPERATURE), logits
     )
 
 
 @HOWS
-def test_a_class_of_one_mind_says_what_each_says(
-    features: Tensor, labels: Tensor, how: How
+def test_identical_logits_aggregate_to_themselves(
+    features: Tensor, labels: Tensor, how: Quantity
 ) -> None:
     alike = 5 * torch.eye(CLASSES)[labels.clamp(min=0)]
-    targets = aggregated(alike, nearest(features, labels, 4, 0), TAU, how, TEMPERATURE)
+    targets = aggregate_logits(alike, nearest(features, labels, 4, 0), TAU, how, TEMPERATURE)
     torch.testing.assert_close((targets / TEMPERATURE).softmax(1), (alike / TEMPERATURE).softmax(1))
 
 
@@ -198,23 +209,28 @@ def test_the_mean_of_probabilities_has_the_gradient_of_the_mean_divergence(
     student = torch.randn(
         SAMPLES, CLASSES, generator=torch.Generator().manual_seed(5), dtype=torch.float64
     )
-    heard = (neighbours.positives[:, 0] != -1).nonzero().squeeze(1)
+    has_positives = (neighbours.positives[:, 0] != -1).nonzero().squeeze(1)
 
     def gradient(divergence: Callable[[Tensor], Tensor]) -> Tensor:
         z = student.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(divergence((z[heard] / TEMPERATURE).log_softmax(1)), z)
+        (slope,) = torch.autograd.grad(
+            divergence((z[has_positives] / TEMPERATURE).log_softmax(1)), z
+        )
         return slope
 
     def to(p: Tensor, log_q: Tensor) -> Tensor:
         return (p * (p.log() - log_q)).sum(-1)
 
-    weights = (neighbours.positive_similarity[heard].double() / TAU).softmax(1)
-    voices = (logits[neighbours.positives[heard].long()].double() / TEMPERATURE).softmax(-1)
-    together = (
-        aggregated(logits, neighbours, TAU, "prob", TEMPERATURE)[heard].double() / TEMPERATURE
+    weights = (neighbours.positive_similarity[has_positives].double() / TAU).softmax(1)
+    distributions = (
+        logits[neighbours.positives[has_positives].long()].double() / TEMPERATURE
+    ).softmax(-1)
+    target = (
+        aggregate_logits(logits, neighbours, TAU, "prob", TEMPERATURE)[has_positives].double()
+        / TEMPERATURE
     ).softmax(1)
-    one = gradient(lambda log_q: to(together, log_q).sum())
-    other = gradient(lambda log_q: (weights * to(voices, log_q[:, None])).sum())
+    one = gradient(lambda log_q: to(target, log_q).sum())
+    other = gradient(lambda log_q: (weights * to(distributions, log_q[:, None])).sum())
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
@@ -223,8 +239,8 @@ def test_targets_have_no_gradient_and_stay_finite(features: Tensor, labels: Tens
     certain[:, 0] = 0
     certain.requires_grad_()
     for targets in (
-        aggregated(certain, nearest(features, labels, 3, 0), TAU, "prob", TEMPERATURE),
-        class_aggregated(features, certain, labels, TAU, "prob", TEMPERATURE),
+        aggregate_logits(certain, nearest(features, labels, 3, 0), TAU, "prob", TEMPERATURE),
+        aggregate_class_logits(features, certain, labels, TAU, "prob", TEMPERATURE),
     ):
         assert not targets.requires_grad and targets.isfinite().all()
         torch.testing.assert_close((targets / TEMPERATURE).softmax(1)[:, 0], torch.ones(SAMPLES))
@@ -248,8 +264,8 @@ def test_the_share_of_positives_that_the_teacher_gets_right() -> None:
     )  # right, wrong, right, wrong
     none = torch.empty(4, 0)
     places = torch.tensor([[1, -1], [0, -1], [3, -1], [2, 2]], dtype=torch.int32)
-    assert rightly_retrieved(
+    assert positive_accuracy(
         logits, labels, Neighbours(places, none, places.float(), none)
     ) == pytest.approx(3 / 5)
-    nobody = torch.full((4, 2), -1)
-    assert math.isnan(rightly_retrieved(logits, labels, Neighbours(nobody, none, none, none)))
+    no_positions = torch.full((4, 2), -1)
+    assert math.isnan(positive_accuracy(logits, labels, Neighbours(no_positions, none, none, none)))

@@ -74,7 +74,7 @@ def gradients(loss: Tensor, method: Method, batch: Batch) -> tuple[Tensor, list[
 
 
 @every_size
-def test_it_begins_as_kd(classes: int) -> None:
+def test_initial_module_equals_kd(classes: int) -> None:
     method, kd, batch = method_for(classes).double(), method_for(classes, KD), batch_of(classes)
     objective = method(batch)
     torch.testing.assert_close(
@@ -85,7 +85,7 @@ def test_it_begins_as_kd(classes: int) -> None:
     torch.testing.assert_close(student, expected, rtol=1e-10, atol=1e-14)
 
 
-def test_it_begins_as_kd_in_float32_for_each_sample() -> None:
+def test_initial_module_equals_kd_in_float32_per_sample() -> None:
     method, kd, batch = method_for(10), method_for(10, KD), batch_of(10, dtype=torch.float32)
     assert isinstance(method, AKD) and isinstance(kd, KD)
     torch.testing.assert_close(method.soft(batch).value, kd.soft(batch).value, rtol=2e-6, atol=1e-7)
@@ -94,9 +94,7 @@ def test_it_begins_as_kd_in_float32_for_each_sample() -> None:
 
 @pytest.mark.parametrize("rho", [0.5, 4.0])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_modules_objective_ends_at_a_teacher_whose_labels_were_corrected(
-    rho: float, temperature: float
-) -> None:
+def test_module_converges_to_teacher_with_corrected_labels(rho: float, temperature: float) -> None:
     method, batch = method_for(10, cam_rho=rho, temperature=temperature), batch_of(10)
     assert isinstance(method, AKD)
     free = Free(6, 10)
@@ -148,7 +146,7 @@ def test_the_modules_objective_is_cross_entropy_and_rho_times_the_divergence_fro
 
 
 @every_size
-def test_a_detached_module_learns_from_its_own_objective_alone_and_the_student_nothing_of_it(
+def test_detached_module_and_student_have_separate_gradients(
     classes: int,
 ) -> None:
     method, batch = awake(method_for(classes)).double(), batch_of(classes)
@@ -166,7 +164,7 @@ def test_a_detached_module_learns_from_its_own_objective_alone_and_the_student_n
         torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-14)
 
 
-def test_a_joint_module_learns_from_the_students_loss_too() -> None:
+def test_joint_module_has_the_gradient_of_the_students_loss() -> None:
     method, apart = awake(method_for(10, cam_grad="joint")).double(), awake(method_for(10)).double()
     batch = batch_of(10)
     assert isinstance(method, AKD)
@@ -233,7 +231,7 @@ def test_unlabelled_and_blended_samples_train_the_module_too(settings: dict[str,
         )
 
 
-def test_without_labels_the_module_stays_with_the_teacher() -> None:
+def test_without_labels_module_converges_to_teacher() -> None:
     """Its cross entropy is zero then; the rest is least without a change."""
     method, batch = (
         method_for(10),
@@ -250,7 +248,7 @@ def test_without_labels_the_module_stays_with_the_teacher() -> None:
 @pytest.mark.parametrize(
     "alpha", [{}, {"alpha_schedule": "learnable", "alpha_learning_rate": 0.003}]
 )
-def test_the_module_is_a_group_on_the_schedule_beside_alpha(alpha: dict[str, Any]) -> None:
+def test_module_and_alpha_are_separate_parameter_groups(alpha: dict[str, Any]) -> None:
     method = method_for(10, cam_learning_rate=0.05, **alpha)
     assert isinstance(method, AKD) and method.context is not None
     *before, last = method.parameter_groups()
@@ -263,7 +261,7 @@ def test_the_module_is_a_group_on_the_schedule_beside_alpha(alpha: dict[str, Any
     assert sorted(grouped) == sorted(id(one) for one in method.parameters())
 
 
-def test_without_the_module_there_is_nothing_of_it() -> None:
+def test_without_module_has_no_parameters_or_terms() -> None:
     method, batch = method_for(10, cam=False), batch_of(10)
     assert not list(method.parameters()) and method.class_weights(batch) is None
     assert (
@@ -306,12 +304,12 @@ def test_the_gap_is_measured_on_the_teacher_that_is_followed() -> None:
     )
     assert isinstance(method, AKD)
     soft = method.soft(batch)
-    found = method.alpha.of(batch, Terms(batch.cross_entropy(), soft.value, soft.divergence))
+    found = method.alpha.compute(batch, Terms(batch.cross_entropy(), soft.value, soft.divergence))
     value, hard = soft.value.mean().item(), batch.cross_entropy().item()
     assert float(found) == pytest.approx(value / (value + hard), abs=1e-6)
 
 
-def test_preparing_asks_the_teacher_nothing() -> None:
+def test_prepare_does_not_run_the_teacher() -> None:
     calls = 0
 
     def knowledge() -> Knowledge:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Method, Mix, Output, Progress, SettingsError
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 from tests.refusal import ANY, refused
 
 LOW, HIGH = 0.2, 0.7
@@ -27,7 +27,7 @@ GAPS: dict[str, dict[str, Any]] = {
 }
 GAPS["kl-sample"] = {**GAPS["kl"], "alpha_per_sample": True}
 FORMS = PLANS | LEARNED | GAPS
-WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)]
+WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, AlphaWeightedMethod)]
 CLAMP = {"alpha_min": LOW, "alpha_max": HIGH}
 
 every_weighted = pytest.mark.parametrize("name", WEIGHTED)
@@ -72,8 +72,8 @@ def variants(batch: Batch) -> dict[str, Batch]:
 
 def alphas(method: Method, batch: Batch) -> Tensor:
     """Return alpha on a batch, one number or one per sample, before averaging."""
-    assert isinstance(method, Weighted)
-    found = method.alpha.of(batch, method._terms(batch))
+    assert isinstance(method, AlphaWeightedMethod)
+    found = method.alpha.compute(batch, method._terms(batch))
     return torch.as_tensor(found).detach()
 
 
@@ -130,11 +130,11 @@ def test_a_learned_alpha_comes_back_from_both_ends_of_the_clamp_whatever_it_saw(
 ) -> None:
     method = prepare("akd", **LEARNED[form], **CLAMP, alpha_tau=0.1)
     follows = variants(make_batch(method))["identical"]  # soft = 0 < CE: alpha rises
-    says = follows.teacher_logits
+    target_logits = follows.teacher_logits
     wrong = replace(
         follows,
-        labels=says.argmax(1),
-        student=Output((20 * says).requires_grad_(), follows.student.features),
+        labels=target_logits.argmax(1),
+        student=Output((20 * target_logits).requires_grad_(), follows.student.features),
     )
     trained(method, make_batch(method, scale=scale), 100)
     ends = []
@@ -219,7 +219,7 @@ def test_the_slope_along_a_raw_alpha_is_that_of_central_differences(
 
 
 @every_form_or_weighted
-def test_no_alpha_lends_the_student_a_gradient_of_its_own(
+def test_alpha_adds_no_gradient_to_the_student(
     name: str, form: str, prepare: Any, make_batch: Any
 ) -> None:
     """The student's gradient is that of the weighted sum with a constant alpha."""
@@ -244,7 +244,9 @@ def along(settings: dict[str, Any], epochs: int, prepare: Any, make_batch: Any) 
 
 
 @pytest.mark.parametrize("when", [0.25, 0.5, 1.0])
-def test_plans_are_what_they_say_in_every_epoch(when: float, prepare: Any, make_batch: Any) -> None:
+def test_schedules_equal_their_formulas_in_every_epoch(
+    when: float, prepare: Any, make_batch: Any
+) -> None:
     settings = {"alpha_start": 0.9, "alpha_end": 0.1, "alpha_when": when}
     reached = int(8 * when)
     shares = [min(epoch / reached, 1.0) for epoch in range(9)]
@@ -264,7 +266,7 @@ def test_plans_are_what_they_say_in_every_epoch(when: float, prepare: Any, make_
 
 @pytest.mark.parametrize(("start", "end"), [(0.9, 0.1), (0.0, 1.0), (0.5, 0.5)])
 @pytest.mark.parametrize("plan", ["linear", "cosine", "step"])
-def test_plans_go_one_way_and_a_step_jumps_once(
+def test_schedules_are_monotonic_and_step_jumps_once(
     plan: str, start: float, end: float, prepare: Any, make_batch: Any
 ) -> None:
     found = along(
@@ -282,7 +284,7 @@ def test_plans_go_one_way_and_a_step_jumps_once(
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("epoch", [1, 3, 7, 8])
-def test_a_plan_goes_on_after_a_resume(
+def test_schedule_continues_after_resume(
     plan: str, epoch: int, prepare: Any, make_batch: Any
 ) -> None:
     settings = PLANS[plan] | {"alpha_when": 0.6}
@@ -302,7 +304,7 @@ def test_a_plan_goes_on_after_a_resume(
         ({"alpha_schedule": "no such plan"}, ("alpha_schedule", "no such plan", ANY)),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_in_a_sentence(
+def test_contradictory_settings_are_refused(
     name: str, settings: dict[str, Any], expected: tuple[Any, ...]
 ) -> None:
     field, value, limits = expected
@@ -323,9 +325,7 @@ def test_the_additive_form_has_no_alpha_to_schedule(name: str, schedule: str) ->
 
 
 @pytest.mark.parametrize(("width", "heads"), [(32, 3), (16, 32), (1, 2)])
-def test_a_width_that_heads_cannot_share_is_refused_with_one_that_they_can(
-    width: int, heads: int
-) -> None:
+def test_indivisible_width_is_refused_with_a_divisible_one(width: int, heads: int) -> None:
     with refused(
         "cam_width", width, f"a multiple of cam_heads = {heads}", error=SettingsError
     ) as caught:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from methods import Batch, LookAhead, Method, Output, Progress
 from methods.learnable import held_out_slope
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 INPUTS, CLASSES, RATE = 5, 10, 0.3
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -44,8 +44,10 @@ class Scene:
         def at(parameters: Mapping[str, Tensor]) -> Batch:
             buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
             logits = functional_call(self.network, {**parameters, **buffers}, (inputs,))
-            says = None if teacher is None else Output(teacher, teacher)
-            return Batch(torch.arange(len(labels)), inputs, labels, Output(logits, logits), says)
+            teacher_output = None if teacher is None else Output(teacher, teacher)
+            return Batch(
+                torch.arange(len(labels)), inputs, labels, Output(logits, logits), teacher_output
+            )
 
         return at
 
@@ -58,7 +60,7 @@ class Scene:
             learning_rate=RATE,
         )
 
-    def after(self, method: Weighted, alpha: float) -> float:
+    def after(self, method: AlphaWeightedMethod, alpha: float) -> float:
         """Return the held-out loss after one step of plain SGD, with copies and an optimiser."""
         student = copy.deepcopy(self.network)
         optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
@@ -81,7 +83,7 @@ class Scene:
 
 def slope(
     scene: Scene,
-    method: Weighted,
+    method: AlphaWeightedMethod,
     alpha: float,
     mean: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> float:
@@ -132,9 +134,7 @@ def test_the_slope_is_that_of_a_virtual_step_written_out(network: str, prepare: 
 
 
 @every_network
-def test_asking_changes_neither_parameters_nor_buffers_nor_gradients(
-    network: str, prepare: Any
-) -> None:
+def test_look_ahead_changes_no_state(network: str, prepare: Any) -> None:
     scene, method = Scene(network), bilevel(prepare)
     for parameter in scene.network.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
@@ -165,13 +165,13 @@ def test_two_ranks_have_the_slope_of_the_whole_batch(prepare: Any) -> None:
         )
         half.apart, half.held_out = half.apart[apart], half.held_out[apart]
     alone = [slope(half, prepare("kd"), 0.4) for half in halves]
-    met, said = Barrier(2, timeout=30), [torch.zeros(0), torch.zeros(0)]
+    met, rank_values = Barrier(2, timeout=30), [torch.zeros(0), torch.zeros(0)]
 
     def of_rank(number: int) -> float:
         def mean(value: Tensor) -> Tensor:
-            said[number] = value
+            rank_values[number] = value
             met.wait()
-            both = (said[0] + said[1]) / 2
+            both = (rank_values[0] + rank_values[1]) / 2
             met.wait()
             return both
 
@@ -218,7 +218,7 @@ def test_the_step_after_a_look_gives_the_slope_over_its_running_size_and_other_s
         assert step(scene, method) == 0 == step(scene, method)
 
 
-def test_the_value_of_the_loss_does_not_know_of_the_slope(prepare: Any) -> None:
+def test_slope_does_not_change_the_loss_value(prepare: Any) -> None:
     scene, method = Scene("tanh"), bilevel(prepare)
     batch = scene.ahead().training(dict(scene.network.named_parameters()))
     without = method(batch).loss
@@ -240,18 +240,18 @@ def test_following_the_slope_lowers_the_held_out_loss(prepare: Any) -> None:
     assert scene.after(plain, parameter.detach().sigmoid().item()) <= min(ends) + 1e-3 < max(ends)
 
 
-def test_only_bilevel_looks_ahead_and_as_often_as_it_was_told(prepare: Any) -> None:
-    assert bilevel(prepare, alpha_every=7).looks_ahead_every == 7
+def test_only_bilevel_looks_ahead_at_the_configured_interval(prepare: Any) -> None:
+    assert bilevel(prepare, alpha_every=7).look_ahead_interval == 7
     for settings in (
         {"alpha_schedule": "gap"},
         {"alpha_schedule": "learnable"},
         {"alpha_schedule": "linear"},
     ):
-        assert prepare("akd", **settings).looks_ahead_every == 0
-    assert prepare("cross_entropy").looks_ahead_every == 0
+        assert prepare("akd", **settings).look_ahead_interval == 0
+    assert prepare("cross_entropy").look_ahead_interval == 0
 
 
-def test_a_look_does_not_outlive_the_state(prepare: Any) -> None:
+def test_slope_is_not_saved_in_the_state(prepare: Any) -> None:
     """The state between two epochs holds the running size, not the slope of an old step."""
     scene, method, other = Scene("tanh"), bilevel(prepare), bilevel(prepare)
     method.look_ahead(scene.ahead())

@@ -35,7 +35,7 @@ def logits(
 
 
 @every_size
-def test_it_begins_as_no_change_at_all(classes: int) -> None:
+def test_initial_scores_are_zero(classes: int) -> None:
     module = ContextAware(classes, 16, 4, TEMPERATURE)
     scores = module(*logits(classes, dtype=torch.float32))
     assert torch.equal(scores, torch.zeros(3, classes))
@@ -98,14 +98,14 @@ def test_classes_in_another_order_with_their_embeddings_give_their_scores_in_tha
 
 
 @every_size
-def test_samples_do_not_see_each_other(classes: int) -> None:
+def test_samples_are_independent(classes: int) -> None:
     module, (teacher, student) = awake(classes), logits(classes)
     alone = torch.cat([module(teacher[i : i + 1], student[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(module(teacher, student), alone, rtol=1e-9, atol=1e-10)
 
 
 @every_size
-def test_every_class_hears_of_every_other(classes: int) -> None:
+def test_every_class_attends_to_every_other(classes: int) -> None:
     module, (teacher, student) = awake(classes), logits(classes, size=1)
     before = module(teacher, student)
     teacher[0, 0] += 8
@@ -132,13 +132,13 @@ def test_the_full_form_is_attention_a_residual_sum_and_an_mlp_written_out() -> N
         + state["classes"]
     )
     projected = x @ state["attention.in_proj_weight"].T + state["attention.in_proj_bias"]
-    asked, keys, values = (
+    queries, keys, values = (
         part.reshape(3, 10, 2, 4).transpose(1, 2) for part in projected.chunk(3, dim=2)
     )
-    heard = (asked @ keys.transpose(2, 3) / 4**0.5).softmax(3) @ values
+    attended = (queries @ keys.transpose(2, 3) / 4**0.5).softmax(3) @ values
     x = (
         x
-        + heard.transpose(1, 2).reshape(3, 10, 8) @ state["attention.out_proj.weight"].T
+        + attended.transpose(1, 2).reshape(3, 10, 8) @ state["attention.out_proj.weight"].T
         + state["attention.out_proj.bias"]
     )
     hidden = nn.functional.gelu(x @ state["mlp.0.weight"].T + state["mlp.0.bias"])
@@ -179,7 +179,7 @@ def test_extreme_logits_give_finite_scores(scale: float) -> None:
     assert awake(10)(*logits(10, scale=scale)).isfinite().all()
 
 
-def test_evaluation_without_gradients_says_the_same(monkeypatch: Any) -> None:
+def test_scores_are_equal_without_gradients(monkeypatch: Any) -> None:
     """Attention has a different code path there."""
     for classes in (10, 300):
         module, given = awake(classes, dtype=torch.float32), logits(classes, dtype=torch.float32)
@@ -189,7 +189,7 @@ def test_evaluation_without_gradients_says_the_same(monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize(("width", "heads"), [(1, 1), (16, 1), (16, 4), (32, 4)])
-def test_it_is_small(width: int, heads: int) -> None:
+def test_number_of_parameters_is_small(width: int, heads: int) -> None:
     module = ContextAware(10, width, heads, TEMPERATURE)
     expected = (
         4 * width + 10 * width + 4 * (width * width + width) + (width * width + width) + width

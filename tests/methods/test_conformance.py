@@ -18,8 +18,8 @@ from methods import (
     Output,
     Progress,
     SettingsError,
-    allowed,
     allowed_values,
+    describe_allowed,
 )
 from tests.refusal import refused
 
@@ -79,7 +79,7 @@ def test_defaults_build(name: str) -> None:
 
 
 @every_method
-def test_says_where_it_comes_from(name: str) -> None:
+def test_provenance_is_documented(name: str) -> None:
     assert METHODS[name].provenance
     assert METHODS[name].__doc__
 
@@ -97,7 +97,7 @@ def test_value_outside_is_refused_with_what_is_allowed(name: str, item: Field) -
     for value in outside(item):
         with refused(item.name, value, allowed_values(item), error=SettingsError) as caught:
             METHODS[name].Settings.build({item.name: value})
-        assert allowed(item) in str(caught.value)
+        assert describe_allowed(item) in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "item"), list(every_setting()))
@@ -106,9 +106,7 @@ def test_setting_is_documented(name: str, item: Field) -> None:
 
 
 @every_method
-def test_loss_is_a_finite_scalar_that_the_student_can_follow(
-    name: str, prepare: Any, make_batch: Any
-) -> None:
+def test_loss_is_a_finite_scalar_with_a_gradient(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
     batch = make_batch(method)
     objective = method(batch)
@@ -193,9 +191,11 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
         return None if value is None else value[order]
 
     peers = batch.peers
-    told = None if peers is None else lambda: peers()[:, order]
+    reordered_peers = None if peers is None else lambda: peers()[:, order]
     moved = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
-    return replace(batch, peers=told, **{name: move(getattr(batch, name)) for name in moved})
+    return replace(
+        batch, peers=reordered_peers, **{name: move(getattr(batch, name)) for name in moved}
+    )
 
 
 @every_method
@@ -226,7 +226,7 @@ def test_teacher_gets_no_gradient(name: str, prepare: Any, make_batch: Any) -> N
 
 
 @every_method
-def test_missing_teacher_is_said(name: str, prepare: Any, make_batch: Any) -> None:
+def test_missing_teacher_is_refused(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
     batch = replace(make_batch(method), teacher=None)
     if method.needs.teacher:
@@ -237,18 +237,18 @@ def test_missing_teacher_is_said(name: str, prepare: Any, make_batch: Any) -> No
 
 
 @every_method_with_peers
-def test_peers_get_no_gradient_whoever_gives_them(name: str, prepare: Any, make_batch: Any) -> None:
+def test_peers_get_no_gradient(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
     batch = make_batch(method)
     peers = batch.peers().clone().requires_grad_()
-    heard = replace(batch, peers=lambda: 2 * peers)
-    method(heard).loss.backward()
+    doubled = replace(batch, peers=lambda: 2 * peers)
+    method(doubled).loss.backward()
     assert peers.grad is None
-    assert not torch.equal(method(heard).loss, method(batch).loss), "they are heard"
+    assert not torch.equal(method(doubled).loss, method(batch).loss), "the loss uses the peers"
 
 
 @every_method
-def test_missing_peers_are_said(name: str, prepare: Any, make_batch: Any) -> None:
+def test_missing_peers_are_refused(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
     batch = replace(make_batch(method), peers=None)
     if method.needs.peer:
@@ -259,7 +259,7 @@ def test_missing_peers_are_said(name: str, prepare: Any, make_batch: Any) -> Non
 
 
 @every_method
-def test_end_of_epoch_says_finite_numbers(name: str, prepare: Any) -> None:
+def test_end_of_epoch_returns_finite_numbers(name: str, prepare: Any) -> None:
     for value in (
         prepare(name).end_epoch(Progress(epoch=1, epochs=3, validation={"accuracy": 0.5})).values()
     ):

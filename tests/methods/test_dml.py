@@ -39,7 +39,7 @@ def progress(epoch: int, epochs: int = 10) -> Progress:
 
 
 def refuses() -> Tensor:
-    raise AssertionError("nobody is to be asked")
+    raise AssertionError("peers must not be read")
 
 
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
@@ -72,7 +72,7 @@ def test_the_defaults_are_the_published_ones(prepare: Any, make_batch: Any) -> N
     )
 
 
-def test_of_three_students_each_hears_the_mean_of_two(prepare: Any, make_batch: Any) -> None:
+def test_three_students_use_the_mean_over_two_peers(prepare: Any, make_batch: Any) -> None:
     method = prepare("dml", lambda_peer=0.7, peer_temperature=2.0)
     one, two, three = draw(1), draw(2), draw(3)
     batch = make_batch(method)
@@ -101,14 +101,12 @@ def test_swapping_the_students_swaps_their_losses(name: str, prepare: Any, make_
 
 
 @every_mutual
-def test_identical_students_have_nothing_to_say_to_one_another(
-    name: str, prepare: Any, make_batch: Any
-) -> None:
-    joined, alone = prepare(name), prepare(name, lambda_peer=0.0)
+def test_identical_students_have_no_peer_term(name: str, prepare: Any, make_batch: Any) -> None:
+    add_peer_term, alone = prepare(name), prepare(name, lambda_peer=0.0)
     logits = draw(1)
     # a shift of the logits has no effect
-    batch = asking(make_batch(joined), logits, logits, logits + 5.0)
-    found, expected = joined(batch), alone(batch)
+    batch = asking(make_batch(add_peer_term), logits, logits, logits + 5.0)
+    found, expected = add_peer_term(batch), alone(batch)
     assert abs(found.terms["peer"]) < 1e-12
     torch.testing.assert_close(found.loss, expected.loss)
     torch.testing.assert_close(
@@ -135,13 +133,13 @@ def test_gradient_of_the_peers_term_is_the_difference_of_the_probabilities(
     name: str, prepare: Any, make_batch: Any
 ) -> None:
     """T^2 d/dz D(p_T || q_T) = T (q_T - p_T), means over batch and peers."""
-    joined, alone = (
+    add_peer_term, alone = (
         prepare(name, lambda_peer=0.5, peer_temperature=2.0),
         prepare(name, lambda_peer=0.0),
     )
     one, two, three = draw(1), draw(2), draw(3)
-    batch = asking(make_batch(joined), one, two, three)
-    found = gradient(joined(batch), one) - gradient(alone(batch), one)
+    batch = asking(make_batch(add_peer_term), one, two, three)
+    found = gradient(add_peer_term(batch), one) - gradient(alone(batch), one)
     q, first, second = ((logits.detach() / 2).softmax(1) for logits in (one, two, three))
     torch.testing.assert_close(found, 0.5 * 2 * (q - (first + second) / 2) / 8)
 
@@ -159,7 +157,7 @@ def test_a_peer_gets_no_gradient_of_another_students_loss(
 
 
 @every_mutual
-def test_without_weight_nobody_is_asked_and_the_gradient_is_that_of_training_alone(
+def test_zero_weight_reads_no_peers_and_trains_on_labels(
     name: str, prepare: Any, make_batch: Any
 ) -> None:
     logits, found = draw(1), []
@@ -218,9 +216,7 @@ def test_the_weight_grows_linearly_over_its_share_of_the_epochs(
 
 @every_mutual
 @pytest.mark.parametrize("epoch", [1, 2, 3, 7])
-def test_a_resume_finds_its_place_in_the_warm_up(
-    name: str, epoch: int, prepare: Any, make_batch: Any
-) -> None:
+def test_resume_continues_the_warmup(name: str, epoch: int, prepare: Any, make_batch: Any) -> None:
     whole, resumed = (prepare(name, peer_warmup=0.5) for _ in range(2))
     batch = asking(make_batch(whole), draw(1), draw(2))
     for finished in range(1, epoch + 1):
@@ -232,14 +228,14 @@ def test_a_resume_finds_its_place_in_the_warm_up(
 
 
 @every_mutual
-def test_students_take_turns_where_asked_to_and_where_they_listen(name: str, prepare: Any) -> None:
+def test_updates_alternate_only_if_peers_are_used(name: str, prepare: Any) -> None:
     assert prepare(name, update="alternating").updates_alternately
     assert not prepare(name, update="simultaneous").updates_alternately
     assert not prepare(name, update="alternating", lambda_peer=0.0).updates_alternately
 
 
 @every_mutual
-def test_the_peers_are_asked_once_and_last(
+def test_peers_are_read_once_and_last(
     name: str, prepare: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Terms without peers are computed before, while the peers' logits may be in transit."""

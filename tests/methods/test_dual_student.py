@@ -189,9 +189,7 @@ def test_without_certainty_it_is_plain_kd_whatever_the_teacher(
 
 
 @pytest.mark.parametrize("w_norm", ["none", "mean1"])
-def test_a_teacher_that_knows_nothing_says_nothing(
-    w_norm: str, prepare: Any, make_batch: Any
-) -> None:
+def test_uniform_teacher_has_no_weight(w_norm: str, prepare: Any, make_batch: Any) -> None:
     selective, plain = (
         prepare("dual_student", w_norm=w_norm, **ALONE),
         prepare("dual_student", certainty="none", **ALONE),

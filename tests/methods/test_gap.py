@@ -12,7 +12,7 @@ from torch.nn import functional
 from methods import Batch, Method, Mix, Output, Progress, Task
 from methods.alpha import Terms
 from methods.histogram import BINS
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 LOW, HIGH = 0.1, 0.7
 MIDDLE = (LOW + HIGH) / 2
@@ -29,8 +29,8 @@ def gap(prepare: Any) -> Any:
 
 
 def alpha(method: Method, batch: Batch) -> Tensor:
-    assert isinstance(method, Weighted)
-    found = method.alpha.of(batch, method._terms(batch))
+    assert isinstance(method, AlphaWeightedMethod)
+    found = method.alpha.compute(batch, method._terms(batch))
     assert isinstance(found, Tensor) and not found.requires_grad
     return found
 
@@ -43,7 +43,7 @@ def terms(hard: float, soft: float, divergence: float = 0.0) -> Terms:
     )
 
 
-def says(batch: Batch, student: Tensor, teacher: Tensor) -> Batch:
+def with_logits(batch: Batch, student: Tensor, teacher: Tensor) -> Batch:
     return replace(
         batch,
         student=Output(student, batch.student.features),
@@ -57,7 +57,7 @@ def test_no_gradient_goes_through_alpha(name: str, gap: Any, make_batch: Any) ->
     method = gap(name)
     batch = make_batch(method)
     given = method._terms(batch)
-    assert given.soft.requires_grad and not method.alpha.of(batch, given).requires_grad
+    assert given.soft.requires_grad and not method.alpha.compute(batch, given).requires_grad
     assert not list(method.parameters()) and not method.parameter_groups()
 
 
@@ -66,7 +66,7 @@ def test_the_ratio_is_the_soft_share_of_both_terms(
     hard: float, soft: float, gap: Any, make_batch: Any
 ) -> None:
     method = gap("ratio")
-    assert float(method.alpha.of(make_batch(method), terms(hard, soft))) == pytest.approx(
+    assert float(method.alpha.compute(make_batch(method), terms(hard, soft))) == pytest.approx(
         soft / (hard + soft), abs=1e-6
     )
 
@@ -75,7 +75,7 @@ def test_the_ratio_rises_with_the_gap_until_the_clamp(gap: Any, make_batch: Any)
     method = gap("ratio")
     batch = make_batch(method)
     found = [
-        float(method.alpha.of(batch, terms(1.0, soft)))
+        float(method.alpha.compute(batch, terms(1.0, soft)))
         for soft in (0.0, 0.01, 0.2, 0.5, 1.0, 2.0, 9.0)
     ]
     assert found[:2] == pytest.approx([LOW, LOW], abs=1e-6) and found[-1] == pytest.approx(
@@ -91,7 +91,7 @@ def test_the_divergence_goes_63_percent_of_its_way_at_its_scale(
     method = gap("kl", alpha_scale=scale)
     batch = make_batch(method)
     values = (0.0, 0.1, 0.4, scale, 4.0)
-    found = [float(method.alpha.of(batch, terms(1.0, 1.0, value))) for value in values]
+    found = [float(method.alpha.compute(batch, terms(1.0, 1.0, value))) for value in values]
     assert found == pytest.approx(
         [LOW + (HIGH - LOW) * (1 - math.exp(-value / scale)) for value in values], abs=1e-6
     )
@@ -151,7 +151,7 @@ def test_a_student_like_its_teacher_has_the_least_ratio_and_the_middle_of_the_la
 ) -> None:
     method = gap("ratio")
     batch = make_batch(method)
-    same = says(batch, batch.teacher.logits, batch.teacher.logits)
+    same = with_logits(batch, batch.teacher.logits, batch.teacher.logits)
     assert float(alpha(method, same)) == pytest.approx(LOW, abs=1e-6)
     torch.testing.assert_close(alpha(gap("label"), same), torch.full((8,), MIDDLE))
     assert float(alpha(gap("kl"), same)) == pytest.approx(LOW, abs=1e-6)
@@ -163,25 +163,25 @@ def test_wrong_teacher_gets_below_half_and_unlabelled_sample_gets_half(
     method = gap("label")
     batch = make_batch(method)
     right, wrong = (8 * functional.one_hot((batch.labels + by) % 10, 10).float() for by in (0, 1))
-    assert (alpha(method, says(batch, torch.zeros(8, 10), wrong)) < MIDDLE - 0.01).all()
-    assert (alpha(method, says(batch, torch.zeros(8, 10), right)) > MIDDLE + 0.01).all()
-    unlabelled = replace(says(batch, torch.zeros(8, 10), right), labels=torch.full((8,), -1))
+    assert (alpha(method, with_logits(batch, torch.zeros(8, 10), wrong)) < MIDDLE - 0.01).all()
+    assert (alpha(method, with_logits(batch, torch.zeros(8, 10), right)) > MIDDLE + 0.01).all()
+    unlabelled = replace(with_logits(batch, torch.zeros(8, 10), right), labels=torch.full((8,), -1))
     torch.testing.assert_close(alpha(method, unlabelled), torch.full((8,), MIDDLE))
 
 
 @pytest.mark.parametrize("name", ["ratio", "kl"])
 @pytest.mark.parametrize("stays", [0.0, 0.5, 0.9])
-def test_what_is_said_of_the_batch_is_smoothed_over_the_steps(
+def test_batch_alpha_is_smoothed_over_the_steps(
     name: str, stays: float, gap: Any, make_batch: Any
 ) -> None:
     method, plain = gap(name, alpha_ema=stays), gap(name)
     batch = make_batch(method)
     steps = [terms(1.0, soft, soft) for soft in (0.4, 1.5, 0.7, 1.1)]
-    alone = [float(plain.alpha.of(batch, step)) for step in steps]
+    alone = [float(plain.alpha.compute(batch, step)) for step in steps]
     expected = [
         sum(w * a for w, a in zip(weights(stays, n), alone, strict=False)) for n in range(1, 5)
     ]
-    assert [float(method.alpha.of(batch, step)) for step in steps] == pytest.approx(
+    assert [float(method.alpha.compute(batch, step)) for step in steps] == pytest.approx(
         expected, abs=1e-6
     )
 
@@ -207,8 +207,12 @@ def test_the_accuracies_of_an_epoch_decide_the_next_one_all_of_it(
 ) -> None:
     method = gap("acc", alpha_slope=4.0, alpha_ema=stays, alpha_min=0.01, alpha_max=0.99)
     batch = make_batch(method)
-    sharp = says(batch, batch.student.logits, 9 * functional.one_hot(batch.labels, 10).float())
-    weak = says(batch, 9 * functional.one_hot(batch.labels, 10).float(), batch.teacher.logits)
+    sharp = with_logits(
+        batch, batch.student.logits, 9 * functional.one_hot(batch.labels, 10).float()
+    )
+    weak = with_logits(
+        batch, 9 * functional.one_hot(batch.labels, 10).float(), batch.teacher.logits
+    )
     difference = 0.0
     for epoch, seen in enumerate(([sharp, batch], [weak, weak, batch], [weak])):
         expected = 1 / (1 + math.exp(-4 * difference))
@@ -224,7 +228,9 @@ def test_the_accuracies_stay_when_an_epoch_is_ended_again_after_a_resume(
 ) -> None:
     method, resumed = gap("acc"), gap("acc")
     batch = make_batch(method)
-    sharp = says(batch, batch.student.logits, 9 * functional.one_hot(batch.labels, 10).float())
+    sharp = with_logits(
+        batch, batch.student.logits, 9 * functional.one_hot(batch.labels, 10).float()
+    )
     alpha(method, sharp)
     method.end_epoch(Progress(1, 3, {}))
     resumed.load_state_dict(method.state_dict())
@@ -238,7 +244,7 @@ def test_the_accuracies_stay_when_an_epoch_is_ended_again_after_a_resume(
 def test_samples_without_a_label_do_not_count_for_the_accuracies(gap: Any, make_batch: Any) -> None:
     method = gap("acc", alpha_slope=4.0, alpha_max=0.99)
     batch = make_batch(method)
-    sharp = says(
+    sharp = with_logits(
         batch,
         9 * functional.one_hot((batch.labels + 1) % 10, 10).float(),
         9 * functional.one_hot(batch.labels, 10).float(),
@@ -291,10 +297,10 @@ def test_two_ranks_have_the_alpha_of_the_whole_batch(name: str, gap: Any, make_b
     """Each rank contributes its part; the mean of both is the value of the whole batch."""
     whole = gap(name)
     batch = make_batch(whole, scale=1.0)
-    said: list[Tensor] = []
+    rank_values: list[Tensor] = []
 
     def noted(value: Tensor) -> Tensor:
-        said.append(value)
+        rank_values.append(value)
         return value
 
     ranks = [gap(name), gap(name)]
@@ -302,7 +308,7 @@ def test_two_ranks_have_the_alpha_of_the_whole_batch(name: str, gap: Any, make_b
         method.prepare(None, Task(10, 24, 3, noted))
         alone = float(alpha(method, half))
         assert abs(alone - float(alpha(whole, batch))) > 1e-4, "the halves differ"
-    (first, second) = said
+    (first, second) = rank_values
     for method, half in zip((gap(name), gap(name)), halves(batch), strict=True):
         method.prepare(None, Task(10, 24, 3, lambda _: (first + second) / 2))
         torch.testing.assert_close(alpha(method, half), alpha(whole, batch))
@@ -316,10 +322,10 @@ def test_two_ranks_have_the_accuracies_of_the_whole_batch(gap: Any, make_batch: 
     student = torch.where(
         torch.arange(8)[:, None] < 3, right, right.roll(1, dims=1)
     )  # 3 of 4 here, none there
-    seen = says(batch, student, right)
+    seen = with_logits(batch, student, right)
     for method, part in zip((whole, *ranks), (seen, *halves(seen)), strict=True):
         alpha(method, part)
-    mean = torch.stack([rank.alpha.right for rank in ranks]).mean(0)
+    mean = torch.stack([rank.alpha.correct for rank in ranks]).mean(0)
     for rank in ranks:
         rank.prepare(None, Task(10, 24, 3, lambda _: mean))
     for method in (whole, *ranks):

@@ -24,7 +24,7 @@ def test_shares_are_those_of_all_batches_and_the_ends_count() -> None:
     torch.testing.assert_close(shares.sum(), torch.tensor(1.0))
 
 
-def test_every_epoch_begins_anew_and_an_empty_one_says_nothing() -> None:
+def test_counts_restart_every_epoch_and_empty_one_returns_none() -> None:
     histogram = Histogram()
     assert histogram.shares(alone) is None
     histogram.count(torch.zeros(3))
@@ -35,7 +35,7 @@ def test_every_epoch_begins_anew_and_an_empty_one_says_nothing() -> None:
     assert shares is not None and shares.tolist() == [0.0] * 19 + [1.0]
 
 
-def test_it_is_of_the_samples_of_all_ranks() -> None:
+def test_shares_cover_all_ranks() -> None:
     mine, other = Histogram(), Histogram()
     mine.count(torch.full((6,), 0.12))
     other.count(torch.full((2,), 0.88))

@@ -240,7 +240,7 @@ def test_the_gradient_of_nicd_changes_neither_mean_nor_length(knowledge: Knowled
     assert slope.norm() > 0.1
 
 
-def test_a_student_that_says_nothing_yet_has_a_bounded_gradient(knowledge: Knowledge) -> None:
+def test_student_with_equal_logits_has_a_bounded_gradient(knowledge: Knowledge) -> None:
     z = torch.zeros(SIZE, CLASSES, requires_grad=True)
     (slope,) = torch.autograd.grad(nicd(z, knowledge), z)
     assert slope.isfinite().all() and slope.abs().max() < 1 / contrastive.LEAST_NORM
@@ -259,7 +259,7 @@ def test_the_hinge_is_the_mean_over_the_negatives(knowledge: Knowledge) -> None:
     assert (chosen(seen).loss - seen.cross_entropy()).item() == pytest.approx(total, abs=1e-5)
 
 
-def test_the_positive_may_be_what_is_said_of_the_sample_itself(knowledge: Knowledge) -> None:
+def test_own_positive_is_the_samples_own_logits(knowledge: Knowledge) -> None:
     """With one distribution per class both positives are equal; with many they differ."""
     seen, settings = batch(knowledge), {"alpha": 0.0, "nicd": 1.0}
     own, retrieved = (
@@ -274,7 +274,7 @@ def test_the_positive_may_be_what_is_said_of_the_sample_itself(knowledge: Knowle
     torch.testing.assert_close(own, retrieved, **EXACT)
 
 
-def test_a_bank_in_another_order_says_the_same(knowledge: Knowledge) -> None:
+def test_order_of_the_bank_does_not_matter(knowledge: Knowledge) -> None:
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(8))
     assert knowledge.features is not None
     moved = Knowledge(knowledge.logits[order], knowledge.features[order], knowledge.labels[order])
@@ -305,7 +305,7 @@ def test_a_whole_class_is_all_its_other_samples(knowledge: Knowledge) -> None:
     torch.testing.assert_close(whole, counted, **EXACT)
 
 
-def test_a_sample_without_a_label_hears_the_teacher_alone(knowledge: Knowledge) -> None:
+def test_unlabelled_sample_uses_its_own_teacher_logits(knowledge: Knowledge) -> None:
     hidden = replace(knowledge, labels=torch.full((SAMPLES,), -1))
     seen = batch(hidden)
     torch.testing.assert_close(method(hidden, picd=0.7)(seen).loss, kd_of(seen, alpha=0.9), **EXACT)
@@ -391,7 +391,7 @@ def test_who_looks_nothing_up_fills_no_bank() -> None:
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
     found = method(paradigm="online", warmup=warmup).bank_schedule(epochs)
     assert found is not None and found.source == "peers"
-    assert [epoch for epoch in range(epochs + 1) if found.due(epoch, epochs)] == list(
+    assert [epoch for epoch in range(epochs + 1) if found.is_due(epoch, epochs)] == list(
         range(first, epochs)
     )
 
@@ -422,11 +422,11 @@ def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None
 def test_only_what_counts_is_retrieved(
     knowledge: Knowledge, paradigm: str, settings: dict[str, Any], wanted: tuple[int, int]
 ) -> None:
-    asked = []
+    requested = []
 
     def find(known: Knowledge, positives: int, negatives: int) -> Neighbours:
         assert known.features is not None
-        asked.append((positives, negatives))
+        requested.append((positives, negatives))
         return nearest(known.features, known.labels, positives, negatives)
 
     watched = replace(knowledge, find=find)
@@ -434,7 +434,9 @@ def test_only_what_counts_is_retrieved(
     if chosen.bank_schedule(10) is not None:
         chosen.update_bank(watched)
     assert chosen.num_neighbors == wanted
-    assert asked == [wanted] or (asked == [] and wanted == (0, 0) and paradigm != "teacher_free")
+    assert requested == [wanted] or (
+        requested == [] and wanted == (0, 0) and paradigm != "teacher_free"
+    )
     assert chosen(heard(knowledge)[0] if paradigm == "online" else batch(knowledge)).loss.isfinite()
 
 
@@ -442,7 +444,7 @@ def test_only_what_counts_is_retrieved(
 def test_entropies_are_those_of_labelled_samples_at_the_temperature(
     knowledge: Knowledge, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank, "LOOKED_AT", limit)
+    monkeypatch.setattr(bank, "MAX_ENTROPY_SAMPLES", limit)
     temperature, tau = 2.5, 0.2
     known = replace(knowledge, labels=knowledge.labels.where(torch.arange(SAMPLES) % 4 > 0, -1))
     labelled = [i for i in range(SAMPLES) if i % 4]
@@ -454,8 +456,11 @@ def test_entropies_are_those_of_labelled_samples_at_the_temperature(
             sum(a * float(known.logits[j, k]) for a, j in zip(weights, best, strict=True))
             for k in range(CLASSES)
         ]
-        for name, said in (("target_entropy", target), ("own_entropy", known.logits[i].tolist())):
-            powers = [math.exp(each / temperature) for each in said]
+        for name, logits_of_sample in (
+            ("target_entropy", target),
+            ("own_entropy", known.logits[i].tolist()),
+        ):
+            powers = [math.exp(each / temperature) for each in logits_of_sample]
             expected[name] -= sum(
                 p / sum(powers) * math.log(p / sum(powers)) for p in powers
             ) / len(some)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import influence
-from methods.influence import Diverged, LastLayer, Problem, Solution
+from methods.influence import DivergedError, LastLayer, Problem, Solution
 from methods.sample_weighting import Part
 from methods.tempered_objective import Losses, Term
 
@@ -192,7 +192,7 @@ def test_along_is_the_product_with_every_samples_gradient(small: Small, limit_by
         ]
     )
     vector = torch.randn(problem.size).double()
-    torch.testing.assert_close(problem.along(vector), gradients @ vector)
+    torch.testing.assert_close(problem.directional_derivatives(vector), gradients @ vector)
     torch.testing.assert_close(problem.gradients(slice(10, 20)), gradients[10:20])
 
 
@@ -211,7 +211,7 @@ def solved(small: Small) -> Tensor:
     """Return phi by dense linear algebra on autograd's Hessian."""
     problem = small.problem()
     system = dense(small) + DAMPING * torch.eye(problem.size, dtype=torch.float64)
-    return -problem.along(torch.linalg.solve(system, problem.held_out_gradient()))
+    return -problem.directional_derivatives(torch.linalg.solve(system, problem.held_out_gradient()))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_estimators_solve_the_damped_system(
 def test_a_large_last_layer_is_solved_by_conjugate_gradients(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(influence, "EXACT_UP_TO", 1)
+    monkeypatch.setattr(influence, "MAX_EXACT_SIZE", 1)
     found = influence.scores(small.problem(), influence.last_layer, DAMPING)
     assert found.iterations > 1
     torch.testing.assert_close(found.phi, solved(small), rtol=1e-3, atol=1e-4)
@@ -276,7 +276,9 @@ def test_one_step_of_lissa_ranks_like_no_curvature_and_not_like_the_solution(sma
     once = influence.scores(problem, influence.lissa, DAMPING, depth=1).phi
     identity = influence.scores(problem, influence.identity, DAMPING)
     assert identity.residual is None
-    torch.testing.assert_close(identity.phi, -problem.along(problem.held_out_gradient()))
+    torch.testing.assert_close(
+        identity.phi, -problem.directional_derivatives(problem.held_out_gradient())
+    )
     assert rank_correlation(once, identity.phi) > 0.98
     assert rank_correlation(solved(small), identity.phi) < 0.95
 
@@ -290,7 +292,7 @@ def test_the_largest_eigenvalue_is_that_of_the_matrix(small: Small) -> None:
 def test_lissa_notices_a_scale_that_is_too_small(small: Small) -> None:
     problem = small.problem()
     scale = 0.4 * influence.largest_eigenvalue(problem, problem.held_out_gradient())
-    with pytest.raises(Diverged, match="scale"):
+    with pytest.raises(DivergedError, match="scale"):
         influence.scores(problem, influence.lissa, DAMPING, scale=scale)
 
 
@@ -298,7 +300,7 @@ def test_lissa_notices_a_scale_that_is_too_small(small: Small) -> None:
 def test_curvature_that_is_not_positive_is_refused(
     small: Small, estimator: influence.Estimator
 ) -> None:
-    with pytest.raises(Diverged, match="damping"):
+    with pytest.raises(DivergedError, match="damping"):
         influence.scores(small.problem(), estimator, -100.0)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from methods import influence
 from methods.influence_network import WholeNetwork
-from methods.kfac import factor_bytes, factors_of, kfac
+from methods.kfac import compute_factors, factor_bytes, kfac
 from methods.kronecker import Kronecker
 from methods.sample_weighting import Part, SurveyedNetwork
 from methods.tempered_objective import Losses, Term
@@ -79,8 +79,8 @@ def problem_of(network: nn.Module, hessian: bool = False, size: int = 5) -> Whol
 def everything(problem: WholeNetwork) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the parameters as one vector, and the logits (n, K) as a function of it."""
     inputs = torch.cat(list(problem.network.training()))
-    return problem.flat(problem.parameters), lambda vector: problem.network.logits(
-        problem.shaped(vector), inputs
+    return problem.to_vector(problem.parameters), lambda vector: problem.network.logits(
+        problem.to_tensors(vector), inputs
     )
 
 
@@ -140,7 +140,7 @@ def test_along_is_the_product_with_every_samples_gradient(problem: WholeNetwork)
         torch.func.grad(lambda of, row=row: one_loss(problem, logits(of)[row], row))(at) @ vector
         for row in range(SAMPLES)
     ]
-    torch.testing.assert_close(problem.along(vector), torch.stack(expected))
+    torch.testing.assert_close(problem.directional_derivatives(vector), torch.stack(expected))
 
 
 def test_the_held_out_gradient_is_of_the_labelled(problem: WholeNetwork) -> None:
@@ -148,11 +148,13 @@ def test_the_held_out_gradient_is_of_the_labelled(problem: WholeNetwork) -> None
 
     def loss(vector: Tensor) -> Tensor:
         return functional.cross_entropy(
-            problem.network.logits(problem.shaped(vector), inputs), problem.labels, ignore_index=-1
+            problem.network.logits(problem.to_tensors(vector), inputs),
+            problem.labels,
+            ignore_index=-1,
         )
 
     torch.testing.assert_close(
-        problem.held_out_gradient(), torch.func.grad(loss)(problem.flat(problem.parameters))
+        problem.held_out_gradient(), torch.func.grad(loss)(problem.to_vector(problem.parameters))
     )
 
 
@@ -176,10 +178,10 @@ def test_a_network_of_one_layer_is_its_last_layer() -> None:
 
 
 def test_the_direction_of_kfac_is_the_inverse_of_its_factors(problem: WholeNetwork) -> None:
-    gradient, factors = problem.held_out_gradient(), factors_of(problem, 0)
+    gradient, factors = problem.held_out_gradient(), compute_factors(problem, 0)
     wanted, found = (
-        problem.shaped(gradient),
-        problem.shaped(kfac(problem, gradient, DAMPING).direction),
+        problem.to_tensors(gradient),
+        problem.to_tensors(kfac(problem, gradient, DAMPING).direction),
     )
     assert list(factors) == ["0.weight", "3.weight", "6.weight"]
     for name, layer in factors.items():
@@ -208,7 +210,7 @@ def test_the_factors_of_convolutions_are_those_of_patches_and_slopes() -> None:
         nn.Conv2d(2, 4, 5, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(4, CLASSES)
     )
     found = problem_of(network)
-    layer = factors_of(found, 3)["0.weight"]
+    layer = compute_factors(found, 3)["0.weight"]
     inputs = torch.cat(list(found.network.training()))
     patches = functional.pad(
         inputs.flatten(2), (0, 1), value=1.0
@@ -223,7 +225,7 @@ def test_the_factors_of_convolutions_are_those_of_patches_and_slopes() -> None:
         for row, slope in zip(
             range(rows.start, rows.stop), drawn * found.weights[rows, None].sqrt(), strict=True
         ):
-            of_bias = found.shaped(
+            of_bias = found.to_tensors(
                 torch.func.grad(lambda of, row=row, slope=slope: logits(of)[row] @ slope)(at)
             )["0.bias"]
             expected += torch.einsum("gi,gj->gij", of_bias.view(2, 2), of_bias.view(2, 2))
@@ -240,7 +242,7 @@ def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() 
         nn.Linear(4, CLASSES),
     )
     found = problem_of(network, size=SAMPLES)
-    layer = factors_of(found, 3)["0.weight"]
+    layer = compute_factors(found, 3)["0.weight"]
     inputs = torch.cat(list(found.network.training())).flatten(2)  # (n, 2, 25)
     kernel, last = found.parameters["0.weight"].flatten(1), found.parameters["4.weight"]
     active = (kernel @ inputs + found.parameters["0.bias"][:, None] > 0).double()
@@ -255,31 +257,31 @@ def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() 
 
 
 def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel's gradient is the sum of slope (x) patch over places, for any block size."""
+    """A kernel's gradient is the sum of slope (x) patch over positions, for any block size."""
     from methods import kfac as module
 
     found, whole = problem_of(convolutional()), {}
     for limit in (1, 1 << 27):
         monkeypatch.setattr(module, "UNFOLDED_BYTES", limit)
-        whole[limit] = factors_of(found, 0)
+        whole[limit] = compute_factors(found, 0)
     for name in whole[1]:
         torch.testing.assert_close(whole[1][name].inputs, whole[1 << 27][name].inputs)
     parameters = {
         name: tensor.clone().requires_grad_() for name, tensor in found.parameters.items()
     }
     names = {id(tensor): name for name, tensor in parameters.items()}
-    with module._Watch(names) as watch:
+    with module._CallRecorder(names) as recorder:
         logits = found.network.logits(parameters, torch.cat(list(found.network.training())))
     loss = (logits * torch.randn(SAMPLES, CLASSES).double()).sum()
-    calls = [call for call, _ in watch.calls]
-    slopes = torch.autograd.grad(loss, [output for _, output in watch.calls], retain_graph=True)
+    calls = [call for call, _ in recorder.calls]
+    slopes = torch.autograd.grad(loss, [output for _, output in recorder.calls], retain_graph=True)
     expected = torch.autograd.grad(loss, [call.weight for call in calls])
     assert len(calls) == 3
     for call, slope, kernel in zip(calls, slopes, expected, strict=True):
-        patches = call.patches(call.given)
-        places = call.places(slope).reshape(SAMPLES, call.groups, -1, patches.shape[3])
+        patches = call.patches(call.layer_input)
+        positions = call.positions(slope).reshape(SAMPLES, call.groups, -1, patches.shape[3])
         torch.testing.assert_close(
-            torch.einsum("ngop,ngip->goi", places, patches).reshape(kernel.shape), kernel
+            torch.einsum("ngop,ngip->goi", positions, patches).reshape(kernel.shape), kernel
         )
 
 
@@ -308,7 +310,7 @@ def test_kfac_nears_the_exact_direction_where_curvature_and_inputs_are_independe
     assert (gradient / DAMPING - solved).norm() > solved.norm()
 
 
-def test_kfac_says_where_it_has_nothing_to_work_on() -> None:
+def test_kfac_refuses_network_without_supported_layers() -> None:
     class Scales(nn.Module):
         def __init__(self) -> None:
             super().__init__()

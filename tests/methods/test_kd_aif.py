@@ -48,9 +48,9 @@ def survey(
 ) -> StudentSurvey:
     """Return a survey of the student with the batch as the whole training part."""
     generator = torch.Generator().manual_seed(9)
-    said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
+    student_logits = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
     held_out = Part(
-        said,
+        student_logits,
         torch.randn(HELD_OUT, FEATURES, generator=generator, dtype=torch.float64),
         torch.arange(HELD_OUT) % CLASSES,
     )
@@ -121,9 +121,7 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     ],
     ids=["supervised", "soft", "hard"],
 )
-def test_what_it_says_it_minimises_is_what_it_does(
-    settings: dict[str, Any], unlabelled: bool
-) -> None:
+def test_weighted_objective_equals_the_loss(settings: dict[str, Any], unlabelled: bool) -> None:
     """The closed-form gradient of the weighted mean against autograd through a step's loss."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
@@ -221,7 +219,7 @@ def test_samples_are_weighed_while_an_epoch_is_left(
     settings: dict[str, Any], epochs: int, due: list[int]
 ) -> None:
     weighting_plan = method(**settings).weighting_plan(epochs)
-    assert [epoch for epoch in range(epochs + 1) if weighting_plan.due(epoch)] == due
+    assert [epoch for epoch in range(epochs + 1) if weighting_plan.is_due(epoch)] == due
     assert weighting_plan.restarts_after == (due[0] if settings.get("update") == "static" else None)
     assert weighting_plan.lag == (
         0 if settings.get("update") == "static" else settings.get("lag", 1)
@@ -244,7 +242,9 @@ def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epo
 @pytest.mark.parametrize(("epochs", "lag"), [(2, 0), (3, 1), (4, 2), (9, 2)])
 def test_a_lag_leaves_an_epoch_for_the_weights(epochs: int, lag: int) -> None:
     weighting_plan = method(warmup=0.1, lag=2).weighting_plan(epochs)
-    assert weighting_plan.lag == lag and weighting_plan.due(1) and not weighting_plan.due(epochs)
+    assert (
+        weighting_plan.lag == lag and weighting_plan.is_due(1) and not weighting_plan.is_due(epochs)
+    )
 
 
 def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
@@ -325,15 +325,17 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    said = (padded @ layer).detach()
+    student_logits = (padded @ layer).detach()
     network = SurveyedNetwork(
         {}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())
     )
     parts = (
-        Part(said[:120], features[:120], noisy[:120]),
-        Part(said[120:], features[120:], labels[120:]),
+        Part(student_logits[:120], features[:120], noisy[:120]),
+        Part(student_logits[120:], features[120:], labels[120:]),
     )
-    seen = StudentSurvey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
+    seen = StudentSurvey(
+        *parts, student_logits[:120], torch.ones(120), torch.ones(120), network, 2**20, 0
+    )
     weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
     assert weights[:40].mean() < 0.8 * weights[40:].mean()
     released = appraisal(alpha=0.0, momentum=0.0, sign="released").weigh(seen).weights
@@ -394,14 +396,14 @@ def test_weights_of_hard_pseudo_labels_have_mean_one_over_those_that_are_used() 
     assert weighed.tracked["weighed"] == used.sum() and weighed.scores[~used].isnan().all()
 
 
-def test_a_teacher_that_is_never_sure_is_told() -> None:
+def test_teacher_below_threshold_gives_a_note() -> None:
     weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(
         survey(batch(unlabelled=True))
     )
     assert (weighed.weights == 1).all() and "sure of no sample" in weighed.notes[0]
 
 
-def test_an_influence_that_was_not_solved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconverged_influence_gives_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3)
     )
@@ -445,12 +447,12 @@ def test_the_student_of_a_teacher_that_is_weighed_has_equal_weights() -> None:
 
 def test_few_clean_samples_are_few() -> None:
     seen = survey(batch())
-    few = appraisal(clean_samples=8)._clean(seen)
+    few = appraisal(clean_samples=8)._clean_part(seen)
     assert (few.labels != -1).sum() == 8 and (
         (few.labels == -1) | (few.labels == seen.held_out.labels)
     ).all()
-    assert appraisal(clean_samples=0)._clean(seen) is seen.held_out
-    assert appraisal(clean_samples=HELD_OUT)._clean(seen) is seen.held_out
+    assert appraisal(clean_samples=0)._clean_part(seen) is seen.held_out
+    assert appraisal(clean_samples=HELD_OUT)._clean_part(seen) is seen.held_out
 
 
 def test_progress_is_the_fall_of_the_loss_on_labels() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from methods import Method
 from methods.alpha import Terms
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 
 TERMS = [(1.0, 1.0), (0.5, 2.0), (3.0, 0.7), (0.02, 0.05)]
 steady = pytest.mark.parametrize(("hard", "soft"), TERMS)
@@ -36,7 +36,7 @@ def settled(
     method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5
 ) -> float:
     """Return alpha after its own optimiser has seen constant terms."""
-    assert isinstance(method, Weighted)
+    assert isinstance(method, AlphaWeightedMethod)
     batch = make_batch(method)
     terms = Terms(
         torch.tensor(hard).double(),
@@ -95,7 +95,7 @@ def test_raw_goes_to_the_end_of_the_smaller_term(
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "entropy", "bayes"])
-def test_what_trains_alpha_is_its_own_loss_whose_slope_is_that_of_differences(
+def test_gradient_of_alpha_equals_differences_of_its_objective(
     name: str, learnable: Any, make_batch: Any
 ) -> None:
     """The published sums, written out, at terms of 2 and 0.6 nats."""
@@ -155,13 +155,13 @@ def test_every_parameter_gets_a_gradient_from_every_batch(
 def test_the_entropy_measures_its_losses_by_the_mean_of_all_ranks(
     learnable: Any, make_batch: Any
 ) -> None:
-    method, asked = learnable("entropy"), list[float]()
+    method, averaged = learnable("entropy"), list[float]()
 
     def mean(value: torch.Tensor) -> torch.Tensor:
-        asked.append(float(value))
+        averaged.append(float(value))
         return torch.full_like(value, 5.0)
 
     method.alpha.task = method.alpha.task.__class__(10, 24, 3, mean)
     terms = Terms(torch.tensor(2.0), torch.tensor([1.0]), torch.tensor([1.0]))
     method.alpha(make_batch(method), terms)
-    assert asked == [1.5] and float(method.alpha.scale) == 5.0
+    assert averaged == [1.5] and float(method.alpha.scale) == 5.0

@@ -43,13 +43,13 @@ class Ranks:
     """Mean over simulated ranks, repeated until each has used the values of the others."""
 
     def __init__(self) -> None:
-        self.said: list[list[Tensor]] = [[] for _ in range(WORLD)]
+        self.sent: list[list[Tensor]] = [[] for _ in range(WORLD)]
         self.heard: list[Tensor] = []
         self.rank = 0
 
     def mean(self, value: Tensor) -> Tensor:
-        place = len(self.said[self.rank])
-        self.said[self.rank].append(value.detach())
+        place = len(self.sent[self.rank])
+        self.sent[self.rank].append(value.detach())
         return self.heard[place] if place < len(self.heard) else value
 
     def play(self, work: Callable[[int], Tensor]) -> list[Tensor]:
@@ -57,9 +57,9 @@ class Ranks:
         while True:
             done = []
             for self.rank in range(WORLD):
-                self.said[self.rank] = []
+                self.sent[self.rank] = []
                 done.append(work(self.rank))
-            means = [torch.stack(values).mean(0) for values in zip(*self.said, strict=True)]
+            means = [torch.stack(values).mean(0) for values in zip(*self.sent, strict=True)]
             if len(means) == len(self.heard) and all(map(torch.equal, means, self.heard)):
                 return done
             self.heard = means
@@ -86,10 +86,10 @@ def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
         )
 
     peers = batch.peers
-    told = None if peers is None else lambda: peers()[:, rows]
+    part_of_peers = None if peers is None else lambda: peers()[:, rows]
     names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
     return replace(
-        batch, peers=told, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
+        batch, peers=part_of_peers, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
     )
 
 
@@ -133,7 +133,7 @@ def test_ranks_follow_together_the_gradient_of_one(
 
 
 @pytest.mark.parametrize("settings", [{}, HARD], ids=["labels", "pseudo"])
-def test_ranks_teach_together_what_one_does(
+def test_ranks_update_the_teacher_as_one_does(
     settings: dict[str, Any], prepare: Any, make_batch: Any
 ) -> None:
     method = prepare("kd_aif", **settings)
@@ -161,7 +161,7 @@ def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
     )
 
 
-def test_who_knows_that_all_are_labelled_asks_nobody(make_batch: Any, prepare: Any) -> None:
+def test_all_labelled_batches_need_no_communication(make_batch: Any, prepare: Any) -> None:
     def refuse(value: Tensor) -> Tensor:
         raise AssertionError("a step of labelled samples waits for nobody")
 

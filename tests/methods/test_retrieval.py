@@ -113,11 +113,11 @@ def test_members_alone_are_retrieved_and_queries_alone_are_answered(bank: Bank) 
     queries = [70, 3, 41, 13, 3, *range(20, 30)]
     found = nearest(*bank, 5, 8, members, torch.tensor(queries))
     expect(bank, found, queries, members)
-    nobody = nearest(*bank, 2, 2, torch.zeros(SAMPLES, dtype=torch.bool))
+    no_members = nearest(*bank, 2, 2, torch.zeros(SAMPLES, dtype=torch.bool))
     assert (
-        nobody.positives.eq(-1).all()
-        and nobody.negatives.eq(-1).all()
-        and not nobody.negative_similarity.any()
+        no_members.positives.eq(-1).all()
+        and no_members.negatives.eq(-1).all()
+        and not no_members.negative_similarity.any()
     )
 
 
@@ -130,7 +130,7 @@ def test_no_query_finds_itself_though_it_is_nearest_to_itself() -> None:
         assert found.negatives[query].tolist() == list(range(1 - query % 2, 12, 2))
 
 
-def test_without_a_label_or_a_companion_there_is_nobody(bank: Bank) -> None:
+def test_unlabelled_or_single_sample_has_no_positives(bank: Bank) -> None:
     found = nearest(*bank, 3, 3)
     unlabelled = bank.labels == -1
     assert found.positives[unlabelled].eq(-1).all() and found.negatives[unlabelled].eq(-1).all()
@@ -210,12 +210,12 @@ def test_permuting_the_bank_changes_nothing(bank: Bank) -> None:
     torch.testing.assert_close(other.negative_similarity, one.negative_similarity[order])
 
 
-def test_says_that_it_is_alive_once_a_block(
+def test_heartbeat_is_called_once_per_block(
     bank: Bank, small_blocks: Callable[[int], None]
 ) -> None:
     small_blocks(10)
     calls: list[None] = []
-    nearest(*bank, 2, 2, alive=lambda: calls.append(None))
+    nearest(*bank, 2, 2, heartbeat=lambda: calls.append(None))
     assert len(calls) == sum(
         -(-count // 3) for count in bank.labels[bank.labels != -1].bincount().tolist()
     )

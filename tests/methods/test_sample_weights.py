@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from methods.sample_weights import MAPS, auc, clipped, sample_weights
+from methods.sample_weights import MAPS, auc, clip_scores, sample_weights
 
 EVERY = pytest.mark.parametrize("by", list(MAPS))
 
@@ -75,13 +75,13 @@ def test_no_sample_and_one_sample_have_weight_one(by: str) -> None:
     assert torch.equal(sample_weights(torch.tensor([2.0]), by), torch.ones(1))
 
 
-def test_where_nobody_helps_the_hard_map_gives_weight_one() -> None:
+def test_hard_map_gives_weight_one_if_all_samples_harm() -> None:
     assert torch.equal(sample_weights(scores().abs() + 1, "hard"), torch.ones(80))
     assert torch.equal(sample_weights(-scores().abs() - 1, "hard"), torch.ones(80))
 
 
 @EVERY
-def test_who_has_no_score_or_is_not_weighed_has_weight_one(by: str) -> None:
+def test_unscored_and_excluded_samples_have_weight_one(by: str) -> None:
     phi, weighed = scores(), torch.ones(80, dtype=torch.bool)
     phi[:3], weighed[3:10] = torch.tensor([math.nan, math.inf, -math.inf]), False
     weights = sample_weights(phi, by, weighed=weighed)
@@ -109,8 +109,8 @@ def test_an_outlier_does_not_decide_the_range() -> None:
 
 def test_the_outer_hundredths_are_clipped() -> None:
     phi = torch.arange(200.0)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    assert torch.equal(clipped(phi), phi.clamp(2, 197))
-    assert torch.equal(clipped(phi[:50]), phi[:50])
+    assert torch.equal(clip_scores(phi), phi.clamp(2, 197))
+    assert torch.equal(clip_scores(phi[:50]), phi[:50])
 
 
 def test_auc_is_that_of_scikit_learn_ties_included() -> None:
@@ -122,7 +122,7 @@ def test_auc_is_that_of_scikit_learn_ties_included() -> None:
     assert auc(-rough, positive) == pytest.approx(1 - expected)
 
 
-def test_auc_leaves_out_who_has_no_score() -> None:
+def test_auc_excludes_samples_without_a_score() -> None:
     values, positive = (
         torch.tensor([0.0, 1.0, math.nan, 2.0]),
         torch.tensor([False, True, False, True]),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from methods import METHODS, Settings, SettingsError, allowed, setting
+from methods import METHODS, Settings, SettingsError, describe_allowed, setting
 from methods.kd import KD
 from orchestrator.config.conditional_space import list_branches
 from orchestrator.models.build import MODELS
@@ -62,12 +62,12 @@ def test_a_text_without_choices_is_any_text(text: str) -> None:
     ],
 )
 def test_what_is_refused_is_named_with_what_is_allowed(name: str, value: Any, bounds: Any) -> None:
-    with refused(name, value, bounds, error=SettingsError) as told:
+    with refused(name, value, bounds, error=SettingsError) as caught:
         Own.build({name: value})
     assert (
-        name in str(told.value)
-        and allowed(Own.__dataclass_fields__[name]) in str(told.value)
-        and len(str(told.value)) < 700
+        name in str(caught.value)
+        and describe_allowed(Own.__dataclass_fields__[name]) in str(caught.value)
+        and len(str(caught.value)) < 700
     )
 
 
@@ -85,7 +85,7 @@ def test_every_number_has_bounds(name: str) -> None:
                 item.metadata["low"] if item.metadata["above"] is None else item.metadata["above"]
             )
             assert math.isfinite(lower) and math.isfinite(item.metadata["high"]), item.name
-            assert "inf" not in allowed(item)
+            assert "inf" not in describe_allowed(item)
             for beyond in (10**400, -(10**400), 1e308, -1e308):
                 with refused(
                     item.name, beyond, (lower, item.metadata["high"]), error=SettingsError

@@ -57,11 +57,11 @@ def test_the_virtual_teacher_at_temperature_one_is_label_smoothing(seen: Batch) 
     torch.testing.assert_close(found, expected, **EXACT)
 
 
-def test_the_virtual_teacher_says_nothing_of_a_sample_without_a_label(seen: Batch) -> None:
+def test_unlabelled_sample_has_no_virtual_teacher_term(seen: Batch) -> None:
     chosen, half = virtual(0.4, 0.95, 4.0), torch.arange(SIZE) < SIZE // 2
-    nobody = chosen(replace(seen, labels=torch.full((SIZE,), -1)))
+    unlabelled = chosen(replace(seen, labels=torch.full((SIZE,), -1)))
     assert [
-        float(value) for value in (nobody.loss.detach(), *nobody.terms.values())
+        float(value) for value in (unlabelled.loss.detach(), *unlabelled.terms.values())
     ] == pytest.approx([0, 0, 0], abs=1e-6)
     alone = Batch(
         seen.index[half],

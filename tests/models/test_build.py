@@ -153,7 +153,7 @@ def test_small_images_get_a_gentler_stem() -> None:
             assert seen[0][2:] == (expected, expected), name
 
 
-def test_mlp_has_the_layers_that_were_asked_for() -> None:
+def test_mlp_has_the_configured_layers() -> None:
     network = small("mlp", shape=(1, 8, 8), width=5, depth=3, dropout=0.5)
     assert [
         layer.out_features for layer in network.body.modules() if isinstance(layer, nn.Linear)
@@ -162,7 +162,7 @@ def test_mlp_has_the_layers_that_were_asked_for() -> None:
     assert parameters(network) == 64 * 5 + 5 + 2 * (25 + 5) + 5 * 10 + 10
 
 
-def test_cnn_has_the_width_that_was_asked_for() -> None:
+def test_cnn_has_the_configured_width() -> None:
     network = small("cnn", width=4)
     assert network.head.in_features == 16
     assert parameters(network) == 9 * (3 * 4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 10 + 10
@@ -226,7 +226,7 @@ def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -
         small(name, **{key: value})
 
 
-def test_torchvision_is_imported_by_those_who_need_it_alone() -> None:
+def test_torchvision_is_imported_only_if_needed() -> None:
     code = (
         "import sys; from orchestrator.models.build import build; build('resnet20', 10, (3, "
         "32, 32), {}); "

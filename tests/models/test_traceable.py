@@ -70,7 +70,7 @@ def step(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_exported_says_the_same_for_another_batch_size(name: str) -> None:
+def test_exported_network_supports_other_batch_sizes(name: str) -> None:
     network = made(name).eval()
     dynamic = {"inputs": {0: torch.export.Dim("batch")}}
     exported = torch.export.export(network, (images(name, 3),), dynamic_shapes=dynamic).module()

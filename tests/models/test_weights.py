@@ -81,47 +81,47 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
     assert (tmp_path / "shared.safetensors").is_file()
 
 
-def test_unwritable_file_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+def test_unwritable_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed")
     file = tmp_path / "taken" / "weights.safetensors"
     with refused(str(file), allowed="a file that can be written", error=PreflightError):
         save_weights(network(), file)
 
 
-def test_missing_file_is_said(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "resnet8 with 10 classes" in refusal(
         network(), tmp_path / "none.safetensors", "a file that exists"
     )
 
 
 @pytest.mark.parametrize("kept", [0, 4, 1000, -1])
-def test_truncated_file_is_said(file: Path, kept: int) -> None:
+def test_truncated_file_is_refused(file: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
-    said = refusal(network(seed=1), file, "a whole .safetensors file")
-    assert str(file) in said and "resnet8 with 10 classes" in said
+    message = refusal(network(seed=1), file, "a complete .safetensors file")
+    assert str(file) in message and "resnet8 with 10 classes" in message
 
 
-def rows(said: str) -> list[list[str]]:
+def rows(message: str) -> list[list[str]]:
     """Return the rows of the table below the sentence: tensor, given, needed."""
-    return [re.split(" {2,}", line.strip()) for line in said.splitlines()[2:]]
+    return [re.split(" {2,}", line.strip()) for line in message.splitlines()[2:]]
 
 
-def test_other_number_of_classes_is_said(file: Path) -> None:
-    said = refusal(network(classes=100), file, "weights of resnet8 with 100 classes")
-    assert "2 tensors" in said.splitlines()[0]
-    assert rows(said) == [
+def test_other_number_of_classes_is_refused(file: Path) -> None:
+    message = refusal(network(classes=100), file, "weights of resnet8 with 100 classes")
+    assert "2 tensors" in message.splitlines()[0]
+    assert rows(message) == [
         ["head.weight", "float32 10x64", "float32 100x64"],
         ["head.bias", "float32 10", "float32 100"],
     ]
 
 
-def test_of_another_network_every_tensor_is_said_up_to_a_number(file: Path) -> None:
-    said = refusal(network("resnet20"), file, "weights of resnet20 with 10 classes")
+def test_tensors_of_another_network_are_listed_up_to_a_limit(file: Path) -> None:
+    message = refusal(network("resnet20"), file, "weights of resnet20 with 10 classes")
     missing = [
         name for name in network("resnet20").state_dict() if name not in network().state_dict()
     ]
-    assert f"{len(missing)} tensors" in said
-    assert [row[0] for row in rows(said)[:-1]] == missing[:MOST_ROWS] and said.endswith(
+    assert f"{len(missing)} tensors" in message
+    assert [row[0] for row in rows(message)[:-1]] == missing[:MOST_ROWS] and message.endswith(
         f"and {len(missing) - MOST_ROWS} more"
     )
 
@@ -193,17 +193,17 @@ def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_o
     torch.save(
         {"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped
     )
-    said = refusal(network("resnet18"), file, "a .safetensors file")
-    assert said.startswith(f"{file} is a PyTorch checkpoint") and "`python -c" in said
-    assert "weights_only=True" in said and not (tmp_path / "ran").exists()
+    message = refusal(network("resnet18"), file, "a .safetensors file")
+    assert message.startswith(f"{file} is a PyTorch checkpoint") and "`python -c" in message
+    assert "weights_only=True" in message and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("place", [None, "state_dict", "model"])
 def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
     state = network().state_dict()
     torch.save({place: state, "epoch": 3} if place else state, tmp_path / "my teacher.pth")
-    said = refusal(network(seed=1), tmp_path / "my teacher.pth")
-    command = shlex.split(said.partition("`")[2].partition("`")[0])
+    message = refusal(network(seed=1), tmp_path / "my teacher.pth")
+    command = shlex.split(message.partition("`")[2].partition("`")[0])
     subprocess.run([sys.executable, *command[1:]], check=True)
     load_weights(other := network(seed=1), str(tmp_path / "my teacher.safetensors"))
     assert fingerprint(other) == fingerprint(network())
@@ -222,12 +222,12 @@ def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
 def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, kind: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    said = refusal(
+    message = refusal(
         network(),
         tmp_path / name,
         "a file that exists" if content is None else "a .safetensors file",
     )
-    assert said.startswith(f"{tmp_path / name} ") and kind in said
+    assert message.startswith(f"{tmp_path / name} ") and kind in message
 
 
 def test_safetensors_under_another_name_are_to_be_renamed(file: Path) -> None:
@@ -337,14 +337,14 @@ def test_unknown_published_weights_are_refused_with_the_known(weights: str) -> N
     )
 
 
-def test_network_without_published_weights_is_said() -> None:
+def test_network_without_published_weights_is_refused() -> None:
     assert "resnet8" in refusal(network(), "IMAGENET1K_V1", "a .safetensors file")
 
 
 @pytest.mark.parametrize(
     "error", [URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash value")]
 )
-def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_failed_download_is_refused(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     from torchvision.models import ResNet18_Weights
 
     def fail(*_: object, **__: object) -> None:

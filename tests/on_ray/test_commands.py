@@ -30,7 +30,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
+def test_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     settings = [
         "method.name=kd",
@@ -60,13 +60,15 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
                 listening = sockets(psutil.Process(process.pid))
                 process.send_signal(signal.SIGTERM)
                 break
-        rest = process.stdout.read()
-    assert process.returncode == 130, rest
+        remaining = process.stdout.read()
+    assert process.returncode == 130, remaining
     assert len(listening) > 3 and all(listening.values()), (
-        "nothing of a cluster of our own is reached from another machine"
+        "a local cluster must listen on the loopback address only"
     )
-    assert not open_to_others(tmp_path / "store"), "what Ray and the workers wrote, too"
-    assert f"resume: python run.py sweep --resume mine --store {store}" in rest
+    assert not open_to_others(tmp_path / "store"), (
+        "files of Ray and its workers must be private too"
+    )
+    assert f"resume: python run.py sweep --resume mine --store {store}" in remaining
     code, output = call("status", "mine", "--store", store, "--json")
     before = json.loads(output)
     assert code == OK and before["state"] == "interrupted"
@@ -78,19 +80,21 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
     histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
     assert all(len(history) == 60 and None not in history for history in histories), (
-        "no epoch is missing"
+        "no epoch may be missing"
     )
-    for old in before["trials"]:  # finished and started trials stay the same
-        new = after["trials"][old["number"]]
-        assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)
+    for previous in before["trials"]:  # finished and started trials stay the same
+        resumed = after["trials"][previous["number"]]
+        assert resumed["params"] == previous["params"] and (
+            previous["state"] != "complete" or resumed == previous
+        )
     code, output = call("sweep", "--resume", "mine", "--store", store, "--trials", "3")
     assert code == BAD_CONFIGURATION and "less than the 4 trials" in output
 
 
 def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a busy machine
+    monkeypatch.setattr(doctor, "TWO_WORKERS_TIMEOUT_S", 250.0)  # on a busy machine
     code, output = call("doctor", "--store", str(tmp_path / "store"))
     assert code == OK, output
     assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)
-    assert "two workers  ok    two workers added up a tensor" in output
-    assert list(tmp_path.iterdir()) == [], "nothing stays"
+    assert "two workers  ok    two workers summed a tensor" in output
+    assert list(tmp_path.iterdir()) == [], "doctor must leave no files"

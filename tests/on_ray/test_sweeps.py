@@ -13,9 +13,8 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep.driver import run_sweep
-from orchestrator.sweep.preflight.preflight import prepare_run
 from search_spaces import SPACES, Space
-from tests.sweep_runs import RunSweep, SharedGroups, Watch
+from tests.sweep_runs import RunSweep, SharedGroups, Watch, prepare_here
 
 pytestmark = pytest.mark.ray
 STATES = {
@@ -201,7 +200,7 @@ def test_consecutive_failures_end_the_sweep_and_a_resume_counts_from_zero(
         trial.ended for trial in sweep.trials.values() if trial.number > 2
     )
     store = Store.open(sweep.folder.parent.parent)
-    prepared = prepare_run(store, sweep.configuration, "sweep", local=False)
+    prepared = prepare_here(store, sweep.configuration, "sweep", local=False)
     run_sweep(
         sweep,
         store,

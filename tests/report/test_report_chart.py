@@ -68,12 +68,12 @@ def test_what_is_drawn_is_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected"),
     [(1210.0, "1,210"), (0.05281, "0.05281"), (12345678.0, "12,345,678"), (1e-7, "1e-07")],
 )
-def test_numbers_are_short(value: float, said: str) -> None:
-    assert number(value) == said
+def test_numbers_are_short(value: float, expected: str) -> None:
+    assert number(value) == expected
 
 
-def test_of_long_names_both_ends_stay() -> None:
+def test_long_names_keep_both_ends() -> None:
     assert short("training.learning_rate") == "training.le…g_rate" and len(short("x" * 50)) == 18

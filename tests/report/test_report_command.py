@@ -33,20 +33,22 @@ def test_the_page_of_a_real_training_is_in_the_store_and_in_mlflow(tmp_path: Pat
     root = tmp_path / "store"
     pairs = [part for pair in SETTINGS for part in ("--set", pair)]
     assert call("train", "--local", "--store", str(root), "--name", "mine", *pairs)[0] == 0
-    code, said = call("report", "mine", "--store", str(root))
+    code, output = call("report", "mine", "--store", str(root))
     file = root / "reports" / "mine.html"
-    assert code == 0 and f"report: {file}" in said and "artifact report/mine.html" in said, said
+    assert code == 0 and f"report: {file}" in output and "artifact report/mine.html" in output, (
+        output
+    )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()
     accuracy = read_json(Store(root).sweep("mine") / "trials" / "00000" / "trial.json")["metrics"][
         "test/best/accuracy"
     ]
     assert (
-        f"the training wrote down {accuracy:.4f}" in text
+        f"the training recorded {accuracy:.4f}" in text
         and 'aria-labelledby="chart-confusion-a"' in text
     )
     assert ENVIRONMENT.read(Store(root).sweep("mine") / ENVIRONMENT_FILE) == describe()
-    assert describe()["version.torch"] in text and "It kept no note" not in text
+    assert describe()["version.torch"] in text and "The run did not record" not in text
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     run_id = read_json(Store(root).sweep("mine") / "mlflow.json")["parent"]
     assert [artifact.path for artifact in client.list_artifacts(run_id, "report")] == [
@@ -55,22 +57,24 @@ def test_the_page_of_a_real_training_is_in_the_store_and_in_mlflow(tmp_path: Pat
     assert next(root.glob("artifacts/*/artifacts/report/mine.html")).read_text() == text
 
 
-def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
+def test_report_overwrites_the_page_at_the_given_path(tmp_path: Path) -> None:
     made(tmp_path / "store", 3)
     target = tmp_path / "out.html"
     for _ in range(2):  # an earlier report is replaced
-        code, said = call("report", "mine", "--store", str(tmp_path / "store"), "--to", str(target))
+        code, output = call(
+            "report", "mine", "--store", str(tmp_path / "store"), "--to", str(target)
+        )
         assert (
             code == 0
-            and f"report: {target}" in said
-            and "not logged: it has no run in MLflow" in said
+            and f"report: {target}" in output
+            and "not logged: it has no run in MLflow" in output
         )
     assert GENERATOR in target.read_text() and not (tmp_path / "store" / "reports").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "store"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["mima"], "there is no sweep 'mima' in {root}/store: did you mean 'mine'?"),
         (["../mine"], "the name '../mine' is not allowed"),
@@ -81,17 +85,17 @@ def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
         (["mine", "--to", "{root}"], "--to {root} is a folder: give the name of a file"),
         (
             ["mine", "--to", "{root}/notes.txt"],
-            "--to {root}/notes.txt exists and is no earlier report",
+            "--to {root}/notes.txt exists and is not an earlier report",
         ),
         (["mine", "--store", "{root}/none"], "--store {root}/none does not exist"),
     ],
 )
-def test_bad_arguments_are_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_bad_arguments_are_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     made(tmp_path / "store", 3)
     (tmp_path / "notes.txt").write_text("mine")
     given = [argument.format(root=tmp_path) for argument in arguments]
     code, output = call("report", "--store", str(tmp_path / "store"), *given)
-    assert code == 2 and output.startswith("error: ") and said.format(root=tmp_path) in output, (
+    assert code == 2 and output.startswith("error: ") and message.format(root=tmp_path) in output, (
         output
     )
     assert (tmp_path / "notes.txt").read_text() == "mine" and not (
@@ -104,7 +108,7 @@ def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:
     for name in ("sweep.json", "sweep.copy.json"):
         (sweep.folder / name).write_text("{")
     code, output = call("report", "mine", "--store", str(tmp_path / "store"))
-    assert code == 2 and "): put one of them back from a backup" in output
+    assert code == 2 and "): restore one of them from a backup" in output
 
 
 def test_a_damaged_study_leaves_the_rest(tmp_path: Path) -> None:

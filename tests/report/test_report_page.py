@@ -16,7 +16,7 @@ from orchestrator.config.trial import apply
 from orchestrator.data.dataset import Dataset
 from orchestrator.models.build import build
 from orchestrator.reporting.html._chart import Chart
-from orchestrator.reporting.html._predictions import Predictions, answers
+from orchestrator.reporting.html._predictions import Predictions, predict_held_out
 from orchestrator.reporting.html._sweep_view import Facts
 from orchestrator.reporting.html.page import POLICY
 from orchestrator.reporting.html.report import pairs, report, resolved
@@ -80,7 +80,7 @@ def test_nothing_is_loaded_and_nothing_runs(read: Page) -> None:
     assert not [name for _, given in read.tags for name in given if name.startswith("on")]
 
 
-def test_ids_are_unique_and_every_chart_and_picture_says_what_it_is(read: Page) -> None:
+def test_ids_are_unique_and_every_chart_and_picture_has_a_title(read: Page) -> None:
     names = read.all("id")
     assert len(names) == len(set(names))
     assert set(read.all("aria-labelledby")) <= set(names)
@@ -106,7 +106,7 @@ def test_numbers_of_charts_are_numbers(read: Page) -> None:
     assert not re.search(r"nan|inf\b", " ".join(read.all("d")))
 
 
-def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, read: Page) -> None:
+def test_summary_has_best_trial_lead_and_next_steps(whole: Sweep, read: Page) -> None:
     best = whole.best()
     assert best is not None and best.value is not None
     text = read.text
@@ -127,7 +127,7 @@ def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, re
     assert f"on 216 validation samples is {error:.4f}" in text
     epochs = sum(trial.epochs for trial in whole.trials.values())
     assert (
-        f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 whole trials"
+        f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 complete trials"
         in text
     )
     assert "python run.py export mine --store" in text and "Unfinished" not in text
@@ -137,10 +137,10 @@ def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, re
     )
 
 
-def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep) -> None:
+def test_charts_of_the_student_match_its_weights(whole: Sweep) -> None:
     store, best = Store(whole.folder.parents[1]), whole.best()
     assert best is not None
-    found = answers(store, whole, best, "a", Facts.of(whole).data)
+    found = predict_held_out(store, whole, best, "a", Facts.of(whole).data)
     assert isinstance(found, Predictions)
     dataset = Dataset.open(next((store.root / "data").glob("*/data.json")).parent)
     network = build("mlp", 10, (1, 8, 8), whole.configuration.student.settings).eval()
@@ -167,7 +167,7 @@ def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep
 
 
 @pytest.mark.parametrize("gone", ["weights", "data", "damaged"])
-def test_what_is_gone_is_said(tmp_path: Path, gone: str) -> None:
+def test_missing_weights_or_data_are_reported(tmp_path: Path, gone: str) -> None:
     sweep = made(tmp_path / "store", 3)
     give_data(tmp_path / "store", sweep)
     best = sweep.best()
@@ -180,12 +180,12 @@ def test_what_is_gone_is_said(tmp_path: Path, gone: str) -> None:
         )
     if gone == "data":
         next((tmp_path / "store" / "data").glob("*/data.json")).unlink()
-    said = {
+    messages = {
         "weights": "its weights are not in the store",
-        "data": "the prepared data are not in the store",
+        "data": "the prepared data were removed from the store",
         "damaged": "could not be",
     }
-    assert said[gone] in page_of(sweep).text
+    assert messages[gone] in page_of(sweep).text
 
 
 def test_hostile_names_and_messages_are_text(tmp_path: Path) -> None:
@@ -231,24 +231,24 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("state", "trials", "said"),
+    ("state", "trials", "message"),
     [
         (
             "interrupted",
             12,
-            "this sweep is interrupted. All numbers are of what it has so far. The rest is "
-            "trained by: python run.py",
+            "this sweep is interrupted. All numbers are preliminary. To train the rest, "
+            "run: python run.py",
         ),
         ("running", 12, "this sweep is interrupted"),  # no driver runs it
         ("failed", 12, "this sweep is failed"),
-        ("running", 0, "None has begun"),
+        ("running", 0, "No trial has started"),
     ],
 )
 def test_an_unfinished_sweep_is_marked_at_the_top(
-    tmp_path: Path, state: str, trials: int, said: str
+    tmp_path: Path, state: str, trials: int, message: str
 ) -> None:
     found = page_of(made(tmp_path / "store", trials, state, "sweep", "mine", "search.trials=50"))
-    assert said in found.text and any(given.get("class") == "banner" for _, given in found.tags)
+    assert message in found.text and any(given.get("class") == "banner" for _, given in found.tags)
     assert "sweep --resume mine" in found.text
     assert found.text.index("Unfinished") < found.text.index("Searched")
 
@@ -260,17 +260,17 @@ def test_a_sweep_that_runs_is_marked(tmp_path: Path) -> None:
     assert "this sweep still runs" in found.text and "--resume" not in found.text
 
 
-def test_one_training_leaves_out_what_has_no_sense(tmp_path: Path) -> None:
+def test_single_training_omits_sections_of_a_search(tmp_path: Path) -> None:
     found = page_of(made(tmp_path / "store", 1, kind="train"))
     charts = set(found.all("aria-labelledby"))
     assert charts == {"chart-learning"}
-    for said in (
+    for message in (
         "One trial alone",
-        "One training searched nothing",
-        "nothing to weigh",
+        "A single training searches no settings",
+        "that differ in cost",
         "python run.py train --config mine.yaml",
     ):
-        assert said in found.text
+        assert message in found.text
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_large_sweep_makes_a_page_of_a_few_megabytes(
     store = Store(tmp_path / "store")
     text = report(store, Sweep.open(store, "mine")).html
     found = Page(text)
-    assert len(text) < 1_000_000 and "lines are left out, evenly over the trials" in found.text
+    assert len(text) < 1_000_000 and "trials are omitted, evenly spaced" in found.text
     assert "Of 200 trials, those that trained at least so many epochs" in found.text
 
 
@@ -304,7 +304,7 @@ def test_the_configuration_and_the_best_trial_come_again(
         assert load(file, given).training == apply(whole.configuration, trial.settings).training
 
 
-def test_a_list_of_settings_with_seeds_is_not_told_as_a_search(tmp_path: Path) -> None:
+def test_fixed_configurations_with_seeds_are_not_described_as_a_search(tmp_path: Path) -> None:
     listed = [
         "search.configurations=[{training.learning_rate: 0.1}]",
         "search.seeds=[1, 2]",
@@ -336,8 +336,8 @@ def _options(line: str) -> Iterator[str]:
     )
 
 
-def test_what_it_ran_on_is_told_where_it_was_written_down(tmp_path: Path) -> None:
+def test_recorded_environment_is_shown(tmp_path: Path) -> None:
     sweep = made(tmp_path / "store", 3)
-    assert "It kept no note of what it ran on" in page_of(sweep).text
+    assert "The run did not record its environment" in page_of(sweep).text
     (sweep.folder / "environment.json").write_text('{"version.torch": "9.9.9"}')
-    assert "9.9.9" in page_of(sweep).text and "It kept no note" not in page_of(sweep).text
+    assert "9.9.9" in page_of(sweep).text and "The run did not record" not in page_of(sweep).text

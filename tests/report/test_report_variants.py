@@ -95,24 +95,24 @@ def waiting(sweep: Sweep) -> None:
 
 VARIANTS: dict[str, tuple[Callable[[Sweep], None], str]] = {
     "peers": (peers, "the student mlp and mlp"),
-    "population": (population, "took over trial"),
+    "population": (population, "copied the weights of trial"),
     "several": (several, "Pareto front"),
     "diverged": (diverged, "validation/accuracy after each epoch"),
     "without_history": (without_history, "validation/accuracy after each epoch"),
     "all_failed": (all_failed, "no trial has ended with a value"),
     "all_stopped": (all_stopped, "No trial has trained all its 9 epochs"),
-    "waiting": (waiting, "3 have not ended"),
+    "waiting": (waiting, "3 trials have not ended"),
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_kind_of_sweep_is_too_much(tmp_path: Path, name: str) -> None:
-    alter, said = VARIANTS[name]
+    alter, message = VARIANTS[name]
     sweep = made(tmp_path / "store", 12)
     alter(sweep)
     study(sweep, again=True)
     found = page_of(sweep)
-    assert said in found.text
+    assert message in found.text
     assert [str(given["id"]) for tag, given in found.tags if tag == "section"] == SECTIONS
 
 
@@ -125,7 +125,7 @@ def test_several_objectives_have_their_front(tmp_path: Path) -> None:
     )
     assert (
         "chart-objectives" in found.all("aria-labelledby")
-        and f"On the Pareto front are trials {numbers};" in found.text
+        and f"On the Pareto front: trials {numbers};" in found.text
     )
 
 
@@ -166,7 +166,7 @@ def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rate", "near"), [(0.0051, True), (0.05, False)])
-def test_a_best_trial_at_the_end_of_the_space_is_told(
+def test_best_trial_at_the_end_of_a_range_is_reported(
     tmp_path: Path, rate: float, near: bool
 ) -> None:
     sweep = made(tmp_path / "store", 24)
@@ -177,8 +177,8 @@ def test_a_best_trial_at_the_end_of_the_space_is_told(
         params={"method.name": "cross_entropy", "training.learning_rate": rate},
     )
     study(sweep, again=True)
-    said = (
-        f"Search a wider space: the best trial is at the end of what was searched, "
+    message = (
+        f"Search a wider space: the best trial is at an end of a searched range, "
         f"training.learning_rate = {rate} of 0.005 to 0.5"
     )
-    assert (said in page_of(sweep).text) == near
+    assert (message in page_of(sweep).text) == near

@@ -14,7 +14,7 @@ from tests.report.report_made import made
 PLAIN, TAUGHT = "cross_entropy", "kd"
 
 
-def told(root: Path, trials: Sequence[tuple[str, int | None, float]], *pairs: str) -> str:
+def gain_sentence(root: Path, trials: Sequence[tuple[str, int | None, float]], *pairs: str) -> str:
     """Return the sentence on a sweep of complete trials: method, seed and test accuracy of each."""
     sweep = made(
         root / "store", len(trials), "finished", "sweep", "mine", "search.scheduler=none", *pairs
@@ -36,12 +36,12 @@ def told(root: Path, trials: Sequence[tuple[str, int | None, float]], *pairs: st
 
 
 def test_two_single_trainings_are_compared_and_called_that(tmp_path: Path) -> None:
-    line = told(
+    line = gain_sentence(
         tmp_path,
         [(PLAIN, None, 0.94), (TAUGHT, None, 0.96), (TAUGHT, None, 0.95), (PLAIN, None, 0.93)],
     )
     assert line.startswith(
-        "kd over cross_entropy on the test part, last weights: +0.0200 (trial 1 with 0.9600, "
+        "kd over cross_entropy, test accuracy with the last weights: +0.0200 (trial 1 with 0.9600, "
         "trial 0 with 0.9400)"
     )
     assert "Each is one training" in line
@@ -55,26 +55,25 @@ def test_two_single_trainings_are_compared_and_called_that(tmp_path: Path) -> No
         [("tf_kd", None, 0.9), (PLAIN, None, 0.8)],
     ],
 )
-def test_without_both_sides_nothing_is_said(
+def test_no_sentence_without_both_trainings(
     tmp_path: Path, trials: Sequence[tuple[str, int | None, float]]
 ) -> None:
-    assert told(tmp_path, trials) == ""
+    assert gain_sentence(tmp_path, trials) == ""
 
 
 @pytest.mark.parametrize(
-    ("third", "said"),
+    ("third", "ending"),
     [
         # differences 0.01, 0.02, 0.02: mean 1/60, standard error 1/300, t(2, 97.5 %) = 4.302653
         (
             0.98,
-            "mean of 3 seeds: +0.0167, 95 % interval [+0.0023, +0.0310]: a difference beyond "
-            "noise.",
+            "mean of 3 seeds: +0.0167, 95 % interval [+0.0023, +0.0310]: significant.",
         ),
         # differences 0.01, 0.02, -0.02: mean 1/300, standard error 0.0120185
-        (0.94, "mean of 3 seeds: +0.0033, 95 % interval [-0.0484, +0.0550]: not told apart."),
+        (0.94, "mean of 3 seeds: +0.0033, 95 % interval [-0.0484, +0.0550]: not significant."),
     ],
 )
-def test_over_seeds_the_interval_decides(tmp_path: Path, third: float, said: str) -> None:
+def test_over_seeds_the_interval_decides(tmp_path: Path, third: float, ending: str) -> None:
     plain = {1: 0.95, 2: 0.95, 3: 0.96}
     taught = {1: 0.96, 2: 0.97, 3: third}
     trials = [(PLAIN, seed, value) for seed, value in plain.items()] + [
@@ -85,4 +84,4 @@ def test_over_seeds_the_interval_decides(tmp_path: Path, third: float, said: str
         "search.seeds=[1, 2, 3]",
         "search.trials=6",
     ]
-    assert told(tmp_path, trials, *listed).endswith(said)
+    assert gain_sentence(tmp_path, trials, *listed).endswith(ending)

@@ -21,15 +21,15 @@ every_point = pytest.mark.parametrize(
 
 
 class Replay:
-    """A trial that returns fixed values, refuses others, and records the questions."""
+    """A trial that returns fixed values, refuses others, and records the names."""
 
     def __init__(self, held: dict[str, Any]) -> None:
         self.held = held
-        self.asked: list[str] = []
+        self.drawn: list[str] = []
 
     def _take(self, name: str) -> Any:
-        assert name not in self.asked, f"{name} is asked twice"
-        self.asked.append(name)
+        assert name not in self.drawn, f"{name} is drawn twice"
+        self.drawn.append(name)
         return self.held[name]
 
     def suggest_float(
@@ -92,7 +92,7 @@ def test_every_method_has_a_space_and_the_other_way_round() -> None:
 
 
 @every_space
-def test_search_begins_somewhere(name: str) -> None:
+def test_space_has_points(name: str) -> None:
     assert SPACES[name].points
 
 
@@ -107,7 +107,7 @@ def test_point_is_accepted_by_the_method(name: str, point: dict[str, Any]) -> No
 def test_point_can_be_drawn(name: str, point: dict[str, Any]) -> None:
     trial = Replay(point)
     SPACES[name].suggest(trial)
-    assert set(trial.asked) == set(point)
+    assert set(trial.drawn) == set(point)
 
 
 @every_space
@@ -131,12 +131,12 @@ def test_whatever_is_drawn_is_accepted(name: str) -> None:
 def test_learning_rate_is_searched_alike(name: str) -> None:
     trial = Draw(0)
     SPACES[name].suggest(trial)
-    assert "training.learning_rate" in trial.asked
-    assert all(key.startswith("training.") for key in trial.asked if "." in key)
+    assert "training.learning_rate" in trial.drawn
+    assert all(key.startswith("training.") for key in trial.drawn if "." in key)
 
 
 @every_space
-def test_space_gives_nothing_back(name: str) -> None:
+def test_suggest_returns_none(name: str) -> None:
     assert SPACES[name].suggest(Draw(0)) is None
 
 
@@ -145,21 +145,21 @@ def test_held_additive_form_is_searched_by_beta(name: str) -> None:
     for seed in range(50):
         trial = Draw(seed, {"form": "additive"})
         SPACES[name].suggest(trial)
-        assert "beta" in trial.asked
-        assert "alpha" not in trial.asked
+        assert "beta" in trial.drawn
+        assert "alpha" not in trial.drawn
         given = of_method(trial.held)
         built = METHODS[name].Settings.build(given)
         assert {key: getattr(built, key) for key in given} == given
 
 
-def test_wttm_asks_what_ttm_asks() -> None:
+def test_wttm_searches_the_parameters_of_ttm() -> None:
     first, second = Draw(0), Draw(0)
     SPACES["ttm"].suggest(first)
     SPACES["wttm"].suggest(second)
     assert first.held == second.held
 
 
-def test_dual_students_are_asked_about_certainty_only_where_it_counts() -> None:
+def test_certainty_settings_are_drawn_only_if_used() -> None:
     for seed in range(50):
         trial = Draw(seed)
         SPACES["dual_student"].suggest(trial)
@@ -178,13 +178,13 @@ def test_dual_students_begin_with_the_ablation_of_both_parts_at_weights_that_sum
         assert point["lambda_ce"] + point["lambda_kd"] + point["lambda_peer"] == pytest.approx(1)
 
 
-def test_all_that_hear_peers_are_asked_the_same_about_them() -> None:
-    asked = []
+def test_methods_with_peers_search_the_same_peer_settings() -> None:
+    drawn = []
     for name in ("dml", "dual_student"):
         trial = Draw(0)
         SPACES[name].suggest(trial)
-        asked.append(
-            set(trial.asked)
+        drawn.append(
+            set(trial.drawn)
             & {"peer_temperature", "peer_warmup", "update", "lambda_peer", "training.learning_rate"}
         )
-    assert len(asked[0]) == 5 and asked[0] == asked[1]
+    assert len(drawn[0]) == 5 and drawn[0] == drawn[1]

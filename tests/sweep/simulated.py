@@ -91,19 +91,31 @@ class SimulatedTune:
     """Tune's controller; a failed trial stays among the live ones, as in Tune."""
 
     def __init__(
-        self, asking: SynchronousSearch, scheduler: Any, score: Score, at_once: int, seed: int = 0
+        self,
+        searcher: SynchronousSearch,
+        scheduler: Any,
+        score: Score,
+        concurrency: int,
+        seed: int = 0,
     ) -> None:
-        self.asking, self.scheduler, self.score, self.at_once = asking, scheduler, score, at_once
+        self.searcher, self.scheduler, self.score, self.concurrency = (
+            searcher,
+            scheduler,
+            score,
+            concurrency,
+        )
         self.order = random.Random(seed)
         self.trials: list[SimulatedTrial] = []
         self.most_running = 0
-        for number in range(asking.total):
-            config = asking.suggest(str(number))
+        for number in range(searcher.total):
+            config = searcher.suggest(str(number))
             self.trials.append(
-                SimulatedTrial(str(number), config, asking.trials[str(number)].epochs)
+                SimulatedTrial(str(number), config, searcher.trials[str(number)].epochs)
             )
             scheduler.on_trial_add(self, self.trials[-1])
-            assert self.trials[-1].status == TuneTrial.PAUSED, "nobody starts before all are there"
+            assert self.trials[-1].status == TuneTrial.PAUSED, (
+                "no trial starts before all have been added"
+            )
 
     def get_trials(self) -> list[SimulatedTrial]:
         return self.trials
@@ -121,7 +133,7 @@ class SimulatedTune:
     def stop_trial(self, trial: SimulatedTrial) -> None:
         """Stop a waiting trial for the scheduler."""
         self.scheduler.on_trial_remove(self, trial)
-        self.asking.on_trial_complete(trial.trial_id)
+        self.searcher.on_trial_complete(trial.trial_id)
         trial.set_status(TuneTrial.TERMINATED)
 
     def run(self, stop_after: int = 10**9) -> "SimulatedTune":
@@ -130,28 +142,28 @@ class SimulatedTune:
             while (chosen := self.scheduler.choose_trial_to_run(self)) is not None:
                 chosen.set_status(TuneTrial.RUNNING)
                 chosen.restore()
-                # a resumed training repeats its last report; after a pause the stand-in drops it
+                # a resumed training repeats its last report; after a pause the proxy drops it
                 chosen.epoch -= chosen.epoch > 0 and chosen.checkpoint is None
             running = [trial for trial in self.trials if trial.status == TuneTrial.RUNNING]
-            assert len(running) <= self.at_once
-            said = {
+            assert len(running) <= self.concurrency
+            running_numbers = {
                 number
-                for number, trial in self.asking.events.sweep.trials.items()
+                for number, trial in self.searcher.events.sweep.trials.items()
                 if trial.state == "running"
             }
-            assert said == {trial.config["number"] for trial in running}, (
-                "the records say whose turn it is"
+            assert running_numbers == {trial.config["number"] for trial in running}, (
+                "the records name the running trials"
             )
             self.most_running = max(self.most_running, len(running))
             if not running:
-                assert all(trial.is_finished() for trial in self.trials), "somebody waits for ever"
+                assert all(trial.is_finished() for trial in self.trials), "a trial waits for ever"
                 return self
             self._step(self.order.choice(running))
         return self
 
     def _step(self, trial: SimulatedTrial) -> None:
         until, number = trial.config["until"], trial.config["number"]
-        known = self.asking.trials[trial.trial_id].epochs
+        known = self.searcher.trials[trial.trial_id].epochs
         assert until is None or trial.epoch < until or trial.epoch < known, "its worker has stopped"
         trial.epoch += 1
         value = self.score(number, trial.epoch)
@@ -159,26 +171,26 @@ class SimulatedTune:
             self._end(trial, {"failed": "it diverged", "done": True}, TuneTrial.TERMINATED)
             return
         result = {"epoch": trial.epoch, OBJECTIVE: value, "metrics": json.dumps({OBJECTIVE: value})}
-        if trial.epoch == self.asking.configuration.training.epochs:
+        if trial.epoch == self.searcher.configuration.training.epochs:
             self._end(trial, result | {"done": True}, TuneTrial.TERMINATED)
             return
         decision = self.scheduler.on_trial_result(self, trial, result)
         if decision == TrialScheduler.STOP:
             self._end(trial, result, TuneTrial.TERMINATED)
             return
-        self.asking.on_trial_result(trial.trial_id, result)
+        self.searcher.on_trial_result(trial.trial_id, result)
         if decision == TrialScheduler.PAUSE:
             trial.keep(result)
             trial.set_status(TuneTrial.PAUSED)
 
     def _end(self, trial: SimulatedTrial, result: dict[str, Any], status: str) -> None:
         self.scheduler.on_trial_complete(self, trial, result)
-        self.asking.on_trial_complete(trial.trial_id, result)
+        self.searcher.on_trial_complete(trial.trial_id, result)
         trial.set_status(status)
 
     def die(self, trial: SimulatedTrial) -> None:
-        """Simulate the death of the trial's stand-in."""
+        """Simulate the death of the trial's proxy."""
         trial.set_status(TuneTrial.RUNNING)
         self.scheduler.on_trial_error(self, trial)
-        self.asking.on_trial_complete(trial.trial_id, error=True)
+        self.searcher.on_trial_complete(trial.trial_id, error=True)
         trial.set_status(TuneTrial.ERROR)

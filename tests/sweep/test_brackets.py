@@ -20,13 +20,13 @@ def by_number(number: int, epoch: int) -> float:
 
 
 def play(
-    folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2
+    folder: Path, *pairs: str, score: Any = by_number, order: int = 0, concurrency: int = 2
 ) -> Sweep:
-    sweep, asking = begin(folder, *HYPERBAND, *pairs)
+    sweep, searcher = begin(folder, *HYPERBAND, *pairs)
     tune = SimulatedTune(
-        asking, HyperbandBrackets(asking, lambda: at_once), score, at_once, order
+        searcher, HyperbandBrackets(searcher, lambda: concurrency), score, concurrency, order
     ).run()
-    assert tune.most_running == at_once
+    assert tune.most_running == concurrency
     return sweep
 
 
@@ -56,7 +56,7 @@ def test_a_last_milestone_before_the_last_epoch_is_no_end(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [0, 4, 7, 15, 16])
 @pytest.mark.parametrize("epoch", [1, 2, 3, 5])
-def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: Path) -> None:
+def test_failed_trial_does_not_block_the_others(number: int, epoch: int, tmp_path: Path) -> None:
     def failing(each: int, at: int) -> float | None:
         return None if each == number and at == epoch else by_number(each, at)
 
@@ -69,12 +69,12 @@ def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: 
         assert all(trial.ended for trial in sweep.trials.values())
 
 
-@pytest.mark.parametrize("told", [3, 20, 40, 60])
+@pytest.mark.parametrize("num_reports", [3, 20, 40, 60])
 def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
-    told: int, tmp_path: Path
+    num_reports: int, tmp_path: Path
 ) -> None:
-    sweep, asking = begin(tmp_path, *HYPERBAND)
-    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run(told)
+    sweep, searcher = begin(tmp_path, *HYPERBAND)
+    SimulatedTune(searcher, HyperbandBrackets(searcher, lambda: 3), by_number, 3).run(num_reports)
     found, again = resumed(sweep)
     SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     assert all(trial.ended for trial in found.trials.values())
@@ -84,11 +84,11 @@ def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
 def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(
     tmp_path: Path,
 ) -> None:
-    sweep, asking = begin(tmp_path, *HYPERBAND)
+    sweep, searcher = begin(tmp_path, *HYPERBAND)
     for number in range(12):
-        asking.suggest(str(number))
+        searcher.suggest(str(number))
         for epoch in range(1, 6):
-            asking.on_trial_result(str(number), told_of(number, epoch))
+            searcher.on_trial_result(str(number), result_of(number, epoch))
     found, again = resumed(sweep)
     SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     states = [trial.state for trial in found.trials.values()]
@@ -98,7 +98,7 @@ def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once
     ] * 3 and states[11] == "complete"
 
 
-def told_of(number: int, epoch: int) -> dict[str, Any]:
+def result_of(number: int, epoch: int) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "metrics": json.dumps({"validation/accuracy": by_number(number, epoch)}),
@@ -107,16 +107,14 @@ def told_of(number: int, epoch: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 12, 27, 30, 81, 100, 200])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_the_plan_tells_the_brackets_that_ray_builds(
-    epochs: int, factor: int, tmp_path: Path
-) -> None:
-    sweep, asking = begin(
+def test_plan_lists_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_path: Path) -> None:
+    sweep, searcher = begin(
         tmp_path,
         f"training.epochs={epochs}",
         f"search.reduction_factor={factor}",
         "search.scheduler=hyperband",
     )
-    scheduler = HyperbandBrackets(asking, lambda: 2)
+    scheduler = HyperbandBrackets(searcher, lambda: 2)
     for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
         assert bracket._n0 == trials
@@ -137,8 +135,8 @@ def test_the_plan_knows_the_epochs_of_all_trials_together(
         f"search.reduction_factor={reduction}",
         "training.epochs=10",
     )
-    sweep, asking = begin(tmp_path, *HYPERBAND, *given)
-    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run()
+    sweep, searcher = begin(tmp_path, *HYPERBAND, *given)
+    SimulatedTune(searcher, HyperbandBrackets(searcher, lambda: 3), by_number, 3).run()
     assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(
         sweep.configuration.search, 10
     )

@@ -11,7 +11,7 @@ from orchestrator.config.loader import load
 from orchestrator.core import errors
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._failures import FailuresInARow, in_common
+from orchestrator.sweep._failures import FailuresInARow, describe_failures
 from orchestrator.sweep._stopper import SweepStopper
 
 DIVERGED = "the loss is not finite in epoch {}: lower training.learning_rate"
@@ -51,37 +51,36 @@ def test_the_first_reason_stays() -> None:
     reason = after(2, "failed", "failed").reason
     assert after(2, "failed", "failed", "failed").reason == reason
     assert (
-        reason
-        == "the last 2 trials have all failed (search.max_failed_trials = 2): each says: broken"
+        reason == "the last 2 trials all failed (search.max_failed_trials = 2): same error: broken"
     )
 
 
 def test_messages_that_differ_in_numbers_are_one() -> None:
     failed = [ended(n, message=DIVERGED.format(n + 1), lr=10.0 + n) for n in range(3)]
-    assert in_common(failed, []) == f"each says: {DIVERGED.format(3)}"
+    assert describe_failures(failed, []) == f"same error: {DIVERGED.format(3)}"
 
 
 def test_settings_that_a_usable_trial_has_are_not_to_blame() -> None:
     settings: dict[str, Any] = {"method.name": "kd", "depth": 9, "seed": 1, "on": True}
     failed = [ended(n, message=f"reason {'xyz'[n]}", **settings, lr=n) for n in range(3)]
     usable = [ended(9, "complete", **{**settings, "method.name": "dkd", "depth": 8})]
-    said = in_common(failed, usable)
+    description = describe_failures(failed, usable)
     assert (
-        said == "each for a reason of its own, the last one: reason z; in common they have "
+        description == "different errors, the last one: reason z; settings in common: "
         'method.name = "kd", depth = 9'
     )
 
 
-def test_a_setting_that_one_of_them_lacks_is_not_in_common() -> None:
+def test_setting_missing_in_one_trial_is_not_in_common() -> None:
     failed = [ended(0, depth=9, width=1), ended(1, depth=9), ended(2, depth=9, width=1)]
-    assert in_common(failed, []) == "each says: broken; in common they have depth = 9"
+    assert describe_failures(failed, []) == "same error: broken; settings in common: depth = 9"
 
 
 def test_one_failure_has_nothing_in_common_with_itself() -> None:
-    assert in_common([ended(0, depth=9)], []) == "each says: broken"
+    assert describe_failures([ended(0, depth=9)], []) == "same error: broken"
 
 
-def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
+def test_trial_without_workers_ends_the_run_but_not_itself() -> None:
     ending = SweepStopper(FailuresInARow(1, {}))
     assert not ending("a", {"epoch": 1}) and not ending.stop_all()
     assert not ending("a", {"unfit": "no worker group is left", "done": True})
@@ -96,7 +95,7 @@ def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
         ("interrupted", 130, True),
     ],
 )
-def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
+def test_sweep_that_ended_early_fails_and_shows_the_resume_command(
     state: str,
     code: int,
     resumes: bool,
@@ -115,6 +114,8 @@ def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
     monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
-    begun: Any = SimpleNamespace(data=specify().data, asked=None)
-    assert commands._conduct(Store(tmp_path), found, begun, local=False, resume=False) == code
+    prepared: Any = SimpleNamespace(data=specify().data, teacher_access=None)
+    assert (
+        commands._run_and_print(Store(tmp_path), found, prepared, local=False, resume=False) == code
+    )
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

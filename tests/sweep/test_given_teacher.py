@@ -24,7 +24,7 @@ GIVEN = (
 )
 
 
-def test_the_accuracy_of_given_weights_is_said_everywhere(run: RunSweep, tmp_path: Path) -> None:
+def test_accuracy_of_given_weights_is_reported_everywhere(run: RunSweep, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     torch.manual_seed(0)

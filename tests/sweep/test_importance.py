@@ -104,7 +104,7 @@ def made(
         params, value = draw(generator, number)
         distributions = {name: CHOICES.get(name, UNIT) for name in params}
         whole = number < trials
-        told = (
+        metrics = (
             {"state": TrialState.COMPLETE, "value": value}
             if whole
             else {"state": TrialState.PRUNED}
@@ -119,7 +119,7 @@ def made(
                 distributions=distributions,
                 intermediate_values=between,
                 user_attrs=attrs,
-                **told,
+                **metrics,
             )
         )
     return store, sweep
@@ -227,7 +227,7 @@ def test_a_setting_of_few_trials_is_not_ranked(tmp_path: Path) -> None:
     )
 
 
-def test_chance_tells_what_decides_from_noise(
+def test_permutations_separate_important_settings_from_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", SHUFFLES)
@@ -245,7 +245,7 @@ def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
     early = importance(sweep, epoch=1)  # until then they trained with the drawn values
     assert (early.trials, early.changed) == (20, 0)
     _, output = call("importance", "mine", "--store", str(tmp_path))
-    assert "left out: 8 trials, as population based training gave them other settings" in output
+    assert "omitted: 8 trials, because population based training changed their settings" in output
 
 
 def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
@@ -261,15 +261,12 @@ def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
 def test_a_population_has_nothing_to_compare(tmp_path: Path, trials: int, hint: str) -> None:
     made(tmp_path, flat, trials=trials, changed=trials, scheduler="pbt")
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    why = (
-        "population based training changes settings while it trains, so importance has "
-        "nothing to compare"
-    )
+    why = f"population based training changed the settings of {trials} others during training"
     assert code == 1 and output.count("\n") == 1 and why in output and "--resume" not in output
-    assert output.strip().endswith(f"in {trials} others{hint}"), output
+    assert output.strip().endswith(f"{why}{hint}"), output
 
 
-def test_a_population_that_cannot_grow_is_not_told_to(tmp_path: Path) -> None:
+def test_population_that_cannot_grow_gets_no_advice_to_grow(tmp_path: Path) -> None:
     made(tmp_path, flat, trials=6, scheduler="pbt")
     code, output = call("importance", "mine", "--store", str(tmp_path))
     assert code == 1 and "--resume" not in output and "cannot grow" in output, output
@@ -316,7 +313,7 @@ def test_pages_need_no_network_and_no_setting_of_all_trials(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("draw", "trials", "code", "said"),
+    ("draw", "trials", "code", "message"),
     [
         (
             lambda generator, number: (flat(generator, number)[0], 0.5),
@@ -341,22 +338,22 @@ def test_pages_need_no_network_and_no_setting_of_all_trials(tmp_path: Path) -> N
     ],
 )
 def test_no_answer_is_a_sentence(
-    tmp_path: Path, draw: Draw, trials: int, code: int, said: str
+    tmp_path: Path, draw: Draw, trials: int, code: int, message: str
 ) -> None:
     made(tmp_path, draw, trials)
     found, output = call("importance", "mine", "--store", str(tmp_path))
-    assert (found, output.count("\n")) == (code, 1) and said in output, output
+    assert (found, output.count("\n")) == (code, 1) and message in output, output
 
 
-def test_bad_input_is_a_sentence(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, kind="train")
-    for arguments, said in (
+    for arguments, message in (
         (["mine"], "searched nothing"),
         (["min"], "did you mean 'mine'"),
         (["mine", "--store", str(tmp_path / "none")], "does not exist"),
     ):
         code, output = call("importance", "--store", str(tmp_path), *arguments)
-        assert (code, output.count("\n")) == (2, 1) and said in output, output
+        assert (code, output.count("\n")) == (2, 1) and message in output, output
     sweep.kind = "sweep"
     (sweep.folder / "study.log").write_text("nothing\nof use\n")
     with pytest.raises(ConfigurationError, match="is damaged"):

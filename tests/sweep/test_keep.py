@@ -138,21 +138,21 @@ def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> No
     for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
         (tmp_path / name).mkdir()
     (tmp_path / "trial.json").touch()
-    LocalCheckpoint(tmp_path).strip()
+    LocalCheckpoint(tmp_path).remove_large_files()
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
 
 
 def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
-    LocalCheckpoint(tmp_path).strip()
+    LocalCheckpoint(tmp_path).remove_large_files()
     assert {
         path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()
     } == set(LIGHT)
 
 
-def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
-    LocalCheckpoint(tmp_path / "none").strip()
+def test_trial_without_a_checkpoint_is_not_stripped(tmp_path: Path) -> None:
+    LocalCheckpoint(tmp_path / "none").remove_large_files()
     assert not (tmp_path / "none").exists()
 
 
@@ -202,7 +202,7 @@ def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("values", "groups", "copies", "said"),
+    ("values", "groups", "copies", "description"),
     [
         (
             {"trials": 100, "keep_checkpoints": 5, "scheduler": "asha"},
@@ -224,20 +224,20 @@ def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, 
         ),
     ],
 )
-def test_the_space_that_is_asked_for(
-    values: dict[str, Any], groups: int, copies: int, said: str
+def test_required_disk_space(
+    values: dict[str, Any], groups: int, copies: int, description: str
 ) -> None:
     number, words = checkpoints(Search(**values), groups)
-    assert number == copies and said in words
+    assert number == copies and description in words
 
 
-def test_an_export_of_what_was_removed_says_what_there_is(tmp_path: Path) -> None:
+def test_export_of_removed_weights_lists_the_available_trials(tmp_path: Path) -> None:
     sweep = made(tmp_path, "search.keep_checkpoints=1")
     for number, value in enumerate((0.1, 0.9)):
         add(sweep, number, value=value, state="complete")
     remove_losers(Store(tmp_path), sweep)
     write_json(sweep.folder / "data.json", {"classes": ["a"]})
     store = Store(tmp_path)
-    with refused("--trial", 0, (1,)) as told:
+    with refused("--trial", 0, (1,)) as refusal:
         export(store, "mine", number=0)
-    assert "search.keep_checkpoints" in str(told.value)
+    assert "search.keep_checkpoints" in str(refusal.value)

@@ -65,17 +65,17 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_trial_is_made_anew(how: str, tmp_path: Path) -> None:
+def test_damaged_trial_is_rebuilt(how: str, tmp_path: Path) -> None:
     sweep, _ = played(tmp_path)
     for number in range(4):
         damage(sweep.trial_folder(number) / "trial.json", how)
     found = Sweep.open(Store(tmp_path), "mine")
     assert list(found.damaged) == [sweep.trial_file(number) for number in range(4)]
-    told = found.status()["notes"][0]["text"]
+    note = found.status()["notes"][0]["text"]
     assert re.match(
         r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` makes "
         r"it anew",
-        told,
+        note,
     )
     found, _ = resumed(sweep)
     for number, trial in found.trials.items():
@@ -83,7 +83,7 @@ def test_a_damaged_trial_is_made_anew(how: str, tmp_path: Path) -> None:
         assert trial.state == {"running": "waiting"}.get(old.state, old.state)
         for name in ("params", "value", "history", "epochs", "metrics"):
             assert getattr(trial, name) == getattr(old, name), (number, name)
-        assert "made anew" in trial.said and found.saved(trial)
+        assert "rebuilt" in trial.remarks and found.saved(trial)
     assert not found.damaged
 
 
@@ -116,16 +116,16 @@ def test_one_of_the_two_files_of_a_sweep_is_enough(name: str, how: str, tmp_path
     )
 
 
-def test_both_of_them_damaged_is_said(tmp_path: Path) -> None:
+def test_damage_of_both_copies_is_reported(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     for name in (FILE, COPY):
         damage(sweep.folder / name, "half")
-    with refused(str(sweep.folder / FILE)) as told:
+    with refused(str(sweep.folder / FILE)) as refusal:
         Sweep.open(Store(tmp_path), "mine")
-    assert isinstance(told.value.value, dict) and list(told.value.value) == [FILE, COPY]
+    assert isinstance(refusal.value.value, dict) and list(refusal.value.value) == [FILE, COPY]
 
 
-def test_a_newer_version_is_said(tmp_path: Path) -> None:
+def test_newer_format_is_reported(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     for name in (FILE, COPY):
         write_json(
@@ -176,9 +176,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     file = sweep.folder / "study.log"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:4], lines[4][:9] + b"\n", *lines[5:]]))
-    with refused(str(file), "line 5") as told:
+    with refused(str(file), "line 5") as refusal:
         resumed(sweep)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
     file.unlink()
     found, searcher = resumed(sweep)
     assert [trial.state for trial in found.trials.values()] == [
@@ -190,7 +190,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     assert searcher.study.trials[0].params == sweep.trials[0].params
 
 
-def test_nobody_waits_for_the_lock_of_a_dead_writer(tmp_path: Path) -> None:
+def test_lock_of_a_dead_writer_is_ignored(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     lock = sweep.folder / "study.log.lock"
     os.symlink(sweep.folder / "study.log", lock)

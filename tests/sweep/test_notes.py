@@ -11,7 +11,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._trainable import ProxyTrainable
-from orchestrator.sweep.driver import _train_one
+from orchestrator.sweep.driver import _train_single
 from orchestrator.sweep.events import Events
 
 ACCURACY = {"validation/accuracy": 0.5}
@@ -50,7 +50,7 @@ class Written:
 def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.place = {
+    made.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,
         "objective": "validation/accuracy",
@@ -76,7 +76,7 @@ def test_a_resumed_trial_adds_to_the_notes_of_before(sweep: Sweep) -> None:
     assert read_back(sweep).trials[0].notes == ["before", "after"]
 
 
-def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path) -> None:
+def test_record_repeated_after_a_resume_adds_no_note(tmp_path: Path) -> None:
     """A resumed training begins with the record of its last finished epoch."""
     sweep = Sweep.create(
         Store.open(tmp_path).sweep("mine"), load(None, ["training.epochs=2"]), "train"
@@ -84,7 +84,7 @@ def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path)
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
     dispatcher_client = Written(record(1, "before"), record(2, "after") | {"done": True})
-    _train_one(
+    _train_single(
         found,
         cast(Any, dispatcher_client),
         Events(found, []),
@@ -103,7 +103,7 @@ def test_notes_of_an_epoch_without_a_number_are_kept(
     assert read_back(sweep).trials[0].notes == ["of a diverged epoch"]
 
 
-def test_epochs_that_were_never_told_keep_their_place_in_the_history(sweep: Sweep) -> None:
+def test_unreported_epochs_keep_their_place_in_the_history(sweep: Sweep) -> None:
     """A worker goes on without a driver, and reports only its last epoch."""
     Events(sweep, []).report(Trial(0, {}), record(1))
     found = read_back(sweep)
@@ -159,7 +159,7 @@ def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) 
     )
 
 
-def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
+def test_epoch_repeated_by_tune_adds_no_note(sweep: Sweep) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
     standing = stand_in(record(1, "one"), record(1, "one"), record(2, "two"))
@@ -170,7 +170,7 @@ def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "notes", "said"),
+    ("message", "notes", "text"),
     [
         ("", [], ""),
         ("it failed", [], "it failed"),
@@ -178,7 +178,7 @@ def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
         ("it failed", ["one"], "it failed; one"),
     ],
 )
-def test_what_is_said_of_a_trial_is_its_message_and_its_notes(
-    message: str, notes: list[str], said: str
+def test_remarks_of_a_trial_are_its_message_and_notes(
+    message: str, notes: list[str], text: str
 ) -> None:
-    assert Trial(0, {}, message=message, notes=notes).said == said
+    assert Trial(0, {}, message=message, notes=notes).remarks == text

@@ -60,7 +60,7 @@ def test_the_same_seed_varies_the_same_way_and_another_another() -> None:
     assert made[0] == made[1] != made[2]
 
 
-def test_what_is_drawn_anew_follows_the_distribution() -> None:
+def test_redrawn_values_follow_the_distribution() -> None:
     drawn = [
         explore({"temperature": 4.0}, BOUNDS, 1.0, str(seed))["temperature"] for seed in range(400)
     ]
@@ -74,10 +74,12 @@ def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
 
 
 def play(
-    folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0
+    folder: Path, *pairs: str, score: Any = better_later, concurrency: int = 2, order: int = 0
 ) -> tuple[Sweep, SimulatedTune]:
-    sweep, asking = begin(folder, *PBT, "search.trials=8", *pairs)
-    tune = SimulatedTune(asking, Population(asking, lambda: at_once), score, at_once, order).run()
+    sweep, searcher = begin(folder, *PBT, "search.trials=8", *pairs)
+    tune = SimulatedTune(
+        searcher, Population(searcher, lambda: concurrency), score, concurrency, order
+    ).run()
     return sweep, tune
 
 
@@ -87,7 +89,7 @@ def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_pa
         "complete"
     } and tune.most_running == 2
     assert all(len(trial.history) == 12 for trial in sweep.trials.values()), (
-        "no epoch is missing and none is told twice"
+        "no epoch is missing and none is reported twice"
     )
     changes = sweep.trials[1].changes
     assert [change["epoch"] for change in changes] == [4, 8], (
@@ -96,24 +98,27 @@ def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_pa
     assert all(change["source"] in (2, 0, 7) for change in changes) and not sweep.trials[2].changes
     assert tune.trials[1].weights[-1] == 1 and tune.trials[1].weights[-2] == changes[-1]["source"]
     assert sweep.trials[1].params != sweep.trials[1].settings == changes[-1]["params"]
-    frozen = tune.asking.study.trials[1]
+    frozen = tune.searcher.study.trials[1]
     assert frozen.state == TrialState.COMPLETE and frozen.user_attrs["changes"] == changes
     assert frozen.params == sweep.trials[1].params and frozen.value == sweep.trials[1].value
 
 
 def test_a_taker_goes_on_with_the_settings_in_force(tmp_path: Path) -> None:
     sweep, tune = play(tmp_path)
-    told = json.loads(tune.trials[1].config["configuration"])
+    configuration = json.loads(tune.trials[1].config["configuration"])
     assert tune.trials[1].config["number"] == 1
-    assert told["method"]["temperature"] == sweep.trials[1].settings["temperature"]
-    assert told["training"]["learning_rate"] == sweep.trials[1].settings["training.learning_rate"]
+    assert configuration["method"]["temperature"] == sweep.trials[1].settings["temperature"]
+    assert (
+        configuration["training"]["learning_rate"]
+        == sweep.trials[1].settings["training.learning_rate"]
+    )
 
 
 def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
     played = []
     for order in range(5):
         random.seed(order)  # other random draws have no effect
-        played.append(play(tmp_path / str(order), order=order, at_once=1 + order)[0])
+        played.append(play(tmp_path / str(order), order=order, concurrency=1 + order)[0])
     changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
     assert all(each == changes[0] for each in changes) and any(changes[0])
     other, _ = play(tmp_path / "other", "seed=7")
@@ -122,7 +127,7 @@ def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [1, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("number", [1, 2, 7])
-def test_a_failed_trial_keeps_nobody_waiting(epoch: int, number: int, tmp_path: Path) -> None:
+def test_failed_trial_does_not_block_the_others(epoch: int, number: int, tmp_path: Path) -> None:
     def failing(each: int, at: int) -> float | None:
         return None if each == number and at == epoch else better_later(each, at)
 
@@ -144,9 +149,9 @@ def test_all_but_one_fail(tmp_path: Path) -> None:
     assert [number for number, trial in sweep.trials.items() if trial.state == "complete"] == [3]
 
 
-def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    tune = SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4)
+def test_death_of_a_proxy_does_not_block_the_others(tmp_path: Path) -> None:
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4)
     while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
         tune.run(1)
         tune.trials[0].epoch = 0  # it is slow
@@ -162,12 +167,12 @@ def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert sweep.trials[1].changes
 
 
-@pytest.mark.parametrize("told", [5, 19, 33, 41, 60])
+@pytest.mark.parametrize("num_reports", [5, 19, 33, 41, 60])
 def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
-    told: int, tmp_path: Path
+    num_reports: int, tmp_path: Path
 ) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=6")
-    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(told)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=6")
+    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(num_reports)
     before = {number: trial.changes for number, trial in sweep.trials.items()}
     slowest = min(trial.epochs for trial in sweep.trials.values() if not trial.ended)
     found, again = resumed(sweep)
@@ -187,8 +192,8 @@ def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
 def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
     tmp_path: Path,
 ) -> None:
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4).run(16)
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
+    SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)
     _, again = resumed(sweep)
     configs = {
@@ -206,7 +211,8 @@ def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
 def test_a_population_does_not_grow(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
     with pytest.raises(
-        ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"
+        ConfigurationError,
+        match=r"--trials 9 is not allowed: the population of 'mine' always has 6 trials",
     ):
         sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
@@ -220,15 +226,18 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
         summary["settings"] == sweep.trials[1].settings
         and summary["params"] == sweep.trials[1].params
     )
-    assert "took over trial " in found.trials[1].said and "after epoch 8" in found.trials[1].said
+    assert (
+        "copied the weights of trial " in found.trials[1].remarks
+        and "after epoch 8" in found.trials[1].remarks
+    )
     assert (
         found.status()["trials"][2]["settings"] == found.trials[2].params
-        and not found.trials[2].said
+        and not found.trials[2].remarks
     )
 
 
 @pytest.mark.parametrize("order", range(3))
-def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> None:
+def test_no_trial_copies_weights_of_another_method(order: int, tmp_path: Path) -> None:
     """Trials begin with a baseline of each method; the best ones all have one method."""
     methods = (
         "search.methods=[cross_entropy, kd, ttm]",
@@ -242,8 +251,8 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
     def score(number: int, epoch: int) -> float:
         return best_of[named[number]] + 0.01 * number + 0.001 * epoch
 
-    sweep, asking = begin(tmp_path, *PBT, *methods)
-    tune = SimulatedTune(asking, Population(asking, lambda: 3), score, 3, order)
+    sweep, searcher = begin(tmp_path, *PBT, *methods)
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 3), score, 3, order)
     named |= {number: trial.params["method.name"] for number, trial in sweep.trials.items()}
     tune.run()
     assert set(named.values()) == set(best_of)
@@ -257,10 +266,10 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
     assert lone and not any(trial.changes for trial in lone), "none of the best is of its method"
 
 
-def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Path) -> None:
+def test_trial_starts_at_its_first_turn_and_records_waiting(tmp_path: Path) -> None:
     watch = Watch()
-    _, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    tune = SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2)
+    _, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    tune = SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2)
     assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {
         "waiting"
     } and not watch.started
@@ -279,19 +288,19 @@ def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Pat
 
 def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_path: Path) -> None:
     watch = Watch()
-    sweep, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(10)
-    limit_time(asking)
-    begun = set(watch.started)
-    assert 2 <= len(begun) < 8
+    sweep, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(10)
+    limit_time(searcher)
+    started = set(watch.started)
+    assert 2 <= len(started) < 8
     found = Sweep.open(Store(tmp_path), "mine")
     assert {number: trial.state for number, trial in found.trials.items()} == {
-        number: "stopped_early" if number in begun else "waiting" for number in range(8)
+        number: "stopped_early" if number in started else "waiting" for number in range(8)
     }
-    assert {number for number, _ in watch.ended} == begun
+    assert {number for number, _ in watch.ended} == started
     again, goes_on = resumed(sweep)
     SimulatedTune(goes_on, Population(goes_on, lambda: 2), better_later, 2).run()
-    assert all(again.trials[number].state == "complete" for number in set(range(8)) - begun)
+    assert all(again.trials[number].state == "complete" for number in set(range(8)) - started)
 
 
 def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path) -> None:
@@ -301,15 +310,15 @@ def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path
         "search.trials=2",
         *PBT,
     )
-    sweep, asking = begin(tmp_path, *pairs)
+    sweep, searcher = begin(tmp_path, *pairs)
     for name in "xy":
-        asking.suggest(name)
+        searcher.suggest(name)
     rates = ("training.learning_rate", "peers.b.training.learning_rate")
 
     def vary(settings: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
         return explore(settings, bounds, 0.0, "seed")
 
-    taken = json.loads(asking.take_over(1, 0, 4, vary)["configuration"])
+    taken = json.loads(searcher.take_over(1, 0, 4, vary)["configuration"])
     donor, taker = sweep.trials[0].settings, sweep.trials[1].settings
     assert set(rates) <= set(taker)
     assert taken["student"]["width"] == donor["student.width"] == taker["student.width"]

@@ -88,8 +88,8 @@ def drive(sweep: Sweep, resume: bool, total: int) -> None:
         trial = sweep.trials[number]
         last = 1 if number % 3 == 2 else EPOCHS  # some are stopped early
         # a resumed training reports its last epoch again
-        told = range(max(trial.epochs, 1), last + 1)
-        for epoch in told:
+        epochs = range(max(trial.epochs, 1), last + 1)
+        for epoch in epochs:
             worth = value(trial, epoch)
             metrics = json.dumps({"validation/accuracy": worth})
             result = {"epoch": epoch, "metrics": metrics, "validation/accuracy": worth}
@@ -222,7 +222,7 @@ def test_what_the_study_lost_the_records_know(lost: int, tmp_path: Path) -> None
     assert outcome(sweep) == expected
 
 
-def test_a_study_that_is_gone_is_made_anew_of_the_records(tmp_path: Path) -> None:
+def test_missing_study_is_rebuilt_from_the_records(tmp_path: Path) -> None:
     sweep = begin(tmp_path)
     drive(sweep, False, 12)
     expected = outcome(sweep)
@@ -237,11 +237,11 @@ def test_several_objectives_come_back(tmp_path: Path) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
     number = searcher.suggest("a")["number"]
-    told = {
+    result = {
         "epoch": EPOCHS,
         "metrics": json.dumps({"validation/accuracy": 0.5, "validation/nll": 1.5}),
     }
-    searcher.on_trial_complete("a", told)
+    searcher.on_trial_complete("a", result)
     (sweep.folder / "study.log").unlink()
     found = reopened(sweep)
     study = open_study(found.folder, found.configuration, resume=True)
@@ -252,12 +252,14 @@ def test_several_objectives_come_back(tmp_path: Path) -> None:
     )
 
 
-def test_no_configuration_is_asked_twice(tmp_path: Path) -> None:
+def test_no_configuration_is_drawn_twice(tmp_path: Path) -> None:
     sweep = begin(tmp_path)
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
-    asked = [
+    configurations = [
         Configuration.model_validate_json(searcher.suggest(str(place))["configuration"])
         for place in range(12)
     ]
-    assert len({configuration.model_dump_json() for configuration in asked}) == len(asked)
+    assert len({configuration.model_dump_json() for configuration in configurations}) == len(
+        configurations
+    )

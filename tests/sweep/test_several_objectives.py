@@ -42,21 +42,21 @@ def train(searcher: StudySearch, name: str, nll: float, accuracy: float) -> None
     searcher.on_trial_complete(name, result(2, nll, accuracy, done=True))
 
 
-def test_the_study_is_told_all_values_and_the_records_keep_them(tmp_path: Path) -> None:
+def test_all_values_reach_the_study_and_the_records(tmp_path: Path) -> None:
     _, searcher = begin(tmp_path)
     train(searcher, "x", 0.5, 0.8)
-    (told,) = searcher.study.trials
+    (frozen,) = searcher.study.trials
     assert searcher.study.directions == [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
     assert (
-        told.state == TrialState.COMPLETE
-        and told.values == [0.5, 0.8]
-        and not told.intermediate_values
+        frozen.state == TrialState.COMPLETE
+        and frozen.values == [0.5, 0.8]
+        and not frozen.intermediate_values
     )
     found = Sweep.open(Store(tmp_path), "mine").trials[0]
     assert found.values == [0.5, 0.8] and found.value == 0.5 and found.history == [1.5, 0.5]
     assert (
-        told.params["peers.b.training.learning_rate"]
-        == told.params["training.learning_rate"]
+        frozen.params["peers.b.training.learning_rate"]
+        == frozen.params["training.learning_rate"]
         == 0.05
     )
 
@@ -117,7 +117,7 @@ def test_a_death_between_study_and_record_keeps_all_values(
 )
 def test_other_directions_are_refused(others: tuple[str, ...], tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
-    with pytest.raises(ConfigurationError, match="looks for others: minimize, maximize"):
+    with pytest.raises(ConfigurationError, match="which has the directions minimize, maximize"):
         open_study(sweep.folder, load(None, list(others)), resume=True)
 
 
@@ -131,17 +131,17 @@ def test_the_front_and_the_ranking(tmp_path: Path) -> None:
         "by the first objective, which is minimised"
     )
     assert {trial.number for trial in sweep.front()} == {0, 1, 2, 4}
-    told = json.loads(json.dumps(Sweep.open(Store(tmp_path), "mine").status()))
+    status = json.loads(json.dumps(Sweep.open(Store(tmp_path), "mine").status()))
     assert (
-        told["objective"] == "validation/nll"
-        and told["direction"] == "minimize"
-        and told["best"]["number"] == 1
+        status["objective"] == "validation/nll"
+        and status["direction"] == "minimize"
+        and status["best"]["number"] == 1
     )
-    assert told["objectives"] == [
+    assert status["objectives"] == [
         {"name": "validation/nll", "direction": "minimize"},
         {"name": "b/validation/accuracy", "direction": "maximize"},
     ]
-    assert [(each["number"], each["values"]) for each in told["front"]] == [
+    assert [(each["number"], each["values"]) for each in status["front"]] == [
         (1, [0.4, 0.7]),
         (4, [0.4, 0.7]),
         (0, [0.5, 0.8]),

@@ -38,7 +38,7 @@ class Workers:
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         folder, until = Path(specification["folder"]), specification["until"] or self.epochs
         self.done.append(f"submit {trial} until {until}")
-        whose, epoch = (
+        owner, epoch = (
             read(folder / "checkpoint").split()
             if (folder / "checkpoint").is_dir()
             else (folder.name, "0")
@@ -47,7 +47,7 @@ class Workers:
         for each in range(specification["known"] + 1, first):  # which were not received
             self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
         for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
-            save(folder, f"{whose} {each}")
+            save(folder, f"{owner} {each}")
             self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def dispatcher_client() -> Workers:
 def stand_in(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    made.place = {
+    made.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,
         "objective": "validation/accuracy",
@@ -99,7 +99,7 @@ def test_nothing_is_submitted_before_the_first_step(
     assert dispatcher_client.done == ["submit trial-00000 until 6"]
 
 
-def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(
+def test_paused_trial_continues_and_reports_no_epoch_twice(
     stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     stand_in.begin(config(0, until=2))
@@ -141,7 +141,7 @@ def test_the_last_epoch_is_no_pause(stand_in: ProxyTrainable, tmp_path: Path) ->
     assert stand_in.step()["done"] and not (tmp_path / "00000" / SNAPSHOTS).exists()
 
 
-def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(
+def test_steps_after_the_worker_stopped_return_the_remaining_epochs(
     stand_in: ProxyTrainable, dispatcher_client: Workers
 ) -> None:
     stand_in.begin(config(0, until=2))
@@ -153,7 +153,7 @@ def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(
     ]
 
 
-def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(
+def test_resumed_trial_reports_its_last_epoch_and_completes_the_copy(
     stand_in: ProxyTrainable, tmp_path: Path
 ) -> None:
     save(tmp_path / "00003", "00003 2")
@@ -177,7 +177,7 @@ def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(
     assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
 
 
-def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(
+def test_epochs_that_a_dead_driver_missed_are_reported_one_by_one(
     stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     save(tmp_path / "00000", "00000 4")
@@ -185,14 +185,14 @@ def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(
     assert epochs(stand_in, 5) == [2, 3, 4, 5, 6]
 
 
-def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which_it_stands(
+def test_synchronous_trial_reports_missed_epochs_with_its_current_epoch(
     stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     save(tmp_path / "00000", "00000 4")
     stand_in.begin(config(0, until=2, known=1))
-    told = stand_in.step()
-    assert told["epoch"] == 4 and [record["epoch"] for record in told["missed"]] == [2, 3]
-    assert not any("behind" in record for record in (told, *told["missed"]))
+    result = stand_in.step()
+    assert result["epoch"] == 4 and [record["epoch"] for record in result["missed"]] == [2, 3]
+    assert not any("behind" in record for record in (result, *result["missed"]))
     assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), (
         "where it stands is kept, and nothing else"
     )
@@ -200,13 +200,13 @@ def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which
 
 
 @pytest.mark.parametrize(
-    ("busy", "end", "said"),
+    ("busy", "end", "message"),
     [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")],
 )
 def test_what_cannot_be_taken_over_fails_the_trial_alone(
     busy: bool,
     end: str,
-    said: str,
+    message: str,
     stand_in: ProxyTrainable,
     dispatcher_client: Workers,
     tmp_path: Path,
@@ -219,10 +219,10 @@ def test_what_cannot_be_taken_over_fails_the_trial_alone(
     stand_in.begin(config(0, until=4))
     stand_in.load_checkpoint(str(kept))
     result = stand_in.step()
-    assert result["done"] and said in result[end]
+    assert result["done"] and message in result[end]
 
 
-def test_a_trial_that_nobody_can_train_has_not_failed(
+def test_trial_without_workers_has_not_failed(
     stand_in: ProxyTrainable, dispatcher_client: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unfit(trial: str, wait_s: float) -> dict[str, Any]:
@@ -257,7 +257,9 @@ def test_it_shows_life_whatever_its_trial_waits_for(
     monkeypatch.setattr(
         stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process")
     )
-    stand_in.setup(config(3), stand_in.place | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
+    stand_in.setup(
+        config(3), stand_in.shared | {"dispatcher": "name", "heartbeat_timeout_s": 0.001}
+    )
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len(

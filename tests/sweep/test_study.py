@@ -13,7 +13,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._scheduler import stopping
+from orchestrator.sweep._scheduler import build_independent_scheduler
 from orchestrator.sweep._study import StudySearch, open_study
 from tests.refusal import refused
 from tests.sweep import studies
@@ -33,7 +33,7 @@ def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_ends_are_told_apart(tmp_path: Path) -> None:
+def test_states_of_ended_trials_differ(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     for name in "abcd":
         searcher.suggest(name)
@@ -48,8 +48,8 @@ def test_ends_are_told_apart(tmp_path: Path) -> None:
         "failed",
         "failed",
     ]
-    told = [(trial.state, trial.value) for trial in searcher.study.trials]
-    assert told == [
+    outcomes = [(trial.state, trial.value) for trial in searcher.study.trials]
+    assert outcomes == [
         (TrialState.COMPLETE, 0.9),
         (TrialState.PRUNED, 0.2),
         (TrialState.FAIL, None),
@@ -127,7 +127,7 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     for epoch, value in enumerate(history, start=1):
         searcher.on_trial_result("a", result(epoch, value))
     found, _ = resumed(sweep)
-    asha = stopping(found.configuration, found)
+    asha = build_independent_scheduler(found.configuration, found)
     going_on = SimpleNamespace(trial_id="new-id", config={"number": 0})
     fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
     asha.on_trial_add(None, going_on)
@@ -155,9 +155,9 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
     assert not found.alive and found.status()["state"] == "interrupted"
     with sweep.hold():
         assert found.alive and found.status()["state"] == "running"
-        with refused("name", "mine", "a sweep that nobody runs") as told, found.hold():
+        with refused("name", "mine", "a sweep that nobody runs") as refusal, found.hold():
             pass
-        assert f"process {os.getpid()} " in str(told.value)
+        assert f"process {os.getpid()} " in str(refusal.value)
     assert not found.alive
 
 
@@ -170,7 +170,7 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
 
 def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
-    asha = stopping(sweep.configuration, sweep)
+    asha = build_independent_scheduler(sweep.configuration, sweep)
     decisions = []
     # KD has one initial point, which is trial 0
     for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:
@@ -182,7 +182,7 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
 
 
-def test_a_trial_that_nobody_can_train_for_now_has_not_ended(tmp_path: Path) -> None:
+def test_trial_without_workers_has_not_ended(tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path)
     asking.suggest("id")
     asking.on_trial_result("id", result(1, 0.5))

@@ -13,7 +13,7 @@ from orchestrator.sweep._watchdog import Watchdog, watch_trials
 SILENCE_S, WAIT_S = 100.0, 400.0
 
 
-class Hands:
+class RecordedActions:
     """Recorder of a watchdog's actions; `workers` are those that groups still have."""
 
     def __init__(self, *groups: int) -> None:
@@ -76,166 +76,174 @@ def trial(
 
 
 @pytest.fixture
-def hands() -> Hands:
-    return Hands(0, 1)
+def actions() -> RecordedActions:
+    return RecordedActions(0, 1)
 
 
 @pytest.fixture
-def dog(hands: Hands) -> Watchdog:
-    return Watchdog(SILENCE_S, WAIT_S, hands)
+def watchdog(actions: RecordedActions) -> Watchdog:
+    return Watchdog(SILENCE_S, WAIT_S, actions)
 
 
-def test_each_silence_is_told_once_with_all_that_is_known(dog: Watchdog, hands: Hands) -> None:
+def test_each_silence_is_reported_once_with_details(
+    watchdog: Watchdog, actions: RecordedActions
+) -> None:
     for second in range(0, 399, 10):
-        dog.look(seen(trial(second), trial(0, "trial-00004", 0)), second)
-        assert bool(hands.notes) == (second >= SILENCE_S)
-    told = (
-        "nothing was heard of trial-00003 for 100 s: group 1 has it, last at epoch 4; 2 "
+        watchdog.check(seen(trial(second), trial(0, "trial-00004", 0)), second)
+        assert bool(actions.notes) == (second >= SILENCE_S)
+    message = (
+        "trial-00003 has sent no heartbeat for 100 s: group 1 trains it, last at epoch 4; 2 "
         "trials wait for a group"
     )
-    assert hands.notes == [f"{told}; the cluster is small"] and not hands.done
-    dog.look(seen(trial(0)), 400)
-    dog.look(seen(trial(SILENCE_S), waiting=1), 500)
-    assert len(hands.notes) == 2 and "1 trial waits for a group" in hands.notes[1], (
+    assert actions.notes == [f"{message}; the cluster is small"] and not actions.done
+    watchdog.check(seen(trial(0)), 400)
+    watchdog.check(seen(trial(SILENCE_S), waiting=1), 500)
+    assert len(actions.notes) == 2 and "1 trial waits for a group" in actions.notes[1], (
         "another silence"
     )
 
 
-def test_signs_of_life_keep_it_quiet(dog: Watchdog, hands: Hands) -> None:
+def test_heartbeats_prevent_actions(watchdog: Watchdog, actions: RecordedActions) -> None:
     for second in range(0, 10000, 50):
-        dog.look(seen(trial(SILENCE_S - 1)), second)
-    assert not hands.notes and not hands.done
+        watchdog.check(seen(trial(SILENCE_S - 1)), second)
+    assert not actions.notes and not actions.done
 
 
-def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(
-    dog: Watchdog, hands: Hands
+def test_silent_group_is_replaced_after_the_timeout(
+    watchdog: Watchdog, actions: RecordedActions
 ) -> None:
-    dog.look(seen(trial(WAIT_S)), 0)
-    assert hands.done == [("replace", 1)]
+    watchdog.check(seen(trial(WAIT_S)), 0)
+    assert actions.done == [("replace", 1)]
     assert (
-        hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s "
+        actions.notes[-1] == "group 1 is replaced: trial-00003 has sent no heartbeat for 400 s "
         "(resources.heartbeat_timeout_s = 400)"
     )
-    hands.workers.clear()
-    dog.look(seen(trial(1, workers=0)), 1)
-    assert len(hands.done) == 1
-    dog.look(seen(trial(WAIT_S, workers=0)), 2)
-    assert hands.done[1:] == [("replace", 1), ("lose", 1, "it did not come back")]
-    assert "its trial is for another one" in hands.notes[-1]
+    actions.workers.clear()
+    watchdog.check(seen(trial(1, workers=0)), 1)
+    assert len(actions.done) == 1
+    watchdog.check(seen(trial(WAIT_S, workers=0)), 2)
+    assert actions.done[1:] == [("replace", 1), ("lose", 1, "it did not restart")]
+    assert "another group trains its trial" in actions.notes[-1]
 
 
 @pytest.mark.parametrize(("workers", "replaced"), [(1, True), (0, False)])
-def test_a_group_that_starts_is_given_more_time_than_a_short_limit(
-    workers: int, replaced: bool, hands: Hands
+def test_starting_group_is_given_more_time_than_a_short_timeout(
+    workers: int, replaced: bool, actions: RecordedActions
 ) -> None:
-    dog = Watchdog(2, 5, hands)
-    dog.look(seen(trial(RETURN_S - 1, workers=workers)), 0)
-    assert bool(hands.done) is replaced
-    assert ("is being started again" in hands.notes[0]) is not replaced
+    watchdog = Watchdog(2, 5, actions)
+    watchdog.check(seen(trial(RETURN_S - 1, workers=workers)), 0)
+    assert bool(actions.done) is replaced
+    assert ("is being restarted" in actions.notes[0]) is not replaced
 
 
-def test_a_run_in_which_no_group_starts_says_so_and_ends(dog: Watchdog, hands: Hands) -> None:
+def test_run_without_any_group_is_reported_and_ended(
+    watchdog: Watchdog, actions: RecordedActions
+) -> None:
     waits = trial(SILENCE_S, group=None, workers=0)
-    dog.look(seen(waits, serving=[], last_error="no node has 8 CPU"), 0)
-    assert "it waits for a worker group, and none has started (no node has 8 CPU)" in hands.notes[0]
-    assert "the cluster is small" in hands.notes[0] and not hands.done
-    dog.look(seen({**waits, "silent_s": WAIT_S}, serving=[]), 1)
-    ((what, why),) = hands.done
+    watchdog.check(seen(waits, serving=[], last_error="no node has 8 CPU"), 0)
+    assert (
+        "it waits for a worker group, and none has started (no node has 8 CPU)" in actions.notes[0]
+    )
+    assert "the cluster is small" in actions.notes[0] and not actions.done
+    watchdog.check(seen({**waits, "silent_s": WAIT_S}, serving=[]), 1)
+    ((what, why),) = actions.done
     assert (
         what == "give up"
-        and "no worker group takes it; the cluster is small" in why
-        and len(hands.notes) == 1
+        and "no worker group can train it; the cluster is small" in why
+        and len(actions.notes) == 1
     )
 
 
-def test_sentences_of_workers_are_passed_on(dog: Watchdog, hands: Hands) -> None:
-    dog.look(seen(notes=["the disk is full", "trial-00001 goes on"]), 0)
-    assert hands.notes == ["the disk is full", "trial-00001 goes on"]
+def test_notes_of_workers_are_forwarded(watchdog: Watchdog, actions: RecordedActions) -> None:
+    watchdog.check(seen(notes=["the disk is full", "trial-00001 goes on"]), 0)
+    assert actions.notes == ["the disk is full", "trial-00001 goes on"]
 
 
-def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(
-    dog: Watchdog, hands: Hands
+def test_restarted_dispatcher_receives_the_living_groups(
+    watchdog: Watchdog, actions: RecordedActions
 ) -> None:
-    dog.look(seen(groups=[0, 3]), 0)
-    dog.look(None, 1)
-    dog.look(seen(life="two", introduced=False, groups=[0, 1]), 2)
+    watchdog.check(seen(groups=[0, 3]), 0)
+    watchdog.check(None, 1)
+    watchdog.check(seen(life="two", introduced=False, groups=[0, 1]), 2)
     assert (
-        hands.done == [("recover", [0, 3])]
-        and len(hands.notes) == 1
-        and "died and was started again" in hands.notes[0]
+        actions.done == [("recover", [0, 3])]
+        and len(actions.notes) == 1
+        and "died and was restarted" in actions.notes[0]
     )
     waits = trial(WAIT_S, group=None, workers=0)
-    dog.look(seen(waits, life="two", groups=[0, 3], missing=[3]), 3)
-    assert len(hands.done) == 1, "a group that trains for the old one may take its time"
-    assert "until all of them are heard" in hands.notes[-1]
-    dog.look(seen(life="two", groups=[0, 3], missing=[3]), 3 + WAIT_S)
-    assert hands.done[1:] == [("lose", 3, "it was not heard of after the dispatcher had died")]
+    watchdog.check(seen(waits, life="two", groups=[0, 3], missing=[3]), 3)
+    assert len(actions.done) == 1, "a group that trains for the old one may take its time"
+    assert "all of which must report first" in actions.notes[-1]
+    watchdog.check(seen(life="two", groups=[0, 3], missing=[3]), 3 + WAIT_S)
+    assert actions.done[1:] == [("lose", 3, "it sent no report after the dispatcher died")]
 
 
-def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(
-    dog: Watchdog, hands: Hands
+def test_unresponsive_dispatcher_is_restarted_and_reported_once(
+    watchdog: Watchdog, actions: RecordedActions
 ) -> None:
-    dog.look(seen(), 0)
+    watchdog.check(seen(), 0)
     for second in range(10, 1000, 10):
-        dog.look(None, second)
+        watchdog.check(None, second)
         expected = (second >= 30) + max((second - 30) // RETURN_S, 0)
-        assert hands.done == ["restart"] * int(expected), (
+        assert actions.done == ["restart"] * int(expected), (
             "one that does not come back, which takes a while, is ended again"
         )
-    told = "the dispatcher, which hands out trials,"
-    assert hands.notes == [
-        f"{told} is replaced: it has not answered for 30 s",
-        f"{told} has not answered for 100 s",
+    subject = "the trial dispatcher"
+    assert actions.notes == [
+        f"{subject} is restarted: it has not answered for 30 s",
+        f"{subject} has not answered for 100 s",
     ]
-    dog.look(seen(), 1000)
+    watchdog.check(seen(), 1000)
     for second in range(1001, 1200, 10):
-        dog.look(None, second)
-    assert len(hands.notes) == 4
+        watchdog.check(None, second)
+    assert len(actions.notes) == 4
 
 
-def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(hands: Hands) -> None:
-    dog = Watchdog(SILENCE_S, 8.0, hands)
+def test_dispatcher_is_restarted_before_its_clients_give_up(
+    actions: RecordedActions,
+) -> None:
+    watchdog = Watchdog(SILENCE_S, 8.0, actions)
     for second in range(int(RETURN_S)):
-        dog.look(None, second)
-    assert not hands.done, "it has just been started"
-    dog.look(seen(), 200)
+        watchdog.check(None, second)
+    assert not actions.done, "it has just been started"
+    watchdog.check(seen(), 200)
     for second in range(201, 205):
-        dog.look(None, second)
-    assert hands.done == ["restart"]
+        watchdog.check(None, second)
+    assert actions.done == ["restart"]
 
 
-def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands: Hands) -> None:
+def test_silent_tune_process_is_ended(watchdog: Watchdog, actions: RecordedActions) -> None:
     for silent_s in (0.0, WAIT_S - 1, WAIT_S):
-        dog.look(
+        watchdog.check(
             seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s
         )
-        assert hands.done == [("end", "one")] * (silent_s >= WAIT_S)
-    (note,) = hands.notes
+        assert actions.done == [("end", "one")] * (silent_s >= WAIT_S)
+    (note,) = actions.notes
     assert note == (
-        "the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s "
+        "the Tune process of trial-00003 is replaced: it has sent no heartbeat for 400 s "
         "(resources.heartbeat_timeout_s = 400)"
     )
 
 
 @pytest.mark.parametrize("later", ["another", "a third, as that one died too"])
-def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(
-    later: str, dog: Watchdog, hands: Hands
+def test_tune_process_silent_to_a_new_dispatcher_is_ended(
+    later: str, watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     """The new dispatcher does not know its trial, because no other process sends it."""
     before = {"one": ("trial-00003", "stopped"), "two": ("trial-00004", "well")}
-    dog.look(seen(processes=before), 0)
+    watchdog.check(seen(processes=before), 0)
     for second in (10, 20, 10 + WAIT_S, 11 + WAIT_S):
         heard = {"two": before["two"]} if second > 10 else {}
-        dog.look(seen(life="another" if second == 10 else later, processes=heard), second)
-        assert hands.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
+        watchdog.check(seen(life="another" if second == 10 else later, processes=heard), second)
+        assert actions.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
     assert any(
         note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death")
-        for note in hands.notes
+        for note in actions.notes
     )
 
 
-def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, enough = [], threading.Event()
+def test_watchdog_thread_survives_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, enough = [], threading.Event()
 
     class Troubled:
         recover = replace = lose = give_up = restart = end_reader = end_process = None
@@ -248,13 +256,13 @@ def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.Mo
             return seen(notes=[f"look {self.looks}"])
 
     def note(text: str) -> None:
-        said.append(text)
-        if len(said) == 1:
+        notes.append(text)
+        if len(notes) == 1:
             raise OSError("the record cannot be written")
         enough.set()
 
-    monkeypatch.setattr(watchdogs, "LOOK_S", 0)
+    monkeypatch.setattr(watchdogs, "INTERVAL_S", 0)
     dispatcher_client: Any = Troubled()
     with watch_trials(dispatcher_client, Resources(), note):
         assert enough.wait(30)
-    assert said[:2] == ["look 2", "look 3"]
+    assert notes[:2] == ["look 2", "look 3"]

@@ -44,7 +44,7 @@ def fresh(cache: Cache) -> Cache:
     return Cache(cache.root, cache.limit_bytes)
 
 
-def test_what_was_written_is_read_and_mapped(cache: Cache) -> None:
+def test_a_written_array_is_read_memory_mapped(cache: Cache) -> None:
     file = written(cache, "view-00000")
     assert file.stat().st_size == FILE_BYTES
     read = fresh(cache).read(file)
@@ -56,13 +56,13 @@ def test_numpy_alone_reads_a_file(cache: Cache) -> None:
     assert np.array_equal(np.load(written(cache, "view-00000")), VALUES)
 
 
-def test_what_is_not_there_is_none_and_no_news(cache: Cache) -> None:
+def test_a_missing_file_is_none_without_a_note(cache: Cache) -> None:
     assert cache.read(made(cache) / "view-00000.npy") is None
     assert not cache.take_notes()
 
 
 @pytest.mark.parametrize("left", [0, 1, 31, 32, 100, 128, FILE_BYTES - 33, FILE_BYTES - 1])
-def test_a_file_that_was_cut_off_is_none_and_told(cache: Cache, left: int) -> None:
+def test_a_truncated_file_is_none_with_a_note(cache: Cache, left: int) -> None:
     file = written(cache, "view-00000")
     os.truncate(file, left)
     other = fresh(cache)
@@ -72,7 +72,7 @@ def test_a_file_that_was_cut_off_is_none_and_told(cache: Cache, left: int) -> No
 
 
 @pytest.mark.parametrize("place", [0, 60, 128, 150, FILE_BYTES - 32, FILE_BYTES - 1])
-def test_one_byte_that_changed_is_noticed(cache: Cache, place: int) -> None:
+def test_one_changed_byte_is_detected(cache: Cache, place: int) -> None:
     file = written(cache, "view-00000")
     content = bytearray(file.read_bytes())
     content[place] ^= 1
@@ -81,14 +81,14 @@ def test_one_byte_that_changed_is_noticed(cache: Cache, place: int) -> None:
     assert other.read(file) is None and other.take_notes()
 
 
-def test_more_bytes_than_were_written_are_noticed(cache: Cache) -> None:
+def test_appended_bytes_are_detected(cache: Cache) -> None:
     file = written(cache, "view-00000")
     file.write_bytes(file.read_bytes() + bytes(64))
     assert fresh(cache).read(file) is None
 
 
 @pytest.mark.parametrize("about", [ABOUT, {"teacher": "another", "data": "b"}])
-def test_a_file_from_another_place_is_noticed(cache: Cache, about: dict[str, str]) -> None:
+def test_a_file_from_another_path_is_detected(cache: Cache, about: dict[str, str]) -> None:
     foreign = written(cache, "view-00001", about)
     file = made(cache) / "view-00000.npy"
     file.write_bytes(foreign.read_bytes())
@@ -97,7 +97,7 @@ def test_a_file_from_another_place_is_noticed(cache: Cache, about: dict[str, str
     assert other.read(foreign) is not None
 
 
-def test_a_file_that_is_replaced_is_checked_again(cache: Cache) -> None:
+def test_a_replaced_file_is_verified_again(cache: Cache) -> None:
     file = written(cache, "view-00000")
     assert cache.read(file) is not None
     content = bytearray(written(cache, "view-00000", plus=1).read_bytes())
@@ -107,14 +107,14 @@ def test_a_file_that_is_replaced_is_checked_again(cache: Cache) -> None:
     assert cache.read(file) is None
 
 
-def test_a_plain_array_of_numpy_is_no_file_of_the_cache(cache: Cache) -> None:
+def test_a_plain_numpy_file_is_not_accepted(cache: Cache) -> None:
     file = made(cache) / "view-00000.npy"
     np.save(file, VALUES)
     assert cache.read(file) is None and cache.take_notes()
 
 
 @pytest.mark.parametrize("name", ["photographs", "0123456789abcdef"])
-def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(
+def test_foreign_files_in_the_folder_are_neither_counted_nor_removed(
     tmp_path: Path, name: str
 ) -> None:
     theirs = tmp_path / name / "mine.npy"
@@ -124,10 +124,10 @@ def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(
     small = Cache(tmp_path, FILE_BYTES)
     first, second = written(small, "view-00000"), written(small, "view-00001")
     assert theirs.exists() and second.exists() and not first.exists()
-    assert not any("larger than teacher.cache_gib" in note for note in small.take_notes())
+    assert not any("exceeds teacher.cache_gib" in note for note in small.take_notes())
 
 
-def test_a_writer_that_breaks_off_leaves_nothing(cache: Cache) -> None:
+def test_an_interrupted_writer_leaves_no_file(cache: Cache) -> None:
     file = made(cache) / "view-00000.npy"
     with pytest.raises(KeyboardInterrupt), cache.writer(file, ROWS, COLUMNS, "float32") as writer:
         writer.add(VALUES[:4])
@@ -135,7 +135,7 @@ def test_a_writer_that_breaks_off_leaves_nothing(cache: Cache) -> None:
     assert {path.name for path in file.parent.iterdir()} == {"about.json"}
 
 
-def test_a_reader_keeps_what_it_maps_when_the_file_goes(cache: Cache) -> None:
+def test_a_mapped_array_stays_valid_after_its_file_is_removed(cache: Cache) -> None:
     file = written(cache, "view-00000")
     read = cache.read(file)
     file.unlink()
@@ -146,27 +146,27 @@ def names(cache: Cache) -> set[str]:
     return {file.stem for file in cache.root.glob("*/*.npy")}
 
 
-def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_file_is_removed_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 3 * FILE_BYTES)
     files = [written(cache, name) for name in ("one", "two", "three")]
     for age, file in enumerate(files):
         os.utime(file, (1000 + age, 1000 + age))
-    assert cache.read(files[0]) is not None, "which makes it the last one used"
+    assert cache.read(files[0]) is not None, "reading makes it the most recently used"
     written(cache, "four")
     assert names(cache) == {"one", "three", "four"}
-    assert any("1 of its files" in note for note in cache.take_notes())
+    assert any("1 least recently used" in note for note in cache.take_notes())
     written(cache, "five", {"teacher": "of another sweep"})
     assert len(names(cache)) == 3 and "five" in names(cache)
 
 
-def test_nothing_goes_while_there_is_room(tmp_path: Path) -> None:
+def test_nothing_is_removed_while_there_is_room(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 3 * FILE_BYTES)
     for name in ("one", "two", "three"):
         written(cache, name)
     assert names(cache) == {"one", "two", "three"} and not cache.take_notes()
 
 
-def test_what_another_one_writes_at_this_moment_counts_and_stays(tmp_path: Path) -> None:
+def test_files_that_another_process_writes_are_counted_and_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 2 * FILE_BYTES)
     written(cache, "old")
     file = made(cache) / "slow.npy"
@@ -174,14 +174,14 @@ def test_what_another_one_writes_at_this_moment_counts_and_stays(tmp_path: Path)
     assert lock.wait(1)()
     with cache.writer(file, ROWS, COLUMNS, "float32") as writer:
         written(Cache(tmp_path, 2 * FILE_BYTES), "quick")
-        assert names(cache) == {"quick"}, "the old one made room for both"
+        assert names(cache) == {"quick"}, "the old file was removed to make room for both"
         writer.add(VALUES)
         writer.finish()
     lock.release()
     assert names(cache) == {"quick", "slow"}
 
 
-def test_what_the_dead_left_behind_is_removed(cache: Cache) -> None:
+def test_temporary_files_of_dead_writers_are_removed(cache: Cache) -> None:
     folder = made(cache)
     left = folder / ".view-00000.npy.4711.abcdef01"
     left.write_bytes(bytes(1000))
@@ -189,12 +189,12 @@ def test_what_the_dead_left_behind_is_removed(cache: Cache) -> None:
     assert not left.exists()
 
 
-def test_a_folder_says_what_it_is_about(cache: Cache) -> None:
+def test_a_folder_contains_its_description(cache: Cache) -> None:
     text = (made(cache) / "about.json").read_text()
     assert '"teacher": "a"' in text and '"data": "b"' in text
 
 
-def test_whoever_waits_gives_up_when_the_owner_shows_no_life(cache: Cache) -> None:
+def test_waiting_ends_if_the_owner_of_the_lock_sends_no_heartbeat(cache: Cache) -> None:
     file = made(cache) / "view-00000.npy"
     owner = Lock(file)
     assert owner.wait(1)() is True
@@ -212,7 +212,7 @@ def test_whoever_waits_gives_up_when_the_owner_shows_no_life(cache: Cache) -> No
     assert answers[-1] is False
 
 
-def test_a_sign_of_life_makes_whoever_waits_wait_on(cache: Cache) -> None:
+def test_a_heartbeat_extends_the_wait_for_a_lock(cache: Cache) -> None:
     file = made(cache) / "view-00000.npy"
     owner, rounds = Lock(file), 5
     assert owner.wait(1)() is True

@@ -41,17 +41,20 @@ def another_value(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut weights": (cut(WEIGHTS), f"{WEIGHTS} is damaged: "),
     "a cut card": (cut(CARD), f"{CARD} is damaged: it is not JSON"),
-    "other weights": (other_weights, "its tensors are not those that teacher.json was written for"),
+    "other weights": (
+        other_weights,
+        "the fingerprint of its tensors differs from the one in teacher.json",
+    ),
     "a text for a number": (another_value, f"{CARD} is damaged: classes = '10' is not allowed"),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGES)
 @pytest.mark.parametrize("given", [False, True])
-def test_it_is_set_aside_and_made_anew(
+def test_a_damaged_teacher_is_set_aside_and_created_again(
     what: str, given: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage, said = DAMAGES[what]
+    damage, message = DAMAGES[what]
     file = tmp_path / "given.safetensors"
     torch.manual_seed(3)
     save_weights(build("mlp", 10, (1, 8, 8), {"width": 8, "depth": 1}), file)
@@ -70,18 +73,18 @@ def test_it_is_set_aside_and_made_anew(
         data,
     )
     check_weights(store, configuration, data)
-    assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
+    assert not caplog.text and fit.damage(folder) is None, "an intact teacher is kept"
     damage(folder)
-    with refused(str(folder), allowed="a whole teacher", error=PreflightError):
+    with refused(str(folder), allowed="a complete teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
-    assert said in caplog.text and f"{folder.name}.damaged" in caplog.text
+    assert message in caplog.text and f"{folder.name}.damaged" in caplog.text
     assert folder.with_name(f"{folder.name}.damaged").is_dir()
     if given:
         assert read_teacher(folder)[0]["classes"] == 10
     else:
-        assert not fit.teacher_exists(folder), "the run fits it"
+        assert not fit.teacher_exists(folder), "the run fits the teacher"
     if given:
         file.write_bytes(file.read_bytes()[:100])
-        with refused("teacher.network.weights", str(file), "a whole .safetensors file"):
+        with refused("teacher.network.weights", str(file), "a complete .safetensors file"):
             fit.adopt_weights(folder, configuration.teacher, data)

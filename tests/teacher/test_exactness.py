@@ -60,7 +60,7 @@ def trained(
 @pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("policy", ["none", "crop_flip", "resized_crop_flip"])
 @pytest.mark.parametrize("network", ["cnn", "resnet8"])
-def test_the_float32_cache_with_a_view_an_epoch_is_the_online_teacher_to_the_bit(
+def test_the_float32_cache_with_a_view_per_epoch_is_bit_identical_to_the_online_teacher(
     specify: Specify, make_teacher: MakeTeacher, network: str, policy: str, mix: str
 ) -> None:
     pairs = (
@@ -126,7 +126,7 @@ def test_the_float16_cache_stays_within_its_bound(
 @pytest.mark.parametrize(
     "pairs", [("data.mixing=none",), ("data.mixing=cutmix",), ("teacher.mode=online",)], ids=str
 )
-def test_data_and_knowledge_in_the_memory_of_the_device_train_the_same_student(
+def test_resident_data_and_outputs_train_the_same_student(
     specify: Specify, make_teacher: MakeTeacher, pairs: tuple[str, ...]
 ) -> None:
     mapped, resident = (
@@ -145,7 +145,7 @@ def test_data_and_knowledge_in_the_memory_of_the_device_train_the_same_student(
     assert all(torch.equal(resident[key], value) for key, value in mapped.items())
 
 
-def test_features_of_pictures_that_do_not_vary_come_from_the_cache(
+def test_features_without_augmentation_come_from_the_cache(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     spec = specify(*SMALL, "data.augmentation=none")
@@ -165,7 +165,7 @@ def test_features_of_pictures_that_do_not_vary_come_from_the_cache(
         )
 
 
-def test_features_of_views_that_vary_are_asked_for_at_every_step(
+def test_features_of_varying_views_are_computed_at_every_step(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     spec = specify(*SMALL, "data.augmentation=crop")
@@ -186,7 +186,7 @@ def test_features_of_views_that_vary_are_asked_for_at_every_step(
         (float("inf"), ("teacher", "logits", "finite values")),
     ],
 )
-def test_logits_that_the_type_cannot_hold_are_refused_with_a_sentence(
+def test_logits_beyond_the_range_of_the_type_are_refused(
     specify: Specify, make_teacher: MakeTeacher, scale: float, refusal: tuple[str, str, object]
 ) -> None:
     spec = specify(*SMALL, "data.augmentation=none")
@@ -218,7 +218,7 @@ def test_fewer_views_than_epochs_cycle(specify: Specify, make_teacher: MakeTeach
 def cached(spec: TrialSpec, dtype: str = "float32") -> CachedTeacher:
     assert spec.teacher is not None and spec.knowledge is not None
     dataset = Dataset.open(spec.data)
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 32, 0)
+    batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 32, 0)
     return CachedTeacher(
         FrozenTeacher.open(spec.teacher, CPU),
         batches,
@@ -246,7 +246,7 @@ def killed_while_filling(spec: TrialSpec, point: str) -> None:
         if point == "locked":
             source.batches.full_blocks = lambda *_: end()  # type: ignore[method-assign,assignment,return-value]
         elif point.startswith("block"):
-            source.shared_pass.told = lambda samples: (
+            source.shared_pass.on_progress = lambda samples: (
                 end() if samples >= 32 * int(point[-1]) else None
             )
         elif point == "unsealed":
@@ -259,7 +259,7 @@ def killed_while_filling(spec: TrialSpec, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["locked", "block 1", "block 3", "unsealed", "in place"])
-def test_a_death_at_any_point_leaves_a_cache_that_the_next_one_uses(
+def test_a_crash_at_any_point_leaves_a_usable_cache(
     specify: Specify, make_teacher: MakeTeacher, point: str
 ) -> None:
     spec = specify(*SMALL, "data.augmentation=crop")
@@ -276,7 +276,7 @@ def test_a_death_at_any_point_leaves_a_cache_that_the_next_one_uses(
         assert torch.equal(logits[batch.index], source.shared_pass.teacher(batch.inputs).logits)
     left = {file.name for file in source.files(0)["logits"].parent.iterdir()}
     assert left == {"about.json", "view-00000.npy", "view-00000.npy.lock"}, (
-        "what the dead left was cleared"
+        "temporary files of the killed process were removed"
     )
 
 
@@ -290,7 +290,7 @@ def one_of_two(spec: TrialSpec, report: Any) -> None:
     )
 
 
-def test_two_that_fill_the_same_cache_at_once_both_finish_and_agree(
+def test_concurrent_processes_fill_the_same_cache_and_agree(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     context = get_context("spawn")
@@ -316,7 +316,7 @@ def test_two_that_fill_the_same_cache_at_once_both_finish_and_agree(
         process.join(LONGEST_S)
     assert [process.exitcode for process in processes] == [0, 0]
     assert counted.sum(axis=(0, 1)).tolist() == [8, 8], (
-        "each of 8 views was computed by one of them and found by the other"
+        "one process computed each of 8 views, and the other found it"
     )
     one, two = (student(spec) for spec in specs)
     assert all(torch.equal(two[key], value) for key, value in one.items())

@@ -56,9 +56,7 @@ def place(root: Path, *pairs: str) -> Path:
         "resources.workers=2",
     ],
 )
-def test_another_recipe_network_seed_or_data_is_another_teacher(
-    digits_store: Path, pair: str
-) -> None:
+def test_recipe_network_seed_and_data_change_the_fingerprint(digits_store: Path, pair: str) -> None:
     assert place(digits_store, pair) != place(digits_store)
 
 
@@ -79,11 +77,13 @@ def test_another_recipe_network_seed_or_data_is_another_teacher(
         "resources.groups=2",
     ],
 )
-def test_settings_that_the_teacher_does_not_see_leave_it(digits_store: Path, pair: str) -> None:
+def test_settings_without_effect_on_the_teacher_keep_the_fingerprint(
+    digits_store: Path, pair: str
+) -> None:
     assert place(digits_store, pair) == place(digits_store)
 
 
-def test_given_weights_are_known_by_their_bytes(digits_store: Path, tmp_path: Path) -> None:
+def test_given_weights_are_identified_by_their_bytes(digits_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.safetensors"
     pairs = (f"teacher.network.weights={file}", "teacher.network.width=8")
     names = []
@@ -92,7 +92,7 @@ def test_given_weights_are_known_by_their_bytes(digits_store: Path, tmp_path: Pa
         names.append(place(digits_store, *pairs))
     assert names[0] == names[2] != names[1]
     assert place(digits_store, *pairs, "teacher.seed=4") == names[0], (
-        "nothing is fitted, so no recipe counts"
+        "nothing is fitted, so the recipe has no effect"
     )
 
 
@@ -128,15 +128,15 @@ def test_given_weights_become_the_teacher(specify: Specify, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "given_classes", "said"),
+    ("settings", "given_classes", "fragment"),
     [
         ({"width": 9, "depth": 1}, 10, "9x64"),
         ({"width": 8, "depth": 2}, 10, "body.3"),
         ({"width": 8, "depth": 1}, 7, "7x8"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_in_a_sentence(
-    specify: Specify, tmp_path: Path, settings: dict[str, int], given_classes: int, said: str
+def test_weights_of_another_shape_are_refused(
+    specify: Specify, tmp_path: Path, settings: dict[str, int], given_classes: int, fragment: str
 ) -> None:
     file = given(tmp_path, classes=given_classes, **settings)
     with refused("teacher.network.weights", str(file), "weights of mlp with 10 classes") as raised:
@@ -148,11 +148,13 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(
             "teacher.network.depth=1",
         )
     sentence, *table = str(raised.value).splitlines()
-    assert sentence.startswith(str(file)) and len(table) > 1 and any(said in row for row in table)
+    assert (
+        sentence.startswith(str(file)) and len(table) > 1 and any(fragment in row for row in table)
+    )
     assert not (tmp_path / "adopted").exists()
 
 
-def test_published_weights_with_another_classifier_make_no_teacher(
+def test_published_weights_with_another_classifier_are_refused(
     specify: Specify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchvision.models import ResNet18_Weights, resnet18
@@ -170,7 +172,7 @@ def test_published_weights_with_another_classifier_make_no_teacher(
     assert not (tmp_path / "adopted").exists()
 
 
-def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -> None:
+def test_the_teacher_is_identified_by_its_weights(specify: Specify, tmp_path: Path) -> None:
     """A recipe that is fitted again may give other weights; their outputs must not be mixed."""
     configuration, data = (
         (
@@ -197,13 +199,13 @@ def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all"])
-def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(
+def test_a_file_without_weights_is_refused(
     specify: Specify, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "given.safetensors"
     if content is not None:
         file.write_bytes(content)
-    allowed = "a file that exists" if content is None else "a whole .safetensors file"
+    allowed = "a file that exists" if content is None else "a complete .safetensors file"
     with refused("teacher.network.weights", str(file), allowed) as raised:
         adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}")
     assert "\n" not in str(raised.value)
@@ -237,12 +239,12 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
     assert card is not None and card["metrics"] == metrics and card["fingerprint"] == "fitted"
     assert [path.name for path in folder.parent.iterdir()] == ["fitted"]
     teacher, dataset = FrozenTeacher.open(folder, CPU), Dataset.open(data)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 128, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 128, 0).ordered("validation")
     accuracy = (teacher(whole.inputs).logits.argmax(dim=1) == whole.labels).double().mean().item()
     assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
 
 
-def test_a_teacher_whose_weights_are_missing_is_not_ready(specify: Specify, tmp_path: Path) -> None:
+def test_a_teacher_without_weights_does_not_exist(specify: Specify, tmp_path: Path) -> None:
     file = given(tmp_path, width=8, depth=1)
     adopt(
         specify,
@@ -255,14 +257,14 @@ def test_a_teacher_whose_weights_are_missing_is_not_ready(specify: Specify, tmp_
     assert fit.card(tmp_path / "adopted") is None
 
 
-def test_weights_that_never_came_are_told_in_a_sentence(specify: Specify, tmp_path: Path) -> None:
+def test_missing_weights_of_a_fitted_teacher_are_refused(specify: Specify, tmp_path: Path) -> None:
     spec = specify(*TINY)
     trained = tmp_path / "teacher.fitting" / "checkpoint" / "student.safetensors"
     with refused("--store", str(trained), "a folder that all nodes share, or a URI"):
         fit.adopt_fitted(tmp_path / "teacher", spec.configuration, spec.data, {})
 
 
-def test_a_setting_that_came_later_leaves_the_teachers_that_stand_in_stores() -> None:
+def test_a_newer_setting_keeps_the_fingerprint_of_stored_teachers() -> None:
     """A teacher's evaluation does not affect its weights; its batch norm does, if changed."""
 
     def name(*pairs: str) -> str:
@@ -270,4 +272,4 @@ def test_a_setting_that_came_later_leaves_the_teachers_that_stand_in_stores() ->
 
     assert name("teacher.training.eval_precision=float32") == name()
     assert name("teacher.training.sync_batch_norm=true") != name()
-    assert name("training.sync_batch_norm=true") == name(), "that is the student's"
+    assert name("training.sync_batch_norm=true") == name(), "this is a setting of the student"

@@ -31,7 +31,7 @@ MakeTeacher = Callable[..., Path]
 
 @pytest.mark.parametrize("mode", ["online", "cached"])
 @pytest.mark.parametrize("name", ALONE)
-def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(
+def test_a_trial_does_not_change_the_teacher(
     specify: Specify, make_teacher: MakeTeacher, name: str, mode: str
 ) -> None:
     spec = specify(
@@ -49,7 +49,7 @@ def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(
     assert any("running_mean" in key for key in before)
     train(spec, TrialContext())
     assert open_teacher(spec.teacher, CPU, True, None, False) is teacher, (
-        "the very one that the trial asked"
+        "this is the teacher that the trial used"
     )
     after = teacher.state_dict()
     assert set(after) == set(before) and all(
@@ -59,7 +59,7 @@ def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(
     assert (spec.teacher / WEIGHTS).read_bytes() == content
 
 
-def test_it_stays_in_eval_mode_inside_a_module_that_trains(
+def test_the_teacher_stays_in_eval_mode_inside_a_training_module(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     spec = specify(*SMALL)
@@ -71,7 +71,7 @@ def test_it_stays_in_eval_mode_inside_a_module_that_trains(
     assert all(torch.equal(statistics[key], value) for key, value in teacher.state_dict().items())
 
 
-def test_it_gives_no_gradient(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_the_teacher_gets_no_gradient(specify: Specify, make_teacher: MakeTeacher) -> None:
     spec = specify(*SMALL)
     teacher = FrozenTeacher.open(make_teacher(spec.data, "mlp", width=4), CPU)
     output = teacher(torch.randn(2, 1, 8, 8, requires_grad=True))
@@ -79,15 +79,19 @@ def test_it_gives_no_gradient(specify: Specify, make_teacher: MakeTeacher) -> No
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_what_it_says_may_be_saved_by_autograd(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_autograd_can_save_the_teacher_outputs(specify: Specify, make_teacher: MakeTeacher) -> None:
     spec = specify(*SMALL)
-    said = FrozenTeacher.open(make_teacher(spec.data, "mlp", width=4), CPU)(torch.randn(2, 1, 8, 8))
-    student = torch.zeros_like(said.logits, requires_grad=True)
-    (student * said.logits).sum().backward()  # an inference tensor cannot be saved for this
-    assert torch.equal(student.grad, said.logits)  # type: ignore[arg-type]
+    teacher_output = FrozenTeacher.open(make_teacher(spec.data, "mlp", width=4), CPU)(
+        torch.randn(2, 1, 8, 8)
+    )
+    student = torch.zeros_like(teacher_output.logits, requires_grad=True)
+    (
+        student * teacher_output.logits
+    ).sum().backward()  # an inference tensor cannot be saved for this
+    assert torch.equal(student.grad, teacher_output.logits)  # type: ignore[arg-type]
 
 
-def test_it_has_a_precision_of_its_own_and_answers_in_float32(
+def test_the_teacher_has_its_own_precision_and_returns_float32(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     folder, inputs = make_teacher(specify(*SMALL).data, "mlp", width=16), torch.randn(64, 1, 8, 8)

@@ -54,19 +54,19 @@ def test_near_chance_is_within_three_standard_errors_of_guessing(
     assert bool(quality(accuracy).chance_warning(sizes)) == chance
 
 
-def test_few_samples_that_nothing_could_tell_from_guessing_give_no_warning() -> None:
+def test_too_few_samples_for_a_decision_give_no_warning() -> None:
     assert quality(1.0).chance_warning([2, 2]) == quality(0.0).chance_warning([2, 2]) == ""
 
 
-def test_the_warning_names_both_numbers_and_what_to_do() -> None:
-    said = quality(0.1, "given.safetensors").chance_warning([10] * 10)
+def test_the_warning_names_both_accuracies_and_the_next_step() -> None:
+    warning = quality(0.1, "given.safetensors").chance_warning([10] * 10)
     assert (
         "its validation accuracy is 0.1000, and guessing reaches 0.1000 on these 100 samples"
-        in said
+        in warning
     )
-    assert "teacher.network.weights" in said and "teacher.training" in quality(0.1).chance_warning(
-        [10] * 10
-    )
+    assert "teacher.network.weights" in warning and "teacher.training" in quality(
+        0.1
+    ).chance_warning([10] * 10)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_a_teacher_is_worse_than_a_student_beyond_a_standard_error(
 ) -> None:
     error = math.sqrt(0.9 * 0.1 / 225)  # 0.02
     assert error == pytest.approx(0.02)
-    said = quality(of_teacher).student_warning(0.9, 7, 225)
-    assert bool(said) == worse and (
-        not worse or "validation accuracy 0.8790, and 0.9000 of trial 7" in said
+    warning = quality(of_teacher).student_warning(0.9, 7, 225)
+    assert bool(warning) == worse and (
+        not worse or "validation accuracy 0.8790, against 0.9000 for trial 7" in warning
     )
 
 
-def test_where_the_weights_come_from_is_said() -> None:
+def test_the_source_of_the_weights_is_described() -> None:
     assert quality(0.5).words == "mlp (fitted here): validation accuracy 0.5000"
     assert (
         quality(None, "/a/b.safetensors").words
@@ -95,7 +95,7 @@ def test_where_the_weights_come_from_is_said() -> None:
     "content",
     [None, "", "[]", "{}", '{"network": 3}', '{"network": {"name": "mlp"}, "metrics": 3}'],
 )
-def test_a_missing_or_damaged_card_says_nothing(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_or_damaged_card_has_no_quality(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / CARD).write_text(content)
     assert read_quality(tmp_path) is None
@@ -155,7 +155,7 @@ def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given
     file = fit.teacher_folder(*given) / CARD
     write_json(file, read_json(file) | {"metrics": {"validation/accuracy": 0.123}})
     assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, (
-        "what stands in the card is not computed again"
+        "metrics in the card are not computed again"
     )
 
 
@@ -177,9 +177,7 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
         folder / CARD,
         {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())},
     )
-    with refused(
-        "teacher.network.weights", _weights(configuration), "weights whose logits are finite"
-    ):
+    with refused("teacher.network.weights", _weights(configuration), "weights with finite logits"):
         bring(given)
     assert read_quality(folder) == quality(None, _weights(configuration))
 
@@ -199,7 +197,7 @@ def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, fl
     return dict(records[0]["metrics"]) if records else {}
 
 
-def test_two_workers_find_what_one_finds(given: Given) -> None:
+def test_two_workers_find_the_same_neighbours_as_one(given: Given) -> None:
     alone = bring(given)["metrics"]
     found, _ = on_every_rank(
         2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain()

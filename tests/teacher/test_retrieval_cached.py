@@ -26,8 +26,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import clean_knowledge
-from orchestrator.training.process_cache import retrieval as retrieval_of
+from orchestrator.training.process_cache import build_retrieval, compute_clean_knowledge
 from tests.retrieving import Retrieving, retrieving_method
 
 CPU = torch.device("cpu")
@@ -86,16 +85,20 @@ def kept(
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of queries of each further exact search."""
-    asked, exact = list[int](), ByClass.nearest
+    searched_sizes, exact = list[int](), ByClass.nearest
 
     def counted(
-        bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]
+        bank: ByClass,
+        positives: int,
+        negatives: int,
+        queries: Tensor,
+        heartbeat: Callable[[], None],
     ) -> Neighbours:
-        asked.append(len(queries))
-        return exact(bank, positives, negatives, queries, alive)
+        searched_sizes.append(len(queries))
+        return exact(bank, positives, negatives, queries, heartbeat)
 
     monkeypatch.setattr(ByClass, "nearest", counted)
-    return asked
+    return searched_sizes
 
 
 @pytest.mark.parametrize("queries", [7, 60, 2048])
@@ -120,20 +123,20 @@ def test_neighbours_are_those_of_a_search_by_hand(
     torch.testing.assert_close(found.negative_similarity, cosine)
 
 
-def test_a_second_user_searches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, knowledge = searches(monkeypatch), knowledge_of()
+def test_a_second_user_does_not_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched_sizes, knowledge = searches(monkeypatch), knowledge_of()
     first = kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     again = kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
-    assert asked == [60]
+    assert searched_sizes == [60]
     assert all(
         torch.equal(torch.as_tensor(one), torch.as_tensor(other))
         for one, other in zip(first, again, strict=True)
     )
 
 
-def test_the_bank_is_sorted_once_however_many_blocks_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bank_is_sorted_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 7)
-    asked, sorted_banks = searches(monkeypatch), list[int]()
+    searched_sizes, sorted_banks = searches(monkeypatch), list[int]()
 
     def counted(features: Tensor, labels: Tensor) -> ByClass:
         sorted_banks.append(len(labels))
@@ -141,17 +144,19 @@ def test_the_bank_is_sorted_once_however_many_blocks_ask(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(retrieval, "ByClass", counted)
     Retrieval(TrialContext(), False)(knowledge_of(), POSITIVES, NEGATIVES)
-    assert asked == [7] * 9 and sorted_banks == [60], "the last block repeats the last sample"
+    assert searched_sizes == [7] * 9 and sorted_banks == [60], (
+        "the last block repeats the last sample"
+    )
 
 
-def test_the_next_student_of_a_trial_searches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, find = searches(monkeypatch), Retrieval(TrialContext(), False)
+def test_the_next_student_of_a_trial_does_not_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched_sizes, find = searches(monkeypatch), Retrieval(TrialContext(), False)
     knowledge = knowledge_of()
-    assert find(knowledge, 1, 2) is find(knowledge, 1, 2) and asked == [60]
+    assert find(knowledge, 1, 2) is find(knowledge, 1, 2) and searched_sizes == [60]
 
 
 @pytest.mark.parametrize("change", ["labels", "positives", "negatives", "teacher", "approximate"])
-def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(
+def test_everything_that_determines_the_neighbours_changes_the_folder(
     tmp_path: Path, change: str
 ) -> None:
     knowledge = knowledge_of()
@@ -165,7 +170,7 @@ def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 4), (3, 0), (0, 0)])
-def test_a_side_that_nobody_wants_has_no_columns(
+def test_unrequested_positives_or_negatives_have_no_columns(
     tmp_path: Path, positives: int, negatives: int
 ) -> None:
     found = kept(tmp_path)(knowledge_of(), positives, negatives)
@@ -173,7 +178,7 @@ def test_a_side_that_nobody_wants_has_no_columns(
     assert found.negatives.shape == found.negative_similarity.shape == (60, negatives)
 
 
-def test_a_damaged_table_is_found_anew(tmp_path: Path) -> None:
+def test_a_damaged_table_is_computed_again(tmp_path: Path) -> None:
     knowledge = knowledge_of()
     kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     (file,) = tmp_path.glob("*/positives.npy")
@@ -186,10 +191,10 @@ def test_a_damaged_table_is_found_anew(tmp_path: Path) -> None:
     assert again.sharing and "damaged" in again.sharing.cache.take_notes()[0]
 
 
-def test_of_trials_at_the_same_time_one_searches(
+def test_only_one_of_concurrent_trials_searches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, knowledge, start = searches(monkeypatch), knowledge_of(), threading.Barrier(3)
+    searched_sizes, knowledge, start = searches(monkeypatch), knowledge_of(), threading.Barrier(3)
     found: list[Neighbours] = []
 
     def trial() -> None:
@@ -201,11 +206,11 @@ def test_of_trials_at_the_same_time_one_searches(
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert len(found) == 3 and asked == [60]
+    assert len(found) == 3 and searched_sizes == [60]
     assert all(torch.equal(each.negatives, found[0].negatives) for each in found)
 
 
-def test_a_stop_is_heard_and_leaves_nothing_behind(
+def test_a_stop_request_is_obeyed_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 16)
@@ -219,22 +224,23 @@ def test_a_stop_is_heard_and_leaves_nothing_behind(
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
 
 
-def test_who_waits_sees_that_the_search_goes_on(
+def test_a_waiting_process_observes_the_heartbeat_of_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     shown: list[str] = []
     monkeypatch.setattr(
-        "orchestrator.teacher.cache.Lock.show_life", lambda lock: shown.append(lock.file.name)
+        "orchestrator.teacher.cache.Lock.update_heartbeat",
+        lambda lock: shown.append(lock.file.name),
     )
     kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
-    assert shown.count("positives.npy") >= 4, "60 queries, 16 at a time"
+    assert shown.count("positives.npy") >= 4, "60 queries in blocks of 16"
 
 
-def test_a_full_disk_is_told_and_waited_for(
+def test_a_full_disk_is_reported_and_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    notes: list[str] = []
     refusals, take = iter(range(2)), os.posix_fallocate
 
     def full(file: int, start: int, length: int) -> None:
@@ -244,8 +250,8 @@ def test_a_full_disk_is_told_and_waited_for(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(disk, "POLL_S", 0.0)
-    found = kept(tmp_path, TrialContext(note=said.append))(knowledge_of(), POSITIVES, NEGATIVES)
-    assert len(said) == 2 and "full" in said[0] and "room again" in said[1]
+    found = kept(tmp_path, TrialContext(note=notes.append))(knowledge_of(), POSITIVES, NEGATIVES)
+    assert len(notes) == 2 and "full" in notes[0] and "room again" in notes[1]
     again = kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
     assert torch.equal(found.positives, again.positives)
 
@@ -270,34 +276,34 @@ def test_a_teachers_bank_is_mapped_and_searched(
 ) -> None:
     spec = specify(*SMALL)
     source, batches = opened(spec, make_teacher, dtype)
-    find = retrieval_of(spec, source, batches, TrialContext())
+    find = build_retrieval(spec, source, batches, TrialContext())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        knowledge = clean_knowledge(source, batches, TrialContext(), True, find)
+        knowledge = compute_clean_knowledge(source, batches, TrialContext(), True, find)
         found = knowledge.neighbours(POSITIVES, NEGATIVES)
     assert knowledge.features is not None and knowledge.logits.dtype == torch.float32
     if isinstance(source, CachedTeacher):
         array = source.arrays["features"]
         assert isinstance(array, np.memmap) and str(knowledge.features.dtype) == f"torch.{dtype}"
-        assert knowledge.features.data_ptr() == array.ctypes.data, "no copy of them"
+        assert knowledge.features.data_ptr() == array.ctypes.data, "features are not copied"
     assert found.negatives.tolist() == by_hand(knowledge, POSITIVES, NEGATIVES)[1]
     assert spec.knowledge is not None
     assert len(list(spec.knowledge.glob("*/negatives.npy"))) == (dtype is not None)
 
 
-def test_labels_as_they_are_used_decide_what_is_kept(
+def test_the_labels_in_use_determine_the_cached_results(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     """Noise and hidden labels change no image and no teacher output, but all retrieved samples."""
     for changes in ((), ("data.label_noise=0.2",), ("data.labelled=50",)):
         spec = specify(*SMALL, *changes)
         source, batches = opened(spec, make_teacher, "float32")
-        knowledge = clean_knowledge(
+        knowledge = compute_clean_knowledge(
             source,
             batches,
             TrialContext(),
             True,
-            retrieval_of(spec, source, batches, TrialContext()),
+            build_retrieval(spec, source, batches, TrialContext()),
         )
         assert (
             knowledge.neighbours(POSITIVES, NEGATIVES).positives.tolist()
@@ -323,7 +329,7 @@ def test_auto_is_exact_up_to_a_limit(
     monkeypatch.setattr("orchestrator.config.sizes.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
     assert (
-        retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate
+        build_retrieval(spec, *opened(spec, make_teacher, None), TrialContext()).approximate
         is approximate
     )
 
@@ -332,7 +338,7 @@ def test_auto_is_exact_up_to_a_limit(
     ("pairs", "searched"),
     [((), 1), (("peers.b.network.name=mlp",), 1), (("teacher.mode=online",), 2)],
 )
-def test_trials_and_students_that_agree_search_once(
+def test_trials_and_students_with_equal_settings_search_once(
     specify: Specify,
     make_teacher: MakeTeacher,
     monkeypatch: pytest.MonkeyPatch,
@@ -341,7 +347,7 @@ def test_trials_and_students_that_agree_search_once(
 ) -> None:
     """Trials of one student, of two in one worker, and of one with an online teacher."""
     retrieving_method(monkeypatch)
-    asked, seen = searches(monkeypatch), []
+    searched_sizes, seen = searches(monkeypatch), []
     reports: list[dict[str, float]] = []
 
     def prepare(method: Retrieving, knowledge: Callable[[], Knowledge], task: Task) -> None:
@@ -353,7 +359,7 @@ def test_trials_and_students_that_agree_search_once(
         spec = specify(*SMALL, *own, folder=trial)
         spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=16)})
         train(spec, TrialContext(report=lambda record: reports.append(record["metrics"])))
-    assert len(asked) == searched
+    assert len(searched_sizes) == searched
     assert len(seen) == 2 * (1 + ("peers.b.network.name=mlp" in pairs))
     assert all(torch.equal(each.negatives, seen[0].negatives) for each in seen)
     assert all(metrics["seconds/retrieval"] > 0 for metrics in reports)

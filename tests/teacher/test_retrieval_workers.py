@@ -42,30 +42,30 @@ def found(
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """Run one rank: shared folders, own ones, none, an index, the other's full disk, a stop."""
     context = TrialContext(rank, world_size, CPU)
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     exact = patch.object(ByClass, "nearest", autospec=True, side_effect=ByClass.nearest)
     with patch.object(retrieval, "QUERIES", 50), exact as search:
-        told["shared"] = found(context, root / "shared")
-        told["searches"] = search.call_count
-        told["again"] = found(context, root / "shared")
-        told["searches again"] = search.call_count - told["searches"]
-        told["own"] = found(context, root / f"own-{rank}")
-        told["none"] = found(context)
-        told["approximate"] = found(context, approximate=True)
+        results["shared"] = found(context, root / "shared")
+        results["searches"] = search.call_count
+        results["again"] = found(context, root / "shared")
+        results["searches again"] = search.call_count - results["searches"]
+        results["own"] = found(context, root / f"own-{rank}")
+        results["none"] = found(context)
+        results["approximate"] = found(context, approximate=True)
         notes: list[str] = []
         refused = patch(
             "os.posix_fallocate", side_effect=[FULL, FULL, *[None] * 9] if rank == 1 else None
         )
         with refused, patch.object(disk, "POLL_S", 0.0):
-            told["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
-        told["notes"] = notes
+            results["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
+        results["notes"] = notes
         try:
             found(
                 TrialContext(rank, world_size, CPU, stop_requested=lambda: True), root / "stopped"
             )
         except Stopped:
-            told["stopped"] = True
-    return told
+            results["stopped"] = True
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(root: Path) -> list[dict[str, Any]]:
+def results(root: Path) -> list[dict[str, Any]]:
     return on_every_rank(WORKERS, worker, root)
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 @pytest.mark.parametrize("where", ["shared", "again", "own", "none", "full"])
-def test_two_workers_find_what_one_does(told: list[dict[str, Any]], where: str, rank: int) -> None:
-    alone, both = found(TrialContext()), told[rank][where]
+def test_two_workers_find_the_same_neighbours_as_one(
+    results: list[dict[str, Any]], where: str, rank: int
+) -> None:
+    alone, both = found(TrialContext()), results[rank][where]
     for name, value in alone.items():
         if isinstance(value, Tensor):
             torch.testing.assert_close(both[name], value)
@@ -89,13 +91,13 @@ def test_two_workers_find_what_one_does(told: list[dict[str, Any]], where: str, 
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_each_searches_its_share_once(told: list[dict[str, Any]], rank: int) -> None:
-    assert told[rank]["searches"] == 4, "321 queries, 50 at a time of each worker"
-    assert told[rank]["searches again"] == 0
+def test_each_worker_searches_its_share_once(results: list[dict[str, Any]], rank: int) -> None:
+    assert results[rank]["searches"] == 4, "321 queries in blocks of 50 per worker"
+    assert results[rank]["searches again"] == 0
 
 
-def test_two_workers_say_the_same_of_an_index(told: list[dict[str, Any]]) -> None:
-    first, second = (told[rank]["approximate"] for rank in range(WORKERS))
+def test_two_workers_get_the_same_results_from_an_index(results: list[dict[str, Any]]) -> None:
+    first, second = (results[rank]["approximate"] for rank in range(WORKERS))
     assert (
         torch.equal(first["negatives"], second["negatives"])
         and first["recall"] == second["recall"] >= 0.95
@@ -103,10 +105,10 @@ def test_two_workers_say_the_same_of_an_index(told: list[dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_the_full_disk_of_one_is_waited_for_by_both_and_a_stop_heard(
-    root: Path, told: list[dict[str, Any]], rank: int
+def test_both_workers_wait_for_the_full_disk_of_one_and_obey_a_stop(
+    root: Path, results: list[dict[str, Any]], rank: int
 ) -> None:
-    assert len(told[rank]["notes"]) == (2 if rank == 0 else 0) and told[rank]["stopped"], (
-        "the first one says it"
+    assert len(results[rank]["notes"]) == (2 if rank == 0 else 0) and results[rank]["stopped"], (
+        "only the first rank reports it"
     )
     assert not list(root.glob("stopped/*/*.npy"))

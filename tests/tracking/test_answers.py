@@ -60,7 +60,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (401, "refuses the credentials"),
         (403, "refuses the credentials"),
@@ -70,7 +70,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     ],
 )
 def test_writes_are_kept(
-    status: int | None, said: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: int | None, message: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "STALL_S", 0.0)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
@@ -84,7 +84,7 @@ def test_writes_are_kept(
     tracker.listen(notes.append)
     unsent = tracker.writer.unsent
     assert tracker.close("finished") > unsent > 0
-    assert said in notes[0] and len(notes) == 2 and "were not sent" in notes[1]
+    assert message in notes[0] and len(notes) == 2 and "were not sent" in notes[1]
     assert set(sent) == {"Basic YW5uOnNlc2FtZS00Mg=="}, "from the environment"
     assert SECRET not in "".join(notes)
     written = b"".join(file.read_bytes() for file in store.root.rglob("*") if file.is_file())

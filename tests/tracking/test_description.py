@@ -62,11 +62,11 @@ def test_a_description_shows_the_best_first_and_what_to_do_next(tmp_path: Path) 
     )
 
 
-def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Path) -> None:
+def test_description_of_an_empty_and_of_a_large_sweep(tmp_path: Path) -> None:
     nothing = description(Store(tmp_path), sweep_of(tmp_path / "none"), "running")
     assert (
         "0 trials" in nothing
-        and "No trial ended well so far." in nothing
+        and "No trial has completed yet." in nothing
         and "## Trials" not in nothing
         and "export" not in nothing
     )

@@ -55,7 +55,7 @@ def unsure() -> Arrays:
     return {"epochs/uncertainty_histogram": histogram}
 
 
-def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
+def class_arrays(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
     """Return distributions of a few samples and the weights of the classes."""
     generator = np.random.default_rng(0)
     names = ("teacher", "student", "reweighted") if reweighted else ("teacher", "student")
@@ -91,30 +91,30 @@ def lines(axis: Any) -> dict[str, Any]:
 
 
 def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
-    given = steps(traced())
-    figure: Any = epochs.terms(given)
+    records = steps(traced())
+    figure: Any = epochs.terms(records)
     above, below = figure.axes
     assert above.get_xlim() == below.get_xlim() == (0.0, EPOCHS)
     assert above.get_ylim()[0] <= 0.0 and above.get_ylim()[1] >= 1.0
-    assert np.allclose(above.get_lines()[0].get_ydata(), given["alpha"])
+    assert np.allclose(above.get_lines()[0].get_ydata(), records["alpha"])
     assert set(lines(below)) == {"cross entropy", "distillation", "cam"}  # the loss is their sum
-    assert np.allclose(lines(below)["distillation"].get_ydata(), given["distillation"])
+    assert np.allclose(lines(below)["distillation"].get_ydata(), records["distillation"])
     assert (
         below.get_yscale() == "log"
         and below.get_xlabel() == "epoch"
-        and below.get_ylabel() == "mean per sample, as tracked"
+        and below.get_ylabel() == "mean loss per sample"
     )
     colours = {line.get_color() for line in below.get_lines()}
     assert len(colours) == 3
 
 
 def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -> None:
-    given = steps(traced(alpha=False))
-    given["cross_entropy"] = given["distillation"] = np.full(POINTS, 0.5, np.float32)
-    figure: Any = epochs.terms(given)
+    records = steps(traced(alpha=False))
+    records["cross_entropy"] = records["distillation"] = np.full(POINTS, 0.5, np.float32)
+    figure: Any = epochs.terms(records)
     assert [axis.get_yscale() for axis in figure.axes] == ["linear"]
-    given["distillation"] = np.where(np.arange(POINTS) == 3, np.nan, 0.0).astype(np.float32)
-    figure = epochs.terms(given)
+    records["distillation"] = np.where(np.arange(POINTS) == 3, np.nan, 0.0).astype(np.float32)
+    figure = epochs.terms(records)
     assert figure.axes[0].get_yscale() == "linear" and np.isnan(
         lines(figure.axes[0])["distillation"].get_ydata()[3]
     )
@@ -122,9 +122,9 @@ def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -
 
 @pytest.mark.parametrize("missing", ["epoch", "cross_entropy", "distillation"])
 def test_no_terms_without_what_they_need(missing: str) -> None:
-    given = steps(traced())
-    del given[missing]
-    assert epochs.terms(given) is None
+    records = steps(traced())
+    del records[missing]
+    assert epochs.terms(records) is None
 
 
 def test_alpha_per_sample_shows_shares_and_their_mean() -> None:
@@ -140,7 +140,7 @@ def test_alpha_per_sample_shows_shares_and_their_mean() -> None:
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])
 def test_class_weights_are_centred_at_one_whatever_their_number(classes: int) -> None:
-    weights = said(classes)["class_weights"]
+    weights = class_arrays(classes)["class_weights"]
     weights[classes - 1, 0] = 0.8
     figure: Any = class_figures.class_weights(weights)
     axis = figure.axes[0]
@@ -161,14 +161,14 @@ def test_class_weights_are_centred_at_one_whatever_their_number(classes: int) ->
 
 def test_class_names_are_ticks() -> None:
     figure: Any = class_figures.class_weights(
-        said(3)["class_weights"], ["cat", "dog", "a very long name of a class"]
+        class_arrays(3)["class_weights"], ["cat", "dog", "a very long name of a class"]
     )
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names[:2] == ["cat", "dog"] and len(names[2]) <= 12
 
 
 def test_few_classes_are_bars_and_at_most_six_samples() -> None:
-    shown = said(10)
+    shown = class_arrays(10)
     figure: Any = class_figures.distributions(shown)
     assert len(figure.axes) == 6
     for place, axis in enumerate(figure.axes):
@@ -176,12 +176,12 @@ def test_few_classes_are_bars_and_at_most_six_samples() -> None:
         heights = [[bar.get_height() for bar in container] for container in axis.containers]
         expected = [shown[name][place] for name in ("teacher", "reweighted", "student")]
         assert np.allclose(heights, expected)
-    plain: Any = class_figures.distributions(said(10, samples=2, reweighted=False))
+    plain: Any = class_figures.distributions(class_arrays(10, samples=2, reweighted=False))
     assert [len(axis.containers) for axis in plain.axes] == [2, 2]
 
 
 def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> None:
-    shown = said(1000)
+    shown = class_arrays(1000)
     shown["labels"] = shown["teacher"].argmin(1)  # the least probable class
     figure: Any = class_figures.distributions(shown)
     for place, axis in enumerate(figure.axes):
@@ -199,9 +199,9 @@ def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> No
 
 
 def test_a_trial_that_was_stopped_early_has_its_terms_alone(tmp_path: Path) -> None:
-    folder = write(tmp_path, traced(), said(10))
-    assert [name for name, _ in figures.of_trial(folder, complete=False)] == ["terms"]
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+    folder = write(tmp_path, traced(), class_arrays(10))
+    assert [name for name, _ in figures.trial_figures(folder, complete=False)] == ["terms"]
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
         "terms",
         "alpha_per_sample",
         "class_weights",
@@ -211,7 +211,7 @@ def test_a_trial_that_was_stopped_early_has_its_terms_alone(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("classes", [10, 1000])
 def test_pictures_are_small(tmp_path: Path, classes: int) -> None:
-    drawn = figures.pictures(write(tmp_path, traced(), said(classes)), complete=True)
+    drawn = figures.pictures(write(tmp_path, traced(), class_arrays(classes)), complete=True)
     assert len(drawn) == 4
     for content in drawn.values():
         image = Image.open(io.BytesIO(content))
@@ -225,11 +225,11 @@ def test_pictures_are_small(tmp_path: Path, classes: int) -> None:
 def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shown = said(10)
+    shown = class_arrays(10)
     shown["teacher"] = shown["teacher"][:, :3]  # of another shape than the student
     folder = write(tmp_path, traced(), shown)
     with caplog.at_level(logging.DEBUG, figures.__name__):
-        assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+        assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
             "terms",
             "alpha_per_sample",
             "class_weights",
@@ -237,8 +237,8 @@ def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(
     assert "no figure distributions" in caplog.text
     file = folder / "checkpoint" / figures.TRACE
     file.write_bytes(file.read_bytes()[:50])
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["class_weights"]
-    assert not list(figures.of_trial(tmp_path / "nothing", complete=True))
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == ["class_weights"]
+    assert not list(figures.trial_figures(tmp_path / "nothing", complete=True))
 
 
 def test_a_home_that_cannot_be_written_costs_nothing(
@@ -265,7 +265,7 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
     for number, state in enumerate(("complete", "stopped_early", "waiting", "complete")):
         trial = Trial(number, {}, state=state, value=0.5)  # type: ignore[arg-type]
         folder = sweep.trial_folder(number)
-        write(folder, traced(), said(10))
+        write(folder, traced(), class_arrays(10))
         if number == 3:
             (folder / "checkpoint" / figures.TRACE).write_bytes(b"nothing")
         tracker.trial_started(trial)
@@ -321,7 +321,7 @@ def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
             {"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE
         )
     drawn = {
-        letter: [name for name, _ in figures.of_trial(tmp_path, complete=True, letter=letter)]
+        letter: [name for name, _ in figures.trial_figures(tmp_path, complete=True, letter=letter)]
         for letter in "ab"
     }
     assert drawn == {"a": [figures.AGREEMENT], "b": []}
@@ -363,11 +363,11 @@ def test_a_peers_figures_are_of_its_own_folder(tmp_path: Path) -> None:
     folder = write(tmp_path, traced(), None)
     (folder / "checkpoint" / "b").mkdir()
     save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
-    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+    assert [name for name, _ in figures.trial_figures(folder, complete=True)] == [
         "terms",
         "alpha_per_sample",
     ]
-    assert [name for name, _ in figures.of_trial(folder, complete=True, letter="b")] == [
+    assert [name for name, _ in figures.trial_figures(folder, complete=True, letter="b")] == [
         "terms",
         "uncertainty",
     ]

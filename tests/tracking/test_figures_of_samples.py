@@ -136,7 +136,10 @@ def test_the_means_by_label_are_lines_with_a_legend() -> None:
     assert np.array_equal(drawn["wrong label"].get_ydata(), [np.nan, 1.0, 0.5], equal_nan=True)
     assert np.array_equal(drawn["right label"].get_ydata(), [np.nan, 1.0, 1.25], equal_nan=True)
     assert drawn["wrong label"].get_color() != drawn["right label"].get_color()
-    assert below.get_title() == "At the end, 0.50 with a wrong label, 1.25 with a right label"
+    assert (
+        below.get_title()
+        == "Mean weight at the end: 0.50 with a wrong label, 1.25 with a right label"
+    )
 
 
 def test_weights_without_noise_are_one_panel_that_ends_above_the_highest() -> None:
@@ -262,26 +265,26 @@ def test_each_of_the_retrieved_has_labels_similarity_place_and_the_class_of_the_
     shown = neighbourhood()
     truths = shown["retrieved_truths"]
     figure: Any = samples.retrieved(shown)
-    told = words(figure.axes[0])
-    assert told[:4] == [
+    texts = words(figure.axes[0])
+    assert texts[:4] == [
         "query",
         f"{(truths[0] + 1) % 10} (is {truths[0]})",
         f"#{shown['queries'][0]}",
         f"T: {truths[0]}",
     ]
     assert (
-        told[4] == f"unlabelled\n(is {truths[1]})"
-        and told[7] == "positives"
-        and "negatives" in told
+        texts[4] == f"unlabelled\n(is {truths[1]})"
+        and texts[7] == "positives"
+        and "negatives" in texts
     )
     place, likeness = shown["positives"][0, 0], shown["positive_similarity"][0, 0]
-    assert told[8:11] == [str(truths[2]), f"{likeness:.2f}  #{place}", f"T: {truths[2]}"]
+    assert texts[8:11] == [str(truths[2]), f"{likeness:.2f}  #{place}", f"T: {truths[2]}"]
     red = [text.get_text() for text in figure.axes[0].texts if text.get_color() == VERMILLION]
-    assert red == [told[1], told[3]], "a wrong label, and the teacher gives another class"
+    assert red == [texts[1], texts[3]], "a wrong label, and the teacher gives another class"
     del shown["retrieved_classes"]
     figure = samples.retrieved(shown, ["a class"] * 10)
-    told = words(figure.axes[0])
-    assert not any(text.startswith("T:") for text in told) and "a class\n(is a class)" in told
+    texts = words(figure.axes[0])
+    assert not any(text.startswith("T:") for text in texts) and "a class\n(is a class)" in texts
 
 
 def test_nothing_retrieved_is_no_figure_and_a_side_without_width_no_group() -> None:
@@ -305,12 +308,13 @@ def test_few_classes_are_sorted_bars_and_the_gap_is_the_title() -> None:
     assert [tick.get_text() for tick in bars.get_yticklabels()] == ["bee", "cat", "ant"], (
         "nothing is known of a dog"
     )
-    told = (
+    texts = (
         "Validation accuracy of the classes after epoch 2: worst bee (25.0 %), best ant "
         "(90.0 %), gap 65.0 points"
     )
     assert (
-        figure.get_suptitle() == told and bars.get_xlabel() == course.get_ylabel() == "accuracy (%)"
+        figure.get_suptitle() == texts
+        and bars.get_xlabel() == course.get_ylabel() == "accuracy (%)"
     )
     drawn = {name: line.get_ydata().tolist() for name, line in lines(course).items()}
     assert drawn["worst class"] == pytest.approx([10.0, 25.0]) and drawn[
@@ -389,9 +393,9 @@ def test_damaged_samples_cost_their_figure_alone(
     shown["harmful_images"] = shown["harmful_images"][:, 0]
     folder = write(tmp_path, weighed(), shown)
     with caplog.at_level(logging.DEBUG, figures.__name__):
-        assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["weights"]
+        assert [name for name, _ in figures.trial_figures(folder, complete=True)] == ["weights"]
     assert "no figure influence" in caplog.text
     other = folder / "checkpoint" / "b"
     other.mkdir()
     save_file({"epochs/weight_noisy": np.ones(1, np.float32)}, other / figures.TRACE)
-    assert not list(figures.of_trial(folder, complete=True, letter="b"))
+    assert not list(figures.trial_figures(folder, complete=True, letter="b"))

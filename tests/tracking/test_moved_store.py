@@ -29,33 +29,33 @@ def write() -> Write:
 
     def train(store: Store, number: int) -> list[str]:
         utils._artifact_repos_cache.clear()  # a store is never moved while a process uses it
-        folder, said = store.sweep("mine"), list[str]()
+        folder, notes = store.sweep("mine"), list[str]()
         sweep = (
             Sweep.open(store, "mine")
             if folder.exists()
             else Sweep.create(folder, load(None, ["project=tests"]), "sweep")
         )
         tracker = Tracker(store, sweep)
-        tracker.listen(said.append)
+        tracker.listen(notes.append)
         tracker.trial_started(Trial(number, {}, state="running"))
         tracker.trial_ended(Trial(number, {}, state="waiting"))
         assert tracker.close("interrupted", timeout=60) == 0
-        return said
+        return notes
 
     return train
 
 
 def configurations(store: Store) -> dict[str, str]:
-    """Return each run's artifact location by its name, after a download of its configuration."""
+    """Return each run's artifact uri by its name, after a download of its configuration."""
     client = connect(tracking_uri(store, load(None, [])))
     (experiment,) = [each for each in client.search_experiments() if each.name == "tests"]
     assert experiment.artifact_location == store.artifacts.as_uri()
-    found: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for run in client.search_runs([experiment.experiment_id]):
         assert Path(client.download_artifacts(run.info.run_id, "configuration.json")).stat().st_size
         assert (store.artifacts / run.info.run_id / "artifacts" / "configuration.json").is_file()
-        found[run.info.run_name] = run.info.artifact_uri
-    return found
+        locations[run.info.run_name] = run.info.artifact_uri
+    return locations
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
@@ -68,13 +68,13 @@ def test_artifacts_follow_a_store_that_is_moved_or_copied(
     (moved,) = write(there, 1)
     assert (
         moved
-        == f"the store was in {tracked_store.artifacts}: its artifacts in MLflow are now those "
-        f"of {there.artifacts}"
+        == f"the store was moved from {tracked_store.artifacts}: its artifacts in MLflow now point "
+        f"to {there.artifacts}"
     )
     assert write(there, 2) == [], "once"
-    found = configurations(there)
-    assert set(found) == {"mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"}
-    assert all(location.startswith(f"{there.artifacts.as_uri()}/") for location in found.values())
+    locations = configurations(there)
+    assert set(locations) == {"mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"}
+    assert all(uri.startswith(f"{there.artifacts.as_uri()}/") for uri in locations.values())
     assert sorted(tracked_store.root.rglob("*")) == before, (
         "what was copied stays as it is, what was moved stays away"
     )
@@ -108,13 +108,13 @@ def test_models_follow_too_and_what_lies_elsewhere_stays(
         rows = known.execute(
             "SELECT source, storage_location FROM model_versions ORDER BY version"
         ).fetchall()
-        (location,) = known.execute(
+        (uri,) = known.execute(
             "SELECT artifact_location FROM experiments WHERE name = 'o'"
         ).fetchone()
     new = f"{there.artifacts.as_uri()}/models/m-1/artifacts"
     assert (
         rows == [(new, new), (f"{old}-not/x",) * 2, ("s3://bucket/x",) * 2]
-        and location == outside.as_uri()
+        and uri == outside.as_uri()
     )
     assert relocate_artifacts(there.database, there.artifacts) == []
 

@@ -79,20 +79,22 @@ def test_long_lines_and_many_of_them_are_read_in_parts(
     assert numbers(Outbox(box.file)) == list(range(50))
 
 
-def test_what_was_told_outlives_the_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_survives_the_removal_of_sent_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LARGE", 3000)
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(100):
         box.append(write(number, told={"epoch": number, f"{number % 2}": True}))
     box.append({"do": "close", "run": "1", "number": 100, "told": {"state": "complete"}})
-    told = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
-    assert box.told == told and box.file.stat().st_size > 3000
+    progress = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
+    assert box.run_progress == progress and box.file.stat().st_size > 3000
     assert numbers(box) == list(range(101))
     assert box.file.stat().st_size < 300, "nothing of it is needed any more"
     box.append(write(101))
     again = Outbox(box.file)
-    assert again.told == told and numbers(again) == [101]
-    assert again.close() == 0 and Outbox(box.file).told == told
+    assert again.run_progress == progress and numbers(again) == [101]
+    assert again.close() == 0 and Outbox(box.file).run_progress == progress
     again.append(write(102))
     again.sent(0, 1)
     assert again.peek() == [] and numbers(Outbox(box.file)) == [], "it is closed"

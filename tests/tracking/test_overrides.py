@@ -19,7 +19,7 @@ from orchestrator.tracking.overrides import (
 from orchestrator.tracking.tracker import Tracker
 
 
-def test_runs_and_models_are_where_the_configuration_says(
+def test_configuration_decides_where_runs_and_models_are(
     tracked_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = database_uri(tmp_path / "elsewhere.db")
@@ -33,8 +33,8 @@ def test_runs_and_models_are_where_the_configuration_says(
         tracked_store,
         Sweep.create(tracked_store.sweep("mine"), load(None, ["project=tests"]), "sweep"),
     )
-    said: list[str] = []
-    tracker.listen(said.append)
+    notes: list[str] = []
+    tracker.listen(notes.append)
     tracker.trial_started(Trial(0, {}, state="running"))
     assert tracker.close("interrupted", timeout=60) == 0
     client = connect(database_uri(tracked_store.database))
@@ -44,17 +44,17 @@ def test_runs_and_models_are_where_the_configuration_says(
     assert {each.name for each in again.search_experiments()} == {"Default", "tests"}
     assert [each.name for each in again.search_registered_models()] == ["student"]
     assert not (tmp_path / "elsewhere.db").exists()
-    assert [text.partition("=")[0] for text in said] == [
+    assert [text.partition("=")[0] for text in notes] == [
         "MLFLOW_TRACKING_URI",
         "MLFLOW_REGISTRY_URI",
         "MLFLOW_EXPERIMENT_NAME",
         "MLFLOW_RUN_ID",
         "MLFLOW_WORKSPACE_STORE_URI",
     ]
-    assert all("is not followed" in text for text in said)
+    assert all("is ignored" in text for text in notes)
 
 
-def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(
+def test_agreeing_variables_are_not_reported_and_secrets_are_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri = "http://127.0.0.1:5000"
@@ -65,12 +65,12 @@ def test_what_agrees_is_not_told_and_a_secret_is_not_repeated(
     assert "sesame" not in text and f"runs are written to {uri}" in text
 
 
-def test_a_workspace_of_a_server_is_followed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_of_a_server_is_used_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_WORKSPACE", "mine")
     (text,) = unused_variables("http://127.0.0.1:5000")
     assert text.startswith("runs are written to the workspace 'mine'")
     (text,) = unused_variables("sqlite:////m.db")
-    assert text.startswith("MLFLOW_WORKSPACE=mine in the environment is not followed")
+    assert text.startswith("MLFLOW_WORKSPACE=mine in the environment is ignored")
 
 
 def test_the_server_of_ui_is_sent_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:

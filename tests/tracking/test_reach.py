@@ -46,25 +46,25 @@ def test_any_answer_will_do(server: int) -> None:
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:///mlflow.db", "databricks", "mysql:///runs"])
-def test_where_nobody_can_be_asked_nobody_is(uri: str | None) -> None:
+def test_addresses_that_cannot_be_checked_are_accepted(uri: str | None) -> None:
     assert find_unreachable(uri) == ""
 
 
-def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_server_is_reported_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "PATIENCE_S", 0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)  # it never answers
         port = silent.getsockname()[1]
         assert (
-            f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)"
+            f"no server answers at tracking.uri http://127.0.0.1:{port} (timed out)"
             in find_unreachable(f"http://127.0.0.1:{port}")
         )
     for uri in (f"http://127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):
         assert "trials go on without it" in find_unreachable(uri)
 
 
-def test_ui_says_where_runs_are_that_are_not_here(tmp_path: Path) -> None:
+def test_ui_prints_the_address_of_runs_on_other_servers(tmp_path: Path) -> None:
     store, output = Store.open(tmp_path), io.StringIO()
     for name, uri in (("a", "http://127.0.0.1:7000"), ("b", "postgresql://ann@db/runs")):
         Sweep.create(store.sweep(name), load(None, [f"tracking.uri={uri}"]), "sweep")

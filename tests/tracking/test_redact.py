@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.core.redact import redact, secret_in
+from orchestrator.core.redact import find_secret, redact
 
 PASSWORD = "open-sesame-42"
 
@@ -74,7 +74,7 @@ def test_values_of_secret_variables_are_hidden_wherever_they_stand() -> None:
     ],
 )
 def test_a_secret_in_an_address_is_found(address: str) -> None:
-    assert secret_in(address) and PASSWORD not in redact(address, {})
+    assert find_secret(address) and PASSWORD not in redact(address, {})
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_secret_in_an_address_is_found(address: str) -> None:
     ],
 )
 def test_an_address_without_one_is_left_alone(address: str) -> None:
-    assert not secret_in(address) and redact(address, {}).endswith(address.rpartition("@")[2])
+    assert not find_secret(address) and redact(address, {}).endswith(address.rpartition("@")[2])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.export.export import ship
+from orchestrator.export.export import export_program
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
 from orchestrator.tracking._client import connect
 from orchestrator.tracking._runs import tracking_uri
-from tests.checkpointed import begun, student, told, with_student
+from tests.checkpointed import start_sweep, student, track, with_student
 
 NAME = "tests-mine"
 
@@ -54,9 +54,9 @@ def logits(number: int, images: Any, sweep: Sweep) -> Any:
 def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_takes_the_alias(
     tracked_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = begun(tracked_store)
+    sweep = start_sweep(tracked_store)
     first, second = with_student(sweep, 0, 0.5), with_student(sweep, 1, 0.6)
-    told(tracked_store, sweep, first, second)
+    track(tracked_store, sweep, first, second)
     client = client_of(tracked_store, sweep)
     version = client.get_model_version_by_alias(NAME, "best")
     assert (str(version.version), version.tags["trial"], version.tags["method"]) == ("1", "1", "kd")
@@ -112,10 +112,10 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
     linked = f"({page}/artifacts/configuration.json)"
     assert linked in parent.data.tags["mlflow.note.content"]
-    told(tracked_store, sweep)  # a resume without work
+    track(tracked_store, sweep)  # a resume without work
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
 
-    told(tracked_store, sweep, with_student(sweep, 2, 0.9))
+    track(tracked_store, sweep, with_student(sweep, 2, 0.9))
     versions = client.search_model_versions(f"name = '{NAME}'")
     assert {str(entry.version): entry.tags["trial"] for entry in versions} == {"1": "1", "2": "2"}
     assert np.allclose(
@@ -128,21 +128,21 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
 def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_later(
     tracked_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = begun(tracked_store)
-    told(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="interrupted")
+    sweep = start_sweep(tracked_store)
+    track(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="interrupted")
     client, run = client_of(tracked_store, sweep), run_of(tracked_store, sweep, "parent").info
     assert not client.search_registered_models()  # better trials may follow
     tags = {"trial": "0", "student": "cnn", "method": "kd"}
-    shipped = partial(ship, tracked_store, "mine")
-    asked = (client, tracked_store, sweep, shipped, run.run_id, run.experiment_id, 0, "a", tags)
+    shipped = partial(export_program, tracked_store, "mine")
+    arguments = (client, tracked_store, sweep, shipped, run.run_id, run.experiment_id, 0, "a", tags)
 
     def die(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(model_registry, "_version", die)
-        model_registry.register(*asked)
-    answers = [model_registry.register(*asked) for _ in range(2)]
+        model_registry.register(*arguments)
+    answers = [model_registry.register(*arguments) for _ in range(2)]
     assert answers == [{"model.name": NAME, "model.version": "1"}] * 2
     assert (
         len(client.search_logged_models([run.experiment_id]))
@@ -151,14 +151,14 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     )
 
 
-def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(
+def test_best_trial_without_weights_is_reported_and_not_registered(
     tracked_store: Store,
 ) -> None:
-    sweep = begun(tracked_store)
+    sweep = start_sweep(tracked_store)
     trial = with_student(sweep, 0, 0.5)
     for file in (sweep.trial_folder(0) / "checkpoint").glob("*.safetensors"):
         file.unlink()
-    told(tracked_store, sweep, trial)
+    track(tracked_store, sweep, trial)
     tags = run_of(tracked_store, sweep, "parent").data.tags
     assert (
         "the weights of trial 0 of 'mine' were removed" in tags["model.missing"]
@@ -168,10 +168,10 @@ def test_a_best_trial_without_weights_is_told_and_nothing_is_registered(
     assert not Path(sweep.folder / "outbox-refused.jsonl").exists()
 
 
-def test_runs_say_what_they_are_of(tracked_store: Store) -> None:
-    sweep = begun(tracked_store)
+def test_runs_have_tags_of_their_kind(tracked_store: Store) -> None:
+    sweep = start_sweep(tracked_store)
     (sweep.folder / "trials").mkdir()
-    told(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="failed")
+    track(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="failed")
     for key in ("parent", "0"):
         run = run_of(tracked_store, sweep, key)
         assert {
@@ -185,7 +185,7 @@ def test_runs_say_what_they_are_of(tracked_store: Store) -> None:
             "digits",
             read_json(sweep.folder / "data.json")["fingerprint"],
         )
-    found = client_of(tracked_store, sweep).search_runs(
+    runs = client_of(tracked_store, sweep).search_runs(
         [run.info.experiment_id], "dataset.name = 'digits' and tags.kind = 'trial'"
     )
-    assert [entry.info.run_name for entry in found] == ["mine/000 kd"]
+    assert [entry.info.run_name for entry in runs] == ["mine/000 kd"]

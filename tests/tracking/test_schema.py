@@ -18,7 +18,7 @@ from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
-from orchestrator.tracking._client import connect, short, verdict
+from orchestrator.tracking._client import classify_error, connect, short_message
 from orchestrator.tracking.schema import (
     create_schema,
     require_schema,
@@ -70,27 +70,27 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(
         "upgrade",
         database_uri(database),
     ], "as a shell reads it"
-    assert f"run `{command}`" in str(raised.value) and command in short(raised.value)
-    assert verdict(raised.value) == "away", "what is written waits for it"
+    assert f"run `{command}`" in str(raised.value) and command in short_message(raised.value)
+    assert classify_error(raised.value) == "away", "what is written waits for it"
 
 
 @pytest.mark.parametrize(
-    ("version", "allowed", "said"),
+    ("version", "allowed", "message"),
     [("f" * 12, "at most {}", "newer MLflow"), (OLDER, "{}", "python -m mlflow db upgrade")],
 )
 def test_ui_and_doctor_refuse_another_schema(
-    tracked_store: Store, version: str, allowed: str, said: str
+    tracked_store: Store, version: str, allowed: str, message: str
 ) -> None:
     set_version(tracked_store.database, version)
-    with pytest.raises(PreflightError, match=said):
+    with pytest.raises(PreflightError, match=message):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
-    with pytest.raises(PreflightError, match=said):
-        doctor.tracking(Conditions(tracked_store.root, load(None, [])))
+    with pytest.raises(PreflightError, match=message):
+        doctor.check_tracking(Conditions(tracked_store.root, load(None, [])))
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
-    found = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
-    assert found.fitness == "bad" and said in found.said
+    finding = doctor.check_tracking(Conditions(tracked_store.root.parent / "other", shared))
+    assert finding.fitness == "bad" and message in finding.message
     for configuration in (load(None, []), shared):
-        assert said in schema_problem(tracked_store, configuration), (
+        assert message in schema_problem(tracked_store, configuration), (
             "a plan and the start of a run say so too"
         )
 
@@ -137,7 +137,7 @@ def test_of_several_first_runs_one_makes_the_schema(
     require_schema(database)
 
 
-def test_a_schema_whose_making_was_cut_off_leaves_no_database(
+def test_interrupted_schema_creation_leaves_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(database: Path, artifacts: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_schema_whose_making_was_cut_off_leaves_no_database(
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock"] == []
 
 
-def test_tables_of_somebody_else_stay(tmp_path: Path) -> None:
+def test_tables_of_other_programs_stay(tmp_path: Path) -> None:
     database = tmp_path / "shared.db"
     execute(database, "CREATE TABLE theirs (number INTEGER)", "INSERT INTO theirs VALUES (7)")
     assert connect(database_uri(database)).search_experiments(max_results=1)

@@ -35,8 +35,8 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
         raise ConnectionError("down")
 
     monkeypatch.setattr(writing, "connect", away)
-    tracker, said = Tracker(tracked_store, sweep), Watch()
-    events = Events(sweep, [said])
+    tracker, watch = Tracker(tracked_store, sweep), Watch()
+    events = Events(sweep, [watch])
     tracker.listen(events.note, events.note_pending, events.settle)
     events.note("a node was lost")
     tracker.trial_started(trial)
@@ -47,15 +47,15 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     sweep.state = "finished"
     tracker.trial_ended(trial)
     unsent = tracker.close("finished")
-    assert unsent > 5 and f"{unsent} writes to MLflow were not sent" in said.notes[-1]
-    assert f"`python run.py sweep --resume mine --store {tracked_store.root}`" in said.notes[-1]
+    assert unsent > 5 and f"{unsent} writes to MLflow were not sent" in watch.notes[-1]
+    assert f"`python run.py sweep --resume mine --store {tracked_store.root}`" in watch.notes[-1]
     noted = [note["text"] for note in Sweep.open(tracked_store, "mine").status()["notes"]]
-    assert noted == said.notes and len(noted) > 2, "who looks meanwhile is told what is unsent"
+    assert noted == watch.notes and len(noted) > 2, "the record shows the unsent writes meanwhile"
     assert is_finished(sweep)
 
     monkeypatch.setattr(writing, "connect", connect)
     monkeypatch.setattr(
-        module, "open_dispatcher", lambda *given: pytest.fail("nothing is to be trained")
+        module, "open_dispatcher", lambda *arguments: pytest.fail("nothing is to be trained")
     )
     show = Watch()
     sweep.state = "failed"  # as after a death of Ray and the driver at the end of the last trial
@@ -65,8 +65,8 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], (
         "nothing is unsent any more"
     )
-    banner = summary.banner(Facts.of(left), Commands("", "", "", "", ""))
-    assert not any("MLflow" in text for text in banner) and "a node was lost" in banner
+    warnings = summary.warnings_of(Facts.of(left), Commands("", "", "", "", ""))
+    assert not any("MLflow" in text for text in warnings) and "a node was lost" in warnings
     client = connect(f"sqlite:///{tracked_store.database}")
     experiment = client.get_experiment_by_name("tests")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

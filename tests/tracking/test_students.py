@@ -12,9 +12,10 @@ from orchestrator.reporting.figures import trial as figures
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.tracking._runs import RUN_IDS, tracking_uri
-from orchestrator.tracking.tracker import Tracker, by_run
+from orchestrator.tracking._values import split_by_run
+from orchestrator.tracking.tracker import Tracker
 from tests.pairs import metrics_of, peer_method
-from tests.tracking.test_figures import said, traced, unsure, write
+from tests.tracking.test_figures import class_arrays, traced, unsure, write
 
 PAIR = (
     "project=tests",
@@ -55,20 +56,20 @@ def runs_of(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def test_metrics_go_to_the_run_whose_they_are() -> None:
-    given = {
+def test_metrics_are_split_by_run() -> None:
+    metrics = {
         "validation/nll": 1.0,
         "a/validation/nll": 2.0,
         "b/test/last/nll": 3.0,
         "pair/agreement": 4.0,
         "c/parameters": 5.0,
     }
-    assert by_run(7, given, ("a", "b")) == {
+    assert split_by_run(7, metrics, ("a", "b")) == {
         "7": {"validation/nll": 1.0, "pair/agreement": 4.0, "c/parameters": 5.0},
         "7/a": {"validation/nll": 2.0},
         "7/b": {"test/last/nll": 3.0},
     }
-    assert by_run(7, given, ()) == {"7": given}
+    assert split_by_run(7, metrics, ()) == {"7": metrics}
 
 
 def test_every_student_has_a_run_below_that_of_its_trial(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_resume_goes_on_with_the_runs_of_the_students_and_a_failure_closes_the
 
 def test_pictures_of_each_student_are_in_its_own_run(tmp_path: Path) -> None:
     sweep = begin(tmp_path)
-    folder = write(sweep.trial_folder(0), traced(), said(10))
+    folder = write(sweep.trial_folder(0), traced(), class_arrays(10))
     (folder / "checkpoint" / "b").mkdir()
     save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
     tracked(sweep, Trial(0, {}, "complete", 0.5))
@@ -223,16 +224,16 @@ def test_the_front_is_a_file_a_picture_and_a_tag_which_a_later_trial_may_take_aw
         "figures/pareto_front.png"
     }
 
-    def told() -> Any:
+    def front_file() -> Any:
         return json.loads(
             Path(
                 client.download_artifacts(parent.info.run_id, "pareto_front.json", str(tmp_path))
             ).read_text()
         )
 
-    assert told()["objectives"][1] == {"name": "parameters", "direction": "minimize"}
-    assert [each["trial"] for each in told()["front"]] == [0, 1]
-    assert told()["front"][1] == {
+    assert front_file()["objectives"][1] == {"name": "parameters", "direction": "minimize"}
+    assert [each["trial"] for each in front_file()["front"]] == [0, 1]
+    assert front_file()["front"][1] == {
         "trial": 1,
         "values": {"validation/accuracy": 0.5, "parameters": 10.0},
         "settings": {"n": 1},
@@ -242,11 +243,11 @@ def test_the_front_is_a_file_a_picture_and_a_tag_which_a_later_trial_may_take_aw
     assert (
         later["1"] == "false"
         and later["4"] == later["0"] == "true"
-        and [each["trial"] for each in told()["front"]] == [0, 4]
+        and [each["trial"] for each in front_file()["front"]] == [0, 4]
     )
 
 
-def test_what_is_of_trials_whose_runs_were_removed_is_still_told(
+def test_gains_of_trials_with_removed_runs_are_still_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_method(monkeypatch)

@@ -10,7 +10,8 @@ from orchestrator.core.provenance import describe
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.tracking._runs import tracking_uri
-from orchestrator.tracking.tracker import Tracker, flat
+from orchestrator.tracking._values import flatten
+from orchestrator.tracking.tracker import Tracker
 
 
 def test_a_removed_experiment_and_a_removed_database_are_made_again(tracked_store: Store) -> None:
@@ -107,7 +108,10 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tracked_store: St
         ] == points
     assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
     assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
-    assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
+    assert (
+        run.data.tags["taken_over"]
+        == "copied the weights of trial 3 after epoch 5, trial 3 after epoch 10"
+    )
     text = Path(
         client.download_artifacts(run.info.run_id, "configuration.json", str(store.root))
     ).read_text()
@@ -142,7 +146,7 @@ def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they
 
 
 def test_flat_leaves_nothing_nested() -> None:
-    pairs = flat(Configuration().plain())
+    pairs = flatten(Configuration().plain())
     assert pairs["training.epochs"] == "12" and pairs["teacher.network.name"] == "mlp"
     assert not any(value.startswith("{") for value in pairs.values())
 

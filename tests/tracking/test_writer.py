@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.tracking import _client as writing
-from orchestrator.tracking._client import REFUSED, Writer, verdict
+from orchestrator.tracking._client import REFUSED, Writer, classify_error
 from orchestrator.tracking._outbox import Write
 
 
@@ -67,11 +67,11 @@ def writer(
 
     def make(server: Server, uri: str = "http://server") -> tuple[Writer, list[str]]:
         monkeypatch.setattr(writing, "connect", lambda uri: server)
-        found = Writer(uri, tmp_path / "mine", server.perform)
-        said: list[str] = []
-        found.say = said.append
-        made.append(found)
-        return found, said
+        sender = Writer(uri, tmp_path / "mine", server.perform)
+        notes: list[str] = []
+        sender.notify = notes.append
+        made.append(sender)
+        return sender, notes
 
     yield make
     for each in made:
@@ -104,70 +104,70 @@ def until(condition: Callable[[], bool]) -> None:
 def test_writes_are_done_in_order_and_points_together(writer: Any) -> None:
     calls: list[int] = []
     server = Server()
-    found, said = writer(server)
+    sender, notes = writer(server)
 
     def perform(client: Any, writes: Sequence[Write], again: bool) -> None:
         calls.append(len(writes))
         server.perform(client, writes, again)
 
-    found.perform = perform
-    hand_over(found, *(points(number) if number % 10 else write(number) for number in range(50)))
+    sender.perform = perform
+    hand_over(sender, *(points(number) if number % 10 else write(number) for number in range(50)))
     assert server.numbers == [], "it has not begun"
-    assert found.close() == 0 and said == []
+    assert sender.close() == 0 and notes == []
     assert server.numbers == list(range(50)) and not any(server.again)
     assert calls == [1, 9] * 5
 
 
-def test_an_outage_loses_nothing_and_is_said_once(writer: Any) -> None:
+def test_outage_loses_nothing_and_is_reported_once(writer: Any) -> None:
     server = Server()
     server.up = False
-    found, said = writer(server, uri="http://ann:secret@server")
-    hand_over(found, write(0), write(1))
-    found.begin()
-    until(lambda: found.writes.tries > 20)
+    sender, notes = writer(server, uri="http://ann:secret@server")
+    hand_over(sender, write(0), write(1))
+    sender.begin()
+    until(lambda: sender.writes.tries > 20)
     assert (
-        len(said) == 1
-        and "trials go on" in said[0]
-        and "secret" not in said[0]
+        len(notes) == 1
+        and "trials continue" in notes[0]
+        and "secret" not in notes[0]
         and server.taken == []
     )
     server.up = True
-    hand_over(found, write(2))
-    assert found.close() == 0 and server.numbers == [0, 1, 2]
-    assert server.again == [True, False, False], "nobody knows what became of the first one"
-    assert len(said) == 2 and "answers again" in said[1]
+    hand_over(sender, write(2))
+    assert sender.close() == 0 and server.numbers == [0, 1, 2]
+    assert server.again == [True, False, False], "nobody is_open what became of the first one"
+    assert len(notes) == 2 and "answers again" in notes[1]
 
 
 def test_files_alone_that_cannot_be_sent_hold_nothing_else_up(writer: Any) -> None:
     server = Server(lambda given: PermissionError("/srv") if "file" in given else None)
-    found, said = writer(server)
-    found.add(write(0, file="a"), files=True)
-    hand_over(found, write(1), write(2))
-    found.begin()
-    until(lambda: server.numbers == [1, 2] and found.files.tries > 1)
-    assert len(said) == 1 and said[0].startswith("files cannot be sent")
+    sender, notes = writer(server)
+    sender.add(write(0, file="a"), files=True)
+    hand_over(sender, write(1), write(2))
+    sender.begin()
+    until(lambda: server.numbers == [1, 2] and sender.files.tries > 1)
+    assert len(notes) == 1 and notes[0].startswith("files cannot be sent")
     server.fails = lambda given: None
-    assert found.close() == 0 and server.numbers == [1, 2, 0]
+    assert sender.close() == 0 and server.numbers == [1, 2, 0]
 
 
 def test_a_file_waits_until_its_run_was_opened(writer: Any) -> None:
     server = Server()
-    found, _ = writer(server)
-    found.knows = lambda given: "0" in {taken["run"] for taken in server.taken}
-    found.add(write(9), files=True)
-    hand_over(found, write(0), write(1))
-    assert found.close() == 0 and server.numbers[0] == 0
+    sender, _ = writer(server)
+    sender.is_open = lambda given: "0" in {taken["run"] for taken in server.taken}
+    sender.add(write(9), files=True)
+    hand_over(sender, write(0), write(1))
+    assert sender.close() == 0 and server.numbers[0] == 0
 
 
 def test_what_is_refused_is_set_aside_and_the_others_go_on(writer: Any) -> None:
     server = Server(lambda given: Answer(400) if given["number"] in (0, 4) else None)
-    found, said = writer(server)
-    hand_over(found, write(0), write(1), *(points(number) for number in range(2, 7)), write(7))
-    assert found.close() == 0 and server.numbers == [1, 2, 3, 5, 6, 7]
-    assert len(said) == 1 and "does not take" in said[0] and "abc" not in said[0]
-    kept = [json.loads(line) for line in (found.folder / REFUSED).read_text().splitlines()]
+    sender, notes = writer(server)
+    hand_over(sender, write(0), write(1), *(points(number) for number in range(2, 7)), write(7))
+    assert sender.close() == 0 and server.numbers == [1, 2, 3, 5, 6, 7]
+    assert len(notes) == 1 and "refuses a write" in notes[0] and "abc" not in notes[0]
+    kept = [json.loads(line) for line in (sender.folder / REFUSED).read_text().splitlines()]
     assert [each["write"]["number"] for each in kept] == [0, 4] and "status 400" in kept[0]["error"]
-    assert (found.folder / REFUSED).stat().st_mode & 0o777 == 0o600
+    assert (sender.folder / REFUSED).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(
@@ -175,37 +175,39 @@ def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(
 ) -> None:
     monkeypatch.setattr(writing, "STUBBORN", 3)
     server = Server(lambda given: Answer(500) if given["number"] == 1 else None)
-    found, said = writer(server)
-    hand_over(found, points(0), points(1), points(2))
-    found.begin()
+    sender, notes = writer(server)
+    hand_over(sender, points(0), points(1), points(2))
+    sender.begin()
     until(lambda: server.numbers == [0, 2])
-    assert found.close() == 0 and any("does not take" in text for text in said)
+    assert sender.close() == 0 and any("refuses a write" in text for text in notes)
 
 
-def test_a_refusal_of_who_answers_nothing_is_an_outage(writer: Any) -> None:
+def test_refusal_by_an_unreachable_server_is_an_outage(writer: Any) -> None:
     server = Server(lambda given: Answer(400))  # as from a proxy
     server.search_experiments = lambda max_results: (_ for _ in ()).throw(Answer(400))  # type: ignore[method-assign]
-    found, _ = writer(server)
-    hand_over(found, write(0))
-    assert found.close() == 1 and not (found.folder / REFUSED).exists()
+    sender, _ = writer(server)
+    hand_over(sender, write(0))
+    assert sender.close() == 1 and not (sender.folder / REFUSED).exists()
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_wrong_credentials_are_said_once_and_the_writes_kept(status: int, writer: Any) -> None:
+def test_wrong_credentials_are_reported_once_and_writes_stay_queued(
+    status: int, writer: Any
+) -> None:
     server = Server(lambda given: Answer(status))
-    found, said = writer(server)
-    hand_over(found, write(0), write(1))
-    assert found.close() == 2 and server.taken == []
-    assert sum("MLFLOW_TRACKING_USERNAME" in text for text in said) == 1 and "abc" not in "".join(
-        said
+    sender, notes = writer(server)
+    hand_over(sender, write(0), write(1))
+    assert sender.close() == 2 and server.taken == []
+    assert sum("MLFLOW_TRACKING_USERNAME" in text for text in notes) == 1 and "abc" not in "".join(
+        notes
     )
-    assert "2 writes to MLflow were not sent" in said[-1] and "sweep --resume mine" in said[-1]
+    assert "2 writes to MLflow were not sent" in notes[-1] and "sweep --resume mine" in notes[-1]
     server.fails = lambda given: None
-    again, said = writer(server)
+    again, notes = writer(server)
     assert (
         again.close() == 0
         and server.numbers == [0, 1]
-        and said == []
+        and notes == []
         and server.again == [True, True]
     )
 
@@ -214,28 +216,28 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
     server = Server()
     for killed in range(6):
         server.taken, server.again = [], []
-        found, _ = writer(server)
-        hand_over(found, *map(write, range(6)))
+        sender, _ = writer(server)
+        hand_over(sender, *map(write, range(6)))
 
         def perform(
             client: Any,
             writes: Sequence[Write],
             again: bool,
             at: int = killed,
-            found: Writer = found,
+            sender: Writer = sender,
         ) -> None:
             server.perform(client, writes, again)
             if writes[0]["number"] == at:  # MLflow has it, and the process ends before the answer
-                found.given_up.set()
-                found.writes.outbox.close()
+                sender.given_up.set()
+                sender.writes.outbox.close()
 
-        found.perform = perform
-        found.begin()
-        found.thread.join(10)
+        sender.perform = perform
+        sender.begin()
+        sender.thread.join(10)
         again, _ = writer(server)
         assert again.unsent == 6 - killed and again.close() == 0
         assert server.numbers == [*range(killed + 1), *range(killed, 6)], killed
-        assert server.again[killed + 1], "the one that nobody knows of is looked for"
+        assert server.again[killed + 1], "the one that nobody is_open of is looked for"
 
 
 def test_a_server_that_never_answers_is_given_up(
@@ -245,15 +247,15 @@ def test_a_server_that_never_answers_is_given_up(
     monkeypatch.setattr(writing, "NOTICE_S", 0.0)
     hangs = threading.Event()
     server = Server()
-    found, said = writer(server)
-    found.perform = lambda client, writes, again: hangs.wait(20)
-    hand_over(found, write(0), write(1))
-    assert found.close(hurried=True) == 2
-    assert said[0] == "waiting for MLflow: 2 writes unsent" and said[1].startswith(
+    sender, notes = writer(server)
+    sender.perform = lambda client, writes, again: hangs.wait(20)
+    hand_over(sender, write(0), write(1))
+    assert sender.close(hurried=True) == 2
+    assert notes[0] == "waiting for MLflow: 2 writes unsent" and notes[1].startswith(
         "2 writes to MLflow were not sent"
     )
     hangs.set()
-    found.thread.join(10)
+    sender.thread.join(10)
     again, _ = writer(server)
     assert again.close() == 0 and server.numbers == [0, 1], (
         "what an abandoned thread did is not believed"
@@ -261,11 +263,11 @@ def test_a_server_that_never_answers_is_given_up(
 
 
 def test_nothing_to_send_starts_nothing(writer: Any) -> None:
-    found, said = writer(Server())
-    assert found.close() == 0 and not found.started and said == []
+    sender, notes = writer(Server())
+    assert sender.close() == 0 and not sender.started and notes == []
 
 
-def test_errors_are_told_apart() -> None:
+def test_errors_are_classified() -> None:
     from mlflow.exceptions import MlflowException, RestException
     from requests import HTTPError, Response
     from requests.exceptions import ConnectionError as Refused
@@ -294,11 +296,11 @@ def test_errors_are_told_apart() -> None:
             Answer(404, "RESOURCE_DOES_NOT_EXIST"),
         ],
     }
-    for found, errors in expected.items():
-        assert {verdict(error) for error in errors} == {found}, found
+    for kind, errors in expected.items():
+        assert {classify_error(error) for error in errors} == {kind}, kind
 
 
-def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_request_is_shortened_to_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame-42")
     pool = (
         "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): "
@@ -310,15 +312,15 @@ def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         "(Caused by ResponseError('too many 503 error responses'))": "too many 503 error responses",
         "Read timed out. (read timeout=10)": "timed out",
     }.items():
-        assert writing.short(OSError(f"{pool} {caused}")) == expected
-    assert writing.short(ValueError("sesame-42 is\nwrong")) == "*** is wrong"
+        assert writing.short_message(OSError(f"{pool} {caused}")) == expected
+    assert writing.short_message(ValueError("sesame-42 is\nwrong")) == "*** is wrong"
     assert (
-        writing.short(ValueError()) == "ValueError"
-        and len(writing.short(ValueError("x" * 1000))) == 200
+        writing.short_message(ValueError()) == "ValueError"
+        and len(writing.short_message(ValueError("x" * 1000))) == 200
     )
 
 
-def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(
+def test_client_retries_briefly_unless_the_environment_sets_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in (*writing.PATIENCE, *writing.QUIET):

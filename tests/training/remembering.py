@@ -44,11 +44,11 @@ STUDENTS = {
 class RememberingSettings(Settings):
     """Settings of the bank schedule."""
 
-    source: str = setting("own", "who is remembered", choices=("own", "peers"))
-    fill: str = setting("epoch", "how", choices=("epoch", "ema", "momentum"))
-    momentum: float = setting(0.5, "what stays", low=0, high=1)
-    queue: int = setting(0, "how many", low=0)
-    first: int = setting(1, "from when on", low=1)
+    source: str = setting("own", "students of the bank", choices=("own", "peers"))
+    fill: str = setting("epoch", "update rule", choices=("epoch", "ema", "momentum"))
+    momentum: float = setting(0.5, "share of the old entry", low=0, high=1)
+    queue: int = setting(0, "entries that can be retrieved", low=0)
+    first: int = setting(1, "first epoch with a bank", low=1)
 
 
 class Remembering(Method):
@@ -59,7 +59,7 @@ class Remembering(Method):
 
     Settings = RememberingSettings
     settings: RememberingSettings
-    refreshed: ClassVar[list[Knowledge]] = []
+    bank_updates: ClassVar[list[Knowledge]] = []
 
     def __init__(self, settings: RememberingSettings) -> None:
         super().__init__(settings)
@@ -72,16 +72,16 @@ class Remembering(Method):
 
     def update_bank(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
-        Remembering.refreshed.append(knowledge)
+        Remembering.bank_updates.append(knowledge)
 
     def forward(self, batch: Batch) -> Objective:
         loss = batch.cross_entropy()
         if self.knowledge is None:
             return Objective(loss, {"remembered": loss.new_zeros(())})
-        said, features, _, members, _ = (
+        bank_logits, features, _, members, _ = (
             getattr(self.knowledge, name) for name in self.knowledge.__dataclass_fields__
         )
-        target = said[batch.index] + features[batch.index].mean(dim=1, keepdim=True)
+        target = bank_logits[batch.index] + features[batch.index].mean(dim=1, keepdim=True)
         if members is not None:
             target = target + members[batch.index, None]
         remembered = (batch.student.logits - target).square().mean()
@@ -95,7 +95,7 @@ def clean(spec: TrialSpec) -> Tensor:
     """Return the images (n, C, H, W) of the training part, as networks receive them."""
     dataset, configuration = Dataset.open(spec.data), spec.configuration
     (whole,) = Batches(
-        dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0
+        dataset, Views.from_config(dataset, configuration.data, 0), len(dataset.train), 0
     ).ordered("train")
     return whole.inputs
 
@@ -103,9 +103,9 @@ def clean(spec: TrialSpec) -> Tensor:
 def network(spec: TrialSpec, letter: str, state: dict[str, Tensor]) -> nn.Module:
     """Return a student with these weights, in eval mode."""
     dataset, chosen = Dataset.open(spec.data), spec.configuration.students[letter].network
-    made = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
-    made.load_state_dict(state)
-    return made.eval()
+    model = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+    model.load_state_dict(state)
+    return model.eval()
 
 
 @torch.no_grad()
@@ -129,13 +129,13 @@ def brute_force(
     for query in range(len(labels)) if queries is None else queries.tolist():
         similarity = torch.cosine_similarity(features[query][None], features, dim=1).tolist()
         order = sorted(range(len(labels)), key=similarity.__getitem__, reverse=True)
-        for place, (same, asked) in enumerate(((True, positives), (False, negatives))):
+        for place, (same, count) in enumerate(((True, positives), (False, negatives))):
             fit = [
                 each
                 for each in order
                 if able[each] and each != query and (classes[each] == classes[query]) == same
-            ][:asked]
-            missing = asked - len(fit)
+            ][:count]
+            missing = count - len(fit)
             tables[place].append([*fit, *[-1] * missing])
             tables[place + 2].append([*(similarity[other] for other in fit), *[0.0] * missing])
     found = [torch.tensor(table) for table in tables]

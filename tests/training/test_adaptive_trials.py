@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from trials_run import records_of, saved
 
 from methods import METHODS, ParameterGroup
-from methods.weighted import Weighted
+from methods.weighted import AlphaWeightedMethod
 from orchestrator.config.schema import Training
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
-from orchestrator.training._optimization import learning_rate, optimizer, set_rates
+from orchestrator.training._optimization import build_optimizer, learning_rate, set_learning_rates
 from orchestrator.training._student import TrainedStudent
 
 SMALL = (
@@ -61,7 +61,7 @@ STATEFUL = {
     "kd-raw": ("method.name=kd", *FORMS["raw"]),
     "wttm-label": ("method.name=wttm", *FORMS["label"]),
 }
-WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)]
+WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, AlphaWeightedMethod)]
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -110,7 +110,7 @@ def test_every_alpha_and_every_method_trains(name: str, form: str, distil: Speci
 @pytest.mark.parametrize(
     ("form", "epoch"), [*((form, 1) for form in STATEFUL), ("cam-bilevel", 2), ("kl", 2)]
 )
-def test_a_trial_that_is_resumed_goes_on_to_the_bit(form: str, epoch: int, distil: Specify) -> None:
+def test_resume_is_bit_identical(form: str, epoch: int, distil: Specify) -> None:
     pairs = (*CNN, "training.epochs=3", *STATEFUL[form])
     whole, broken = (distil(*pairs, folder=folder) for folder in ("whole", "broken"))
     records = records_of(whole)
@@ -132,7 +132,7 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(form: str, epoch: int, disti
 @pytest.mark.parametrize(
     "form", ["raw", "uncertainty", "entropy", "bayes", "bilevel", "ratio", "kl", "acc", "cam"]
 )
-def test_what_the_resume_restores_has_moved_from_where_it_began(form: str, distil: Specify) -> None:
+def test_restored_state_differs_from_the_initial_one(form: str, distil: Specify) -> None:
     """Otherwise the test above would have no effect."""
     first, later = (
         distil(*CNN, f"training.epochs={epochs}", *STATEFUL[form], folder=str(epochs))
@@ -146,9 +146,7 @@ def test_what_the_resume_restores_has_moved_from_where_it_began(form: str, disti
 
 
 @pytest.mark.parametrize("form", ["raw", "bilevel", "cam", "cam-bilevel"])
-def test_the_student_that_is_exported_holds_nothing_of_the_method(
-    form: str, distil: Specify
-) -> None:
+def test_saved_student_holds_no_parameters_of_the_method(form: str, distil: Specify) -> None:
     spec, plain = (
         distil(*CNN, "training.epochs=1", *STATEFUL[form]),
         distil(*CNN, "training.epochs=1", "method.name=kd", folder="kd"),
@@ -163,7 +161,7 @@ def test_the_student_that_is_exported_holds_nothing_of_the_method(
     assert own and not set(own) & set(found)
 
 
-def test_dropout_and_views_resume_to_the_bit_beside_a_look_ahead(distil: Specify) -> None:
+def test_resume_with_look_ahead_dropout_and_views_is_bit_identical(distil: Specify) -> None:
     pairs = (
         *MLP,
         "student.dropout=0.3",
@@ -179,14 +177,14 @@ def test_dropout_and_views_resume_to_the_bit_beside_a_look_ahead(distil: Specify
 
 
 @pytest.mark.parametrize(("every", "looks"), [(1, 6), (4, 2), (6, 1), (10, 1)])
-def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
+def test_look_ahead_runs_at_its_interval(
     every: int, looks: int, distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[tuple[int, float]] = []
     steps = [0]
-    look, step = Weighted.look_ahead, TrainedStudent.step
+    look, step = AlphaWeightedMethod.look_ahead, TrainedStudent.step
 
-    def looked(self: Weighted, ahead: Any) -> None:
+    def looked(self: AlphaWeightedMethod, ahead: Any) -> None:
         taken.append((steps[0], ahead.learning_rate))
         look(self, ahead)
 
@@ -195,7 +193,7 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
         steps[0] += 1
         step(self, batch, answer, progress)
 
-    monkeypatch.setattr(Weighted, "look_ahead", looked)
+    monkeypatch.setattr(AlphaWeightedMethod, "look_ahead", looked)
     monkeypatch.setattr(TrainedStudent, "step", stepped)
     records_of(
         distil(
@@ -214,7 +212,7 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
 @pytest.mark.parametrize(
     ("form", "looks"), [("raw", []), ("ratio", []), ("cam", []), ("bilevel-often", [2, 2])]
 )
-def test_a_look_needs_nothing_that_others_pay_for(
+def test_methods_without_look_ahead_draw_no_validation_batches(
     form: str, looks: list[int], distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial draws one validation batch per look-ahead step of its method, and no other."""
@@ -237,14 +235,14 @@ def test_alpha_keeps_its_rate_while_the_module_follows_the_schedule(
     seen: list[tuple[float, list[float], list[float]]] = []
     step = TrainedStudent.step
 
-    def noted(self: TrainedStudent, batch: Any, answer: Any, progress: float) -> None:
+    def recording_step(self: TrainedStudent, batch: Any, answer: Any, progress: float) -> None:
         step(self, batch, answer, progress)
         rate, groups = learning_rate(self.recipe, progress), self.optimizer.param_groups
         seen.append(
             (rate, [group["lr"] for group in groups], [group["weight_decay"] for group in groups])
         )
 
-    monkeypatch.setattr(TrainedStudent, "step", noted)
+    monkeypatch.setattr(TrainedStudent, "step", recording_step)
     rates = (
         "training.learning_rate=0.1",
         "method.alpha_learning_rate=0.03",
@@ -260,7 +258,7 @@ def test_alpha_keeps_its_rate_while_the_module_follows_the_schedule(
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_groups_without_a_rate_have_that_of_the_student(name: str) -> None:
+def test_groups_without_a_learning_rate_use_that_of_the_student(name: str) -> None:
     parts = [nn.Linear(1, 1) for _ in range(4)]
     own = [
         ParameterGroup(list(part.parameters()), rate, scheduled)
@@ -269,6 +267,8 @@ def test_groups_without_a_rate_have_that_of_the_student(name: str) -> None:
         )
     ]
     recipe = Training.model_validate({"optimizer": name, "learning_rate": 0.4})
-    made = optimizer(recipe, parts[0], own)
-    set_rates(made, recipe, own, 0.1)
-    assert [group["lr"] for group in made.param_groups] == pytest.approx([0.1, 0.1, 0.125, 0.5])
+    optimizer = build_optimizer(recipe, parts[0], own)
+    set_learning_rates(optimizer, recipe, own, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+        [0.1, 0.1, 0.125, 0.5]
+    )

@@ -63,31 +63,31 @@ def worker(rank: int, world_size: int, root: Path) -> None:
     """Train every trial on one rank, and save alpha of every step and the method's last state."""
     for name in TRIALS:
         save_file(
-            said(trial(root, name), rank, world_size, name == "stopped"),
+            train_and_collect(trial(root, name), rank, world_size, name == "stopped"),
             root / f"{name}-{rank}.safetensors",
         )
 
 
-def said(
+def train_and_collect(
     spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False
 ) -> dict[str, torch.Tensor]:
     """Return a rank's alphas, weights and method state; the trial may be stopped and resumed."""
-    learners, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
+    modules, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
     original = Trace.step
 
-    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        learners.append(learner)
-        return replicate(learner, context)
+    def noting_replicate(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
+        modules.append(module)
+        return replicate(module, context)
 
     def step(self: Trace, terms: dict[str, torch.Tensor]) -> None:
         alphas.append(terms["alpha"].clone())
         original(self, terms)
 
     stops = (lambda: len(records) == 1, lambda: False) if stopped else (lambda: False,)
-    with patch.object(student, "replicate", noted), patch.object(Trace, "step", step):
+    with patch.object(student, "replicate", noting_replicate), patch.object(Trace, "step", step):
         for stop_requested in stops:
             train(spec, TrialContext(rank, world_size, CPU, records.append, stop_requested))
-    last = learners[-1]
+    last = modules[-1]
     found = {f"student.{key}": value for key, value in last.student.state_dict().items()}
     found |= {f"method.{key}": value for key, value in last.method.state_dict().items()}
     return {key: value.detach().contiguous().clone() for key, value in found.items()} | {
@@ -119,7 +119,7 @@ def test_both_ranks_have_one_student_one_method_and_one_alpha(name: str, root: P
 
 @pytest.mark.parametrize("name", CLOSE)
 def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path) -> None:
-    alone = said(trial(root, name, folder=f"{name}-alone"))
+    alone = train_and_collect(trial(root, name, folder=f"{name}-alone"))
     ranks = [load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS)]
     torch.testing.assert_close(
         (ranks[0]["alphas"] + ranks[1]["alphas"]) / 2, alone["alphas"], rtol=1e-3, atol=1e-4
@@ -132,7 +132,7 @@ def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path
 
 def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
     """Two workers' histogram is that of one, except for samples that rounding moves."""
-    said(trial(root, "label", folder="label-histogram"))
+    train_and_collect(trial(root, "label", folder="label-histogram"))
     both, alone = (
         load_file(root / folder / "checkpoint" / "trace.safetensors")
         for folder in ("label", "label-histogram")
@@ -144,7 +144,7 @@ def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
 
 def test_a_look_ahead_and_the_module_resume_in_two_workers_on_both_ranks_alike(root: Path) -> None:
     """Stopped after its first epoch: the ranks then resume the state that rank 0 saved."""
-    alone = said(trial(root, "stopped", folder="stopped-alone"))
+    alone = train_and_collect(trial(root, "stopped", folder="stopped-alone"))
     ranks = [load_file(root / f"stopped-{rank}.safetensors") for rank in range(WORKERS)]
     torch.testing.assert_close(ranks[0]["alphas"], alone["alphas"], rtol=1e-3, atol=1e-4)
     assert torch.equal(ranks[0]["method.alpha.logit"], ranks[1]["method.alpha.logit"])

@@ -33,7 +33,7 @@ CLASSES, SAMPLES, SIZE = 10, 140, 32
 def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the method, and clear its records."""
     monkeypatch.setitem(METHODS, "remembering", METHODS_WITH_IT["remembering"])
-    monkeypatch.setattr(Remembering, "refreshed", [])
+    monkeypatch.setattr(Remembering, "bank_updates", [])
 
 
 def metrics(records: list[Record]) -> list[dict[str, float]]:
@@ -61,17 +61,17 @@ def same_knowledge(one: Knowledge, other: Knowledge) -> bool:
     return torch.equal(one.logits, other.logits) and torch.equal(one.features, other.features)
 
 
-def test_it_is_what_the_student_says_after_the_epoch_of_the_clean_part(specify: Specify) -> None:
+def test_bank_holds_the_outputs_on_the_clean_part_after_the_epoch(specify: Specify) -> None:
     spec = specify(*SMALL, *STUDENTS["own"], "method.first=2")
     epochs = after_each_epoch(spec)
-    assert len(Remembering.refreshed) == 2, "after 2 and 3 of 4 epochs"
-    for knowledge, states in zip(Remembering.refreshed, epochs[1:], strict=False):
+    assert len(Remembering.bank_updates) == 2, "after 2 and 3 of 4 epochs"
+    for knowledge, states in zip(Remembering.bank_updates, epochs[1:], strict=False):
         assert knowledge.features is not None and knowledge.members is None
         close(Output(knowledge.logits, knowledge.features), fresh(spec, states)[0])
         assert knowledge.labels.tolist() == Dataset.open(spec.data).train.labels.tolist()
 
 
-def test_it_counts_from_the_epoch_after_that(specify: Specify) -> None:
+def test_bank_is_used_from_the_next_epoch_on(specify: Specify) -> None:
     records = records_of(specify(*SMALL, *STUDENTS["own"], "method.first=2"))
     assert [record["metrics"]["train/remembered"] > 0 for record in records] == [
         False,
@@ -83,7 +83,7 @@ def test_it_counts_from_the_epoch_after_that(specify: Specify) -> None:
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema"])
-def test_to_fill_it_leaves_no_trace(
+def test_updating_the_bank_does_not_change_the_training(
     specify: Specify, monkeypatch: pytest.MonkeyPatch, fill: str
 ) -> None:
     """Without updates of its bank, a student trains as without a bank, to the random numbers."""
@@ -100,7 +100,7 @@ def test_to_fill_it_leaves_no_trace(
     )
 
 
-def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(
+def test_momentum_bank_without_momentum_equals_a_forward_pass(
     specify: Specify,
 ) -> None:
     """This includes samples that the last incomplete batch dropped."""
@@ -113,7 +113,7 @@ def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(
     spec = specify(*SMALL, "student.name=mlp", "student.width=8", "training.epochs=2", *still)
     assert SAMPLES % SIZE
     states = after_each_epoch(spec)
-    (knowledge,) = Remembering.refreshed
+    (knowledge,) = Remembering.bank_updates
     assert knowledge.features is not None
     close(Output(knowledge.logits, knowledge.features), fresh(spec, states[0])[0])
 
@@ -134,13 +134,17 @@ class Linear(nn.Module):
         return Output(self.head(flat), self.norm(self.body(flat)))
 
 
-def made(
+def build_bank(
     spec: TrialSpec, fill: str, momentum: float, share: float | None = None
 ) -> tuple[StudentBank, Linear]:
     """Return the bank of a linear student, and this student."""
     dataset = Dataset.open(spec.data)
     batches = Batches(
-        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share
+        dataset,
+        Views.from_config(dataset, spec.configuration.data, 0),
+        SIZE,
+        0,
+        labelled_share=share,
     )
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
@@ -150,14 +154,14 @@ def made(
     ), student
 
 
-def go_on() -> None:
+def continue_training() -> None:
     """Never request a stop."""
 
 
 @torch.no_grad()
-def test_the_average_moves_a_little_at_each_step(specify: Specify) -> None:
+def test_average_follows_the_weights_at_each_step(specify: Specify) -> None:
     spec, momentum = specify(*SMALL), 0.7
-    bank, student = made(spec, "ema", momentum)
+    bank, student = build_bank(spec, "ema", momentum)
     expected = {name: value.double() for name, value in student.named_parameters()}
     for _ in range(4):
         for name, value in student.named_parameters():
@@ -165,7 +169,7 @@ def test_the_average_moves_a_little_at_each_step(specify: Specify) -> None:
             expected[name] = momentum * expected[name] + (1 - momentum) * value.double()
         student.norm.running_mean.normal_()  # type: ignore[union-attr, operator]
         bank.step()
-    found, pictures = bank.filled(go_on), clean(spec).flatten(1).double()
+    found, pictures = bank.compute_bank(continue_training), clean(spec).flatten(1).double()
     body = pictures @ expected["body.weight"].T + expected["body.bias"] - student.norm.running_mean  # type: ignore[operator]
     close(
         Output(*(each.double() for each in found)),
@@ -175,24 +179,24 @@ def test_the_average_moves_a_little_at_each_step(specify: Specify) -> None:
             + expected["norm.bias"],
         ),
     )
-    assert bank.learner.training
+    assert bank.distillation_module.training
 
 
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_entries_are_blended_with_what_is_said_in_training(
+def test_entries_are_blended_with_the_training_outputs(
     specify: Specify, share: float | None
 ) -> None:
     """One by one; if a sample occurs twice in a batch, the last one counts."""
     spec, momentum = specify(*SMALL, *(("data.labelled=12",) if share else ())), 0.8
-    bank, _ = made(spec, "momentum", momentum, share)
+    bank, _ = build_bank(spec, "momentum", momentum, share)
     expected: dict[int, tuple[Tensor, Tensor]] = {}
     twice = False
     for epoch in range(3):
         for batch in bank.batches.train(epoch, None):
-            said = Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3))
-            bank.record(batch.index, said)
+            outputs = Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3))
+            bank.record(batch.index, outputs)
             now = {
-                int(sample): (said.logits[place], said.features[place])
+                int(sample): (outputs.logits[place], outputs.features[place])
                 for place, sample in enumerate(batch.index)
             }
             twice |= len(now) < SIZE
@@ -204,7 +208,7 @@ def test_entries_are_blended_with_what_is_said_in_training(
                 )  # type: ignore[assignment]
     assert twice == (share is not None)
     bank.end_epoch(last=False)
-    found = bank.filled(go_on)
+    found = bank.compute_bank(continue_training)
     rows = sorted(expected)
     close(
         Output(found.logits[rows], found.features[rows]),
@@ -213,17 +217,17 @@ def test_entries_are_blended_with_what_is_said_in_training(
     before = [each.clone() for each in found]
     bank.record(torch.arange(SIZE), Output(torch.randn(SIZE, CLASSES), torch.randn(SIZE, 3)))
     assert all(torch.equal(one, other) for one, other in zip(before, found, strict=True)), (
-        "what is in force stays"
+        "a returned bank does not change"
     )
 
 
-def test_what_peers_say_is_the_mean_of_what_each_does(specify: Specify) -> None:
+def test_bank_of_peers_is_the_mean_of_their_banks(specify: Specify) -> None:
     spec = specify(*SMALL, *STUDENTS["peers"], "training.epochs=3")
     epochs = after_each_epoch(spec, students=3)
-    assert len(Remembering.refreshed) == 6
-    for place, knowledge in enumerate(Remembering.refreshed):
-        said = fresh(spec, epochs[place // 3])
-        others = [each for position, each in enumerate(said) if position != place % 3]
+    assert len(Remembering.bank_updates) == 6
+    for place, knowledge in enumerate(Remembering.bank_updates):
+        outputs = fresh(spec, epochs[place // 3])
+        others = [each for position, each in enumerate(outputs) if position != place % 3]
         torch.testing.assert_close(
             knowledge.logits, (others[0].logits + others[1].logits) / 2, rtol=1e-5, atol=1e-5
         )
@@ -236,24 +240,27 @@ def test_what_peers_say_is_the_mean_of_what_each_does(specify: Specify) -> None:
         )
 
 
-def test_of_two_students_each_has_the_bank_of_the_other() -> None:
-    said = Output(torch.randn(7, 3), torch.randn(7, 5))
-    found = join_banks([said])
-    assert torch.equal(found.logits, said.logits)
+def test_single_bank_of_a_peer_is_joined_unchanged() -> None:
+    outputs = Output(torch.randn(7, 3), torch.randn(7, 5))
+    found = join_banks([outputs])
+    assert torch.equal(found.logits, outputs.logits)
     torch.testing.assert_close(
-        found.features, said.features / said.features.norm(dim=1, keepdim=True)
+        found.features, outputs.features / outputs.features.norm(dim=1, keepdim=True)
     )
 
 
 @pytest.mark.parametrize("queue", [0, 50, 139, 140])
-def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queue: int) -> None:
+def test_queue_holds_the_samples_drawn_last(specify: Specify, queue: int) -> None:
     spec = specify(*SMALL, *STUDENTS["own"], f"method.queue={queue}", "training.epochs=3")
     records_of(spec)
     dataset, drawn = Dataset.open(spec.data), []
     batches = Batches(
-        dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, spec.configuration.seed
+        dataset,
+        Views.from_config(dataset, spec.configuration.data, 0),
+        SIZE,
+        spec.configuration.seed,
     )
-    for epoch, knowledge in enumerate(Remembering.refreshed):
+    for epoch, knowledge in enumerate(Remembering.bank_updates):
         drawn = [int(sample) for batch in batches.train(epoch, None) for sample in batch.index]
         if queue in (0, SAMPLES):
             assert knowledge.members is None
@@ -265,7 +272,7 @@ def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queu
 @pytest.mark.parametrize(
     ("source", "fill"), [("own", "epoch"), ("own", "ema"), ("own", "momentum"), ("peers", "ema")]
 )
-def test_a_resume_has_the_bits(specify: Specify, source: str, fill: str) -> None:
+def test_resume_with_a_bank_is_bit_identical(specify: Specify, source: str, fill: str) -> None:
     """Before a bank exists, when the first one takes effect, and with an earlier one."""
     pairs = (*SMALL, *STUDENTS[source], f"method.fill={fill}", "method.first=2", "method.queue=60")
     whole = specify(*pairs, folder="whole")
@@ -278,7 +285,7 @@ def test_a_resume_has_the_bits(specify: Specify, source: str, fill: str) -> None
         assert all(torch.equal(value, found[name]) for name, value in left(whole).items())
 
 
-def test_a_checkpoint_keeps_what_the_weights_do_not_tell(specify: Specify) -> None:
+def test_checkpoint_holds_what_the_weights_do_not_determine(specify: Specify) -> None:
     files = {}
     for fill in ("epoch", "ema", "momentum"):
         spec = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", folder=fill)
@@ -286,7 +293,7 @@ def test_a_checkpoint_keeps_what_the_weights_do_not_tell(specify: Specify) -> No
         file = spec.folder / "checkpoint" / "bank.safetensors"
         files[fill] = set(load_file(file)) if file.exists() else set()
         records_of(spec)
-        assert not file.exists(), "nobody needs a bank after the last epoch"
+        assert not file.exists(), "no bank is needed after the last epoch"
     average = {
         f"average/{name}" for name, _ in network(spec, "a", saved(spec).student).named_parameters()
     }
@@ -294,70 +301,68 @@ def test_a_checkpoint_keeps_what_the_weights_do_not_tell(specify: Specify) -> No
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
-def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(
-    specify: Specify, fill: str
-) -> None:
+def test_copied_checkpoint_includes_the_bank(specify: Specify, fill: str) -> None:
     """With its own settings, as in PBT; a source without a bank in force has its inputs."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     donor = specify(*pairs, folder="donor")
     records_of(donor, dies_after=2)
     late = specify(*pairs, "method.first=3", folder="late")
     records_of(late, dies_after=2)
-    given = Remembering.refreshed[-1]
+    given = Remembering.bank_updates[-1]
     for source in (donor, late):
         heir = specify(*pairs, "method.momentum=0.4", folder=f"heir-of-{source.folder.name}")
         shutil.copytree(source.folder / "checkpoint", heir.folder / "checkpoint")
-        Remembering.refreshed.clear()
+        Remembering.bank_updates.clear()
         records_of(heir)
-        assert len(Remembering.refreshed) == 2, (
-            "after the second epoch, which the other one had, and after the third"
+        assert len(Remembering.bank_updates) == 2, (
+            "after the second epoch, from the copied checkpoint, and after the third"
         )
         if source is donor:
-            assert same_knowledge(Remembering.refreshed[0], given)
-        assert Remembering.refreshed[0].logits.isfinite().all()
+            assert same_knowledge(Remembering.bank_updates[0], given)
+        assert Remembering.bank_updates[0].logits.isfinite().all()
 
 
 @pytest.mark.parametrize("fill", ["ema", "momentum"])
-def test_a_checkpoint_without_what_a_bank_is_made_of_begins_it_with_its_weights(
+def test_checkpoint_without_bank_state_initialises_the_bank_from_its_weights(
     specify: Specify, fill: str
 ) -> None:
     donor = specify(*SMALL, *STUDENTS["own"], folder="donor")
     records_of(donor, dies_after=2)
     heir = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", folder="heir")
     shutil.copytree(donor.folder / "checkpoint", heir.folder / "checkpoint")
-    Remembering.refreshed.clear()
+    Remembering.bank_updates.clear()
     expected = fresh(heir, [saved(donor).student])[0]
     records_of(heir)
-    first = Remembering.refreshed[0]
+    first = Remembering.bank_updates[0]
     assert first.features is not None
     close(Output(first.logits, first.features), expected)
 
 
-def test_a_trial_that_is_stopped_leaves_the_pass(
+def test_stop_request_interrupts_the_update_of_a_bank(
     specify: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(banks, "STOP_CHECK_BLOCKS", 2)
     spec, whole = (specify(*SMALL, *STUDENTS["own"], folder=name) for name in ("stopped", "whole"))
     expected = metrics(records_of(whole))
-    asked: list[bool] = []
-    filled = StudentBank.filled
+    stop_requests: list[bool] = []
+    compute_bank = StudentBank.compute_bank
 
-    def stopped(self: StudentBank, going_on: Callable[[], None]) -> Output:
-        asked.append(True)
+    def stopped(self: StudentBank, raise_if_stopped: Callable[[], None]) -> Output:
+        stop_requests.append(True)
         with pytest.raises(Stopped):
-            filled(self, going_on)
+            compute_bank(self, raise_if_stopped)
         raise Stopped
 
     records: list[Record] = []
     with monkeypatch.context() as patched:
-        patched.setattr(StudentBank, "filled", stopped)
-        train(spec, TrialContext(report=records.append, stop_requested=lambda: bool(asked)))
-    assert asked == [True] and not records
+        patched.setattr(StudentBank, "compute_bank", stopped)
+        train(spec, TrialContext(report=records.append, stop_requested=lambda: bool(stop_requests)))
+    assert stop_requests == [True] and not records
     assert metrics(records_of(spec)) == expected
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
-def test_in_a_half_type_the_bank_is_in_float32(specify: Specify, fill: str) -> None:
+def test_bank_of_a_half_precision_student_is_float32(specify: Specify, fill: str) -> None:
     spec = specify(
         *SMALL,
         *STUDENTS["own"],
@@ -366,7 +371,7 @@ def test_in_a_half_type_the_bank_is_in_float32(specify: Specify, fill: str) -> N
         "training.epochs=2",
     )
     records_of(spec)
-    (knowledge,) = Remembering.refreshed
+    (knowledge,) = Remembering.bank_updates
     assert knowledge.features is not None
     assert knowledge.logits.dtype == knowledge.features.dtype == torch.float32
     assert not knowledge.logits.requires_grad and not knowledge.features.requires_grad

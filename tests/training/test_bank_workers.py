@@ -36,24 +36,27 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
     with patch.dict(METHODS, METHODS_WITH_IT), patch.object(bank, "nearest", brute_force):
         for name in names:
             records: list[Record] = []
-            Remembering.refreshed.clear()
+            Remembering.bank_updates.clear()
             spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(
                 update={"teacher": None}
             )
-            for asked in (
+            for stop_requested in (
                 (lambda done=records: len(done) == 2, lambda: False)
                 if "stopped" in name
                 else (lambda: False,)
             ):
-                train(spec, TrialContext(rank, world_size, CPU, records.append, asked, pair=Pair))
+                train(
+                    spec,
+                    TrialContext(rank, world_size, CPU, records.append, stop_requested, pair=Pair),
+                )
             found[name] = [
                 [record["metrics"] for record in records],
-                [told(each) for each in Remembering.refreshed],
+                [bank_content(each) for each in Remembering.bank_updates],
             ]
     return found
 
 
-def told(knowledge: Knowledge) -> dict[str, Tensor]:
+def bank_content(knowledge: Knowledge) -> dict[str, Tensor]:
     """Return everything that a method can read from the bank."""
     assert knowledge.features is not None and knowledge.members is not None
     neighbours = knowledge.neighbours(2, 3)._asdict()
@@ -90,22 +93,22 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", [*OWN, "labelled"])
-def test_all_replicas_have_the_same_to_the_bit(
-    of_two: list[dict[str, list[Any]]], name: str
-) -> None:
+def test_replicas_have_bit_identical_banks(of_two: list[dict[str, list[Any]]], name: str) -> None:
     first, second = (of_rank[name][1] for of_rank in of_two)
     assert len(first) == 3 and all(
         same(one, other) for one, other in zip(first, second, strict=True)
     )
-    assert len({float(one["logits"].sum()) for one in first}) == 3, "a new one after each epoch"
+    assert len({float(one["logits"].sum()) for one in first}) == 3, (
+        "the bank changes after each epoch"
+    )
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_two_workers_have_the_bank_of_one(
+def test_two_workers_have_the_bank_of_a_single_worker(
     root: str, of_two: list[dict[str, list[Any]]], name: str
 ) -> None:
-    (theirs, banks), (ours, told_two) = of_one(root, *OWN)[name], of_two[0][name]
-    for one, other in zip(told_two, banks, strict=True):
+    (theirs, banks), (ours, banks_of_two) = of_one(root, *OWN)[name], of_two[0][name]
+    for one, other in zip(banks_of_two, banks, strict=True):
         assert torch.equal(one["members"], other["members"])
         torch.testing.assert_close(one["logits"], other["logits"], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(one["features"], other["features"], rtol=1e-4, atol=1e-4)
@@ -118,14 +121,16 @@ def test_two_workers_have_the_bank_of_one(
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_students_in_workers_of_their_own_have_the_banks_of_colocated_ones(
+def test_students_in_separate_workers_have_the_banks_of_colocated_ones(
     root: str, of_two: list[dict[str, list[Any]]], name: str
 ) -> None:
     together = of_one(root, *PEERS)[name][1]
     for position, of_rank in enumerate(of_two):
         apart = of_rank[name][1]
         assert len(apart) == 3
-        assert apart[0]["features"].shape[1] == (6 if position == 0 else 8), "of the other one"
+        assert apart[0]["features"].shape[1] == (6 if position == 0 else 8), (
+            "the features are those of the other student"
+        )
         for one, other in zip(apart, together[position::2], strict=True):
             assert torch.equal(one["members"], other["members"])
             for table in ("logits", "features", "positive_similarity"):
@@ -133,7 +138,9 @@ def test_students_in_workers_of_their_own_have_the_banks_of_colocated_ones(
 
 
 @pytest.mark.parametrize("name", STOPPED)
-def test_several_workers_resume_to_the_bit(of_two: list[dict[str, list[Any]]], name: str) -> None:
+def test_resume_with_several_workers_is_bit_identical(
+    of_two: list[dict[str, list[Any]]], name: str
+) -> None:
     """Stopped in the third epoch: the bank after the second one is published again."""
     for of_rank in of_two:
         broken, whole = of_rank[name], of_rank[name.removeprefix("stopped-")]

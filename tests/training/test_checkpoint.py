@@ -55,7 +55,7 @@ def load(folder: Path) -> Checkpoint | None:
     return loaded["a"] if loaded else None
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_load_returns_the_saved_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, made(3))
     loaded = load(tmp_path)
     assert loaded is not None
@@ -74,7 +74,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     )
 
 
-def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
+def test_load_returns_none_without_a_checkpoint(tmp_path: Path) -> None:
     assert load(tmp_path) is None
 
 
@@ -89,7 +89,7 @@ def test_a_method_without_parameters_has_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(
+def test_damaged_checkpoint_is_skipped_for_the_older_one(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     save(tmp_path, made(1))
@@ -106,20 +106,20 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "method.safetensors"])
-def test_a_checkpoint_with_a_file_missing_is_none(tmp_path: Path, name: str) -> None:
+def test_incomplete_checkpoint_is_not_loaded(tmp_path: Path, name: str) -> None:
     save(tmp_path, made(1))
     (tmp_path / CHECKPOINT / name).unlink()
     assert load(tmp_path) is None
 
 
-def test_the_older_one_is_read_when_the_end_came_between_two_renames(tmp_path: Path) -> None:
+def test_older_checkpoint_is_loaded_after_a_crash_between_renames(tmp_path: Path) -> None:
     save(tmp_path, made(1))
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
     loaded = load(tmp_path)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
 
-def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(
+def test_failed_save_leaves_only_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, made(1))
@@ -135,7 +135,7 @@ def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
 
-def test_an_optimizer_file_that_runs_code_is_passed_over(tmp_path: Path) -> None:
+def test_optimizer_file_that_runs_code_is_skipped(tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "harm",)
@@ -146,7 +146,7 @@ def test_an_optimizer_file_that_runs_code_is_passed_over(tmp_path: Path) -> None
     assert not (tmp_path / "harm").exists()
 
 
-def test_what_a_writer_that_died_left_aside_is_removed(tmp_path: Path) -> None:
+def test_temporary_folder_of_a_dead_writer_is_removed(tmp_path: Path) -> None:
     save(tmp_path, made(1))
     shutil.copytree(tmp_path / CHECKPOINT, tmp_path / f".{CHECKPOINT}.4711.abcd")
     assert load(tmp_path) is not None and [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
@@ -156,7 +156,7 @@ def pair(epoch: int) -> dict[str, Checkpoint]:
     return {"a": made(epoch), "b": made(epoch + 10)}
 
 
-def test_a_pair_is_one_checkpoint_with_the_first_student_at_the_top(tmp_path: Path) -> None:
+def test_checkpoint_of_a_pair_has_the_first_student_at_the_top(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, pair(1), TrialContext())
     loaded = checkpoint.load(tmp_path, "ab", CPU)
     assert loaded is not None
@@ -164,14 +164,14 @@ def test_a_pair_is_one_checkpoint_with_the_first_student_at_the_top(tmp_path: Pa
         "a": 1,
         "b": 11,
     }
-    assert load(tmp_path) is not None, "student a stands where a student that is alone does"
+    assert load(tmp_path) is not None, "student a has the place of a single student"
     assert (tmp_path / CHECKPOINT / "b" / "student.safetensors").exists()
 
 
 @pytest.mark.parametrize(
     "file", ["student.safetensors", "b/student.safetensors", "b/progress.json"]
 )
-def test_a_pair_of_which_one_is_damaged_is_passed_over_as_a_whole(
+def test_checkpoint_of_a_pair_is_skipped_if_one_student_is_damaged(
     tmp_path: Path, file: str
 ) -> None:
     checkpoint.save(tmp_path, pair(1), TrialContext())

@@ -11,7 +11,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 class Event:
-    """A GPU's event whose time is the number of events before it."""
+    """A GPU event with the number of earlier events as its time."""
 
     count = 0
 
@@ -37,7 +37,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return waits
 
 
-def test_on_a_gpu_nothing_waits_before_the_reset(waited: list[Any]) -> None:
+def test_gpu_clock_synchronises_only_at_the_reset(waited: list[Any]) -> None:
     clock = Clock(GPU)
     for _ in range(3):
         with clock.measure("student"):
@@ -47,18 +47,18 @@ def test_on_a_gpu_nothing_waits_before_the_reset(waited: list[Any]) -> None:
     seconds = clock.reset()
     assert waited == [GPU]
     assert seconds["student"] == pytest.approx(0.003) and seconds["data"] == pytest.approx(0.003), (
-        "a millisecond each time"
+        "one millisecond for each measurement"
     )
 
 
-def test_on_a_cpu_nobody_waits_for_a_device(waited: list[Any]) -> None:
+def test_cpu_clock_does_not_synchronise(waited: list[Any]) -> None:
     clock = Clock(CPU)
     with clock.measure("student"):
         pass
     assert clock.reset()["student"] > 0 and not waited
 
 
-def test_the_parts_are_within_the_epoch_and_a_reset_begins_again() -> None:
+def test_parts_lie_within_the_epoch_and_a_reset_restarts() -> None:
     clock = Clock(CPU)
     with clock.measure("student"):
         sum(range(10_000))

@@ -81,7 +81,7 @@ def widths(networks: list[Network]) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["cached", "online"])
-def test_a_compiled_trial_ends_with_the_weights_of_one_that_is_not(
+def test_compiled_trial_has_the_weights_of_an_uncompiled_one(
     specify: Specify, make_teacher: MakeTeacher, compiled: list[Network], mode: str
 ) -> None:
     plain, fast = (
@@ -97,9 +97,9 @@ def test_a_compiled_trial_ends_with_the_weights_of_one_that_is_not(
     expected = metrics_of(plain)
     assert not compiled and not counters["stats"]
     found = metrics_of(fast)
-    assert widths(compiled) == [16, 32], "student and teacher, each once"
+    assert widths(compiled) == [16, 32], "student and teacher are compiled once each"
     assert counters["stats"]["unique_graphs"] >= 3, (
-        "a student in training and in evaluation, and a teacher"
+        "graphs of the student in training and in evaluation, and of the teacher"
     )
     assert not counters["graph_break"] and not counters["unimplemented"]
     for mine, theirs in zip(found, expected, strict=True):
@@ -116,9 +116,9 @@ def test_a_compiled_trial_is_resumed_without_compilation(
 ) -> None:
     fast = trial(specify, make_teacher, "fast", "training.compile=true")
     whole = trial(specify, make_teacher, "whole", "training.compile=false")
-    asked = iter([False, True])
+    stop_requests = iter([False, True])
     # 4 steps an epoch are one stop query
-    train(fast, TrialContext(stop_requested=lambda: next(asked)))
+    train(fast, TrialContext(stop_requested=lambda: next(stop_requests)))
     plain = trial(specify, make_teacher, "fast", "training.compile=false")
     assert [record["train/loss"] for record in metrics_of(plain)] == pytest.approx(
         [record["train/loss"] for record in metrics_of(whole)], rel=1e-5
@@ -127,9 +127,7 @@ def test_a_compiled_trial_is_resumed_without_compilation(
         torch.testing.assert_close(weights(plain)[key], value, rtol=0, atol=1e-6, msg=key)
 
 
-def test_the_next_trials_of_a_sweep_compile_nothing(
-    specify: Specify, make_teacher: MakeTeacher
-) -> None:
+def test_later_trials_reuse_the_compiled_code(specify: Specify, make_teacher: MakeTeacher) -> None:
     pairs = ("training.compile=true", "teacher.mode=online")
     graphs = []
     for name, more in {
@@ -142,7 +140,7 @@ def test_the_next_trials_of_a_sweep_compile_nothing(
     assert graphs[0] == graphs[1] == graphs[2] > 0 and not counters["unimplemented"]
 
 
-def test_the_cache_is_filled_by_a_compiled_teacher(
+def test_compiled_teacher_fills_the_same_cache(
     specify: Specify, make_teacher: MakeTeacher, compiled: list[Network]
 ) -> None:
     files = []
@@ -159,6 +157,4 @@ def test_the_cache_is_filled_by_a_compiled_teacher(
             }
         )
     assert widths(compiled) == [32] and len(files[0]) == 2
-    assert files[0] == files[1], (
-        "who is trained with a compiled teacher finds the files of one that was not"
-    )
+    assert files[0] == files[1], "compiled and uncompiled teachers write the same files"

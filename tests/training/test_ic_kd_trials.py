@@ -75,7 +75,7 @@ def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tens
 @pytest.mark.parametrize(
     ("name", "dies_after"), [*((name, 2) for name in TRIALS), ("offline", 1), ("free-ema", 1)]
 )
-def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_after: int) -> None:
+def test_resume_is_bit_identical(root: Path, name: str, dies_after: int) -> None:
     expected, tensors = whole(root, name)
     spec = trial(root, name, f"{name}-{dies_after}")
     before, after = records_of(spec, dies_after), records_of(spec)
@@ -87,7 +87,7 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_both_terms_count_as_soon_as_there_is_a_bank(root: Path, name: str) -> None:
+def test_both_terms_are_positive_once_a_bank_exists(root: Path, name: str) -> None:
     """Otherwise the test above has no effect. Offline from epoch 1 on, else from epoch 2."""
     metrics, _ = whole(root, name)
     for student in ("a/", "b/") if name.startswith("online") else ("",):
@@ -106,9 +106,9 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
         records, banks = list[Record](), list[dict[str, Tensor]]()
 
         def noted(
-            knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks
+            knowledge: Knowledge, query: BankQuery, banks: list[dict[str, Tensor]] = banks
         ) -> Bank:
-            bank = Bank(knowledge, looking)
+            bank = Bank(knowledge, query)
             assert bank.targets is not None
             tables = {
                 key: value
@@ -133,7 +133,7 @@ def of_two(root: Path) -> list[dict[str, list[Any]]]:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_both_replicas_have_one_bank(of_two: list[dict[str, list[Any]]], name: str) -> None:
+def test_replicas_share_one_bank(of_two: list[dict[str, list[Any]]], name: str) -> None:
     first, second = (of_rank[name][1] for of_rank in of_two)
     assert len(first) == len(second) == (1 if name == "offline" else EPOCHS - 1)
     for one, other in zip(first, second, strict=True):
@@ -142,7 +142,7 @@ def test_both_replicas_have_one_bank(of_two: list[dict[str, list[Any]]], name: s
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_two_workers_train_as_one_does(
+def test_two_workers_train_like_one(
     root: Path, of_two: list[dict[str, list[Any]]], name: str
 ) -> None:
     (ours, banks), (theirs, banks_of_one) = of_two[0][name], both_alone(root)[name]

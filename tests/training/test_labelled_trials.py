@@ -30,7 +30,7 @@ SUPERVISED = (*SMALL, *RECIPE, "method.name=cross_entropy")
 Specify = Callable[..., TrialSpec]
 
 
-def test_a_method_that_needs_labels_has_the_labelled_samples_alone(specify: Specify) -> None:
+def test_method_that_needs_labels_has_only_labelled_samples(specify: Specify) -> None:
     spec = specify(*SUPERVISED)
     made, whole = open_batches(spec, TrialContext()), Dataset.open(spec.data)
     assert (
@@ -38,10 +38,12 @@ def test_a_method_that_needs_labels_has_the_labelled_samples_alone(specify: Spec
         and made.steps() == 1
         and made.labelled == 0
     )
-    assert open_batches(spec, TrialContext()).dataset is made.dataset, "taken once per process"
+    assert open_batches(spec, TrialContext()).dataset is made.dataset, (
+        "the labelled part is cached per process"
+    )
 
 
-def test_other_methods_have_all_of_them_in_shares(specify: Specify) -> None:
+def test_other_methods_have_all_samples_in_shares(specify: Specify) -> None:
     made = open_batches(
         specify(*SMALL, *RECIPE, "method.name=kd", "data.labelled_share=0.5"), TrialContext()
     )
@@ -58,14 +60,14 @@ def test_the_cache_is_filled_for_all_samples_whatever_the_method(specify: Specif
     assert len(made.dataset.train) == 256 and made.labelled == 0
 
 
-def test_the_teacher_is_fitted_on_the_labelled_samples(specify: Specify, tmp_path: Path) -> None:
+def test_teacher_is_trained_on_the_labelled_samples(specify: Specify, tmp_path: Path) -> None:
     spec = specify(*SMALL, *RECIPE, "method.name=kd", "teacher.training.batch_size=32")
     fitting = fit.specification(tmp_path / "teacher", spec.configuration, spec.data)
     assert len(open_batches(fitting, TrialContext()).dataset.train) == LABELLED
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "kd"])
-def test_what_a_method_is_given(
+def test_method_receives_labelled_samples_in_the_configured_share(
     name: str, distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each labelled sample with its label, and the configured number of them per batch."""
@@ -89,7 +91,7 @@ def test_what_a_method_is_given(
     assert records[-1]["done"] and all(len(batch.labels) == 32 for batch in seen)
 
 
-def test_a_resume_takes_up_the_labelled_samples_where_they_were(distil: Specify) -> None:
+def test_resume_continues_the_order_of_labelled_samples(distil: Specify) -> None:
     """An epoch has 8 x 8 of the 60 labelled ones; the next one continues their second order."""
     pairs = (*SMALL, *RECIPE, "method.name=kd")
     whole, broken = (distil(*pairs, folder=folder) for folder in ("whole", "broken"))

@@ -77,7 +77,7 @@ def test_sums_over_any_split_equal_those_of_the_whole(cuts: list[int]) -> None:
     )
 
 
-def test_calibration_error_of_a_case_made_by_hand() -> None:
+def test_calibration_error_of_a_known_case() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])
     scores = Scores(2, CPU)
     scores.add(probabilities.log(), torch.tensor([0, 0, 1, 1]))
@@ -95,7 +95,7 @@ def test_gaps_of_opposite_sign_do_not_cancel_between_bins_and_do_within_one() ->
     assert within.metrics(agreement=False)["ece"] == pytest.approx((1.8 - 1) / 2, abs=1e-6)
 
 
-def test_a_certain_and_right_student_is_perfect() -> None:
+def test_confident_correct_student_has_perfect_metrics() -> None:
     scores = Scores(2, CPU)
     scores.add(torch.tensor([[200.0, 0.0], [0.0, 200.0]]), torch.tensor([0, 1]))
     assert scores.metrics(agreement=False) == pytest.approx(
@@ -103,7 +103,7 @@ def test_a_certain_and_right_student_is_perfect() -> None:
     )
 
 
-def test_a_student_that_knows_nothing_has_the_entropy_of_all_classes() -> None:
+def test_uniform_student_has_the_entropy_of_all_classes() -> None:
     scores = Scores(8, CPU)
     scores.add(torch.zeros(5, 8), torch.arange(5))
     metrics = scores.metrics(agreement=False)
@@ -111,7 +111,7 @@ def test_a_student_that_knows_nothing_has_the_entropy_of_all_classes() -> None:
     assert metrics["nll"] == pytest.approx(math.log(8), rel=1e-6)
 
 
-def test_agreement_is_told_only_when_asked_for() -> None:
+def test_agreement_is_returned_only_on_request() -> None:
     logits, labels, _ = drawn()
     scores = Scores(7, CPU)
     scores.add(logits, labels)
@@ -121,13 +121,13 @@ def test_agreement_is_told_only_when_asked_for() -> None:
     ) == names | {"agreement"}
 
 
-def test_logits_that_are_not_finite_are_told_by_the_nll() -> None:
+def test_nll_of_logits_that_are_not_finite_is_nan() -> None:
     scores = Scores(2, CPU)
     scores.add(torch.tensor([[float("nan"), 0.0], [1.0, 0.0]]), torch.tensor([0, 0]))
     assert math.isnan(scores.metrics(agreement=False)["nll"])
 
 
-def test_a_class_without_a_sample_is_neither_the_best_nor_the_worst() -> None:
+def test_class_without_samples_is_ignored() -> None:
     """Right: class 0 two of four, class 1 none, class 2 one of one; class 3 has no sample."""
     scores = Scores(4, CPU)
     scores.add(torch.eye(4)[[0, 0, 1, 3]], torch.tensor([0, 0, 0, 0]))

@@ -9,7 +9,7 @@ from torch import nn
 
 from methods import ParameterGroup
 from orchestrator.config.schema import Training
-from orchestrator.training._optimization import learning_rate, optimizer
+from orchestrator.training._optimization import build_optimizer, learning_rate
 
 
 def recipe(**values: Any) -> Training:
@@ -70,14 +70,14 @@ def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> No
     before = [
         parameter.detach().clone() for parameter in (*student.parameters(), *method.parameters())
     ]
-    made = optimizer(
+    optimizer = build_optimizer(
         recipe(optimizer=name, weight_decay=0.5),
         student,
         [ParameterGroup(list(method.parameters()))],
     )
     for parameter in (*student.parameters(), *method.parameters()):
         parameter.grad = torch.zeros_like(parameter)
-    made.step()
+    optimizer.step()
     for old, new in zip(before[:2], student.parameters(), strict=True):
         torch.testing.assert_close(new.detach(), old * (1 - 0.4 * 0.5))
     for old, new in zip(before[2:], method.parameters(), strict=True):
@@ -88,10 +88,12 @@ def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> No
 def test_sgd_has_the_momentum_of_the_recipe(nesterov: bool) -> None:
     student = nn.Linear(1, 1, bias=False)
     start = student.weight.item()
-    made = optimizer(recipe(momentum=0.5, nesterov=nesterov, weight_decay=0), student, [])
+    optimizer = build_optimizer(
+        recipe(momentum=0.5, nesterov=nesterov, weight_decay=0), student, []
+    )
     for _ in range(2):
         student.weight.grad = torch.ones_like(student.weight)
-        made.step()
+        optimizer.step()
     moved = (1 + 0.5) + (1 + 0.5 * 1.5) if nesterov else 1 + 1.5  # velocity 1, then 0.5 * 1 + 1
     assert student.weight.item() == pytest.approx(start - 0.4 * moved, abs=1e-6)
 
@@ -99,9 +101,9 @@ def test_sgd_has_the_momentum_of_the_recipe(nesterov: bool) -> None:
 def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
     student = nn.Linear(4, 1, bias=False)
     start = student.weight.detach().clone()
-    made = optimizer(recipe(optimizer="adamw", weight_decay=0), student, [])
+    optimizer = build_optimizer(recipe(optimizer="adamw", weight_decay=0), student, [])
     student.weight.grad = torch.tensor([[1.0, -20.0, 0.3, -5.0]])
-    made.step()
+    optimizer.step()
     torch.testing.assert_close(
         student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     )

@@ -1,4 +1,4 @@
-"""Pairs in processes of their own (gloo): the same students as in one process. Knows no Ray."""
+"""Test students in separate processes (gloo): they equal those of one process."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ DUAL = ("method.name=dual_student", "method.lambda_peer=0.3", "method.peer_warmu
 TRIALS = {
     "simultaneous": (*COMMON, *DUAL),
     "alternating": (*COMMON, *DUAL, "method.update=alternating"),
-    "unheard": (*COMMON, *DUAL, "method.lambda_peer=0", "method.w_norm=mean1"),
+    "unused": (*COMMON, *DUAL, "method.lambda_peer=0", "method.w_norm=mean1"),
     "online": (*COMMON, *DUAL, "teacher.mode=online"),
     "apart": (*COMMON, "method.name=kd"),
     "three": (*COMMON, "method.name=dml", "peers.c.network.name=mlp", "peers.c.network.width=6"),
@@ -48,12 +48,15 @@ TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
-    """The records of a trial as one of its ranks reported them; stopped and taken up again where
-    its name says so.
+    """Return the records that a rank of a trial reported.
+
+    If the name contains "stopped", the trial is stopped and resumed.
     """
     records: list[Record] = []
-    asked = [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
-    for stop_requested in asked:
+    stop_requests = (
+        [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
+    )
+    for stop_requested in stop_requests:
         context = TrialContext(rank, world_size, CPU, records.append, stop_requested, pair=Pair)
         train(specification(Path(root), name, *pairs), context)
     return records
@@ -67,7 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
-    """The records of the trial, trained by so many workers; only the first one reports."""
+    """Return the records of a trial with `world_size` workers, of which only rank 0 reports."""
     if world_size == 1:
         return trained(0, 1, str(root), name, *pairs)
     first, *others = on_every_rank(world_size, trained, str(root), name, *pairs)
@@ -85,14 +88,14 @@ def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
     )
 
 
-LONG = ("three-in-turn", "unheard", "apart", "alternating")
+LONG = ("three-in-turn", "unused", "apart", "alternating")
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRIALS],
 )
-def test_actors_train_the_students_that_one_process_does(root: Path, name: str) -> None:
+def test_workers_train_the_students_of_one_process(root: Path, name: str) -> None:
     count = 3 if "three" in name else 2
     apart, together = (run(root, f"{name}-{world}", world, *TRIALS[name]) for world in (count, 1))
     for one, other in zip(apart, together, strict=True):
@@ -111,7 +114,7 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
         *DUAL,
         "method.w_norm=mean1",
         "peers.b.network.name=mlp",
-    )  # batch norm sees less of a batch, the more there are
+    )  # no batch norm: its statistics depend on the number of workers
     four, one = run(root, "of-four", 4, *pairs), run(root, "of-one", 1, *pairs)
     for ours, theirs in zip(four, one, strict=True):
         assert metrics(ours) == pytest.approx(metrics(theirs), rel=2e-3, abs=2e-3)
@@ -133,7 +136,7 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
         *(pytest.param(world, "simultaneous", marks=pytest.mark.slow) for world in (2, 4)),
     ],
 )
-def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(
+def test_resume_of_a_pair_in_two_workers_is_bit_identical(
     root: Path, world_size: int, update: str
 ) -> None:
     pairs = (*COMMON, *DUAL, f"method.update={update}")
@@ -148,22 +151,22 @@ def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(
         )
 
 
-def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
-    """What a rank heard: each says its rank, and 10 more after its step."""
+def exchange_logits(rank: int, world_size: int, in_turn: bool) -> list[Any]:
+    """Return what a rank received: logits equal the sender's rank, plus 10 after its step."""
     pair = Pair(TrialContext(rank, world_size, CPU), 2)
-    position = pair.own[0]
-    heard = []
+    position = pair.local_positions[0]
+    received = []
     for step in range(3):
-        said = torch.full((4, 3), float(rank + 100 * step))
-        pair.publish(position, said, in_turn)
-        others = pair.receive(position)
-        if step != 1:  # in one step nobody asks
-            heard.append(others())
+        logits = torch.full((4, 3), float(rank + 100 * step))
+        pair.publish(position, logits, in_turn)
+        receive_others = pair.receive(position)
+        if step != 1:  # in one step the logits are not requested
+            received.append(receive_others())
         if in_turn and position == 0:
-            pair.republish(position, said + 10)
+            pair.republish(position, logits + 10)
         pair.end_step()
     return [
-        heard,
+        received,
         pair.context.rank,
         pair.context.world_size,
         float(pair.context.all_reduce_sum(torch.tensor(float(rank)))),
@@ -172,26 +175,26 @@ def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
-def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(
+def test_pair_exchanges_logits_and_its_replicas_reduce(
     in_turn: bool,
 ) -> None:
-    for rank, (heard, place, replicas, total, waited) in enumerate(
-        on_every_rank(4, swapped, in_turn)
+    for rank, (received, place, replicas, total, waited) in enumerate(
+        on_every_rank(4, exchange_logits, in_turn)
     ):
         other = rank + 1 if rank % 2 == 0 else rank - 1
         after = 10 if in_turn and rank % 2 else 0
-        assert [box.shape for box in heard] == [(1, 4, 3)] * 2
-        assert [float(box.mean()) for box in heard] == [other + after, other + after + 200]
+        assert [box.shape for box in received] == [(1, 4, 3)] * 2
+        assert [float(box.mean()) for box in received] == [other + after, other + after + 200]
         assert (place, replicas) == (rank // 2, 2)
         assert total == (0 + 2 if rank % 2 == 0 else 1 + 3) and waited
 
 
 def threads(rank: int, world_size: int, root: str, *pairs: str) -> int:
-    """Those of a rank after a trial."""
+    """Return the number of torch's threads of a rank after a trial."""
     trained(rank, world_size, root, "threads", *pairs)
     return torch.get_num_threads()
 
 
-def test_each_role_has_threads_of_its_own(root: Path) -> None:
+def test_each_student_has_its_own_number_of_threads(root: Path) -> None:
     few = ("training.epochs=1", "peers.b.threads_per_worker=2")
     assert on_every_rank(2, threads, str(root), *COMMON, *few, "method.name=kd") == [1, 2]

@@ -26,7 +26,7 @@ from orchestrator.training._exchange import Colocated
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._student import PEER
 from orchestrator.training._trainer import train
-from orchestrator.training._trial_metrics import student_metrics, trial_metrics
+from orchestrator.training._trial_metrics import compute_trial_metrics, select_student_metrics
 from orchestrator.training.process_cache import load_teacher
 from tests.refusal import refused
 
@@ -64,12 +64,12 @@ def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
     spec = distil(*SMALL, *A, *B, *method)
     dataset, network = Dataset.open(spec.data), spec.configuration.peers["b"].network
     seed_everything(spec.configuration.seed, PEER, 1)
-    begun = build(network.name, len(dataset.classes), dataset.shape, network.settings)
-    save_file(begun.state_dict(), tmp_path / "begun.safetensors")
+    initial_network = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+    save_file(initial_network.state_dict(), tmp_path / "initial.safetensors")
     own = (
         "student.name=cnn",
         "student.width=4",
-        f"student.weights={tmp_path}/begun.safetensors",
+        f"student.weights={tmp_path}/initial.safetensors",
         "training.epochs=3",
     )
     return distil(
@@ -83,18 +83,16 @@ def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
 
 
 @pytest.fixture
-def hears_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the method `deaf`: dual students for a single one."""
+def register_method_without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the method `without_peers`: dual students for a single one."""
 
-    class Deaf(DualStudent):
+    class WithoutPeers(DualStudent):
         needs = Needs(teacher=True)
 
-    monkeypatch.setitem(METHODS, "deaf", Deaf)
+    monkeypatch.setitem(METHODS, "without_peers", WithoutPeers)
 
 
-def test_students_that_hear_nothing_are_trained_as_if_alone(
-    distil: Specify, tmp_path: Path
-) -> None:
+def test_students_without_peer_learning_train_as_if_alone(distil: Specify, tmp_path: Path) -> None:
     both = distil(*SMALL, *A, *B, "method.name=kd", folder="both")
     records_of(both)
     for letter, spec in (
@@ -107,23 +105,23 @@ def test_students_that_hear_nothing_are_trained_as_if_alone(
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-@pytest.mark.usefixtures("hears_nobody")
-def test_without_a_peer_weight_the_peers_are_as_if_alone(
+@pytest.mark.usefixtures("register_method_without_peers")
+def test_students_with_zero_peer_weight_train_as_if_alone(
     distil: Specify, tmp_path: Path, update: str
 ) -> None:
     settings = ("method.lambda_peer=0", f"method.update={update}")
     both = distil(*SMALL, *A, *B, "method.name=dual_student", *settings, folder="both")
     records_of(both)
-    deaf = ("method.name=deaf", *settings)
+    method = ("method.name=without_peers", *settings)
     for letter, spec in (
-        ("a", distil(*SMALL, *A, *deaf, folder="a-alone")),
-        ("b", alone_as_b(distil, tmp_path, *deaf)),
+        ("a", distil(*SMALL, *A, *method, folder="a-alone")),
+        ("b", alone_as_b(distil, tmp_path, *method)),
     ):
         records_of(spec)
         assert same(weights(both, letter), weights(spec)), letter
 
 
-def test_with_a_peer_weight_they_are_not(distil: Specify) -> None:
+def test_peer_weight_changes_the_students(distil: Specify) -> None:
     trained = []
     for name, value in (("with", 0.3), ("without", 0.0)):
         spec = distil(
@@ -152,7 +150,7 @@ def forgetful(_: Any, classes: int, shape: tuple[int, int, int]) -> Network:
 @pytest.mark.parametrize(
     "method", [("method.name=kd",), (*DUAL, "method.lambda_peer=0", "method.update=alternating")]
 )
-def test_each_student_has_random_numbers_of_its_own(
+def test_each_student_has_its_own_random_numbers(
     distil: Specify, monkeypatch: pytest.MonkeyPatch, method: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(MODELS, "forgetful", Builder(forgetful))
@@ -167,7 +165,7 @@ def test_each_student_has_random_numbers_of_its_own(
 
 
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
-def test_a_pair_that_is_resumed_goes_on_to_the_bit(distil: Specify, update: str) -> None:
+def test_resume_of_a_pair_is_bit_identical(distil: Specify, update: str) -> None:
     whole, broken = (
         distil(*SMALL, *A, *B, *DUAL, f"method.update={update}", folder=folder)
         for folder in ("whole", "broken")
@@ -185,53 +183,53 @@ def test_a_pair_that_is_resumed_goes_on_to_the_bit(distil: Specify, update: str)
     assert all(same(weights(whole, letter), weights(broken, letter)) for letter in "ab")
 
 
-class Noting(DualStudent):
+class Recording(DualStudent):
     """Dual students that record each student's own and received logits at every step."""
 
-    heard: ClassVar[list[tuple[Tensor, Tensor]]] = []
+    received: ClassVar[list[tuple[Tensor, Tensor]]] = []
 
     def forward(self, batch: Batch) -> Objective:
-        self.heard.append((batch.student.logits.detach().clone(), batch.peer_logits.clone()))
+        self.received.append((batch.student.logits.detach().clone(), batch.peer_logits.clone()))
         return super().forward(batch)
 
 
-class NotingInTurn(Noting):
+class RecordingInTurn(Recording):
     @property
     def updates_alternately(self) -> bool:
         return True
 
 
-@pytest.mark.parametrize("kind", [Noting, NotingInTurn])
-def test_what_is_heard_is_what_the_others_say(
-    distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Noting]
+@pytest.mark.parametrize("kind", [Recording, RecordingInTurn])
+def test_peer_logits_are_the_published_logits(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, kind: type[Recording]
 ) -> None:
-    monkeypatch.setitem(METHODS, "noting", kind)
-    monkeypatch.setattr(Noting, "heard", [])
+    monkeypatch.setitem(METHODS, "recording", kind)
+    monkeypatch.setattr(Recording, "received", [])
     three = (
         "peers.b.network.name=mlp",
         "peers.b.network.width=6",
         "peers.c.network.name=mlp",
         "peers.c.network.width=4",
     )
-    records_of(distil(*SMALL, *A, *three, "method.name=noting", "training.epochs=1"))
-    steps = [kind.heard[step : step + 3] for step in range(0, len(kind.heard), 3)]
+    records_of(distil(*SMALL, *A, *three, "method.name=recording", "training.epochs=1"))
+    steps = [kind.received[step : step + 3] for step in range(0, len(kind.received), 3)]
     assert len(steps) == 4
     for (a, of_a), (b, of_b), (c, of_c) in steps:
         assert of_a.shape == (2, 32, 10) and not of_a.requires_grad
         assert torch.equal(of_a, torch.stack([b, c])), (
-            "who steps first hears what all have said before"
+            "the first student receives the logits from before the step"
         )
         assert torch.equal(of_b[1], c)
         assert (
             torch.equal(of_b[0], a)
             == torch.equal(of_c[0], a)
             == torch.equal(of_c[1], b)
-            == (kind is Noting)
+            == (kind is Recording)
         )
-        assert torch.equal(of_b[0], of_c[0]), "both hear the same of a"
+        assert torch.equal(of_b[0], of_c[0]), "both receive the same logits of a"
 
 
-def test_hearing_anew_leaves_the_running_statistics_alone(distil: Specify) -> None:
+def test_republishing_leaves_the_running_statistics_unchanged(distil: Specify) -> None:
     both = []
     for update in ("simultaneous", "alternating"):
         spec = distil(
@@ -249,7 +247,7 @@ def test_hearing_anew_leaves_the_running_statistics_alone(distil: Specify) -> No
     assert any("running_mean" in key for key in both[0]) and same(*both)
 
 
-def test_the_records_name_every_student(distil: Specify) -> None:
+def test_records_hold_the_metrics_of_every_student(distil: Specify) -> None:
     spec = distil(*SMALL, *A, *B, *DUAL)
     last = records_of(spec)[-1]["metrics"]
     for name in ("validation/accuracy", "test/last/accuracy", "train/loss", "best_epoch"):
@@ -280,7 +278,7 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
             student.network.name, len(dataset.classes), dataset.shape, student.network.settings
         ).eval()
         network.load_state_dict(weights(spec, letter))
-        batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 30, 0)
+        batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 30, 0)
         with torch.no_grad():
             predicted.append(
                 torch.cat(
@@ -318,58 +316,60 @@ METRICS: dict[str, dict[str, float]] = {
         ({"students": "b"}, 0.6, 0.3),
     ],
 )
-def test_the_trials_metrics_are_those_of_whom_the_search_names(
+def test_trial_metrics_follow_the_selected_students(
     search: dict[str, Any], accuracy: float, nll: float
 ) -> None:
-    found = trial_metrics(METRICS, Search(**search))
+    found = compute_trial_metrics(METRICS, Search(**search))
     assert (found["validation/accuracy"], found["validation/nll"]) == pytest.approx((accuracy, nll))
     assert found["parameters"] == 40.0
     for letter, metrics in METRICS.items():
-        assert student_metrics(found, letter, several=True) == metrics
+        assert select_student_metrics(found, letter, several=True) == metrics
 
 
-def test_a_student_that_is_alone_is_the_trial() -> None:
+def test_metrics_of_a_single_student_are_those_of_the_trial() -> None:
     assert (
-        trial_metrics({"a": METRICS["a"]}, Search())
+        compute_trial_metrics({"a": METRICS["a"]}, Search())
         == METRICS["a"]
-        == student_metrics(METRICS["a"], "a", several=False)
+        == select_student_metrics(METRICS["a"], "a", several=False)
     )
 
 
-@pytest.mark.parametrize(("weight", "told"), [(0.0, 0), (0.3, 2 * 4 * 2)])
-def test_who_listens_to_nobody_says_nothing(
-    distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, told: int
+@pytest.mark.parametrize(("weight", "num_calls"), [(0.0, 0), (0.3, 2 * 4 * 2)])
+def test_students_without_peer_weight_publish_nothing(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, num_calls: int
 ) -> None:
     calls: list[int] = []
-    tell = Colocated.publish
+    original_publish = Colocated.publish
 
     def counted(self: Colocated, position: int, *rest: Any) -> None:
         calls.append(position)
-        tell(self, position, *rest)
+        original_publish(self, position, *rest)
 
     monkeypatch.setattr(Colocated, "publish", counted)
     records_of(distil(*SMALL, *A, *B, *DUAL, f"method.lambda_peer={weight}", "training.epochs=2"))
-    assert len(calls) == told
+    assert len(calls) == num_calls
 
 
-def test_a_divergence_names_the_students_and_their_own_recipes(distil: Specify) -> None:
-    with refused("peers.b.training.learning_rate", 1e30, error=TrialError) as told:
+def test_divergence_error_names_the_students_and_their_recipes(distil: Specify) -> None:
+    with refused("peers.b.training.learning_rate", 1e30, error=TrialError) as refusal:
         train(
             distil(*SMALL, *A, *B, "method.name=kd", "peers.b.training.learning_rate=1e30"),
             TrialContext(),
         )
-    assert "student b" in str(told.value) and "epoch 1" in str(told.value)
+    assert "student b" in str(refusal.value) and "epoch 1" in str(refusal.value)
     both = ("training.learning_rate=1e30", "peers.b.training.learning_rate=1e30")
-    with refused("training.learning_rate", 1e30, error=TrialError) as told:
+    with refused("training.learning_rate", 1e30, error=TrialError) as refusal:
         train(distil(*SMALL, *A, *B, "method.name=kd", *both), TrialContext())
-    assert "a and b" in str(told.value) and "peers.b.training.learning_rate" in str(told.value)
+    assert "a and b" in str(refusal.value) and "peers.b.training.learning_rate" in str(
+        refusal.value
+    )
 
 
 @pytest.mark.parametrize(
     ("of_ranks", "precision"),
     [(("bfloat16", "bfloat16"), "bfloat16, head in float32"), (("bfloat16", None), "float32")],
 )
-def test_workers_on_unlike_devices_hear_one_teacher(
+def test_workers_on_different_devices_use_one_teacher_precision(
     distil: Specify,
     monkeypatch: pytest.MonkeyPatch,
     of_ranks: tuple[str | None, ...],

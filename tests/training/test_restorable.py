@@ -91,7 +91,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no metrics": (change_progress(record={"epoch": 2, "metrics": {}}), "has no accuracy"),
     "an epoch too many": (
         change_progress(record={"epoch": 9, "metrics": {}}, records=None),
-        "of epoch 9 of 4",
+        "has epoch 9 of 4",
     ),
     "records of other epochs": (
         change_progress(records=[{"epoch": 1, "metrics": {}}]),
@@ -108,7 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor less": (change("best", lambda t: t.pop(first(t))), "of the best student is missing"),
     "a tensor more": (
         change("student", lambda t: t.update(other=torch.zeros(1))),
-        "other is no tensor of the student",
+        "other is not a tensor of the student",
     ),
     "NaN": (change("student", lambda t: t[first(t)].fill_(torch.nan)), "is not finite"),
     "infinity": (change("best", lambda t: t[first(t)].fill_(torch.inf)), "is not finite"),
@@ -116,10 +116,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         change_optimizer(lambda kept: kept["optimizer"]["state"].clear()),
         "keeps moments",
     ),
-    "no optimiser": (change_optimizer(dict.clear), "the optimiser has no state"),
+    "no optimiser": (change_optimizer(dict.clear), "the state of the optimiser is missing"),
     "a list": (
         lambda folder: torch.save([1], folder / "optimizer.pt"),
-        "the optimiser has no state",
+        "the state of the optimiser is missing",
     ),
     "moments of another shape": (
         change_optimizer(lambda kept: moments(kept).update(momentum_buffer=torch.zeros(2, 2))),
@@ -131,7 +131,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "other groups": (
         change_optimizer(lambda kept: kept["optimizer"]["param_groups"].clear()),
-        "groups of parameters are others",
+        "the parameter groups of the optimiser do not match",
     ),
 }
 
@@ -160,10 +160,10 @@ def whole(specify: Specify) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_a_trial_begins_again_with_a_note_and_ends_the_same(
+def test_trial_restarts_with_a_note_and_gives_the_same_result(
     what: str, specify: Specify, whole: list[dict[str, float]]
 ) -> None:
-    damage, said = DAMAGES[what]
+    damage, message = DAMAGES[what]
     spec = specify(*PLAIN, folder="broken")
     records_of(spec, dies_after=2)
     without_sums(spec.folder / CHECKPOINT)
@@ -172,13 +172,13 @@ def test_a_trial_begins_again_with_a_note_and_ends_the_same(
     assert metrics == whole
     assert (
         len(notes) == 1
-        and said in notes[0]
-        and notes[0].endswith(": the trial begins again")
+        and message in notes[0]
+        and notes[0].endswith(": the trial restarts from the first epoch")
         and "\n" not in notes[0]
     )
 
 
-def test_the_one_before_is_taken_where_there_is_one(
+def test_older_checkpoint_is_used_if_there_is_one(
     specify: Specify, whole: list[dict[str, float]]
 ) -> None:
     spec = specify(*PLAIN, folder="broken")
@@ -190,13 +190,13 @@ def test_the_one_before_is_taken_where_there_is_one(
     DAMAGES["an empty optimiser"][0](spec.folder / CHECKPOINT)
     metrics, notes = resumed(spec)
     assert metrics == whole
-    assert len(notes) == 1 and notes[0].endswith(": the trial goes on after epoch 1")
+    assert len(notes) == 1 and notes[0].endswith(": the trial continues after epoch 1")
 
 
 @pytest.mark.parametrize(
     "name", ["student.safetensors", "best.safetensors", "optimizer.pt", "trace.safetensors"]
 )
-def test_a_changed_digit_is_noticed_by_its_sum(
+def test_changed_byte_is_detected_by_the_checksum(
     name: str, specify: Specify, whole: list[dict[str, float]]
 ) -> None:
     spec = specify(*PLAIN, folder="broken")
@@ -208,18 +208,20 @@ def test_a_changed_digit_is_noticed_by_its_sum(
     metrics, notes = resumed(spec)
     assert (
         metrics == whole
-        and f"{file} is damaged: it is not the file of which progress.json has the sum" in notes[0]
+        and f"{file} is damaged: its checksum differs from the one in progress.json" in notes[0]
     )
 
 
-def test_a_checkpoint_of_an_older_version_is_gone_on_with(
+def test_checkpoint_of_an_older_version_is_resumed(
     specify: Specify, whole: list[dict[str, float]]
 ) -> None:
     spec = specify(*PLAIN, folder="older")
     records_of(spec, dies_after=2)
     without_sums(spec.folder / CHECKPOINT)
     metrics, notes = resumed(spec)
-    assert metrics == whole[1:] and not notes, "the last known epoch again, and those after it"
+    assert metrics == whole[1:] and not notes, (
+        "the last acknowledged epoch is reported again, then the later ones"
+    )
 
 
 def test_a_recipe_without_moments_may_have_an_empty_state(specify: Specify) -> None:
@@ -229,7 +231,7 @@ def test_a_recipe_without_moments_may_have_an_empty_state(specify: Specify) -> N
     assert resumed(spec)[1] == []
 
 
-def test_parameters_are_numbered_as_the_optimiser_numbers_them() -> None:
+def test_parameters_have_the_numbers_of_the_optimiser() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 3)]
     fresh = torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}])
     sum(parameter.sum() for parameter in parameters).backward()  # type: ignore[union-attr]
@@ -237,12 +239,12 @@ def test_parameters_are_numbered_as_the_optimiser_numbers_them() -> None:
     recipe, given = Training(optimizer="adamw"), {"optimizer": fresh.state_dict(), "scaler": {}}
     assert find_optimizer_misfit(recipe, fresh, given) == ""
     given["optimizer"]["state"][1]["exp_avg"] = torch.zeros(2)
-    assert "exp_avg of the optimiser has shape [2], and [3] is expected" in find_optimizer_misfit(
+    assert "exp_avg of the optimiser has shape [2], expected [3]" in find_optimizer_misfit(
         recipe, fresh, given
     )
     given["optimizer"]["state"][7] = {}
     del given["optimizer"]["state"][1]
-    assert "of a parameter 7 that there is not" in find_optimizer_misfit(recipe, fresh, given)
+    assert "of an unknown parameter 7" in find_optimizer_misfit(recipe, fresh, given)
 
 
 def group(state: dict[str, Any]) -> dict[str, Any]:
@@ -260,7 +262,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a moment that is a text": (
         lambda s: s["state"][1].update(exp_avg="a"),
-        "exp_avg of the optimiser is no tensor",
+        "exp_avg of the optimiser is not a tensor",
     ),
     "a moment of 0 dimensions": (
         lambda s: s["state"][1].update(exp_avg_sq=torch.tensor(1.0)),
@@ -268,7 +270,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a step of 1 dimension": (
         lambda s: s["state"][1].update(step=torch.ones(3)),
-        "step of the optimiser has shape [3], and [] is",
+        "step of the optimiser has shape [3], expected []",
     ),
     "a step of -1": (
         lambda s: s["state"][1].update(step=torch.tensor(-1.0)),
@@ -276,7 +278,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "whole numbers": (
         lambda s: s["state"][1].update(exp_avg=torch.ones(3, dtype=torch.int64)),
-        "holds no floating-point numbers",
+        "not of a floating-point dtype",
     ),
     "an entry that is empty": (
         lambda s: s["state"][1].clear(),
@@ -284,61 +286,64 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "an entry that is absent": (
         lambda s: s["state"].pop(1),
-        "of 1 parameters, and it was saved of 2",
+        "of 1 parameters, but 2 were saved",
     ),
-    "no rate": (lambda s: group(s).pop("lr"), "lr of a group of the optimiser is missing"),
+    "no rate": (
+        lambda s: group(s).pop("lr"),
+        "lr of a parameter group of the optimiser is missing",
+    ),
     "a rate that is a text": (
         lambda s: group(s).update(lr="0.1"),
-        "lr of a group of the optimiser is '0.1'",
+        "lr of a parameter group of the optimiser is '0.1'",
     ),
     "a rate that is NaN": (
         lambda s: group(s).update(lr=float("nan")),
-        "lr of a group of the optimiser is nan",
+        "lr of a parameter group of the optimiser is nan",
     ),
     "a rate that is a switch": (
         lambda s: group(s).update(lr=True),
-        "lr of a group of the optimiser is True",
+        "lr of a parameter group of the optimiser is True",
     ),
     "no betas": (
         lambda s: group(s).update(betas=None),
-        "betas of a group of the optimiser is None",
+        "betas of a parameter group of the optimiser is None",
     ),
     "one beta": (
         lambda s: group(s).update(betas=(0.9,)),
-        "betas of a group of the optimiser is (0.9,)",
+        "betas of a parameter group of the optimiser is (0.9,)",
     ),
     "a switch that is a text": (
         lambda s: group(s).update(amsgrad="no"),
-        "amsgrad of a group of the optimiser is 'no'",
+        "amsgrad of a parameter group of the optimiser is 'no'",
     ),
     "another setting": (
         lambda s: group(s).update(other=1),
-        "other of a group of the optimiser is not expected",
+        "other of a parameter group of the optimiser is not expected",
     ),
     "a parameter in two groups": (
         lambda s: group(s).update(params=[0]),
-        "groups of parameters are others",
+        "the parameter groups of the optimiser do not match",
     ),
 }
 
 
 @pytest.mark.parametrize("what", MISFITS)
-def test_a_state_that_would_fail_at_a_step_is_found(what: str) -> None:
+def test_state_that_would_fail_at_a_step_is_detected(what: str) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 3)]
     fresh = torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}])
     stepped = copy.deepcopy(fresh)
     for parameter in (one for group in stepped.param_groups for one in group["params"]):
         parameter.grad = torch.ones_like(parameter)
     stepped.step()
-    damage, said = MISFITS[what]
+    damage, message = MISFITS[what]
     given = {"optimizer": copy.deepcopy(stepped.state_dict()), "scaler": {}, "count": 2}
     assert find_optimizer_misfit(Training(optimizer="adamw"), fresh, given) == ""
     damage(given["optimizer"])  # type: ignore[arg-type]
-    assert said in find_optimizer_misfit(Training(optimizer="adamw"), fresh, given)
+    assert message in find_optimizer_misfit(Training(optimizer="adamw"), fresh, given)
 
 
 @pytest.mark.parametrize("name", ["scale", "growth_factor", "_growth_tracker"])
-def test_a_state_of_the_gradient_scaler_that_does_not_fit_is_found(name: str) -> None:
+def test_misfit_of_the_gradient_scaler_is_detected(name: str) -> None:
     own = {
         "scale": 65536.0,
         "growth_factor": 2.0,

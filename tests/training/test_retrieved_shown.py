@@ -23,7 +23,7 @@ from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training._sample_predictions import NEIGHBOURS, QUERIES, retrieved
+from orchestrator.training._sample_predictions import NUM_NEIGHBOURS, NUM_QUERIES, collect_retrieved
 
 Specify = Callable[..., TrialSpec]
 SMALL = (
@@ -34,7 +34,7 @@ SMALL = (
 )
 
 
-def drawn(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
+def random_neighbours(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
     """Return random neighbours, because the figures must not depend on the retrieved samples."""
     generator = torch.Generator().manual_seed(3)
     sides = [
@@ -49,7 +49,7 @@ def drawn(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
 
 
 def batches_of(dataset: Dataset, size: int = 32) -> Batches:
-    return Batches(dataset, Views.of(dataset, Data(), 0), size, 0)
+    return Batches(dataset, Views.from_config(dataset, Data(), 0), size, 0)
 
 
 class Retrieving(KD):
@@ -58,10 +58,10 @@ class Retrieving(KD):
     @property
     def neighbours(self) -> Neighbours | None:
         """Return random neighbours."""
-        return drawn(96)
+        return random_neighbours(96)
 
 
-def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(
+def test_finished_trial_keeps_neighbours_of_evenly_spaced_samples(
     distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "kd", Retrieving)
@@ -76,26 +76,26 @@ def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(
     records_of(spec)
     found, expected, dataset = (
         load_file(spec.folder / CHECKPOINT / "shown.safetensors"),
-        drawn(96),
+        random_neighbours(96),
         Dataset.open(spec.data),
     )
     queries = found["queries"].long()
     assert queries.tolist() == [0, 23, 47, 71, 95]
     for side, rows in expected._asdict().items():
         if side != "recall":
-            assert torch.equal(found[side], rows[queries][:, :NEIGHBOURS]), side
+            assert torch.equal(found[side], rows[queries][:, :NUM_NEIGHBOURS]), side
     places = found["retrieved"].tolist()
     seen = {
         *found["queries"].tolist(),
         *found["positives"].flatten().tolist(),
         *found["negatives"].flatten().tolist(),
     }
-    assert places == sorted(seen), "each of them once"
+    assert places == sorted(seen), "each position occurs once"
     assert found["retrieved_images"].numpy().tobytes() == dataset.train.inputs[places].tobytes()
     assert found["retrieved_labels"].tolist() == dataset.train.labels[places].tolist()
     assert found["retrieved_truths"].tolist() == dataset.clean_labels[places].tolist()
     assert not torch.equal(found["retrieved_labels"], found["retrieved_truths"]), (
-        "a quarter is wrong"
+        "a quarter of the labels is wrong"
     )
     teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     assert spec.teacher is not None
@@ -106,19 +106,19 @@ def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(
     assert found["retrieved_classes"].tolist() == classes[places].tolist()
 
 
-class Unheard(CrossEntropy):
+class WithoutTeacher(CrossEntropy):
     """Plain training that reports retrieved samples: the bank cannot be the teacher's."""
 
     @property
     def neighbours(self) -> Neighbours | None:
         """Return random neighbours."""
-        return drawn(96)
+        return random_neighbours(96)
 
 
-def test_a_teacher_that_nobody_hears_says_nothing_of_what_was_retrieved(
+def test_unused_teacher_gives_no_classes_of_retrieved_samples(
     distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "cross_entropy", Unheard)
+    monkeypatch.setitem(METHODS, "cross_entropy", WithoutTeacher)
     spec = distil(
         *SMALL,
         "method.name=cross_entropy",
@@ -133,7 +133,7 @@ def test_a_teacher_that_nobody_hears_says_nothing_of_what_was_retrieved(
 
 def test_queries_are_samples_for_which_something_was_retrieved(specify: Specify) -> None:
     batches = batches_of(Dataset.open(specify(*SMALL).data))
-    rows = drawn(96)
+    rows = random_neighbours(96)
     known = torch.tensor([3, 10, 50])
     kept = torch.zeros(96, 1, dtype=torch.bool).index_fill(0, known, True)
     rows = rows._replace(
@@ -141,25 +141,25 @@ def test_queries_are_samples_for_which_something_was_retrieved(specify: Specify)
     )
     rows.positives[10] = -1  # alone in its class
     rows.positives[50, 2:] = -1
-    found = retrieved(rows, None, batches)
+    found = collect_retrieved(rows, None, batches)
     assert found["queries"].tolist() == [3, 10, 50] and "retrieved_classes" not in found
     assert found["positives"][1].eq(-1).all() and found["positives"][2, 2:].eq(-1).all()
     assert (found["retrieved"] >= 0).all() and {3, 10, 50} <= set(found["retrieved"].tolist())
-    nobody = rows._replace(
+    no_neighbours = rows._replace(
         positives=torch.full_like(rows.positives, -1), negatives=torch.full_like(rows.negatives, -1)
     )
-    assert retrieved(nobody, None, batches) == {}
+    assert collect_retrieved(no_neighbours, None, batches) == {}
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(0, 3), (2, 0)])
 def test_a_side_may_have_no_width(specify: Specify, positives: int, negatives: int) -> None:
     batches = batches_of(Dataset.open(specify(*SMALL).data))
-    found = retrieved(drawn(96, positives, negatives), None, batches)
-    assert found["positives"].shape == (QUERIES, positives) and found["negatives"].shape == (
-        QUERIES,
+    found = collect_retrieved(random_neighbours(96, positives, negatives), None, batches)
+    assert found["positives"].shape == (NUM_QUERIES, positives) and found["negatives"].shape == (
+        NUM_QUERIES,
         negatives,
     )
-    assert retrieved(drawn(96, 0, 0), None, batches) == {}
+    assert collect_retrieved(random_neighbours(96, 0, 0), None, batches) == {}
 
 
 def files(root: Path) -> Dataset:
@@ -180,7 +180,9 @@ def test_pictures_of_files_are_those_that_the_teacher_saw(tmp_path: Path) -> Non
     teacher = FrozenTeacher(
         build("cnn", len(dataset.classes), dataset.shape, {"width": 4}), "untrained"
     )
-    found = retrieved(drawn(len(dataset.train), 2, 2), teacher, batches_of(dataset, 2))
+    found = collect_retrieved(
+        random_neighbours(len(dataset.train), 2, 2), teacher, batches_of(dataset, 2)
+    )
     images = found["retrieved_images"]
     assert images.dtype == torch.uint8 and images.shape[1:] == (
         dataset.shape[1],

@@ -42,12 +42,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("role", ["student", "fill"])
-def test_each_trial_has_the_threads_that_it_asks_for(
+def test_each_trial_uses_its_configured_number_of_threads(
     specify: Specify, make_teacher: MakeTeacher, role: str
 ) -> None:
     found: list[int] = []
 
-    def heard(record: Record) -> None:
+    def record_threads(record: Record) -> None:
         if "epoch" in record:
             found.append(torch.get_num_threads())
 
@@ -58,13 +58,11 @@ def test_each_trial_has_the_threads_that_it_asks_for(
         spec = spec.model_copy(
             update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)}
         )
-        (precompute_view if role == "fill" else train)(spec, TrialContext(report=heard))
-    assert found == [3, 2, 1], (
-        "also after another trial of the same process, and one unless somebody asks"
-    )
+        (precompute_view if role == "fill" else train)(spec, TrialContext(report=record_threads))
+    assert found == [3, 2, 1], "each trial of a process sets its own number; the default is 1"
 
 
-def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(
+def test_allocator_settings_of_the_user_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(TRIM, raising=False)
@@ -76,7 +74,7 @@ def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(
     assert allocator() == {TRIM: "4096", MMAP: ""}
 
 
-def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(
+def test_ray_starts_with_the_allocator_and_restores_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(TRIM, "4096")
@@ -92,15 +90,15 @@ def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(
     assert dict(os.environ) == before and MMAP not in before
 
 
-def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_running_cluster_use_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their processes start from the node's environment and not from ours."""
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "kept")  # restored after `_join` sets it
-    asked: dict[str, Any] = {}
+    init_options: dict[str, Any] = {}
 
     def init(**options: Any) -> SimpleNamespace:
-        asked.update(options)
+        init_options.update(options)
         return SimpleNamespace(
             address_info={"gcs_address": "10.0.0.1:6379"}, dashboard_url="10.0.0.1:8265"
         )
@@ -110,5 +108,5 @@ def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch
     with direct_loopback():
         connect._join_cluster("10.0.0.1:6379")
         assert os.environ["no_proxy"].split(",")[-2:] == ["10.0.0.1", "10.0.0.2"]
-    given = asked["runtime_env"]["env_vars"]
+    given = init_options["runtime_env"]["env_vars"]
     assert {name: given[name] for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}

@@ -16,7 +16,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.training import _sample_predictions as sample_predictions
-from orchestrator.training._sample_predictions import SAMPLES
+from orchestrator.training._sample_predictions import NUM_SAMPLES
 from orchestrator.training._trace import POINTS, Trace
 from orchestrator.training._trainer import train
 
@@ -46,7 +46,7 @@ Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
 
 
-def pictured(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:
+def load_figure_data(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:
     return load_file(spec.folder / CHECKPOINT / f"{name}.safetensors")
 
 
@@ -67,7 +67,7 @@ def test_thinning_keeps_the_mean_and_the_order(steps: int) -> None:
     assert kept[-1] == pytest.approx(values[-sizes[-1] :].mean().item(), abs=1e-6)
 
 
-def test_epochs_follow_each_other_in_points_between_their_ends() -> None:
+def test_trace_points_lie_within_their_epochs() -> None:
     trace = Trace()
     for epoch in range(3):
         for step in range(4):
@@ -83,18 +83,18 @@ def test_epochs_follow_each_other_in_points_between_their_ends() -> None:
     ].tolist() == [0, 1, 2]
 
 
-def test_a_trace_does_not_change_the_one_that_it_goes_on_from() -> None:
-    begun = {"steps/loss": torch.ones(2)}
-    trace = Trace(begun)
+def test_trace_does_not_change_its_initial_state() -> None:
+    initial_state = {"steps/loss": torch.ones(2)}
+    trace = Trace(initial_state)
     trace.step({"loss": torch.tensor(3.0)})
     trace.end_epoch(1, {"row": torch.zeros(2)})
-    assert set(begun) == {"steps/loss"} and len(begun["steps/loss"]) == 2
+    assert set(initial_state) == {"steps/loss"} and len(initial_state["steps/loss"]) == 2
 
 
 def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> None:
     spec = distil(*CAM)
     records = records_of(spec)
-    trace = pictured(spec, "trace")
+    trace = load_figure_data(spec, "trace")
     names = ("loss", "cross_entropy", "distillation", "alpha", "cam")
     assert set(trace) == {
         "steps/epoch",
@@ -114,43 +114,43 @@ def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> N
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_the_trace_goes_on_after_a_resume(distil: Specify, epoch: int) -> None:
+def test_trace_continues_after_a_resume(distil: Specify, epoch: int) -> None:
     whole, broken = (distil(*CAM, folder=folder) for folder in ("whole", "broken"))
     records_of(whole)
     records_of(broken, dies_after=epoch)
-    assert len(pictured(broken, "trace")["steps/loss"]) == 8 * epoch
+    assert len(load_figure_data(broken, "trace")["steps/loss"]) == 8 * epoch
     records_of(broken)
     for name in ("trace", "shown"):
-        expected, found = pictured(whole, name), pictured(broken, name)
+        expected, found = load_figure_data(whole, name), load_figure_data(broken, name)
         assert set(found) == set(expected)
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: Specify) -> None:
+def test_trace_omits_the_steps_of_an_interrupted_epoch(distil: Specify) -> None:
     whole, broken = (
         distil(*AKD, "training.batch_size=4", folder=folder) for folder in ("whole", "broken")
     )
     records_of(whole)
     # 32 steps an epoch are two stop queries: the middle of the second epoch
-    asked = iter([False] * 3 + [True])
-    train(broken, TrialContext(stop_requested=lambda: next(asked)))
-    assert len(pictured(broken, "trace")["steps/loss"]) == 32
+    stop_requests = iter([False] * 3 + [True])
+    train(broken, TrialContext(stop_requested=lambda: next(stop_requests)))
+    assert len(load_figure_data(broken, "trace")["steps/loss"]) == 32
     records_of(broken)
-    expected = pictured(whole, "trace")
-    for key, value in pictured(broken, "trace").items():
+    expected = load_figure_data(whole, "trace")
+    for key, value in load_figure_data(broken, "trace").items():
         assert torch.equal(value, expected[key]), key
 
 
 def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) -> None:
     spec = specify(*SMALL, *RECIPE, "method.name=cross_entropy", "teacher=null")
     records, dataset = records_of(spec), Dataset.open(spec.data)
-    rows = pictured(spec, "trace")["epochs/class_accuracy"]
+    rows = load_figure_data(spec, "trace")["epochs/class_accuracy"]
     student = build("mlp", len(dataset.classes), dataset.shape, {"width": 8}).eval()
-    student.load_state_dict(pictured(spec, "student"))
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(
-        "validation"
-    )
+    student.load_state_dict(load_figure_data(spec, "student"))
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered("validation")
     right = student(whole.inputs).logits.argmax(dim=1) == whole.labels
     last = [
         right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))
@@ -162,18 +162,18 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
         assert metrics["validation/class_gap"] == pytest.approx((row.max() - row.min()).item())
 
 
-def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each_class(
+def test_finished_student_shows_distributions_and_class_weights(
     distil: Specify,
 ) -> None:
     spec = distil(*CAM)
     records_of(spec)
-    shown = pictured(spec, "shown")
+    shown = load_figure_data(spec, "shown")
     assert set(shown) == {"labels", "teacher", "student", "reweighted", "class_weights"}
     labels = torch.as_tensor(Dataset.open(spec.data).validation.labels)
-    assert torch.equal(shown["labels"], labels[:SAMPLES])
+    assert torch.equal(shown["labels"], labels[:NUM_SAMPLES])
     for name in ("teacher", "student", "reweighted"):
-        assert shown[name].shape == (SAMPLES, 10) and (shown[name] >= 0).all()
-        torch.testing.assert_close(shown[name].sum(1), torch.ones(SAMPLES))
+        assert shown[name].shape == (NUM_SAMPLES, 10) and (shown[name] >= 0).all()
+        torch.testing.assert_close(shown[name].sum(1), torch.ones(NUM_SAMPLES))
     assert not torch.allclose(shown["reweighted"], shown["teacher"], rtol=0, atol=1e-6), (
         "the module has learned"
     )
@@ -184,7 +184,7 @@ def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each
     assert (rows[present] > 0).all() and rows[present].std() > 1e-5
 
 
-def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(distil: Specify) -> None:
+def test_shown_distributions_are_those_of_the_saved_student(distil: Specify) -> None:
     spec = distil(
         *SMALL,
         "training.epochs=2",
@@ -196,14 +196,17 @@ def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(disti
     records_of(spec)
     dataset = Dataset.open(spec.data)
     student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).eval()
-    student.load_state_dict(pictured(spec, "student"))
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(
-        "validation"
-    )
+    student.load_state_dict(load_figure_data(spec, "student"))
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered("validation")
     with torch.no_grad():
-        says = (student(whole.inputs).logits / 4).softmax(1)
+        student_probabilities = (student(whole.inputs).logits / 4).softmax(1)
     torch.testing.assert_close(
-        pictured(spec, "shown")["student"], says[:SAMPLES], rtol=1e-4, atol=1e-5
+        load_figure_data(spec, "shown")["student"],
+        student_probabilities[:NUM_SAMPLES],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -211,23 +214,23 @@ def test_a_class_without_a_sample_has_a_row_of_nan(
     distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With fewer evaluated samples than classes: six, evenly spaced over the part."""
-    monkeypatch.setattr(sample_predictions, "WEIGHED", 6)
+    monkeypatch.setattr(sample_predictions, "MAX_WEIGHT_SAMPLES", 6)
     spec = distil(*CAM)
     records_of(spec)
     labels = torch.as_tensor(Dataset.open(spec.data).validation.labels)[[0, 7, 15, 23, 31, 39]]
     present = torch.bincount(labels, minlength=10) > 0
     assert not present.all()
-    rows = pictured(spec, "shown")["class_weights"]
+    rows = load_figure_data(spec, "shown")["class_weights"]
     assert rows[~present].isnan().all() and rows[present].isfinite().all()
 
 
-def test_without_the_module_nothing_is_said_of_weights(distil: Specify, specify: Specify) -> None:
+def test_class_weights_are_absent_without_the_module(distil: Specify, specify: Specify) -> None:
     spec = distil(*AKD)
     records_of(spec)
-    assert set(pictured(spec, "shown")) == {"labels", "teacher", "student"}
+    assert set(load_figure_data(spec, "shown")) == {"labels", "teacher", "student"}
     alone = specify(*SMALL, *RECIPE, "method.name=cross_entropy", "teacher=null", folder="alone")
     records_of(alone)
-    assert set(pictured(alone, "shown")) == {"labels", "student"}
+    assert set(load_figure_data(alone, "shown")) == {"labels", "student"}
 
 
 def test_nothing_is_shown_before_the_end(distil: Specify) -> None:

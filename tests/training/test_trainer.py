@@ -26,7 +26,7 @@ from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training import _student as student
 from orchestrator.training import _trainer as trainer
 from orchestrator.training._distillation_module import DistillationModule, replicate
-from orchestrator.training._evaluation import Evaluated, evaluate
+from orchestrator.training._evaluation import Evaluation, evaluate
 from orchestrator.training._trainer import STOP_CHECK_STEPS, train
 from orchestrator.training.checkpoint import Checkpoint
 from tests.refusal import refused
@@ -97,7 +97,9 @@ def predictions(
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
     network.load_state_dict(state)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(part)
+    (whole,) = Batches(
+        dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
+    ).ordered(part)
     classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
     return classes
 
@@ -113,16 +115,16 @@ def quality(spec: TrialSpec, state: dict[str, Tensor], part: Part) -> tuple[floa
 @pytest.fixture
 def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Return the initial weights of each training."""
-    begun: list[dict[str, Tensor]] = []
+    initial_weights: list[dict[str, Tensor]] = []
 
-    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        begun.append(
-            {key: value.detach().clone() for key, value in learner.student.state_dict().items()}
+    def recording_replicate(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
+        initial_weights.append(
+            {key: value.detach().clone() for key, value in module.student.state_dict().items()}
         )
-        return replicate(learner, context)
+        return replicate(module, context)
 
-    monkeypatch.setattr(student, "replicate", noted)
-    return begun
+    monkeypatch.setattr(student, "replicate", recording_replicate)
+    return initial_weights
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     [(("training.optimizer=sgd",), range(1, EPOCHS + 1)), (ADAMW, (2,))],
     ids=["sgd", "adamw"],
 )
-def test_a_trial_that_is_resumed_goes_on_to_the_bit(
+def test_resume_is_bit_identical(
     specify: Specify, make_teacher: MakeTeacher, optimizer: tuple[str, ...], epochs: Sequence[int]
 ) -> None:
     """All orders of interruptions and optimisers are compared with one uninterrupted trial."""
@@ -146,13 +148,13 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(
         after = without_time(records_of(broken))
         assert before == expected[:epoch]
         assert after == expected[epoch - 1 :], (
-            "the last finished epoch is told again, then the missing ones"
+            "the last finished epoch is reported again, then the missing ones"
         )
         assert_same_bits(saved(broken), saved(whole))
 
 
 @pytest.mark.parametrize("known", range(4))
-def test_a_resume_tells_what_nobody_heard(specify: Specify, known: int) -> None:
+def test_resume_resends_unacknowledged_records(specify: Specify, known: int) -> None:
     whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
     expected = without_time(records_of(whole))
     before = records_of(broken, dies_after=3)
@@ -162,13 +164,13 @@ def test_a_resume_tells_what_nobody_heard(specify: Specify, known: int) -> None:
         EPOCHS - 2
     )
     assert after[:missed] == before[3 - missed :], (
-        "as it was told then, with the seconds that it took"
+        "as it was reported before, with the same seconds"
     )
     assert without_time(after) == expected[3 - missed :]
     assert [record["epoch"] for record in saved(broken).progress["records"]] == [1, 2, 3, 4]
 
 
-def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
+def test_resume_with_dropout_and_clipping_is_bit_identical(specify: Specify) -> None:
     pairs = (
         *PLAIN,
         "student.dropout=0.3",
@@ -182,21 +184,21 @@ def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
     assert_same_bits(saved(broken), saved(whole))
 
 
-def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify: Specify) -> None:
+def test_interrupted_epoch_is_repeated(specify: Specify) -> None:
     whole, broken = (
         specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken")
     )
     records_of(whole)
     records: list[Record] = []
     # 32 steps an epoch are two stop queries: the middle of the third epoch
-    asked = iter([False] * 5 + [True])
-    train(broken, TrialContext(report=records.append, stop_requested=lambda: next(asked)))
+    stop_requests = iter([False] * 5 + [True])
+    train(broken, TrialContext(report=records.append, stop_requested=lambda: next(stop_requests)))
     assert [record["epoch"] for record in records] == [1, 2]
     records_of(broken)
     assert_same_bits(saved(broken), saved(whole))
 
 
-def test_the_same_seed_gives_the_same_trial_and_another_seed_another(specify: Specify) -> None:
+def test_seed_determines_the_trial(specify: Specify) -> None:
     specs = [
         specify(*PLAIN, f"seed={seed}", folder=folder)
         for seed, folder in ((3, "one"), (3, "two"), (4, "three"))
@@ -209,12 +211,12 @@ def test_the_same_seed_gives_the_same_trial_and_another_seed_another(specify: Sp
     )
 
 
-@pytest.mark.parametrize("questions", [0, 1, 3])
-def test_a_request_to_stop_is_heard_within_some_steps(
-    specify: Specify, monkeypatch: pytest.MonkeyPatch, questions: int
+@pytest.mark.parametrize("num_checks", [0, 1, 3])
+def test_stop_request_is_honoured_within_some_steps(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch, num_checks: int
 ) -> None:
     spec = specify(*PLAIN, "training.batch_size=4", "training.epochs=1")  # 64 steps
-    steps, asked = [0], [0]
+    steps, stop_requests = [0], [0]
     original = trainer._Trainer._step
 
     def counted(self: Any, *arguments: Any) -> None:
@@ -222,17 +224,17 @@ def test_a_request_to_stop_is_heard_within_some_steps(
         original(self, *arguments)
 
     def stop_requested() -> bool:
-        asked[0] += 1
-        return asked[0] > questions
+        stop_requests[0] += 1
+        return stop_requests[0] > num_checks
 
     monkeypatch.setattr(trainer._Trainer, "_step", counted)
     records: list[Record] = []
     train(spec, TrialContext(report=records.append, stop_requested=stop_requested))
-    assert steps[0] == questions * STOP_CHECK_STEPS
+    assert steps[0] == num_checks * STOP_CHECK_STEPS
     assert not records and not (spec.folder / CHECKPOINT).exists()
 
 
-def test_a_damaged_checkpoint_begins_anew_and_ends_the_same(specify: Specify) -> None:
+def test_trial_restarts_if_its_only_checkpoint_is_damaged(specify: Specify) -> None:
     whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
     expected = without_time(records_of(whole))
     records_of(broken, dies_after=2)
@@ -242,7 +244,7 @@ def test_a_damaged_checkpoint_begins_anew_and_ends_the_same(specify: Specify) ->
     assert_same_bits(saved(broken), saved(whole))
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_older_one(specify: Specify) -> None:
+def test_damaged_checkpoint_is_replaced_by_the_older_one(specify: Specify) -> None:
     whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
     expected = without_time(records_of(whole))
     records_of(broken, dies_after=1)
@@ -280,7 +282,7 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(
     "pairs",
     [("training.learning_rate=1e10",), ("training.learning_rate=1e30", "training.batch_size=256")],
 )
-def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[str, ...]) -> None:
+def test_divergence_raises_a_trial_error(specify: Specify, pairs: tuple[str, ...]) -> None:
     records: list[Record] = []
     spec = specify(*PLAIN, "training.epochs=9", *pairs)
     with refused(
@@ -291,7 +293,7 @@ def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[st
     assert not any(record.get("done") for record in records)
 
 
-def test_a_teacher_that_diverges_is_told_by_its_own_recipe(specify: Specify) -> None:
+def test_divergence_error_of_a_teacher_names_its_recipe(specify: Specify) -> None:
     spec = specify(*PLAIN, "training.epochs=9", "training.learning_rate=1e30").model_copy(
         update={"role": "teacher"}
     )
@@ -300,7 +302,7 @@ def test_a_teacher_that_diverges_is_told_by_its_own_recipe(specify: Specify) -> 
     assert "teacher.training.gradient_clip" in str(raised.value)
 
 
-def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeTeacher) -> None:
+def test_records_hold_the_documented_metrics(specify: Specify, make_teacher: MakeTeacher) -> None:
     spec = specify(*DISTIL)
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
     records = records_of(spec)
@@ -332,7 +334,7 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
         assert all(isinstance(value, float) for value in record["metrics"].values())
 
 
-def test_the_scores_are_those_of_the_weights_that_were_saved(
+def test_metrics_are_those_of_the_saved_weights(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
     spec = specify(*DISTIL)
@@ -349,13 +351,15 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(
         quality(spec, kept.best, "test")[0], abs=1e-12
     )
     accuracies = [record["metrics"]["validation/accuracy"] for record in records]
-    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), "the first of the best"
+    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), (
+        "the first epoch with the highest accuracy"
+    )
     assert quality(spec, kept.best, "validation")[0] == pytest.approx(max(accuracies), abs=1e-12)
-    heard = predictions(
+    teacher_predictions = predictions(
         spec, "mlp", {"width": 32}, load_file(folder / "weights.safetensors"), "validation"
     )
     assert metrics["validation/agreement"] == pytest.approx(
-        (predicted == heard).double().mean().item(), abs=1e-12
+        (predicted == teacher_predictions).double().mean().item(), abs=1e-12
     )
 
 
@@ -364,16 +368,18 @@ def test_the_test_part_is_evaluated_in_the_last_epoch_alone(
 ) -> None:
     parts: list[str] = []
 
-    def noted(learner: DistillationModule, batches: Batches, part: Any, *rest: Any) -> Evaluated:
+    def recording_evaluate(
+        module: DistillationModule, batches: Batches, part: Any, *rest: Any
+    ) -> Evaluation:
         parts.append(part)
-        return evaluate(learner, batches, part, *rest)
+        return evaluate(module, batches, part, *rest)
 
-    monkeypatch.setattr(student, "evaluate", noted)
+    monkeypatch.setattr(student, "evaluate", recording_evaluate)
     records_of(specify(*PLAIN))
     assert parts == ["validation"] * EPOCHS + ["test", "test"]
 
 
-def test_the_clip_bounds_the_step(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
+def test_gradient_clip_bounds_the_step(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
     one_step = (
         "training.epochs=1",
         "training.batch_size=256",
@@ -388,56 +394,6 @@ def test_the_clip_bounds_the_step(specify: Specify, initial: list[dict[str, Tens
     assert moved.norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
 
-def test_bfloat16_trains_and_keeps_its_weights_in_float32(specify: Specify) -> None:
-    spec = specify(
-        *PLAIN, "student.width=32", "training.precision=bfloat16", "training.learning_rate=0.1"
-    )
-    records = records_of(spec)
-    assert all(value == value for record in records for value in record["metrics"].values())
-    assert records[-1]["metrics"]["train/loss"] < records[0]["metrics"]["train/loss"]
-    assert {value.dtype for value in saved(spec).student.values()} == {torch.float32}
-    exact = specify(
-        *PLAIN,
-        "student.width=32",
-        "training.precision=float32",
-        "training.learning_rate=0.1",
-        folder="exact",
-    )
-    records_of(exact)
-    assert not torch.equal(
-        saved(exact).student["head.weight"], saved(spec).student["head.weight"]
-    ), "it did run in half"
-
-
-@pytest.mark.parametrize(
-    ("pair", "exact"),
-    [("eval_precision=float32", True), ("eval_precision=bfloat16", False), ("", False)],
-)
-def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(
-    specify: Specify, pair: str, exact: bool
-) -> None:
-    spec = specify(
-        *PLAIN,
-        "student.width=32",
-        "training.precision=bfloat16",
-        *([f"training.{pair}"] if pair else []),
-    )
-    found = records_of(spec)[-1]["metrics"]["validation/nll"]
-    dataset = Dataset.open(spec.data)
-    network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
-    network.load_state_dict(saved(spec).student)
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
-    with torch.no_grad():
-        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
-            features = network.body(whole.inputs).float()
-        log_q = (features @ network.head.weight.T + network.head.bias).log_softmax(1)
-    assert found == pytest.approx(-float(log_q.gather(1, whole.labels[:, None]).mean()), rel=1e-5)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=exact):
-        # the other type, and for a bfloat16 body its own head
-        other = network(whole.inputs).logits.float().log_softmax(1)
-    assert abs(found + float(other.gather(1, whole.labels[:, None]).mean())) > 1e-5
-
-
 def test_a_student_learns_the_digits(specify: Specify) -> None:
     spec = specify(
         *PLAIN,
@@ -449,7 +405,7 @@ def test_a_student_learns_the_digits(specify: Specify) -> None:
     assert records_of(spec)[-1]["metrics"]["test/last/accuracy"] > 0.75
 
 
-def test_given_weights_are_where_the_student_begins(
+def test_student_starts_from_configured_weights(
     specify: Specify, initial: list[dict[str, Tensor]]
 ) -> None:
     first = specify(*PLAIN, folder="first")
@@ -460,7 +416,7 @@ def test_given_weights_are_where_the_student_begins(
     assert all(torch.equal(value, trained[key]) for key, value in initial[1].items())
 
 
-def test_what_filling_the_cache_draws_does_not_change_the_trial(
+def test_random_draws_of_the_cache_do_not_change_the_trial(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = (
@@ -488,13 +444,13 @@ def test_what_filling_the_cache_draws_does_not_change_the_trial(
     assert_same_bits(saved(drawing), saved(quiet))
 
 
-def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
+def test_every_step_sends_a_heartbeat(specify: Specify) -> None:
     spec, signs = specify(*PLAIN, "training.epochs=1", "training.batch_size=16"), list[None]()
     train(spec, TrialContext(heartbeat=lambda: signs.append(None)))
     assert len(signs) >= 256 / 16 + 60 / 16
 
 
-def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_is_on_the_device_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noting(Method):
         """A method that records the device of the index."""
 

@@ -89,18 +89,18 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 def worker(rank: int, world_size: int, root: Path) -> None:
     """Train every trial on one rank, and save records, last weights and failure to files."""
-    learners: list[DistillationModule] = []
+    modules: list[DistillationModule] = []
 
-    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
-        learners.append(learner)
-        return replicate(learner, context)
+    def noted(module: DistillationModule, context: TrialContext) -> torch.nn.Module:
+        modules.append(module)
+        return replicate(module, context)
 
     with patch.object(student, "replicate", noted):
         for name in TRIALS:
             records, failure = trained(root, name, rank, world_size)
             state = {
                 key: value.detach().contiguous().clone()
-                for key, value in learners[-1].student.state_dict().items()
+                for key, value in modules[-1].student.state_dict().items()
             }
             save_file(state, root / f"{name}-{rank}.safetensors")
             (root / f"{name}-{rank}.json").write_text(
@@ -127,7 +127,7 @@ def locked_file(root: Path) -> Path:
     dataset = Dataset.open(spec.data)
     batches = Batches(
         dataset,
-        Views.of(dataset, spec.configuration.data, spec.configuration.seed),
+        Views.from_config(dataset, spec.configuration.data, spec.configuration.seed),
         32,
         spec.configuration.seed,
     )
@@ -197,7 +197,7 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
         load_file(spec.folder / "checkpoint" / "student.safetensors")
     )
     networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
-    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).ordered("validation")
     scores = Scores(len(dataset.classes), CPU)
     with torch.no_grad():
         student_logits, teacher_logits = (
@@ -209,11 +209,11 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
         assert reported[f"validation/{key}"] == pytest.approx(value, rel=1e-5), key
 
 
-def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -> None:
+def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
     whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
     assert [record["epoch"] for record in whole] == [1, 2, 3]
     assert [record["epoch"] for record in broken] == [1, 1, 2, 3], (
-        "stopped in the second epoch, and taken up again"
+        "stopped in the second epoch, and resumed"
     )
     assert without_time(broken[1:]) == without_time(whole)
     one, other = (root / name / "checkpoint" for name in ("cnn", "cnn-stopped"))
@@ -237,7 +237,7 @@ def test_two_workers_train_the_student_of_one_with_the_same_global_batch(
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
+def test_divergence_is_raised_on_every_rank(root: Path, rank: int) -> None:
     assert (
         left(root, "diverged", rank)["failure"]
         == "TrialError: training.learning_rate = 10000000000.0"
@@ -245,6 +245,6 @@ def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_gives_up_when_another_process_holds_the_lock(root: Path, rank: int) -> None:
+def test_lock_timeout_is_raised_on_every_rank(root: Path, rank: int) -> None:
     file = locked_file(root)
     assert left(root, "locked", rank)["failure"] == f"{PreflightError.__name__}: {file} = 0.01"

@@ -37,7 +37,7 @@ def records_of(spec: TrialSpec, until: int | None = None) -> list[Record]:
     return records
 
 
-def test_stops_and_goes_on_as_if_it_had_not_stopped(specify: Specify) -> None:
+def test_stopped_training_continues_with_the_same_result(specify: Specify) -> None:
     whole = records_of(specify(*GIVEN, folder="whole"))
     spec = specify(*GIVEN, folder="parts")
     parts = [records_of(spec, until) for until in (1, 3, 3, None)]
@@ -52,7 +52,7 @@ def test_a_limit_that_is_not_reached_changes_nothing(until: int, specify: Specif
     assert [record["epoch"] for record in records] == [1, 2, 3, 4] and records[-1]["done"]
 
 
-def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(
+def test_copied_checkpoint_is_trained_with_the_new_settings(
     specify: Specify, tmp_path: Path
 ) -> None:
     donor = specify(*GIVEN, "training.weight_decay=0.5", folder="donor")
@@ -65,4 +65,4 @@ def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(
         state = saved(taker)
         rates.append(sum(float(value.norm()) for value in state.student.values()))
         assert state.optimizer["optimizer"]["param_groups"][0]["weight_decay"] == decay
-    assert rates[0] < rates[1], "the donor's weight decay is the donor's"
+    assert rates[0] < rates[1], "each trial uses its own weight decay"

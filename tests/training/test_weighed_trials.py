@@ -95,7 +95,9 @@ def require_same(one: TrialSpec, other: TrialSpec) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str) -> None:
+def test_resume_with_sample_weights_is_bit_identical(
+    weighed: Callable[..., TrialSpec], form: str
+) -> None:
     """Weights are requested after epochs 1, 3, ..., and static restarts after 3.
 
     Every schedule is interrupted after each of these epochs. Other forms are interrupted once, with
@@ -148,7 +150,7 @@ def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec])
     assert float(left["weights"].mean()) == pytest.approx(1)
 
 
-def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
+def test_most_harmful_and_helpful_samples_are_shown(weighed: Callable[..., TrialSpec]) -> None:
     spec = weighed("iterative")
     auc = [each["metrics"].get("influence/auc_noisy") for each in records_of(spec)]
     left, dataset = saved(spec), Dataset.open(spec.data)
@@ -168,7 +170,7 @@ def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
     )
 
 
-def test_a_static_student_begins_anew(
+def test_static_student_restarts(
     weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With equal weights, the second half of eight epochs does not depend on the first."""
@@ -209,7 +211,7 @@ def _overwrite(file: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["both", "both-online", "ssl-feedback", "teacher-only"])
-def test_a_teacher_that_learns_is_the_trials_own(
+def test_updated_teacher_belongs_to_the_trial_alone(
     weighed: Callable[..., TrialSpec], form: str
 ) -> None:
     spec = weighed(form)
@@ -222,14 +224,14 @@ def test_a_teacher_that_learns_is_the_trials_own(
         value.equal(load_file(spec.teacher / "weights.safetensors")[name])
         for name, value in stored.items()
     )
-    told = [record["metrics"].get("influence/teacher_accuracy") for record in records]
-    assert [value is not None for value in told] == [epoch in (2, 4) for epoch in range(1, 7)]
+    accuracies = [record["metrics"].get("influence/teacher_accuracy") for record in records]
+    assert [value is not None for value in accuracies] == [epoch in (2, 4) for epoch in range(1, 7)]
     other = weighed("iterative", name="after")
     records_of(other)
     assert not saved(other).teacher  # the shared teacher is unchanged
 
 
-def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialSpec]) -> None:
+def test_student_uses_the_updated_teacher(weighed: Callable[..., TrialSpec]) -> None:
     """`teacher_only` changes nothing for the student but the teacher's weights."""
     taught, plain = (
         weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"),
@@ -256,7 +258,7 @@ def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialS
 
 
 class Helper:
-    """An influence client in this process that answers at once, never (`late`), or fails."""
+    """An influence client in this process that returns at once, never (`late`), or fails."""
 
     def __init__(self, late: bool = False, fails: str = "") -> None:
         self.late, self.fails = late, fails
@@ -293,75 +295,78 @@ def with_helper(spec: TrialSpec, helper: Helper) -> list[Record]:
         ("waiting", True),
     ],
 )
-def test_beside_the_trainer_and_within_it_the_numbers_are_the_same(
+def test_influence_client_gives_the_weights_of_the_trainer(
     weighed: Callable[..., TrialSpec], form: str, late: bool
 ) -> None:
-    inline, beside, helper = (
+    inline, external, helper = (
         weighed(form, name="inline"),
-        weighed(form, name="beside"),
+        weighed(form, name="external"),
         Helper(late=late),
     )
-    expected, found = records_of(inline), with_helper(beside, helper)
+    expected, found = records_of(inline), with_helper(external, helper)
     assert [metrics(each) for each in found] == [metrics(each) for each in expected]
-    require_same(inline, beside)
+    require_same(inline, external)
     assert len(helper.jobs) == (5 if form == "waiting" else 2)
     assert {job.epoch for job in helper.jobs} == ({1, 2, 3, 4, 5} if form == "waiting" else {1, 3})
     notes = [note for record in found for note in record.get("notes", [])]
-    assert any("did not come, so the worker computed them itself" in note for note in notes) == late
+    assert (
+        any("were not received; the trial's worker computed them instead" in note for note in notes)
+        == late
+    )
     assert helper.dropped == (len(helper.jobs) if late else 0)
     assert notes[-1] == f"sent {len(helper.jobs)}"
 
 
-def test_what_goes_wrong_beside_the_trainer_fails_the_trial(
+def test_error_of_the_influence_client_fails_the_trial(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     with refused("method", "sent", error=TrialError):
-        with_helper(weighed("iterative"), Helper(fails="the sentence of the actor"))
+        with_helper(weighed("iterative"), Helper(fails="the error of the actor"))
 
 
-def test_a_stop_is_heard_while_the_weights_are_waited_for(
+def test_stop_request_interrupts_the_wait_for_weights(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     spec, records, helper = weighed("iterative"), list[Record](), Helper()
-    asked = TrialContext(
+    context = TrialContext(
         report=records.append,
         influence_client=lambda: helper,
         stop_requested=lambda: len(helper.jobs) == 1 and len(records) == 1,
     )
-    helper.fails = "nobody should wait so long"
-    helper.receive = waits_for_ever  # type: ignore[method-assign]
-    train(spec, asked)
+    helper.fails = "the wait was not interrupted"
+    helper.receive = wait_for_ever  # type: ignore[method-assign]
+    train(spec, context)
     assert [record["epoch"] for record in records] == [1]
     assert [record["epoch"] for record in records_of(spec)] == [1, 2, 3, 4, 5, 6]
 
 
-def waits_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
+def wait_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
     while True:
         alive()
 
 
-def test_what_is_said_of_the_weights_is_in_the_record(weighed: Callable[..., TrialSpec]) -> None:
+def test_notes_on_the_weights_are_in_the_record(weighed: Callable[..., TrialSpec]) -> None:
     records = records_of(weighed("ssl-hard", "method.threshold=1.0"))
     assert [bool(record.get("notes")) for record in records] == [
         epoch in (2, 4) for epoch in range(1, 7)
     ]
-    assert "after epoch 1: there is nothing to weigh" in records[1]["notes"][0]
+    assert "after epoch 1: no samples are weighted" in records[1]["notes"][0]
     assert all(record["metrics"]["influence/weight_std"] == 0 for record in records)
 
 
-def test_an_estimator_that_diverges_says_so(
+def test_divergence_of_the_estimator_raises_a_trial_error(
     weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverged(*_: Any, **__: Any) -> Any:
         raise ArithmeticError("choose a larger damping")
 
     monkeypatch.setattr("methods.influence.scores", diverged)
-    with pytest.raises(TrialError, match=r"epoch 1: choose a larger damping") as told:
+    with pytest.raises(TrialError, match=r"epoch 1: choose a larger damping") as refusal:
         records_of(weighed("iterative"))
-    assert told.value.field == "method"
+    assert refusal.value.field == "method"
 
 
-def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(
+def test_pending_snapshot_is_sent_again_after_a_resume(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     spec, first, second = weighed("two-behind"), Helper(), Helper()
@@ -374,7 +379,7 @@ def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(
     assert replace(again, student={}).before == first.jobs[0].before
 
 
-def test_students_of_one_worker_have_weights_of_their_own(
+def test_colocated_students_have_separate_weights(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     spec = weighed("iterative", "peers.b.network.name=cnn", "peers.b.network.width=4")

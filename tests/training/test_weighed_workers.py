@@ -59,7 +59,7 @@ class Failing:
         """Accept the snapshot."""
 
     def receive(self, wait_s: float, alive: object) -> None:
-        raise TrialError("the sentence of the actor", field="method", value=3)
+        raise TrialError("the error of the actor", field="method", value=3)
 
     def drop(self) -> None:
         """Do nothing, because nothing runs."""
@@ -100,7 +100,7 @@ def metrics(record: Record) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_two_workers_train_with_the_weights_of_one(root: Path, name: str) -> None:
+def test_two_workers_have_the_sample_weights_of_one(root: Path, name: str) -> None:
     alone = trained(0, 1, str(root), f"{name}-1", *TRIALS[name])
     together, silent = on_every_rank(2, trained, str(root), f"{name}-2", *TRIALS[name])
     assert not silent
@@ -112,7 +112,7 @@ def test_two_workers_train_with_the_weights_of_one(root: Path, name: str) -> Non
     )
 
 
-def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
+def test_each_student_of_a_pair_has_its_own_sample_weights(root: Path) -> None:
     pairs = (*COMMON, "peers.b.network.name=mlp", "peers.b.network.width=6")
     together = trained(0, 1, str(root), "pair-1", *pairs)
     apart, silent = on_every_rank(2, trained, str(root), "pair-2", *pairs)
@@ -126,8 +126,8 @@ def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
     assert not own[0].equal(own[1])
 
 
-def test_what_goes_wrong_at_one_worker_is_raised_by_both(root: Path) -> None:
+def test_error_of_the_influence_client_is_raised_on_both_ranks(root: Path) -> None:
     assert (
         on_every_rank(2, failed, str(root), "failed", *COMMON)
-        == ["the sentence of the actor: method = 3"] * 2
+        == ["the error of the actor: method = 3"] * 2
     )

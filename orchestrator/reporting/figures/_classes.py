@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SPEAKERS = {"teacher": BLUE, "reweighted": ORANGE, "student": VERMILLION}
+SOURCES = {"teacher": BLUE, "reweighted": ORANGE, "student": VERMILLION}
 FEW = 12  # largest number of classes with readable numbers and bars
 TOP = 10  # classes that are shown of a distribution over many
 SAMPLES = 6
@@ -125,12 +125,12 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
     if not {"labels", "teacher", "student"} <= set(shown) or not len(shown["labels"]):
         return None
     labels = shown["labels"][:SAMPLES]
-    said = {name: finite(shown[name][:SAMPLES]) for name in SPEAKERS if name in shown}
-    many = said["teacher"].shape[1]
-    if {values.shape for values in said.values()} != {(len(labels), many)}:
+    probabilities = {name: finite(shown[name][:SAMPLES]) for name in SOURCES if name in shown}
+    many = probabilities["teacher"].shape[1]
+    if {values.shape for values in probabilities.values()} != {(len(labels), many)}:
         raise ValueError(
             f"distributions of "
-            f"{', '.join(f'{name} {values.shape}' for name, values in said.items())}"
+            f"{', '.join(f'{name} {values.shape}' for name, values in probabilities.items())}"
         )
     rows, columns = -(-len(labels) // 3), min(len(labels), 3)
     width, height = 2.4 * max(columns, 2) + 0.8, 1.9 * rows + 1.0
@@ -145,7 +145,7 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
         hspace=0.85 if slanted else 0.4,
         wspace=0.08,
     )
-    top = min(1.0, 1.05 * max(np.nanmax(values) for values in said.values()))
+    top = min(1.0, 1.05 * max(np.nanmax(values) for values in probabilities.values()))
     for place, axis in enumerate(axes):
         if place >= len(labels):
             axis.set_visible(False)
@@ -154,10 +154,12 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
         order = (
             np.arange(many)
             if many <= FEW
-            else _likeliest({name: values[place] for name, values in said.items()}, label)
+            else _likeliest({name: values[place] for name, values in probabilities.items()}, label)
         )
-        for turn, (name, values) in enumerate(said.items()):
-            _one_distribution(axis, values[place][order], turn, len(said), name, bars=many <= FEW)
+        for turn, (name, values) in enumerate(probabilities.items()):
+            _draw_distribution(
+                axis, values[place][order], turn, len(probabilities), name, bars=many <= FEW
+            )
         names = [named(number, classes) for number in order]
         turned: dict[str, Any] = (
             {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
@@ -187,17 +189,17 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
     return figure
 
 
-def _one_distribution(
-    axis: "Axes", values: Array, turn: int, of: int, name: str, bars: bool
+def _draw_distribution(
+    axis: "Axes", values: Array, turn: int, count: int, name: str, bars: bool
 ) -> None:
     places = np.arange(len(values))
     if bars:
-        width = 0.84 / of
+        width = 0.84 / count
         axis.bar(
             places - 0.42 + (turn + 0.5) * width,
             values,
             width,
-            color=SPEAKERS[name],
+            color=SOURCES[name],
             label=name,
             linewidth=0,
         )
@@ -206,7 +208,7 @@ def _one_distribution(
         axis.plot(
             places,
             values,
-            color=SPEAKERS[name],
+            color=SOURCES[name],
             label=name,
             marker=marker,
             markersize=3.5,
@@ -214,16 +216,16 @@ def _one_distribution(
         )
 
 
-def _likeliest(said: Mapping[str, Array], label: int) -> Array:
+def _likeliest(probabilities: Mapping[str, Array], label: int) -> Array:
     """Return the most likely classes of all distributions, in the teacher's order.
 
     The true class is always among them.
     """
-    most = np.max(np.stack([np.nan_to_num(values) for values in said.values()]), 0)
+    most = np.max(np.stack([np.nan_to_num(values) for values in probabilities.values()]), 0)
     chosen = [*np.argsort(-most, kind="stable")[:TOP]]
     if label not in chosen:
         chosen[-1] = label
-    teacher = np.nan_to_num(said["teacher"])
+    teacher = np.nan_to_num(probabilities["teacher"])
     return np.array(sorted(chosen, key=lambda number: -teacher[number]))
 
 
@@ -293,13 +295,13 @@ def _sorted_curve(axis: "Axes", values: Array, names: Sequence[str]) -> None:
     axis.plot(np.arange(1, len(values) + 1), values, color=BLACK, linewidth=1.6)
     axis.fill_between(np.arange(1, len(values) + 1), values, color=SKY, alpha=0.4, linewidth=0)
     ends = {"worst": range(NAMED), "best": range(len(values) - 1, len(values) - 1 - NAMED, -1)}
-    said = [
+    labels = [
         f"{end}: " + ", ".join(f"{names[place]} {values[place]:.1f} %" for place in places)
         for end, places in ends.items()
     ]
     axis.set(xlim=(1, len(values)), ylim=(0, 101), ylabel="accuracy (%)")
     axis.set_xlabel(
-        "\n".join([f"the {len(values)} classes, from the worst to the best", *said]), fontsize=9
+        "\n".join([f"the {len(values)} classes, from the worst to the best", *labels]), fontsize=9
     )
 
 

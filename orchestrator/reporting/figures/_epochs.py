@@ -77,12 +77,12 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > WIDE * values.min():
         below.set_yscale("log")
-    below.set(xlabel="epoch", ylabel="mean per sample, as tracked", xlim=limits(epoch))
+    below.set(xlabel="epoch", ylabel="mean loss per sample", xlim=limits(epoch))
     below.legend(
         loc="upper right", frameon=False, fontsize=8, ncols=len(shown) if len(shown) < 5 else 3
     )
     figure.suptitle(
-        "Terms of the loss" + (", and the weight alpha between them" if "alpha" in steps else ""),
+        "Loss terms" + (", and the weight alpha between them" if "alpha" in steps else ""),
         fontsize=11,
     )
     return figure
@@ -122,7 +122,7 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     axis.set(xlabel="epoch", ylabel="alpha (0: labels, 1: teacher)", ylim=(0, 1))
     epochs_along(axis, epochs)
     axis.legend(loc="best", fontsize=8)
-    axis.set_title("Alpha of the samples in each epoch", fontsize=11)
+    axis.set_title("Distribution of alpha over the samples in each epoch", fontsize=11)
     figure.colorbar(image, ax=axis, label="samples (%)", fraction=0.05, pad=0.02)
     return figure
 
@@ -198,13 +198,13 @@ def _spread_of_weights(axis: "Axes", shares: Array) -> None:
         norm=norm,
     )
     axis.axhline(1.0, color=VERMILLION, linewidth=1.2, linestyle="--")
-    axis.set(xlabel="epoch", ylabel="weight of a sample (1: the mean)", ylim=(0, top))
+    axis.set(xlabel="epoch", ylabel="sample weight (1: mean)", ylim=(0, top))
     beyond = (
         f" (top bin: {WEIGHT_RANGE * (bins - 1) / bins:g} and more)" if filled == bins - 1 else ""
     )
     axis.set_title(f"Weights of the training samples in each epoch{beyond}", fontsize=11)
-    beside = axis.inset_axes((1.02, 0.0, 0.025, 1.0))
-    axis.figure.colorbar(image, cax=beside, label="samples (%)")
+    colour_axis = axis.inset_axes((1.02, 0.0, 0.025, 1.0))
+    axis.figure.colorbar(image, cax=colour_axis, label="samples (%)")
 
 
 def _means_by_label(axis: "Axes", means: Mapping[str, Array]) -> None:
@@ -229,7 +229,7 @@ def _means_by_label(axis: "Axes", means: Mapping[str, Array]) -> None:
     axis.legend(loc="best", fontsize=8)
     last = {name: values[np.isfinite(values)][-1] for name, values in means.items()}
     axis.set_title(
-        "At the end, "
+        "Mean weight at the end: "
         + ", ".join(f"{value:.2f} with a {name} label" for name, value in last.items()),
         fontsize=10,
     )
@@ -294,5 +294,8 @@ def agreement(shares: Array) -> "Figure | None":
         np.arange(1, len(shares) + 1), 100 * shares, "o-", color=BLUE, markersize=4, linewidth=1.4
     )
     axis.set(xlabel="epoch", ylabel="validation samples (%)", ylim=(None, 101))
-    axis.set_title(f"Samples on which all students agree: {shares[-1]:.1%} at the end", fontsize=11)
+    axis.set_title(
+        f"Samples for which all students predict the same class: {shares[-1]:.1%} at the end",
+        fontsize=11,
+    )
     return figure

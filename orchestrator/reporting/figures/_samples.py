@@ -19,14 +19,14 @@ LINE = 16  # letters in a line above an image
 INCHES, IMAGE, CAPTION, GAP = 1.1, 0.84, 0.5, 0.3
 NARROWEST = 6.5  # smallest width in cells, for the text below
 BELOW = (
-    "Above an image: its label as given, and the true one where it differs. "
-    "Below: its score (above 0: harm) and # its place in the training part."
+    "Above an image: its label, and the true class if it differs. "
+    "Below: its score (above 0: harmful) and # its index in the training part."
 )
 RETRIEVED_BELOW = (
-    "Above an image: its label as given, and the true one where it differs. Positives have the "
-    "query's label, negatives another.\n"
-    "Below: cosine similarity to the query, # its place in the training part, after T the "
-    "teacher's class (red: not the label)."
+    "Above an image: its label, and the true class if it differs. Positives have the label of "
+    "the query, negatives another.\n"
+    "Below: cosine similarity to the query, # its index in the training part, T: the class that "
+    "the teacher predicts (red: not the label)."
 )
 
 
@@ -72,13 +72,13 @@ def influence(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
         hspace=0.7,
     )
     for row, (side, samples) in enumerate(sides.items()):
-        own = axes[row * columns : (row + 1) * columns]
-        own[0].set_ylabel(f"most {side}", fontsize=10)
-        for axis, sample in zip(own, samples, strict=False):
+        row_axes = axes[row * columns : (row + 1) * columns]
+        row_axes[0].set_ylabel(f"most {side}", fontsize=10)
+        for axis, sample in zip(row_axes, samples, strict=False):
             _draw(axis, sample, classes)
-        for axis in own[len(samples) :]:
+        for axis in row_axes[len(samples) :]:
             axis.set_visible(False)
-    figure.suptitle("The training samples that did most harm and most good", fontsize=11)
+    figure.suptitle("The most harmful and the most helpful training samples", fontsize=11)
     figure.supxlabel(BELOW, fontsize=7.5, y=0.01)
     return figure
 
@@ -87,8 +87,10 @@ def _samples(shown: Mapping[str, Array], side: str) -> list[_Sample]:
     names = (side, *(f"{side}_{part}" for part in ("images", "scores", "labels", "truths")))
     if not set(names) <= set(shown):
         return []
-    found = [_Sample(*values) for values in zip(*(shown[name] for name in names), strict=True)]
-    return [sample for sample in found if np.isfinite(sample.score)][:SAMPLES]
+    all_samples = [
+        _Sample(*values) for values in zip(*(shown[name] for name in names), strict=True)
+    ]
+    return [sample for sample in all_samples if np.isfinite(sample.score)][:SAMPLES]
 
 
 def _draw(axis: "Axes", sample: _Sample, classes: Sequence[str]) -> None:
@@ -120,10 +122,10 @@ def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
     The caption is the given label, and the true one if it differs. Long captions have two lines.
     """
     differs = label != truth
-    given = "unlabelled" if label < 0 else named(label, classes)
+    label_name = "unlabelled" if label < 0 else named(label, classes)
     true = f"(is {named(truth, classes)})" if differs else ""
-    apart = "\n" if len(given) + len(true) >= LINE else " "
-    return f"{given}{apart}{true}".rstrip(), VERMILLION if differs and label >= 0 else BLACK
+    apart = "\n" if len(label_name) + len(true) >= LINE else " "
+    return f"{label_name}{apart}{true}".rstrip(), VERMILLION if differs and label >= 0 else BLACK
 
 
 def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
@@ -171,7 +173,7 @@ def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
     axis.set(xlim=(0, across), ylim=(-down, 0), xticks=[], yticks=[], aspect="auto")
     axis.spines[:].set_visible(False)
     figure.suptitle(
-        "What was retrieved for a few training samples", fontsize=11, y=1 - 0.08 / height
+        "Retrieved neighbours of a few training samples", fontsize=11, y=1 - 0.08 / height
     )
     figure.supxlabel(RETRIEVED_BELOW, fontsize=7.5, y=0.08 / height)
     return figure
@@ -198,12 +200,12 @@ def _draw_retrieved(
     below = y - high / 2 - 0.03
     axis.text(x, below, f"{likeness}#{place}", fontsize=7.5, ha="center", va="top")
     if "retrieved_classes" in shown:
-        said = shown["retrieved_classes"][index]
-        red = VERMILLION if said != label and label >= 0 else BLACK
+        teacher_class = shown["retrieved_classes"][index]
+        red = VERMILLION if teacher_class != label and label >= 0 else BLACK
         axis.text(
             x,
             below - 0.14,
-            f"T: {named(said, classes)}",
+            f"T: {named(teacher_class, classes)}",
             fontsize=7.5,
             color=red,
             ha="center",

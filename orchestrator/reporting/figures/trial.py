@@ -27,18 +27,18 @@ from orchestrator.reporting.figures._epochs import (
 )
 from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, blank
 from orchestrator.reporting.figures._samples import influence, retrieved
-from orchestrator.training.checkpoint import PICTURED
+from orchestrator.training.checkpoint import FIGURE_DATA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawn = TypeVar("Drawn")
 AGREEMENT = "agreement"  # of all students of a trial, stored with student a
-TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
+TRACE, SHOWN = (f"{name}.safetensors" for name in FIGURE_DATA)
 log = logging.getLogger(__name__)
 
 
-def of_trial(
+def trial_figures(
     folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]
 ) -> Iterator[tuple[str, "Figure"]]:
     """Yield name and figure of all that can be drawn for a student of a trial.
@@ -71,25 +71,27 @@ def of_trial(
         if name.startswith("epochs/")
     }
 
-    def of(
+    def deferred(
         arrays: Mapping[str, Array], name: str, draw: "Callable[[Array], Figure | None]"
     ) -> "Callable[[], Figure | None]":
         return lambda: draw(arrays[name]) if name in arrays else None
 
     noisy, clean = epochs.get("weight_noisy"), epochs.get("weight_clean")
     draws: dict[str, Callable[[], Figure | None]] = {
-        AGREEMENT: of(epochs if letter == LETTERS[0] else {}, "pair/agreement", agreement),
-        "alpha_per_sample": of(epochs, "alpha_histogram", alpha_per_sample),
-        "uncertainty": of(epochs, "uncertainty_histogram", uncertainty),
-        "weights": of(
+        AGREEMENT: deferred(epochs if letter == LETTERS[0] else {}, "pair/agreement", agreement),
+        "alpha_per_sample": deferred(epochs, "alpha_histogram", alpha_per_sample),
+        "uncertainty": deferred(epochs, "uncertainty_histogram", uncertainty),
+        "weights": deferred(
             epochs, "weight_histogram", lambda histogram: weights(histogram, noisy, clean)
         ),
         "influence": lambda: influence(shown, classes),
         "retrieved": lambda: retrieved(shown, classes),
-        "class_accuracy": of(
+        "class_accuracy": deferred(
             epochs, "class_accuracy", lambda accuracy: class_accuracy(accuracy, classes)
         ),
-        "class_weights": of(shown, "class_weights", lambda means: class_weights(means, classes)),
+        "class_weights": deferred(
+            shown, "class_weights", lambda means: class_weights(means, classes)
+        ),
         "distributions": lambda: distributions(shown, classes),
     }
     for name, draw in draws.items():
@@ -101,12 +103,12 @@ def of_trial(
 def pictures(
     folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]
 ) -> dict[str, bytes]:
-    """Return the figures of a trial as PNG files by name; see `of_trial`."""
-    made = {
+    """Return the figures of a trial as PNG files by name; see `trial_figures`."""
+    files = {
         name: _attempt(folder, name, partial(picture, figure))
-        for name, figure in of_trial(folder, complete, classes, letter)
+        for name, figure in trial_figures(folder, complete, classes, letter)
     }
-    return {name: content for name, content in made.items() if content}
+    return {name: content for name, content in files.items() if content}
 
 
 def _attempt(folder: Path, name: str, draw: Callable[[], Drawn | None]) -> Drawn | None:
@@ -168,12 +170,12 @@ def pareto_front(
     figure, axes = blank(6.4, 4.6)
     figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
     (axis,) = axes
-    others = np.array([points[number][:2] for number in points if number not in front]).reshape(
+    dominated = np.array([points[number][:2] for number in points if number not in front]).reshape(
         -1, 2
     )
     best = np.array(sorted(tuple(points[number][:2]) for number in front)).reshape(-1, 2)
-    if len(others):
-        axis.plot(*others.T, "o", color=SKY, markersize=5, label="other complete trials")
+    if len(dominated):
+        axis.plot(*dominated.T, "o", color=SKY, markersize=5, label="other complete trials")
     axis.plot(
         *best.T,
         "o-" if len(names) == 2 else "o",
@@ -192,8 +194,8 @@ def pareto_front(
         )
     axis.set(xlabel=names[0], ylabel=names[1])
     axis.legend(loc="best", fontsize=8)
-    also = f" (of {len(names)} objectives)" if len(names) > 2 else ""
-    axis.set_title(f"Complete trials and their front{also}", fontsize=11)
+    also = f" ({len(names)} objectives)" if len(names) > 2 else ""
+    axis.set_title(f"Complete trials and Pareto front{also}", fontsize=11)
     return figure
 
 

@@ -59,8 +59,10 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Return the position of a number, which is clipped to the ends."""
-        of = math.log if self.log else float
-        share = (of(max(value, self.low)) - of(self.low)) / (of(self.high) - of(self.low))
+        scaled = math.log if self.log else float
+        share = (scaled(max(value, self.low)) - scaled(self.low)) / (
+            scaled(self.high) - scaled(self.low)
+        )
         return self.start + min(share, 1.0) * (self.end - self.start)
 
     @property
@@ -253,7 +255,7 @@ class Chart:
         opacity: float = 1.0,
     ) -> None:
         """Draw a filled box. Its sides may be negative."""
-        given = {
+        sides = {
             "x": min(x, x + width),
             "y": min(y, y + height),
             "width": abs(width),
@@ -261,7 +263,7 @@ class Chart:
             "class": classes,
         }
         self._add(
-            "rect", title, **given, **({"fill-opacity": round(opacity, 3)} if opacity < 1 else {})
+            "rect", title, **sides, **({"fill-opacity": round(opacity, 3)} if opacity < 1 else {})
         )
 
     def text(
@@ -331,8 +333,10 @@ def swatch(style: Style, line: bool = True) -> str:
 
 
 def _element(tag: str, title: str, attributes: dict[str, Any]) -> str:
-    said = "".join(f' {name}="{_plain(value)}"' for name, value in attributes.items())
-    return f"<{tag}{said}><title>{safe(title)}</title></{tag}>" if title else f"<{tag}{said}/>"
+    written = "".join(f' {name}="{_plain(value)}"' for name, value in attributes.items())
+    return (
+        f"<{tag}{written}><title>{safe(title)}</title></{tag}>" if title else f"<{tag}{written}/>"
+    )
 
 
 def _plain(value: Any) -> str:

@@ -28,14 +28,14 @@ def against_cost(facts: Facts) -> list[str]:
     The costs are the seconds of an epoch and the number of parameters. A cost that does not differ
     between trials gives no chart.
     """
-    made = []
+    figures = []
     for anchor, name, label in (
-        ("seconds", "seconds/epoch", "seconds of an epoch (its last one)"),
+        ("seconds", "seconds/epoch", "seconds of the last epoch"),
         ("parameters", "parameters", "parameters of the student"),
     ):
         points = _measured(facts, name, ACCURACY)
         if len({point.across for point in points}) > 1:
-            made.append(
+            figures.append(
                 _scatter(
                     facts,
                     f"cost-{anchor}",
@@ -45,7 +45,7 @@ def against_cost(facts: Facts) -> list[str]:
                     "",
                 )
             )
-    return made
+    return figures
 
 
 def objectives(facts: Facts) -> str:
@@ -60,7 +60,7 @@ def objectives(facts: Facts) -> str:
     if not points:
         return ""
     names = [describe_objective(facts.sweep.configuration, goal.name) for goal in wanted]
-    also = f" The front is of all {len(names)} objectives." if len(names) > 2 else ""
+    also = f" The front takes all {len(names)} objectives into account." if len(names) > 2 else ""
     best = {trial.number for trial in facts.sweep.front()}
     return _scatter(facts, "objectives", points, (names[0], names[1]), best, also)
 
@@ -80,12 +80,12 @@ def front_table(facts: Facts) -> str:
 
 
 def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
-    found = [
+    values = [
         (trial, measure(trial, cost), measure(trial, reached)) for trial in facts.complete[:MOST]
     ]
     return [
         Measured(trial, across, up)
-        for trial, across, up in found
+        for trial, across, up in values
         if across is not None and up is not None
     ]
 
@@ -124,14 +124,14 @@ def _scatter(
         )
     for point in sorted(points, key=lambda point: point.trial.number in best):
         style, inside = facts.style(point.trial), point.trial.number in best
-        said = f"{facts.label(point.trial)}: {number(point.up)} for {number(point.across)}"
+        tooltip = f"{facts.label(point.trial)}: {number(point.up)} at {number(point.across)}"
         fill = f"f{style.colour}" if inside else "hollow"
         chart.mark(
             x(point.across),
             y(point.up),
             style.marker,
             f"{fill} s{style.colour}",
-            said,
+            tooltip,
             size=5 if inside else 3.5,
         )
     named: list[tuple[float, float]] = []
@@ -147,7 +147,7 @@ def _scatter(
         else []
     )
     caption = (
-        f"{len(points)} complete trials. Filled, with their numbers and joined by the "
+        f"{len(points)} complete trials. Filled markers with trial numbers, connected by the "
         f"dashed line: the Pareto front.{also}"
     )
     rows = [

@@ -30,8 +30,8 @@ def learning_curves(facts: Facts) -> str:
     if not known:
         return ""
     named = _named(facts)
-    others = [trial for trial in known if trial.number not in {each.number for each in named}]
-    drawn = _spread(others, CURVES - len(named))
+    unnamed = [trial for trial in known if trial.number not in {each.number for each in named}]
+    drawn = _spread(unnamed, CURVES - len(named))
     chart = Chart("learning", f"{facts.objective} after each epoch", BROAD, 380)
     last = max(trial.known[-1][0] for trial in known)
     x = _epochs(max(last, 2), chart.left, chart.right)
@@ -56,17 +56,14 @@ def learning_curves(facts: Facts) -> str:
         (f"{facts.label(trial)}, {trial.state.replace('_', ' ')}", Style(place))
         for place, trial in enumerate(named)
     ]
-    left_out = len(others) - len(drawn)
+    left_out = len(unnamed) - len(drawn)
     caption = (
         f"Each line is a trial; "
-        f"{'the best of each method, then the best trials' if facts.searched else 'the training'}"
+        f"{'the best of each method and the best trials' if facts.searched else 'the training'} "
+        f"in colour"
     )
-    caption += " in colour, the others grey." if drawn else "."
-    caption += (
-        f" {left_out} of {len(known)} lines are left out, evenly over the trials."
-        if left_out
-        else ""
-    )
+    caption += ", the others in grey." if drawn else "."
+    caption += f" {left_out} of {len(known)} trials are omitted, evenly spaced." if left_out else ""
     return page.figure(chart, caption, page.legend(entries), _values(facts, named or known[:NAMED]))
 
 
@@ -124,12 +121,12 @@ class Epochs(Scale):
             for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6)
             if (last - first) / step <= 10
         )
-        found = [
+        ticks = [
             epoch
             for epoch in range(-(-first // step) * step, last + 1, step)
             if last - epoch >= 0.6 * step
         ] + [last]
-        return [(self(epoch), str(epoch)) for epoch in found]
+        return [(self(epoch), str(epoch)) for epoch in ticks]
 
 
 def stopped(facts: Facts) -> str:
@@ -143,7 +140,7 @@ def _lanes(facts: Facts) -> str:
     trials = facts.trials
     chart = Chart(
         "stopped",
-        "How long each trial trained",
+        "Epochs trained by each trial",
         BROAD,
         70 + max(13.0 * len(trials), 60.0),
         (14, 20, 46, 44),
@@ -155,10 +152,10 @@ def _lanes(facts: Facts) -> str:
         y = chart.top + (place + 0.5) * band
         state = facts.state_of(trial)
         style = STATES[state]
-        said = f"{facts.label(trial)}: {state.replace('_', ' ')} after {trial.epochs} epochs"
+        tooltip = f"{facts.label(trial)}: {state.replace('_', ' ')} after {trial.epochs} epochs"
         chart.text(chart.left - 8, y + 4, str(trial.number), "end")
-        chart.line([(x(0), y), (x(trial.epochs), y)], f"s{style.colour}", style.dash, said)
-        chart.mark(x(trial.epochs), y, style.marker, f"f{style.colour} s{style.colour}", said)
+        chart.line([(x(0), y), (x(trial.epochs), y)], f"s{style.colour}", style.dash, tooltip)
+        chart.mark(x(trial.epochs), y, style.marker, f"f{style.colour} s{style.colour}", tooltip)
     chart.text(13, (chart.top + chart.bottom) / 2, "trial", "middle", "label", turn=-90)
     counts = Counter(facts.state_of(trial) for trial in trials)
     entries = [
@@ -166,25 +163,25 @@ def _lanes(facts: Facts) -> str:
         for state, style in STATES.items()
         if counts[state]
     ]
-    caption = "A line per trial, as long as it trained; the sign at its end says how it ended."
+    caption = "The length of a line is the number of epochs; the marker shows the final state."
     return page.figure(chart, caption, page.legend(entries), _endings(facts))
 
 
 def _remaining(facts: Facts) -> str:
     """Return a chart of how many trials reached each epoch, for many trials."""
-    chart = Chart("stopped", "How many trials trained how long", BROAD, 320)
+    chart = Chart("stopped", "Number of trials that reached each epoch", BROAD, 320)
     x = _epochs(facts.epochs, chart.left, chart.right, first=0.0)
     y = Scale(0.0, float(len(facts.trials)), chart.bottom, chart.top)
     chart.x_axis(x, "epochs trained")
-    chart.y_axis(y, "trials that trained so long")
+    chart.y_axis(y, "trials")
     points = []
     for epoch in range(facts.epochs + 1):
         reached = sum(trial.epochs >= epoch for trial in facts.trials)
         points += [(x(max(epoch - 1, 0)), y(reached)), (x(epoch), y(reached))]
     chart.line(points, "s0")
     caption = (
-        f"Of {len(facts.trials)} trials, those that trained at least so many epochs; a "
-        f"step down is where trials ended."
+        f"Number of the {len(facts.trials)} trials that trained at least this many epochs; the "
+        f"curve drops where trials ended."
     )
     return page.figure(chart, caption, behind=_endings(facts))
 
@@ -198,7 +195,7 @@ def _endings(facts: Facts) -> str:
         [epochs, state.replace("_", " "), len(numbers), page.Cell(_listed(numbers), words=True)]
         for (epochs, state), numbers in sorted(ended.items())
     ]
-    return page.table(["after epoch", "state", "trials", "which"], rows)
+    return page.table(["after epoch", "state", "trials", "numbers"], rows)
 
 
 def _listed(numbers: Sequence[int], most: int = 40) -> str:

@@ -16,51 +16,57 @@ if TYPE_CHECKING:
 TRIALS = 4  # number of methods whose best trial is shown
 BROAD = 8.0  # inches from which a picture has the whole width
 LARGEST = 300_000  # bytes of an SVG; a larger one becomes PNG
-SAID = {
-    "terms": "what the method minimised along the training, and the weight between its terms "
-    "where it has one",
-    "agreement": "how often the students of the trial say the same",
-    "alpha_per_sample": "how the weight between labels and teacher spreads over the samples, "
-    "epoch by epoch",
-    "uncertainty": "how uncertain the samples are, epoch by epoch",
-    "weights": "how the weights of the training samples spread, epoch by epoch",
-    "influence": "the training samples that did most harm and most good",
-    "retrieved": "what was retrieved for a few training samples",
-    "class_accuracy": "validation accuracy of the classes, after the last epoch and over the "
-    "epochs",
-    "class_weights": "the weights that the method gives the classes, by the true class",
-    "distributions": "who says what of a few validation samples",
+CAPTIONS = {
+    "terms": "the loss terms during training, and the weight alpha between them if the method has "
+    "one",
+    "agreement": "share of validation samples for which all students predict the same class",
+    "alpha_per_sample": "distribution over the samples of alpha, the weight of the teacher against "
+    "the labels, in each epoch",
+    "uncertainty": "distribution of the teacher's uncertainty over the samples in the last epoch",
+    "weights": "distribution of the weights of the training samples in each epoch",
+    "influence": "the most harmful and the most helpful training samples",
+    "retrieved": "retrieved neighbours of a few training samples",
+    "class_accuracy": "validation accuracy of each class, after the last epoch and over the epochs",
+    "class_weights": "mean weight of each class in the teacher's distribution, by true class",
+    "distributions": "predicted class distributions for a few validation samples",
 }
 
 
 def pictures(store: Store, facts: Facts) -> str:
     """Return the figures of the best trial of each method; "" if there are none."""
     return "".join(
-        filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]))
+        filter(
+            None,
+            (_figures_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]),
+        )
     )
 
 
-def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
-    from orchestrator.reporting.figures.trial import of_trial
+def _figures_of_trial(store: Store, facts: Facts, trial: Trial) -> str:
+    from orchestrator.reporting.figures.trial import trial_figures
 
     folder, figures = facts.sweep.trial_folder(trial.number), []
     try:
-        checkpoint_storage(store, folder).bring(LIGHT)
+        checkpoint_storage(store, folder).download(LIGHT)
     except OSError as error:
         return page.paragraph(
-            f"The pictures of {facts.label(trial)} could not be fetched "
+            f"The figures of {facts.label(trial)} could not be fetched "
             f"({' '.join(str(error).split())[:300]})."
         )
     students = apply(facts.sweep.configuration, trial.settings).students
     for letter in students:
-        whose = f"student {letter}: " if len(students) > 1 else ""
-        for name, drawn in of_trial(folder, trial.state == "complete", facts.classes, letter):
+        prefix = f"student {letter}: " if len(students) > 1 else ""
+        for name, drawn in trial_figures(folder, trial.state == "complete", facts.classes, letter):
             kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
-            title = f"{whose}{name.replace('_', ' ')}"
+            title = f"{prefix}{name.replace('_', ' ')}"
             broad = drawn.get_figwidth() > BROAD
             figures.append(
                 page.picture(
-                    kind, content, title, f"{facts.label(trial)}: {SAID.get(name, title)}.", broad
+                    kind,
+                    content,
+                    title,
+                    f"{facts.label(trial)}: {CAPTIONS.get(name, title)}.",
+                    broad,
                 )
             )
     return f"<h3>{page.text(facts.label(trial))}</h3>{page.charts(figures)}" if figures else ""

@@ -96,7 +96,7 @@ class Predictions:
         )
 
 
-def answers(
+def predict_held_out(
     store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]
 ) -> Predictions | str:
     """Return the predictions of a student of a trial, or why there are none.
@@ -113,39 +113,43 @@ def answers(
     """
     folder = store.root / "data" / str(data.get("fingerprint", ""))
     if not data or not (folder / "data.json").is_file():
-        return "the prepared data are not in the store any more"
-    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
+        return "the prepared data were removed from the store"
+    storage = checkpoint_storage(store, sweep.trial_folder(trial.number))
     part: Part = "test" if trial.state == "complete" else "validation"
     try:
-        home.bring()
-        files = [found / student_folder(letter) / WEIGHTS for found in home.found]
+        storage.download()
+        files = [folder / student_folder(letter) / WEIGHTS for folder in storage.folders]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            return "its weights are not in the store: they are gone, or were not written yet"
-        return _asked(
+            return "its weights are not in the store: they were removed, or were not written yet"
+        return _predict(
             apply(sweep.configuration, trial.settings), letter, file, Dataset.open(folder), part
         )
     # RuntimeError: tensors of another network
     except (OSError, SafetensorError, RuntimeError, ValueError, UserError) as error:
-        return f"they could not be computed ({' '.join(str(error).split())[:300]})"
+        return f"the predictions could not be computed ({' '.join(str(error).split())[:300]})"
 
 
 @torch.no_grad()
-def _asked(
+def _predict(
     configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part
 ) -> Predictions:
     chosen = configuration.students[letter].network
     network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
     network.load_state_dict(load_file(file))
     network.eval()
-    views = Views.of(dataset, configuration.data, configuration.seed)
+    views = Views.from_config(dataset, configuration.data, configuration.seed)
     batches = Batches(dataset, views, min(BATCH, len(dataset.train)), configuration.seed)
     labels, predicted, confidence = [], [], []
-    for inputs in batches.some(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
-        sure, answer = network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
+    for inputs in batches.spaced_samples(
+        part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))
+    ):
+        probability, predicted_class = (
+            network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
+        )
         labels.append(inputs.labels.numpy())
-        predicted.append(answer.numpy())
-        confidence.append(np.nan_to_num(sure.numpy()))
+        predicted.append(predicted_class.numpy())
+        confidence.append(np.nan_to_num(probability.numpy()))
     batches.close()
     joined = (np.concatenate(each) for each in (labels, predicted, confidence))
     return Predictions(letter, part, len(dataset.split(part)), dataset.classes, *joined)

@@ -39,10 +39,10 @@ MISSING = "not set"
 class Group:
     """Trials that have settings in common, with the names of these settings by importance.
 
-    `said` describes the trials, `why` the choice of the settings.
+    `description` names the trials, `why` the criterion for the choice of settings.
     """
 
-    said: str
+    description: str
     trials: list[Trial]
     names: list[str]
     why: str
@@ -54,12 +54,12 @@ def groups(facts: Facts, found: Importance | None) -> list[Group]:
     if not complete:
         return []
     method = facts.method(complete[0])
-    own = [trial for trial in complete if facts.method(trial) == method]
+    same_method = [trial for trial in complete if facts.method(trial) == method]
     wide = _group(facts, "all complete trials", complete, _ranking(found, {}))
     narrow = _group(
-        facts, f"the complete trials of {method}", own, _ranking(found, {METHOD: method})
+        facts, f"the complete trials of {method}", same_method, _ranking(found, {METHOD: method})
     )
-    chosen = [wide] if len(own) == len(complete) else [wide, narrow]
+    chosen = [wide] if len(same_method) == len(complete) else [wide, narrow]
     return [group for group in chosen if group.names and len(group.trials) > 1]
 
 
@@ -71,21 +71,21 @@ def _ranking(found: Importance | None, path: dict[str, Any]) -> Ranking | None:
     )
 
 
-def _group(facts: Facts, said: str, trials: list[Trial], ranking: Ranking | None) -> Group:
+def _group(facts: Facts, description: str, trials: list[Trial], ranking: Ranking | None) -> Group:
     varied = _varied(trials)
     if ranking:
         return Group(
-            said,
+            description,
             trials,
             [name for name in ranking.ped_anova if name in varied],
-            "the most important by PED-ANOVA",
+            "the most important setting by PED-ANOVA",
         )
     names = sorted(varied, key=lambda name: (-varied[name], name != METHOD, name))
     return Group(
-        said,
+        description,
         trials,
         names,
-        "those that most trials have, for too few trials tell what is important",
+        "the setting that most trials have, because there are too few trials to rank importance",
     )
 
 
@@ -95,7 +95,7 @@ def _varied(trials: Sequence[Trial]) -> dict[str, int]:
     for trial in trials:
         for name, value in trial.settings.items():
             values.setdefault(name, []).append(word(value))
-    return {name: len(given) for name, given in values.items() if len(set(given)) > 1}
+    return {name: len(texts) for name, texts in values.items() if len(set(texts)) > 1}
 
 
 def at_the_edge(trial: Trial, found: Importance) -> list[str]:
@@ -138,7 +138,7 @@ def _bars(place: int, ranking: Ranking) -> str:
     names = list(ranking.ped_anova)[:BARS]
     chart = Chart(
         f"importance-{place}",
-        f"What mattered: {ranking.branch}",
+        f"Importance of settings: {ranking.branch}",
         height=70 + 34.0 * len(names),
         margins=(8, 44, 46, 136),
     )
@@ -160,20 +160,20 @@ def _bars(place: int, ranking: Ranking) -> str:
             )
             chart.text(x(share) + 5, y + 13 * turn + 10, f"{share:.2f}")
     left_out = (
-        f" {len(ranking.ped_anova) - BARS} more are in the table."
+        f" {len(ranking.ped_anova) - BARS} more settings are in the table."
         if len(ranking.ped_anova) > BARS
         else ""
     )
     noise = [name for name in names if ranking.chance[name] > 0.05]
     doubt = (
-        f" May be chance, for shuffled values show as much more than once in 20 times: "
+        f" May be chance (shuffled values reach this share in more than 5 % of repetitions): "
         f"{', '.join(noise)}."
         if noise
         else ""
     )
     kinds = (
-        "Filled: PED-ANOVA, what tells the best trials from the others; hollow: fANOVA, "
-        "what explains the spread of all values."
+        "Filled: PED-ANOVA, which separates the best trials from the others; hollow: fANOVA, "
+        "which explains the variance of all values."
     )
     return page.figure(chart, f"{ranking.trials} trials. {kinds}{doubt}{left_out}")
 
@@ -184,18 +184,22 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
     drawn = ranked[:LINES]
     names = group.names[: AXES - 1]
     chart = Chart(
-        f"parallel-{place}", f"Parallel coordinates: {group.said}", BROAD, 330, (20, 60, 64, 110)
+        f"parallel-{place}",
+        f"Parallel coordinates: {group.description}",
+        BROAD,
+        330,
+        (20, 60, 64, 110),
     )
     values = [trial.value for trial in drawn if trial.value is not None]
-    axes: list[Axis] = [_held(name, drawn, chart) for name in names] + [
+    axes: list[Axis] = [_axis_with_gaps(name, drawn, chart) for name in names] + [
         fitted(values, chart.bottom, chart.top, log=False)
     ]
     step = (chart.right - chart.left) / len(names)
     places = [chart.left + step * index for index in range(len(axes))]
     for x, axis, name in zip(places, axes, [*names, facts.objective], strict=True):
         chart.straight((x, chart.top), (x, chart.bottom), "edge")
-        for y, said in axis.ticks:
-            chart.text(x + 4, y + 4, short(said, 13), classes="tick small")
+        for y, label in axis.ticks:
+            chart.text(x + 4, y + 4, short(label, 13), classes="tick small")
         chart.text(x, chart.bottom + 14, short(name, 18), "end", "tick", turn=-20)
     good = {trial.number for trial in ranked[: max(1, len(ranked) // 5)]}
     for trial in reversed(drawn):
@@ -209,22 +213,24 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
             points,
             kind,
             "6 2" if dashed and not first else "",
-            f"{facts.label(trial)}: {_reached(trial)}",
+            f"{facts.label(trial)}: {_value_text(trial)}",
         )
-    left_out = f" The best {LINES} of {len(ranked)} are drawn." if len(ranked) > LINES else ""
+    left_out = (
+        f" Only the best {LINES} of {len(ranked)} trials are drawn." if len(ranked) > LINES else ""
+    )
     more = (
-        f" {len(group.names) - len(names)} more settings are left out."
+        f" {len(group.names) - len(names)} more settings are omitted."
         if len(group.names) > len(names)
         else ""
     )
-    behind = "The tables of trials and below the slices have the numbers."
+    behind = "The values are in the tables of trials and below the slice plots."
     caption = (
-        f"Thick: the best trial; dashed: the best fifth; grey: the others.{left_out}{more} {behind}"
+        f"Thick: the best trial; dashed: the best 20 %; grey: the others.{left_out}{more} {behind}"
     )
     return page.figure(chart, caption)
 
 
-def _held(name: str, trials: Sequence[Trial], chart: Chart) -> Axis:
+def _axis_with_gaps(name: str, trials: Sequence[Trial], chart: Chart) -> Axis:
     """Return the axis of a setting that some trials may lack."""
     known = [trial.settings[name] for trial in trials if name in trial.settings]
     axis = axis_of(known, chart.bottom - 4, chart.top + 4)
@@ -286,9 +292,9 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
     best = trials[0] if trials and trials[0] is facts.sweep.best() else None
     for trial in reversed(trials):
         where, style = _spread_out(x, trial, name), facts.style(trial)
-        said = f"{facts.label(trial)}: {_reached(trial)} at {word(trial.settings[name])}"
+        tooltip = f"{facts.label(trial)}: {_value_text(trial)} at {word(trial.settings[name])}"
         chart.mark(
-            where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", said
+            where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", tooltip
         )
         if trial is best:
             chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
@@ -296,8 +302,10 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
     entries = (
         [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
     )
-    ring = " A ring is around the best." if best else ""
-    caption = f"{len(trials)} trials: {group.said} that have it.{ring} Chosen: {group.why}."
+    ring = " The ring marks the best trial." if best else ""
+    caption = (
+        f"{len(trials)} trials: {group.description} with this setting.{ring} Shown: {group.why}."
+    )
     rows = [
         [trial.number, facts.method(trial), trial.settings[name], trial.value]
         for trial in trials[:LINES]
@@ -353,13 +361,17 @@ def contour(facts: Facts, place: int, group: Group) -> str:
     chart.y_axis(y, two, grid=False)
     for trial, (right, up, _) in zip(trials, points, strict=True):
         chart.mark(
-            right, up, "circle", "hollow s6", f"{facts.label(trial)}: {_reached(trial)}", size=3.5
+            right,
+            up,
+            "circle",
+            "hollow s6",
+            f"{facts.label(trial)}: {_value_text(trial)}",
+            size=3.5,
         )
     _key(chart, low, high)
     caption = (
-        f"Circles are the {len(trials)} trials ({group.said}); between them the ground is "
-        f"their mean, weighed by the square of the "
-        "distance, so far from any circle it is a guess. The stronger the blue, the larger."
+        f"Circles: {len(trials)} trials ({group.description}). Background: interpolation by "
+        f"inverse squared distance, unreliable far from circles; a darker blue is a larger value."
     )
     rows = [
         [
@@ -411,5 +423,5 @@ def _key(chart: Chart, low: float, high: float) -> None:
             chart.text(chart.right + 40, y + step / 2 + 4, number(low + (high - low) * level / 8))
 
 
-def _reached(trial: Trial) -> str:
+def _value_text(trial: Trial) -> str:
     return number(trial.value) if trial.value is not None else "no value"

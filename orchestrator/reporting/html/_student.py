@@ -23,21 +23,21 @@ def confusion(found: Predictions) -> str:
         for count, i, j in wrong[:WORST]
     ]
     listed = (
-        page.table(["true class", "answer", "samples", "of the class"], rows)
+        page.table(["true class", "predicted class", "samples", "share of the class"], rows)
         if rows
-        else page.paragraph("None is confused.")
+        else page.paragraph("No sample is misclassified.")
     )
     if len(names) > MATRIX:
-        said = page.paragraph(
-            f"Of {len(names)} classes a matrix could not be read: these are the most frequent "
-            f"confusions.",
+        note = page.paragraph(
+            f"With {len(names)} classes a matrix is not readable; the table lists the most "
+            f"frequent confusions.",
             "muted",
         )
-        return f"<figure><h3>Confusions</h3>{said}{listed}</figure>"
+        return f"<figure><h3>Confusions</h3>{note}{listed}</figure>"
     chart = _matrix(found)
     caption = (
-        f"Rows are true classes, columns answers; a cell's strength is its share of the "
-        f"row. {_asked(found)}"
+        f"Rows: true classes; columns: predicted classes; colour: share of the row. "
+        f"{_sample_note(found)}"
     )
     return page.figure(chart, caption, behind=listed)
 
@@ -54,15 +54,17 @@ def _matrix(found: Predictions) -> Chart:
         else tuple(f"{place} {name}" for place, name in enumerate(shown))
     )
     x, y = Names(distinct, chart.left, chart.right), Names(distinct, chart.top, chart.bottom)
-    chart.x_axis(x, "answer", grid=False)
+    chart.x_axis(x, "predicted class", grid=False)
     chart.y_axis(y, "true class", grid=False)
     for row, column in np.ndindex(counts.shape):
         count, whole = int(counts[row, column]), int(counts[row].sum())
         share = count / whole if whole else 0.0
         across, up = chart.left + column * x.band, chart.top + row * y.band
-        said = f"{names[row]} taken for {names[column]}: {count} of {whole}" if count else ""
+        tooltip = f"{names[row]} predicted as {names[column]}: {count} of {whole}" if count else ""
         if count:
-            chart.box(across, up, x.band - 1, y.band - 1, "f0", said, opacity=0.12 + 0.85 * share)
+            chart.box(
+                across, up, x.band - 1, y.band - 1, "f0", tooltip, opacity=0.12 + 0.85 * share
+            )
         if count and len(names) <= COUNTED:
             kind = "inverse" if share > 0.5 else "tick"
             chart.text(across + x.band / 2, up + y.band / 2 + 4, str(count), "middle", kind)
@@ -76,31 +78,40 @@ def reliability(found: Predictions) -> str:
     )
     x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, 1.0, chart.bottom, chart.top)
     width = (chart.right - chart.left) / BINS
-    chart.y_axis(y, "share that is right")
-    for place, said in x.ticks:
-        chart.text(place, chart.bottom + 16, said, "middle")
+    chart.y_axis(y, "accuracy")
+    for position, label in x.ticks:
+        chart.text(position, chart.bottom + 16, label, "middle")
     most = max(each.samples for each in found.bins)
     floor = chart.height - 24
     for each in found.bins:
-        said = f"{each.samples} samples, {each.confidence:.3f} sure, {each.accuracy:.3f} right"
+        tooltip = (
+            f"{each.samples} samples, mean confidence {each.confidence:.3f}, "
+            f"accuracy {each.accuracy:.3f}"
+        )
         chart.box(
             x(each.low) + 1,
             y(each.accuracy),
             width - 2,
             y(0) - y(each.accuracy),
             "f0",
-            said,
+            tooltip,
             opacity=0.75,
         )
-        chart.mark(x(each.confidence), y(each.accuracy), "diamond", "f1 s1", said)
+        chart.mark(x(each.confidence), y(each.accuracy), "diamond", "f1 s1", tooltip)
         chart.box(
-            x(each.low) + 1, floor, width - 2, -50 * each.samples / most, "f2", said, opacity=0.75
+            x(each.low) + 1,
+            floor,
+            width - 2,
+            -50 * each.samples / most,
+            "f2",
+            tooltip,
+            opacity=0.75,
         )
-    chart.line([(x(0), y(0)), (x(1), y(1))], "s6 thin", "5 4", "as sure as right")
+    chart.line([(x(0), y(0)), (x(1), y(1))], "s6 thin", "5 4", "perfect calibration")
     chart.text(
         (chart.left + chart.right) / 2,
         chart.height - 6,
-        "confidence; below: how many samples",
+        "confidence (bars at the bottom: number of samples)",
         "middle",
         "label",
     )
@@ -114,10 +125,10 @@ def reliability(found: Predictions) -> str:
         for each in found.bins
     ]
     caption = (
-        "Bars: how often answers of this confidence are right; diamonds: at their mean "
-        "confidence. On the dashed line it would be "
-        f"as sure as it is right. Expected calibration error {found.calibration_error:.4f} "
-        f"({BINS} bins). {_asked(found)}"
+        "Bars: accuracy of the predictions in each confidence bin; diamonds: the accuracy at the "
+        "mean confidence of the bin; dashed line: perfect calibration. "
+        f"Expected calibration error {found.calibration_error:.4f} "
+        f"({BINS} bins). {_sample_note(found)}"
     )
     return page.figure(
         chart,
@@ -138,17 +149,17 @@ def per_class(found: Predictions) -> str:
     drawn = order if len(order) <= 30 else [*order[:WORST], *order[-5:]]
     chart = Chart(
         f"classes-{found.letter}",
-        "Accuracy in each class",
+        "Accuracy of each class",
         height=64 + 20.0 * len(drawn),
         margins=(8, 52, 44, 118),
     )
     x = Scale(0.0, 1.0, chart.left, chart.right)
-    chart.x_axis(x, "share that is right")
+    chart.x_axis(x, "accuracy")
     for row, place in enumerate(drawn):
         share, y = counts[place, place] / totals[place], chart.top + 20 * row
-        said = f"{found.classes[place]}: {counts[place, place]} of {totals[place]}"
+        tooltip = f"{found.classes[place]}: {counts[place, place]} of {totals[place]}"
         chart.text(chart.left - 8, y + 14, short(found.classes[place], 17), "end")
-        chart.box(x(0), y + 3, x(share) - x(0), 14, "f1" if row == 0 else "f0", said)
+        chart.box(x(0), y + 3, x(share) - x(0), 14, "f1" if row == 0 else "f0", tooltip)
         chart.text(x(share) + 5, y + 14, f"{share:.1%}")
     rows = [
         [
@@ -160,16 +171,16 @@ def per_class(found: Predictions) -> str:
         for place in order
     ]
     left_out = (
-        f" The {WORST} worst and the 5 best of {len(order)} are drawn."
+        f" Only the {WORST} worst and the 5 best of {len(order)} classes are drawn."
         if len(drawn) < len(order)
         else ""
     )
-    caption = f"The worst class is in another colour.{left_out} {_asked(found)}"
+    caption = f"The worst class is highlighted.{left_out} {_sample_note(found)}"
     return page.figure(
-        chart, caption, behind=page.table(["class", "samples", "right", "accuracy"], rows)
+        chart, caption, behind=page.table(["class", "samples", "correct", "accuracy"], rows)
     )
 
 
-def _asked(found: Predictions) -> str:
-    some = "" if len(found.labels) == found.whole else f", evenly spaced among {found.whole}"
-    return f"Of {len(found.labels)} samples of the {found.part} part{some}."
+def _sample_note(found: Predictions) -> str:
+    subset = "" if len(found.labels) == found.whole else f", evenly spaced among {found.whole}"
+    return f"Data: {len(found.labels)} samples of the {found.part} part{subset}."

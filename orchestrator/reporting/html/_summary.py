@@ -25,53 +25,57 @@ class Commands:
     compare: str = ""
 
 
-def glance(facts: Facts) -> list[tuple[str, str]]:
+def key_numbers(facts: Facts) -> list[tuple[str, str]]:
     """Return a few key numbers with their names."""
     sweep, best = facts.sweep, facts.sweep.best()
-    found = [("state", facts.state)]
+    numbers = [("state", facts.state)]
     if best is not None and best.value is not None:
-        found += [("best", facts.label(best)), (facts.objective, number(best.value))]
+        numbers += [("best trial", facts.label(best)), (facts.objective, number(best.value))]
         tested = measure(best, "test/best/accuracy")
-        found += [("its test accuracy", f"{tested:.4f}")] if tested is not None else []
-    found += [
-        ("trials that ended", f"{sum(trial.ended for trial in facts.trials)} of {_total(facts)}")
+        numbers += [("test accuracy of the best", f"{tested:.4f}")] if tested is not None else []
+    numbers += [
+        ("trials ended", f"{sum(trial.ended for trial in facts.trials)} of {_total(facts)}")
     ]
-    return [*found, ("epochs trained", f"{_trained(facts):,}"), ("took", duration(sweep.seconds))]
+    return [
+        *numbers,
+        ("epochs trained", f"{_trained(facts):,}"),
+        ("duration", duration(sweep.seconds)),
+    ]
 
 
-def banner(facts: Facts, commands: Commands) -> list[str]:
+def warnings_of(facts: Facts, commands: Commands) -> list[str]:
     """Return the warnings of the page: unfinished sweep, no complete trial, and recent notes."""
-    said = []
-    waits = f" The rest is trained by: {commands.resume}" if commands.resume else ""
+    warnings = []
+    advice = f" To train the rest, run: {commands.resume}" if commands.resume else ""
     if facts.state == "running":
-        said.append("Unfinished: this sweep still runs. All numbers are of what it has so far.")
+        warnings.append("Unfinished: this sweep is still running. All numbers are preliminary.")
     elif facts.state != "finished":
-        said.append(
-            f"Unfinished: this {facts.sweep.kind} is {facts.state}. All numbers are of what it "
-            f"has so far.{waits}"
+        warnings.append(
+            f"Unfinished: this {facts.sweep.kind} is {facts.state}. All numbers are "
+            f"preliminary.{advice}"
         )
     if not facts.complete:
-        what = (
-            "those below were stopped early and are judged by fewer epochs"
+        ranking = (
+            "the ranked trials were stopped early and are compared after fewer epochs"
             if facts.sweep.ranked()
-            else "so nothing can be ranked"
+            else "there is no ranking"
         )
-        said.append(
-            f"No trial has trained all its {facts.epochs} epochs: {what}; the test part was "
+        warnings.append(
+            f"No trial has trained all its {facts.epochs} epochs: {ranking}; the test part was "
             f"not read."
         )
-    return said + [note["text"] for note in facts.sweep.status()["notes"][-5:]]
+    return warnings + [note["text"] for note in facts.sweep.status()["notes"][-5:]]
 
 
 def sentences(facts: Facts) -> list[tuple[str, str]]:
     """Return the sentences of the summary, each with its topic."""
-    told = [
-        ("Searched" if facts.searched else "Trained", _searched(facts)),
-        ("Won", _won(facts)),
-        ("By how much", _lead(facts)),
+    sentences = [
+        ("Search" if facts.searched else "Training", _searched(facts)),
+        ("Best trial", _best_trial(facts)),
+        ("Lead", _lead(facts)),
     ]
-    told += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
-    return [(what, said) for what, said in told if said]
+    sentences += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
+    return [(topic, sentence) for topic, sentence in sentences if sentence]
 
 
 def _searched(facts: Facts) -> str:
@@ -83,97 +87,91 @@ def _searched(facts: Facts) -> str:
         if facts.samples(part)
     )
     networks = " and ".join(student.network.name for student in configuration.students.values())
-    taught = (
-        f", taught by the teacher {configuration.teacher.network.name}"
-        if configuration.teacher
-        else ""
+    teacher = (
+        f", with the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
     )
     if quality := read_quality(facts.sweep.folder):
-        taught = f", taught by the teacher {quality.words}"
-    what = f"{data} ({parts})" if parts else str(data)
-    what += f"{taught}, seed {configuration.seed}"
+        teacher = f", with the teacher {quality.words}"
+    setup = f"{data} ({parts})" if parts else str(data)
+    setup += f"{teacher}, seed {configuration.seed}"
     if not facts.searched:
         return (
-            f"The student {networks} with {configuration.method.name} on {what}, for "
+            f"The student {networks} with {configuration.method.name} on {setup}, for "
             f"{facts.epochs} epochs."
         )
     methods = ", ".join(search.methods or (configuration.method.name,))
     if search.configurations:
         seeds = f", each with the seeds {', '.join(map(str, search.seeds))}" if search.seeds else ""
         return (
-            f"Nothing: {len(search.configurations)} settings of {methods} were given, for the "
-            f"student {networks} on {what}{seeds}. "
+            f"None: {len(search.configurations)} fixed configurations of {methods} were trained, "
+            f"for the student {networks} on {setup}{seeds}. "
             f"{_counts(facts)}"
         )
-    how = (
-        "no trial is stopped early"
-        if search.scheduler == "none"
-        else f"{search.scheduler} decides who goes on"
-    )
+    how = "no early stopping" if search.scheduler == "none" else f"scheduler {search.scheduler}"
     return (
-        f"The settings of {methods} for the student {networks} on {what}: {_total(facts)} "
+        f"The settings of {methods} for the student {networks} on {setup}: {_total(facts)} "
         f"trials of at most {facts.epochs} epochs, "
-        f"drawn by {search.sampler}; {how}. {_counts(facts)} Looked for: "
+        f"sampler {search.sampler}, {how}. {_counts(facts)} Objective: "
         f"{facts.goal.direction} {facts.objective} of the last "
         f"epoch{_also(facts)}."
     )
 
 
 def _also(facts: Facts) -> str:
-    others = facts.sweep.configuration.search.objectives[1:]
-    return f", with {', '.join(others)} beside it" if others else ""
+    further = facts.sweep.configuration.search.objectives[1:]
+    return f"; further objectives: {', '.join(further)}" if further else ""
 
 
 def _counts(facts: Facts) -> str:
     states = [facts.state_of(trial) for trial in facts.trials]
     names = ("complete", "stopped_early", "failed", "running", "waiting")
-    told = [f"{states.count(name)} {name.replace('_', ' ')}" for name in names if name in states]
+    counts = [f"{states.count(name)} {name.replace('_', ' ')}" for name in names if name in states]
     return (
-        f"{'' if facts.state == 'finished' else 'So far '}{', '.join(told)}."
-        if told
-        else "None has begun."
+        f"{'' if facts.state == 'finished' else 'So far '}{', '.join(counts)}."
+        if counts
+        else "No trial has started."
     )
 
 
-def _won(facts: Facts) -> str:
+def _best_trial(facts: Facts) -> str:
     best = facts.sweep.best()
     if best is None or best.value is None:
-        return "Nothing yet: no trial has ended with a value."
-    said = (
+        return "None yet: no trial has ended with a value."
+    text = (
         f"{facts.label(best)} with {facts.objective} {number(best.value)} after "
         f"{best.epochs} epochs: {facts.settings(best)}."
     )
-    said += f" It {best.taken_over}." if best.taken_over else ""
+    text += f" It {best.taken_over}." if best.taken_over else ""
     tested = [(name, measure(best, f"test/{name}/accuracy")) for name in ("best", "last")]
     if all(value is not None for _, value in tested):
         error = facts.standard_error(float(tested[0][1] or 0), "test")
         about = f" (standard error {error:.4f})" if error is not None else ""
-        said += (
-            f" On the test part, which chose nothing, it reaches {tested[0][1]:.4f}{about} "
-            f"with its weights that were best on "
-            f"validation and {tested[1][1]:.4f} with its last ones."
+        text += (
+            f" Its test accuracy is {tested[0][1]:.4f}{about} with the weights that were best on "
+            f"validation, and {tested[1][1]:.4f} with the last weights. The test part was not used "
+            f"for selection."
         )
     front = facts.sweep.front() if facts.searched else []
     if facts.sweep.configuration.search.objectives and front:
         numbers = ", ".join(str(trial.number) for trial in front)
-        said += f" On the Pareto front are trials {numbers}; the best is so by the first objective."
-    return said[0].upper() + said[1:]
+        text += f" On the Pareto front: trials {numbers}; trials are ranked by the first objective."
+    return text[0].upper() + text[1:]
 
 
 def _lead(facts: Facts) -> str:
-    others = [trial for trial in facts.best_of_methods() if trial.value is not None]
-    if len(others) < 2:
+    ranked = [trial for trial in facts.best_of_methods() if trial.value is not None]
+    if len(ranked) < 2:
         return _lead_in_method(facts)
-    best = others[0]
+    best = ranked[0]
     gaps = [
         f"{_better(facts, best, other)} the best {facts.method(other)} (trial "
-        f"{other.number}{_less(other)})"
-        for other in others[1:]
+        f"{other.number}{_stopped_mark(other)})"
+        for other in ranked[1:]
     ]
-    return f"In {facts.objective}: {', '.join(gaps)}. {_doubt(facts, best, others[1])}".strip()
+    return f"In {facts.objective}: {', '.join(gaps)}. {_doubt(facts, best, ranked[1])}".strip()
 
 
-def _less(trial: Trial) -> str:
+def _stopped_mark(trial: Trial) -> str:
     return "" if trial.state == "complete" else ", stopped early"
 
 
@@ -200,7 +198,7 @@ def _lead_in_method(facts: Facts) -> str:
 def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
     """Return how much of a lead may be chance, if the objective is an accuracy."""
     proof = (
-        "these are two trainings"
+        "this compares two trainings"
         if facts.sweep.configuration.search.seeds
         else "each is one training with one seed"
     )
@@ -211,13 +209,13 @@ def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
         or other.value is None
         or error is None
     ):
-        return f"{proof[0].upper()}{proof[1:]}: this is no proof of a difference."
+        return f"{proof[0].upper()}{proof[1:]}, which does not show a significant difference."
     lead = best.value - other.value
-    verdict = "less than that" if lead < error else f"{lead / error:.1f} times that"
+    size = "smaller" if lead < error else f"{lead / error:.1f} standard errors"
     return (
-        f"One standard error of such an accuracy on {facts.samples('validation')} validation "
-        f"samples is {error:.4f}; the lead over "
-        f"the next is {verdict}; {proof}, and the best of many looks better than it is."
+        f"The standard error of such an accuracy on {facts.samples('validation')} validation "
+        f"samples is {error:.4f}; the lead is {size}; {proof}, and the best value of many "
+        f"trials is optimistically biased."
     )
 
 
@@ -225,56 +223,60 @@ def _cost(facts: Facts) -> str:
     trained = _trained(facts)
     whole = len(facts.trials) * facts.epochs
     saved = (
-        f", {1 - trained / whole:.0%} less than {len(facts.trials)} whole trials"
+        f", {1 - trained / whole:.0%} less than {len(facts.trials)} complete trials"
         if facts.searched and trained < whole
         else ""
     )
     return (
-        f"{duration(facts.sweep.seconds)} of the driver's time, the teacher's fitting "
-        f"included; {trained:,} epochs trained{saved}."
+        f"{duration(facts.sweep.seconds)} of wall-clock time, including the training of the "
+        f"teacher; {trained:,} epochs trained{saved}."
     )
 
 
-def steps(facts: Facts, commands: Commands, edges: Sequence[str] = ()) -> list[tuple[str, str]]:
+def next_steps(
+    facts: Facts, commands: Commands, edges: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """Return the next steps, each with its command if there is one.
 
     `edges` are the best trial's settings at an end of their range.
     """
-    told = [("Go on with it:", commands.resume)] if commands.resume else []
+    steps = [("Continue the sweep:", commands.resume)] if commands.resume else []
     failed = sum(trial.state == "failed" for trial in facts.trials)
     if failed and failed >= FEW * len(facts.trials):
-        told.append((f"Look why {failed} trials failed: it stands below the table of trials.", ""))
+        steps.append(
+            (f"Check why {failed} trials failed: the reasons are below the table of trials.", "")
+        )
     if edges:
-        told.append(
+        steps.append(
             (
-                f"Search a wider space: the best trial is at the end of what was searched, "
+                f"Search a wider space: the best trial is at an end of a searched range, "
                 f"{'; '.join(edges)}.",
                 "",
             )
         )
     if commands.export:
-        told.append(("Take the best student with you:", commands.export))
+        steps.append(("Export the best student:", commands.export))
     if (
         facts.searched
         and not facts.sweep.configuration.search.configurations
         and len(facts.complete) > 1
     ):
-        told.append(
+        steps.append(
             (
-                "Train the best settings of each with several seeds before one is called the "
+                "Train the best settings of each method with several seeds before you call one "
                 "better.",
                 "",
             )
         )
     if commands.compare:
-        told.append(
+        steps.append(
             (
-                f"With the configuration below as {facts.sweep.name}.yaml, that is done for "
-                f"the methods by:",
+                f"To compare the methods so, save the configuration below as "
+                f"{facts.sweep.name}.yaml and run:",
                 commands.compare,
             )
         )
-    return told
+    return steps
 
 
 def _trained(facts: Facts) -> int:

@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Facts:
     """A sweep with values derived from its records.
 
-    `data` is its data.json, and empty if that cannot be read. `environment` is what it ran on, as
-    it was recorded then; None if it was not.
+    `data` is its data.json, and empty if that cannot be read. `environment` is the recorded
+    environment of the run; None if there is no record.
     """
 
     sweep: Sweep
@@ -104,14 +104,14 @@ class Facts:
         It is for places that already show the method.
         """
         method = self.method(trial)
-        own = {
+        plain = {
             name.removeprefix(f"{method}."): value
             for name, value in trial.settings.items()
             if name != "method.name"
         }
         return (
-            ", ".join(f"{name}={word(value)}" for name, value in own.items())
-            or "the settings given"
+            ", ".join(f"{name}={word(value)}" for name, value in plain.items())
+            or "the configured settings"
         )
 
     def best_of_methods(self) -> list[Trial]:
@@ -119,21 +119,21 @@ class Facts:
 
         A method without a complete trial is represented by its best stopped trial.
         """
-        found: dict[str, Trial] = {}
+        best: dict[str, Trial] = {}
         for trial in self.sweep.ranked():
-            found.setdefault(self.method(trial), trial)
-        return list(found.values())
+            best.setdefault(self.method(trial), trial)
+        return list(best.values())
 
     def shown(self, count: int) -> list[Trial]:
         """Return the `count` best trials and the best of every other method.
 
         A student is compared with its baselines.
         """
-        own = {trial.number for trial in self.best_of_methods()}
+        best = {trial.number for trial in self.best_of_methods()}
         return [
             trial
             for place, trial in enumerate(self.sweep.ranked())
-            if place < count or trial.number in own
+            if place < count or trial.number in best
         ]
 
     @property

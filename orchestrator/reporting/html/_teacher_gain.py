@@ -14,7 +14,7 @@ def teacher_gain(facts: Facts) -> str:
     """Return by how much the best method with a teacher is above plain training.
 
     If the same settings were trained with several seeds, it is the mean over these, with its 95 % t
-    interval. The result is "" if one of both was not trained.
+    interval. The result is "" if one of the two was not trained.
     """
     best = [
         trial
@@ -22,30 +22,28 @@ def teacher_gain(facts: Facts) -> str:
         if trial.state == "complete" and measure(trial, TESTED) is not None
     ]
     plain = next((trial for trial in best if facts.method(trial) == PLAIN), None)
-    taught = next((trial for trial in best if _needs_teacher(facts, trial)), None)
-    if plain is None or taught is None:
+    distilled = next((trial for trial in best if _needs_teacher(facts, trial)), None)
+    if plain is None or distilled is None:
         return ""
-    names = f"{facts.method(taught)} over {PLAIN}"
+    names = f"{facts.method(distilled)} over {PLAIN}"
     seeds = (
-        difference(_by_seed(facts, taught), _by_seed(facts, plain))
+        difference(_by_seed(facts, distilled), _by_seed(facts, plain))
         if facts.sweep.configuration.search.seeds
         else None
     )
     if seeds is not None and seeds.low is not None and seeds.high is not None:
-        verdict = (
-            "a difference beyond noise" if seeds.low > 0 or seeds.high < 0 else "not told apart"
-        )
+        verdict = "significant" if seeds.low > 0 or seeds.high < 0 else "not significant"
         return (
-            f"{names} on the test part, last weights, mean of {seeds.pairs} seeds: "
+            f"{names}, test accuracy with the last weights, mean of {seeds.pairs} seeds: "
             f"{seeds.mean:+.4f}, 95 % interval "
             f"[{seeds.low:+.4f}, {seeds.high:+.4f}]: {verdict}."
         )
-    gain = (measure(taught, TESTED) or 0.0) - (measure(plain, TESTED) or 0.0)
+    gain = (measure(distilled, TESTED) or 0.0) - (measure(plain, TESTED) or 0.0)
     return (
-        f"{names} on the test part, last weights: {gain:+.4f} (trial {taught.number} with "
-        f"{measure(taught, TESTED):.4f}, trial "
-        f"{plain.number} with {measure(plain, TESTED):.4f}). Each is one training: only "
-        f"several seeds tell this from noise."
+        f"{names}, test accuracy with the last weights: {gain:+.4f} (trial {distilled.number} with "
+        f"{measure(distilled, TESTED):.4f}, trial "
+        f"{plain.number} with {measure(plain, TESTED):.4f}). Each is one training: use "
+        f"several seeds to test whether the difference is significant."
     )
 
 
@@ -62,9 +60,9 @@ def _by_seed(facts: Facts, like: Trial) -> dict[int, float]:
         return {name: value for name, value in trial.settings.items() if name != SEED}
 
     alike = [trial for trial in facts.complete if without_seed(trial) == without_seed(like)]
-    found = {
+    accuracies = {
         int(trial.settings[SEED]): measure(trial, TESTED)
         for trial in alike
         if SEED in trial.settings
     }
-    return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}
+    return {seed: accuracy for seed, accuracy in accuracies.items() if accuracy is not None}

@@ -16,12 +16,12 @@ COSTS = ("seconds/epoch", "parameters")
 def trials(facts: Facts) -> str:
     """Return both tables, and the number of trials that have not ended."""
     ranked = {trial.number for trial in facts.sweep.ranked()}
-    others = [trial for trial in facts.trials if trial.number not in ranked]
-    failed = [trial for trial in others if trial.state == "failed"]
-    waiting = len(others) - len(failed)
-    said = page.paragraph(f"{waiting} have not ended.") if waiting else ""
-    return _best(facts, len(ranked)) + _failed(facts, failed) + said or page.paragraph(
-        "There is no trial yet."
+    unranked = [trial for trial in facts.trials if trial.number not in ranked]
+    failed = [trial for trial in unranked if trial.state == "failed"]
+    waiting = len(unranked) - len(failed)
+    note = page.paragraph(f"{waiting} trials have not ended.") if waiting else ""
+    return _best(facts, len(ranked)) + _failed(facts, failed) + note or page.paragraph(
+        "There are no trials yet."
     )
 
 
@@ -39,24 +39,24 @@ def _best(facts: Facts, ranked: int) -> str:
         *COSTS,
         "settings",
     ]
-    which = (
-        f"The best {BEST} and the best of every method, of {ranked}"
+    shown_trials = (
+        f"The best {BEST} and the best of every method, of {ranked} ranked trials"
         if len(shown) < ranked
-        else "All"
+        else "All ranked trials"
     )
-    said = (
-        f"{which} that can be ranked, complete trials first. Test numbers are of the "
-        f"weights that were best on validation."
+    note = (
+        f"{shown_trials}, complete trials first. Test metrics use the weights that were best on "
+        f"validation."
     )
     place = next((place for place, trial in enumerate(shown) if trial is best), None)
     return page.table(head, [_row(facts, trial) for trial in shown], place) + page.paragraph(
-        said, "muted"
+        note, "muted"
     )
 
 
 def _row(facts: Facts, trial: Trial) -> list[Any]:
     tested = [measure(trial, f"test/best/{name}") for name in TESTED]
-    words = "; ".join(part for part in (facts.settings(trial), trial.said) if part)
+    words = "; ".join(part for part in (facts.settings(trial), trial.remarks) if part)
     return [
         trial.number,
         facts.method(trial),
@@ -77,12 +77,12 @@ def _failed(facts: Facts, failed: list[Trial]) -> str:
             trial.number,
             facts.method(trial),
             trial.epochs,
-            Cell(trial.said, words=True),
+            Cell(trial.remarks, words=True),
             Cell(facts.settings(trial), words=True),
         ]
         for trial in failed[:FAILED]
     ]
-    first = f", the first {FAILED}" if len(failed) > FAILED else ""
-    return f"<h3>{len(failed)} failed{first}</h3>" + page.table(
-        ["trial", "method", "epochs", "why", "settings"], rows
+    first = f" (the first {FAILED})" if len(failed) > FAILED else ""
+    return f"<h3>{len(failed)} failed trials{first}</h3>" + page.table(
+        ["trial", "method", "epochs", "reason", "settings"], rows
     )

@@ -83,7 +83,7 @@ def legend(entries: Sequence[tuple[str, Style]], lines: bool = True) -> str:
 def figure(chart: Chart, caption: str, legend: str = "", behind: str = "") -> str:
     """Return a chart with its title, legend, caption and the numbers `behind` it."""
     kind = ' class="broad"' if chart.width > NARROW else ""
-    numbers = details("the numbers", behind) if behind else ""
+    numbers = details("Data", behind) if behind else ""
     return (
         f'<figure{kind}><h3>{text(chart.title)}</h3><div class="scroll">{chart.svg()}</div>{legend}'
         f"<figcaption>{text(caption)}</figcaption>{numbers}</figure>"

@@ -19,8 +19,14 @@ from orchestrator.reporting.html import _settings_charts as settings_charts
 from orchestrator.reporting.html import _student as student
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._pictures import pictures
-from orchestrator.reporting.html._predictions import Predictions, answers
-from orchestrator.reporting.html._summary import Commands, banner, glance, sentences, steps
+from orchestrator.reporting.html._predictions import Predictions, predict_held_out
+from orchestrator.reporting.html._summary import (
+    Commands,
+    key_numbers,
+    next_steps,
+    sentences,
+    warnings_of,
+)
 from orchestrator.reporting.html._sweep_view import Facts, measure
 from orchestrator.reporting.html._trials import trials
 from orchestrator.reporting.html.page import Section
@@ -44,28 +50,28 @@ def report(store: Store, sweep: Sweep) -> Report:
     """
     facts = Facts.of(sweep)
     commands = reproducing(store, facts)
-    found = _importance(store, facts)
-    told = sentences(facts)
+    settings_importance = _importance(store, facts)
+    topics = sentences(facts)
     sections = (
-        Section("summary", "Summary", _summary(facts, commands, told, found)),
-        Section("trials", "Best trials" if facts.searched else "The trial", trials(facts)),
+        Section("summary", "Summary", _summary(facts, commands, topics, settings_importance)),
+        Section("trials", "Best trials" if facts.searched else "Trial", trials(facts)),
         Section(
             "curves",
             "Learning curves",
-            epochs.learning_curves(facts) or page.paragraph("No epoch was reported yet."),
+            epochs.learning_curves(facts) or page.paragraph("No epoch has been reported yet."),
         ),
         Section(
             "stopped",
-            "Stopped early",
-            epochs.stopped(facts) or page.paragraph("One trial alone: nobody was compared."),
+            "Early stopping",
+            epochs.stopped(facts) or page.paragraph("There is only one trial."),
         ),
-        Section("settings", "Settings", _settings(facts, found)),
+        Section("settings", "Settings", _settings(facts, settings_importance)),
         Section("cost", "Accuracy and cost", _costs(facts)),
-        Section("student", "The best student", _student(store, facts)),
+        Section("student", "Best student", _student(store, facts)),
         Section(
             "pictures",
-            "The method's pictures",
-            pictures(store, facts) or page.paragraph("No trial left any."),
+            "Method figures",
+            pictures(store, facts) or page.paragraph("No trial has stored figures."),
         ),
         Section("configuration", "Configuration", page.preformatted(resolved(sweep))),
         Section("environment", "Environment", _environment(facts)),
@@ -76,27 +82,27 @@ def report(store: Store, sweep: Sweep) -> Report:
         f"{datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}"
     )
     foot = (
-        f"Made {datetime.now():%d %B %Y, %H:%M} of what stood in the store then. This page "
-        f"loads nothing and runs no script."
+        f"Created {datetime.now():%d %B %Y, %H:%M} from the store as it was then. This page "
+        f"loads no external files and runs no scripts."
     )
-    html = page.page(sweep.name, lead, banner(facts, commands), sections, foot)
-    return Report(html, [said for what, said in told if what in ("Won", "By how much")])
+    html = page.page(sweep.name, lead, warnings_of(facts, commands), sections, foot)
+    return Report(html, [text for topic, text in topics if topic in ("Best trial", "Lead")])
 
 
 def _summary(
-    facts: Facts, commands: Commands, told: list[tuple[str, str]], found: Importance | str
+    facts: Facts, commands: Commands, topics: list[tuple[str, str]], found: Importance | str
 ) -> str:
     best = facts.sweep.best()
     edges = settings_charts.at_the_edge(best, found) if best and not isinstance(found, str) else []
-    said = [
-        f"<p><strong>{page.text(what)}.</strong> {page.text(sentence)}</p>"
-        for what, sentence in told
+    paragraphs = [
+        f"<p><strong>{page.text(topic)}.</strong> {page.text(sentence)}</p>"
+        for topic, sentence in topics
     ]
-    following = [page.step(what, command) for what, command in steps(facts, commands, edges)]
+    following = [page.step(what, command) for what, command in next_steps(facts, commands, edges)]
     return (
-        page.facts(glance(facts))
-        + "".join(said)
-        + ("<h3>What to do next</h3>" + "".join(following) if following else "")
+        page.facts(key_numbers(facts))
+        + "".join(paragraphs)
+        + ("<h3>Next steps</h3>" + "".join(following) if following else "")
     )
 
 
@@ -110,20 +116,20 @@ def _importance(store: Store, facts: Facts) -> Importance | str:
 
 def _settings(facts: Facts, found: Importance | str) -> str:
     if not facts.searched:
-        return page.paragraph("One training searched nothing, so there is nothing to compare.")
+        return page.paragraph("A single training searches no settings.")
     drawn = [] if isinstance(found, str) else settings_charts.importance_bars(found)
-    said = page.paragraph(f"Importance is not known: {found}.") if isinstance(found, str) else ""
+    notes = page.paragraph(f"No importance: {found}.") if isinstance(found, str) else ""
     groups = settings_charts.groups(facts, None if isinstance(found, str) else found)
     for place, group in enumerate(groups):
         drawn.append(settings_charts.parallel(facts, place, group))
         drawn += settings_charts.slices(facts, place, group)
         drawn.append(settings_charts.contour(facts, place, group))
     if not groups:
-        said += page.paragraph(
-            "Parallel coordinates, slices and contours need two complete trials that differ in "
-            "a setting."
+        notes += page.paragraph(
+            "Parallel coordinates, slices and contours need at least two complete trials with "
+            "different settings."
         )
-    return said + page.charts([each for each in drawn if each])
+    return notes + page.charts([each for each in drawn if each])
 
 
 def _costs(facts: Facts) -> str:
@@ -131,15 +137,13 @@ def _costs(facts: Facts) -> str:
     several = costs.objectives(facts)
     if several:
         drawn = [several, *drawn]
-    said = (
+    note = (
         ""
         if drawn
-        else page.paragraph(
-            "Fewer than two complete trials differ in what they cost, so there is nothing to weigh."
-        )
+        else page.paragraph("No chart: it needs at least two complete trials that differ in cost.")
     )
     return (
-        said
+        note
         + page.charts(drawn)
         + (f"<h3>Pareto front</h3>{costs.front_table(facts)}" if several else "")
     )
@@ -148,55 +152,53 @@ def _costs(facts: Facts) -> str:
 def _student(store: Store, facts: Facts) -> str:
     best = facts.sweep.best()
     if best is None:
-        return page.paragraph("No trial has ended well, so there is no best student.")
+        return page.paragraph("No trial has a value yet, so there is no best student.")
     letters = list(apply(facts.sweep.configuration, best.settings).students)
     parts = [
-        page.paragraph(f"Of {facts.label(best)}, with the weights that were best on validation.")
+        page.paragraph(f"From {facts.label(best)}, with the weights that were best on validation.")
     ]
     for letter in letters:
-        found = answers(store, facts.sweep, best, letter, facts.data)
+        predictions = predict_held_out(store, facts.sweep, best, letter, facts.data)
         heading = f"<h3>Student {letter}</h3>" if len(letters) > 1 else ""
         parts.append(
             heading
             + (
-                _unanswered(found)
-                if isinstance(found, str)
-                else _answers(best, found, len(letters) > 1)
+                _missing_predictions(predictions)
+                if isinstance(predictions, str)
+                else _prediction_charts(best, predictions, len(letters) > 1)
             )
         )
     return "".join(parts)
 
 
-def _unanswered(why: str) -> str:
-    return page.paragraph(
-        f"Its confusion matrix, reliability diagram and classes cannot be shown: {why}."
-    )
+def _missing_predictions(why: str) -> str:
+    return page.paragraph(f"No confusion matrix, reliability diagram and class accuracy: {why}.")
 
 
-def _answers(best: Trial, found: Predictions, several: bool) -> str:
+def _prediction_charts(best: Trial, found: Predictions, several: bool) -> str:
     recorded = measure(
         best, f"{found.letter}/test/best/accuracy" if several else "test/best/accuracy"
     )
-    said = (
-        f"Asked anew for this page it is right in {found.accuracy:.4f} of "
+    text = (
+        f"Its accuracy, recomputed for this page, is {found.accuracy:.4f} on "
         f"{len(found.labels)} samples of the {found.part} part"
     )
     whole = len(found.labels) == found.whole and found.part == "test" and recorded is not None
-    said += f"; the training wrote down {recorded:.4f}." if whole else "."
-    return page.paragraph(said) + page.charts(
+    text += f"; the training recorded {recorded:.4f}." if whole else "."
+    return page.paragraph(text) + page.charts(
         [student.confusion(found), student.reliability(found), student.per_class(found)]
     )
 
 
 def _environment(facts: Facts) -> str:
     known = facts.environment
-    said = (
-        "What it ran on, at its last start:"
+    text = (
+        "Software and hardware at the last start of the run:"
         if known
-        else "It kept no note of what it ran on. This machine, now:"
+        else "The run did not record its environment. This is the current machine:"
     )
-    return page.paragraph(said, "muted") + page.table(
-        ["what", "which"], sorted((known or describe()).items())
+    return page.paragraph(text, "muted") + page.table(
+        ["item", "value"], sorted((known or describe()).items())
     )
 
 
@@ -232,35 +234,31 @@ def reproducing(store: Store, facts: Facts) -> Commands:
 def pairs(sweep: Sweep, trial: Trial) -> str:
     """Return the settings of a trial as `--set` options on top of the sweep's configuration."""
     method = trial.settings.get("method.name", sweep.configuration.method.name)
-    given = []
+    options = []
     for name, value in trial.settings.items():
         key = name.removeprefix(f"{method}.")
         key = key if name in (METHOD, SEED) or "." in key else f"method.{key}"
-        given.append(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}")
-    return "".join(given)
+        options.append(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}")
+    return "".join(options)
 
 
 def _reproduce(facts: Facts, commands: Commands) -> str:
     file = f"{facts.sweep.name}.yaml"
     taken = facts.sweep.best() is not None and facts.sweep.best().changes  # type: ignore[union-attr]
-    told = [
+    steps = [
         (
-            f"Save the configuration above as {file}, then the same {facts.sweep.kind} again:",
+            f"Save the configuration above as {file}, then repeat the {facts.sweep.kind}:",
             commands.again,
         ),
-        ("Go on with this one:", commands.resume),
+        (f"Continue this {facts.sweep.kind}:", commands.resume),
         (
-            "The best trial alone"
-            + (
-                " (it took its weights over from others, which this does not repeat):"
-                if taken
-                else ":"
-            ),
+            "Train the best trial alone"
+            + (" (without the weights that it copied from other trials):" if taken else ":"),
             commands.once,
         ),
-        ("Its student in a folder of its own:", commands.export),
-        ("Everything that was logged:", commands.ui),
+        ("Export its student:", commands.export),
+        ("Open MLflow:", commands.ui),
     ]
     return "".join(
-        page.paragraph(what) + page.preformatted(command) for what, command in told if command
+        page.paragraph(what) + page.preformatted(command) for what, command in steps if command
     )

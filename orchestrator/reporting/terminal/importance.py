@@ -12,7 +12,7 @@ def importance_tables(found: Mapping[str, Any], least: int, console: Console) ->
 
     Args:
         found: The result of `Importance.plain()`.
-        least: The least number of trials of a group with a table.
+        least: The smallest number of trials of a group with a table.
         console: The console.
     """
     rankings: Sequence[Mapping[str, Any]] = found["rankings"]
@@ -30,36 +30,36 @@ def importance_tables(found: Mapping[str, Any], least: int, console: Console) ->
                 f"{ranking['fanova'][name]:.3f}",
             )
         console.print(table)
-    which = "complete trials alone: what a trial that was stopped early reached is of fewer epochs"
+    trials = "complete trials only, because trials that were stopped early trained fewer epochs"
     if found["epoch"] is not None:
-        which = (
-            f"all trials that reached epoch {found['epoch']}, by their value there, also "
-            f"those that were stopped early later"
+        trials = (
+            f"all trials that reached epoch {found['epoch']}, by their value after it, including "
+            f"trials that were stopped early later"
         )
-    _say(console, f"counted: {which}")
-    _say(
+    _print(console, f"compared: {trials}")
+    _print(
         console,
-        f"PED-ANOVA: what tells the best trials from the others, by {found['objective']} "
+        f"PED-ANOVA: separates the best trials from the others, by {found['objective']} "
         f"({found['direction']})",
     )
-    _say(
+    _print(
         console,
-        "chance: how often PED-ANOVA finds as much in shuffled values; a share whose chance is "
-        "above 0.05 may be noise",
+        "chance: how often PED-ANOVA finds at least this share in shuffled values; above 0.05 the "
+        "share may be noise",
     )
-    _say(console, "fANOVA: what explains the spread of all values")
+    _print(console, "fANOVA: explains the variance of all values")
     if found["changed"]:
-        why = "population based training gave them other settings while they trained"
-        _say(console, f"left out: {found['changed']} trials, as {why}")
+        reason = "population based training changed their settings during training"
+        _print(console, f"omitted: {found['changed']} trials, because {reason}")
     if found["too_few"]:
-        _say(console, f"too few trials (under {least}): {'; '.join(found['too_few'])}")
+        _print(console, f"too few trials (fewer than {least}): {'; '.join(found['too_few'])}")
     if found["alike"]:
-        _say(
+        _print(
             console,
-            f"nothing to compare (fewer than two settings differ, or no value does): "
+            f"nothing to compare (fewer than two settings differ, or all values are equal): "
             f"{'; '.join(found['alike'])}",
         )
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from methods import METHODS, allowed, shown_default
+from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from search_spaces import SPACES
 
@@ -15,11 +15,10 @@ def print_methods(console: Console) -> None:
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
         for item in dataclasses.fields(method.Settings):
-            line = (
-                f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
-            )
+            values = f"{format_default(item)} ({describe_allowed(item)})"
+            line = f"  {item.name} = {values}: {item.metadata['doc']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        searched = "; ".join(search_questions(name)) or "nothing"
+        searched = "; ".join(search_parameters(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
         console.print(
             f"  first tried: {'; '.join(first_points(name))}\n",
@@ -41,39 +40,39 @@ def _point(point: dict[str, Any]) -> str:
     )
 
 
-def search_questions(name: str) -> list[str]:
+def search_parameters(name: str) -> list[str]:
     """Return every parameter of a search space once, keys of the configuration last.
 
     A conditional parameter is shown with its condition.
     """
-    ways = list_branches(name, {})
-    asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
+    branches = list_branches(name, {})
+    names = dict.fromkeys(name for branch in branches for name in (*branch.choices, *branch.ranges))
     return [
-        f"{_said(question, ways)}{_condition(question, ways)}"
-        for question in sorted(asked, key=lambda name: "." in name)
+        f"{_describe_parameter(name, branches)}{_condition(name, branches)}"
+        for name in sorted(names, key=lambda name: "." in name)
     ]
 
 
-def _said(question: str, ways: list[SpaceBranch]) -> str:
-    way = next(way for way in ways if question in way.choices or question in way.ranges)
-    if question in way.choices:
-        return f"{question} one of {', '.join(map(str, way.choices[question]))}"
-    low, high, log = way.ranges[question]
-    return f"{question} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
+def _describe_parameter(name: str, branches: list[SpaceBranch]) -> str:
+    branch = next(branch for branch in branches if name in branch.choices or name in branch.ranges)
+    if name in branch.choices:
+        return f"{name} one of {', '.join(map(str, branch.choices[name]))}"
+    low, high, log = branch.ranges[name]
+    return f"{name} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
 
 
-def _condition(question: str, ways: list[SpaceBranch]) -> str:
+def _condition(name: str, branches: list[SpaceBranch]) -> str:
     """Return the condition of a parameter, such as ` if cam = True`; "" if it has none."""
-    where = [way for way in ways if question in way.choices or question in way.ranges]
+    matching = [branch for branch in branches if name in branch.choices or name in branch.ranges]
     needed: list[str] = []
-    for name, choices in where[0].choices.items():
-        given = {way.answers.get(name) for way in where}
+    for other, choices in matching[0].choices.items():
+        values = {branch.answers.get(other) for branch in matching}
         if (
-            name != question
-            and len(given) < len(choices)
-            and all(name in way.answers for way in where)
+            other != name
+            and len(values) < len(choices)
+            and all(other in branch.answers for branch in matching)
         ):
             needed.append(
-                f"{name} = {' or '.join(str(choice) for choice in choices if choice in given)}"
+                f"{other} = {' or '.join(str(choice) for choice in choices if choice in values)}"
             )
     return f" if {' and '.join(needed)}" if needed else ""

@@ -27,12 +27,12 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 
 COSTS = ("seconds/", "cache/")
-AT_WORK = 8  # running trials that a frame lists
+MAX_RUNNING = 8  # running trials that a frame lists
 # Metrics of a trial so far, not of an epoch
 TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")
 NOTES = 10  # newest notes of a sweep that are shown
 TESTED = ("test/last/accuracy", "test/best/accuracy", "best_epoch")  # metrics of a complete trial
-LOST = "its test accuracy is lost with the record and the checkpoint"
+LOST = "its test accuracy was lost with the record and the checkpoint"
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
@@ -68,7 +68,7 @@ class Display:
     def preparing(self, what: str) -> None:
         """Show a step before the first trial."""
         self.step = what
-        self._say(what)
+        self._print(what)
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show the progress of the teacher's training."""
@@ -78,7 +78,7 @@ class Display:
         )
         assert self.sweep.configuration.teacher is not None
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
-            self._say(self.step)
+            self._print(self.step)
 
     def teacher_ready(self, words: str) -> None:
         """Show that the teacher is ready. Unlike a step, this line remains in a terminal."""
@@ -107,22 +107,22 @@ class Display:
                 self.costs[name] = self.costs.get(name, 0.0) + value
         if self.sweep.kind == "train":
             shown = ("train/loss", "validation/accuracy", "validation/nll")
-            told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+            line = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
             if self.sweep.configuration.peers:
-                own = [
+                per_student = [
                     f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students
                 ]
-                told += f" ({describe_students(self.sweep.configuration)}); " + ", ".join(
-                    f"{name} {metrics[name]:.4f}" for name in own
+                line += f" ({describe_students(self.sweep.configuration)}); " + ", ".join(
+                    f"{name} {metrics[name]:.4f}" for name in per_student
                 )
-            self._say(f"epoch {epoch}: {told}")
+            self._print(f"epoch {epoch}: {line}")
         self._refresh()
 
     def trial_changed(self, trial: Trial) -> None:
         """Show that a trial continues from the weights of another one."""
         change = trial.changes[-1]
-        self._say(
-            f"trial {trial.number} takes over trial {change['source']} after epoch "
+        self._print(
+            f"trial {trial.number} copies the weights of trial {change['source']} after epoch "
             f"{change['epoch']}: {settings(trial)}"
         )
 
@@ -137,11 +137,11 @@ class Display:
         if self.live and trial.message:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif not self.live:
-            self._say(f"{text} [{self._counts()}]")
-            self._say_best()
+            self._print(f"{text} [{self._counts()}]")
+            self._print_best()
         self._refresh()
 
-    def _say_best(self) -> None:
+    def _print_best(self) -> None:
         best = self.sweep.best()
         if (
             best is not None
@@ -149,10 +149,10 @@ class Display:
             and best.value is not None
             and self.sweep.kind == "sweep"
         ):
-            self._say(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
+            self._print(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
         self.best = best
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.live:
             self._refresh()
         else:
@@ -184,12 +184,14 @@ class Display:
                 self.epochs_before,
             )
             total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
-        own = done - before
-        left = (time.monotonic() - self.first) / own * (total - done) if own else None
-        if left is not None and budget:
-            left = min(left, max(budget - elapsed, 0))
+        progress = done - before
+        remaining = (
+            (time.monotonic() - self.first) / progress * (total - done) if progress else None
+        )
+        if remaining is not None and budget:
+            remaining = min(remaining, max(budget - elapsed, 0))
         return f"{elapsed:.0f} s elapsed" + (
-            f", about {left:.0f} s left" if left is not None else ""
+            f", about {remaining:.0f} s left" if remaining is not None else ""
         )
 
     def frame(self) -> Text:
@@ -200,24 +202,26 @@ class Display:
         ranked = self.sweep.ranked()
         if ranked and ranked[0].value is not None:
             text.append(f"\nbest{_by_first(self.sweep)}: {_best_line(self.sweep, ranked[0])}")
-        if at_work := self._at_work():
-            text.append(f"\nat work: {at_work}")
+        if running := self._running_trials():
+            text.append(f"\nrunning: {running}")
         return text
 
-    def _at_work(self) -> str:
+    def _running_trials(self) -> str:
         """Return the running trials in one line, with epochs and the last objective value."""
         epochs = self.sweep.configuration.training.epochs
         running = [
             trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"
         ]
-        told = [
+        lines = [
             f"trial {trial.number}, {trial.epochs} of "
             f"{trial.settings.get('training.epochs', epochs)} epochs"
             + (f" ({trial.value:.4f})" if trial.value is not None else "")
-            for trial in running[:AT_WORK]
+            for trial in running[:MAX_RUNNING]
         ]
         return "; ".join(
-            [*told, f"and {len(running) - AT_WORK} more"] if len(running) > AT_WORK else told
+            [*lines, f"and {len(running) - MAX_RUNNING} more"]
+            if len(running) > MAX_RUNNING
+            else lines
         )
 
 
@@ -225,7 +229,7 @@ def settings(trial: Trial) -> str:
     """Return the parameters in force of a trial in one line."""
     return (
         ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
-        or "the settings given"
+        or "the configured settings"
     )
 
 
@@ -252,14 +256,14 @@ def _best_line(sweep: Sweep, best: Trial) -> str:
     if best.state == "stopped_early":
         return (
             f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will "
-            f"come before it"
+            f"rank above it"
         )
     if ahead := sweep.stopped_ahead():
-        had = (
+        stopped = (
             f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after "
             f"{ahead.epochs} epochs"
         )
-        return f"{line}; {had}, which is not compared"
+        return f"{line}; {stopped}, which is not comparable"
     return line
 
 
@@ -297,7 +301,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
         console.print(
             f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} "
             f"with its last weights, "
-            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
+            f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation",
             highlight=False,
             soft_wrap=True,
         )
@@ -309,7 +313,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
         )
     elif best:
         advice = (
-            "give it more time, or fewer training.epochs"
+            "increase search.time_budget or reduce training.epochs"
             if sweep.state == "finished"
             else "resume the sweep"
         )
@@ -322,14 +326,15 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
         console.print(
-            f"{waiting} trials never had a turn: give it more time, or resume the sweep",
+            f"{waiting} trials did not start: increase search.time_budget or resume the sweep",
             soft_wrap=True,
             highlight=False,
         )
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
         console.print(
-            f"{failed} of {len(sweep.trials)} trials failed: `{commands['status']}` says why",
+            f"{failed} of {len(sweep.trials)} trials failed: run `{commands['status']}` to see the "
+            f"reasons",
             highlight=False,
             soft_wrap=True,
         )
@@ -348,21 +353,23 @@ def _front(sweep: Sweep) -> Table:
         table.add_column(column, overflow="fold")
     for trial in sweep.front():
         table.add_row(
-            str(trial.number), *(_reached(value) for value in trial.values or ()), settings(trial)
+            str(trial.number),
+            *(_objective_text(value) for value in trial.values or ()),
+            settings(trial),
         )
     return table
 
 
-def _reached(value: float) -> str:
+def _objective_text(value: float) -> str:
     return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def students(sweep: Sweep, trial: Trial) -> list[str]:
     """Return a line for each student of a complete trial.
 
-    A line has the test accuracies, and the gain over the student's own KD if it is known.
+    A line has the test accuracies, and the gain over single-student KD if it is known.
     """
-    gained, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
+    gains, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
     lines = (
         [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
         if sweep.kind == "sweep"
@@ -373,19 +380,18 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
             lines.append(f"student {letter} ({student.network.name}): {LOST}")
             continue
         last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in TESTED)
-        gain = gained.get(letter)
-        over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
+        gain = gains.get(letter)
+        over = f", {gain.test:+.4f} over single-student KD (trial {gain.baseline})," if gain else ""
         lines.append(
             f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with "
             f"its last weights, "
-            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
+            f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation"
         )
-    alone = [letter for letter in configuration.students if letter not in gained]
+    alone = [letter for letter in configuration.students if letter not in gains]
     if sweep.kind == "sweep" and alone and uses_peers(sweep, trial):
         lines.append(
-            f"no kd trial is complete with the network of student {' and '.join(alone)}, so "
-            f"nothing is said of what it has of the "
-            "others: search kd beside it"
+            f"no gain from peer learning for student {' and '.join(alone)}: no kd trial with the "
+            f"same network is complete; add kd to search.methods"
         )
     return lines
 
@@ -401,7 +407,7 @@ def costs(display: Display, console: Console) -> None:
     if not total:
         return
     seconds["rest"] = total - sum(seconds.values())
-    table = Table(title="where the time went")
+    table = Table(title="training time by part")
     for column in ("part", "seconds", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, value in sorted(seconds.items(), key=lambda pair: -pair[1]):
@@ -409,9 +415,7 @@ def costs(display: Display, console: Console) -> None:
     console.print(table)
     if "cache/hits" in display.costs:
         hits, misses = (display.costs[f"cache/{name}"] for name in ("hits", "misses"))
-        console.print(
-            f"teacher's cache: {hits:.0f} views found, {misses:.0f} computed", highlight=False
-        )
+        console.print(f"teacher cache: {hits:.0f} hits, {misses:.0f} misses", highlight=False)
 
 
 def _shown(sweep: Sweep) -> list[Trial]:
@@ -429,25 +433,25 @@ def _shown(sweep: Sweep) -> list[Trial]:
 def show_damage(sweep: Sweep, option: str) -> None:
     """Print the damaged files of a sweep to standard error.
 
-    `option` is the part of a command that names the store.
+    `option` is the command-line option that selects the store.
     """
-    told = sweep.damage(option)
+    damage = sweep.damage(option)
     for text in [
-        *told[:NOTES],
-        *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else []),
+        *damage[:NOTES],
+        *([f"{len(damage) - NOTES} more files are damaged"] if len(damage) > NOTES else []),
     ]:
         print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
 def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
     """Print a line for each sweep of a store: state, counts of its trials, and best value."""
-    table = Table(title=None if sweeps else "no sweeps in this store yet")
-    for column in ("sweep", "state", "trials", "best", "of"):
+    table = Table(title=None if sweeps else "this store has no sweeps yet")
+    for column in ("sweep", "state", "trials", "best", "objective"):
         table.add_column(column, overflow="fold")
     for sweep in sweeps:
-        found = sweep.status()
-        counts = Counter(trial["state"] for trial in found["trials"])
-        best = found["best"]
+        status = sweep.status()
+        counts = Counter(trial["state"] for trial in status["trials"])
+        best = status["best"]
         value = (
             f"{best['value']:.4f}, trial {best['number']}"
             if best and best["value"] is not None
@@ -456,25 +460,25 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
         trials = ", ".join(f"{count} {state}" for state, count in counts.items())
         table.add_row(
             sweep.name,
-            found["state"],
+            status["state"],
             trials,
             value,
-            describe_objective(sweep.configuration, found["objective"]),
+            describe_objective(sweep.configuration, status["objective"]),
         )
     console.print(table)
 
 
 def status_table(sweep: Sweep, console: Console) -> None:
     """Print every trial of a sweep with its state and, if it failed, the reason."""
-    found = sweep.status()
-    looked_for = ", ".join(
+    status = sweep.status()
+    objectives = ", ".join(
         f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}"
         for goal in goals(sweep.configuration.search)
     )
-    table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
+    table = Table(title=f"{sweep.name}: {status['state']}, {objectives}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
         table.add_column(column, overflow="fold")
-    for summary_ in found["trials"]:
+    for summary_ in status["trials"]:
         trial = sweep.trials[summary_["number"]]
         value = f"{trial.value:.4f}" if trial.value is not None else ""
         table.add_row(
@@ -483,7 +487,7 @@ def status_table(sweep: Sweep, console: Console) -> None:
             value,
             str(trial.epochs),
             settings(trial),
-            Text(trial.said),
+            Text(trial.remarks),
         )
     console.print(table)
     for note in sweep.notes[-NOTES:]:

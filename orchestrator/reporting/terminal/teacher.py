@@ -1,4 +1,4 @@
-"""Show the progress of `run.py teacher`: steps, epochs, and a bar while the cache is filled."""
+"""Show the progress of `run.py teacher`: steps, epochs, and a progress bar for the cache."""
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +20,7 @@ class TeacherDisplay:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar: Progress | None = None
-        self.found = self.computed = 0
+        self.cached = self.computed = 0
 
     def __enter__(self) -> "TeacherDisplay":
         return self
@@ -31,19 +31,19 @@ class TeacherDisplay:
 
     def preparing(self, what: str) -> None:
         """Show a step."""
-        self._say(what)
+        self._print(what)
 
     def note(self, text: str) -> None:
         """Show a note about the run as a whole."""
-        self._say(f"note: {text}")
+        self._print(f"note: {text}")
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show an epoch of the training."""
-        self._say(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")
+        self._print(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")
 
     def teacher_ready(self, words: str) -> None:
         """Show that the teacher is ready."""
-        self._say(words)
+        self._print(words)
 
     def begin(self, views: int, samples: int) -> None:
         """Start the display for `views` views of `samples` samples each."""
@@ -76,21 +76,21 @@ class TeacherDisplay:
     def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
         """Show that a view is in the cache. `view` is None for the clean view."""
         for note in notes:
-            self._say(f"note: {note}")
+            self._print(f"note: {note}")
         computed = metrics["cache/misses"] > 0
-        self.computed, self.found = self.computed + computed, self.found + (not computed)
+        self.computed, self.cached = self.computed + computed, self.cached + (not computed)
         if not self.bar:
             name = "the clean view" if view is None else f"view {view}"
-            self._say(
-                f"{name} {'computed' if computed else 'was there'} "
-                f"({self.computed + self.found} of {self.views})"
+            self._print(
+                f"{name} {'computed' if computed else 'cached'} "
+                f"({self.computed + self.cached} of {self.views})"
             )
 
     def end(self) -> None:
         """Close the display and print the counts."""
         if self.bar:
             self.bar.stop()
-        self._say(f"cache: {self.computed} views computed, {self.found} were there")
+        self._print(f"cache: {self.computed} views computed, {self.cached} were cached")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Published accuracies of settings that a comparison may repeat, with source and conditions."""
+"""Published accuracies for some settings of a comparison, with source and conditions."""
 
 from dataclasses import dataclass
 
@@ -31,10 +31,14 @@ class Published:
 
 
 def _cifar100(
-    teacher: str, student: str, of_teacher: float, alone: float, **accuracies: tuple[float, float]
+    teacher: str,
+    student: str,
+    teacher_accuracy: float,
+    cross_entropy: float,
+    **accuracies: tuple[float, float],
 ) -> Published:
-    found = {"cross_entropy": (alone, None), **accuracies}
-    return Published("CIFAR100", teacher, student, 240, of_teacher, found)
+    by_method = {"cross_entropy": (cross_entropy, None), **accuracies}
+    return Published("CIFAR100", teacher, student, 240, teacher_accuracy, by_method)
 
 
 PUBLISHED = (
@@ -77,11 +81,11 @@ PUBLISHED = (
 )
 
 
-def published(configuration: Configuration) -> Published | None:
-    """Return what is published of a comparison's data, teacher, student and number of epochs.
+def find_published(configuration: Configuration) -> Published | None:
+    """Return the published results for the data, teacher, student and epochs of a comparison.
 
-    None if one of them differs. Data with a part left out or made wrong, and students that learn
-    from one another, are another setting.
+    None if one of them differs. Reduced or noisy data, and students that learn from each other, are
+    different settings.
     """
     data, teacher = configuration.data, configuration.teacher
     if (
@@ -94,13 +98,13 @@ def published(configuration: Configuration) -> Published | None:
         return None
     if data.limit.train or data.limit.test:
         return None
-    asked = (
+    setting = (
         data.name,
         teacher.network.name,
         configuration.student.name,
         configuration.training.epochs,
     )
     return next(
-        (one for one in PUBLISHED if (one.data, one.teacher, one.student, one.epochs) == asked),
+        (one for one in PUBLISHED if (one.data, one.teacher, one.student, one.epochs) == setting),
         None,
     )

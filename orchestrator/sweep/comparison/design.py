@@ -31,21 +31,21 @@ def parse_methods(text: str) -> tuple[str, ...]:
     for name in methods:
         if name not in METHODS:
             raise ConfigurationError(
-                f"--methods: {name!r} is no method: {suggest_name(name, METHODS)}; see `python "
+                f"--methods: {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
                 f"run.py methods`",
                 field="--methods",
                 value=name,
                 allowed=tuple(METHODS),
             )
-    if twice := [name for place, name in enumerate(methods) if name in methods[:place]]:
+    if repeated := [name for i, name in enumerate(methods) if name in methods[:i]]:
         raise ConfigurationError(
-            f"--methods names {twice[0]!r} twice: name each method once",
+            f"--methods contains {repeated[0]!r} twice: give each method once",
             field="--methods",
-            value=twice[0],
+            value=repeated[0],
             allowed="each method once",
         )
     if len(methods) < 2:
-        given = f"names {methods[0]!r} alone" if methods else "names none"
+        given = f"contains only {methods[0]!r}" if methods else "is empty"
         raise ConfigurationError(
             f"--methods {given}: give two or more, such as cross_entropy,kd,wttm",
             field="--methods",
@@ -61,36 +61,36 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     Settings under `method` stay, and are frozen, if that method is compared.
 
     Raises:
-        ConfigurationError: The configuration cannot be compared.
+        ConfigurationError: The configuration does not allow a comparison.
     """
     search = configuration.search
     if not 1 <= seeds <= LONGEST_LIST:
         raise ConfigurationError(
-            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10",
+            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, preferably 10",
             field="--seeds",
             value=seeds,
             allowed=(1, LONGEST_LIST),
         )
     if configuration.seed + seeds > LARGEST_SEED:
         raise ConfigurationError(
-            f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one",
+            f"seed = {configuration.seed} leaves no room for {seeds} further seeds: give at most "
+            f"{LARGEST_SEED - seeds}",
             field="seed",
             value=configuration.seed,
             allowed=(0, LARGEST_SEED - seeds),
         )
     if search.configurations:
         raise ConfigurationError(
-            "search.configurations searches nothing, and a comparison searches for each "
-            "method: leave it out",
+            "search.configurations is not allowed in a comparison, which searches for the "
+            "settings of each method: leave it out",
             field="search.configurations",
             value=search.configurations,
             allowed="left out",
         )
     if search.scheduler == "pbt":
         raise ConfigurationError(
-            "search.scheduler = 'pbt' changes settings while a trial trains, so that no "
-            "settings could be trained again: take "
-            "asha, median, hyperband or none",
+            "search.scheduler = 'pbt' changes settings during a trial, so that they cannot be "
+            "trained again over seeds: set search.scheduler to asha, median, hyperband or none",
             field="search.scheduler",
             value="pbt",
             allowed=("asha", "median", "hyperband", "none"),
@@ -104,7 +104,7 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
             "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()}),
         }
     )
-    return common.noting(
+    return common.with_yielded(
         {key: sentence for key, sentence in common.yielded.items() if key != "search.methods"}
     )
 
@@ -115,15 +115,15 @@ def search_of(common: Configuration, method: str) -> Configuration:
 
 
 def note_of(common: Configuration, method: str) -> str:
-    """Return why the search of a method has fewer trials than requested; empty if it has not."""
+    """Return why the search of a method has fewer trials than requested; empty otherwise."""
     return _search(common, method)[1]
 
 
 def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
-    own = common.method if common.method.name == method else Choice(name=method)
+    choice = common.method if common.method.name == method else Choice(name=method)
     return limit_trials(
         common.model_copy(
-            update={"method": own, "search": common.search.model_copy(update={"methods": ()})}
+            update={"method": choice, "search": common.search.model_copy(update={"methods": ()})}
         )
     )
 
@@ -144,8 +144,8 @@ def over_seeds(
         seeds: Number of seeds.
     """
     fixed = [
-        {METHOD: name, **{qualify_name(key, name): value for key, value in own.items()}}
-        for name, own in settings.items()
+        {METHOD: name, **{qualify_name(key, name): value for key, value in values.items()}}
+        for name, values in settings.items()
     ]
     method = common.method if common.method.name in settings else Choice(name=next(iter(settings)))
     search = common.search.model_copy(

@@ -25,18 +25,20 @@ def quality(result: Result) -> tuple[Titles, Rows]:
         "accuracy, best weights, %",
         "NLL",
         "ECE",
-        *(["published, %"] if result.beside else []),
+        *(["published, %"] if result.published else []),
     ]
     rows = []
     for row in result.rows:
-        differences = [_against(row, reference) for reference in result.references]
+        differences = [_format_difference(row, reference) for reference in result.references]
         means = [
-            _mean(row, "best_accuracy", 100, 2),
-            _mean(row, "nll", 1, 3),
-            _mean(row, "ece", 1, 3),
+            _format_mean(row, "best_accuracy", 100, 2),
+            _format_mean(row, "nll", 1, 3),
+            _format_mean(row, "ece", 1, 3),
         ]
-        beside = [_published(result.beside, row.method)] if result.beside else []
-        rows.append([row.method, _mean(row, "accuracy", 100, 2), *differences, *means, *beside])
+        published = [_format_published(result.published, row.method)] if result.published else []
+        rows.append(
+            [row.method, _format_mean(row, "accuracy", 100, 2), *differences, *means, *published]
+        )
     return titles, rows
 
 
@@ -55,44 +57,44 @@ def costs(result: Result) -> tuple[Titles, Rows]:
     rows = []
     for row in result.rows:
         student = row.student
-        own = (
+        student_cost = (
             [f"{student.parameters:,}", f"{student.multiply_adds:,}", f"{student.latency_ms:.3f}"]
             if student
             else [NONE] * 3
         )
-        spent = [_spent(cost.cpu_s, cost) for cost in (row.search, row.over_seeds)]
-        spent += [_spent(cost.gpu_s, cost) for cost in (row.search, row.over_seeds)] if gpu else []
-        rows.append([row.method, *own, *spent])
+        compute_cost = [_format_cost(cost.cpu_s, cost) for cost in (row.search, row.over_seeds)]
+        compute_cost += (
+            [_format_cost(cost.gpu_s, cost) for cost in (row.search, row.over_seeds)] if gpu else []
+        )
+        rows.append([row.method, *student_cost, *compute_cost])
     return titles, rows
 
 
-def said(result: Result) -> list[str]:
-    """Return the conclusions as sentences: what differs, what does not, and what was left out."""
-    unfinished = f"unfinished: {result.unfinished}; nothing is claimed before the last one"
+def list_conclusions(result: Result) -> list[str]:
+    """Return the conclusions as sentences: significant differences, and methods left out."""
+    unfinished = f"unfinished: {result.unfinished}; no conclusions before all have ended"
     claims = [unfinished] if result.unfinished else _claims(result)
     return [*claims, *(f"{row.method}: {row.message}" for row in result.rows if row.message)]
 
 
 def conditions(result: Result) -> list[str]:
-    """Return how the numbers were obtained, as sentences."""
+    """Return the experimental conditions as sentences."""
     seeds, trials = result.seeds, result.trials
     sizes = ", ".join(f"{size:,} {part}" for part, size in result.sizes.items())
-    reached = (
+    accuracy_note = (
         ""
         if result.teacher_accuracy is None
         else f" (validation accuracy {result.teacher_accuracy:.4f})"
     )
     lines = [
-        f"data {result.data} ({sizes}); teacher {result.teacher}{reached}; student "
+        f"data {result.data} ({sizes}); teacher {result.teacher}{accuracy_note}; student "
         f"{result.student}; {result.epochs} epochs",
         f"for each method a search of {trials} trials on the validation part, then its best "
-        f"settings with the seeds "
-        f"{seeds[0]} to {seeds[-1]}, which no search saw: equal seeds have the same first "
-        f"weights, batches and views",
-        "accuracy, NLL and ECE are of the last weights, on the test part: mean ± standard "
-        "error over the seeds; "
-        "best weights are of the epoch that was best on validation, and judged on the test "
-        "part too",
+        f"settings with the seeds {seeds[0]} to {seeds[-1]}, which no search used: equal seeds "
+        f"give the same initial weights, batches and views",
+        "accuracy, NLL and ECE are those of the last weights on the test part, mean ± standard "
+        "error over the seeds; best weights are those of the best epoch on validation, also "
+        "evaluated on the test part",
     ]
     if fewer := [
         f"{row.method} with {row.searched}"
@@ -100,44 +102,39 @@ def conditions(result: Result) -> list[str]:
         if row.searched is not None and row.searched < trials
     ]:
         lines.insert(2, f"searches that ended with fewer trials: {', '.join(fewer)}")
-    if gone := [row.method for row in result.rows if row.searched is None]:
+    if removed := [row.method for row in result.rows if row.searched is None]:
         lines.insert(
             2,
-            f"searches that are not in the store any more, so that nothing is known of their "
-            f"cost: {', '.join(gone)}",
+            f"searches that are no longer in the store, so that their cost is unknown: "
+            f"{', '.join(removed)}",
         )
     if len(seeds) > 1:
         lines.append(
-            f"differences are of pairs with the same seed: mean [{LEVEL:.0%} t interval, of "
-            f"each by itself] and the p of a paired "
-            "t-test, corrected by Holm for all differences of the table"
+            f"differences are paired by seed: mean [{LEVEL:.0%} t interval, not corrected] and "
+            f"the p of a paired t-test with Holm's correction for all differences of the table"
         )
     else:
-        lines.append(
-            "one seed has no interval and no p: nothing is said of how much another one would "
-            "differ"
-        )
+        lines.append("one seed gives no interval and no p: the variation between seeds is unknown")
     lines.append(
-        "multiply-adds of one image; latency of one image on one CPU thread of the machine "
-        "that compared, float32, a median"
+        "multiply-adds are those of one image; latency is the median for one image on one CPU "
+        "thread of this machine, float32"
     )
     lines.append(
-        "cost up to each trial's last report, of the processes that train, without the fitting "
-        "of the teacher, which all share, "
-        "and without the processes that decode the pictures of a folder; "
-        "what trains first also pays for what is paid once: the start of a worker, the "
-        "teacher's pass over a view"
+        "cost is that of the training processes up to each trial's last report, without the "
+        "training of the teacher, which all methods share, and without the processes that "
+        "decode images of a folder; the first trials include costs that arise once: the start "
+        "of a worker, and the teacher's pass over a view"
     )
     if "," in result.student:
         lines.append(
-            "several students train together: accuracy is as search.students says, and the "
-            "student that costs is a"
+            "several students train together: accuracy is aggregated as in search.students, and "
+            "the inference cost is that of student a"
         )
-    if result.beside:
-        beside = result.beside
+    if result.published:
+        published = result.published
         lines.append(
-            f"published: {beside.source}; {beside.conditions}; its teacher reached "
-            f"{beside.teacher_accuracy:g} %"
+            f"published: {published.source}; {published.conditions}; its teacher reached "
+            f"{published.teacher_accuracy:g} %"
         )
     return lines
 
@@ -145,15 +142,18 @@ def conditions(result: Result) -> list[str]:
 def markdown(result: Result) -> str:
     """Return the whole page in Markdown."""
     settings = [
-        [row.method, ", ".join(f"{key} = {_short(value)}" for key, value in row.settings.items())]
+        [
+            row.method,
+            ", ".join(f"{key} = {_format_value(value)}" for key, value in row.settings.items()),
+        ]
         for row in result.rows
     ]
     parts = [
         f"# {result.name}: {', '.join(row.method for row in result.rows)}",
-        "\n".join(f"- {line}" for line in said(result)),
-        _lines(*quality(result)),
-        _lines(*costs(result)),
-        _lines(["method", "settings that its search chose"], settings),
+        "\n".join(f"- {line}" for line in list_conclusions(result)),
+        _markdown_table(*quality(result)),
+        _markdown_table(*costs(result)),
+        _markdown_table(["method", "settings chosen by its search"], settings),
         "\n".join(f"- {line}" for line in conditions(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -164,62 +164,62 @@ def show(result: Result, console: Console) -> None:
     name = f"{result.name} (unfinished)" if result.unfinished else result.name
     for title, (titles, rows) in (("test part", quality(result)), ("cost", costs(result))):
         table = Table(title=f"{name}: {title}")
-        for place, each in enumerate(titles):
-            table.add_column(each, justify="right" if place else "left", overflow="fold")
+        for index, each in enumerate(titles):
+            table.add_column(each, justify="right" if index else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in (*said(result), *conditions(result)):
+    for line in (*list_conclusions(result), *conditions(result)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def metrics(result: Result) -> dict[str, float]:
     """Return the numbers by name, for MLflow."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for row in result.rows:
         for name, mean in row.means.items():
-            found[f"comparison/{row.method}/{name}"] = mean.value
-            found |= (
+            values[f"comparison/{row.method}/{name}"] = mean.value
+            values |= (
                 {f"comparison/{row.method}/{name}_error": mean.error}
                 if mean.error is not None
                 else {}
             )
         for reference, against in row.against.items():
             name = f"comparison/{row.method}/over_{reference}"
-            found[name] = against.difference.mean
-            found |= {f"{name}_p": against.corrected} if against.corrected is not None else {}
-    return found
+            values[name] = against.difference.mean
+            values |= {f"{name}_p": against.corrected} if against.corrected is not None else {}
+    return values
 
 
 def _claims(result: Result) -> Iterator[str]:
-    """Yield sentences for each reference: methods that are better, worse or indistinguishable."""
+    """Yield for each reference which methods are better, worse or not significantly different."""
     for reference in result.references:
         others = {
             row.method: row.against[reference] for row in result.rows if reference in row.against
         }
-        kinds: dict[str, Callable[[Against], bool]] = {
+        comparisons: dict[str, Callable[[Against], bool]] = {
             "better than": lambda one: one.difference.mean > 0,
             "worse than": lambda one: one.difference.mean < 0,
         }
-        sure = {
+        significant = {
             name: one
             for name, one in others.items()
             if one.corrected is not None and one.corrected < RATE
         }
-        for kind, holds in kinds.items():
-            if names := [name for name, one in sure.items() if holds(one)]:
+        for kind, matches in comparisons.items():
+            if names := [name for name, one in significant.items() if matches(one)]:
                 yield (
                     f"{kind} {reference} on the test part, with a corrected p below "
                     f"{RATE:.2g}: {', '.join(names)}"
                 )
-        if open_ := [name for name in others if name not in sure]:
+        if not_significant := [name for name in others if name not in significant]:
             yield (
-                f"not told apart from {reference} by {len(result.seeds)} "
-                f"seed{'s' * (len(result.seeds) > 1)}: {', '.join(open_)}"
+                f"no significant difference to {reference} with {len(result.seeds)} "
+                f"seed{'s' * (len(result.seeds) > 1)}: {', '.join(not_significant)}"
             )
 
 
-def _mean(row: Row, name: str, times: float, digits: int) -> str:
+def _format_mean(row: Row, name: str, times: float, digits: int) -> str:
     mean: Mean | None = row.means.get(name)
     if mean is None:
         return NONE
@@ -228,7 +228,7 @@ def _mean(row: Row, name: str, times: float, digits: int) -> str:
     )
 
 
-def _against(row: Row, reference: str) -> str:
+def _format_difference(row: Row, reference: str) -> str:
     """Format a difference as `+1.20 [+0.40, +2.00] p = 0.01`, without missing parts."""
     if reference not in row.against:
         return "0" if row.method == reference else NONE
@@ -241,22 +241,22 @@ def _against(row: Row, reference: str) -> str:
     return text + (f" p = {corrected:.2g}" if corrected is not None else "")
 
 
-def _published(beside: Published, method: str) -> str:
-    if method not in beside.accuracies:
+def _format_published(published: Published, method: str) -> str:
+    if method not in published.accuracies:
         return NONE
-    accuracy, deviation = beside.accuracies[method]
+    accuracy, deviation = published.accuracies[method]
     return f"{accuracy:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
-def _spent(seconds: float | None, cost: Cost) -> str:
+def _format_cost(seconds: float | None, cost: Cost) -> str:
     return f"{seconds:,.1f} ({cost.trials} trials)" if seconds is not None else NONE
 
 
-def _short(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows)
     )

@@ -54,7 +54,7 @@ class ComparisonRecord:
 
 
 COMPARISON = RecordSchema[ComparisonRecord](
-    ComparisonRecord, number=3, advice="put it back from a backup, or give another --name"
+    ComparisonRecord, number=3, advice="restore it from a backup, or give another --name"
 )
 
 
@@ -74,41 +74,41 @@ class Comparison(ComparisonRecord):
             ConfigurationError: Its name, or that of one of its sweeps, is taken.
         """
         require_new(store, name, configuration.search.methods)
-        made = cls(configuration, seeds, folder=place(store, name))
-        made.folder.mkdir(parents=True, exist_ok=True)
-        with run_lock.single_driver(made.folder):
+        comparison = cls(configuration, seeds, folder=comparison_folder(store, name))
+        comparison.folder.mkdir(parents=True, exist_ok=True)
+        with run_lock.single_driver(comparison.folder):
             require_new(store, name, configuration.search.methods)
-            made.save()
-        return made
+            comparison.save()
+        return comparison
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Comparison":
         """Open a comparison of the store.
 
         Raises:
-            ConfigurationError: It is damaged, or does not exist; the message names those that do.
+            ConfigurationError: It is damaged or does not exist; the message lists those that do.
         """
-        file = place(store, name) / FILE
+        file = comparison_folder(store, name) / FILE
         if not file.exists():
             names = sorted(
                 path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}")
             )
-            known = suggest_name(name, names) if names else "there is none yet"
+            known = suggest_name(name, names) if names else "the store has no comparison yet"
             raise ConfigurationError(
                 f"there is no comparison {name!r} in {store.root}: {known}",
                 field="name",
                 value=name,
                 allowed=tuple(names),
             )
-        found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
-        if other := found.chosen.keys() - set(found.methods):
+        comparison = cls(**vars(COMPARISON.read(file)), folder=file.parent)
+        if unknown := comparison.chosen.keys() - set(comparison.methods):
             raise DamagedRecordError(
                 file,
-                f"chosen.{min(other)} is of no method that is compared",
+                f"chosen.{min(unknown)} is not among the compared methods",
                 COMPARISON.advice,
-                f"chosen.{min(other)}",
+                f"chosen.{min(unknown)}",
             )
-        return found
+        return comparison
 
     @property
     def name(self) -> str:
@@ -146,7 +146,7 @@ class Comparison(ComparisonRecord):
         COMPARISON.keep(self.folder / FILE, own | {"configuration": self.configuration.plain()})
 
 
-def place(store: Store, name: str) -> Path:
+def comparison_folder(store: Store, name: str) -> Path:
     """Return the folder of a comparison.
 
     Raise ConfigurationError if the name could leave the store.
@@ -162,9 +162,9 @@ def sweep_name(name: str, part: str) -> str:
 
 def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
     """Raise ConfigurationError if the comparison, or one of its sweeps, exists already."""
-    if (place(store, name) / FILE).exists():
+    if (comparison_folder(store, name) / FILE).exists():
         raise ConfigurationError(
-            f"--name {name!r} exists already in this store: give another, or go on with "
+            f"--name {name!r} exists already in this store: give another name, or continue with "
             f"`compare --resume {name}{store.option}`",
             field="--name",
             value=name,
@@ -175,8 +175,8 @@ def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
             Sweep.require_new(store.sweep(sweep_name(name, part)))
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which "
-                f"exists already: give another name",
+                f"--name {name!r} needs a new sweep {sweep_name(name, part)!r}, which exists "
+                f"already: give another name",
                 field="--name",
                 value=sweep_name(name, part),
                 allowed="a new name",

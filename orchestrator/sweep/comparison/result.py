@@ -11,7 +11,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.reporting.statistics import Difference, Mean, difference, holm, mean
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep.comparison._published import Published, published
+from orchestrator.sweep.comparison._published import Published, find_published
 from orchestrator.sweep.comparison._student_cost import StudentCost, student_cost
 from orchestrator.sweep.comparison.design import REFERENCES, seeds_of
 from orchestrator.sweep.comparison.record import Comparison
@@ -76,7 +76,7 @@ class Result:
 
     `student` names all students where several train together. `teacher_accuracy` is on the
     validation part; None without a teacher, or if its accuracy is unknown. `unfinished` describes
-    the progress before the last training has ended: nothing is claimed then.
+    the progress before the last training has ended: there are no conclusions then.
     """
 
     name: str
@@ -89,12 +89,14 @@ class Result:
     seeds: tuple[int, ...]
     trials: int
     rows: tuple[Row, ...]
-    beside: Published | None
+    published: Published | None
     unfinished: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        return asdict(self)
+        """Return the result as JSON values; `published` has the stored key `beside`."""
+        return {
+            "beside" if key == "published" else key: value for key, value in asdict(self).items()
+        }
 
     @property
     def references(self) -> list[str]:
@@ -109,7 +111,7 @@ class Result:
 def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result:
     """Return the rows of what has been trained so far.
 
-    An `unfinished` comparison is shown at once, without a measurement of its students.
+    An `unfinished` comparison is shown without measuring the cost of its students.
     """
     over_seeds = Sweep.open(store, comparison.over_seeds)
     configuration, summary = comparison.configuration, read_summary(over_seeds.folder)
@@ -132,14 +134,14 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
                 comparison.settings.get(method, {}),
                 _message(comparison, over_seeds, method),
                 {
-                    name: found
+                    name: value
                     for name, key in MEANS.items()
-                    if (found := _mean(by_seed(over_seeds, method, key)))
+                    if (value := _mean(by_seed(over_seeds, method, key)))
                 },
                 against[method],
                 student,
                 cost(searched or []),
-                cost(_of(over_seeds, method)),
+                cost(_trials_of(over_seeds, method)),
                 None if searched is None else sum(trial.ended for trial in searched),
             )
         )
@@ -148,12 +150,12 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     reached = quality.accuracy if quality else None
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
-    data, trials_each, beside = (
+    data, trials_each, published_result = (
         str(summary["name"]),
         configuration.search.trials,
-        published(configuration),
+        find_published(configuration),
     )
-    sizes, told = summary["sizes"], tuple(rows)
+    sizes = summary["sizes"]
     return Result(
         comparison.name,
         data,
@@ -164,8 +166,8 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         epochs,
         seeds,
         trials_each,
-        told,
-        beside,
+        tuple(rows),
+        published_result,
         unfinished,
     )
 
@@ -184,36 +186,40 @@ def differences(values: Mapping[str, Values]) -> dict[str, dict[str, Against]]:
 
     They are one family of tests, in which the difference of two references counts once.
     """
-    found: dict[tuple[str, str], Difference] = {}
-    for method, own in values.items():
+    pairs: dict[tuple[str, str], Difference] = {}
+    for method, method_values in values.items():
         for reference in REFERENCES:
-            if method != reference and (paired := difference(own, values.get(reference, {}))):
-                found[method, reference] = paired
-    twice = {(one, other) for one, other in found if (other, one) in found and one < other}
+            if method != reference and (
+                paired := difference(method_values, values.get(reference, {}))
+            ):
+                pairs[method, reference] = paired
+    reversed_pairs = {(one, other) for one, other in pairs if (other, one) in pairs and one < other}
     corrected = holm(
         {
             pair: paired.p
-            for pair, paired in found.items()
-            if paired.p is not None and pair not in twice
+            for pair, paired in pairs.items()
+            if paired.p is not None and pair not in reversed_pairs
         }
     )
     corrected |= {
-        (one, other): corrected[other, one] for one, other in twice if (other, one) in corrected
+        (one, other): corrected[other, one]
+        for one, other in reversed_pairs
+        if (other, one) in corrected
     }
     against: dict[str, dict[str, Against]] = {method: {} for method in values}
-    for (method, reference), paired in found.items():
+    for (method, reference), paired in pairs.items():
         against[method][reference] = Against(paired, corrected.get((method, reference)))
     return against
 
 
 def cost(trials: Iterable[Trial]) -> Cost:
     """Return the cost of the trials up to their last report, stopped and failed ones included."""
-    told = [trial.metrics for trial in trials if trial.epochs]
-    known = bool(told) and all(CPU_TOTAL in metrics for metrics in told)
-    gpu = sum(metrics.get(GPU_TOTAL, 0.0) for metrics in told)
+    reported_metrics = [trial.metrics for trial in trials if trial.epochs]
+    known = bool(reported_metrics) and all(CPU_TOTAL in metrics for metrics in reported_metrics)
+    gpu = sum(metrics.get(GPU_TOTAL, 0.0) for metrics in reported_metrics)
     return Cost(
-        len(told),
-        sum(metrics[CPU_TOTAL] for metrics in told) if known else None,
+        len(reported_metrics),
+        sum(metrics[CPU_TOTAL] for metrics in reported_metrics) if known else None,
         gpu if known else None,
     )
 
@@ -226,12 +232,12 @@ def _searched(store: Store, name: str) -> list[Trial] | None:
         return None
 
 
-def _of(sweep: Sweep, method: str) -> list[Trial]:
+def _trials_of(sweep: Sweep, method: str) -> list[Trial]:
     return [trial for trial in sweep.trials.values() if trial.settings.get(METHOD) == method]
 
 
 def _complete(sweep: Sweep, method: str) -> list[Trial]:
-    return [trial for trial in _of(sweep, method) if trial.state == "complete"]
+    return [trial for trial in _trials_of(sweep, method) if trial.state == "complete"]
 
 
 def _mean(values: Values) -> Mean | None:
@@ -250,13 +256,13 @@ def _cost(network: Network, summary: dict[str, Any], known: dict[str, StudentCos
 
 
 def _message(comparison: Comparison, over_seeds: Sweep, method: str) -> str:
-    """Return what a reader should know in addition to the numbers of a row."""
+    """Return an explanation of missing numbers in a row; empty if it is complete."""
     if message := comparison.chosen.get(method, {}).get("message", ""):
         return str(message)
-    trials = _of(over_seeds, method)
+    trials = _trials_of(over_seeds, method)
     complete = [trial for trial in trials if trial.state == "complete"]
     failures = [trial.message for trial in trials if trial.state == "failed"]
     if len(complete) == comparison.seeds:
         return ""
     why = f": {failures[-1]}" if failures else ""
-    return f"{len(complete)} of {comparison.seeds} seeds were trained to their end{why}"
+    return f"{len(complete)} of {comparison.seeds} seeds completed their training{why}"

@@ -19,7 +19,7 @@ from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison.design import note_of, over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
 from orchestrator.sweep.driver import (
-    Lent,
+    SharedGroups,
     explain_data,
     flush_tracking,
     open_dispatcher,
@@ -34,66 +34,74 @@ from orchestrator.sweep.space_snapshot import describe_sweep, described_data, di
 from orchestrator.teacher.moved import carry_teacher_over
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import Ship
+    from orchestrator.tracking.model_registry import ExportProgram
 
 ENDED = ("finished", "failed")
-ShipOf = Callable[[str], "Ship"]  # returns the export of students of the sweep of that name
+ShipOf = Callable[
+    [str], "ExportProgram"
+]  # returns the export of students of the sweep of that name
 
 
 def run_comparison(
     store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None
 ) -> Sweep:
-    """Run all that is missing of a comparison, and return the sweep over seeds.
+    """Run the missing sweeps of a comparison, and return the sweep over seeds.
 
-    A search that has ended stays as it is, however it ended. A search without anything to train
-    again leaves its method out.
+    A search that has ended is not run again, however it ended. If a search found no settings, its
+    method is left out.
 
     Args:
-        ship_of: Makes the best student of every sweep a model of MLflow.
+        ship_of: Registers the best student of every sweep as a model in MLflow.
 
     Raises:
-        KeyboardInterrupt: The user requested the end.
+        KeyboardInterrupt: The user interrupted the comparison.
         TrialError: No search found settings to compare.
         ConfigurationError: A sweep in the store differs from the one needed, or another process
             runs it.
         PreflightError: No worker can train now; a resume continues.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
-        bench = _Bench(store, comparison, console, open_, ship_of)
+        runner = _ComparisonRunner(store, comparison, console, open_, ship_of)
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
-            found = {
-                method: bench.ended(comparison.search(method), search_of(common, method))
+            searches = {
+                method: runner.run_sweep_to_end(
+                    comparison.search(method), search_of(common, method)
+                )
                 for method in comparison.methods
             }
-            require_common_data(found)
-            comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
+            require_common_data(searches)
+            comparison.chosen = {
+                method: choose_settings(sweep) for method, sweep in searches.items()
+            }
             comparison.save()
-            _say_chosen(comparison, console)
+            _print_choices(comparison, console)
         if not comparison.settings:
-            messages = {method: one["message"] for method, one in comparison.chosen.items()}
+            messages = {method: choice["message"] for method, choice in comparison.chosen.items()}
             reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
             raise TrialError(
                 f"no search of {comparison.name!r} found settings to compare: {reasons}",
                 field="search.methods",
                 value=messages,
             )
-        bench.require_searched_data()
-        return bench.ended(
+        runner.require_searched_data()
+        return runner.run_sweep_to_end(
             comparison.over_seeds,
             over_seeds(comparison.configuration, comparison.settings, comparison.seeds),
         )
 
 
-def choice(search: Sweep) -> Chosen:
-    """Return the choice of a search, by validation alone, or the `message` why there is none."""
+def choose_settings(search: Sweep) -> Chosen:
+    """Return the settings that a search chose on validation, or a `message` why there are none."""
     best = search.best()
     if best is not None and best.state == "complete" and best.value is not None:
         return {"trial": best.number, "value": best.value, "settings": best.settings}
     if best is not None:
-        return {"message": "no trial of its search has trained all its epochs: give it more time"}
+        return {
+            "message": "no trial of its search has trained all epochs: give the search more time"
+        }
     failures = [trial.message for trial in search.trials.values() if trial.message]
     return {
         "message": f"every trial of its search failed: {failures[-1]}"
@@ -103,24 +111,25 @@ def choice(search: Sweep) -> Chosen:
 
 
 def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
-    """Raise ConfigurationError if searches were trained on different samples."""
+    """Raise ConfigurationError if the searches used different data."""
     described = {method: sweep.described.get("data") for method, sweep in sweeps.items()}
     first = next(iter(described))
-    for method, own in described.items():
+    for method, description in described.items():
         common = described[first]
-        if own != common and not (own and common and same_data(common, own)):
+        if description != common and not (
+            description and common and same_data(common, description)
+        ):
             raise ConfigurationError(
-                f"{method} was searched on other data than {first}, so they cannot be "
-                f"compared: put the data back, and begin "
-                "another comparison under a new --name",
+                f"the searches of {first} and {method} used different data, so the methods cannot "
+                f"be compared: restore the data, and start another comparison under a new --name",
                 field="data",
                 value=method,
                 allowed=f"the data of {first}",
             )
 
 
-class _Bench:
-    """Shared parts of a comparison's sweeps: prepared data, and worker groups that stay warm."""
+class _ComparisonRunner:
+    """Runner of a comparison's sweeps, which share prepared data and worker groups."""
 
     def __init__(
         self,
@@ -137,49 +146,53 @@ class _Bench:
             open_,
             ship_of,
         )
-        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and its display
-        self.shared_groups: Lent | None = None
+        self.current: tuple[Sweep, Display] | None = None  # the running sweep and its display
+        self.shared_groups: SharedGroups | None = None
 
     @functools.cached_property
     def prepared(self) -> Prepared:
         """Prepare the run, before the groups start.
 
-        Afterwards every process has the address of a cluster. The same data in another place keep
-        the teacher that was fitted on them.
+        Afterwards every process has the address of a cluster. The same data under another path keep
+        the teacher that was trained on them.
         """
-        comparison, standing = self.comparison, self.store.sweeps()
+        comparison, existing_sweeps = self.comparison, self.store.sweeps()
         require_paths(comparison.name, comparison.configuration)
         prepared = prepare_run(self.store, comparison.configuration, "sweep", local=False)
-        now = described_data(prepared.configuration, prepared.data)
+        current = described_data(prepared.configuration, prepared.data)
         for name in [
             name
             for name in (*map(comparison.search, comparison.methods), comparison.over_seeds)
-            if name in standing
+            if name in existing_sweeps
         ]:
-            found = Sweep.open(self.store, name)
-            if not differences(_foundations(found.described), _foundations(now)):
-                carry_teacher_over(self.store, found.folder, prepared.configuration, prepared.data)
-                comparison.save()  # with the present places
+            sweep = Sweep.open(self.store, name)
+            if not differences(_training_inputs(sweep.described), _training_inputs(current)):
+                carry_teacher_over(self.store, sweep.folder, prepared.configuration, prepared.data)
+                comparison.save()  # with the current paths
         return prepared
 
-    def ended(self, name: str, configuration: Configuration) -> Sweep:
+    def run_sweep_to_end(self, name: str, configuration: Configuration) -> Sweep:
         """Create or resume a sweep of the comparison, and run it until it has ended."""
         resume = name in self.store.sweeps()
-        found = self._opened(name, configuration) if resume else self._created(name, configuration)
+        sweep = (
+            self._open_sweep(name, configuration)
+            if resume
+            else self._create_sweep(name, configuration)
+        )
         ship = self.ship_of(name) if self.ship_of else None
-        with Display(found, self.console) as display:
-            if resume and found.damaged:
-                with found.hold():
-                    repair_records(self.store, found, display.note)
-            if found.state in ENDED:
-                flush_tracking(found, self.store, found.folder, display, ship)
-                return found
-            keep(found.folder, self.prepared.data)
-            self.now = found, display
-            self.shared_groups = self.shared_groups or self._groups(display)
+        with Display(sweep, self.console) as display:
+            if resume and sweep.damaged:
+                with sweep.hold():
+                    repair_records(self.store, sweep, display.note)
+            if sweep.state in ENDED:
+                flush_tracking(sweep, self.store, sweep.folder, display, ship)
+                return sweep
+            keep(sweep.folder, self.prepared.data)
+            self.current = sweep, display
+            self.shared_groups = self.shared_groups or self._start_groups(display)
             prepared, shared_groups = self.prepared, self.shared_groups
             run_sweep(
-                found,
+                sweep,
                 self.store,
                 prepared.data,
                 prepared.teacher_access,
@@ -188,55 +201,59 @@ class _Bench:
                 shared_groups=shared_groups,
                 ship=ship,
             )
-        if found.state == "interrupted":
+        if sweep.state == "interrupted":
             raise KeyboardInterrupt
-        self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
-        return found
+        self.console.print(_summarize_sweep(sweep), markup=False, highlight=False, soft_wrap=True)
+        return sweep
 
     def require_searched_data(self) -> None:
-        """Raise ConfigurationError if data or given weights are not those of the searches any more.
+        """Raise ConfigurationError if data or pretrained weights have changed since the searches.
 
-        A sweep over seeds in the store is compared by its own description. A search that was
-        removed is not compared.
+        A sweep over seeds in the store is checked by its own description. If all searches were
+        removed, nothing is checked.
         """
-        comparison, standing = self.comparison, self.store.sweeps()
+        comparison, existing_sweeps = self.comparison, self.store.sweeps()
         search = next(
-            (name for name in map(comparison.search, comparison.methods) if name in standing), None
+            (
+                name
+                for name in map(comparison.search, comparison.methods)
+                if name in existing_sweeps
+            ),
+            None,
         )
         if search is None:
             return
-        if comparison.over_seeds in standing:
-            now = Sweep.open(self.store, comparison.over_seeds).described
+        if comparison.over_seeds in existing_sweeps:
+            current = Sweep.open(self.store, comparison.over_seeds).described
         else:
-            now = described_data(comparison.configuration, self.prepared.data)
+            current = described_data(comparison.configuration, self.prepared.data)
         before = Sweep.open(self.store, search).described
-        if different := differences(_foundations(before), _foundations(now)):
+        if changes := differences(_training_inputs(before), _training_inputs(current)):
             raise ConfigurationError(
-                f"the seeds of {comparison.name!r} cannot be trained on what its searches were "
-                f"trained on: "
-                f"{'; '.join(different)}: put back what it was, or begin another comparison "
-                f"under a new --name",
+                f"the data or weights of the searches of {comparison.name!r} have changed: "
+                f"{'; '.join(changes)}: restore them, or start another comparison under a new "
+                f"--name",
                 field="data",
-                value=tuple(different),
-                allowed="what the searches were trained on",
+                value=tuple(changes),
+                allowed="the data and weights of the searches",
             )
 
-    def _created(self, name: str, configuration: Configuration) -> Sweep:
+    def _create_sweep(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
-        now = describe_sweep(configuration, "sweep", self.prepared.data)
-        return Sweep.create(self.store.sweep(name), configuration, "sweep", now)
+        current = describe_sweep(configuration, "sweep", self.prepared.data)
+        return Sweep.create(self.store.sweep(name), configuration, "sweep", current)
 
-    def _opened(self, name: str, configuration: Configuration) -> Sweep:
-        found = Sweep.open(self.store, name)
-        _require_designed(found, configuration)
-        if found.state not in ENDED:
-            found.configuration = configuration  # with the present address
-            now = describe_sweep(configuration, "sweep", self.prepared.data)
-            require_same(found, now)
-            found.described = found.described | now
-        return found
+    def _open_sweep(self, name: str, configuration: Configuration) -> Sweep:
+        sweep = Sweep.open(self.store, name)
+        _require_same_design(sweep, configuration)
+        if sweep.state not in ENDED:
+            sweep.configuration = configuration  # with the current address
+            current = describe_sweep(configuration, "sweep", self.prepared.data)
+            require_same(sweep, current)
+            sweep.described = sweep.described | current
+        return sweep
 
-    def _groups(self, display: Display) -> Lent:
+    def _start_groups(self, display: Display) -> SharedGroups:
         """Start groups for the method with the largest needs and the sweep with the most trials."""
         common, comparison = self.prepared.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
@@ -250,25 +267,25 @@ class _Bench:
             False,
             display,
             self._note,
-            self._unended,
+            self._count_unfinished,
             count_influence_actors(common, "sweep"),
         )
         return self.open.enter_context(dispatcher_client)
 
     def _note(self, text: str) -> None:
-        if self.now:
-            Events(self.now[0], [self.now[1]]).note(text)
+        if self.current:
+            Events(self.current[0], [self.current[1]]).note(text)
 
-    def _unended(self) -> int:
+    def _count_unfinished(self) -> int:
         """Return how many trials of the current sweep have not ended."""
-        assert self.now
-        return self.now[0].configuration.search.trials - sum(
-            trial.ended for trial in list(self.now[0].trials.values())
+        assert self.current
+        return self.current[0].configuration.search.trials - sum(
+            trial.ended for trial in list(self.current[0].trials.values())
         )
 
 
-def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a sweep trains on, from its description, without what it searches."""
+def _training_inputs(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data and weights from a sweep's description, without its search space."""
     return {
         key: value
         for key, value in described.items()
@@ -276,45 +293,47 @@ def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_designed(found: Sweep, wanted: Configuration) -> None:
+def _require_same_design(sweep: Sweep, designed: Configuration) -> None:
     """Raise ConfigurationError if a sweep differs from its comparison in more than resources."""
-    has, wanted_values = without_paths(found.configuration), without_paths(wanted)
-    different = [
-        key for key in wanted_values if key != "resources" and has[key] != wanted_values[key]
+    existing_values, designed_values = without_paths(sweep.configuration), without_paths(designed)
+    changes = [
+        key
+        for key in designed_values
+        if key != "resources" and existing_values[key] != designed_values[key]
     ]
-    if different:
+    if changes:
         raise ConfigurationError(
-            f"the sweep {found.name!r} has another {' and '.join(different)} than its "
-            f"comparison: begin another comparison under a "
-            "new --name",
-            field=different[0],
-            value=wanted_values[different[0]],
-            allowed=has[different[0]],
+            f"the sweep {sweep.name!r} differs from its comparison in "
+            f"{' and '.join(changes)}: start another comparison under a new --name",
+            field=changes[0],
+            value=designed_values[changes[0]],
+            allowed=existing_values[changes[0]],
         )
 
 
-def _said(sweep: Sweep) -> str:
+def _summarize_sweep(sweep: Sweep) -> str:
     best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
     failed = f", {states.count('failed')} failed" if "failed" in states else ""
-    reached = (
+    best_text = (
         f"; best trial {best.number} at {best.value:.4f}"
         if best and not sweep.configuration.search.configurations
         else ""
     )
     return (
         f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} "
-        f"trials{failed}{reached}"
+        f"trials{failed}{best_text}"
     )
 
 
-def _say_chosen(comparison: Comparison, console: Console) -> None:
-    for method, one in comparison.chosen.items():
-        said = (
-            ", ".join(f"{name}={value}" for name, value in one.get("settings", {}).items())
-            or "the settings given"
+def _print_choices(comparison: Comparison, console: Console) -> None:
+    for method, choice in comparison.chosen.items():
+        settings_text = (
+            ", ".join(f"{name}={value}" for name, value in choice.get("settings", {}).items())
+            or "the given settings"
         )
         text = (
-            one.get("message")
-            or f"trial {one['trial']} at {one['value']:.4f} on validation, with {said}"
+            choice.get("message")
+            or f"trial {choice['trial']} at {choice['value']:.4f} on validation, with "
+            f"{settings_text}"
         )
         console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)

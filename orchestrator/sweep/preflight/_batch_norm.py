@@ -14,49 +14,51 @@ from orchestrator.models.build import build
 def check_batch_norm(
     configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool
 ) -> None:
-    """Raise ConfigurationError if a network would refuse its worker's share of a batch.
+    """Raise ConfigurationError if a network cannot be trained on its worker's share of a batch.
 
-    Batch normalisation refuses a single value per channel: a share of one sample, where the layer
-    has no more than one pixel.
+    Batch normalisation refuses a single value per channel, as in a share of one sample whose layer
+    has only one pixel.
 
     Args:
-        configuration: Its networks and batch sizes were checked.
-        searching: Whether networks of `search.extra_space` count too.
+        configuration: Configuration with checked networks and batch sizes.
+        searching: Whether to include the networks of `search.extra_space`.
         shape: (channels, height, width) of the images.
         fits_teacher: Whether the teacher is trained here.
     """
-    for field, network, key, size, sharing in _trained(configuration, searching, fits_teacher):
+    for field, network, key, size, sharing in _trained_networks(
+        configuration, searching, fits_teacher
+    ):
         share = size // sharing
-        if share == 1 and not _takes_one(network, shape):
+        if share == 1 and not _accepts_one_sample(network, shape):
             workers = f" ({sharing} workers share {size})" if sharing > 1 else ""
             sync = ", or set sync_batch_norm" if sharing > 1 else ""
             raise ConfigurationError(
-                f"{key} = {size} gives a step of {field} one sample{workers}, and batch "
-                f"normalisation in {network.name} needs more "
-                f"than one value per channel: give at least {2 * sharing}{sync}, or take a "
-                f"network without batch normalisation",
+                f"{key} = {size} leaves one sample for a training step of {field}{workers}, but "
+                f"batch normalisation in {network.name} needs more than one value per channel: "
+                f"give at least {2 * sharing}{sync}, or choose a network without batch "
+                f"normalisation",
                 field=key,
                 value=size,
                 allowed=(2 * sharing, None),
             )
 
 
-def _trained(
+def _trained_networks(
     configuration: Configuration, searching: bool, fits_teacher: bool
 ) -> Iterator[tuple[str, Network, str, int, int]]:
-    """Yield every trained network: key, network, key and size of its batch, workers that share it.
+    """Yield each trained network with its key, the key and size of its batch, and its workers.
 
-    With `sync_batch_norm` the statistics are of the whole batch.
+    With `sync_batch_norm` the statistics are those of the whole batch, as with one worker.
     """
     training, replicas, teacher = (
         configuration.training,
         configuration.replicas,
         configuration.teacher,
     )
-    apart = 1 if training.sync_batch_norm else replicas
+    num_sharing = 1 if training.sync_batch_norm else replicas
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():
-            yield field, network, "training.batch_size", training.batch_size, apart
+            yield field, network, "training.batch_size", training.batch_size, num_sharing
     if teacher is None:
         return
     recipe = teacher.training
@@ -80,13 +82,13 @@ def _trained(
         )
 
 
-def _takes_one(network: Network, shape: Sequence[int]) -> bool:
-    """Return whether the network trains on a single image; shapes alone, no memory."""
+def _accepts_one_sample(network: Network, shape: Sequence[int]) -> bool:
+    """Return whether the network trains on a single image, without allocating memory."""
     channels, height, width = shape
     with torch.device("meta"):
-        built = build(network.name, 2, (channels, height, width), network.settings).train()
+        model = build(network.name, 2, (channels, height, width), network.settings).train()
         try:
-            built(torch.empty(1, channels, height, width))
+            model(torch.empty(1, channels, height, width))
         except ValueError:  # torch raises it for one value per channel
             return False
     return True

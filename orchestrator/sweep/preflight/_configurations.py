@@ -1,4 +1,4 @@
-"""Check a sweep that trains a list of settings and searches nothing."""
+"""Check a sweep that trains a list of configurations without a search."""
 
 import json
 from dataclasses import asdict
@@ -11,15 +11,14 @@ from orchestrator.config.trial import SEED, apply
 from orchestrator.core.errors import ConfigurationError
 
 
-def check_fixed(configuration: Configuration) -> None:
-    """Raise ConfigurationError if the trials differ from the list, or one cannot be trained."""
+def check_configurations(configuration: Configuration) -> None:
+    """Raise ConfigurationError if `search.trials` differs from the list, or an entry is invalid."""
     search = configuration.search
     if not search.configurations:
         if search.seeds:
             raise ConfigurationError(
-                f"search.seeds = {list(search.seeds)} are those of search.configurations, "
-                f"which is empty: give settings, or leave "
-                "it out",
+                f"search.seeds = {list(search.seeds)} needs search.configurations, which is "
+                f"empty: give configurations, or leave search.seeds out",
                 field="search.seeds",
                 value=search.seeds,
                 allowed=(),
@@ -27,14 +26,14 @@ def check_fixed(configuration: Configuration) -> None:
         return
     if len(set(search.seeds)) < len(search.seeds):
         raise ConfigurationError(
-            f"search.seeds = {list(search.seeds)} names a seed twice: name each once",
+            f"search.seeds = {list(search.seeds)} contains a seed twice: give each seed once",
             field="search.seeds",
             value=search.seeds,
             allowed="each once",
         )
     if search.scheduler == "pbt":
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: "
+            "search.scheduler = 'pbt' varies settings, but search.configurations fixes them: "
             "set search.scheduler=none",
             field="search.scheduler",
             value=search.scheduler,
@@ -42,63 +41,63 @@ def check_fixed(configuration: Configuration) -> None:
         )
     if (trials := len(search.configurations) * max(len(search.seeds), 1)) > MOST_TRIALS:
         raise ConfigurationError(
-            f"search.configurations has {len(search.configurations)} settings and search.seeds "
-            f"{len(search.seeds)} seeds, which "
-            f"are {trials} trials: "
-            f"give fewer, for {MOST_TRIALS} trials at most",
+            f"search.configurations has {len(search.configurations)} entries and search.seeds "
+            f"{len(search.seeds)} seeds, which makes {trials} trials: give fewer, for at most "
+            f"{MOST_TRIALS} trials",
             field="search.configurations",
             value=trials,
             allowed=(1, MOST_TRIALS),
         )
-    given = points(configuration)
-    if search.trials != len(given):
+    listed = points(configuration)
+    if search.trials != len(listed):
         times = (
-            f"{len(search.configurations)} settings x {len(search.seeds)} seeds"
+            f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"
             if search.seeds
-            else "settings"
+            else "one for each configuration"
         )
         raise ConfigurationError(
-            f"search.trials = {search.trials}, and search.configurations names {len(given)} "
-            f"trials ({times}): set "
-            f"search.trials={len(given)}",
+            f"search.trials = {search.trials}, but search.configurations needs {len(listed)} "
+            f"trials ({times}): set search.trials={len(listed)}",
             field="search.trials",
             value=search.trials,
-            allowed=(len(given), len(given)),
+            allowed=(len(listed), len(listed)),
         )
     known: dict[str, int] = {}
-    for number, one in enumerate(search.configurations):
-        same = known.setdefault(_check_one(configuration, number, dict(one)), number)
-        if same != number:
+    for number, entry in enumerate(search.configurations):
+        duplicate_of = known.setdefault(
+            _resolve_settings(configuration, number, dict(entry)), number
+        )
+        if duplicate_of != number:
             raise ConfigurationError(
-                f"search.configurations[{number}] has the settings of "
-                f"search.configurations[{same}]: leave it out, or set "
-                "search.seeds to train all "
-                "of them more than once",
+                f"search.configurations[{number}] repeats search.configurations[{duplicate_of}]: "
+                f"leave it out, or set search.seeds to train each configuration more than once",
                 field=f"search.configurations[{number}]",
-                value=dict(one),
+                value=dict(entry),
                 allowed="each once",
             )
 
 
-def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> str:
-    """Return all values with which a trial is trained, as text, with defaults of its method."""
+def _resolve_settings(
+    configuration: Configuration, number: int, settings: dict[str, object]
+) -> str:
+    """Return all values with which a trial is trained, with its method's defaults, as JSON."""
     field = f"search.configurations[{number}]"
     if SEED in settings:
         raise ConfigurationError(
-            f"{field} names a seed: give all seeds as search.seeds",
+            f"{field} contains a seed: give all seeds in search.seeds",
             field=f"{field}.{SEED}",
             value=settings[SEED],
             allowed="search.seeds",
         )
-    odd = [
+    invalid = [
         name for name, value in settings.items() if not isinstance(value, str | int | float | None)
     ]
-    if odd:
+    if invalid:
         raise ConfigurationError(
-            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, "
-            f"true, false or null",
-            field=f"{field}.{odd[0]}",
-            value=settings[odd[0]],
+            f"{field}: {invalid[0]} = {settings[invalid[0]]!r} is not allowed: give a number, "
+            f"text, true, false or null",
+            field=f"{field}.{invalid[0]}",
+            value=settings[invalid[0]],
             allowed="a number, text, true, false or null",
         )
     try:
@@ -108,8 +107,8 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
     name = trial.method.name
     if name not in searched_methods(configuration):
         raise ConfigurationError(
-            f"{field} is of {name!r}, which is not among the methods "
-            f"{list(searched_methods(configuration))}: add it",
+            f"{field} has method.name = {name!r}, which is not among the searched methods "
+            f"{list(searched_methods(configuration))}: add it to search.methods",
             field=f"{field}.method.name",
             value=name,
             allowed=tuple(searched_methods(configuration)),

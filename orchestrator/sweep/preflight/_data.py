@@ -1,4 +1,4 @@
-"""Check data against the methods that learn from them, and against their batches."""
+"""Check that methods and batch sizes suit the data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from orchestrator.config.method_variants import build_all_variants, build_varian
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.data.batches import labelled_in
+from orchestrator.data.batches import labelled_per_batch
 
 
 def check_data(configuration: Configuration, searching: bool) -> None:
@@ -23,18 +23,17 @@ def check_data(configuration: Configuration, searching: bool) -> None:
             continue
         if data.mixing != "none":
             raise ConfigurationError(
-                f"data.mixing = {data.mixing!r} blends two samples in a picture, and method "
-                f"{name} weighs each of them: "
-                "set data.mixing=none, or take another method",
+                f"data.mixing = {data.mixing!r} blends two samples into one image, but method "
+                f"{name} gives each sample its own weight: set data.mixing=none, or choose "
+                f"another method",
                 field="data.mixing",
                 value=data.mixing,
                 allowed=("none",),
             )
         if data.validation_in_training:
             raise ConfigurationError(
-                f"data.validation_in_training = true trains on the labels that the weights of "
-                f"method {name} come from: leave it "
-                "out, or take another method",
+                f"data.validation_in_training = true trains on the validation labels, from which "
+                f"method {name} derives its sample weights: leave it out, or choose another method",
                 field="data.validation_in_training",
                 value=True,
                 allowed=(False,),
@@ -42,12 +41,12 @@ def check_data(configuration: Configuration, searching: bool) -> None:
 
 
 def check_searched_data(configuration: Configuration) -> None:
-    """Raise ConfigurationError if trials would be compared on samples of their training."""
+    """Raise ConfigurationError if trials would be compared on their training samples."""
     if configuration.data.validation_in_training:
         raise ConfigurationError(
-            "data.validation_in_training = true is not for a sweep: search.objective would be "
-            "of samples that were trained on; use "
-            "`python run.py train`, or leave it out",
+            "data.validation_in_training = true is not allowed in a sweep, because "
+            "search.objective would be measured on training samples: leave it out, or use "
+            "`python run.py train`",
             field="data.validation_in_training",
             value=True,
             allowed=(False,),
@@ -61,7 +60,7 @@ def check_batches(
 
     Args:
         configuration: The configuration.
-        searching: Whether all searched methods count.
+        searching: Whether to check all searched methods.
         summary: Description of the data, from `describe`.
     """
     samples, labelled = summary["sizes"]["train"], summary.get("labelled")
@@ -69,4 +68,4 @@ def check_batches(
     require_batches(configuration, samples, labelled, any(alone))
     if labelled is not None and not all(alone):
         share, size = configuration.data.labelled_share, configuration.training.batch_size
-        labelled_in(size, share, configuration.replicas, samples - labelled)
+        labelled_per_batch(size, share, configuration.replicas, samples - labelled)

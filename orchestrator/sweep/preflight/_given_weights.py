@@ -1,4 +1,4 @@
-"""Check the given weights of teacher and students, before anything is started or downloaded."""
+"""Check the pretrained weights of teacher and students, before any start or download."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,19 +12,19 @@ from orchestrator.models.weights import require_weights
 
 
 def check_given_weights(configuration: Configuration, classes: int, shape: Sequence[int]) -> None:
-    """Raise ConfigurationError if given weights are missing or do not fit their network.
+    """Raise ConfigurationError if pretrained weights are missing or do not fit their network.
 
     Args:
-        configuration: Its networks exist and have valid settings.
-        classes: Of the data.
+        configuration: Configuration with checked networks.
+        classes: Number of classes.
         shape: (channels, height, width) of the images.
     """
     channels, height, width = shape
-    for key, network, exact in _weighted(configuration):
+    for key, network, exact in _networks_with_weights(configuration):
         with torch.device("meta"):  # shapes alone, no memory
-            built = build(network.name, classes, (channels, height, width), network.settings)
+            model = build(network.name, classes, (channels, height, width), network.settings)
         try:
-            require_weights(built, str(network.weights), exact)
+            require_weights(model, str(network.weights), exact)
         except ConfigurationError as error:
             message = f"{key}.weights: {error}"
             raise ConfigurationError(
@@ -32,8 +32,8 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
             ) from error
 
 
-def _weighted(configuration: Configuration) -> Iterator[tuple[str, Network, bool]]:
-    """Yield the networks with given weights: their keys, and whether all weights must be given."""
+def _networks_with_weights(configuration: Configuration) -> Iterator[tuple[str, Network, bool]]:
+    """Yield the key of each network with pretrained weights, and whether all are required."""
     if configuration.teacher and configuration.teacher.network.weights:
         yield "teacher.network", configuration.teacher.network, True
     for letter, student in configuration.students.items():

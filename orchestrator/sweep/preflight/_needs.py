@@ -13,61 +13,62 @@ from orchestrator.core.errors import ConfigurationError
 def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
     """Raise ConfigurationError if a variant of a known method lacks a teacher or peers."""
     for method in build_variants(configuration, name, searching):
-        if not _missed(configuration, method.needs):
+        if not _missing_need(configuration, method.needs):
             continue
-        wanted, (setting, other) = (
-            _missed(configuration, method.needs),
+        missing, (setting, other) = (
+            _missing_need(configuration, method.needs),
             _cause(configuration, method),
         )
         other += advise_method_name(configuration, name, searching) if other else ""
         key, value = (
             (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
         )
-        who = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
-        if wanted == "teacher":
-            instead = other or (
+        subject = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
+        if missing == "teacher":
+            alternative = other or (
                 "dml" if method.needs.peer and configuration.peers else "cross_entropy"
             )
             raise ConfigurationError(
-                f"{who} needs a teacher and `teacher` is null: configure one, or take {instead}",
+                f"{subject} needs a teacher, but `teacher` is null: configure one, or choose "
+                f"{alternative}",
                 field=key,
                 value=value,
-                allowed=f"with a teacher, or {instead}",
+                allowed=f"with a teacher, or {alternative}",
             )
-        instead = other or ("kd" if configuration.teacher else "cross_entropy")
+        alternative = other or ("kd" if configuration.teacher else "cross_entropy")
         raise ConfigurationError(
-            f"{who} trains students that hear one another, and there are no peers: configure "
-            f"peers.b.network, or take {instead}",
+            f"{subject} trains students that learn from each other, but there are no peers: "
+            f"configure peers.b.network, or choose {alternative}",
             field=key,
             value=value,
-            allowed=f"with peers, or {instead}",
+            allowed=f"with peers, or {alternative}",
         )
 
 
-def _missed(configuration: Configuration, needs: Needs) -> str:
-    """Return what is needed and missing; empty if nothing is."""
+def _missing_need(configuration: Configuration, needs: Needs) -> str:
+    """Return which need is missing: teacher or peers; empty if none is."""
     if configuration.teacher is None and (needs.teacher or needs.features or needs.bank):
         return "teacher"
     return "peers" if needs.peer and not configuration.peers else ""
 
 
 def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
-    """Return the setting whose value causes the need, and the other value to take.
+    """Return the setting that causes the need, and a value of it without the need.
 
-    Both are empty if all values cause it.
+    Both are empty if the need does not depend on one setting.
     """
-    for setting, value in _others(method):
+    for setting, value in _other_choices(method):
         try:
             other = type(method)(replace(method.settings, **{setting: value}))
         except SettingsError:
             continue
-        if not _missed(configuration, other.needs):
+        if not _missing_need(configuration, other.needs):
             return setting, f"method.{setting}={value}"
     return "", ""
 
 
-def _others(method: Method) -> Iterator[tuple[str, Any]]:
-    """Yield every choice of the settings that is not taken."""
+def _other_choices(method: Method) -> Iterator[tuple[str, Any]]:
+    """Yield every choice of each setting except the current one."""
     for item in fields(method.settings):
         for value in item.metadata["choices"] or ():
             if value != getattr(method.settings, item.name):

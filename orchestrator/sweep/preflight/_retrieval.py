@@ -1,4 +1,4 @@
-"""Check banks and what is retrieved from them before a run, and describe them in the plan."""
+"""Check feature banks and retrieval before a run, and describe them in the plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ SIDES = ("positives", "negatives")
 
 
 def check_banking(configuration: Configuration, name: str, searching: bool) -> None:
-    """Raise ConfigurationError if the bank that students fill can never serve a method.
+    """Raise ConfigurationError if a bank of student features does not suit a method.
 
-    This is so if it is never filled, has fewer samples than the method looks up, or has blended
+    The bank must be filled, hold as many samples as the method retrieves, and contain no blended
     samples.
     """
-    short: list[tuple[Method, int]] = []
+    too_small: list[tuple[Method, int]] = []
     for method in build_variants(configuration, name, searching):
         try:
             fills = method.bank_schedule(configuration.training.epochs)
@@ -30,33 +30,35 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
             ) from error
         if configuration.data.mixing != "none" and (fills or method.needs.bank):
             raise ConfigurationError(
-                f"data.mixing = {configuration.data.mixing!r} blends two samples in a picture, "
-                f"and method {name} retrieves samples "
-                "that "
-                "are similar to one: set data.mixing=none, or take another method",
+                f"data.mixing = {configuration.data.mixing!r} blends two samples into one image, "
+                f"but method {name} retrieves samples that are similar to a single one: set "
+                f"data.mixing=none, or choose another method",
                 field="data.mixing",
                 value=configuration.data.mixing,
                 allowed=("none",),
             )
-        if fills and 0 < fills.queue < _least(method):
-            short.append((method, fills.queue))
-    if short:
-        method, queue = max(short, key=lambda each: _least(each[0]))
+        if fills and 0 < fills.queue < _minimum_queue(method):
+            too_small.append((method, fills.queue))
+    if too_small:
+        method, queue = max(too_small, key=lambda each: _minimum_queue(each[0]))
         positives, negatives = method.num_neighbors
-        few = [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
-        few += [f"negatives = {negatives}"] if negatives > queue else []
+        shortages = (
+            [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
+        )
+        shortages += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
-            f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: "
-            f"give method.queue of at least "
-            f"{_least(method)}, or 0 for all{advise_method_name(configuration, name, searching)}",
+            f"method {name}: method.queue = {queue} holds fewer samples than "
+            f"{' and fewer than '.join(shortages)}: give method.queue of at least "
+            f"{_minimum_queue(method)}, or 0 for all samples"
+            f"{advise_method_name(configuration, name, searching)}",
             field="method.queue",
             value=queue,
-            allowed=(_least(method), None),
+            allowed=(_minimum_queue(method), None),
         )
 
 
-def _least(method: Method) -> int:
-    """Return the least size of a bank in which each sample finds all that the method looks up."""
+def _minimum_queue(method: Method) -> int:
+    """Return the smallest size of a bank from which a method can retrieve all its samples."""
     positives, negatives = method.num_neighbors
     return max(positives + 1 if positives else 0, negatives)
 
@@ -68,32 +70,35 @@ def check_retrieval(
 
     Args:
         configuration: The configuration.
-        searching: Whether all searched methods count.
+        searching: Whether to include all searched methods.
         summary: Description of the data, from `describe`.
         gpu: Whether trials train on a GPU.
     """
-    asked = list(_retrieving(configuration, searching))
-    if not asked:
+    variants = list(_retrieving(configuration, searching))
+    if not variants:
         return
     sizes = summary["class_sizes"]
-    for name in dict.fromkeys(name for name, _ in asked):
+    for name in dict.fromkeys(name for name, _ in variants):
         _check_numbers(
             configuration,
             name,
             searching,
-            [method.num_neighbors for each, method in asked if each == name],
+            [method.num_neighbors for each, method in variants if each == name],
             sizes,
         )
-    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
+    if (
+        _is_approximate(configuration, searching, sum(sizes), gpu)
+        and not faiss_index.is_installed()
+    ):
         chosen = configuration.resources.retrieval
         why = (
-            f", as {sum(sizes)} samples are more than {byte_sizes.EXACT_SAMPLES} on a CPU"
+            f" for more than {byte_sizes.EXACT_SAMPLES} samples on a CPU (here {sum(sizes)})"
             if chosen == "auto"
             else ""
         )
         raise ConfigurationError(
-            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is "
-            f"missing: {faiss_index.INSTALL}",
+            f"resources.retrieval = {chosen!r} needs faiss for the approximate search{why}, but "
+            f"faiss is not installed: {faiss_index.INSTALL}",
             field="resources.retrieval",
             value=chosen,
             allowed=("exact",),
@@ -109,39 +114,41 @@ def _check_numbers(
 ) -> None:
     """Raise ConfigurationError if a method retrieves more samples than the largest class allows.
 
-    It has too few samples for the most positives, or leaves too few others for the negatives.
-    `pairs` are both numbers in each variant of the method, `sizes` the numbers of samples by class.
+    The class may have too few samples for the positives, or leave too few for the negatives.
+
+    Args:
+        configuration: The configuration.
+        name: Name of the method.
+        searching: Whether the method is searched.
+        pairs: Numbers of positives and negatives in each variant of the method.
+        sizes: Number of samples of each class.
     """
-    most = dict(zip(SIDES, (max(sizes) - 1, sum(sizes) - max(sizes)), strict=True))
-    wanted = dict(zip(SIDES, map(max, zip(*pairs, strict=True)), strict=True))
-    many = [side for side in SIDES if wanted[side] > most[side]]
-    if not many:
+    available = dict(zip(SIDES, (max(sizes) - 1, sum(sizes) - max(sizes)), strict=True))
+    requested = dict(zip(SIDES, map(max, zip(*pairs, strict=True)), strict=True))
+    exceeded = [side for side in SIDES if requested[side] > available[side]]
+    if not exceeded:
         return
-    words = {
-        "positives": f"has {most['positives']} others",
-        "negatives": f"leaves {most['negatives']} of other classes",
+    limits = {
+        "positives": f"has {available['positives']} other samples",
+        "negatives": f"leaves {available['negatives']} samples of other classes",
     }
-    drawn = searching and any(side not in frozen_values(configuration, name) for side in many)
+    drawn = searching and any(side not in frozen_values(configuration, name) for side in exceeded)
     advice = " and ".join(
-        f"method.{side} of at most {most[side]}" for side in many
+        f"method.{side} of at most {available[side]}" for side in exceeded
     ) + advise_method_name(configuration, name, searching)
     raise ConfigurationError(
-        f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} "
-        f"{'are' if many[1:] else 'is'} more than the "
-        f"training part has, where the largest class "
-        f"{' and '.join(words[side] for side in many)} with a label: "
-        + (f"hold {advice}, or give more data" if drawn else f"give {advice}, or more data"),
-        field=f"method.{many[0]}",
-        value=wanted[many[0]],
-        allowed=(0, most[many[0]]),
+        f"method {name}: {' and '.join(f'{side} = {requested[side]}' for side in exceeded)} "
+        f"{'are' if exceeded[1:] else 'is'} more than the training part has: its largest class "
+        f"{' and '.join(limits[side] for side in exceeded)} with a label; "
+        + (f"freeze {advice}, or give more data" if drawn else f"give {advice}, or more data"),
+        field=f"method.{exceeded[0]}",
+        value=requested[exceeded[0]],
+        allowed=(0, available[exceeded[0]]),
     )
 
 
 def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, int]]:
-    """Return the numbers of positives and negatives to retrieve by the teacher's outputs.
-
-    Each pair appears once for all trials.
-    """
+    """Return the distinct (positives, negatives) to retrieve by the teacher's outputs."""
     found = {
         method.num_neighbors
         for _, method in _retrieving(configuration, searching)
@@ -153,12 +160,12 @@ def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, i
 def clean_bytes(configuration: Configuration, searching: bool, samples: int, features: int) -> int:
     """Return the bytes of the cache besides the logits.
 
-    These are the features (n, D) of the clean view, if a method has a bank, and the retrieved
-    samples.
+    If a method has a bank, these are the features (n, D) of the clean view and the tables of
+    retrieved samples. Otherwise there are none.
 
     Args:
         configuration: The configuration.
-        searching: Whether all searched methods count.
+        searching: Whether to include all searched methods.
         samples: Number of samples n.
         features: Length of the features D.
     """
@@ -178,45 +185,50 @@ def retrieval_line(
     gpu: bool,
     cached: bool,
 ) -> str:
-    """Return how samples are retrieved, among how many, and the part that the cache holds.
+    """Return how samples are retrieved, from how many, and what the cache holds of them.
 
     Empty if no method retrieves samples.
     """
-    asked = list(_retrieving(configuration, searching))
-    if not asked:
+    variants = list(_retrieving(configuration, searching))
+    if not variants:
         return ""
     samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
     if pairs:
         how = (
-            "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
+            "approximate, by faiss"
+            if _is_approximate(configuration, searching, samples, gpu)
+            else "exact"
         )
         size = byte_sizes.size(
             sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs)
         )
-        said = ", ".join(f"{positives} + {negatives}" for positives, negatives in sorted(pairs))
-        where = f"{size} in the cache, once for all trials" if cached else "by every trial anew"
+        pair_texts = ", ".join(
+            f"{positives} + {negatives}" for positives, negatives in sorted(pairs)
+        )
+        where = f"{size} in the cache, once for all trials" if cached else "computed by each trial"
         lines.append(
-            f"{how}, among {samples} samples: {said} of the same and of other classes; {where}"
+            f"{how}, among {samples} samples: {pair_texts} of the same and of other classes; "
+            f"{where}"
         )
     filled = [
         bank_schedule
-        for _, method in asked
+        for _, method in variants
         if (bank_schedule := method.bank_schedule(configuration.training.epochs))
     ]
     if filled:
-        most = max(min(bank_schedule.queue or samples, samples) for bank_schedule in filled)
-        lines.append(f"exact, among at most {most} samples, in each bank that students fill")
+        largest = max(min(bank_schedule.queue or samples, samples) for bank_schedule in filled)
+        lines.append(f"exact, among at most {largest} samples, in each bank of student features")
     return "; ".join(lines)
 
 
-def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
-    """Return whether negatives are searched approximately; positives never are."""
-    wanted = any(negatives for _, negatives in retrieved(configuration, searching))
-    return wanted and byte_sizes.is_approximate(configuration.resources, samples, gpu)
+def _is_approximate(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
+    """Return whether negatives are searched approximately; positives are searched exactly."""
+    requested = any(negatives for _, negatives in retrieved(configuration, searching))
+    return requested and byte_sizes.is_approximate(configuration.resources, samples, gpu)
 
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
-    """Yield the variants that have a bank, with the names of their methods."""
+    """Yield the method variants that have a bank, each with the name of its method."""
     for name in trained_methods(configuration, searching):
         for method in build_variants(configuration, name, searching):
             if method.needs.bank or method.bank_schedule(configuration.training.epochs):

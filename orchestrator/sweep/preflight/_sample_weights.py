@@ -1,4 +1,4 @@
-"""Check the weights of samples before a run: their schedule, their samples, their memory."""
+"""Check sample weighting before a run: its schedule, its data and its memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,10 +14,10 @@ from orchestrator.models.build import build
 from orchestrator.models.network import Network
 
 
-def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
-    """Raise ConfigurationError if a method would never weigh samples, or has none to weigh.
+def check_sample_weights(configuration: Configuration, name: str, searching: bool) -> None:
+    """Raise ConfigurationError if a method never updates sample weights, or lacks its samples.
 
-    The same holds if it trains the teacher for one student while peers share it.
+    The same holds if it trains the teacher for one student while peers share the teacher.
     """
     for method in build_variants(configuration, name, searching):
         try:
@@ -28,18 +28,18 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
             ) from error
         if method.needs_unlabelled and configuration.data.labelled is None:
             raise ConfigurationError(
-                f"method {name} with these settings learns from unlabelled samples too, and "
-                f"all have labels: set data.labelled to "
-                "how many keep theirs, or take another method.update",
+                f"data.labelled = null keeps all labels, but method {name} with these settings "
+                f"also needs unlabelled samples: set data.labelled to the number of labels to "
+                f"keep, or choose another method.update",
                 field="data.labelled",
                 value=None,
                 allowed=int,
             )
         if weighting_plan and method.teacher_lr and configuration.peers:
             raise ConfigurationError(
-                f"method {name} with these settings trains the teacher by what one student "
-                f"needs, and there are peers, who share "
-                "it: leave the peers out, or take method.update=iterative",
+                f"method {name} with these settings trains the teacher for one student, but "
+                f"peers ({', '.join(configuration.peers)}) share the teacher: leave the peers "
+                f"out, or set method.update=iterative",
                 field="peers",
                 value=tuple(configuration.peers),
                 allowed=(),
@@ -49,27 +49,26 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 def check_memory(
     configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]
 ) -> None:
-    """Raise ConfigurationError if finding the weights takes more than `resources.influence_gib`."""
+    """Raise ConfigurationError if sample weighting needs more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
     for name in trained_methods(configuration, searching):
-        every = [
+        all_plans = [
             method.weighting_plan(configuration.training.epochs)
             for method in build_variants(configuration, name, searching)
         ]
-        found = [each for each in every if each]
-        for field, student in _students(configuration, searching, classes, shape) if found else ():
+        plans = [each for each in all_plans if each]
+        for field, student in _students(configuration, searching, classes, shape) if plans else ():
             shapes = dict(student.named_parameters())
             needed = max(
                 each.required_bytes(samples, classes, student.head.in_features, shapes)
-                for each in found
+                for each in plans
             )
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
-                    f"method {name} would take {sizes.size(needed)} of memory to weigh "
-                    f"{samples} samples for {field}, and "
-                    f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as "
-                    f"method.estimator=last_layer or a "
-                    "smaller data.limit.train",
+                    f"resources.influence_gib = {limit_gib:g} is too little: method {name} needs "
+                    f"{sizes.size(needed)} of memory for the weights of {samples} samples with "
+                    f"{field}; raise it, set method.estimator=last_layer, or give a smaller "
+                    f"data.limit.train",
                     field="resources.influence_gib",
                     value=limit_gib,
                     allowed=(needed / 2**30, None),
@@ -79,7 +78,7 @@ def check_memory(
 def _students(
     configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
 ) -> Iterator[tuple[str, Network]]:
-    """Yield every network that a student may have, with its name; shapes alone, no memory."""
+    """Yield every network that a student may have, with its key, without allocating memory."""
     channels, height, width = shape
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():

@@ -8,15 +8,14 @@ from orchestrator.core.errors import ConfigurationError
 def check_peers(configuration: Configuration) -> None:
     """Raise ConfigurationError if workers cannot be divided among students.
 
-    The same holds for a setting without meaning for these students and workers.
+    The same holds for a setting that has no effect with these students and workers.
     """
     resources, students = configuration.resources, len(configuration.students)
     if not configuration.peers:
         if resources.peer_placement:
             raise ConfigurationError(
-                f"resources.peer_placement = {resources.peer_placement!r} has no meaning with "
-                f"one student: leave it out, or give "
-                "peers.b.network.name",
+                f"resources.peer_placement = {resources.peer_placement!r} has no effect with one "
+                f"student: leave it out, or set peers.b.network.name",
                 field="resources.peer_placement",
                 value=resources.peer_placement,
                 allowed=(None,),
@@ -24,19 +23,18 @@ def check_peers(configuration: Configuration) -> None:
     elif not configuration.colocated:
         if resources.workers % students:
             raise ConfigurationError(
-                f"resources.workers = {resources.workers} cannot be shared by {students} "
-                f"students: give a multiple of {students}, "
-                "or resources.peer_placement=colocated with one worker",
+                f"resources.workers = {resources.workers} cannot be divided among {students} "
+                f"students: give a multiple of {students}, or set "
+                f"resources.peer_placement=colocated and resources.workers=1",
                 field="resources.workers",
                 value=resources.workers,
                 allowed=f"a multiple of {students}",
             )
     elif resources.workers > 1:
         raise ConfigurationError(
-            "resources.peer_placement = 'colocated' trains all students in one worker, and "
-            "resources.workers = "
-            f"{resources.workers}: "
-            "give 1, or resources.peer_placement=actors",
+            f"resources.peer_placement = 'colocated' trains all students in one worker, but "
+            f"resources.workers = {resources.workers}: set resources.workers=1, or "
+            f"resources.peer_placement=actors",
             field="resources.workers",
             value=resources.workers,
             allowed=(1, 1),
@@ -49,10 +47,10 @@ def require_one_process(configuration: Configuration) -> None:
     """Raise ConfigurationError if `--local` must train students that need their own workers."""
     if configuration.peers and not configuration.colocated:
         raise ConfigurationError(
-            f"--local trains all students in this process, and resources.workers = "
-            f"{configuration.resources.workers}: "
-            "set resources.workers=1 (and no resources.peer_placement=actors), or leave "
-            "--local out",
+            f"--local trains all students in this process, but resources.workers = "
+            f"{configuration.resources.workers} and resources.peer_placement = "
+            f"{configuration.resources.peer_placement or 'null'} give them separate workers: set "
+            f"resources.workers=1 and leave resources.peer_placement out, or leave --local out",
             field="--local",
             value=True,
             allowed="with resources.workers = 1",
@@ -65,9 +63,9 @@ def _require_shared_resources(configuration: Configuration) -> None:
         for key in (*SETTINGS.values(), "threads_per_worker"):
             if getattr(peer, key) is not None:
                 raise ConfigurationError(
-                    f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one "
-                    f"worker trains all students: give "
-                    f"resources.{key}, or workers of their own with resources.workers={students}",
+                    f"peers.{letter}.{key} = {getattr(peer, key):g} has no effect if one worker "
+                    f"trains all students: set resources.{key}, or give each student its own "
+                    f"worker with resources.workers={students}",
                     field=f"peers.{letter}.{key}",
                     value=getattr(peer, key),
                     allowed=(None,),

@@ -21,17 +21,17 @@ from orchestrator.config.search_space import (
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models.build import build
-from orchestrator.sweep.preflight._configurations import check_fixed
+from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
 from orchestrator.sweep.preflight._retrieval import check_banking
-from orchestrator.sweep.preflight._sample_weights import check_weighing
+from orchestrator.sweep.preflight._sample_weights import check_sample_weights
 from orchestrator.sweep.preflight._students import check_peers
 from search_spaces import SPACES
 
 
 def check_network(
-    network: Network, field: str, classes: int, shape: Sequence[int], words: str = ""
+    network: Network, field: str, classes: int, shape: Sequence[int], prefix: str = ""
 ) -> int:
     """Return the number of parameters of a network.
 
@@ -40,22 +40,22 @@ def check_network(
         field: Key of the network in the configuration.
         classes: Number of classes.
         shape: (channels, height, width) of the images.
-        words: Beginning of an error message, instead of `field`.
+        prefix: Start of an error message, instead of `field`.
 
     Raises:
-        ConfigurationError: The network does not exist or cannot have its settings.
+        ConfigurationError: The network is unknown or its settings are invalid.
     """
     channels, height, width = shape
     try:
-        with torch.device("meta"):  # shapes alone, no memory
-            built = build(network.name, classes, (channels, height, width), network.settings)
-            return sum(value.numel() for value in built.state_dict().values())
+        with torch.device("meta"):  # allocates no memory
+            model = build(network.name, classes, (channels, height, width), network.settings)
+            return sum(value.numel() for value in model.state_dict().values())
     except ConfigurationError as error:
-        raise ConfigurationError.from_error(error, f"{words or field}: {error}", field) from error
+        raise ConfigurationError.from_error(error, f"{prefix or field}: {error}", field) from error
 
 
 def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
-    """Return D, the length of the features of a network that was checked."""
+    """Return D, the length of the features of a checked network."""
     channels, height, width = shape
     with torch.device("meta"):
         return build(
@@ -76,15 +76,15 @@ def check_students(
     kinds = networks(configuration, searched)
     return sum(
         max(
-            check_network(network, network_key(letter), classes, shape, words)
-            for words, network in kind.items()
+            check_network(network, network_key(letter), classes, shape, prefix)
+            for prefix, network in kind.items()
         )
         for letter, kind in kinds.items()
     )
 
 
 def check_networks(configuration: Configuration, searched: bool) -> None:
-    """Raise ConfigurationError if a network does not exist or cannot have its settings.
+    """Raise ConfigurationError if a network is unknown or its settings are invalid.
 
     The check does not depend on the data.
     """
@@ -96,53 +96,52 @@ def check_networks(configuration: Configuration, searched: bool) -> None:
 def check_objective(configuration: Configuration) -> None:
     """Raise ConfigurationError if an objective cannot be optimised.
 
-    This is so if no epoch reports it, its direction looks for the worst, or its student does not
-    exist.
+    It must be reported, have the direction that improves it, and belong to an existing student.
     """
     search = configuration.search
-    _check_whose(configuration)
+    _check_evaluated_students(configuration)
     if search.objectives:
         _check_objectives(configuration)
         return
     known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
         raise ConfigurationError(
-            f"search.objective = {search.objective!r} {_instead(configuration, known)}",
+            f"search.objective = {search.objective!r} {_objective_refusal(configuration, known)}",
             field="search.objective",
             value=search.objective,
             allowed=tuple(known),
         )
     if search.direction not in BETTER[search.objective]:
         raise ConfigurationError(
-            f"search.direction = {search.direction!r} looks for the worst {search.objective}: "
-            f"set {BETTER[search.objective][0]}",
+            f"search.direction = {search.direction!r} would find the worst {search.objective}: "
+            f"set search.direction={BETTER[search.objective][0]}",
             field="search.direction",
             value=search.direction,
             allowed=BETTER[search.objective],
         )
 
 
-def _instead(configuration: Configuration, known: Sequence[str]) -> str:
-    """Return why `search.objective` is not allowed, and which setting has the same meaning."""
+def _objective_refusal(configuration: Configuration, known: Sequence[str]) -> str:
+    """Return why `search.objective` is not allowed, and what to set instead."""
     objective = configuration.search.objective
     name, letter = unlettered(objective), objective.partition("/")[0]
     if name == PARAMETERS:
         return (
-            f"alone has nothing to be weighed against: name it among "
+            f"is not allowed as the only objective: set "
             f"search.objectives=[validation/accuracy, {objective}]"
         )
     if name in known and configuration.peers and letter in configuration.students:
-        return f"is of one student: set search.objective={name} and search.students={letter}"
+        return f"names one student: set search.objective={name} and search.students={letter}"
     return f"is not reported: {suggest_name(objective, known)}"
 
 
-def _check_whose(configuration: Configuration) -> None:
-    """Raise ConfigurationError if `search.students` names no student."""
+def _check_evaluated_students(configuration: Configuration) -> None:
+    """Raise ConfigurationError if `search.students` is not mean, min or an existing student."""
     students = configuration.search.students
     if not configuration.peers and students != "mean":
         raise ConfigurationError(
-            f"search.students = {students!r} chooses among students, and there is one: leave "
-            f"it at mean, or configure peers",
+            f"search.students = {students!r} is not allowed with one student: set "
+            f"search.students=mean, or configure peers",
             field="search.students",
             value=students,
             allowed=("mean",),
@@ -159,15 +158,15 @@ def _check_whose(configuration: Configuration) -> None:
 
 
 def _check_objectives(configuration: Configuration) -> None:
-    """Raise ConfigurationError if the objectives are not several, or one of them is not allowed.
+    """Raise ConfigurationError if there are fewer than two objectives, or one is not allowed.
 
-    Each must be reported and have a direction that is always the better one.
+    Each must be reported and have one direction that improves it.
     """
     names, known = configuration.search.objectives, list_objective_names(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
-            f"search.objectives = {list(names)} is not several: name two or more, each once, "
-            f"or set search.objective for one",
+            f"search.objectives = {list(names)} is not allowed: give two or more different "
+            f"objectives, or set search.objective for a single one",
             field="search.objectives",
             value=names,
             allowed="two or more, each once",
@@ -175,9 +174,8 @@ def _check_objectives(configuration: Configuration) -> None:
     for name in names:
         if len(BETTER.get(unlettered(name), ())) > 1:
             raise ConfigurationError(
-                f"search.objectives = {name!r} has no direction that is always the better one: "
-                f"take another, or search.objective "
-                "with search.direction",
+                f"search.objectives = {name!r} has no single direction that improves it: choose "
+                f"another objective, or set search.objective and search.direction",
                 field="search.objectives",
                 value=name,
                 allowed=tuple(known),
@@ -192,7 +190,7 @@ def _check_objectives(configuration: Configuration) -> None:
 
 
 def _check_sizes(configuration: Configuration) -> None:
-    """Raise ConfigurationError if an objective is the size of networks that do not vary."""
+    """Raise ConfigurationError if an objective is a model size that does not vary."""
     for name in configuration.search.objectives:
         letter = name.partition("/")[0]
         sections = [
@@ -202,10 +200,9 @@ def _check_sizes(configuration: Configuration) -> None:
             key.rpartition(".")[0] in sections for key in configuration.search.extra_space
         ):
             raise ConfigurationError(
-                f"search.objectives = {name!r} is the same in every trial, as "
-                f"search.extra_space varies no network that it counts: "
-                "add "
-                f"for example search.extra_space.{sections[0]}.width=[8, 16, 32], or leave it out",
+                f"search.objectives = {name!r} is the same in every trial, because "
+                f"search.extra_space does not vary its network: add for example "
+                f"search.extra_space.{sections[0]}.width=[8, 16, 32], or leave the objective out",
                 field="search.objectives",
                 value=name,
                 allowed=f"with search.extra_space.{sections[0]}",
@@ -219,7 +216,7 @@ def check_train(configuration: Configuration) -> None:
     name = configuration.method.name
     check_settings(configuration, name, "method.name")
     check_needs(configuration, name, "method.name", searching=False)
-    check_weighing(configuration, name, searching=False)
+    check_sample_weights(configuration, name, searching=False)
     check_banking(configuration, name, searching=False)
     check_data(configuration, searching=False)
     check_objective(configuration)
@@ -228,7 +225,7 @@ def check_train(configuration: Configuration) -> None:
 def check_search(configuration: Configuration) -> None:
     """Check everything about a search that needs no data.
 
-    These are methods, frozen keys, choices, objectives and rungs.
+    This includes methods, frozen keys, choices, objectives and rungs.
     """
     check_peers(configuration)
     check_settings(configuration, configuration.method.name, "method.name")
@@ -239,7 +236,7 @@ def check_search(configuration: Configuration) -> None:
     check_searched_data(configuration)
     check_data(configuration, searching=True)
     check_choices(configuration)
-    check_fixed(configuration)
+    check_configurations(configuration)
     check_networks(configuration, searched=True)
     check_objective(configuration)
     _check_scheduler(configuration)
@@ -249,20 +246,19 @@ def check_search(configuration: Configuration) -> None:
 
 
 def _check_method_is_searched(configuration: Configuration) -> None:
-    """Refuse settings of a method that is not searched, and a method that is named twice."""
+    """Refuse settings of a method that is not searched, and a repeated method."""
     search, chosen = configuration.search, configuration.method
     if chosen.settings and chosen.name not in searched_methods(configuration):
         raise ConfigurationError(
-            f"the settings under method are those of {chosen.name}, which is not among "
-            f"search.methods = {list(search.methods)}: "
-            "add it there, or leave them out",
+            f"method.name = {chosen.name!r} has settings, but is not among search.methods = "
+            f"{list(search.methods)}: add it there, or leave its settings out",
             field="method.name",
             value=chosen.name,
             allowed=search.methods,
         )
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(
-            f"search.methods = {list(search.methods)} names a method twice: name each once",
+            f"search.methods = {list(search.methods)} contains a method twice: give each once",
             field="search.methods",
             value=search.methods,
             allowed="each once",
@@ -270,13 +266,13 @@ def _check_method_is_searched(configuration: Configuration) -> None:
 
 
 def _check_frozen_keys(configuration: Configuration) -> None:
-    """Refuse a key of `search.freeze` that is no key of the configuration."""
+    """Refuse an unknown key in `search.freeze`."""
     for key in configuration.search.freeze:
         try:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"search.freeze = {key!r} is no key of the configuration: write for example "
+                f"search.freeze = {key!r} is not a key of the configuration: give for example "
                 f"training.learning_rate",
                 field="search.freeze",
                 value=key,
@@ -297,7 +293,7 @@ def _check_searched_method(configuration: Configuration, name: str) -> None:
         )
     check_held(configuration, name)
     check_needs(configuration, name, field, searching=True)
-    check_weighing(configuration, name, searching=True)
+    check_sample_weights(configuration, name, searching=True)
     check_banking(configuration, name, searching=True)
 
 
@@ -306,9 +302,8 @@ def _check_scheduler(configuration: Configuration) -> None:
     search = configuration.search
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
-            f"search.scheduler = {search.scheduler!r} compares trials by one objective, and "
-            f"search.objectives names "
-            f"{len(search.objectives)}: set search.scheduler=none",
+            f"search.scheduler = {search.scheduler!r} compares trials by one objective, but "
+            f"search.objectives has {len(search.objectives)}: set search.scheduler=none",
             field="search.scheduler",
             value=search.scheduler,
             allowed=("none",),
@@ -319,8 +314,7 @@ def _check_scheduler(configuration: Configuration) -> None:
     ):
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = "
-            f"{configuration.training.epochs}: "
-            f"give at most {configuration.training.epochs}",
+            f"{configuration.training.epochs}: give at most {configuration.training.epochs}",
             field="search.grace_epochs",
             value=search.grace_epochs,
             allowed=(1, configuration.training.epochs),
@@ -329,11 +323,11 @@ def _check_scheduler(configuration: Configuration) -> None:
 
 def check_choices(configuration: Configuration) -> None:
     """Raise ConfigurationError if a key or a value of `search.extra_space` cannot be searched."""
-    asked = {peer_rate(letter) for letter in configuration.peers}
+    searched_keys = {peer_rate(letter) for letter in configuration.peers}
     for name in searched_methods(configuration):
         for branch in list_branches(name, {}):
-            asked |= {*branch.choices, *branch.ranges}
-    check_keys(configuration, asked)
+            searched_keys |= {*branch.choices, *branch.ranges}
+    check_keys(configuration, searched_keys)
 
 
 def check_population(configuration: Configuration) -> None:
@@ -344,31 +338,31 @@ def check_population(configuration: Configuration) -> None:
     search, epochs = configuration.search, configuration.training.epochs
     if search.trials < 2:
         raise ConfigurationError(
-            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': "
-            f"give at least 2, better 4 or more",
+            f"search.trials = {search.trials} is too few for search.scheduler = 'pbt': give at "
+            f"least 2, preferably 4 or more",
             field="search.trials",
             value=search.trials,
             allowed=(2, MOST_TRIALS),
         )
     if search.perturb_epochs >= epochs:
         raise ConfigurationError(
-            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a "
-            f"comparison, as training.epochs = {epochs}: "
+            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after the first "
+            f"comparison, because training.epochs = {epochs}: "
             + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs"),
             field="search.perturb_epochs",
             value=search.perturb_epochs,
             allowed=(1, epochs - 1) if epochs > 1 else None,
         )
-    ways = [
+    branches = [
         branch
         for name in searched_methods(configuration)
         for branch in list_branches(name, frozen_values(configuration, name))
     ]
-    if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
+    if not peer_rates(configuration) and not any(branch.continuous for branch in branches):
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: "
-            "leave one out of search.freeze "
-            "or of the settings under method, or take another scheduler",
+            "search.scheduler = 'pbt' varies continuous settings, but all of them are frozen: "
+            "leave one out of search.freeze or of the settings under method, or choose another "
+            "scheduler",
             field="search.scheduler",
             value="pbt",
             allowed="with a continuous setting that is searched",
@@ -376,10 +370,10 @@ def check_population(configuration: Configuration) -> None:
 
 
 def check_held(configuration: Configuration, name: str) -> None:
-    """Raise ConfigurationError if a frozen value conflicts with one of the search."""
-    kept, keys = frozen_values(configuration, name), configuration.search.freeze
-    for branch in list_branches(name, kept):
-        values = kept | branch.values
+    """Raise ConfigurationError if a frozen value conflicts with a searched one."""
+    frozen, keys = frozen_values(configuration, name), configuration.search.freeze
+    for branch in list_branches(name, frozen):
+        values = frozen | branch.values
         try:
             METHODS[name].Settings.build(
                 {key: values[key] for key in values if "." not in key and key not in keys}
@@ -387,24 +381,20 @@ def check_held(configuration: Configuration, name: str) -> None:
         except SettingsError as error:
             chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
             message = (
-                f"method {name}: the search would choose {chosen or 'other settings'} beside "
-                f"what is held, and {error}; "
-                "hold what has to go with it, or leave it to the search"
+                f"method {name}: the search would combine the frozen settings with "
+                f"{chosen or 'others'}, but {error}; freeze the settings that depend on them "
+                f"too, or leave all to the search"
             )
             raise ConfigurationError.from_error(error, message, "method") from error
 
 
 def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
-    """Raise ConfigurationError if the scheduler copies checkpoints and the store is a URI.
-
-    Such schedulers copy a folder.
-    """
+    """Refuse a scheduler that copies checkpoint folders if the store is a URI."""
     scheduler = configuration.search.scheduler
     if uri and kind == "sweep" and scheduler in PAUSING:
         raise ConfigurationError(
-            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store "
-            f"is a URI: give a folder that all "
-            "nodes share, or take asha, median or none",
+            f"search.scheduler = {scheduler!r} copies checkpoint folders, but --store is a URI: "
+            f"give a folder that all nodes share, or set search.scheduler to asha, median or none",
             field="search.scheduler",
             value=scheduler,
             allowed=("asha", "median", "none"),

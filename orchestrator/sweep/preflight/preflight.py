@@ -65,7 +65,7 @@ from orchestrator.tracking.schema import schema_problem
 class Prepared:
     """Start values of a run, settled by the checks.
 
-    `data` is the folder of the data. `asked` is the access to the teacher, None without one. `note`
+    `data` is the folder of the prepared data. `teacher_access` is None without a teacher. `note`
     explains how the configuration differs from the requested one.
     """
 
@@ -84,13 +84,13 @@ def prepare_run(
 ) -> Prepared:
     """Check a run and prepare its data, and decide on the teacher's cache.
 
-    Afterwards the teacher's given weights are in the store. The configuration has the teacher's
-    mode to which `auto` was resolved, so that a resume does not decide again.
+    Afterwards the teacher's pretrained weights are in the store. The configuration has the resolved
+    teacher mode instead of `auto`, so that a resume does not decide again.
 
     Args:
         kind: Sweep, train or teacher.
         local: Train in this process.
-        note: Receives what a person may not expect of the data.
+        note: Receives messages about unexpected properties of the data.
     """
     require_copies(store.uri, configuration, kind)
     configuration, reduced = _settled(configuration, kind)
@@ -118,7 +118,7 @@ def prepare_run(
 def show_plan(
     store: Store, configuration: Configuration, kind: str, local: bool, console: Console
 ) -> None:
-    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes.
+    """Print the plan of a run: data, teacher, worker groups, trials, rungs and disk space.
 
     Nothing is prepared.
     """
@@ -126,7 +126,7 @@ def show_plan(
     configuration, note = _settled(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    teacher_access, checkpoint_bytes, whose = _check_with_data(
+    teacher_access, checkpoint_bytes, kept_trials = _check_with_data(
         store, configuration, kind, local, summary, gpu, groups
     )
     lines = {
@@ -140,7 +140,7 @@ def show_plan(
     )
     if teacher_access:
         lines["teacher"] = _teacher_line(store, configuration, summary)
-        lines["cache"] = f"the teacher is {teacher_access.words}"
+        lines["cache"] = f"the teacher's outputs are {teacher_access.words}"
     cached = teacher_access is not None and teacher_access.folder is not None
     if kind != "teacher" and (
         retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
@@ -164,11 +164,11 @@ def show_plan(
         lines["tracking"] = problem
     lines["store"] = (
         f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} "
-        f"MiB: {whose}"
+        f"MiB: {kept_trials}"
     )
     lines |= {
-        f"changed {place}": sentence
-        for place, sentence in enumerate(describe_yielded(configuration, kind), 1)
+        f"changed {index}": sentence
+        for index, sentence in enumerate(describe_yielded(configuration, kind), 1)
     }
     if note:
         console.print(sanitize(note), markup=False, highlight=False, soft_wrap=True)
@@ -208,17 +208,17 @@ def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, st
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
-    """Check all that needs no data, and plan the groups.
+    """Check everything that needs no data, and plan the worker groups.
 
     Returns:
-        Their arithmetic in words, whether their first worker has a GPU, and their number.
+        A description of the groups, whether their first worker has a GPU, and their number.
     """
     require_weights(configuration)
     if local:
         require_cores(configuration, [local_resources()])
         if kind != "teacher":
             require_one_process(configuration)
-        return "none: this process trains", torch.cuda.is_available(), 1
+        return "none: training runs in this process", torch.cuda.is_available(), 1
     trials = configuration.search.trials if kind == "sweep" else 1
     address = cluster_address(configuration.resources)
     if address is None:
@@ -234,15 +234,15 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
         free,
         elastic=bool(address),
     )
-    held = _held(configuration, available, nodes)
+    shown_values = _describe_resources(configuration, available, nodes)
     words = (
-        f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, "
+        f"{groups.groups} x {groups.workers} workers{shown_values}; {groups.arithmetic} fit, "
         f"{trials} trials"
     )
     return words, groups.bundles[0].get("GPU", 0) > 0, groups.groups
 
 
-def _held(
+def _describe_resources(
     configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]
 ) -> str:
     """Return the resources of a worker, and which student it trains if there are several."""
@@ -255,7 +255,8 @@ def _held(
             f" for students {', '.join(configuration.students)}" if configuration.peers else ""
         )
     return ", " + ", ".join(
-        f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items()
+        f"{configuration.replicas} for student {letter} of {shown_values}"
+        for letter, shown_values in each.items()
     )
 
 
@@ -273,9 +274,9 @@ def _available(
 
 
 def _download_students_weights(configuration: Configuration, data: Path) -> None:
-    """Download the weights that torchvision publishes for students, once, before workers need them.
+    """Download the torchvision weights of students once, before workers need them.
 
-    Raise ConfigurationError if that fails. Files were read by `check_given_weights`.
+    Raise ConfigurationError if that fails. Weight files are read by `check_given_weights`.
     """
     for letter, (network, _) in configuration.students.items():
         if network.weights and not names_file(network.weights):
@@ -302,7 +303,8 @@ def _check_with_data(
     """Check networks, batches and free space against the data.
 
     Returns:
-        The access to the teacher, the bytes of the checkpoints, and of which trials these are.
+        The access to the teacher, the size of the checkpoints (bytes), and the trials that keep
+        them.
     """
     classes, searching, samples = (
         len(summary["classes"]),
@@ -310,13 +312,13 @@ def _check_with_data(
         summary["sizes"]["train"],
     )
     parameters = check_students(configuration, searching, classes, summary["shape"])
-    beside = teacher_parameters = 0
+    clean_view_bytes = teacher_parameters = 0
     if configuration.teacher:
         teacher_parameters = check_network(
             configuration.teacher.network, "teacher.network", classes, summary["shape"]
         )
         width = feature_width(configuration.teacher.network, classes, summary["shape"])
-        beside = clean_bytes(configuration, searching, samples, width)
+        clean_view_bytes = clean_bytes(configuration, searching, samples, width)
     check_given_weights(configuration, classes, summary["shape"])
     fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):
@@ -331,29 +333,29 @@ def _check_with_data(
     check_memory(configuration, searching, samples, classes, summary["shape"])
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
-    copies, whose = (
+    copies, kept_trials = (
         checkpoints(configuration.search, groups)
         if searching
-        else (2, "of one training, and the one before")
+        else (2, "of one training: the current and the previous one")
     )
     checkpoint_bytes = byte_sizes.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
     teacher_access = (
-        decide_access(store, configuration, summary, local, reserved, beside)
+        decide_access(store, configuration, summary, local, reserved, clean_view_bytes)
         if configuration.teacher
         else None
     )
-    return teacher_access, checkpoint_bytes, whose
+    return teacher_access, checkpoint_bytes, kept_trials
 
 
 def _data_line(summary: dict[str, Any]) -> str:
-    said = {name: str(size) for name, size in summary["sizes"].items()}
+    size_texts = {name: str(size) for name, size in summary["sizes"].items()}
     if "labelled" in summary:
-        said["train"] = f"{summary['labelled']} labelled of {said['train']}"
+        size_texts["train"] = f"{summary['labelled']} labelled of {size_texts['train']}"
     if "validation_in_training" in summary:
-        said["train"] += " with the validation part"
-    sizes = ", ".join(f"{name} {size}" for name, size in said.items())
+        size_texts["train"] += " with the validation part"
+    sizes = ", ".join(f"{name} {size}" for name, size in size_texts.items())
     shape = "x".join(str(side) for side in summary["shape"])
     return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}"
 
@@ -364,7 +366,7 @@ def _network_line(network: dict[str, Any]) -> str:
 
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
-    """Return every student's network, and its own recipe if it has one, without searched values."""
+    """Return each student's network and its own training settings, without searched values."""
     searched = (
         {*peer_rates(configuration), *configuration.search.extra_space}
         if kind == "sweep"
@@ -372,17 +374,17 @@ def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     )
     lines = {}
     for letter, (network, _) in configuration.students.items():
-        own = (
+        recipe_values = (
             configuration.peers[letter].training.model_dump(exclude_none=True)
             if letter in configuration.peers
             else {}
         )
-        held = {
+        shown_values = {
             key: value
-            for key, value in own.items()
+            for key, value in recipe_values.items()
             if f"peers.{letter}.training.{key}" not in searched
         }
-        recipe = "".join(f", {key} {value}" for key, value in held.items())
+        recipe = "".join(f", {key} {value}" for key, value in shown_values.items())
         name = f"student {letter}" if configuration.peers else "student"
         lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
     return lines
@@ -395,26 +397,26 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
         configuration, summary["fingerprint"], summary["augmentation"]
     )
     if damage := fit.damage(folder):
-        source = f"{damage}: it is made anew"
+        source = f"{damage}: it will be rebuilt"
     elif fit.teacher_exists(folder):
-        source = "in the store already"
+        source = "already in the store"
     else:
         source = (
             "weights to load"
             if teacher.network.weights
-            else f"to be fitted for {teacher.training.epochs} epochs, once"
+            else f"to be trained once for {teacher.training.epochs} epochs"
         )
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
 def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
-    """Return how this machine decodes images, and whether its shared memory suffices."""
+    """Return how this machine decodes images, and a warning if its shared memory is too small."""
     workers, share = (
         configuration.data.loader_workers,
         configuration.training.batch_size // configuration.replicas,
     )
     if not workers:
-        return "images are decoded in the process that trains"
+        return "images are decoded in the training process"
     batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
     shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
     return f"{workers} processes decode images for each worker" + (
@@ -426,17 +428,17 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
-    looked_for = ", ".join(
+    objective_texts = ", ".join(
         f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search)
     )
     settings = count_settings(configuration)
-    of = (
+    num_settings = (
         f" ({settings} different setting{'s' * (settings != 1)})"
         if settings is not None and not search.configurations
         else ""
     )
     return {
-        "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
+        "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
         "epochs": f"{configuration.training.epochs}; "
         f"{plan.comparisons(search, configuration.training.epochs)}",
     }

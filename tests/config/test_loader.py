@@ -28,10 +28,10 @@ def written(folder: Path, text: str) -> Path:
 
 def refuse(file: Path) -> str:
     """Return the message with which a file is refused."""
-    with refused("--config", str(file)) as told:
+    with refused("--config", str(file)) as refusal:
         load(file, [])
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
 
 
 def test_set_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_names_that_look_like_numbers_stay_names(text: str) -> None:
         ("method.name=3", "method.name", "3"),
     ],
 )
-def test_a_bad_value_is_told_in_one_sentence_with_field_and_value(
+def test_a_bad_value_is_refused_in_one_sentence_with_field_and_value(
     pair: str, field: str, value: str
 ) -> None:
-    with refused(field) as told:
+    with refused(field) as refusal:
         load(None, [pair])
-    assert repr(told.value.value) == value and "\n" not in str(told.value)
+    assert repr(refusal.value.value) == value and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,10 @@ def test_what_is_allowed_at_a_key(field: str, allowed: object) -> None:
 def test_an_unknown_key_is_refused_with_the_nearest_one(
     pair: str, field: str, section: type[Section], nearest: str
 ) -> None:
-    with refused(field, allowed=tuple(section.model_fields)) as told:
+    with refused(field, allowed=tuple(section.model_fields)) as refusal:
         load(None, [pair])
-    assert "\n" not in str(told.value) and (
-        not nearest or f"did you mean '{nearest}'" in str(told.value)
+    assert "\n" not in str(refusal.value) and (
+        not nearest or f"did you mean '{nearest}'" in str(refusal.value)
     )
 
 
@@ -244,12 +244,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
         (("seed=1", "seed.low=2"), ("seed.low", "2", "a section seed")),
     ],
 )
-def test_what_does_not_fit_together_is_told(
-    pairs: tuple[str, ...], expected: tuple[Any, ...]
-) -> None:
-    with refused(*expected) as told:
+def test_conflicting_values_are_refused(pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+    with refused(*expected) as refusal:
         load(None, list(pairs))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_several_mistakes_are_counted() -> None:
@@ -258,11 +256,11 @@ def test_several_mistakes_are_counted() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody"])
-def test_a_file_that_is_not_yaml_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path, text: str) -> None:
     assert "YAML" in refuse(written(tmp_path, text))
 
 
-def test_a_file_of_bytes_is_told(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "given.yaml"
     file.write_bytes(b"\xff\xfe\x00\x80")
     assert str(file) in refuse(file)
@@ -271,11 +269,11 @@ def test_a_file_of_bytes_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"), [("- 1\n- 2\n", "list"), ("words\n", "str"), ("3\n", "int")]
 )
-def test_a_file_without_keys_is_told(tmp_path: Path, text: str, kind: str) -> None:
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str, kind: str) -> None:
     assert kind in refuse(written(tmp_path, text))
 
 
-def test_a_file_that_is_missing_or_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refuse(tmp_path / "nowhere.yaml")
     assert "folder" in refuse(tmp_path)
 
@@ -285,7 +283,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
     assert load(written(tmp_path, text), []) == Configuration()
 
 
-def test_keys_that_are_no_text_are_told(tmp_path: Path) -> None:
+def test_keys_that_are_not_strings_are_refused(tmp_path: Path) -> None:
     assert "line 1" in refuse(written(tmp_path, "data: {1: 2}\n"))
 
 
@@ -333,7 +331,7 @@ def test_every_shipped_configuration_is_usable_and_begins_with_its_command(name:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_shipped_configuration_says_a_key_once(name: str) -> None:
+def test_shipped_configurations_have_no_duplicate_keys(name: str) -> None:
     def keys(node: Any) -> None:
         if isinstance(node, yaml.MappingNode):
             names = [key.value for key, _ in node.value]
@@ -344,7 +342,7 @@ def test_every_shipped_configuration_says_a_key_once(name: str) -> None:
     keys(yaml.compose((ROOT / name).read_text()))
 
 
-def test_what_is_named_anew_on_the_command_line_inherits_no_settings(tmp_path: Path) -> None:
+def test_a_name_on_the_command_line_discards_the_settings_of_another_name(tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_text("student: {name: mlp, width: 8}\nmethod: {name: kd, alpha: 0.5}\n")
     loaded = load(file, ["student.name=resnet8", "method.name=kd", "method.temperature=2"])

@@ -27,28 +27,28 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clocks
 
 
-def test_it_counts_from_its_making(clocks: SimpleNamespace) -> None:
+def test_cost_starts_at_creation(clocks: SimpleNamespace) -> None:
     counted = TrialCost()
     clocks.wall, clocks.cpu = 104.0, 13.0
     assert counted.metrics(TrialContext()) == {TOTAL: 4.0, CPU_TOTAL: 3.0}
-    counted.add(2.0)
+    counted.add_cpu_seconds(2.0)
     assert counted.metrics(TrialContext()) == {TOTAL: 4.0, CPU_TOTAL: 5.0}
 
 
-def test_a_resume_goes_on_from_what_was_told(clocks: SimpleNamespace) -> None:
+def test_resume_adds_the_reported_cost(clocks: SimpleNamespace) -> None:
     counted = TrialCost()
     counted.resume({TOTAL: 7.0, CPU_TOTAL: 6.0})
     clocks.wall, clocks.cpu = 101.0, 10.5
     assert counted.metrics(TrialContext()) == {TOTAL: 8.0, CPU_TOTAL: 6.5}
 
 
-def test_the_records_of_a_trial_have_what_it_cost_so_far(tmp_path: Path) -> None:
+def test_records_hold_the_cost_of_the_trial_so_far(tmp_path: Path) -> None:
     spec = specification(tmp_path, "trial", *PLAIN)
     first: list[dict[str, Any]] = records_of(spec, dies_after=2)
-    told: list[dict[str, Any]] = []
-    train(spec.model_copy(update={"known": 2}), TrialContext(report=told.append))
+    records: list[dict[str, Any]] = []
+    train(spec.model_copy(update={"known": 2}), TrialContext(report=records.append))
     for name in (TOTAL, CPU_TOTAL):
-        values = [record["metrics"][name] for record in (*first, *told[1:])]
+        values = [record["metrics"][name] for record in (*first, *records[1:])]
         assert len(values) == 4 and values[0] > 0 and values == sorted(values)
-    parts = sum(record["metrics"]["seconds/epoch"] for record in (*first, *told[1:]))
-    assert told[-1]["metrics"][TOTAL] >= 0.9 * parts
+    parts = sum(record["metrics"]["seconds/epoch"] for record in (*first, *records[1:]))
+    assert records[-1]["metrics"][TOTAL] >= 0.9 * parts

@@ -47,9 +47,9 @@ def weighting_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_data_that_cannot_be_weighed(change: str, expected: tuple[Any, ...]) -> None:
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         check_train(load(None, ["method.name=weighing", change]))
-    assert "method weighing" in str(told.value) and "\n" not in str(told.value)
+    assert "method weighing" in str(refusal.value) and "\n" not in str(refusal.value)
     check_train(load(None, ["method.name=weighing"]))
     check_train(load(None, ["method.name=kd", change]))
 
@@ -75,7 +75,7 @@ def data_line(store: Path, *pairs: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "data_text"),
     [
         ((), "digits: train 400, validation 216, test 359; "),
         (FEW[1:], "digits: train 40 labelled of 400, validation 216, test 359; "),
@@ -89,14 +89,14 @@ def data_line(store: Path, *pairs: str) -> str:
         ),
     ],
 )
-def test_the_plan_says_how_many_are_labelled(
-    digits_store: Path, change: tuple[str, ...], said: str
+def test_the_plan_gives_the_number_of_labelled_samples(
+    digits_store: Path, change: tuple[str, ...], data_text: str
 ) -> None:
     small = ("training.batch_size=32", "teacher.training.batch_size=32")
-    assert said in data_line(digits_store, FEW[0], *small, *change)
+    assert data_text in data_line(digits_store, FEW[0], *small, *change)
 
 
-def test_a_plan_whose_labelled_samples_fill_no_batch_is_refused(digits_store: Path) -> None:
+def test_too_few_labelled_samples_for_a_batch_are_refused(digits_store: Path) -> None:
     with refused("teacher.training.batch_size", 64, (1, 40)):
         data_line(digits_store, *FEW)
 

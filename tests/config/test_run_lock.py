@@ -30,9 +30,11 @@ def folder(tmp_path: Path) -> Path:
 
 def word(folder: Path, age_s: float, **changes: object) -> None:
     """Write the heartbeat file of a process on another host, last touched `age_s` seconds ago."""
-    write_json(folder / run_lock.WORD, {"host": "elsewhere", "pid": 7, "since": 1.7e9} | changes)
+    write_json(
+        folder / run_lock.HEARTBEAT_FILE, {"host": "elsewhere", "pid": 7, "since": 1.7e9} | changes
+    )
     then = time.time() - age_s
-    os.utime(folder / run_lock.WORD, (then, then))
+    os.utime(folder / run_lock.HEARTBEAT_FILE, (then, then))
 
 
 def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
@@ -41,45 +43,52 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        assert run_lock.running(folder)
+        assert run_lock.is_running(folder)
         with (
-            refused("name", "mine", "a sweep that nobody runs") as told,
+            refused("name", "mine", "a sweep that no process runs") as refusal,
             run_lock.hold_lock(folder),
         ):
             pass
         assert all(
-            part in str(told.value) for part in (socket.gethostname(), f"kill {process.pid}")
+            part in str(refusal.value) for part in (socket.gethostname(), f"kill {process.pid}")
         )
         process.kill()
         process.wait()
-    assert read_json(folder / run_lock.WORD)["pid"] == process.pid, "it could not clean up"
-    assert not run_lock.running(folder)
+    assert read_json(folder / run_lock.HEARTBEAT_FILE)["pid"] == process.pid, (
+        "it could not clean up"
+    )
+    assert not run_lock.is_running(folder)
     with run_lock.hold_lock(folder):
-        assert run_lock.running(folder) and read_json(folder / run_lock.WORD)["pid"] == os.getpid()
-    assert not run_lock.running(folder) and not (folder / run_lock.WORD).exists()
+        assert (
+            run_lock.is_running(folder)
+            and read_json(folder / run_lock.HEARTBEAT_FILE)["pid"] == os.getpid()
+        )
+    assert not run_lock.is_running(folder) and not (folder / run_lock.HEARTBEAT_FILE).exists()
 
 
-def test_another_host_whose_lock_is_not_seen_here(folder: Path) -> None:
+def test_a_fresh_heartbeat_of_another_host_is_respected_without_its_lock(folder: Path) -> None:
     word(folder, age_s=5)
-    assert run_lock.running(folder)
-    with refused("name", "mine", "a sweep that nobody runs") as told:
+    assert run_lock.is_running(folder)
+    with refused("name", "mine", "a sweep that no process runs") as refusal:
         run_lock.hold_lock(folder).__enter__()
     assert all(
-        part in str(told.value)
-        for part in ("process 7", "elsewhere", "2023-", f"{run_lock.SILENT_S:.0f} s")
+        part in str(refusal.value)
+        for part in ("process 7", "elsewhere", "2023-", f"{run_lock.HEARTBEAT_TIMEOUT_S:.0f} s")
     )
-    assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", "its word is left alone"
-    word(folder, age_s=run_lock.SILENT_S + 5)
-    assert not run_lock.running(folder)
+    assert read_json(folder / run_lock.HEARTBEAT_FILE)["host"] == "elsewhere", (
+        "the heartbeat file of the other host is unchanged"
+    )
+    word(folder, age_s=run_lock.HEARTBEAT_TIMEOUT_S + 5)
+    assert not run_lock.is_running(folder)
     with run_lock.hold_lock(folder):
         pass
 
 
 def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
-    (folder / run_lock.WORD).write_text('{"host"')
+    (folder / run_lock.HEARTBEAT_FILE).write_text('{"host"')
     with run_lock.hold_lock(folder):
-        (folder / run_lock.WORD).write_text("[]")
+        (folder / run_lock.HEARTBEAT_FILE).write_text("[]")
         assert (
             run_lock.describe_driver(folder)
-            == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+            == "sweep 'mine' is being run by another process: wait until it ends, or stop it"
         )

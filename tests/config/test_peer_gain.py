@@ -36,7 +36,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return made
 
 
-def test_each_student_is_judged_beside_its_own_best_kd_on_validation(sweep: Sweep) -> None:
+def test_each_student_is_compared_with_its_best_kd_trial_on_validation(sweep: Sweep) -> None:
     assert {
         letter: trial.number for letter, trial in baselines(sweep, sweep.trials[3]).items()
     } == {"a": 0, "b": 1}
@@ -77,7 +77,7 @@ def test_a_sweep_of_kd_alone_names_no_method(sweep: Sweep) -> None:
     assert baselines(sweep, sweep.trials[7])["b"].number == 7 and not METHODS["kd"].needs.peer
 
 
-def test_a_student_is_judged_beside_the_same_network(
+def test_a_student_is_compared_with_the_same_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer_method(monkeypatch)
@@ -110,7 +110,7 @@ def test_a_student_is_judged_beside_the_same_network(
 
 
 @pytest.mark.parametrize(("weight", "heard"), [(0.0, False), (0.2, True)])
-def test_students_whose_peers_have_no_weight_hear_nobody(
+def test_students_do_not_use_peers_without_a_loss_weight(
     tmp_path: Path, weight: float, heard: bool
 ) -> None:
     made = Sweep.create(

@@ -12,7 +12,7 @@ SECRET = "sesame-42"
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
         (f"https://ann:{SECRET}@host/mlflow", "MLFLOW_TRACKING_TOKEN"),
         (f"https://{SECRET}@host", "before the @"),
@@ -22,22 +22,22 @@ SECRET = "sesame-42"
     ],
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(
-    uri: str, said: str, tmp_path: Path
+    uri: str, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"tracking: {{uri: '{uri}'}}")
     for config, pairs in ((None, [f"tracking.uri={uri}"]), (file, [])):
-        with refused("tracking.uri") as told:
+        with refused("tracking.uri") as refusal:
             load(config, pairs)
-        assert said in str(told.value)
-        assert SECRET not in str(told.value) and SECRET not in str(told.value.value)
+        assert message in str(refusal.value)
+        assert SECRET not in str(refusal.value) and SECRET not in str(refusal.value.value)
 
 
 @pytest.mark.parametrize("value", ["[{0}]", "{{server: {0}}}"])
 def test_a_value_of_another_kind_is_not_repeated_either(value: str) -> None:
-    with refused("tracking.uri", allowed=str) as told:
+    with refused("tracking.uri", allowed=str) as refusal:
         load(None, ["tracking.uri=" + value.format(f"'https://ann:{SECRET}@host'")])
-    for text in (str(told.value), str(told.value.value)):
+    for text in (str(refusal.value), str(refusal.value.value)):
         assert SECRET not in text and "***@host" in text
 
 

@@ -73,9 +73,9 @@ def test_what_does_not_fit_is_refused_with_the_estimate(
     pairs: list[str], samples: int, needed_gib: float
 ) -> None:
     configuration = configured(*pairs)
-    with refused("resources.influence_gib", 2) as told:
+    with refused("resources.influence_gib", 2) as refusal:
         check_memory(configuration, False, samples, *DIGITS[1:])
-    assert told.value.allowed == (pytest.approx(needed_gib, rel=2e-3), None)
+    assert refusal.value.allowed == (pytest.approx(needed_gib, rel=2e-3), None)
     more = configured(*pairs, "resources.influence_gib=100")
     check_memory(more, False, samples, *DIGITS[1:])
 
@@ -83,9 +83,9 @@ def test_what_does_not_fit_is_refused_with_the_estimate(
 def test_the_largest_network_of_a_search_counts() -> None:
     pairs = ("method.estimator=exact", "search.extra_space.student.width=[16, 256]")
     check_memory(configured(*pairs), False, *DIGITS)
-    with refused("resources.influence_gib", 2) as told:
+    with refused("resources.influence_gib", 2) as refusal:
         check_memory(configured(*pairs), True, *DIGITS)
-    assert "student.width = 256" in str(told.value)
+    assert "student.width = 256" in str(refusal.value)
 
 
 def test_a_method_without_weights_needs_no_memory() -> None:

@@ -45,15 +45,15 @@ def source(root: Path, folder: str, context: TrialContext) -> CachedTeacher:
     dataset = Dataset.open(prepare(configuration.data, root, 0))
     torch.manual_seed(3)
     teacher = FrozenTeacher(build("resnet8", 10, dataset.shape, {}), "of two workers")
-    views = Views.of(dataset, configuration.data, 0)
+    views = Views.from_config(dataset, configuration.data, 0)
     batches = Batches(dataset, views, BATCH, 0, rank=context.rank, world_size=context.world_size)
     return CachedTeacher(teacher, batches, Cache(root / folder, 2**24), "float32", context, 10)
 
 
-def fill(asked: CachedTeacher) -> dict[str, float]:
-    asked.open_view(None, features=True)
-    asked.open_view(0)
-    return asked.counts()
+def fill(cached_teacher: CachedTeacher) -> dict[str, float]:
+    cached_teacher.open_view(None, features=True)
+    cached_teacher.open_view(0)
+    return cached_teacher.counts()
 
 
 @contextlib.contextmanager
@@ -73,26 +73,26 @@ def full_at_first() -> Iterator[None]:
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """Run one rank: shared folders, its own, and a disk that is full only for the first rank."""
     context = TrialContext(rank, world_size, CPU)
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "shared": fill(source(root, "shared", context)),
         "again": fill(source(root, "shared", context)),
     }
-    told["own"] = fill(source(root, f"own-{rank}", context))
+    results["own"] = fill(source(root, f"own-{rank}", context))
     own = source(root, f"own-{rank}", context)
     if rank == 1:
         own.files(0)["logits"].unlink()
     own.open_view(0)
-    told["one lost"] = own.counts()
-    told["notes"] = []
+    results["one lost"] = own.counts()
+    results["notes"] = []
     with (
         patch.object(disk, "POLL_S", 0.001),
         full_at_first() if rank == 0 else contextlib.nullcontext(),
     ):
-        told["full"] = fill(
-            source(root, f"full-{rank}", replace(context, note=told["notes"].append))
+        results["full"] = fill(
+            source(root, f"full-{rank}", replace(context, note=results["notes"].append))
         )
     for name in ("acquire", "open"):  # the lock of a view, then its file, only on the first rank
-        asked = source(root, f"broken-{name}" if name == "acquire" else "shared", context)
+        cached_teacher = source(root, f"broken-{name}" if name == "acquire" else "shared", context)
         broken = {"acquire": (FileLock, "acquire"), "open": (Path, "open")}[name]
         with (
             patch.object(*broken, side_effect=PermissionError(13, "Permission denied"))
@@ -100,16 +100,16 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
             else contextlib.nullcontext()
         ):
             try:
-                asked.open_view(0)
+                cached_teacher.open_view(0)
             except PreflightError as error:
-                told[name] = error.value
-        told[f"after {name}"] = context.all_gather_object(f"rank {rank}")
+                results[name] = error.value
+        results[f"after {name}"] = context.all_gather_object(f"rank {rank}")
     stopping = TrialContext(rank, world_size, CPU, stop_requested=lambda: True)
     try:
         source(root, "stopped", stopping).open_view(0)
     except Stopped:
-        told["stopped"] = True
-    return told
+        results["stopped"] = True
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(root: Path) -> list[dict[str, Any]]:
+def results(root: Path) -> list[dict[str, Any]]:
     """Return the results of two workers after both have filled the other caches."""
     return on_every_rank(WORKERS, worker, root)
 
@@ -130,9 +130,9 @@ def files(root: Path, folder: str) -> dict[str, Path]:
     return {file.name: file for file in (root / folder).glob("*/*.npy")}
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("results")
 @pytest.mark.parametrize("folder", ["shared", "own-0", "own-1", "full-0", "full-1"])
-def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
+def test_two_workers_give_the_same_bits_as_one(root: Path, folder: str) -> None:
     alone, other = files(root, "alone"), files(root, folder)
     assert set(alone) == set(other) == FILES
     for name, file in alone.items():
@@ -141,39 +141,41 @@ def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_counts_what_the_group_found_and_computed(
-    told: list[dict[str, Any]], rank: int
+def test_every_rank_counts_the_hits_and_misses_of_the_group(
+    results: list[dict[str, Any]], rank: int
 ) -> None:
-    said = told[rank]
-    assert said["shared"] == said["own"] == said["full"] == {"hits": 0, "misses": 2}
-    assert said["again"] == {"hits": 2, "misses": 0}
+    result = results[rank]
+    assert result["shared"] == result["own"] == result["full"] == {"hits": 0, "misses": 2}
+    assert result["again"] == {"hits": 2, "misses": 0}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(
-    told: list[dict[str, Any]], rank: int
+def test_all_ranks_compute_a_view_that_one_node_lost(
+    results: list[dict[str, Any]], rank: int
 ) -> None:
-    assert told[rank]["one lost"] == {"hits": 0, "misses": 1}
+    assert results[rank]["one lost"] == {"hits": 0, "misses": 1}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_says_so(
-    told: list[dict[str, Any]], rank: int
+def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_reports_it(
+    results: list[dict[str, Any]], rank: int
 ) -> None:
-    said = [("is full" in note, "room again" in note) for note in told[rank]["notes"]]
-    assert said == ([(True, False), (False, True)] if rank == 0 else [])
+    result = [("is full" in note, "room again" in note) for note in results[rank]["notes"]]
+    assert result == ([(True, False), (False, True)] if rank == 0 else [])
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 @pytest.mark.parametrize("name", ["acquire", "open"])
-def test_what_one_rank_alone_meets_is_raised_by_all_and_leaves_them_in_step(
-    told: list[dict[str, Any]], name: str, rank: int
+def test_an_error_on_one_rank_is_raised_on_all_and_keeps_them_in_step(
+    results: list[dict[str, Any]], name: str, rank: int
 ) -> None:
-    said = told[rank]
-    assert said[name] == "Permission denied"
-    assert said[f"after {name}"] == ["rank 0", "rank 1"]
+    result = results[rank]
+    assert result[name] == "Permission denied"
+    assert result[f"after {name}"] == ["rank 0", "rank 1"]
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_a_stop_is_heard_within_a_pass(root: Path, told: list[dict[str, Any]], rank: int) -> None:
-    assert told[rank]["stopped"] and not files(root, "stopped")
+def test_a_stop_request_is_obeyed_within_a_pass(
+    root: Path, results: list[dict[str, Any]], rank: int
+) -> None:
+    assert results[rank]["stopped"] and not files(root, "stopped")

@@ -187,9 +187,9 @@ def test_the_defaults_pass() -> None:
 def test_what_cannot_be_is_refused_with_field_and_value(
     pairs: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         check(*pairs)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -295,9 +295,9 @@ def test_every_objective_has_a_direction_that_passes(objective: str) -> None:
         if direction in BETTER[objective]:
             check_search(load(None, pairs))
         else:
-            with refused("search.direction", direction, BETTER[objective]) as told:
+            with refused("search.direction", direction, BETTER[objective]) as refusal:
                 check_search(load(None, pairs))
-            assert objective in str(told.value)
+            assert objective in str(refusal.value)
 
 
 def test_a_network_is_checked_without_memory() -> None:

@@ -43,21 +43,21 @@ TEACHER = 'teacher.network={"name": "resnet18"}'
 CHOICE = 'search.extra_space={"student.name": ["resnet8", "resnet18"]}'
 
 
-def refusal(*pairs: str, field: str = "training.batch_size", **options: bool) -> str:
-    with refused(field) as told:
+def refusal_message(*pairs: str, field: str = "training.batch_size", **options: bool) -> str:
+    with refused(field) as refusal:
         check(*pairs, side=8, **options)
-    return str(told.value)
+    return str(refusal.value)
 
 
 def test_some_networks_take_one_and_others_do_not() -> None:
     check(RESNET, "training.batch_size=1", side=64)
-    assert "resnet18" in refusal(RESNET, "training.batch_size=1")
+    assert "resnet18" in refusal_message(RESNET, "training.batch_size=1")
 
 
 def test_the_share_of_a_worker_counts() -> None:
-    with refused("training.batch_size", 4, (8, None)) as told:
+    with refused("training.batch_size", 4, (8, None)) as refusal:
         check(RESNET, "training.batch_size=4", "resources.workers=4", side=8)
-    assert "sync_batch_norm" in str(told.value)
+    assert "sync_batch_norm" in str(refusal.value)
     check(RESNET, "training.batch_size=8", "resources.workers=4", side=8)
     check(
         RESNET,
@@ -69,12 +69,14 @@ def test_the_share_of_a_worker_counts() -> None:
 
 
 def test_every_network_that_is_trained_is_looked_at() -> None:
-    assert "peers.b.network" in refusal(PEER, "training.batch_size=1")
-    fitted = refusal(TEACHER, "teacher.training.batch_size=1", field="teacher.training.batch_size")
+    assert "peers.b.network" in refusal_message(PEER, "training.batch_size=1")
+    fitted = refusal_message(
+        TEACHER, "teacher.training.batch_size=1", field="teacher.training.batch_size"
+    )
     assert "teacher.network" in fitted
     learner = ("method.name=kd_aif", "method.update=both", "data.labelled=10")
-    assert "teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
-    searched = refusal(
+    assert "teacher.network" in refusal_message(TEACHER, "training.batch_size=1", *learner)
+    searched = refusal_message(
         'student={"name": "resnet8"}',
         CHOICE,
         "training.batch_size=1",

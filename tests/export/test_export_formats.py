@@ -15,7 +15,7 @@ from torch._export.serde.schema import SCHEMA_VERSION
 from torch._export.serde.serialize import serialize
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.export.check import compared
+from orchestrator.export.check import compare_logits
 from orchestrator.export.formats import FORMATS, Predictions, load_onnx, load_program, read_plain
 from orchestrator.models._cifar_resnet import DEPTHS
 from orchestrator.models.build import MODELS, build
@@ -34,9 +34,9 @@ needs_onnx = pytest.mark.skipif(
 def same(
     network: Network, written: Predictions, shape: tuple[int, int, int], tolerance: float
 ) -> None:
-    given = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
-    found = compared(lambda images: network(images).logits, written, given, tolerance)
-    assert found["same"], found["largest"]
+    inputs = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
+    result = compare_logits(lambda images: network(images).logits, written, inputs, tolerance)
+    assert result["same"], result["largest"]
 
 
 def test_every_network_is_of_a_family_that_is_looked_at() -> None:
@@ -77,15 +77,18 @@ def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_pa
     same(network, load_onnx(tmp_path / "model.onnx"), shape, FORMATS["onnx"].tolerance)
 
 
-def test_another_student_is_told_apart() -> None:
+def test_logits_of_another_student_differ() -> None:
     network, other = (build("mlp", 10, (1, 8, 8), {"width": 8}).eval() for _ in range(2))
-    given = {"random": torch.randn(4, 1, 8, 8)}
-    found = compared(
-        lambda images: network(images).logits, lambda images: other(images).logits, given, 1e-2
+    inputs = {"random": torch.randn(4, 1, 8, 8)}
+    result = compare_logits(
+        lambda images: network(images).logits,
+        lambda images: other(images).logits,
+        inputs,
+        1e-2,
     )
-    assert not found["same"] and found["largest"] > 0
-    assert not compared(
-        lambda images: network(images).logits, lambda images: images.flatten(1), given, 1e9
+    assert not result["same"] and result["largest"] > 0
+    assert not compare_logits(
+        lambda images: network(images).logits, lambda images: images.flatten(1), inputs, 1e9
     )["same"]
 
 
@@ -144,7 +147,7 @@ class Touch:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "beside",
+    "extra",
     [
         {},
         {"x/archive_version": b"0"},
@@ -152,7 +155,7 @@ class Touch:
     ],
 )
 def test_the_format_of_before_pytorch_2_8_is_never_unpickled(
-    program: Path, tmp_path: Path, beside: dict[str, bytes]
+    program: Path, tmp_path: Path, extra: dict[str, bytes]
 ) -> None:
     file, touched = tmp_path / "old.pt2", tmp_path / "touched"
     members = {
@@ -162,12 +165,12 @@ def test_the_format_of_before_pytorch_2_8_is_never_unpickled(
         "serialized_constants.json": b"",
         "serialized_example_inputs.pt": b"",
     }
-    for ours in (beside | members, members | beside):
+    for ours in (extra | members, members | extra):
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in ours.items():
                 archive.writestr(name, content)
         with pytest.raises(
-            ConfigurationError, match="is not opened, because it is not of the format"
+            ConfigurationError, match="is not opened, because it is not in the format"
         ):
             load_program(file)
         assert not touched.exists()
@@ -184,7 +187,7 @@ def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(
     file = Path(shutil.copy(program, tmp_path))
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(name, b"")
-    with pytest.raises(ConfigurationError, match="is not of the format"):
+    with pytest.raises(ConfigurationError, match="is not in the format"):
         load_program(file)
 
 
@@ -198,21 +201,21 @@ def test_a_program_is_read_without_the_older_format(
     assert load_program(program)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: Path) -> None:
+def test_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
     cut, empty = tmp_path / "cut.pt2", tmp_path / "empty.pt2"
     cut.write_bytes(program.read_bytes()[:-100])
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr(
             "serialized_exported_program.json", "{}"
         )  # the format of older versions, which unpickles
-    for file, said in (
+    for file, message in (
         (cut, "missing or damaged"),
         (tmp_path / "none.pt2", "missing or damaged"),
-        (empty, "is not of the format"),
+        (empty, "is not in the format"),
     ):
-        with pytest.raises(ConfigurationError, match=said) as told:
+        with pytest.raises(ConfigurationError, match=message) as refusal:
             load_program(file)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     )
     with pytest.raises(
         PreflightError,
-        match="--format onnx needs onnxruntime, which is not installed: install them",
+        match="--format onnx needs onnxruntime, which is not installed: install it",
     ):
         FORMATS["onnx"].require("onnx")
 

@@ -54,7 +54,7 @@ def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
         plan.groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
 
 
-def test_the_plan_knows_what_stands_beside_a_group() -> None:
+def test_the_plan_counts_influence_actors_of_a_group() -> None:
     wanted = load(None, ["resources.influence_cpus=0.5"])
     assert plan.groups(
         wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], num_influence_actors=1
@@ -62,7 +62,7 @@ def test_the_plan_knows_what_stands_beside_a_group() -> None:
     assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).influence_needs == ()
 
 
-def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> None:
+def test_an_elastic_sweep_may_start_with_fewer_groups_than_configured() -> None:
     wanted = load(None, ["resources.groups=3"])
     nodes = [{"CPU": 1.0}] * 2
     assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2

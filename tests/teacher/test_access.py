@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.loader import load
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_access
+from orchestrator.teacher.access import NODE_CACHE, TeacherAccess, decide_access
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
@@ -36,38 +36,42 @@ def store(tmp_path: Path) -> Store:
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
     """Set the free bytes of every disk, and return the queried folders."""
-    asked: list[Path] = []
+    queried: list[Path] = []
 
     def usage(folder: Path) -> Usage:
-        asked.append(Path(folder))
+        queried.append(Path(folder))
         return Usage(LOTS, LOTS - free, free)
 
     monkeypatch.setattr("orchestrator.teacher.access.shutil.disk_usage", usage)
-    return asked
+    return queried
 
 
-def said(
+def decide(
     store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True
 ) -> TeacherAccess:
     return decide_access(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
 
 
-def test_auto_caches_in_the_store_what_fits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_caches_in_the_store_if_the_cache_fits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk(monkeypatch, LOTS)
     words = f"cached in {store.knowledge}, 254 KiB for 12 views and the clean one"
     assert (
-        said(store) == said(store, "teacher.mode=cached") == TeacherAccess(store.knowledge, words)
+        decide(store)
+        == decide(store, "teacher.mode=cached")
+        == TeacherAccess(store.knowledge, words)
     )
 
 
-def test_views_that_do_not_vary_are_the_clean_one_alone(
+def test_views_without_augmentation_are_only_the_clean_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk(monkeypatch, LOTS)
     alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
-    assert said(store, data=PLAIN) == alone
-    assert byte_sizes.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, (
-        "mixing makes views of its own"
+    assert decide(store, data=PLAIN) == alone
+    assert byte_sizes.size(NEEDED) in decide(store, "data.mixing=cutmix", data=PLAIN).words, (
+        "mixing makes views differ"
     )
 
 
@@ -79,11 +83,11 @@ def test_views_that_do_not_vary_are_the_clean_one_alone(
         (["teacher.dtype=float32"], 2 * NEEDED),
     ],
 )
-def test_the_bytes_are_those_of_the_arrays(
+def test_the_size_is_that_of_the_arrays(
     store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int
 ) -> None:
     disk(monkeypatch, LOTS)
-    assert f", {byte_sizes.size(needed)} for " in said(store, *pairs).words
+    assert f", {byte_sizes.size(needed)} for " in decide(store, *pairs).words
 
 
 @pytest.mark.parametrize("more", [0, -1])
@@ -92,35 +96,35 @@ def test_the_limit_is_the_largest_size_that_is_cached(
 ) -> None:
     disk(monkeypatch, LOTS)
     limit = (NEEDED + more) / 2**30
-    found = said(store, f"teacher.cache_gib={limit}")
+    found = decide(store, f"teacher.cache_gib={limit}")
     if more == 0:
         assert found.folder == store.knowledge
         return
     words = (
-        "asked at every step: a cache would take 254 KiB for 12 views and the clean one, "
+        "computed online at every step: a cache would take 254 KiB for 12 views and the clean one, "
         "and teacher.cache_gib = "
     )
     assert found == TeacherAccess(None, f"{words}{limit:g}")
 
 
 @pytest.mark.parametrize("more", [0, -1])
-def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(
+def test_the_disk_must_hold_the_cache_and_the_rest_of_a_sweep(
     store: Store, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     disk(monkeypatch, NEEDED + SPARE_BYTES + more)
-    found = said(store)
+    found = decide(store)
     if more == 0:
         assert found.folder == store.knowledge
         return
     assert found.folder is None and found.mode == "online"
     assert found.words == (
-        "asked at every step: a cache would take 254 KiB for 12 views and the clean one, "
-        f"and {store.knowledge} has 200 MiB free, of which 200 MiB are for other things"
+        "computed online at every step: a cache would take 254 KiB for 12 views and the clean one, "
+        f"and {store.knowledge} has 200 MiB free, of which 200 MiB are reserved for other files"
     )
 
 
 @pytest.mark.parametrize("more", [0, -1])
-def test_what_is_in_the_cache_already_counts_as_free(
+def test_existing_cache_files_count_as_free_space(
     store: Store, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     one, two, strange = "1" * 16, "2" * 16, "3" * 16
@@ -135,25 +139,25 @@ def test_what_is_in_the_cache_already_counts_as_free(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"0" * size)
     disk(monkeypatch, NEEDED + SPARE_BYTES - 1000 + more)
-    assert (said(store).folder is None) == (more < 0)
+    assert (decide(store).folder is None) == (more < 0)
 
 
-def test_the_disk_is_that_of_the_folder_that_is_there(
+def test_the_checked_disk_is_that_of_the_nearest_existing_folder(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = disk(monkeypatch, LOTS)
+    queried = disk(monkeypatch, LOTS)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    said(store)
-    said(store, "teacher.cache=~/not/there/yet")
-    assert asked == [tmp_path, tmp_path / "home"]
+    decide(store)
+    decide(store, "teacher.cache=~/not/there/yet")
+    assert queried == [tmp_path, tmp_path / "home"]
 
 
 @pytest.mark.parametrize(
     ("pairs", "free", "limited"),
     [(["teacher.cache_gib=0.0001"], LOTS, True), ([], SPARE_BYTES, False)],
 )
-def test_a_cache_that_is_asked_for_and_does_not_fit_is_refused(
+def test_a_requested_cache_that_does_not_fit_is_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], free: int, limited: bool
 ) -> None:
     disk(monkeypatch, free)
@@ -162,7 +166,7 @@ def test_a_cache_that_is_asked_for_and_does_not_fit_is_refused(
         ("teacher.cache", str(store.knowledge), ANY),
     )
     with refused(*(limit if limited else disk_of)) as raised:
-        said(store, "teacher.mode=cached", *pairs)
+        decide(store, "teacher.mode=cached", *pairs)
     sentence = str(raised.value)
     assert (
         "\n" not in sentence
@@ -170,55 +174,55 @@ def test_a_cache_that_is_asked_for_and_does_not_fit_is_refused(
         and "254 KiB" in sentence
     )
     assert limited or "200 MiB free" in sentence
-    assert said(store, "teacher.mode=auto", *pairs).folder is None, (
-        "what the sentence advises is accepted"
+    assert decide(store, "teacher.mode=auto", *pairs).folder is None, (
+        "the setting that the message proposes is accepted"
     )
 
 
-def test_online_has_no_folder_and_asks_no_disk(
+def test_online_mode_has_no_folder_and_checks_no_disk(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = disk(monkeypatch, 0)
+    queried = disk(monkeypatch, 0)
     for more in ((), ("teacher.cache=elsewhere",), ("resources.address=10.0.0.1:6379",)):
-        found = said(store, "teacher.mode=online", *more, local=False)
-        assert found == TeacherAccess(None, "asked at every step (teacher.mode = online)")
-    assert not asked
+        found = decide(store, "teacher.mode=online", *more, local=False)
+        assert found == TeacherAccess(None, "computed online at every step (teacher.mode = online)")
+    assert not queried
 
 
 @pytest.mark.parametrize("by", ["resources.address", "RAY_ADDRESS"])
-def test_on_a_cluster_the_cache_is_that_of_each_node(
+def test_each_node_of_a_cluster_has_its_own_cache(
     store: Store, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    asked = disk(monkeypatch, 0)  # of this machine, which does not train
+    queried = disk(monkeypatch, 0)  # of this machine, which does not train
     pairs = ["resources.address=10.0.0.1:6379"] if by == "resources.address" else []
     if by == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    found = said(store, *pairs, local=False)
-    assert found.folder == OF_EACH_NODE and found.of_each_node and not asked
-    assert str(found.folder).startswith("~/.cache/"), "`~` is left to the worker"
-    assert said(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path(
+    found = decide(store, *pairs, local=False)
+    assert found.folder == NODE_CACHE and found.of_each_node and not queried
+    assert str(found.folder).startswith("~/.cache/"), "the worker expands `~`"
+    assert decide(store, *pairs, "teacher.cache=/shared/cache", local=False).folder == Path(
         "/shared/cache"
     )
-    limited = said(store, *pairs, "teacher.cache_gib=1e-5", local=False)
-    assert limited.folder is None, "the limit holds there too"
+    limited = decide(store, *pairs, "teacher.cache_gib=1e-5", local=False)
+    assert limited.folder is None, "the limit applies on a cluster too"
 
 
-def test_in_this_process_a_cluster_is_nobodys_business(
+def test_a_cluster_has_no_effect_on_a_local_run(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = disk(monkeypatch, LOTS)
+    queried = disk(monkeypatch, LOTS)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert said(store, "resources.address=10.0.0.2:6379", local=True).folder == store.knowledge
-    assert len(asked) == 1
+    assert decide(store, "resources.address=10.0.0.2:6379", local=True).folder == store.knowledge
+    assert len(queried) == 1
     disk(monkeypatch, 0)
-    assert said(store, local=True).folder is None, "and this machine's disk counts"
+    assert decide(store, local=True).folder is None, "the disk of this machine is checked"
 
 
-def test_ray_that_is_started_here_is_no_cluster(
+def test_a_locally_started_ray_does_not_count_as_a_cluster(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk(monkeypatch, LOTS)
-    assert said(store, local=False).folder == store.knowledge
+    assert decide(store, local=False).folder == store.knowledge
 
 
 @pytest.mark.parametrize("local", [True, False])
@@ -226,30 +230,30 @@ def test_the_cache_may_lie_elsewhere(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
 ) -> None:
     disk(monkeypatch, LOTS)
-    found = said(store, f"teacher.cache={tmp_path / 'mine'}", local=local)
+    found = decide(store, f"teacher.cache={tmp_path / 'mine'}", local=local)
     assert found.folder == tmp_path / "mine" and found.words.startswith(
         f"cached in {tmp_path / 'mine'}, "
     )
 
 
-def test_a_relative_folder_is_where_the_driver_stands(
+def test_a_relative_folder_is_below_the_working_directory_of_the_driver(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said(store, "teacher.cache=mine").folder == tmp_path / "mine"
+    assert decide(store, "teacher.cache=mine").folder == tmp_path / "mine"
     with refused("teacher.cache", "mine", "an absolute path"):
-        said(store, "teacher.cache=mine", "resources.address=10.0.0.1:6379", local=False)
+        decide(store, "teacher.cache=mine", "resources.address=10.0.0.1:6379", local=False)
 
 
-def test_a_folder_that_cannot_be_one_is_refused(store: Store, tmp_path: Path) -> None:
+def test_an_unusable_cache_folder_is_refused(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for given in (file, file / "below"):
         with refused("teacher.cache", str(given), "a folder that can be written"):
-            said(store, f"teacher.cache={given}")
+            decide(store, f"teacher.cache={given}")
 
 
-def test_a_file_that_goes_while_it_is_counted_is_no_error(
+def test_a_file_that_vanishes_while_it_is_counted_is_ignored(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk(monkeypatch, LOTS)
@@ -257,4 +261,4 @@ def test_a_file_that_goes_while_it_is_counted_is_no_error(
     folder.mkdir(parents=True)
     (folder / "about.json").touch()
     (folder / "gone.npy").symlink_to("nowhere")  # listed, but missing on access
-    assert said(store).folder == store.knowledge
+    assert decide(store).folder == store.knowledge

@@ -72,7 +72,7 @@ class Here:
         self.stopped.append(trial)
 
 
-class Told(Here):
+class ScriptedDispatcher(Here):
     """A dispatcher whose jobs return given records, and block afterwards until they are stopped."""
 
     def __init__(self, records: dict[str, list[Record | Exception]]) -> None:
@@ -132,7 +132,7 @@ def spec(specify: Specify, make_teacher: MakeTeacher) -> TrialSpec:
 
 @pytest.fixture(autouse=True)
 def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precompute, "TOLD_S", -1.0)
+    monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", -1.0)
 
 
 def filled(
@@ -176,7 +176,7 @@ def order(views: list[int | None]) -> list[int]:
         (["data.mixing=mixup"], "none", VIEWS),
     ],
 )
-def test_what_there_is_to_fill(
+def test_views_to_fill_are_the_clean_one_and_the_varying_ones(
     pairs: list[str], augmentation: str, views: list[int | None]
 ) -> None:
     configuration: Configuration = load(None, ["training.epochs=3", *pairs])
@@ -184,7 +184,7 @@ def test_what_there_is_to_fill(
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 7])
-def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
+def test_every_view_is_distributed_once(spec: TrialSpec, groups: int) -> None:
     dispatcher_client, show = filled(spec, groups)
     shares = [list(job.views) for job in dispatcher_client.jobs.values()]
     assert (
@@ -202,7 +202,7 @@ def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
     ) and dispatcher_client.silences == {spec.configuration.resources.heartbeat_timeout_s}
 
 
-def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
+def test_a_second_precomputation_finds_all_files(spec: TrialSpec) -> None:
     _, first = filled(spec, 2)
     assert first.metrics == [{"cache/hits": 0.0, "cache/misses": 1.0}] * 4
     before = {name: file.read_bytes() for name, file in cache_of(spec).items()}
@@ -212,7 +212,7 @@ def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
     assert {name: file.read_bytes() for name, file in cache_of(spec).items()} == before
 
 
-def test_what_is_filled_is_what_the_teacher_says_of_each_view(spec: TrialSpec) -> None:
+def test_the_cache_holds_the_teacher_outputs_of_each_view(spec: TrialSpec) -> None:
     filled(spec, 2, features=True)
     assert spec.teacher is not None
     files, dataset, teacher = (
@@ -220,8 +220,10 @@ def test_what_is_filled_is_what_the_teacher_says_of_each_view(spec: TrialSpec) -
         Dataset.open(spec.data),
         FrozenTeacher.open(spec.teacher, torch.device("cpu")),
     )
-    assert set(files) == FILES | {"clean-features.npy"}, "features are of the clean view alone"
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 20, 0)
+    assert set(files) == FILES | {"clean-features.npy"}, (
+        "features are cached for the clean view only"
+    )
+    batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 20, 0)
     for view in VIEWS:
         answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
         logits = np.load(files["clean.npy" if view is None else f"view-{view:05d}.npy"])
@@ -233,7 +235,7 @@ def test_what_is_filled_is_what_the_teacher_says_of_each_view(spec: TrialSpec) -
             np.testing.assert_allclose(np.load(files["clean-features.npy"]), features, atol=1e-5)
 
 
-def test_features_are_added_to_a_cache_that_has_none(spec: TrialSpec) -> None:
+def test_features_are_added_to_a_cache_without_features(spec: TrialSpec) -> None:
     filled(spec)
     before = cache_of(spec)["clean.npy"].read_bytes()
     _, show = filled(spec, features=True)
@@ -249,13 +251,15 @@ def test_features_are_added_to_a_cache_that_has_none(spec: TrialSpec) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_the_progress_never_falls_and_ends_with_all_samples(spec: TrialSpec, groups: int) -> None:
+def test_the_progress_never_decreases_and_ends_with_all_samples(
+    spec: TrialSpec, groups: int
+) -> None:
     _, show = filled(spec, groups)
     assert show.sums == sorted(show.sums) and show.sums[-1] == len(VIEWS) * SAMPLES
     assert len(set(show.sums)) > len(VIEWS), "there is progress within a view"
 
 
-def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: TrialSpec) -> None:
+def test_a_job_reports_samples_then_views_and_finally_done(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (None, 1)})
     precompute.precompute_view(job, TrialContext(report=records.append))
@@ -273,24 +277,24 @@ def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: Tri
     ] * 2
 
 
-def test_within_a_view_it_is_told_now_and_then(
+def test_progress_within_a_view_is_reported_at_intervals(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # at the start, at each block, and once more at a report
     clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])
-    monkeypatch.setattr(precompute, "TOLD_S", 0.3)
+    monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", 0.3)
     monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    told: list[Record] = []
-    teller = precompute._Told(TrialContext(report=told.append))
+    reports: list[Record] = []
+    reporter = precompute._ProgressReporter(TrialContext(report=reports.append))
     for samples in (32, 64, 96, 128):
-        teller(samples)
-    assert told == [{"samples": 64}, {"samples": 128}]
-    teller.context = TrialContext(rank=1, report=told.append)
-    teller(140)
-    assert len(told) == 2, "the first rank alone tells"
+        reporter(samples)
+    assert reports == [{"samples": 64}, {"samples": 128}]
+    reporter.context = TrialContext(rank=1, report=reports.append)
+    reporter(140)
+    assert len(reports) == 2, "only the first rank reports"
 
 
-def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> None:
+def test_a_stop_request_ends_a_job_after_its_view(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (0, 1, 2)})
     precompute.precompute_view(
@@ -311,12 +315,12 @@ def mended(spec: TrialSpec) -> Shown:
     return filled(spec)[1]
 
 
-def test_what_the_cache_has_to_say_is_passed_on(mended: Shown) -> None:
+def test_notes_of_the_cache_are_forwarded(mended: Shown) -> None:
     assert mended.notes and all("view-00001.npy is damaged" in note for note in mended.notes)
     assert [metrics["cache/misses"] for metrics in mended.metrics] == [0, 0, 1, 0]
 
 
-def test_a_damaged_file_is_told_once(mended: Shown) -> None:
+def test_a_damaged_file_is_reported_once(mended: Shown) -> None:
     assert len(mended.notes) == 1, mended.notes
 
 
@@ -340,7 +344,9 @@ VIEW: dict[str, Any] = {
 def test_a_job_that_fails_stops_the_others(
     spec: TrialSpec, failure: Record | UserError, kind: type[UserError]
 ) -> None:
-    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
+    dispatcher_client = ScriptedDispatcher(
+        {"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []}
+    )
     with refused("teacher", "the disk is full", error=kind) as raised:
         filled(spec, 3, dispatcher_client)
     assert type(raised.value) is kind and "the disk is full" in str(raised.value)
@@ -349,7 +355,7 @@ def test_a_job_that_fails_stops_the_others(
     ) == set(dispatcher_client.stopped)
 
 
-def test_a_teacher_that_cannot_be_kept_fails_the_filling_with_its_sentence(
+def test_an_output_that_cannot_be_cached_fails_the_precomputation_with_its_message(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -366,16 +372,16 @@ def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Shown, "view_filled", interrupted)
-    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": []})
+    dispatcher_client = ScriptedDispatcher({"fill-0": [VIEW], "fill-1": []})
     with pytest.raises(KeyboardInterrupt):
         filled(spec, 2, dispatcher_client)
     assert dispatcher_client.stopped == ["fill-0", "fill-1"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
+def test_an_error_of_the_dispatcher_ends_the_precomputation(spec: TrialSpec) -> None:
     """Errors of Ray other than those of a dispatcher; a waiting job would wait forever."""
-    dispatcher_client = Told(
+    dispatcher_client = ScriptedDispatcher(
         {"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]}
     )
     ended: list[BaseException] = []
@@ -397,11 +403,11 @@ def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])
-def test_where_every_node_has_its_own_cache_every_group_opens_all_views(groups: int) -> None:
+def test_every_group_opens_all_views_if_each_node_has_a_cache(groups: int) -> None:
     shares = distribute_views(VIEWS, groups, everywhere=True)
     assert len(shares) == groups and all(
         set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares
     )
     assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), (
-        "they begin at different ones"
+        "the jobs start at different views"
     )

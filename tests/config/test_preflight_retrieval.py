@@ -92,7 +92,7 @@ def test_what_can_be_trained_passes(pairs: list[str]) -> None:
     check_train(configured(*pairs))
 
 
-def test_methods_whose_needs_are_those_of_the_class_are_refused_by_their_field() -> None:
+def test_a_method_with_class_level_needs_is_refused_by_its_field() -> None:
     with refused("method.name", "kd", "with a teacher, or cross_entropy"):
         check_train(load(None, ["method.name=kd", "teacher=null"]))
     with refused("search.methods", "dml", "with peers, or kd"):
@@ -197,14 +197,14 @@ FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
     ],
 )
 @pytest.mark.parametrize("methods", ["[retrieving]", "[kd, retrieving]", ""])
-def test_a_search_is_told_what_to_hold_and_under_which_name(
+def test_a_refused_search_names_the_key_to_freeze(
     pairs: list[str], expected: tuple[Any, ...], advice: str, methods: str
 ) -> None:
     given = [PEER, *pairs, *([f"search.methods={methods}"] if methods else [])]
     ending = advice.replace(", or", (" with method.name=retrieving" if methods else "") + ", or")
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         check_retrieval(configured(*given), True, FEW, gpu=False)
-    assert ending in str(told.value)
+    assert ending in str(refusal.value)
 
 
 def test_what_a_sentence_advises_is_accepted_next() -> None:
@@ -276,8 +276,8 @@ def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
 def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     configuration = configured("resources.retrieval=approximate", f"method.negatives={wanted}")
-    said = retrieval_line(configuration, False, SUMMARY, False, True)
-    assert said.startswith(
+    line = retrieval_line(configuration, False, SUMMARY, False, True)
+    assert line.startswith(
         "approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of"
     )
     if wanted:
@@ -316,9 +316,9 @@ def test_an_approximate_search_needs_its_library(
     if not missing:
         check_retrieval(configuration, False, summary, gpu)
         return
-    with refused("resources.retrieval", chosen, ("exact",)) as told:
+    with refused("resources.retrieval", chosen, ("exact",)) as refusal:
         check_retrieval(configuration, False, summary, gpu)
-    assert "install faiss-cpu" in str(told.value)
+    assert "install faiss-cpu" in str(refusal.value)
 
 
 def test_the_cache_holds_features_and_each_pair_once() -> None:
@@ -333,27 +333,33 @@ def test_the_cache_holds_features_and_each_pair_once() -> None:
     assert clean_bytes(load(None, ["method.name=kd"]), False, 50, width) == 0
 
 
-def test_the_plan_says_how_samples_are_retrieved() -> None:
-    def said(*pairs: str, searching: bool = False, gpu: bool = False, cached: bool = True) -> str:
+def test_the_plan_describes_retrieval() -> None:
+    def describe_line(
+        *pairs: str, searching: bool = False, gpu: bool = False, cached: bool = True
+    ) -> str:
         return retrieval_line(configured(*pairs), searching, SUMMARY, gpu, cached)
 
     assert (
-        said()
+        describe_line()
         == "exact, among 42 samples: 8 + 32 of the same and of other classes; 15.6 KiB in the "
         "cache, once for all trials"
     )
-    assert said(cached=False).endswith("; by every trial anew")
-    assert said("resources.retrieval=approximate").startswith(
+    assert describe_line(cached=False).endswith("; computed by each trial")
+    assert describe_line("resources.retrieval=approximate").startswith(
         "approximate, by faiss, among 42 samples"
     )
     assert (
-        said("method.paradigm=teacher_free")
-        == "exact, among at most 42 samples, in each bank that students fill"
+        describe_line("method.paradigm=teacher_free")
+        == "exact, among at most 42 samples, in each bank of student features"
     )
-    assert "among at most 40 samples" in said("method.paradigm=teacher_free", "method.queue=40")
-    assert "among at most 42 samples" in said("method.paradigm=teacher_free", "method.queue=43")
-    every = said(PEER, searching=True)
-    assert "4 + 32, 8 + 32 of" in every and every.endswith("students fill")
+    assert "among at most 40 samples" in describe_line(
+        "method.paradigm=teacher_free", "method.queue=40"
+    )
+    assert "among at most 42 samples" in describe_line(
+        "method.paradigm=teacher_free", "method.queue=43"
+    )
+    every = describe_line(PEER, searching=True)
+    assert "4 + 32, 8 + 32 of" in every and every.endswith("bank of student features")
     assert retrieval_line(load(None, ["method.name=kd"]), True, SUMMARY, False, True) == ""
 
 
@@ -399,7 +405,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
     assert "resources.retrieval = exact (approximate beyond 200000 samples on a CPU)" in text
     assert "resources.retrieval = " not in shown("train", "resources.retrieval=exact")
     assert "retrieval" not in shown("train", "method.name=kd")
-    assert "by every trial anew" in shown("train", "teacher.mode=online")
+    assert "computed by each trial" in shown("train", "teacher.mode=online")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +415,10 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
     ("pairs", "sentence"),
     [
         (["method.positives=500"], "positives = 500 is more than the training part has"),
-        (["method.paradigm=online"], "configure peers.b.network, or take method.paradigm=offline"),
+        (
+            ["method.paradigm=online"],
+            "configure peers.b.network, or choose method.paradigm=offline",
+        ),
         (["data.mixing=mixup"], "data.mixing = 'mixup' blends two samples"),
     ],
 )

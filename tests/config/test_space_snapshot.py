@@ -19,7 +19,7 @@ from orchestrator.store.store import Store
 from orchestrator.sweep import changed_configuration
 from orchestrator.sweep.space_snapshot import described_data, described_space, differences
 from search_spaces.space import Space
-from search_spaces.space import Trial as Asked
+from search_spaces.space import Trial as SpaceTrial
 from tests.refusal import refused
 
 KD = search_spaces.SPACES["kd"]
@@ -32,7 +32,7 @@ def space_now(*pairs: str) -> dict[str, Any]:
 def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Space:
     """Return KD's space with edits."""
 
-    def suggest(trial: Asked) -> None:
+    def suggest(trial: SpaceTrial) -> None:
         trial.suggest_float(
             "temperature", *changes.get("temperature", (1.0, 10.0)), log=changes.get("log", True)
         )
@@ -50,44 +50,43 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, []),
         (
             {"temperature": (1.0, 8.0)},
-            ["temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"],
+            ["temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"],
         ),
-        ({"log": False}, ["temperature was 1 to 10, logarithmic, is 1 to 10"]),
-        ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1, is 0.2 to 1"]),
+        ({"log": False}, ["temperature was 1 to 10, logarithmic and is now 1 to 10"]),
+        ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1 and is now 0.2 to 1"]),
         (
             {"schedules": ("constant", "linear", "gap")},
-            ["alpha_schedule was one of constant, linear, is one of constant, linear, gap"],
+            ["alpha_schedule was one of constant, linear and is now one of constant, linear, gap"],
         ),
-        ({"more": ("depth",)}, ["depth was not searched, is 1 to 5, whole numbers"]),
+        ({"more": ("depth",)}, ["depth was not searched and is now 1 to 5, whole numbers"]),
         (
             {"schedules": ("constant",)},
-            ["alpha_schedule was one of constant, linear, is always constant"],
+            ["alpha_schedule was one of constant, linear and is now always constant"],
         ),
         (
             {"points": ({"temperature": 2.0, "alpha": 0.5, "alpha_schedule": "constant"},)},
             [
-                "point 1, which is tried first, was temperature = 4.0, alpha_schedule = "
-                "constant, alpha = 0.9, "
-                "is temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
+                "initial point 1 was temperature = 4.0, alpha_schedule = constant, alpha = 0.9 "
+                "and is now temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
             ],
         ),
     ],
 )
 def test_a_space_that_was_edited(
-    changes: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = ({"temperature": 4.0, "alpha": 0.9, "alpha_schedule": "constant"},)
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(published))
     before = space_now()
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(**({"points": published} | changes)))
-    told = differences(before, space_now())
-    assert told[: len(said)] == said and bool(told) == bool(said)
-    assert all(text.startswith("point 1") for text in told[len(said) :]), (
+    found = differences(before, space_now())
+    assert found[: len(expected)] == expected and bool(found) == bool(expected)
+    assert all(text.startswith("initial point 1") for text in found[len(expected) :]), (
         "what is tried first follows"
     )
 
@@ -100,21 +99,23 @@ def test_the_same_questions_under_other_conditions(monkeypatch: pytest.MonkeyPat
         )
         found.append(space_now())
     assert differences(*found) == [
-        "the space of the method asks otherwise under {'form': 'one'}, {'form': 'two'}"
+        "the search space of the method has changed under {'form': 'one'}, {'form': 'two'}"
     ]
 
 
-def suggest_otherwise(trial: Asked, names: tuple[str, str]) -> None:
+def suggest_otherwise(trial: SpaceTrial, names: tuple[str, str]) -> None:
     form = trial.suggest_categorical("form", ("one", "two"))
     trial.suggest_float("temperature", 1.0, 8.0 if form == names[0] else 10.0)
 
 
-def test_of_several_methods_each_says_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_several_methods_have_the_method_as_prefix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = space_now("search.methods=[kd, ttm]")
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0)))
-    told = differences(before, space_now("search.methods=[kd, ttm]"))
-    assert "kd.temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic" in told
-    assert not [text for text in told if text.startswith("ttm.")]
+    found = differences(before, space_now("search.methods=[kd, ttm]"))
+    assert "kd.temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic" in found
+    assert not [text for text in found if text.startswith("ttm.")]
 
 
 def test_every_space_is_what_it_was() -> None:
@@ -154,20 +155,22 @@ def test_data_that_were_changed(tmp_path: Path) -> None:
     first = now(1200)
     assert differences(first, now(1200)) == [], "it was written again, and is the same"
     assert differences(first, now(1200, seed=1)) == [
-        f"{file} has changed: as many samples, and not the same ones"
+        f"{file} has changed: the same number of samples, but different ones"
     ]
-    assert differences(first, now(1170)) == [f"{file} has changed: 1,200 samples were 1,230"]
+    assert differences(first, now(1170)) == [f"{file} has changed: 1,230 samples before, 1,200 now"]
 
 
 def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
     file = tmp_path / "teacher.safetensors"
-    told = []
+    snapshots = []
     for size in (3, 4):
         save_file({"weight": zeros(size)}, file)
         configuration = load(None, [f"teacher.network.weights={file}"])
-        told.append(described_data(configuration, prepare(configuration.data, digits_store, 0)))
-    assert differences(told[0], told[0]) == []
-    assert differences(*told) == [f"teacher.network.weights = {file} has changed"]
+        snapshots.append(
+            described_data(configuration, prepare(configuration.data, digits_store, 0))
+        )
+    assert differences(snapshots[0], snapshots[0]) == []
+    assert differences(*snapshots) == [f"teacher.network.weights = {file} has changed"]
 
 
 def sweep(tmp_path: Path, *pairs: str, kind: str = "sweep") -> Sweep:
@@ -191,13 +194,14 @@ def test_a_changed_space_is_refused_by_name(
     found = Sweep.open(Store(sweep(tmp_path).folder.parent.parent), "mine")
     changed_configuration.require_same(found, space_now())
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0), more="abcdefg"))
-    with refused("--resume") as told:
+    with refused("--resume") as refusal:
         changed_configuration.require_same(found, space_now())
     assert (
-        told.value.value[0] == "temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"
-        and len(told.value.value) > changed_configuration.NAMED
+        refusal.value.value[0]
+        == "temperature was 1 to 10, logarithmic and is now 1 to 8, logarithmic"
+        and len(refusal.value.value) > changed_configuration.NAMED
     )
-    assert "more" in str(told.value) and "\n" not in str(told.value)
+    assert "more" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
 
 def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
     found = sweep(tmp_path)
-    with found.hold(), refused("--resume", "mine", "a sweep that nobody runs"):
+    with found.hold(), refused("--resume", "mine", "a sweep that no process runs"):
         changed_configuration.change_configuration(found, None, None, None)
 
 
@@ -245,7 +249,7 @@ def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_is_given_beside_it(
+def test_a_configuration_file_given_at_a_resume_is_compared(
     text: str, different: tuple[str, ...], tmp_path: Path
 ) -> None:
     found = sweep(tmp_path, "teacher.mode=online", "training.epochs=7")
@@ -257,12 +261,12 @@ def test_a_file_that_is_given_beside_it(
             == found.configuration
         )
         return
-    with refused("--config") as told:
+    with refused("--config") as refusal:
         changed_configuration.change_configuration(found, None, None, file)
     assert (
         tuple(
             text.partition(",")[0] if "[" not in text else text[: text.index("]") + 1]
-            for text in told.value.value
+            for text in refusal.value.value
         )
         == different
     )

@@ -9,7 +9,7 @@ import pytest
 from methods import METHODS
 from orchestrator.config.loader import build, load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, points, searched_methods, with_its_method
+from orchestrator.config.search_space import draw, points, searched_methods, with_single_method
 from orchestrator.config.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
@@ -23,7 +23,7 @@ class Low:
         self.answers: dict[str, Any] = {}
 
     @property
-    def asked(self) -> list[str]:
+    def suggested(self) -> list[str]:
         return list(self.answers)
 
     def suggest_float(
@@ -48,17 +48,17 @@ def configured(*pairs: str) -> Configuration:
     return load(None, list(pairs))
 
 
-def test_one_method_is_asked_by_the_names_of_its_space() -> None:
+def test_parameters_of_a_single_method_have_no_prefix() -> None:
     trial = Low()
     drawn = draw(trial, configured())
-    assert trial.asked == ["temperature", "alpha", "training.learning_rate"], (
+    assert trial.suggested == ["temperature", "alpha", "training.learning_rate"], (
         "`form` has one choice, which is no question"
     )
     assert drawn == {"temperature": 1.0, "alpha": 0.1, "training.learning_rate": 0.005}
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_trial_trains_with_every_answer_asked_or_not(name: str) -> None:
+def test_a_trial_trains_with_drawn_and_frozen_values(name: str) -> None:
     direct, configuration = Low(), configured(f"method.name={name}")
     SPACES[name].suggest(direct)
     made = METHODS[name].Settings.build(
@@ -68,18 +68,18 @@ def test_a_trial_trains_with_every_answer_asked_or_not(name: str) -> None:
     assert answers and {key: getattr(made, key) for key in answers} == answers
 
 
-def test_what_is_held_is_not_asked() -> None:
+def test_frozen_values_are_not_suggested() -> None:
     trial = Low()
     drawn = draw(
         trial, configured("method.temperature=3", "search.freeze=[training.learning_rate]")
     )
-    assert trial.asked == list(drawn) == ["alpha"]
+    assert trial.suggested == list(drawn) == ["alpha"]
 
 
-def test_the_additive_form_asks_for_beta() -> None:
+def test_the_additive_form_suggests_beta() -> None:
     trial = Low()
     drawn = draw(trial, configured("method.form=additive"))
-    assert trial.asked == ["temperature", "beta", "training.learning_rate"]
+    assert trial.suggested == ["temperature", "beta", "training.learning_rate"]
     assert "form" not in drawn and "alpha" not in drawn
 
 
@@ -88,14 +88,14 @@ def test_several_methods_have_settings_under_their_names_and_keys_in_common(meth
     trial = Low(method)
     configuration = configured("search.methods=[kd, ttm, cross_entropy]", "method.temperature=3")
     drawn = draw(trial, configuration)
-    assert trial.asked[0] == "method.name" and drawn["method.name"] == method
+    assert trial.suggested[0] == "method.name" and drawn["method.name"] == method
     expected = {
         "kd": {"kd.alpha"},
         "ttm": {"ttm.temperature", "ttm.alpha"},
         "cross_entropy": {"cross_entropy.label_smoothing"},
     }
-    assert set(trial.asked[1:]) == expected[method] | {"training.learning_rate"}
-    assert list(drawn) == trial.asked
+    assert set(trial.suggested[1:]) == expected[method] | {"training.learning_rate"}
+    assert list(drawn) == trial.suggested
     assert apply(configuration, drawn).method.name == method
 
 
@@ -203,13 +203,15 @@ PEER, RATE = "peers.b.network.name=mlp", "peers.b.training.learning_rate"
 def test_the_learning_rates_of_all_students_are_searched_in_the_same_bounds() -> None:
     trial = Low("ttm")
     drawn = draw(trial, configured(PEER, "peers.c.network.name=cnn", "search.methods=[kd, ttm]"))
-    assert trial.asked[-2:] == [RATE, RATE.replace(".b.", ".c.")], "keys have no method before them"
+    assert trial.suggested[-2:] == [RATE, RATE.replace(".b.", ".c.")], (
+        "keys have no method before them"
+    )
     assert drawn[RATE] == drawn["training.learning_rate"] == LEARNING_RATES[0]
     assert RATE not in draw(Low(), configured())
 
 
 @pytest.mark.parametrize(("pairs", "rate"), [((), 0.05), ((f"{RATE}=0.3",), 0.3)])
-def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(
+def test_a_frozen_peer_rate_is_its_own_or_that_of_student_a(
     pairs: tuple[str, ...], rate: float
 ) -> None:
     configuration = configured(PEER, f"search.freeze=[{RATE}]", *pairs)
@@ -243,7 +245,7 @@ def test_a_point_has_its_rate_at_every_student(
         assert rates == dict.fromkeys("ab", point["training.learning_rate"])
 
 
-def test_choices_are_asked_beside_every_space() -> None:
+def test_extra_space_is_searched_with_every_method() -> None:
     chosen = (
         "search.extra_space={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], "
         "training.batch_size: [32, 128]}"
@@ -251,7 +253,7 @@ def test_choices_are_asked_beside_every_space() -> None:
     configuration = configured(PEER, chosen, "search.methods=[kd, ttm]", "student.width=16")
     trial = Low("kd")
     drawn = draw(trial, configuration)
-    assert trial.asked[-3:] == ["student.width", "peers.b.network.depth", "training.batch_size"]
+    assert trial.suggested[-3:] == ["student.width", "peers.b.network.depth", "training.batch_size"]
     made = apply(configuration, drawn)
     assert made.student.settings["width"] == 8 and made.peers["b"].network.settings == {"depth": 1}
     assert made.students["b"].training.batch_size == 32
@@ -267,7 +269,7 @@ def test_choices_are_asked_beside_every_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "begun"),
+    ("choice", "first_value"),
     [
         ("student.width: [8, 32]", 32),  # the default of a cnn
         ("student.name: [mlp, cnn]", "cnn"),
@@ -277,7 +279,7 @@ def test_choices_are_asked_beside_every_space() -> None:
         ("training.momentum: [0.5, 0.9]", 0.9),
     ],
 )
-def test_a_choice_begins_with_what_holds_without_it(choice: str, begun: object) -> None:
+def test_a_choice_begins_with_what_holds_without_it(choice: str, first_value: object) -> None:
     configuration = configured(
         "student.name=cnn",
         PEER,
@@ -285,7 +287,7 @@ def test_a_choice_begins_with_what_holds_without_it(choice: str, begun: object) 
         f"search.extra_space={{{choice}}}",
     )
     key = choice.partition(":")[0]
-    assert {point[key] for point in points(configuration)} == {begun}
+    assert {point[key] for point in points(configuration)} == {first_value}
 
 
 def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
@@ -296,7 +298,7 @@ def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) -> None:
     peers = ["peers.b.network.name=mlp"] if METHODS[name].needs.peer else []
-    configuration = with_its_method(load(None, [f"search.methods=[{name}]", *peers]))
+    configuration = with_single_method(load(None, [f"search.methods=[{name}]", *peers]))
     drawn = draw(optuna.create_study().ask(), configuration)
     trained = apply(configuration, drawn)
     assert trained.method.name == name == searched_methods(configuration)[0]
@@ -312,7 +314,7 @@ def test_several_methods_and_settings_of_another_one_leave_the_method_alone() ->
         configuration = build(
             {"search": {"methods": methods}, "method": {"name": "kd", **settings}}
         )
-        assert with_its_method(configuration).method.name == "kd"
+        assert with_single_method(configuration).method.name == "kd"
 
 
 PUBLISHED = {
@@ -329,7 +331,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_point_beside_the_space_is_trained_as_it_is(name: str, several: bool) -> None:
+def test_a_published_point_outside_the_space_is_trained_unchanged(name: str, several: bool) -> None:
     configuration = configured(f"search.methods=[{'kd, ' * several}{name}]", f"method.name={name}")
     study = optuna.create_study()
     first = points(configuration)
@@ -353,7 +355,7 @@ def test_a_published_point_beside_the_space_is_trained_as_it_is(name: str, sever
         "method.normalize=true",
     ],
 )
-def test_a_point_beside_the_space_is_left_out_where_it_would_ignore_what_is_held(pair: str) -> None:
+def test_a_point_outside_the_space_that_ignores_a_frozen_value_is_dropped(pair: str) -> None:
     assert not any(
         "beta" in point
         for point in points(configured("search.methods=[ttm]", "method.name=ttm", pair))

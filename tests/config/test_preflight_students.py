@@ -55,9 +55,9 @@ def test_students_that_cannot_be_given_workers(
 ) -> None:
     configuration = load(None, list(changes))
     for check in (check_peers, check_train, check_search):
-        with refused(*expected) as told:
+        with refused(*expected) as refusal:
             check(configuration)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def shown(
     return {line[:indent].strip(): line[indent:] for line in lines}
 
 
-def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -> None:
+def test_the_plan_lists_every_student(digits_store: Path, machine: Machine) -> None:
     machine(7.0)
     own = (
         "peers.b.cpus_per_worker=0.5",
@@ -161,10 +161,10 @@ def test_a_worker_that_this_machine_cannot_hold_is_refused(
 def test_the_bytes_of_checkpoints_are_those_of_all_students(
     digits_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    counts: list[int] = []
 
     def counted(parameters: int, trials: int) -> int:
-        asked.append(parameters)
+        counts.append(parameters)
         return 0
 
     monkeypatch.setattr(sizes, "checkpoint_bytes", counted)
@@ -175,10 +175,10 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(
         check_network(network, "student", 10, shape)
         for network, _ in configuration.students.values()
     ]
-    assert asked == [sum(each)] and min(each) > 0
+    assert counts == [sum(each)] and min(each) > 0
 
 
-def test_a_peer_whose_network_does_not_exist_is_refused(digits_store: Path) -> None:
+def test_a_peer_with_an_unknown_network_is_refused(digits_store: Path) -> None:
     with refused("peers.b.network.name", "resnet9", tuple(MODELS)):
         prepare_run(
             Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True
@@ -203,8 +203,8 @@ def test_students_that_do_not_share_the_classes_are_refused(
     prepare_run(
         store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True
     )
-    with refused(field, str(files[12])) as told:
+    with refused(field, str(files[12])) as refusal:
         prepare_run(
             store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True
         )
-    assert "head.weight" in str(told.value)
+    assert "head.weight" in str(refusal.value)

@@ -27,7 +27,7 @@ def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
         assert all(branch.answers[key] in choices for key, choices in branch.choices.items())
 
 
-def test_all_answers_to_choices_that_stand_beside_each_other_are_combined() -> None:
+def test_independent_choices_are_combined() -> None:
     fixed = [branch.answers for branch in list_branches("akd", {"alpha_schedule": "constant"})]
     off, on = ([answers for answers in fixed if answers["cam"] is value] for value in (False, True))
     assert off == [{"cam": False}]
@@ -45,7 +45,7 @@ def test_a_question_comes_in_its_branches_alone() -> None:
         assert ("cam_rho" in branch.ranges) == branch.answers["cam"]
 
 
-def test_what_is_held_is_not_asked_and_is_among_the_values() -> None:
+def test_frozen_values_are_not_suggested_but_are_among_the_values() -> None:
     for branch in list_branches("akd", {"alpha_schedule": "gap", "temperature": 2.5}):
         assert "alpha_schedule" not in branch.choices and "temperature" not in branch.continuous
         assert branch.values["alpha_schedule"] == "gap" and branch.values["temperature"] == 2.5
@@ -64,9 +64,9 @@ def test_what_is_held_is_not_asked_and_is_among_the_values() -> None:
 def test_what_is_held_against_what_the_search_would_choose_is_refused(
     pairs: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         check_search(load(None, [*AKD, *pairs]))
-    assert "method akd" in str(told.value) and "\n" not in str(told.value)
+    assert "method akd" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_a_held_setting_that_goes_with_every_choice_passes() -> None:

@@ -40,18 +40,18 @@ def test_what_can_be_one_of_several() -> None:
     assert set(alone) == set(BETTER) - {"validation/entropy"} | {"parameters"}
     pair = list_objective_names(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
     assert set(pair) == {
-        f"{whose}{name}"
-        for whose in ("", "a/", "b/")
+        f"{source}{name}"
+        for source in ("", "a/", "b/")
         for name in set(alone) - {"validation/agreement"}
     }
 
 
 @pytest.mark.parametrize(
-    ("students", "whose"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")]
+    ("students", "source"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")]
 )
-def test_an_objective_is_told_with_whose_it_is(students: str, whose: str) -> None:
+def test_an_objective_is_described_with_its_students(students: str, source: str) -> None:
     pair = load(None, ["peers.b.network.name=mlp", f"search.students={students}"])
-    assert describe_objective(pair, "validation/accuracy") == f"validation/accuracy ({whose})"
+    assert describe_objective(pair, "validation/accuracy") == f"validation/accuracy ({source})"
     assert describe_objective(pair, PARAMETERS) == "parameters (sum of a, b)", "whoever counts"
     assert describe_objective(pair, "b/validation/accuracy") == "b/validation/accuracy"
     assert describe_objective(load(None, []), "validation/accuracy") == "validation/accuracy"
@@ -89,5 +89,5 @@ def test_the_front_is_that_of_brute_force(seed: int, directions: list[str]) -> N
     assert set(found) == brute_force(points, directions) and len(found) == len(set(found)) > 0
 
 
-def test_a_front_of_nobody_is_empty() -> None:
+def test_the_front_of_no_points_is_empty() -> None:
     assert pareto_front({}, [Goal("one", "maximize"), Goal("other", "minimize")]) == []

@@ -104,9 +104,9 @@ PEER = "peers.b.network.name=mlp"
 def test_what_cannot_be_chosen_is_refused_in_a_sentence(
     choices: str, expected: tuple[Any, ...]
 ) -> None:
-    with refused(*expected) as told:
+    with refused(*expected) as refusal:
         check_search(load(None, [PEER, f"search.extra_space={{{choices}}}"]))
-    assert "\n" not in str(told.value) and "search.extra_space" in str(told.value)
+    assert "\n" not in str(refusal.value) and "search.extra_space" in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_files_are_their_owners_alone(store: Path) -> None:
     assert not open_to_others(store)
 
 
-def test_nothing_was_written_beside_the_store(store: Path) -> None:
+def test_nothing_was_written_outside_the_store(store: Path) -> None:
     assert [path.name for path in store.parent.iterdir()] == ["store"], (
         "whatever the project is called"
     )
@@ -202,7 +202,7 @@ def test_a_record_names_no_secret(tmp_path: Path) -> None:
     assert SECRET not in written and written.count("tracking.example.org") == 4
 
 
-def test_what_is_said_stays_readable() -> None:
+def test_sanitized_text_stays_readable() -> None:
     assert sanitize("größer als 3 µs: “yes”, 図\n\tnext") == "größer als 3 µs: “yes”, 図\n\tnext"
     assert sanitize("a\x1b]0;title\x07\r\x9b") == r"a\x1b]0;title\x07\r\x9b"
 

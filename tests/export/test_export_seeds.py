@@ -14,7 +14,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json, write_json
 
 SETTINGS = ("training.epochs=1", "student.name=mlp", "student.width=4", "method.name=cross_entropy")
-UNKNOWN = "One training, with seed 1: how much another seed would differ was not measured."
+UNKNOWN = "One training, with seed 1: the variation over seeds was not measured."
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_mean_and_standard_error_are_of_the_complete_trials_with_equal_settings(
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 2]])
-def test_a_student_of_one_seed_says_that_others_were_not_measured(
+def test_card_of_one_seed_has_no_variation_over_seeds(
     trained: Path, tmp_path: Path, seeds: list[int]
 ) -> None:
     store = seeded(

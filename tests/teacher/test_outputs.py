@@ -22,7 +22,10 @@ from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import clean_knowledge, validation_predictions
+from orchestrator.training.process_cache import (
+    compute_clean_knowledge,
+    compute_validation_predictions,
+)
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
@@ -41,11 +44,11 @@ MakeTeacher = Callable[..., Path]
 class Counting(FrozenTeacher):
     """A teacher that counts its evaluated samples."""
 
-    asked = 0
+    samples_seen = 0
 
     def forward(self, inputs: torch.Tensor) -> Any:
         """Return the teacher's output."""
-        self.asked += len(inputs)
+        self.samples_seen += len(inputs)
         return super().forward(inputs)
 
 
@@ -107,7 +110,7 @@ def test_training_from_the_cache_is_training_online(
 
 @pytest.mark.parametrize("view", [None, 0, 7])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.0), ("float16", 2.0**-11)])
-def test_answers_are_those_of_the_teacher(
+def test_cached_outputs_are_those_of_the_teacher(
     spec: TrialSpec, teacher: Counting, tmp_path: Path, dtype: str, bound: float, view: int | None
 ) -> None:
     batches = batches_of(spec)
@@ -120,9 +123,7 @@ def test_answers_are_those_of_the_teacher(
         assert ((answer - expected).abs() <= bound * expected.abs() + bound * 2.0**-13).all()
 
 
-def test_a_view_is_another_set_of_pictures(
-    spec: TrialSpec, teacher: Counting, tmp_path: Path
-) -> None:
+def test_views_have_different_outputs(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
     source = cached(teacher, batches_of(spec), tmp_path)
     seen = []
     for view in (None, 0, 1):
@@ -131,18 +132,18 @@ def test_a_view_is_another_set_of_pictures(
     assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[1], seen[2])
 
 
-def test_a_second_user_finds_the_file_and_asks_nobody(
+def test_a_second_user_finds_the_file_and_runs_no_teacher(
     spec: TrialSpec, teacher: Counting, tmp_path: Path
 ) -> None:
     batches = batches_of(spec)
     for user in range(3):
         source = cached(teacher, batches, tmp_path)
         source.open_view(0)
-        assert teacher.asked == 128, f"user {user}"
+        assert teacher.samples_seen == 128, f"user {user}"
     cached(teacher, batches_of(spec, size=16), tmp_path).open_view(0)
-    assert teacher.asked == 128, "the size of a batch does not change what the teacher says"
+    assert teacher.samples_seen == 128, "the batch size does not change the teacher's outputs"
     source.open_view(1)
-    assert teacher.asked == 256
+    assert teacher.samples_seen == 256
 
 
 def test_a_complete_cache_is_only_read(
@@ -159,7 +160,7 @@ def test_a_complete_cache_is_only_read(
     assert source.counts() == {"hits": 1, "misses": 0}
 
 
-def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(
+def test_teacher_type_policy_and_seed_change_the_folder(
     spec: TrialSpec, teacher: Counting, tmp_path: Path
 ) -> None:
     other = Counting(teacher.network, "another fingerprint")
@@ -180,7 +181,7 @@ def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(
     assert folder_of(cached(teacher, batches_of(spec, size=8), tmp_path)) == folder_of(sources[0])
 
 
-def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(
+def test_waiting_too_long_for_the_lock_is_reported(
     spec: TrialSpec, teacher: Counting, tmp_path: Path
 ) -> None:
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
@@ -203,9 +204,9 @@ def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(
     finally:
         done.set()
         holder.join()
-    assert "\n" not in str(raised.value) and teacher.asked == 0
+    assert "\n" not in str(raised.value) and teacher.samples_seen == 0
     source.open_view(0)
-    assert teacher.asked == 128
+    assert teacher.samples_seen == 128
 
 
 def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
@@ -230,12 +231,12 @@ def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
 
 @pytest.mark.parametrize("features", [True, False])
 @pytest.mark.parametrize("online", [True, False])
-def test_clean_knowledge_is_in_the_order_of_the_training_part(
+def test_clean_outputs_are_in_the_order_of_the_training_part(
     spec: TrialSpec, teacher: Counting, tmp_path: Path, online: bool, features: bool
 ) -> None:
     batches = batches_of(spec, size=48)
     source = OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path)
-    knowledge = clean_knowledge(source, batches, TrialContext(), features)
+    knowledge = compute_clean_knowledge(source, batches, TrialContext(), features)
     (whole,) = batches_of(spec, size=128).ordered("train")
     expected = teacher(whole.inputs)
     torch.testing.assert_close(knowledge.logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -247,7 +248,7 @@ def test_clean_knowledge_is_in_the_order_of_the_training_part(
         assert knowledge.features is None
 
 
-def test_clean_knowledge_from_the_cache_reads_no_pictures(
+def test_clean_outputs_from_the_cache_read_no_images(
     spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = batches_of(spec)
@@ -256,15 +257,15 @@ def test_clean_knowledge_from_the_cache_reads_no_pictures(
     monkeypatch.setattr(
         Batches, "ordered", lambda *_: pytest.fail("the training part was read again")
     )
-    knowledge = clean_knowledge(source, batches, TrialContext(), features=False)
+    knowledge = compute_clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32
 
 
-def test_long_passes_of_the_teacher_give_signs_of_life(spec: TrialSpec, teacher: Counting) -> None:
+def test_long_teacher_passes_send_heartbeats(spec: TrialSpec, teacher: Counting) -> None:
     signs: list[None] = []
     context, batches = TrialContext(heartbeat=lambda: signs.append(None)), batches_of(spec)
-    clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
+    compute_clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
-    teacher.fingerprint = "asked by nobody before"
-    validation_predictions(teacher, batches, context)
+    teacher.fingerprint = "new fingerprint"
+    compute_validation_predictions(teacher, batches, context)
     assert len(signs) == 4 + 2, "40 samples in batches of 32"

@@ -20,97 +20,17 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data.dataset import Dataset
 from orchestrator.export.export import export
 from orchestrator.export.formats import FORMATS
-from orchestrator.export.loading import answering, load_exported
+from orchestrator.export.loading import load_exported, load_predictions
 from orchestrator.models.build import build
-from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import FORMAT_FILE, Store, read_json, write_json
+from orchestrator.store.store import Store, read_json, write_json
+from tests.export.runs import add_trial, give_peer, images, logits, peer, trial_folder
 
-ROOT = Path(__file__).parent.parent
-SETTINGS = (
-    "training.epochs=3",
-    "teacher.training.epochs=1",
-    "student.name=cnn",
-    "student.width=4",
-    "method.temperature=3",
-)
+ROOT = Path(__file__).parents[2]
 NEWER = json.dumps(
     {"format": 1000, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}}
 )
-PEER = {"b": {"network": {"name": "mlp", "width": 8}, "training": {"learning_rate": 0.01}}}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with the training `mine`, of KD on digits; tests only read or copy it."""
-    store = tmp_path_factory.mktemp("trained") / "store"
-    pairs = [part for pair in SETTINGS for part in ("--set", pair)]
-    result = CliRunner().invoke(
-        run.app, ["train", "--local", "--store", str(store), "--name", "mine", *pairs]
-    )
-    assert result.exit_code == 0, result.output
-    return store
-
-
-@pytest.fixture
-def store(trained: Path, tmp_path: Path) -> Store:
-    """Return a copy of the store that a test may change."""
-    for name in ("sweeps", "teachers", "data"):
-        shutil.copytree(trained / name, tmp_path / "store" / name)
-    shutil.copy(trained / FORMAT_FILE, tmp_path / "store")
-    return Store(tmp_path / "store")
-
-
-def trial_folder(store: Store, number: int = 0) -> Path:
-    return store.sweep("mine") / "trials" / f"{number:05d}"
-
-
-def give_peer(store: Store) -> None:
-    """Add a second student to the training, with its own weights and metrics."""
-    sweep = Sweep.open(store, "mine")
-    sweep.configuration = configure(
-        sweep.configuration.plain() | {"peers": PEER, "resources": {"workers": 2}}
-    )
-    sweep.save()
-    checkpoint = trial_folder(store) / "checkpoint"
-    progress = read_json(checkpoint / "progress.json")
-    metrics = progress["record"]["metrics"]
-    other = {name: value / 2 for name, value in metrics.items()}
-    both = {f"a/{name}": value for name, value in metrics.items()} | {
-        f"b/{name}": value for name, value in other.items()
-    }
-    progress["record"]["metrics"] = {
-        name: (metrics[name] + other[name]) / 2 for name in metrics
-    } | both
-    write_json(checkpoint / "progress.json", progress)
-    (checkpoint / "b").mkdir()
-    write_json(checkpoint / "b" / "progress.json", progress | {"best_epoch": 1, "best_value": 0.25})
-    for seed, name in enumerate(("student", "best")):
-        save_file(peer(seed).state_dict(), checkpoint / "b" / f"{name}.safetensors")
-
-
-def peer(seed: int) -> Network:
-    torch.manual_seed(seed)
-    return build("mlp", 10, (1, 8, 8), {"width": 8})
-
-
-def add_trial(store: Store, number: int, **changes: Any) -> None:
-    """Add another trial with the checkpoint of the first."""
-    shutil.copytree(trial_folder(store), trial_folder(store, number))
-    file = trial_folder(store, number) / "trial.json"
-    write_json(file, read_json(file) | {"number": number} | changes)
-
-
-def images() -> torch.Tensor:
-    return torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-
-
-@torch.no_grad()
-def logits(network: Network, weights: Path) -> torch.Tensor:
-    network.load_state_dict(load_file(weights))
-    found: torch.Tensor = network.eval()(images()).logits
-    return found
 
 
 @torch.no_grad()
@@ -143,22 +63,22 @@ def test_an_export_gives_the_logits_of_its_checkpoint_without_the_store(
 
 
 @torch.no_grad()
-def test_the_test_accuracy_comes_again_from_images_prepared_as_the_settings_say(
+def test_normalized_images_reproduce_the_test_accuracy(
     store: Store,
 ) -> None:
     found = export(store, "mine")
-    prepared, told = found.settings["input"], found.settings["source"]["metrics"]
+    prepared, metrics = found.settings["input"], found.settings["source"]["metrics"]
     split = Dataset.open(next((store.root / "data").glob("*/data.json")).parent).test
     mean, deviation = (torch.tensor(prepared[name]).view(-1, 1, 1) for name in ("mean", "std"))
     pictures = torch.from_numpy(split.inputs.copy()).permute(0, 3, 1, 2) / 255
     answers = load_exported(found.folder)((pictures - mean) / deviation).logits.argmax(1).numpy()
     # another order of the same arithmetic may change one sample
-    assert abs((answers == split.labels).mean() - told["test/best/accuracy"]) < 1.5 / len(split)
+    assert abs((answers == split.labels).mean() - metrics["test/best/accuracy"]) < 1.5 / len(split)
 
 
-def test_settings_say_what_was_trained(store: Store) -> None:
+def test_settings_describe_the_training(store: Store) -> None:
     found = export(store, "mine")
-    assert found.folder == store.root / "exports" / "mine-0-a" and found.others == ()
+    assert found.folder == store.root / "exports" / "mine-0-a" and found.peers == ()
     settings = read_json(found.folder / "settings.json")
     assert settings == found.settings
     data = read_json(next((store.root / "data").glob("*/data.json")))
@@ -176,11 +96,13 @@ def test_settings_say_what_was_trained(store: Store) -> None:
     )
     assert settings["method"]["settings"]["alpha"] == 0.9  # a default
     assert settings["training"]["epochs"] == 3 and settings["data"]["sizes"] == data["sizes"]
-    metrics, told = Sweep.open(store, "mine").trials[0].metrics, settings["source"]["metrics"]
-    assert told["validation/last/nll"] == metrics["validation/nll"]
-    assert all(told[name] == value for name, value in metrics.items() if name.startswith("test/"))
+    metrics, exported = Sweep.open(store, "mine").trials[0].metrics, settings["source"]["metrics"]
+    assert exported["validation/last/nll"] == metrics["validation/nll"]
+    assert all(
+        exported[name] == value for name, value in metrics.items() if name.startswith("test/")
+    )
     progress = read_json(trial_folder(store) / "checkpoint" / "progress.json")
-    assert told["validation/best/accuracy"] == progress["best_value"]
+    assert exported["validation/best/accuracy"] == progress["best_value"]
     assert settings["source"]["epoch"] == progress["best_epoch"] == metrics["best_epoch"]
     assert (
         export(store, "mine", weights="last", to=store.root / "last").settings["source"]["epoch"]
@@ -188,7 +110,7 @@ def test_settings_say_what_was_trained(store: Store) -> None:
     )
 
 
-def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store: Store) -> None:
+def test_card_has_the_numbers_of_labelled_and_training_images(store: Store) -> None:
     sweep, file = Sweep.open(store, "mine"), store.sweep("mine") / "data.json"
     write_json(file, read_json(file) | {"labelled": 30})
     plain = sweep.configuration.plain()
@@ -200,11 +122,11 @@ def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store:
         found = export(store, "mine", to=store.root / method)
         card = (found.folder / "README.md").read_text()
         assert (
-            f"learned from {learned} images" in card
+            f"trained on {learned} images" in card
             and "Only 30 of the training images had a label." in card
         )
         assert (
-            "trained on the validation part too" in card
+            "also trained on the validation part" in card
             and found.settings["data"]["sizes"]["train"] == learned
         )
 
@@ -212,13 +134,13 @@ def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store:
 def test_an_export_names_no_path_of_this_machine(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
     weights = {
-        "student": {"name": "cnn", "width": 4, "weights": "/home/somebody/start.safetensors"}
+        "student": {"name": "cnn", "width": 4, "weights": "/home/username/start.safetensors"}
     }
     sweep.configuration = configure(sweep.configuration.plain() | weights)
     sweep.save()
     folder = export(store, "mine").folder
     text = (folder / "README.md").read_text() + (folder / "settings.json").read_text()
-    assert "start.safetensors" in text and "somebody" not in text and str(store.root) not in text
+    assert "start.safetensors" in text and "username" not in text and str(store.root) not in text
 
 
 @torch.no_grad()
@@ -237,22 +159,23 @@ def test_the_card_is_read_by_hubs_and_its_code_runs(store: Store, form: str) -> 
         build("cnn", 10, (1, 8, 8), {"width": 4}),
         trial_folder(store) / "checkpoint" / "best.safetensors",
     )
-    assert torch.allclose(answering(folder)(images()), expected, atol=1e-5)
+    assert torch.allclose(load_predictions(folder)(images()), expected, atol=1e-5)
     assert read_json(folder / "settings.json")["checked"]["validation"] == 16
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     values = yaml.safe_load(front)
-    told = read_json(folder / "settings.json")["source"]["metrics"]
+    metrics = read_json(folder / "settings.json")["source"]["metrics"]
     assert {"knowledge-distillation", "kd", "cnn"} <= set(values["tags"])
     assert (
-        values["model-index"][0]["results"][0]["metrics"][0]["value"] == told["test/best/accuracy"]
+        values["model-index"][0]["results"][0]["metrics"][0]["value"]
+        == metrics["test/best/accuracy"]
     )
     assert (
-        f"| accuracy | {told['validation/best/accuracy']:.4f} | "
-        f"{told['validation/last/accuracy']:.4f} |" in text
+        f"| accuracy | {metrics['validation/best/accuracy']:.4f} | "
+        f"{metrics['validation/last/accuracy']:.4f} |" in text
     )
     assert (
-        "read the test part once" in text
-        and "only one of its run" in text
+        "The test part was evaluated once" in text
+        and "only trial of its run" in text
         and "temperature=3" in text
     )
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0] + "print(tuple(logits.shape))"
@@ -270,7 +193,7 @@ def test_the_card_is_read_by_hubs_and_its_code_runs(store: Store, form: str) -> 
 def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store) -> None:
     give_peer(store)
     first, second = export(store, "mine"), export(store, "mine", "b")
-    assert (first.others, second.others) == (("b",), ("a",))
+    assert (first.peers, second.peers) == (("b",), ("a",))
     assert first.folder.name == "mine-0-a" and second.folder.name == "mine-0-b"
     last = trial_folder(store) / "checkpoint" / "b" / "student.safetensors"
     expected = logits(peer(0), last)
@@ -292,10 +215,10 @@ def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store
         and first.settings["training"]["learning_rate"] == 0.05
     )
     assert second.settings["beside"] == {"a": {"name": "cnn", "width": 4}}
-    assert "trained beside a (`cnn`)" in (second.folder / "README.md").read_text()
+    assert "trained together with a (`cnn`)" in (second.folder / "README.md").read_text()
 
 
-def test_the_card_says_by_whose_metric_the_trial_was_the_best(store: Store) -> None:
+def test_card_names_the_metric_that_selected_the_trial(store: Store) -> None:
     give_peer(store)
     add_trial(store, 1, value=0.0)
     sweep = Sweep.open(store, "mine")
@@ -312,11 +235,11 @@ def test_the_card_says_by_whose_metric_the_trial_was_the_best(store: Store) -> N
 
 
 @pytest.mark.parametrize(
-    ("weight", "said"),
-    [(0.0, "heard nothing of each other"), (0.2, "learned from each other's answers")],
+    ("weight", "sentence"),
+    [(0.0, "did not exchange predictions"), (0.2, "learned from each other's predictions")],
 )
-def test_the_card_says_who_heard_whom_by_what_was_set(
-    store: Store, weight: float, said: str
+def test_card_describes_peer_learning_by_the_settings(
+    store: Store, weight: float, sentence: str
 ) -> None:
     give_peer(store)
     sweep = Sweep.open(store, "mine")
@@ -324,7 +247,7 @@ def test_the_card_says_who_heard_whom_by_what_was_set(
         sweep.configuration.plain() | {"method": {"name": "dual_student", "lambda_peer": weight}}
     )
     sweep.save()
-    assert said in (export(store, "mine").folder / "README.md").read_text()
+    assert sentence in (export(store, "mine").folder / "README.md").read_text()
 
 
 def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
@@ -333,7 +256,7 @@ def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
     add_trial(
         store, 2, value=3.0, state="stopped_early", params={"temperature": 4.0}, changes=changes
     )
-    best, asked = export(store, "mine").settings, export(store, "mine", number=2).settings
+    best, by_number = export(store, "mine").settings, export(store, "mine", number=2).settings
     assert best["source"]["trial"] == 1 and best["source"]["chosen"].startswith(
         "the best of 3 trials"
     )
@@ -342,11 +265,11 @@ def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
         and best["training"]["learning_rate"] == 0.2
     )
     assert (
-        asked["searched"] == {"temperature": 6.0}
-        and asked["method"]["settings"]["temperature"] == 6.0
+        by_number["searched"] == {"temperature": 6.0}
+        and by_number["method"]["settings"]["temperature"] == 6.0
     )
     card = (store.exports / "mine-2-a" / "README.md").read_text()
-    assert "after epoch 2 (trial 1)" in card and "asked for by its number" in card
+    assert "after epoch 2 (trial 1)" in card and "selected by its number" in card
 
 
 def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> None:
@@ -367,13 +290,13 @@ def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> Non
     assert found.settings["source"]["epoch"] == 2
     text = (found.folder / "README.md").read_text()
     assert (
-        "the test part was not read" in text
+        "the test part was not evaluated" in text
         and "split: validation" in text
         and "test, best" not in text
     )
 
 
-def test_the_data_may_be_gone_and_a_run_without_their_description_asks_the_source(
+def test_export_without_data_reads_the_description_from_the_source(
     store: Store,
 ) -> None:
     shutil.rmtree(store.root / "data")
@@ -385,17 +308,17 @@ def test_the_data_may_be_gone_and_a_run_without_their_description_asks_the_sourc
 
 def test_images_of_files_are_cut_as_in_training(store: Store) -> None:
     file = store.sweep("mine") / "data.json"
-    write_json(file, read_json(file) | {"root": "/home/somebody/images"})
+    write_json(file, read_json(file) | {"root": "/home/username/images"})
     folder = export(store, "mine").folder
     assert read_json(folder / "settings.json")["input"]["cut"] == 224 / 256
     card = (folder / "README.md").read_text()
     assert (
-        "the middle square, 0.875 of the short side, scaled to 8 x 8 pixels" in card
-        and "somebody" not in card
+        "central square, 0.875 of the short side, and scale it to 8 x 8 pixels" in card
+        and "username" not in card
     )
 
 
-def test_a_method_that_hears_no_teacher_is_no_distillation(store: Store) -> None:
+def test_method_without_a_teacher_is_not_tagged_as_distillation(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
     assert export(store, "mine").settings["teacher"]["metrics"]["validation/accuracy"] > 0
     sweep.configuration = configure(
@@ -423,13 +346,13 @@ def no_record(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, exchange, no_record])
-def test_a_damaged_checkpoint_is_told_and_nothing_is_written(store: Store, damage: Any) -> None:
+def test_damaged_checkpoint_is_refused_and_nothing_is_written(store: Store, damage: Any) -> None:
     damage(trial_folder(store))
     with pytest.raises(
         ConfigurationError, match=r"the checkpoint of trial 0 is damaged, .* cannot be used"
-    ) as told:
+    ) as refusal:
         export(store, "mine")
-    assert "\n" not in str(told.value) and not store.exports.exists()
+    assert "\n" not in str(refusal.value) and not store.exports.exists()
 
 
 def test_the_old_checkpoint_serves_while_a_new_one_takes_its_place(store: Store) -> None:
@@ -438,25 +361,25 @@ def test_the_old_checkpoint_serves_while_a_new_one_takes_its_place(store: Store)
     assert load_exported(export(store, "mine").folder)
 
 
-def test_what_does_not_read_back_the_same_is_not_kept(
+def test_export_with_different_logits_is_not_kept(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "orchestrator.export.loading.load_exported",
         lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval(),
     )
-    with pytest.raises(PreflightError, match="does not give the logits of the checkpoint"):
+    with pytest.raises(PreflightError, match="logits of the written file differ"):
         export(store, "mine")
     assert not list(store.exports.iterdir())
 
 
-def test_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(store: Store, tmp_path: Path) -> None:
     for name in ("out", "out.old"):
         (tmp_path / name).mkdir()
     export(store, "mine", to=tmp_path / "out")  # an empty folder
     before = (tmp_path / "out" / "README.md").read_text()
     for taken in ("out", "out/README.md"):
-        with pytest.raises(ConfigurationError, match=r"--to .* nothing is replaced"):
+        with pytest.raises(ConfigurationError, match=r"--to .* nothing is overwritten"):
             export(store, "mine", weights="last", to=tmp_path / taken)
     assert (tmp_path / "out" / "README.md").read_text() == before and (
         tmp_path / "out.old"
@@ -464,64 +387,63 @@ def test_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old", "store"]
 
 
-def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> None:
+def test_unwritable_target_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PreflightError, match=r"--to .* cannot be"):
         export(store, "mine", to=tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda folder: (folder / "settings.json").unlink(), "is no exported student or damaged"),
+        (lambda folder: (folder / "settings.json").unlink(), "is not an exported student"),
         (
             lambda folder: (folder / "settings.json").write_text("[1]"),
-            "is no exported student or damaged",
+            "is not an exported student",
         ),
         (
             lambda folder: (folder / "settings.json").write_text('{"format": 1}'),
-            "is no exported student or damaged",
+            "is not an exported student",
         ),
         (lambda folder: (folder / "settings.json").write_text(NEWER), "newer version"),
         (lambda folder: (folder / "model.safetensors").unlink(), "does not exist"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"1"),
-            "is not a whole safetensors file",
+            "is not a complete safetensors file",
         ),
     ],
 )
-def test_a_damaged_export_is_told(store: Store, change: Any, said: str) -> None:
+def test_damaged_export_is_refused(store: Store, change: Any, message: str) -> None:
     folder = export(store, "mine").folder
     change(folder)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         load_exported(folder)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["other"], "there is no sweep 'other'"),
-        (["mine", "--trial", "7"], "--trial 7 is no trial of 'mine': it has 0, 1, 2, 3"),
-        (["mine", "--trial", "-1"], "--trial -1 is no trial of 'mine'"),
+        (["mine", "--trial", "7"], "--trial 7 is not a trial of 'mine': give one of 0, 1, 2, 3"),
+        (["mine", "--trial", "-1"], "--trial -1 is not a trial of 'mine'"),
         (
             ["mine", "--trial", "1"],
-            "--trial 1 of 'mine' failed (the loss is not finite): those that can be exported "
-            "are 0, 3",
+            "--trial 1 of 'mine' failed (the loss is not finite): give one of 0, 3",
         ),
         (["mine", "--trial", "2"], "--trial 2 of 'mine' has not ended"),
         (["mine", "--trial", "3"], "trial 3 of 'mine' has no checkpoint"),
-        (["mine", "--student", "b"], "--student 'b' is no student of 'mine': give one of a"),
+        (["mine", "--student", "b"], "--student 'b' is not a student of 'mine': give one of a"),
         (["mine", "--format", "onx"], "--format 'onx' is not allowed: did you mean 'onnx'?"),
         (["mine", "--weights", "first"], "--weights 'first' is not allowed: give best or last"),
     ],
 )
-def test_bad_arguments_are_one_sentence(store: Store, arguments: list[str], said: str) -> None:
+def test_bad_arguments_are_one_sentence(store: Store, arguments: list[str], message: str) -> None:
     add_trial(store, 1, state="failed", message="the loss\nis not finite", value=None)
     add_trial(store, 2, state="running")
     add_trial(store, 3, value=0.0)
     shutil.rmtree(trial_folder(store, 3) / "checkpoint")
     result = CliRunner().invoke(run.app, ["export", *arguments, "--store", str(store.root)])
-    assert (result.exit_code, result.output.count("\n")) == (2, 1) and said in result.output, (
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and message in result.output, (
         result.output
     )
 
@@ -531,17 +453,17 @@ def test_a_run_without_a_usable_trial(store: Store) -> None:
     write_json(file, read_json(file) | {"state": "failed"})
     with pytest.raises(
         ConfigurationError,
-        match=rf"no trial that ended well: `python run.py status mine --store {store.root}` says",
+        match=rf"no trial with results: run `python run.py status mine --store {store.root}`",
     ):
         export(store, "mine")
 
 
-def test_the_command_says_where_and_how_good(store: Store) -> None:
+def test_command_prints_folder_and_accuracy(store: Store) -> None:
     give_peer(store)
     result = CliRunner().invoke(run.app, ["export", "mine", "--store", str(store.root)])
-    told = read_json(store.exports / "mine-0-a" / "settings.json")["source"]["metrics"]
+    metrics = read_json(store.exports / "mine-0-a" / "settings.json")["source"]["metrics"]
     assert result.exit_code == 0 and str(store.exports / "mine-0-a") in result.output
     assert (
-        f"test/best/accuracy {told['test/best/accuracy']:.4f}" in result.output
+        f"test/best/accuracy {metrics['test/best/accuracy']:.4f}" in result.output
         and "--student b" in result.output
     )

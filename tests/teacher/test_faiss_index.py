@@ -40,7 +40,7 @@ def truth(bank: tuple[Tensor, Tensor], same: bool, count: int) -> list[set[int]]
     return [set(row.tolist()) if labels[query] >= 0 else set() for query, row in enumerate(order)]
 
 
-def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -> None:
+def test_positives_are_exact_and_negatives_approximate(bank: tuple[Tensor, Tensor]) -> None:
     features, labels = bank
     signs: list[None] = []
     seek = FaissIndex(features, labels, POSITIVES, NEGATIVES, lambda: signs.append(None))
@@ -50,7 +50,9 @@ def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -
     recall = sum(len(set(row) & wanted) for row, wanted in zip(rows, exact, strict=True)) / sum(
         map(len, exact)
     )
-    assert recall > 0.9 and abs(recall - found.recall) < 0.05, "256 queries stand for all"
+    assert recall > 0.9 and abs(recall - found.recall) < 0.05, (
+        "256 queries estimate the recall of all"
+    )
     known = labels >= 0
     others = labels[found.negatives[known].long()]
     assert (
@@ -62,7 +64,7 @@ def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -
     unit = torch.nn.functional.normalize(features, dim=1)
     cosine = (unit[known, None] * unit[found.negatives[known].long()]).sum(dim=2)
     torch.testing.assert_close(found.negative_similarity[known], cosine)
-    assert signs, "long work shows life"
+    assert signs, "long work sends heartbeats"
 
 
 def test_the_bank_of_an_exact_search_is_sorted_once(
@@ -81,7 +83,7 @@ def test_the_bank_of_an_exact_search_is_sorted_once(
     assert banks == [SAMPLES]
 
 
-def test_the_recall_is_that_of_the_queries_that_were_tried(
+def test_the_recall_is_measured_on_the_sampled_queries(
     bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All queries are tried, and the recall is counted from the lists of both searches."""
@@ -96,7 +98,7 @@ def test_the_recall_is_that_of_the_queries_that_were_tried(
     )
 
 
-def test_cells_are_added_until_enough_is_found(
+def test_cells_are_added_until_the_recall_suffices(
     bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recalls, looks = [], []
@@ -104,13 +106,13 @@ def test_cells_are_added_until_enough_is_found(
         monkeypatch.setattr(faiss_index, "RECALL", wanted)
         seek = FaissIndex(*bank, 0, 40)
         recalls.append(seek.recall)
-        looks.append(seek.looks)
+        looks.append(seek.probes)
         assert seek.recall >= wanted
     assert looks[0] == 8 and looks == sorted(looks) and recalls == sorted(recalls)
-    assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 a cell"
+    assert looks[-1] <= seek.cells == 29, "1,176 labelled samples, 40 per cell"
 
 
-def test_where_few_cells_hold_too_few_others_all_are_looked_into(
+def test_all_cells_are_probed_if_few_hold_too_few_negatives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two distant classes: the cells near a query hold only its own class."""
@@ -133,7 +135,7 @@ def test_half_types_and_any_queries(bank: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(whole(queries).negatives, whole(torch.arange(SAMPLES)).negatives[queries])
 
 
-def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> None:
+def test_torch_and_faiss_share_a_process(bank: tuple[Tensor, Tensor]) -> None:
     generator = torch.Generator().manual_seed(2)
     left, right = (
         torch.randn(300, 300, generator=generator, dtype=torch.float64) for _ in range(2)
@@ -153,10 +155,10 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
         torch.set_num_threads(threads)
 
 
-def test_without_the_library_a_sentence_says_what_to_do(
+def test_the_error_without_faiss_names_the_installation(
     bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faiss_index, "is_installed", lambda: False)
-    with refused("resources.retrieval", "approximate", ("exact",), PreflightError) as told:
+    with refused("resources.retrieval", "approximate", ("exact",), PreflightError) as refusal:
         FaissIndex(*bank, POSITIVES, NEGATIVES)
-    assert "install faiss-cpu" in str(told.value)
+    assert "install faiss-cpu" in str(refusal.value)
