@@ -18,8 +18,6 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
     Raises:
         ConfigurationError: Both are given, or the address cannot be used.
     """
-    from orchestrator.config.resources import resolve_address
-
     if address is not None and local:
         raise ConfigurationError(
             "--address and --local exclude each other: leave one of them out",
@@ -27,7 +25,7 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
             value=address,
             allowed="without --local",
         )
-    return {"resources.address": resolve_address(address)} if address is not None else {}
+    return {"resources.address": address or None} if address is not None else {}
 
 
 def parse_duration(text: str) -> float:

@@ -13,7 +13,6 @@ from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console as standard_console
 from orchestrator.config.loader import build, load
 from orchestrator.config.path_settings import move_paths, resolve_paths
-from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
@@ -100,7 +99,7 @@ def compare(
         comparison = Comparison.open(Store.existing(store), resume)
         values = move_paths(comparison.configuration, pairs).plain()
         if address is not None:
-            values["resources"]["address"] = resolve_address(address)
+            values["resources"]["address"] = address or None
         comparison.configuration = build(values)
     return _run_and_print(Store.open(store), comparison, console, as_json)
 

@@ -12,6 +12,7 @@ from orchestrator.config.schema import Resources
 from orchestrator.core.errors import PreflightError
 
 # Ray sets this for a submitted job; the job uses the cluster to which it was submitted.
+LOCAL = "local"  # value of resources.address that starts Ray here whatever RAY_ADDRESS is
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 ANSWER_S = 5.0
 # Bytes of the longest path to which a socket can be bound.
@@ -91,14 +92,12 @@ def cluster_address(resources: Resources) -> str | None:
     """Return the address of the running cluster to use, or None to start Ray here.
 
     Within a job of `ray job submit`, `RAY_ADDRESS` takes precedence over the configured address.
+    Elsewhere the configured address takes precedence, `local` included.
     """
     known = os.environ.get("RAY_ADDRESS")
-    return known if known and JOB in os.environ else resources.address or known
-
-
-def resolve_address(address: str) -> str | None:
-    """Return the value of `--address`; None for `local` or "", which is Ray on this machine."""
-    return None if address in ("", "local") else address
+    if known and JOB in os.environ:
+        return known
+    return None if resources.address == LOCAL else resources.address or known
 
 
 def find_cluster(address: str) -> str:

@@ -317,7 +317,9 @@ class Resources(Section):
     """Resources of a run; each worker group trains one trial at a time."""
 
     address: str | None = Field(
-        None, description="Address (host:port) of a running Ray cluster; null starts Ray locally."
+        None,
+        description="Address (host:port) of a running Ray cluster, auto for the one on this "
+        "machine, or local to start Ray here; null is RAY_ADDRESS if it is set, else local.",
     )
     workers: Workers = Field(
         1, description="Number of workers per group, divided equally among the students of a trial."

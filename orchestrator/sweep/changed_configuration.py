@@ -7,7 +7,6 @@ from typing import Any
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.loader import build, plain_values
 from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
-from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError
@@ -71,7 +70,7 @@ def change_configuration(
     summary = read_summary(sweep.folder) if unsettled else None
     values["data"]["augmentation"] = resolve_augmentation(sweep.configuration.data, summary)
     values["resources"]["address"] = (
-        sweep.configuration.resources.address if address is None else resolve_address(address)
+        sweep.configuration.resources.address if address is None else (address or None)
     )
     configuration = build(values)
     require_paths(sweep.name, configuration)

@@ -9,8 +9,11 @@ from ray._private import services
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from orchestrator.cli import train as train_command
+from orchestrator.cli._options import cluster_address as cluster_option
 from orchestrator.cluster.connect import PACKAGES, runtime_environment
-from orchestrator.config.resources import accepts_connections, require_answer
+from orchestrator.config.loader import load
+from orchestrator.config.resources import accepts_connections, cluster_address, require_answer
+from orchestrator.config.schema import Resources
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.proxies import NAMES
@@ -39,7 +42,7 @@ def test_a_listening_address_is_accepted_and_others_are_refused(nothing_listens:
     with refused(
         "resources.address",
         "ray://127.0.0.1:10001",
-        "host:port of the cluster itself",
+        "host:port of the cluster",
         PreflightError,
     ):
         require_answer("ray://127.0.0.1:10001")
@@ -108,3 +111,28 @@ def test_an_address_with_local_is_refused(tmp_path: Path) -> None:
         train_command.train(
             tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto"
         )
+
+
+@pytest.mark.parametrize(
+    ("configured", "in_job", "expected"),
+    [
+        (None, False, "10.0.0.1:6379"),
+        ("10.0.0.2:6379", False, "10.0.0.2:6379"),
+        ("local", False, None),
+        (None, True, "10.0.0.1:6379"),
+        ("10.0.0.2:6379", True, "10.0.0.1:6379"),
+    ],
+)
+def test_the_configured_address_takes_precedence_except_in_a_job(
+    configured: str | None, in_job: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
+    if in_job:
+        monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    assert cluster_address(Resources(address=configured)) == expected
+
+
+def test_the_option_local_reaches_the_configuration() -> None:
+    assert load(None, [], cluster_option("local")).resources.address == "local"
+    assert load(None, [], cluster_option("")).resources.address is None

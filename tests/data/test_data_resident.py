@@ -124,7 +124,7 @@ def test_a_copy_in_chunks_is_complete(dataset: Dataset, monkeypatch: pytest.Monk
 def test_mapped_data_are_not_copied_as_a_whole(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_copied", lambda *_: pytest.fail("the whole part was copied"))
+    monkeypatch.setattr(memory, "_copy_images", lambda *_: pytest.fail("the whole part was copied"))
     list(every_pass(batches(dataset, False)))
     assert not memory._resident
 

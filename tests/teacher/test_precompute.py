@@ -131,7 +131,7 @@ def spec(specify: Specify, make_teacher: MakeTeacher) -> TrialSpec:
 
 
 @pytest.fixture(autouse=True)
-def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def report_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", -1.0)
 
 
