@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.cli._jobs import follow_job, print_job_commands, print_line
 from orchestrator.cli._submission import create_submission
 from orchestrator.cluster.jobs import Cluster
-from orchestrator.cluster.package import collect, in_words
+from orchestrator.cluster.package import collect, format_bytes
 from orchestrator.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project
@@ -48,8 +48,8 @@ def submit(
         archive = Path(folder) / "project.zip"
         sent = package.write(archive)
         print_line(
-            f"packed {len(package.files)} files, {in_words(package.bytes)} ({in_words(sent)} "
-            f"as sent)"
+            f"packed {len(package.files)} files, {format_bytes(package.bytes)} "
+            f"({format_bytes(sent)} as sent)"
         )
         cluster.submit(job.name, job.entrypoint, archive, job.labels)
     print_line(f"submitted {job.name} to {cluster.address}: {job.entrypoint}")

@@ -96,7 +96,7 @@ class Dispatcher:
         """Queue a trial.
 
         A name may be reused after its trial has ended, or to resume the trial once it is
-        `released`. `token` identifies the submission: a repetition after a lost answer counts once.
+        released. `token` identifies the submission: a repetition after a lost answer counts once.
         """
         previous = self.trials.get(name)
         if previous and token and previous.token == token:
@@ -112,7 +112,9 @@ class Dispatcher:
             self.waiting.append(name)
             self.changed.notify_all()
 
-    async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
+    async def take_trial(
+        self, group: int, wait_s: float
+    ) -> tuple[str, dict[str, Any]] | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
         A group that holds a trial and requests another has died in between. It gets the same trial,
@@ -203,7 +205,7 @@ class Dispatcher:
         if text not in self.notes:
             self.notes.append(text)
 
-    async def give_back(self, group: int, name: str) -> None:
+    async def release_trial(self, group: int, name: str) -> None:
         """Release the trial and free its group, however the trial ended."""
         self._mark_reported(group)
         if self.assignments.get(group) == name:
@@ -213,7 +215,7 @@ class Dispatcher:
         async with self.changed:
             self.changed.notify_all()
 
-    async def released(self, name: str, wait_s: float) -> bool:
+    async def is_released(self, name: str, wait_s: float) -> bool:
         """Wait at most `wait_s` seconds; return whether the trial and its folder are free."""
 
         def free() -> bool:

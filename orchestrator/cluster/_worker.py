@@ -49,7 +49,7 @@ def serve(settings: dict[str, Any]) -> None:
     )
     while True:
         assignment = worker_context.broadcast_object(
-            connection.take() if worker_context.is_main_process else None
+            connection.take_trial() if worker_context.is_main_process else None
         )
         if assignment == CLOSE:
             return
@@ -110,7 +110,7 @@ def _train(
         if not failure.from_trial:
             return  # the group requests the trial again
     if worker_context.is_main_process and not connection.has_lost_dispatcher():
-        connection.give_back()
+        connection.release_trial()
 
 
 class _DispatcherConnection:
@@ -122,9 +122,9 @@ class _DispatcherConnection:
         self.stopped: Any = None
         self.last_heartbeat, self.heartbeat_interval_s = 0.0, HEARTBEAT_S
 
-    def take(self) -> Any:
+    def take_trial(self) -> Any:
         return wait_for_answer(
-            lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S
+            lambda: self.dispatcher.take_trial.remote(self.group, TAKE_S), TAKE_S + REPLY_S
         )
 
     def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
@@ -177,5 +177,5 @@ class _DispatcherConnection:
     def note(self, text: str) -> None:
         self.dispatcher.add_note.remote(f"{self.trial}: {text}")
 
-    def give_back(self) -> None:
-        wait_for_answer(lambda: self.dispatcher.give_back.remote(self.group, self.trial))
+    def release_trial(self) -> None:
+        wait_for_answer(lambda: self.dispatcher.release_trial.remote(self.group, self.trial))

@@ -50,7 +50,7 @@ def record_descendants(folder: Path) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def end_left_over(root: Path) -> list[int]:
+def end_leftover_processes(root: Path) -> list[int]:
     """End processes on this machine that dead drivers of the store have left.
 
     Return the ids of the ended processes.

@@ -114,7 +114,7 @@ class DispatcherClient:
     name: str
     dispatcher: Any
     submissions: dict[str, _Submission] = field(default_factory=dict, compare=False)
-    at_once: Callable[[], int] = lambda: 0
+    max_concurrent_trials: Callable[[], int] = lambda: 0
     """Return the number of trials that train at a time; set in the driver alone."""
 
     @classmethod
@@ -173,7 +173,7 @@ class DispatcherClient:
                 seconds.
         """
         until = time.monotonic() + wait_s
-        while not self._call("released", trial, min(CALL_S, max(until - time.monotonic(), 0.0))):
+        while not self._call("is_released", trial, min(CALL_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
                 holder = self._call("describe", trial)
                 raise PreflightError(
@@ -185,9 +185,9 @@ class DispatcherClient:
                     allowed="longer than a single step of the trial",
                 )
 
-    def released(self, trial: str) -> bool:
+    def is_released(self, trial: str) -> bool:
         """Return whether no group holds the trial at this moment."""
-        return bool(self._call("released", trial, 0.0))
+        return bool(self._call("is_released", trial, 0.0))
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""
@@ -230,7 +230,7 @@ class DispatcherClient:
         self.group_ended(group, why, lost=True)
         end_controller(run_name(self.name, group))
 
-    def attend(self, reader: str, trial: str, process: Any) -> None:
+    def send_reader_heartbeat(self, reader: str, trial: str, process: Any) -> None:
         """Send a heartbeat of the process that reads the records of a trial; do not wait."""
         self.dispatcher.record_reader_heartbeat.remote(reader, trial, process)
 

@@ -15,7 +15,7 @@ from orchestrator.config.bin_packing import Resources, count_fitting_groups
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import PreflightError
 
-LOOK_S = 2.0
+CHECK_S = 2.0
 HEAD_S = 30.0  # a head may be restarted; Ray ends the driver a minute after losing it
 HEAD_LOST = "the head node of the Ray cluster does not respond"
 NO_NODES = "the Ray cluster has no live nodes"
@@ -109,7 +109,7 @@ class GroupAutoscaler:
             self.next_start
         ) = self.clock()
 
-    def at_once(self) -> int:
+    def max_concurrent_trials(self) -> int:
         """Return the number of trials that train at a time."""
         return len(self.live_groups)
 
@@ -120,7 +120,7 @@ class GroupAutoscaler:
 
     def watch(self) -> None:
         """Check the cluster repeatedly until the run is over."""
-        while not (self.head_lost or self.closing.wait(LOOK_S)):
+        while not (self.head_lost or self.closing.wait(CHECK_S)):
             try:
                 self.step()
             except Exception:  # a faulty cluster fails in many ways; retry at the next check
@@ -188,7 +188,7 @@ class GroupAutoscaler:
                 if now - self.last_leave < RECENT_S
                 else f"a worker group ended ({group_errors[-1]})"
             )
-            self._note(f"{cause}: {self._groups()}")
+            self._note(f"{cause}: {self._format_group_count()}")
         if missing > 0:
             self._add_groups(snapshot, missing, now)
         self._check_starvation(snapshot, now)
@@ -249,7 +249,7 @@ class GroupAutoscaler:
             self._start()
         self.capacity = 0
         cause = "a node joined" if now - self.last_join < RECENT_S else "resources are available"
-        self._note(f"{cause}: {self._groups()}")
+        self._note(f"{cause}: {self._format_group_count()}")
 
     def _start(self) -> None:
         with self.lock:
@@ -308,7 +308,7 @@ class GroupAutoscaler:
             f"{', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} {has} free"
         )
 
-    def _groups(self) -> str:
+    def _format_group_count(self) -> str:
         count = len(self.live_groups)
         return f"{count or 'no'} worker group{'s' * (count != 1)} now"
 

@@ -94,7 +94,9 @@ def worker_groups(
     watch = threading.Thread(target=autoscaler.watch, name="groups", daemon=True)
     watch.start()
     try:
-        yield DispatcherClient(name, dispatcher, at_once=autoscaler.at_once)
+        yield DispatcherClient(
+            name, dispatcher, max_concurrent_trials=autoscaler.max_concurrent_trials
+        )
     except (KeyboardInterrupt, ray.exceptions.RayError) as error:
         autoscaler.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
         raise

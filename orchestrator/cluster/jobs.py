@@ -53,7 +53,7 @@ class Job:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Return whether the job has ended, in any way."""
         return self.state in TERMINAL_STATES
 
@@ -195,7 +195,7 @@ class Cluster:
                 if time.monotonic() - last_response > RESPONSE_TIMEOUT_S:
                     raise
             else:
-                if job.over:
+                if job.has_ended:
                     log_writer.add(0, self.log(name))
                     return job
             time.sleep(POLL_S)
@@ -210,12 +210,12 @@ class Cluster:
             PreflightError: The job has not ended after `STOP_S` and `END_TIMEOUT_S`.
         """
         job = self.job(name)
-        if job.over:
+        if job.has_ended:
             return job, False
         with self._convert_errors(name):
             self._client.stop_job(name)
         until = time.monotonic() + STOP_S + END_TIMEOUT_S
-        while not (job := self.job(name)).over:
+        while not (job := self.job(name)).has_ended:
             if time.monotonic() > until:
                 raise PreflightError(
                     f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s "

@@ -49,10 +49,10 @@ class Package:
         if self.bytes <= limit_mib * MIB:
             return
         largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:NUM_LARGEST]
-        largest_names = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
+        largest_names = ", ".join(f"{name} ({format_bytes(size)})" for name, size in largest)
         raise ConfigurationError(
             f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take "
-            f"{in_words(self.bytes)}, the largest are {largest_names}: "
+            f"{format_bytes(self.bytes)}, the largest are {largest_names}: "
             "exclude some with --exclude, or raise the limit",
             field="--limit-mib",
             value=limit_mib,
@@ -135,6 +135,6 @@ def _files(path: Path, root: Path, excluded: PathSpec) -> Iterator[Path]:
         yield path
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Return a size in bytes as readable text."""
     return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / 2**10:.0f} KiB"

@@ -64,7 +64,7 @@ class ProxyTrainable(tune.Trainable):
         while not self.stopped.is_set():
             # Ray in trouble fails in many ways; the next heartbeat may arrive
             with contextlib.suppress(Exception):
-                self.dispatcher_client.attend(reader, self.trial, process)
+                self.dispatcher_client.send_reader_heartbeat(reader, self.trial, process)
             self.stopped.wait(every_s)
         with contextlib.suppress(Exception):
             self.dispatcher_client.deregister(reader)

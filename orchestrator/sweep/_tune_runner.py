@@ -72,7 +72,7 @@ def run_trials(
     synchronous = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
     retention = RetentionPolicy(
-        store, sweep, lambda number: dispatcher_client.released(trial_name(number))
+        store, sweep, lambda number: dispatcher_client.is_released(trial_name(number))
     )
     events_with_listeners = (
         events.with_listener(_Release(dispatcher_client))

@@ -338,14 +338,14 @@ def open_dispatcher(
             local_dispatcher.close(signals.remaining_timeout(LOCAL_S))
         return
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
-    from orchestrator.cluster.descendants import end_left_over, record_descendants
+    from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
     from orchestrator.cluster.group_autoscaler import ScalingPolicy
     from orchestrator.cluster.groups import worker_groups
     from orchestrator.config.resources import cluster_address
     from orchestrator.sweep._watchdog import watch_trials
 
     resources = configuration.resources
-    if ended := end_left_over(store.root):
+    if ended := end_leftover_processes(store.root):
         display.preparing(f"ended {len(ended)} processes that a run left behind when it died")
     display.preparing("starting Ray")
     address = cluster_address(resources)
@@ -375,7 +375,7 @@ def open_dispatcher(
             watch_trials(dispatcher_client, resources, note),
         ):
             signals.reinstall_handlers()
-            yield dispatcher_client, dispatcher_client.at_once
+            yield dispatcher_client, dispatcher_client.max_concurrent_trials
 
 
 def bring_teacher(

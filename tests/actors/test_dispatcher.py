@@ -27,12 +27,12 @@ def test_trials_are_assigned_in_submission_order() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for name in ("a", "b", "c"):
             await dispatcher.submit(name, {"name": name})
-        assert await dispatcher.take(1, LONG_S) == ("a", {"name": "a"})
-        assert await dispatcher.take(0, LONG_S) == ("b", {"name": "b"})
-        await dispatcher.give_back(1, "a")
-        assert await dispatcher.take(1, LONG_S) == ("c", {"name": "c"})
-        await dispatcher.give_back(1, "c")
-        assert await dispatcher.take(1, SHORT_S) is None
+        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"name": "a"})
+        assert await dispatcher.take_trial(0, LONG_S) == ("b", {"name": "b"})
+        await dispatcher.release_trial(1, "a")
+        assert await dispatcher.take_trial(1, LONG_S) == ("c", {"name": "c"})
+        await dispatcher.release_trial(1, "c")
+        assert await dispatcher.take_trial(1, SHORT_S) is None
 
     asyncio.run(play())
 
@@ -40,7 +40,7 @@ def test_trials_are_assigned_in_submission_order() -> None:
 def test_each_waiting_group_gets_a_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=3, max_failures=0)
-        takers = [asyncio.create_task(dispatcher.take(group, LONG_S)) for group in range(3)]
+        takers = [asyncio.create_task(dispatcher.take_trial(group, LONG_S)) for group in range(3)]
         await settle()
         for name in ("a", "b", "c"):
             await dispatcher.submit(name, {})
@@ -55,7 +55,7 @@ def test_reports_arrive_in_order_per_trial() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for group, name in enumerate("ab"):
             await dispatcher.submit(name, {})
-            await dispatcher.take(group, LONG_S)
+            await dispatcher.take_trial(group, LONG_S)
         for epoch in (1, 2, 3):
             await dispatcher.report("a", {"epoch": epoch, "done": epoch == 3})
         await dispatcher.report("b", {"epoch": 1})
@@ -118,7 +118,7 @@ def test_a_stop_removes_a_queued_trial() -> None:
         for name in ("a", "b"):
             await dispatcher.submit(name, {})
         await dispatcher.stop("a")
-        assert await dispatcher.take(0, LONG_S) == ("b", {})
+        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
 
     asyncio.run(play())
 
@@ -127,7 +127,7 @@ def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         await settle()
         assert not stop_notice.done()
@@ -135,9 +135,9 @@ def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
         await stop_notice
         await dispatcher.report("a", {"epoch": 1})
         assert await has_no_record(dispatcher, "a")
-        await dispatcher.give_back(0, "a")
+        await dispatcher.release_trial(0, "a")
         await dispatcher.submit("b", {})
-        assert await dispatcher.take(0, LONG_S) == ("b", {})
+        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
 
     asyncio.run(play())
 
@@ -150,7 +150,7 @@ def test_stopping_an_unknown_trial_does_nothing() -> None:
 def test_a_stop_at_any_moment_of_an_assignment_is_safe(turns: int) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        taker = asyncio.create_task(dispatcher.take(0, LONG_S))
+        taker = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
         await dispatcher.submit("a", {})
         await settle(turns)
@@ -158,9 +158,9 @@ def test_a_stop_at_any_moment_of_an_assignment_is_safe(turns: int) -> None:
         await dispatcher.submit("b", {})
         got = await taker
         if got and got[0] == "a":  # it was assigned just before the stop
-            await dispatcher.give_back(0, "a")
+            await dispatcher.release_trial(0, "a")
         if got != ("b", {}):
-            assert await dispatcher.take(0, LONG_S) == ("b", {})
+            assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
 
     asyncio.run(play())
 
@@ -169,14 +169,14 @@ def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> No
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {"turn": 1})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         await dispatcher.report("a", {"failed": "it diverged"})
         await settle()
         await dispatcher.submit("a", {"turn": 2})
         await stop_notice
-        await dispatcher.give_back(0, "a")
-        assert await dispatcher.take(0, LONG_S) == ("a", {"turn": 2})
+        await dispatcher.release_trial(0, "a")
+        assert await dispatcher.take_trial(0, LONG_S) == ("a", {"turn": 2})
         await dispatcher.report("a", {"epoch": 1})
         assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
 
@@ -187,10 +187,10 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         await dispatcher.report("a", {"epoch": 1, "done": True})
-        await dispatcher.give_back(0, "a")
+        await dispatcher.release_trial(0, "a")
         await stop_notice
         assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1, "done": True}, (
             "earlier reports are kept"
@@ -206,8 +206,8 @@ def test_a_group_that_died_gets_its_trial_again_until_max_failures(allowed: int)
         for name in ("a", "b"):
             await dispatcher.submit(name, {"name": name})
         for _ in range(allowed + 1):
-            assert await dispatcher.take(0, LONG_S) == ("a", {"name": "a"})
-        assert await dispatcher.take(0, LONG_S) == ("b", {"name": "b"})
+            assert await dispatcher.take_trial(0, LONG_S) == ("a", {"name": "a"})
+        assert await dispatcher.take_trial(0, LONG_S) == ("b", {"name": "b"})
         failure, hint = (
             (await dispatcher.next_report("a", LONG_S))["failed"],
             MEMORY_HINT.format(recipe="training"),
@@ -226,13 +226,13 @@ def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: s
         dispatcher = Dispatcher(groups=1, max_failures=5)
         for name in ("a", "b"):
             await dispatcher.submit(name, {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await (
             dispatcher.stop("a")
             if ended == "stopped"
             else dispatcher.report("a", {"epoch": 1, "done": True})
         )
-        assert await dispatcher.take(0, LONG_S) == ("b", {})
+        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
         if ended == "done":
             assert (await dispatcher.next_report("a", LONG_S))["done"]
         assert await has_no_record(dispatcher, "a"), "a death after the end is no failure"
@@ -243,9 +243,9 @@ def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: s
 def test_the_request_of_a_dead_worker_gets_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        dead = asyncio.create_task(dispatcher.take(0, LONG_S))
+        dead = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
-        alive = asyncio.create_task(dispatcher.take(0, LONG_S))
+        alive = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
         await dispatcher.submit("a", {})
         assert await alive == ("a", {})
@@ -258,10 +258,10 @@ def test_the_request_of_a_dead_worker_gets_no_trial() -> None:
 def test_the_request_of_an_ended_group_gets_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
-        dead = asyncio.create_task(dispatcher.take(0, LONG_S))
+        dead = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
         await dispatcher.group_ended(0, "out of memory")
-        alive = asyncio.create_task(dispatcher.take(1, LONG_S))
+        alive = asyncio.create_task(dispatcher.take_trial(1, LONG_S))
         await settle()
         await dispatcher.submit("a", {})
         assert await alive == ("a", {})
@@ -276,7 +276,7 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for group, name in enumerate("ab"):
             await dispatcher.submit(name, {"name": name})
-            await dispatcher.take(group, LONG_S)
+            await dispatcher.take_trial(group, LONG_S)
         await dispatcher.submit("c", {})
         assert await dispatcher.group_ended(0, "no resources", lost)
         assert (
@@ -284,13 +284,15 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
             and await has_no_record(dispatcher, "b")
             and await has_no_record(dispatcher, "c")
         )
-        await dispatcher.give_back(1, "b")
-        assert await dispatcher.take(1, LONG_S) == ("a", {"name": "a"}), "before queued trials"
+        await dispatcher.release_trial(1, "b")
+        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"name": "a"}), (
+            "before queued trials"
+        )
         await dispatcher.add_group(2)
         await dispatcher.group_ended(1, "no resources", lost)
         failed = "its worker group was lost 2 times (resources.max_failures = 1): no resources"
         assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}
-        assert await dispatcher.take(2, LONG_S) == ("c", {})
+        assert await dispatcher.take_trial(2, LONG_S) == ("c", {})
         assert not await dispatcher.group_ended(3, "it never started", lost)
 
     asyncio.run(play())
@@ -301,7 +303,7 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for name in ("a", "b", "c"):
             await dispatcher.submit(name, {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "out of memory")
         await dispatcher.group_ended(1, "no GPU")
         await dispatcher.submit("d", {})
@@ -318,12 +320,12 @@ def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> 
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "its node left", lost=True)
         await dispatcher.submit("b", {})
         assert await has_no_record(dispatcher, "a") and await has_no_record(dispatcher, "b")
         await dispatcher.add_group(1)
-        assert await dispatcher.take(1, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(1, LONG_S) == ("a", {})
 
     asyncio.run(play())
 
@@ -333,10 +335,10 @@ def test_giving_up_fails_no_trial() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         for name in ("done", "held", "waits"):
             await dispatcher.submit(name, {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.report("done", {"epoch": 1, "done": True})
-        await dispatcher.give_back(0, "done")
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.release_trial(0, "done")
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.give_up("no answer")
         assert await dispatcher.next_report("done", LONG_S) == {"epoch": 1, "done": True}
         for name in ("held", "waits"):
@@ -349,15 +351,17 @@ def test_close_wakes_waiting_groups_and_training_workers() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=3, max_failures=0)
         await dispatcher.submit("a", {})
-        await dispatcher.take(2, LONG_S)
-        takers = [asyncio.create_task(dispatcher.take(group, LONG_S)) for group in range(2)]
+        await dispatcher.take_trial(2, LONG_S)
+        takers = [asyncio.create_task(dispatcher.take_trial(group, LONG_S)) for group in range(2)]
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         await settle()
         assert not any(task.done() for task in (*takers, stop_notice))
         await dispatcher.close()
         assert await asyncio.gather(*takers) == [CLOSE, CLOSE]
         await stop_notice
-        assert await dispatcher.take(2, LONG_S) == CLOSE, "a restarted group receives CLOSE too"
+        assert await dispatcher.take_trial(2, LONG_S) == CLOSE, (
+            "a restarted group receives CLOSE too"
+        )
 
     asyncio.run(play())
 
@@ -370,8 +374,8 @@ def test_the_client_requests_whether_a_trial_is_released(monkeypatch: pytest.Mon
         return True
 
     monkeypatch.setattr(DispatcherClient, "_call", call)
-    assert DispatcherClient("dispatcher", None).released("trial-00003") and calls == [
-        ("released", "trial-00003", 0.0)
+    assert DispatcherClient("dispatcher", None).is_released("trial-00003") and calls == [
+        ("is_released", "trial-00003", 0.0)
     ]
 
 
@@ -384,7 +388,7 @@ def test_a_trial_that_dies_too_often_names_the_batch_size_of_its_role(
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {"role": role})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "")
         assert (
             f"if memory ran out, lower {recipe}.batch_size"

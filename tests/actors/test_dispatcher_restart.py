@@ -20,14 +20,14 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
         await dispatcher.submit("a", {})
-        first = asyncio.create_task(dispatcher.take(0, LONG_S))
+        first = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
         assert not first.done(), "the list of groups is missing"
         await dispatcher.recover([0, 1])
         await settle()
         assert not first.done() and dispatcher.unreported_groups == {1}, "group 1 may still train a"
         await dispatcher.report("a", {"epoch": 7}, 1)
-        await dispatcher.give_back(1, "a")  # it noticed that the dispatcher had died
+        await dispatcher.release_trial(1, "a")  # it noticed that the dispatcher had died
         assert await first == ("a", {})
         assert await dispatcher.next_report("a", SHORT_S) == {}, (
             "the next group repeats the reports sent to the old dispatcher"
@@ -39,13 +39,13 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
 def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0, restarted=True)
-        assert not await dispatcher.released("a", SHORT_S)
+        assert not await dispatcher.is_released("a", SHORT_S)
         await dispatcher.recover([0, 1])
-        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
-        await dispatcher.take(0, SHORT_S)
+        waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
+        await dispatcher.take_trial(0, SHORT_S)
         await settle()
         assert not waits.done()
-        await dispatcher.take(1, SHORT_S)
+        await dispatcher.take_trial(1, SHORT_S)
         assert await waits
 
     asyncio.run(play())
@@ -62,7 +62,7 @@ def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
         if first == "the list":
             await dispatcher.group_ended(1, "gone", lost=True)
         assert dispatcher.groups == {0} == dispatcher.unreported_groups
-        assert await dispatcher.take(0, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
 
     asyncio.run(play())
 
@@ -70,12 +70,12 @@ def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
 def test_groups_added_later_are_registered_and_a_second_list_is_ignored() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
-        await dispatcher.take(5, SHORT_S)
+        await dispatcher.take_trial(5, SHORT_S)
         await dispatcher.recover([0, 4])
         assert dispatcher.groups == {0, 4, 5} and dispatcher.unreported_groups == {0, 4}
         await dispatcher.recover([9])
         assert dispatcher.groups == {0, 4, 5}
-        await dispatcher.take(6, SHORT_S)
+        await dispatcher.take_trial(6, SHORT_S)
         assert 6 in dispatcher.groups, "a group that requests a trial is registered"
 
     asyncio.run(play())
@@ -116,14 +116,14 @@ def play(
 
     def train(dispatcher: Dispatcher) -> None:
         """Take the trial, and report the epochs unknown to the driver, or the last one."""
-        taken = fake.loop.run_until_complete(dispatcher.take(0, SHORT_S))
+        taken = fake.loop.run_until_complete(dispatcher.take_trial(0, SHORT_S))
         if isinstance(taken, tuple):
             assignments.append(taken)
             for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
                 fake.loop.run_until_complete(
                     dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0)
                 )
-            fake.loop.run_until_complete(dispatcher.give_back(0, "a"))
+            fake.loop.run_until_complete(dispatcher.release_trial(0, "a"))
 
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)

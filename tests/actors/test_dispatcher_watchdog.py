@@ -10,7 +10,7 @@ def test_a_heartbeat_ends_the_silence_and_updates_the_activity() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
-        await dispatcher.take(1, LONG_S)
+        await dispatcher.take_trial(1, LONG_S)
         dispatcher.trials["a"].last_heartbeat -= 1e6
         (seen,) = (await dispatcher.overview())["trials"]
         assert seen["silent_s"] > 1e6 - 1 and seen["doing"] == "startup"
@@ -38,11 +38,11 @@ def test_a_queued_trial_is_in_the_overview_if_no_trial_is_assigned() -> None:
         assert [each["name"] for each in (await dispatcher.overview())["trials"]] == ["b"], (
             "the trial queued last"
         )
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         assert [
             (each["name"], each["group"]) for each in (await dispatcher.overview())["trials"]
         ] == [("a", 0)]
-        await dispatcher.give_back(0, "a")
+        await dispatcher.release_trial(0, "a")
         await dispatcher.close()
         assert (await dispatcher.overview())["trials"] == []
 
@@ -53,7 +53,7 @@ def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         for rank in range(2):
             await dispatcher.register_worker(0, rank, f"worker {rank}")
         assert (await dispatcher.overview())["trials"][0]["workers"] == 2
@@ -62,8 +62,8 @@ def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None
         (seen,) = (await dispatcher.overview())["trials"]
         assert seen["workers"] == 0 and seen["silent_s"] < LONG_S, "its restart time begins"
         assert await dispatcher.evict_group(0) == []
-        assert await dispatcher.take(0, LONG_S) == ("a", {})
-        assert await dispatcher.take(0, SHORT_S) is None
+        assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(0, SHORT_S) is None
         assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
 
     asyncio.run(play())
@@ -73,10 +73,10 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.report_infrastructure_failure("a", "OSError: stale file handle", 0)
         await dispatcher.report_infrastructure_failure("a", "not its trial", 1)
-        assert await dispatcher.take(0, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
         (note,) = (await dispatcher.overview())["notes"]
         assert note == (
             "a continues from its checkpoint: its worker died (failure 1 of at most "
@@ -84,7 +84,7 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
             "OSError: stale file handle"
         )
         assert (await dispatcher.overview())["notes"] == [], "each note is fetched once"
-        assert await dispatcher.take(0, SHORT_S) is None
+        assert await dispatcher.take_trial(0, SHORT_S) is None
         hint = MEMORY_HINT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){hint}"
         assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}, (
@@ -108,7 +108,7 @@ def test_reports_of_another_group_are_dropped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.report("a", {"failed": "another group"}, 1)
         await dispatcher.report("a", {"epoch": 1}, 0)
         assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
@@ -123,7 +123,7 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
         await dispatcher.submit("a", {}, "token")
         await dispatcher.submit("a", {}, "token")
         assert list(dispatcher.waiting) == ["a"], "a repeated heartbeat counts once"
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         for epoch in (1, 2):
             await dispatcher.report("a", {"epoch": epoch})
         assert await dispatcher.next_report("a", LONG_S, 0) == {"epoch": 1}
@@ -146,9 +146,9 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         )  # Tune started it instead of the first one
         (seen,) = (await dispatcher.overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
-        await dispatcher.take(0, 0.0)
+        await dispatcher.take_trial(0, 0.0)
         await dispatcher.report("a", {"epoch": 1, "metrics": {}, "done": True}, 0)
-        await dispatcher.give_back(0, "a")
+        await dispatcher.release_trial(0, "a")
         dispatcher.readers["second"].last_heartbeat -= 1e6
         (seen,) = (await dispatcher.overview())["readers"]
         assert seen["silent_s"] > 1e6 - 1, (

@@ -95,14 +95,18 @@ def test_groups_follow_the_nodes() -> None:
     ray = Ray({"a": 1, "b": 1, "c": 1})
     autoscaler = ray.autoscaler(3)
     ray.step(5)
-    assert autoscaler.at_once() == 3 and ray.notes == []
+    assert autoscaler.max_concurrent_trials() == 3 and ray.notes == []
     ray.remove("c")
-    assert autoscaler.at_once() == 2, "fewer trials run from now on"
+    assert autoscaler.max_concurrent_trials() == 2, "fewer trials run from now on"
     ray.step(5)
-    assert autoscaler.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
+    assert autoscaler.max_concurrent_trials() == 2 and ray.notes == [
+        "a node left: 2 worker groups now"
+    ]
     ray.nodes |= {"d": 1, "e": 2}
     ray.step(5)
-    assert autoscaler.at_once() == 5 and ray.notes[1:] == ["a node joined: 5 worker groups now"]
+    assert autoscaler.max_concurrent_trials() == 5 and ray.notes[1:] == [
+        "a node joined: 5 worker groups now"
+    ]
     assert ray.where[3] == "d" and ray.where[4] == ray.where[5] == "e"
     assert not ray.stopped
 
@@ -123,18 +127,18 @@ def test_groups_are_limited_by_the_policy_and_the_remaining_trials() -> None:
     ray = Ray({"a": 8})
     autoscaler = ray.autoscaler(1, most=4)
     ray.step(5)
-    assert autoscaler.at_once() == 4 and ray.notes == [
+    assert autoscaler.max_concurrent_trials() == 4 and ray.notes == [
         "resources are available: 4 worker groups now"
     ]
     few = Ray({"a": 8}, trials=2)
     autoscaler = few.autoscaler(1)
     few.step(5)
-    assert autoscaler.at_once() == 2
+    assert autoscaler.max_concurrent_trials() == 2
     few.trials = 1
     few.end(0, "its node fell")
     few.step(5)
     assert (
-        autoscaler.at_once() == 1
+        autoscaler.max_concurrent_trials() == 1
         and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
     )
 
@@ -144,23 +148,23 @@ def test_a_starting_group_counts_as_if_it_held_its_resources() -> None:
     autoscaler = ray.autoscaler(1, most=3)
     ray.where.clear()  # reserved later
     ray.step(2)
-    assert autoscaler.at_once() == 3
+    assert autoscaler.max_concurrent_trials() == 3
     ray.where.clear()
     ray.step(5)
-    assert autoscaler.at_once() == 3
+    assert autoscaler.max_concurrent_trials() == 3
 
 
 def test_resources_are_reserved_for_pending_influence_actors() -> None:
     ray = Ray({"a": 2, "b": 2}, influence_needs=1.0)
     autoscaler = ray.autoscaler(1)
     ray.step(5)
-    assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, (
+    assert autoscaler.max_concurrent_trials() == 2 and ray.where == {0: "a", 1: "a"}, (
         "two CPUs are reserved for the actors"
     )
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.influence_actors = 2
     ray.step(5)
-    assert autoscaler.at_once() == 3 and ray.where[2] == "c"
+    assert autoscaler.max_concurrent_trials() == 3 and ray.where[2] == "c"
 
 
 def test_without_groups_trials_wait_and_a_note_names_the_missing_resources() -> None:
@@ -176,7 +180,9 @@ def test_without_groups_trials_wait_and_a_note_names_the_missing_resources() -> 
     ]
     ray.nodes |= {"b": 1}
     ray.step(2)
-    assert autoscaler.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
+    assert autoscaler.max_concurrent_trials() == 1 and ray.notes[2:] == [
+        "a node joined: 1 worker group now"
+    ]
     ray.remove("b")
     ray.step(29)
     assert not ray.stopped, "the timeout starts when the last group served"
@@ -219,16 +225,16 @@ def test_a_failed_placement_is_retried_after_a_pause_or_on_a_new_node() -> None:
     ray = Ray({"a": 2})
     autoscaler = ray.autoscaler(1, most=2)
     ray.step(2)
-    assert autoscaler.at_once() == 2
+    assert autoscaler.max_concurrent_trials() == 2
     ray.end(1, "no place", placed=False)
     ray.step(int(30 / LOOK) - 1)
-    assert autoscaler.at_once() == 1
+    assert autoscaler.max_concurrent_trials() == 1
     ray.step(2)
-    assert autoscaler.at_once() == 2
+    assert autoscaler.max_concurrent_trials() == 2
     ray.end(2, "no place", placed=False)
     ray.nodes |= {"b": 1}
     ray.step(2)
-    assert autoscaler.at_once() == 2
+    assert autoscaler.max_concurrent_trials() == 2
 
 
 def test_consecutive_failed_starts_end_the_run() -> None:

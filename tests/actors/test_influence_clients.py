@@ -51,7 +51,7 @@ def test_a_worker_passes_the_client_to_its_trial(
         connection: Any = worker._DispatcherConnection(None, 0, 0)
         connection.open_trial = connection.report = lambda *values: None
         connection.has_lost_dispatcher = lambda: False
-        connection.give_back = lambda: None
+        connection.release_trial = lambda: None
         worker._train(
             "trial",
             specify("teacher=null", "method.name=cross_entropy", *pairs).plain(),

@@ -15,9 +15,9 @@ from tests.refusal import refused
 def test_an_unassigned_trial_is_released() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        assert await dispatcher.released("a", 0.0)
+        assert await dispatcher.is_released("a", 0.0)
         await dispatcher.submit("a", {})
-        assert await dispatcher.released("a", 0.0), "no group has taken it"
+        assert await dispatcher.is_released("a", 0.0), "no group has taken it"
 
     asyncio.run(play())
 
@@ -27,18 +27,20 @@ def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         await dispatcher.report("a", {"epoch": 2})
-        assert not await dispatcher.released("a", SHORT_S)
-        waits = asyncio.create_task(dispatcher.released("a", LONG_S))
+        assert not await dispatcher.is_released("a", SHORT_S)
+        waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
         await settle()
         assert not waits.done()
         if end == "given back":
-            await dispatcher.give_back(0, "a")
+            await dispatcher.release_trial(0, "a")
         elif end == "group ended":
             await dispatcher.group_ended(0, "out of memory")
         else:
-            assert await dispatcher.take(0, SHORT_S) is None, "its worker exceeded max_failures"
+            assert await dispatcher.take_trial(0, SHORT_S) is None, (
+                "its worker exceeded max_failures"
+            )
         assert await waits
 
     asyncio.run(play())
@@ -48,16 +50,16 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {"until": 2})
-        await dispatcher.take(0, LONG_S)
+        await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         for epoch in (1, 2):
             await dispatcher.report("a", {"epoch": epoch})
-        await dispatcher.give_back(0, "a")
+        await dispatcher.release_trial(0, "a")
         await settle()
         assert not stop_notice.done(), "it is not stopped"
         await dispatcher.submit("a", {"until": 4})
         await stop_notice
-        assert await dispatcher.take(1, LONG_S) == ("a", {"until": 4})
+        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"until": 4})
         await dispatcher.report("a", {"epoch": 2})
         await dispatcher.report("a", {"epoch": 3})
         assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
@@ -73,11 +75,11 @@ def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         await dispatcher.submit("a", {})
         for _ in range(2):  # the second one is a death
-            await dispatcher.take(0, LONG_S)
-        await dispatcher.give_back(0, "a")
+            await dispatcher.take_trial(0, LONG_S)
+        await dispatcher.release_trial(0, "a")
         await dispatcher.submit("a", {})
-        await dispatcher.take(0, LONG_S)
-        assert await dispatcher.take(0, SHORT_S) is None
+        await dispatcher.take_trial(0, LONG_S)
+        assert await dispatcher.take_trial(0, SHORT_S) is None
         assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
 
     asyncio.run(play())
@@ -105,13 +107,13 @@ def test_waiting_for_a_release_has_a_timeout_and_names_the_group(
             "Held",
             (),
             {
-                "released": Remote(False, False, True),
+                "is_released": Remote(False, False, True),
                 "describe": Remote("trial-00003 is assigned to group 1"),
             },
         ),
     )
     DispatcherClient("dispatcher", held()).wait_until_released("trial-00003", 30.0)
-    held.released = Remote(False)
+    held.is_released = Remote(False)
     with refused(
         "resources.heartbeat_timeout_s",
         0.01,

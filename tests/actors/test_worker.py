@@ -40,7 +40,7 @@ class Connection(worker._DispatcherConnection):
     def has_lost_dispatcher(self) -> bool:
         return self.lost
 
-    def give_back(self) -> None:
+    def release_trial(self) -> None:
         self.messages.append("given back")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.descendants import end_left_over, record_descendants
+from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
 
 LONG_S = 60.0
 DRIVER = """
@@ -68,12 +68,12 @@ def test_leftover_processes_of_a_killed_driver_are_ended_even_if_stopped(
     driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
 ) -> None:
     (child,) = (psutil.Process(each["pid"]) for each in noted_processes(folder))
-    assert end_left_over(tmp_path) == [], "the driver is alive"
+    assert end_leftover_processes(tmp_path) == [], "the driver is alive"
     child.suspend()
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    assert end_left_over(tmp_path) == [child.pid] and not child.is_running()
-    assert not list(folder.iterdir()) and end_left_over(tmp_path) == []
+    assert end_leftover_processes(tmp_path) == [child.pid] and not child.is_running()
+    assert not list(folder.iterdir()) and end_leftover_processes(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_process_that_does_not_match_its_record_is_left_alone(
     (plain if key == "host" else each)[key] = value
     file.write_text(json.dumps(plain))
     child = psutil.Process(pid)
-    assert end_left_over(tmp_path) == [] and child.is_running()
+    assert end_leftover_processes(tmp_path) == [] and child.is_running()
     assert file.exists() is (key == "host"), "the record of another host is kept"
 
 
@@ -102,7 +102,7 @@ def test_a_process_that_does_not_match_its_record_is_left_alone(
 def test_an_invalid_record_is_skipped(content: str, folder: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "processes-1.json").write_text(content)
-    assert end_left_over(tmp_path) == []
+    assert end_leftover_processes(tmp_path) == []
 
 
 def test_processes_that_live_at_the_end_of_the_block_are_ended(

@@ -394,7 +394,7 @@ def test_exit_codes_of_jobs() -> None:
         1,
         0,
     ]
-    assert not Job("a", "pending", "").over
+    assert not Job("a", "pending", "").has_ended
 
 
 def test_follow_needs_a_name() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.package import MIB, collect, in_words
+from orchestrator.cluster.package import MIB, collect, format_bytes
 from orchestrator.core.errors import ConfigurationError
 from tests.refusal import refused
 
@@ -142,7 +142,7 @@ def test_equal_files_make_equal_archives(project: Path, tmp_path: Path) -> None:
 
 
 def test_bytes_in_words() -> None:
-    assert (in_words(2**10 * 3), in_words(MIB), in_words(MIB * 5 // 2)) == (
+    assert (format_bytes(2**10 * 3), format_bytes(MIB), format_bytes(MIB * 5 // 2)) == (
         "3 KiB",
         "1.0 MiB",
         "2.5 MiB",

@@ -84,9 +84,7 @@ def test_death_of_the_head_node_ends_the_sweep_with_an_error(
     finally:
         process.kill()
         process.wait()
-    assert (
-        "error: the head of the Ray cluster does not answer any more: " in output_file.read_text()
-    )
+    assert "error: the head node of the Ray cluster does not respond: " in output_file.read_text()
     assert (
         "does not respond" in json.loads((folder / "sweep.json").read_text())["notes"][-1]["text"]
     )

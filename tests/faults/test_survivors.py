@@ -68,7 +68,10 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
         and "the cluster has 1 node with" in notes
     )
     assert "group 0 is replaced: trial-00002 has sent no heartbeat" in notes
-    assert "trial-00002 goes on from its checkpoint: its worker died (1 of 2 deaths" in notes
+    assert (
+        "trial-00002 continues from its checkpoint: its worker died (failure 1 of at most 2"
+        in notes
+    )
     assert [note["text"] for note in sweep.notes] == watch.notes
 
 

@@ -242,7 +242,7 @@ def test_it_shows_life_whatever_its_trial_waits_for(
     enough = threading.Event()
 
     class Attended(Workers):
-        def attend(self, *sign: Any) -> None:
+        def send_reader_heartbeat(self, *sign: Any) -> None:
             signs.append(sign)
             if len(signs) == 1:
                 raise RuntimeError("Ray is in trouble")
