@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -290,10 +291,10 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
         search.described["data"]["sums"] = {"train": "of other data"}
         search.save()
     refusal = (
-        "the data or weights of the searches of 'mine' have changed: digits has changed: the "
-        "same number of samples, but different ones"
+        "the data or weights of the searches of 'mine' have changed: digits has changed "
+        "(the same number of samples, but different ones)"
     )
-    with pytest.raises(ConfigurationError, match=refusal):
+    with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
     planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
@@ -301,7 +302,7 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
     )
-    with pytest.raises(ConfigurationError, match=refusal):
+    with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert here.conducted == []
 

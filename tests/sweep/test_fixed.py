@@ -103,7 +103,7 @@ def test_without_seeds_every_setting_is_trained_once() -> None:
     assert described_space(configuration, "sweep")["points"] == FIXED
 
 
-def test_changed_list_of_configurations_is_refused() -> None:
+def test_changed_list_of_configurations_is_reported() -> None:
     before, now = (
         described_space(listed(seeds=seeds), "sweep") for seeds in ([4, 7, 9], [4, 7, 8])
     )
