@@ -198,4 +198,4 @@ def test_data_and_settings_that_have_changed_are_named(
     array_file(tmp_path, 300)
     code, output = call("sweep", "--resume", "mine", "--store", store)
     assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
-    assert f"--resume mine: {data} has changed: 330 samples were 270: put back" in output
+    assert f"--resume mine: {data} has changed (270 samples before, 330 now): restore" in output

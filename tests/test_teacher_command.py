@@ -49,7 +49,7 @@ def test_cache_is_filled_and_reused(tmp_path: Path) -> None:
     assert first.returncode == 0 and not first.stderr, first.stderr
     lines = first.stdout.splitlines()
     assert any(line.startswith("epoch 1: validation accuracy") for line in lines)
-    assert f"filling 3 views in {tmp_path / 'knowledge'}" in lines
+    assert f"precomputing 3 views in {tmp_path / 'knowledge'}" in lines
     views = [
         "the clean view computed (1 of 3)",
         "view 0 computed (2 of 3)",

@@ -43,7 +43,7 @@ def teacher(
             without a cache.
     """
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
-    from orchestrator.sweep.driver import bring_teacher
+    from orchestrator.sweep.driver import prepare_teacher
     from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 
     if fill:
@@ -73,7 +73,7 @@ def teacher(
         )
     with TeacherDisplay(console) as display:
         precompute_display = display if precompute else None
-        folder, card, cost_s = bring_teacher(
+        folder, card, cost_s = prepare_teacher(
             opened,
             prepared.configuration,
             prepared.data,

@@ -1,6 +1,6 @@
-"""Synchronous Hyperband: Ray's scheduler over our own `epoch`, with its gaps closed.
+"""Synchronous Hyperband: Ray's scheduler over our own `epoch`, with two corrections.
 
-In each bracket the trials wait at milestones until all have arrived, and the best continue.
+In each bracket the trials wait at milestones until all have arrived; then the best continue.
 """
 
 from collections.abc import Callable
@@ -61,11 +61,11 @@ class HyperbandBrackets(HyperBandScheduler):
         return decision
 
     def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
-        """Process a bracket, and close two gaps of Ray's method.
+        """Process a bracket, and correct two cases in which trials would wait for ever.
 
-        Ray marks a bracket while it is processed and does not unmark it. After a failure the other
-        trials would wait for ever. So would trials of a resumed sweep that are already past the
-        next milestone: they are compared there at once.
+        Ray marks a bracket while it is processed and does not unmark it, so that a failure blocks
+        the other trials. Trials of a resumed sweep may already be past the next milestone: they are
+        compared at once.
         """
         action = str(super()._process_bracket(tune_controller, bracket))
         while bracket._halves and bracket._live_trials and bracket.cur_iter_done():

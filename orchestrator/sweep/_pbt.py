@@ -1,8 +1,8 @@
 """Population based training: weak trials copy the weights of strong ones and vary their settings.
 
 Ray's scheduler decides after every few epochs which trial copies which. This module varies the
-settings within the bounds of the study and keeps the records. Neither a failed trial nor the order
-of reports changes the result.
+settings within the bounds of the study and keeps the records. The result depends neither on failed
+trials nor on the order of reports.
 """
 
 import math
@@ -97,7 +97,7 @@ class Population(PopulationBasedTraining):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial to the population, paused until a group is free.
 
-        Ray's method would refuse the searcher, because it could not change trials.
+        Ray's method would refuse this searcher.
         """
         state = self._trial_state[trial] = _PBTTrialState(trial)
         state.last_perturbation_time = self._next_perturbation_sync - self._perturbation_interval
@@ -140,7 +140,7 @@ class Population(PopulationBasedTraining):
         self._remove_trial(tune_controller, trial)
 
     def _remove_trial(self, tune_controller: Any, trial: Any) -> None:
-        """Remove a trial; if the others waited for it alone, compare them now.
+        """Remove a trial, and compare the others now if they waited only for it.
 
         Ray would let them wait for ever.
         """
@@ -155,7 +155,7 @@ class Population(PopulationBasedTraining):
     ) -> None:
         """Keep one of the best trials, or let one of the worst copy a best one of its own method.
 
-        Without a best one of its method the trial stays as it is.
+        If no best trial has its method, the trial is not changed.
         """
         if trial in lower_quantile:
             upper_quantile = [

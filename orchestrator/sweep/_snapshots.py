@@ -12,7 +12,7 @@ from orchestrator.config.trial import CHECKPOINT, SNAPSHOTS
 from orchestrator.core import disk
 from orchestrator.store.store import replacing
 
-# a trial may reach its next snapshot while others still need the last one, and never the one after
+# a trial may write its next snapshot while others need the last one, but never two further ones
 KEPT = 2
 
 

@@ -1,9 +1,9 @@
-"""Sampler without a state: draws depend on seed, trial number, parameter and the study alone.
+"""Sampler without a state: draws depend only on seed, trial number, parameter and study.
 
-The result does not depend on how often the search was interrupted and resumed, nor on whether a
-trial was drawn without a break. Optuna's own samplers draw from one stream of random numbers, whose
-position is lost at a death. Nor do they avoid settings that were tried, except `BruteForceSampler`,
-which takes no continuous space and is guided by nothing.
+The result does not depend on interruptions and resumes, even in the middle of a draw. Optuna's own
+samplers draw from one stream of random numbers, whose position is lost when the process dies. They
+do not avoid earlier settings either, except `BruteForceSampler`, which has no continuous parameters
+and does not use earlier results.
 """
 
 import warnings
@@ -26,10 +26,9 @@ UNTRIED = 1  # separates the draw of a replacement from the draw of the value
 class StatelessSampler(BaseSampler):
     """Sampler that rebuilds the configured one for each trial, and for each parameter drawn alone.
 
-    Some ways through the `space` may have finitely many settings. A value that leads only to
-    settings of earlier trials is then replaced. The replacement is drawn among the values that lead
-    to new settings. Trials are drawn in the order of their numbers, so that this does not depend on
-    when a trial ends.
+    Some branches of the `space` may have finitely many settings. A value that leads only to
+    settings of earlier trials is then replaced by one that leads to new settings. Trials are drawn
+    in the order of their numbers, so that this does not depend on when a trial ends.
     """
 
     def __init__(self, search: Search, seed: int, space: Sequence[BranchDomains] = ()) -> None:
@@ -78,7 +77,7 @@ class StatelessSampler(BaseSampler):
     ) -> Any:
         """Return the value, or another one if all settings with it were tried.
 
-        Return the value, too, if nothing else is left.
+        If all settings were tried, return the value.
         """
         tried = [
             other.params

@@ -1,6 +1,6 @@
 """Stop Tune before its last trial: after too many failures in a row, or if no worker can train.
 
-Running trials stay for a resume.
+Running trials can be resumed later.
 """
 
 from typing import Any

@@ -108,8 +108,8 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
 class StudySearch(Searcher):
     """Tune searcher: the unfinished trials of a resumed sweep first, then new ones of the study.
 
-    It tells the study how each trial ended. At most `at_once` trials run at a time. This limit is
-    the number of groups, and may change.
+    It reports to the study how each trial ended. At most `concurrency` trials run at a time. This
+    limit is the number of groups, and may change.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Shared parts of the schedulers under which trials wait for one another: Hyperband and PBT.
+"""Shared parts of the synchronous schedulers, Hyperband and PBT.
 
-All trials exist before the first one trains, because a comparison of half of them is none. A
-waiting trial is paused: it has no process and no group. As many trials run as there are groups.
-Each knows beforehand after which epoch its worker stops.
+All trials exist before the first one trains, because they are compared together. A waiting trial is
+paused: it has no process and no group. As many trials run as there are groups. The epoch after
+which the worker of a trial stops is known beforehand.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ BUSY = (TuneTrial.PENDING, TuneTrial.RUNNING)
 
 
 class SynchronousSearch(StudySearch):
-    """Searcher that hands out `total` trials when Tune begins.
+    """Searcher that returns `total` trials when Tune starts.
 
-    Tune keeps a proxy for reuse until the search is finished.
+    Tune reuses the proxies until the search is finished.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SynchronousSearch(StudySearch):
             )
         config = super().suggest(trial_id)
         trial = self.trials[trial_id]
-        # the run may have ended before the copy of the weights
+        # the run may have ended before the weights were copied
         if trial.changes and trial.changes[-1]["epoch"] >= trial.epochs:
             change, sweep = trial.changes[-1], self.events.sweep
             config["snapshot"] = str(
@@ -67,10 +67,12 @@ class SynchronousSearch(StudySearch):
 def choose_next_trial(
     choose_trial: Any, searcher: SynchronousSearch, concurrency: Callable[[], int], controller: Any
 ) -> Any:
-    """Return the trial that a scheduler chooses and record its turn; None while `at_once` run.
+    """Return the trial that a scheduler chooses, and record that it runs.
+
+    Return None while `concurrency()` trials run.
 
     Args:
-        ask: Chooses a trial from a controller.
+        choose_trial: Function that chooses a trial from a controller.
     """
     trials = controller.get_trials()
     for trial in trials:

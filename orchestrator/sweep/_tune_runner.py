@@ -157,7 +157,7 @@ def _folder_name(trial: Any) -> str:
 
 
 class _Release:
-    """Listener that releases the worker group of a trial that ended before its training did."""
+    """Listener that stops the training of a trial that has ended, and so frees its worker group."""
 
     def __init__(self, dispatcher_client: TrialDispatcher) -> None:
         self.dispatcher_client = dispatcher_client

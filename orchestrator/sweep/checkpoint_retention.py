@@ -1,8 +1,8 @@
 """Remove checkpoints of trials that are neither among the best nor needed to resume.
 
-The best trials, those on a Pareto front, and those that may resume keep their weights. Later ends
-do not change the ranking of ended trials, and what is dominated stays so. Removed weights are never
-needed again.
+The best trials, those on the Pareto front, and those that may resume keep their weights. Trials
+that end later do not change the order of earlier ones, and a dominated trial stays dominated.
+Removed weights are therefore never needed again.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RetentionPolicy:
-    """Listener that removes the weights of losers, from before the first trial of a sweep.
+    """Listener that removes unneeded weights, also those of an earlier run.
 
     `released` returns whether no group trains a trial any more: a stopped or lost trial may still
     be writing a checkpoint.
@@ -28,28 +28,28 @@ class RetentionPolicy:
 
     def __init__(self, store: Store, sweep: Sweep, released: Callable[[int], bool]) -> None:
         self.store, self.sweep, self.released = store, sweep, released
-        # those that may still have their weights
+        # trials that may still have their weights
         self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}
-        self.due: set[int] = set()  # losers that were not released yet, or not removed
+        self.due: set[int] = set()  # unneeded weights that are not released or not removed yet
         self.removing = threading.Thread()
         self._remove(self.heavy - trials_with_weights(sweep))
 
     def tidy(self) -> None:
         """Remove weights that are not needed and that no group is writing."""
-        losers = self.heavy - trials_with_weights(self.sweep)
+        unneeded = self.heavy - trials_with_weights(self.sweep)
         self._remove(
             {
                 number
-                for number in losers
+                for number in unneeded
                 if self.sweep.trials[number].state == "complete" or self.released(number)
             }
         )
-        self.due = losers & self.heavy
+        self.due = unneeded & self.heavy
 
     def _remove(self, numbers: set[int]) -> None:
         """Remove weights, in a thread if the store is a URI, which may not answer for minutes.
 
-        What is left is removed at a later call.
+        Weights that could not be removed are removed at a later call.
         """
         if numbers and self.store.uri and not self.removing.is_alive():
             self.removing = threading.Thread(target=self._strip, args=(numbers,), daemon=True)
@@ -66,12 +66,12 @@ class RetentionPolicy:
                 log.warning("the weights of trial %d are not removed yet: %s", number, error)
 
     def trial_started(self, trial: Trial) -> None:
-        """Remove what is due: the free group may have held a stopped trial."""
+        """Remove weights that are due: a stopped trial may have released its group."""
         if self.due:
             self.tidy()
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """Remove what is due, as time has passed."""
+        """Remove weights that are due."""
         if self.due:
             self.tidy()
 
@@ -79,7 +79,7 @@ class RetentionPolicy:
         """Do nothing: the weights that the trial copies are still needed."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """Remove weights, as the trial may be a loser or make another one a loser."""
+        """Remove weights that are no longer needed after the end of the trial."""
         if trial.ended:
             self.heavy.add(trial.number)
             self.tidy()
@@ -89,7 +89,7 @@ class RetentionPolicy:
 
 
 def remove_losers(store: Store, sweep: Sweep) -> None:
-    """Remove the weights of all losers of a sweep on which no group works."""
+    """Remove all unneeded weights of a sweep that no group trains."""
     removing = RetentionPolicy(store, sweep, lambda _: True).removing
     if removing.ident is not None:
         removing.join(remaining_timeout(LONGEST_S, spare_s=10.0))

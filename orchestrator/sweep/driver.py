@@ -53,7 +53,7 @@ class StepDisplay(Protocol):
     """Display of the steps before the first trial."""
 
     def preparing(self, what: str) -> None:
-        """Show that a step before the first trial begins."""
+        """Show that a step before the first trial starts."""
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show the metrics of an epoch of the teacher's training."""
@@ -378,7 +378,7 @@ def open_dispatcher(
             yield dispatcher_client, dispatcher_client.max_concurrent_trials
 
 
-def bring_teacher(
+def prepare_teacher(
     store: Store,
     configuration: Configuration,
     data: Path,
@@ -431,7 +431,7 @@ def bring_teacher(
                 method.needs.bank for method in build_all_variants(configuration, searching=True)
             )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
-            display.preparing(f"filling {len(views)} views in {cache.folder}")
+            display.preparing(f"precomputing {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
             precompute_views(configuration, folders, shares, features, dispatcher_client, filling)
         return teacher
@@ -456,7 +456,7 @@ def _prepare_folders(
     }
     folders |= store.shared
     if sweep.configuration.teacher:
-        display.preparing("bringing the teacher")
+        display.preparing("preparing the teacher")
         folder, card, seconds = acquire_teacher(
             store, sweep.configuration, data, dispatcher_client, display.teacher_epoch
         )

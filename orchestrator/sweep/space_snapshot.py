@@ -118,7 +118,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if samples != were
             else "the same number of samples, but different ones"
         )
-        found.append(f"{now['data']['where']} has changed: {counted}")
+        found.append(f"{now['data']['where']} has changed ({counted})")
     for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
         if before[key]["sum"] != now[key]["sum"]:
             found.append(

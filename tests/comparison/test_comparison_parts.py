@@ -71,7 +71,7 @@ def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, 
         (["seed=2147483640"], 10, "seed", 2147483640, (0, 2**31 - 11)),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
+def test_invalid_comparison_is_refused(
     pairs: list[str], seeds: int, field: str, value: object, allowed: object
 ) -> None:
     with refused(field, value, allowed):
@@ -206,7 +206,7 @@ def test_published_results_are_found_for_their_own_setting_only() -> None:
     assert find_published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
 
 
-def test_what_is_published_names_networks_and_methods_that_there_are() -> None:
+def test_published_results_name_existing_networks_and_methods() -> None:
     for one in PUBLISHED:
         assert {one.teacher, one.student} <= set(MODELS) and set(one.accuracies) <= set(METHODS)
         assert all(0 < accuracy < 100 for accuracy, _ in one.accuracies.values())
@@ -234,7 +234,7 @@ def test_the_cost_of_a_student_is_counted() -> None:
     assert resnet.parameters == 278_324
 
 
-def test_costs_are_of_all_trials_or_not_known() -> None:
+def test_cost_covers_all_trials_or_is_unknown() -> None:
     spent = [
         Trial(0, {}, epochs=2, metrics={"seconds/cpu_total": 2.0}),
         Trial(1, {}, "failed", epochs=1, metrics={}),

@@ -26,7 +26,7 @@ def paired(
 
 
 @pytest.mark.parametrize(("seeds", "shift"), [(2, 0.3), (3, 0.0), (10, 0.02), (57, -0.5)])
-def test_a_difference_is_that_of_scipy(seeds: int, shift: float) -> None:
+def test_difference_matches_scipy(seeds: int, shift: float) -> None:
     draw = np.random.default_rng(seeds)
     theirs = draw.normal(0.9, 0.02, seeds)
     mine = theirs + draw.normal(shift, 0.05, seeds)
@@ -41,7 +41,7 @@ def test_a_difference_is_that_of_scipy(seeds: int, shift: float) -> None:
     )
 
 
-def test_a_mean_and_its_error_are_those_of_scipy() -> None:
+def test_mean_and_standard_error_match_scipy() -> None:
     values = np.random.default_rng(1).normal(size=12)
     found = mean(values.tolist())
     assert (found.value, found.error) == pytest.approx(
@@ -49,7 +49,7 @@ def test_a_mean_and_its_error_are_those_of_scipy() -> None:
     ) and found.count == 12
 
 
-def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     """95 % of 4,000 repetitions, within four standard deviations, for any common part."""
     draw, repetitions, true, covered = np.random.default_rng(2), 4000, 0.013, 0
     for _ in range(repetitions):
@@ -70,7 +70,7 @@ def family(
     return {pair: paired(values[pair[0]], values[pair[1]]).p or 0.0 for pair in pairs}
 
 
-def test_where_nothing_differs_hardly_any_table_claims_so() -> None:
+def test_false_claims_are_rare_without_differences() -> None:
     """The share of tables with a false claim; it is several times the rate uncorrected."""
     draw, repetitions, rate = np.random.default_rng(3), 1000, 0.05
     false = uncorrected = 0
@@ -121,12 +121,12 @@ def test_one_seed_has_no_interval() -> None:
         mean([])
 
 
-def test_pairs_are_those_seeds_that_both_have() -> None:
+def test_only_common_seeds_are_paired() -> None:
     whole = difference({0: 0.5, 1: 0.75, 2: 0.25}, {0: 0.25, 2: 0.5, 7: 0.0})
     assert whole is not None and (whole.mean, whole.pairs) == (0.0, 2)
 
 
-def test_without_variance_nothing_is_claimed() -> None:
+def test_no_p_value_without_variance() -> None:
     """Equal differences, up to rounding, are no evidence of the spread; zeros are no difference."""
     mine = {0: 0.1 + 0.2, 1: 0.4, 2: 0.7}
     theirs = {0: 0.2, 1: 0.3, 2: 0.6}

@@ -177,17 +177,17 @@ FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
         (
             [],
             ("method.positives", 8, (0, 6)),
-            "hold method.positives of at most 6 and method.negatives of at most 11, or give",
+            "freeze method.positives of at most 6 and method.negatives of at most 11, or give",
         ),
         (
             ["method.positives=3"],
             ("method.negatives", 32, (0, 11)),
-            "hold method.negatives of at most 11, or give",
+            "freeze method.negatives of at most 11, or give",
         ),
         (
             ["method.negatives=9"],
             ("method.positives", 8, (0, 6)),
-            "hold method.positives of at most 6, or give",
+            "freeze method.positives of at most 6, or give",
         ),
         (
             ["method.positives=9", "method.negatives=12"],

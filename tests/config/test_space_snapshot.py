@@ -155,9 +155,11 @@ def test_data_that_were_changed(tmp_path: Path) -> None:
     first = now(1200)
     assert differences(first, now(1200)) == [], "it was written again, and is the same"
     assert differences(first, now(1200, seed=1)) == [
-        f"{file} has changed: the same number of samples, but different ones"
+        f"{file} has changed (the same number of samples, but different ones)"
     ]
-    assert differences(first, now(1170)) == [f"{file} has changed: 1,230 samples before, 1,200 now"]
+    assert differences(first, now(1170)) == [
+        f"{file} has changed (1,230 samples before, 1,200 now)"
+    ]
 
 
 def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:

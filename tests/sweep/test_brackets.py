@@ -31,7 +31,7 @@ def play(
 
 
 @pytest.mark.parametrize("order", range(3))
-def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
+def test_best_trials_of_each_bracket_continue(order: int, tmp_path: Path) -> None:
     """9 epochs, factor 3: three are never compared, five after 3 epochs, nine after 1 and 3."""
     sweep = play(tmp_path, order=order)
     epochs = [trial.epochs for trial in sweep.trials.values()]
@@ -48,7 +48,7 @@ def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
     assert plan.planned_epochs(sweep.configuration.search, 9) == sum(epochs)
 
 
-def test_a_last_milestone_before_the_last_epoch_is_no_end(tmp_path: Path) -> None:
+def test_last_milestone_before_the_last_epoch_does_not_end_a_trial(tmp_path: Path) -> None:
     """With 10 epochs the third bracket's milestones are 1, 3, 9; only epoch 10 tests."""
     sweep = play(tmp_path, "training.epochs=10")
     assert sweep.trials[16].state == "complete" and sweep.trials[16].epochs == 10
@@ -70,7 +70,7 @@ def test_failed_trial_does_not_block_the_others(number: int, epoch: int, tmp_pat
 
 
 @pytest.mark.parametrize("num_reports", [3, 20, 40, 60])
-def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
+def test_resumed_search_ends_with_trials_past_the_next_milestones(
     num_reports: int, tmp_path: Path
 ) -> None:
     sweep, searcher = begin(tmp_path, *HYPERBAND)
@@ -81,7 +81,7 @@ def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(
     assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
 
 
-def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(
+def test_trials_all_past_the_next_milestones_are_compared_at_once(
     tmp_path: Path,
 ) -> None:
     sweep, searcher = begin(tmp_path, *HYPERBAND)
@@ -127,7 +127,7 @@ def test_plan_lists_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_p
 
 @pytest.mark.parametrize("trials", [1, 7, 17, 40])
 @pytest.mark.parametrize("reduction", [2, 3])
-def test_the_plan_knows_the_epochs_of_all_trials_together(
+def test_plan_shows_the_total_epochs_of_all_trials(
     trials: int, reduction: int, tmp_path: Path
 ) -> None:
     given = (

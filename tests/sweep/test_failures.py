@@ -42,12 +42,14 @@ def after(limit: int | None, *states: str) -> FailuresInARow:
         (None, ["failed"] * 50, False),
     ],
 )
-def test_the_row_is_of_ends(limit: int | None, states: list[str], ends: bool) -> None:
+def test_failures_in_a_row_are_counted_by_end(
+    limit: int | None, states: list[str], ends: bool
+) -> None:
     failures = after(limit, *states)
     assert bool(failures.reason) is ends is SweepStopper(failures).stop_all()
 
 
-def test_the_first_reason_stays() -> None:
+def test_first_reason_is_kept() -> None:
     reason = after(2, "failed", "failed").reason
     assert after(2, "failed", "failed", "failed").reason == reason
     assert (
@@ -55,7 +57,7 @@ def test_the_first_reason_stays() -> None:
     )
 
 
-def test_messages_that_differ_in_numbers_are_one() -> None:
+def test_messages_that_differ_only_in_numbers_are_the_same() -> None:
     failed = [ended(n, message=DIVERGED.format(n + 1), lr=10.0 + n) for n in range(3)]
     assert describe_failures(failed, []) == f"same error: {DIVERGED.format(3)}"
 
@@ -76,7 +78,7 @@ def test_setting_missing_in_one_trial_is_not_in_common() -> None:
     assert describe_failures(failed, []) == "same error: broken; settings in common: depth = 9"
 
 
-def test_one_failure_has_nothing_in_common_with_itself() -> None:
+def test_single_failure_has_no_common_settings() -> None:
     assert describe_failures([ended(0, depth=9)], []) == "same error: broken"
 
 

@@ -76,7 +76,7 @@ def trained(sweep: Sweep) -> list[tuple[str, float, Any, int]]:
     return found
 
 
-def test_every_trial_is_one_of_the_list_whatever_dies(tmp_path: Path) -> None:
+def test_all_listed_configurations_are_trained_despite_deaths(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     sweep = Sweep.create(store.sweep("mine"), listed(), "sweep")
     check_search(sweep.configuration)
@@ -103,7 +103,7 @@ def test_without_seeds_every_setting_is_trained_once() -> None:
     assert described_space(configuration, "sweep")["points"] == FIXED
 
 
-def test_a_list_that_has_changed_is_another_sweep() -> None:
+def test_changed_list_of_configurations_is_reported() -> None:
     before, now = (
         described_space(listed(seeds=seeds), "sweep") for seeds in ([4, 7, 9], [4, 7, 8])
     )
@@ -164,7 +164,7 @@ FIRST = "search.configurations[0]"
         ),
     ],
 )
-def test_what_is_no_list_of_trials_is_refused(
+def test_invalid_list_of_configurations_is_refused(
     changes: dict[str, Any], field: str, value: object, allowed: object
 ) -> None:
     with refused(field, value, allowed):

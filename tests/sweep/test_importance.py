@@ -140,7 +140,7 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_what_decides_comes_first(tmp_path: Path) -> None:
+def test_most_important_setting_comes_first(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat)
     journal = (sweep.folder / "study.log").read_bytes()
     (ranking,) = importance(sweep).rankings
@@ -151,7 +151,7 @@ def test_what_decides_comes_first(tmp_path: Path) -> None:
     assert (sweep.folder / "study.log").read_bytes() == journal
 
 
-def test_two_calls_say_the_same(tmp_path: Path) -> None:
+def test_importance_is_deterministic(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, conditional)
     assert importance(sweep).plain() == importance(sweep).plain()
 
@@ -181,7 +181,7 @@ def test_small_branches_are_named(tmp_path: Path) -> None:
     assert found.too_few == ["kd (6), ttm (6)"]
 
 
-def test_choices_in_choices_are_branches_in_branches(tmp_path: Path) -> None:
+def test_nested_choices_are_nested_branches(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, nested, trials=40)
     found = importance(sweep)
     names = {ranking.branch: set(ranking.ped_anova) for ranking in found.rankings}
@@ -237,7 +237,7 @@ def test_permutations_separate_important_settings_from_noise(
     assert max(random.ped_anova.values()) > 0.6 and min(random.chance.values()) > 0.05
 
 
-def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
+def test_trials_that_copied_settings_are_excluded(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, trials=20, changed=8, scheduler="pbt")
     found = importance(sweep)
     assert (found.trials, found.changed, found.rankings[0].trials) == (12, 8, 12)
@@ -248,7 +248,7 @@ def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
     assert "omitted: 8 trials, because population based training changed their settings" in output
 
 
-def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
+def test_changes_in_the_records_exclude_trials_too(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, trials=20, scheduler="pbt")
     sweep.trials[3] = Trial(3, {}, changes=[{"epoch": 1, "source": 0, "params": {}}])
     assert importance(sweep).changed == 1
@@ -337,7 +337,7 @@ def test_pages_need_no_network_and_no_setting_of_all_trials(tmp_path: Path) -> N
         (flat, 0, 1, "has 0 complete trials"),
     ],
 )
-def test_no_answer_is_a_sentence(
+def test_missing_result_is_explained_in_one_line(
     tmp_path: Path, draw: Draw, trials: int, code: int, message: str
 ) -> None:
     made(tmp_path, draw, trials)
@@ -363,7 +363,7 @@ def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
         importance(sweep)
 
 
-def test_it_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
+def test_importance_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     store, sweep = made(tmp_path, conditional)
@@ -402,7 +402,7 @@ def test_it_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     )
 
 
-def test_a_server_that_is_away_costs_a_sentence(
+def test_unreachable_server_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):

@@ -101,7 +101,7 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
     assert [trial.number for trial in sweep.front()] == [0, 3, 1] and weights(sweep) == {0, 1, 3}
 
 
-def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
+def test_weights_are_kept_until_the_group_releases_the_trial(tmp_path: Path) -> None:
     sweep, held = made(tmp_path, "search.keep_checkpoints=1"), {1}
     events = Events(
         sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda number: number not in held)]
@@ -118,7 +118,7 @@ def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
     assert weights(sweep) == {0, 2}
 
 
-def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path) -> None:
+def test_resume_removes_remaining_weights_and_may_keep_more(tmp_path: Path) -> None:
     sweep = made(tmp_path, "search.keep_checkpoints=1")
     for number, value in enumerate((0.1, 0.9, 0.5, 0.7)):
         add(sweep, number, value=value, state="complete")
@@ -133,7 +133,7 @@ def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path
     )
 
 
-def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> None:
+def test_files_left_by_a_death_are_removed_with_the_weights(tmp_path: Path) -> None:
     write(tmp_path)
     for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
         (tmp_path / name).mkdir()
@@ -142,7 +142,7 @@ def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
 
 
-def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
+def test_figures_survive_a_death_between_two_renames(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
     LocalCheckpoint(tmp_path).remove_large_files()
@@ -190,7 +190,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("order", range(3))
-def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, order: int) -> None:
+def test_donors_keep_their_snapshots_until_they_are_copied(tmp_path: Path, order: int) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
     disk = Disk(sweep)
     asking.events.listeners.extend([disk, RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])

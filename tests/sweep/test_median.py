@@ -69,9 +69,7 @@ def test_two_other_trials_are_too_few_and_pause_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("spared", "decision"), [("true", "CONTINUE"), ("false", "STOP")])
-def test_the_first_points_train_all_their_epochs(
-    spared: str, decision: str, tmp_path: Path
-) -> None:
+def test_initial_points_train_all_their_epochs(spared: str, decision: str, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, f"search.protect_initial_trials={spared}")
     rule = build_independent_scheduler(sweep.configuration, sweep)
     *others, point = start_trials(rule, 1, 2, 3, 0)  # KD has one initial point, which is trial 0
@@ -80,7 +78,7 @@ def test_the_first_points_train_all_their_epochs(
     assert decisions(rule, point, 0.1, 0.1, 0.1)[-1] == decision
 
 
-def test_the_end_of_a_failed_trial_is_no_stumbling_block(tmp_path: Path) -> None:
+def test_end_of_a_failed_trial_raises_no_error(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     rule = build_independent_scheduler(sweep.configuration, sweep)
     failed, other = start_trials(rule, 1, 2)
@@ -103,7 +101,7 @@ def test_an_epoch_counts_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_resume_knows_the_finished_epochs(tmp_path: Path) -> None:
+def test_resume_counts_the_finished_epochs(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     for number, state in enumerate(("complete", "stopped_early", "complete", "failed", "running")):
         value = 0.9 if state != "running" else 0.1
@@ -114,5 +112,7 @@ def test_a_resume_knows_the_finished_epochs(tmp_path: Path) -> None:
     assert decisions(rule, going_on, 0.95, first=5) == ["CONTINUE"], (
         "its last epoch, reported again"
     )
-    assert decisions(rule, going_on, 0.1, first=6) == ["CONTINUE"], "nobody else has come so far"
+    assert decisions(rule, going_on, 0.1, first=6) == ["CONTINUE"], (
+        "no other trial has reached this epoch"
+    )
     assert decisions(rule, fresh, 0.1, 0.1, 0.1) == ["CONTINUE", "CONTINUE", "STOP"]

@@ -148,14 +148,14 @@ def test_an_older_version_is_read(tmp_path: Path) -> None:
     assert Sweep.open(Store(tmp_path), "mine").described == {}
 
 
-def test_who_died_before_the_first_file_left_no_name_behind(tmp_path: Path) -> None:
+def test_death_before_the_first_file_leaves_the_name_free(tmp_path: Path) -> None:
     (Store.open(tmp_path).root / "sweeps" / "mine").mkdir(parents=True)
     sweep, _ = begin(tmp_path)
     assert Sweep.open(Store(tmp_path), "mine").configuration == sweep.configuration
 
 
 @pytest.mark.parametrize("left", [0, 1, 20, -1])
-def test_a_line_that_was_being_written_goes(left: int, tmp_path: Path) -> None:
+def test_incomplete_last_line_is_removed(left: int, tmp_path: Path) -> None:
     file = tmp_path / "study.log"
     whole = b'{"op_code":0,"study_name":"mine"}\n' * 2
     file.write_bytes(whole + whole[:left] if left > 0 else whole[:left] if left else whole)
@@ -164,7 +164,7 @@ def test_a_line_that_was_being_written_goes(left: int, tmp_path: Path) -> None:
     repair(tmp_path / "none.log")
 
 
-def test_a_damaged_last_line_goes_though_it_ends(tmp_path: Path) -> None:
+def test_damaged_complete_last_line_is_removed(tmp_path: Path) -> None:
     file = tmp_path / "study.log"
     file.write_bytes(b'{"op_code":0}\n\x00\x00\x00\n')
     repair(file)

@@ -47,7 +47,7 @@ class Written:
         return self.records.pop(0)
 
 
-def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
+def proxy_with(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
     made.shared = {
@@ -59,7 +59,7 @@ def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     return made
 
 
-def test_notes_gather_in_the_trial_and_survive_on_disk(sweep: Sweep) -> None:
+def test_notes_accumulate_in_the_record_on_disk(sweep: Sweep) -> None:
     events, trial = Events(sweep, []), Trial(0, {})
     events.start(trial)
     for each in (record(1, "one"), record(2), record(3, "two", "three")):
@@ -69,7 +69,7 @@ def test_notes_gather_in_the_trial_and_survive_on_disk(sweep: Sweep) -> None:
     assert read_back(sweep).trials[0].notes == trial.notes == ["one", "two", "three"]
 
 
-def test_a_resumed_trial_adds_to_the_notes_of_before(sweep: Sweep) -> None:
+def test_resumed_trial_adds_to_its_earlier_notes(sweep: Sweep) -> None:
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
     Events(found, []).report(found.trials[0], record(2, "after"))
@@ -104,7 +104,7 @@ def test_notes_of_an_epoch_without_a_number_are_kept(
 
 
 def test_unreported_epochs_keep_their_place_in_the_history(sweep: Sweep) -> None:
-    """A worker goes on without a driver, and reports only its last epoch."""
+    """A worker continues without a driver, and reports only its last epoch."""
     Events(sweep, []).report(Trial(0, {}), record(1))
     found = read_back(sweep)
     for epoch in (4, 5):
@@ -117,7 +117,7 @@ def test_unreported_epochs_keep_their_place_in_the_history(sweep: Sweep) -> None
     ]
 
 
-def test_a_record_of_before_there_were_notes_is_read(sweep: Sweep) -> None:
+def test_record_without_notes_is_read(sweep: Sweep) -> None:
     sweep.save_trial(Trial(0, {}))
     file = sweep.trial_folder(0) / "trial.json"
     write_json(
@@ -131,24 +131,24 @@ def test_a_record_of_before_there_were_notes_is_read(sweep: Sweep) -> None:
     assert read_back(sweep).trials[0].notes == []
 
 
-def test_a_stand_in_passes_notes_on_and_nothing_where_there_are_none(sweep: Sweep) -> None:
-    standing = stand_in(record(1, "one"), record(2), record(3) | {"notes": []})
-    standing.begin({"number": 0, "configuration": sweep.configuration.model_dump_json()})
-    results = [standing.step() for _ in range(3)]
+def test_proxy_forwards_notes_if_there_are_any(sweep: Sweep) -> None:
+    proxy = proxy_with(record(1, "one"), record(2), record(3) | {"notes": []})
+    proxy.begin({"number": 0, "configuration": sweep.configuration.model_dump_json()})
+    results = [proxy.step() for _ in range(3)]
     assert [result.get("notes") for result in results] == [["one"], None, None]
     assert "notes" not in results[1] and "notes" not in results[2]
 
 
-def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) -> None:
+def test_notes_of_a_worker_reach_the_files_of_the_sweep(sweep: Sweep) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
-    standing = stand_in(
+    proxy = proxy_with(
         record(1, "one"), record(2), record(3, "two", "three"), record(4, "four") | {"done": True}
     )
-    standing.begin(searcher.suggest("a"))
+    proxy.begin(searcher.suggest("a"))
     for _ in range(3):
-        searcher.on_trial_result("a", standing.step())
-    last = standing.step()
+        searcher.on_trial_result("a", proxy.step())
+    last = proxy.step()
     searcher.on_trial_complete("a", last)
     searcher.on_trial_complete("a", last)  # Tune may report it twice
     found = read_back(sweep).trials[0]
@@ -162,10 +162,10 @@ def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) 
 def test_epoch_repeated_by_tune_adds_no_note(sweep: Sweep) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
-    standing = stand_in(record(1, "one"), record(1, "one"), record(2, "two"))
-    standing.begin(searcher.suggest("a"))
+    proxy = proxy_with(record(1, "one"), record(1, "one"), record(2, "two"))
+    proxy.begin(searcher.suggest("a"))
     for _ in range(3):
-        searcher.on_trial_result("a", standing.step())
+        searcher.on_trial_result("a", proxy.step())
     assert read_back(sweep).trials[0].notes == ["one", "two"]
 
 

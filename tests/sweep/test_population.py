@@ -55,7 +55,7 @@ def test_no_setting_leaves_its_bounds(resample: float) -> None:
         assert varied["coarse"] in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def test_the_same_seed_varies_the_same_way_and_another_another() -> None:
+def test_variation_depends_on_the_seed() -> None:
     made = [explore(SETTINGS, BOUNDS, 0.5, seed) for seed in ("1 2 3", "1 2 3", "1 2 4")]
     assert made[0] == made[1] != made[2]
 
@@ -69,7 +69,7 @@ def test_redrawn_values_follow_the_distribution() -> None:
     )
 
 
-def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
+def test_setting_without_bounds_is_inherited() -> None:
     assert explore({"given": 0.3}, BOUNDS, 0.0, "1") == {"given": 0.3}
 
 
@@ -83,7 +83,7 @@ def play(
     return sweep, tune
 
 
-def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_path: Path) -> None:
+def test_more_trials_than_groups_complete_and_the_worst_copy_weights(tmp_path: Path) -> None:
     sweep, tune = play(tmp_path)
     assert {trial.state for trial in sweep.trials.values()} == {
         "complete"
@@ -103,7 +103,7 @@ def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_pa
     assert frozen.params == sweep.trials[1].params and frozen.value == sweep.trials[1].value
 
 
-def test_a_taker_goes_on_with_the_settings_in_force(tmp_path: Path) -> None:
+def test_copying_trial_continues_with_its_changed_settings(tmp_path: Path) -> None:
     sweep, tune = play(tmp_path)
     configuration = json.loads(tune.trials[1].config["configuration"])
     assert tune.trials[1].config["number"] == 1
@@ -141,7 +141,7 @@ def test_failed_trial_does_not_block_the_others(epoch: int, number: int, tmp_pat
             for change in trial.changes
             if change["epoch"] >= epoch
         ]
-        assert not any(change["source"] == number for change in late), "nobody takes over from it"
+        assert not any(change["source"] == number for change in late), "no trial copies its weights"
 
 
 def test_all_but_one_fail(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_death_of_a_proxy_does_not_block_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_reports", [5, 19, 33, 41, 60])
-def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
+def test_resumed_population_keeps_its_settings_and_compares_again(
     num_reports: int, tmp_path: Path
 ) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=6")
@@ -189,7 +189,7 @@ def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(
     assert all(len(trial.history) == 12 for trial in found.trials.values())
 
 
-def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(
+def test_copy_missed_by_a_dead_driver_is_done_on_resume(
     tmp_path: Path,
 ) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
@@ -217,7 +217,7 @@ def test_a_population_does_not_grow(tmp_path: Path) -> None:
         sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
 
-def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
+def test_changes_are_in_the_records_and_the_status(tmp_path: Path) -> None:
     sweep, _ = play(tmp_path)
     found = Sweep.open(Store(tmp_path), "mine")
     assert found.trials == sweep.trials
@@ -286,7 +286,7 @@ def test_trial_starts_at_its_first_turn_and_records_waiting(tmp_path: Path) -> N
     assert sorted(watch.started) == list(range(8)), "once each, however many turns it has"
 
 
-def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_path: Path) -> None:
+def test_trials_that_never_ran_wait_for_a_resume_after_the_time_budget(tmp_path: Path) -> None:
     watch = Watch()
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
     SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(10)

@@ -139,7 +139,9 @@ def whole(tmp_path: Path) -> Callable[..., tuple[list[tuple[Any, ...]], int]]:
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_killed_at_every_write(torn: bool, tmp_path: Path, whole: Callable[..., Any]) -> None:
+def test_kill_at_any_write_does_not_change_the_trials(
+    torn: bool, tmp_path: Path, whole: Callable[..., Any]
+) -> None:
     expected, writes = whole(TOTAL, "search.sampler=random")
     assert len({str(trial[1]) for trial in expected}) == TOTAL and writes > 10 * TOTAL
     for at in range(1, writes + 1):
@@ -152,9 +154,7 @@ def test_killed_at_every_write(torn: bool, tmp_path: Path, whole: Callable[..., 
         assert outcome(sweep) == expected, f"killed at write {at}"
 
 
-def test_killed_again_and_again_while_tpe_models_what_it_knows(
-    tmp_path: Path, whole: Callable[..., Any]
-) -> None:
+def test_repeated_kills_do_not_change_tpe_draws(tmp_path: Path, whole: Callable[..., Any]) -> None:
     pairs, total = ("search.methods=[kd, ttm]",), 14  # TPE draws at random until it has ten
     expected, writes = whole(total, *pairs)
     sweep, lives, resume = begin(tmp_path / "killed", *pairs), 0, False
@@ -171,7 +171,7 @@ def test_killed_again_and_again_while_tpe_models_what_it_knows(
     assert outcome(sweep) == expected
 
 
-def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
+def test_partly_drawn_trial_draws_the_rest(tmp_path: Path) -> None:
     drawn = []
     for folder in ("whole", "half"):
         sweep = begin(
@@ -189,7 +189,7 @@ def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] and set(drawn[0][1][1]) == {"temperature", "alpha"}
 
 
-def test_more_trials_are_those_of_the_longer_sweep(tmp_path: Path) -> None:
+def test_extended_sweep_equals_the_longer_sweep(tmp_path: Path) -> None:
     """Also its initial points, if the shorter sweep did not reach all of them."""
     pairs = ("search.methods=[kd, ttm, wttm]", "search.sampler=random")
     longer = begin(tmp_path / "longer", *pairs, "search.trials=6")
@@ -210,7 +210,7 @@ def damaged_line(lines: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("lost", range(1, 12))
-def test_what_the_study_lost_the_records_know(lost: int, tmp_path: Path) -> None:
+def test_trials_lost_by_the_study_are_restored_from_records(lost: int, tmp_path: Path) -> None:
     """The disk may lose more lines than the one being written."""
     sweep = begin(tmp_path, "search.sampler=random")
     drive(sweep, False, TOTAL)
@@ -231,7 +231,7 @@ def test_missing_study_is_rebuilt_from_the_records(tmp_path: Path) -> None:
     assert outcome(sweep) == expected
 
 
-def test_several_objectives_come_back(tmp_path: Path) -> None:
+def test_several_objectives_are_restored(tmp_path: Path) -> None:
     pairs = ("search.objectives=[validation/accuracy, validation/nll]", "search.scheduler=none")
     sweep = begin(tmp_path, *pairs)
     study = open_study(sweep.folder, sweep.configuration, resume=False)

@@ -61,7 +61,7 @@ def test_all_values_reach_the_study_and_the_records(tmp_path: Path) -> None:
     )
 
 
-def test_an_epoch_that_misses_an_objective_is_none(tmp_path: Path) -> None:
+def test_epoch_without_an_objective_is_ignored(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     for name, last in (("x", None), ("y", float("nan"))):
         searcher.suggest(name)
@@ -70,7 +70,7 @@ def test_an_epoch_that_misses_an_objective_is_none(tmp_path: Path) -> None:
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL, TrialState.FAIL]
 
 
-def test_a_resume_goes_on_and_samples_with_what_was_stopped(tmp_path: Path) -> None:
+def test_resume_continues_and_samples_with_stopped_trials(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     for number in range(12):  # more than TPE draws at random
         train(searcher, str(number), 0.5 + 0.01 * number, 0.8 + 0.01 * number)
@@ -121,7 +121,7 @@ def test_other_directions_are_refused(others: tuple[str, ...], tmp_path: Path) -
         open_study(sweep.folder, load(None, list(others)), resume=True)
 
 
-def test_the_front_and_the_ranking(tmp_path: Path) -> None:
+def test_pareto_front_and_ranking(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     for number, (nll, accuracy) in enumerate(
         [(0.5, 0.8), (0.4, 0.7), (0.6, 0.9), (0.6, 0.85), (0.4, 0.7)]

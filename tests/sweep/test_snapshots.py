@@ -23,7 +23,7 @@ def read(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_a_snapshot_stays_what_it_was(
+def test_snapshot_does_not_change(
     linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(*_: object) -> None:
@@ -39,7 +39,7 @@ def test_a_snapshot_stays_what_it_was(
     assert kept == snapshots.folder(tmp_path / "a", 1) and snapshots.epoch_of(kept) == 1
 
 
-def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
+def test_only_the_last_two_snapshots_are_kept(tmp_path: Path) -> None:
     for epoch in (2, 9, 10, 100):
         save(tmp_path / "a", str(epoch))
         snapshots.keep(tmp_path / "a", epoch)
@@ -52,27 +52,27 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == [CHECKPOINT]
 
 
-def test_a_trial_takes_over_another_ones_and_leaves_it_whole(tmp_path: Path) -> None:
+def test_copying_a_snapshot_leaves_the_donor_intact(tmp_path: Path) -> None:
     save(tmp_path / "good", "good")
     save(tmp_path / "poor", "poor")
     kept = snapshots.keep(tmp_path / "good", 5)
     snapshots.put_back(kept, tmp_path / "poor")
     assert read(tmp_path / "poor" / CHECKPOINT) == "good"
-    save(tmp_path / "poor", "poor goes on")
+    save(tmp_path / "poor", "poor continues")
     assert read(kept) == read(tmp_path / "good" / CHECKPOINT) == "good"
     assert sorted(path.name for path in (tmp_path / "poor").iterdir()) == [CHECKPOINT], (
-        "nothing is left beside it"
+        "no temporary folder is left"
     )
 
 
-def test_what_is_gone_replaces_nothing(tmp_path: Path) -> None:
+def test_missing_snapshot_replaces_nothing(tmp_path: Path) -> None:
     save(tmp_path / "poor", "poor")
     with pytest.raises(OSError):
         snapshots.put_back(tmp_path / "good" / "epoch-5", tmp_path / "poor")
     assert read(tmp_path / "poor" / CHECKPOINT) == "poor"
 
 
-def test_a_pair_is_kept_and_taken_over_as_a_whole(tmp_path: Path) -> None:
+def test_snapshot_of_several_students_is_copied_as_a_whole(tmp_path: Path) -> None:
     for trial in ("good", "poor"):
         save(tmp_path / trial, trial)
         peer = tmp_path / trial / CHECKPOINT / "b"

@@ -41,7 +41,7 @@ def test_states_of_ended_trials_differ(tmp_path: Path) -> None:
     searcher.on_trial_complete("a", result(4, 0.9, done=True))
     searcher.on_trial_complete("b", result(1, 0.2))  # ASHA stopped it
     searcher.on_trial_complete("c", {"failed": "the loss is not finite", "done": True})
-    searcher.on_trial_complete("d", None, error=True)  # its stand-in died
+    searcher.on_trial_complete("d", None, error=True)  # its proxy died
     assert [trial.state for trial in sweep.trials.values()] == [
         "complete",
         "stopped_early",
@@ -59,7 +59,7 @@ def test_states_of_ended_trials_differ(tmp_path: Path) -> None:
     assert sweep.best() is sweep.trials[0]
 
 
-def test_the_first_point_is_the_published_one(tmp_path: Path) -> None:
+def test_first_initial_point_is_the_published_one(tmp_path: Path) -> None:
     _, searcher = begin(tmp_path)
     first = Configuration.model_validate_json(searcher.suggest("a")["configuration"])
     assert (
@@ -100,7 +100,7 @@ def test_a_death_between_study_and_record(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.suggest("x")["number"] == 1  # only the unfinished trial is resumed
 
 
-def test_a_death_between_question_and_record(tmp_path: Path) -> None:
+def test_death_between_draw_and_record(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path)
     searcher.study.ask()
     found, again = resumed(sweep)
@@ -168,7 +168,7 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
         open_study(sweep.folder, other, resume=True)
 
 
-def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
+def test_initial_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
     asha = build_independent_scheduler(sweep.configuration, sweep)
     decisions = []

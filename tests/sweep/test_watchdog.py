@@ -155,8 +155,8 @@ def test_run_without_any_group_is_reported_and_ended(
 
 
 def test_notes_of_workers_are_forwarded(watchdog: Watchdog, actions: RecordedActions) -> None:
-    watchdog.check(seen(notes=["the disk is full", "trial-00001 goes on"]), 0)
-    assert actions.notes == ["the disk is full", "trial-00001 goes on"]
+    watchdog.check(seen(notes=["the disk is full", "trial-00001 continues"]), 0)
+    assert actions.notes == ["the disk is full", "trial-00001 continues"]
 
 
 def test_restarted_dispatcher_receives_the_living_groups(
