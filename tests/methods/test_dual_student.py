@@ -46,9 +46,12 @@ def draw(seed: int, size: int = SIZE, scale: float = 3.0) -> Tensor:
 def saying(batch: Batch, student: Tensor, teacher: Tensor, *peers: Tensor) -> Batch:
     """Return the batch with the given logits."""
     features = batch.student.features
-    heard = (lambda: torch.stack(peers)) if peers else None
+    peer_function = (lambda: torch.stack(peers)) if peers else None
     return replace(
-        batch, student=Output(student, features), teacher=Output(teacher, features), peers=heard
+        batch,
+        student=Output(student, features),
+        teacher=Output(teacher, features),
+        peers=peer_function,
     )
 
 

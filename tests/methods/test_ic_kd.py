@@ -358,13 +358,13 @@ def test_without_a_teacher_the_bank_stands_in_its_place(knowledge: Knowledge) ->
     torch.testing.assert_close(free(replace(seen, teacher=None)).loss, taught(seen).loss)
 
 
-def heard(known: Knowledge) -> tuple[Batch, Tensor]:
+def batch_with_peers(known: Knowledge) -> tuple[Batch, Tensor]:
     peers = 2 * draw(2, SIZE, CLASSES, seed=11)
     return batch(known, teacher=None, peers=lambda: peers), peers
 
 
 def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) -> None:
-    seen, peers = heard(knowledge)
+    seen, peers = batch_with_peers(knowledge)
     apart = [kd_of(replace(seen, teacher=Output(peer, peer)), alpha=0.9) for peer in peers]
     chosen = method(paradigm="online")
     torch.testing.assert_close(
@@ -437,7 +437,9 @@ def test_only_what_counts_is_retrieved(
     assert requested == [wanted] or (
         requested == [] and wanted == (0, 0) and paradigm != "teacher_free"
     )
-    assert chosen(heard(knowledge)[0] if paradigm == "online" else batch(knowledge)).loss.isfinite()
+    assert chosen(
+        batch_with_peers(knowledge)[0] if paradigm == "online" else batch(knowledge)
+    ).loss.isfinite()
 
 
 @pytest.mark.parametrize("limit", [SAMPLES, 4])

@@ -15,9 +15,8 @@ from orchestrator.models.network import Network
 from orchestrator.training.process_cache import compile_in_place
 
 CLASSES = 7
-# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. They only repeat the block
-# of resnet8; so does resnet32x4 that of
-# resnet8x4, and resnet34 that of resnet18. resnet50 is made of the same layers.
+# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. Both repeat the block of
+# resnet8, resnet32x4 that of resnet8x4, and resnet34 that of resnet18. resnet50 has equal layers.
 LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.core.errors import PreflightError
-from orchestrator.models._misfits import MOST_ROWS
+from orchestrator.models._misfits import MAX_ROWS
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import (
@@ -121,8 +121,8 @@ def test_tensors_of_another_network_are_listed_up_to_a_limit(file: Path) -> None
         name for name in network("resnet20").state_dict() if name not in network().state_dict()
     ]
     assert f"{len(missing)} tensors" in message
-    assert [row[0] for row in rows(message)[:-1]] == missing[:MOST_ROWS] and message.endswith(
-        f"and {len(missing) - MOST_ROWS} more"
+    assert [row[0] for row in rows(message)[:-1]] == missing[:MAX_ROWS] and message.endswith(
+        f"and {len(missing) - MAX_ROWS} more"
     )
 
 
@@ -216,7 +216,7 @@ def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
         ("model.h5", b"\x89HDF\r\n\x1a\n and more", "HDF5"),
         ("model.onnx", b"\x08\x07 and more", "ONNX"),
         ("cut.pth", b"PK\x03\x04 and no end", "damaged zip"),
-        ("odd.weights", b"who knows", "format"),
+        ("odd.weights", b"unknown", "format"),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, kind: str) -> None:
