@@ -178,9 +178,7 @@ def test_a_certain_teacher_is_plain_kd(prepare: Any, make_batch: Any) -> None:
     assert dual(batch).terms["weight"] == 1
 
 
-def test_without_certainty_it_is_plain_kd_whatever_the_teacher(
-    prepare: Any, make_batch: Any
-) -> None:
+def test_without_certainty_equals_plain_kd(prepare: Any, make_batch: Any) -> None:
     dual = prepare(
         "dual_student", lambda_ce=0.3, lambda_kd=0.7, certainty="none", w_norm="mean1", **ALONE
     )

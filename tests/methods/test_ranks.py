@@ -148,7 +148,7 @@ def test_ranks_update_the_teacher_as_one_does(
     torch.testing.assert_close(torch.stack(found).mean(0), expected[0])
 
 
-def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
+def test_mean_over_no_samples_is_zero() -> None:
     empty = torch.zeros(3)
     batch = Batch(
         torch.arange(3), empty, torch.full((3,), -1), Output(torch.zeros(3, 2), torch.zeros(3, 2))

@@ -55,14 +55,14 @@ def refusal(module: Network, weights: Any, allowed: object = ANY) -> str:
     return str(caught.value)
 
 
-def test_there_and_back(file: Path) -> None:
+def test_weights_survive_saving_and_loading(file: Path) -> None:
     other = network(seed=1)
     assert fingerprint(other) != fingerprint(network())
     load_weights(other, str(file))
     assert fingerprint(other) == fingerprint(network())
 
 
-def test_nothing_but_the_file_is_left(file: Path) -> None:
+def test_only_the_file_is_left(file: Path) -> None:
     save_weights(network(seed=2), file)
     assert list(file.parent.iterdir()) == [file]
 
@@ -186,7 +186,7 @@ class Harmful:
     "name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"]
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_opened(
+def test_pytorch_checkpoint_is_refused_unopened_with_its_conversion(
     tmp_path: Path, name: str, zipped: bool
 ) -> None:
     file = tmp_path / name
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_o
 
 
 @pytest.mark.parametrize("place", [None, "state_dict", "model"])
-def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
+def test_printed_conversion_works(tmp_path: Path, place: str | None) -> None:
     state = network().state_dict()
     torch.save({place: state, "epoch": 3} if place else state, tmp_path / "my teacher.pth")
     message = refusal(network(seed=1), tmp_path / "my teacher.pth")
@@ -300,7 +300,7 @@ def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(
         (1000, (3, 32, 32), {"body.conv1.weight": (64, 3, 3, 3)}),
     ],
 )
-def test_published_weights_that_do_not_fit_exactly_are_refused_when_they_must(
+def test_published_weights_that_do_not_fit_are_refused_if_exact(
     published: dict[str, Tensor], classes: int, shape: tuple[int, int, int], allowed: object
 ) -> None:
     module = network("resnet18", classes, shape)
