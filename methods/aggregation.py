@@ -30,7 +30,7 @@ def aggregate_logits(
         logits: (n, K) logits v of all samples.
         neighbours: Retrieved positives and their similarities.
         retrieval_temperature: Divisor of the similarities; inf gives equal weights.
-        how: The averaged quantity, `logit` or `prob`.
+        quantity: The averaged quantity, `logit` or `prob`.
         temperature: T of the target distribution.
         rows: (B,) samples to aggregate for; the result is then (B, K). None selects all samples.
     """
@@ -69,7 +69,7 @@ def aggregate_class_logits(
         logits: (n, K) logits.
         labels: (n,) labels, -1 for unlabelled samples.
         retrieval_temperature: Divisor of the similarities.
-        how: The averaged quantity, `logit` or `prob`.
+        quantity: The averaged quantity, `logit` or `prob`.
         temperature: T of the target distribution.
         members: (n,) bool, the samples that can be retrieved, as in `nearest`; None means all.
     """

@@ -153,7 +153,7 @@ class WeightedLoss(NamedTuple):
 
     Attributes:
         loss: () objective of the student.
-        own: () additional objective that trains alpha; None if there is none.
+        alpha_loss: () additional objective that trains alpha; None if there is none.
         tracked: Detached scalars to track, by name.
     """
 
@@ -294,7 +294,7 @@ def update_running_mean(average: Tensor, value: Tensor, decay: float) -> Tensor:
     Args:
         average: () running mean.
         value: () new value.
-        stays: Share of the old mean that is kept.
+        decay: Share of the old mean that is kept.
     """
     updated = torch.where(average.isnan(), value, decay * average + (1 - decay) * value)
     return average.copy_(torch.where(value.isfinite(), updated, average))

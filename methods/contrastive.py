@@ -8,8 +8,8 @@ from torch import Tensor
 
 from methods.losses import in_full_precision
 
-# Smallest divisor of centred logits; a shorter vector keeps a length below 1. Such a student has no
-# direction yet, and without a floor the gradient would grow without bound.
+# Smallest divisor of centred logits: shorter vectors keep a length below 1. They have no clear
+# direction yet, and without this bound their gradient would grow without limit.
 LEAST_NORM = 0.1
 
 

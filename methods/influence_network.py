@@ -13,7 +13,7 @@ from methods.tempered_objective import Losses
 
 
 class WholeNetwork(Problem):
-    """All parameters of a surveyed network as one vector, in the order of `Surveyed.parameters`.
+    """All parameters of a surveyed network as one vector, in the order of its `parameters`.
 
     `labels` (m,) are those of the held-out part, -1 for unlabelled samples; `weights` (n,) are the
     current w_i. The curvature is Gauss-Newton, J^T (d2l/dz2) J, which is positive semi-definite

@@ -139,7 +139,7 @@ class WeightedObjective(NamedTuple):
 
 
 class InfluenceWeighting:
-    """`Weighing` of a method that states its objective for a survey by `minimised`."""
+    """Weighting plan of a method that gives its objective on a survey by `weighted_objective`."""
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ class Factors(NamedTuple):
 class _Call(NamedTuple):
     """Call of a layer.
 
-    `patches` maps its input to patches (B, groups, in, positions); `places` maps its output to (B,
-    groups * out, positions).
+    `patches` maps its input to patches (B, groups, in, positions). `positions` maps its output to
+    (B, groups * out, positions).
     """
 
     weight: Tensor

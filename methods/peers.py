@@ -1,4 +1,4 @@
-"""Base of methods with peer learning: the peers' term and its weight."""
+"""Base of methods with peer learning: the peer term and its weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class PeerMethod(Method):
 
     def __init__(self, settings: PeerSettings) -> None:
         super().__init__(settings)
-        self.weight = self._weight_after(0.0)  # weight of the peers' term in this epoch
+        self.weight = self._weight_after(0.0)  # weight of the peer term in this epoch
 
     @property
     def uses_peers(self) -> bool:
@@ -75,16 +75,16 @@ class PeerMethod(Method):
         terms: Mapping[str, Tensor],
         shares: Tensor | None = None,
     ) -> Objective:
-        """Return the sum of the objective `alone` and the peers' term.
+        """Return the sum of the objective `own_loss` and the peer term.
 
         The peers' logits are read last, and not at all while their weight is 0. The objective is
-        then bit-identical to `alone`.
+        then bit-identical to `own_loss`.
 
         Args:
             batch: Batch of the student.
-            alone: () objective without peers.
+            own_loss: () objective without peers.
             terms: Scalars to track; `peer` is added, T_p^2 D without `shares`.
-            shares: (B,) factors of the samples in the peers' term; None means 1.
+            shares: (B,) factors of the samples in the peer term; None means 1.
         """
         if self.weight == 0:
             return Objective(own_loss, {**terms, "peer": own_loss.detach().new_zeros(())})
@@ -101,11 +101,11 @@ class PeerMethod(Method):
         )
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """Advance the warm-up; return the weight of the peers' term in the finished epoch."""
+        """Advance the warm-up; return the weight of the peer term in the finished epoch."""
         self.weight = self._weight_after(progress.epoch / progress.epochs)
         return {"peer_weight": self._weight_after((progress.epoch - 1) / progress.epochs)}
 
     def _weight_after(self, share: float) -> float:
-        """Return the weight of the peers' term after a share of the epochs."""
+        """Return the weight of the peer term after a share of the epochs."""
         warmup = self.settings.peer_warmup
         return self.settings.lambda_peer * (min(share / warmup, 1.0) if warmup else 1.0)

@@ -30,8 +30,7 @@ def _hard(scores: Tensor, sharpness: float) -> Tensor:
     return (scores <= 0).to(scores).log()
 
 
-# Logarithms of the weights, from scores that are not all equal: no weight underflows before
-# scaling.
+# Logarithms of the weights, from scores that are not all equal. Logarithms do not underflow.
 MAPS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sigmoid": _sigmoid,
     "sigmoid_std": _sigmoid_std,

@@ -16,7 +16,7 @@ from methods.method import Knowledge, Task
 from methods.settings import SettingsError, override_default, override_doc, setting
 from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
 
-# Samples per block of the mean power sum: ImageNet's logits fit in memory only once.
+# Samples per block of the mean power sum, since memory cannot hold two copies of ImageNet's logits.
 _BLOCK = 65_536
 
 

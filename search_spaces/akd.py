@@ -15,9 +15,8 @@ _SHARED = {"temperature": 4.0, "cam": False, "training.learning_rate": LEARNING_
 _RATIO = {"alpha_schedule": "gap", "alpha_gap": "ratio", "alpha_ema": 0.9}
 _CAM = {"cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0}
 
-# The method's default, KD with a fixed alpha as its baseline, and the forms of "adaptive" to
-# compare
-# methods with.
+# The method's default, KD with a fixed alpha as the baseline, and the forms of an adaptive alpha
+# to compare.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_RATIO},
     {**_SHARED, "alpha_schedule": "constant", "alpha": 0.9},

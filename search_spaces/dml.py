@@ -4,9 +4,8 @@ from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_peers, suggest_recipe
 
-# The published objective with alternating updates; and the same with simultaneous updates, which
-# cost
-# no additional forward pass.
+# The published objective with alternating updates; then with simultaneous updates, which need no
+# additional forward pass.
 _PUBLISHED = {
     "lambda_peer": 1.0,
     "peer_temperature": 1.0,

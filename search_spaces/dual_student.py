@@ -23,10 +23,9 @@ _BOTH, _TEACHER_ALONE = (
 )
 _CERTAIN = {"certainty": "certain", "certainty_temperature": 1.0, "w_norm": "none"}
 
-# The ablation of both parts: both, peers alone, certainty alone, plain KD. Then certainty that only
-# selects samples (in the first point it also weakens the teacher's term), and its published
-# reverse.
-# The weights sum to one.
+# The ablation of both parts: both, peers alone, certainty alone, plain KD. Then certainty that
+# only selects samples (in the first point it also weakens the teacher term), and its published
+# reverse. The weights sum to one.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_BOTH, **_CERTAIN},
     {**_SHARED, **_BOTH, "certainty": "none"},

@@ -14,9 +14,8 @@ _COMMON: dict[str, Any] = {
     "nicd_temperature": 0.5,
     "training.learning_rate": LEARNING_RATE,
 }
-# Both terms, and a little of either. Without a teacher its substitute knows no more than the
-# student,
-# so it has less weight.
+# Both terms, then small weights of both. Without a teacher the bank knows no more than the
+# student, so its weight is smaller.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_COMMON, "paradigm": "offline", "picd": 0.5, "nicd": 0.2},
     {**_COMMON, "paradigm": "offline", "picd": 0.25, "nicd": 0.05},

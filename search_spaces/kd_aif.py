@@ -4,9 +4,8 @@ from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature
 
-# The sigmoid of UIDS with KD's usual setting (T = 4, alpha = 0.9); and the released code, which
-# distils
-# at T = 7 and weights once by exp(min-max), with its sign corrected here.
+# The sigmoid of UIDS with KD's usual setting (T = 4, alpha = 0.9); then the released code, which
+# distils at T = 7 and weights once by exp(min-max), with its sign corrected here.
 _COMMON: dict[str, Any] = {"alpha": 0.9, "damping": 0.01, "training.learning_rate": LEARNING_RATE}
 POINTS: tuple[dict[str, Any], ...] = (
     {

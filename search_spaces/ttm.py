@@ -10,10 +10,10 @@ from search_spaces.space import (
     suggest_weight,
 )
 
-# Counterpart of KD's first point, at its temperature, alpha and rate; not a published training. The
-# paper's comparison with KD (arXiv 2402.11148, figure 1) has this alpha as beta = 36 in the
-# additive
-# form. Its gradient is 10 times as large, and a small network without batch normalisation diverges.
+# Counterpart of KD's first point, at its temperature, alpha and rate; not a published training.
+# The paper's comparison with KD (arXiv 2402.11148, figure 1) has this alpha as beta = 36 in the
+# additive form. Its gradient is 10 times as large, and a small network without batch
+# normalisation diverges.
 COMPARABLE: dict[str, Any] = {
     "form": "convex",
     "alpha_schedule": "constant",
@@ -22,8 +22,7 @@ COMPARABLE: dict[str, Any] = {
     "training.learning_rate": LEARNING_RATE,
 }
 # Published training of resnet56 -> resnet20 (table 8): CE + beta D with gamma = 0.3, so T = 10/3,
-# and
-# beta = 7, at the published rate; the decay is that of the recipe.
+# and beta = 7, at the published rate; the decay is that of the recipe.
 PUBLISHED: dict[str, Any] = {
     "form": "additive",
     "alpha_schedule": "constant",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-MOST_ROWS = 60  # of a table; the message above it holds the total
+MAX_ROWS = 60  # of a table; the message above it holds the total
 
 
 class Misfit(NamedTuple):
@@ -48,10 +48,12 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
                     f"{'float' if tensor.dtype.is_floating_point else 'integer'} type",
                 )
             )
-        elif bad := _not_finite(given[name], tensor.dtype):
+        elif bad_count := _not_finite(given[name], tensor.dtype):
             found.append(
                 Misfit(
-                    name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"
+                    name,
+                    f"{bad_count} of {given[name].numel()} values NaN or infinite",
+                    "finite values",
                 )
             )
         elif name.endswith("running_var") and bool((given[name] < 0).any()):
@@ -71,10 +73,10 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
 
 def misfit_table(misfits: list[Misfit]) -> str:
     """Return the misfits as lines of three columns."""
-    rows = [("tensor", "given", "needed"), *misfits[:MOST_ROWS]]
+    rows = [("tensor", "given", "needed"), *misfits[:MAX_ROWS]]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"  {name:{widths[0]}}  {given:{widths[1]}}  {needed}" for name, given, needed in rows]
-    more = len(misfits) - MOST_ROWS
+    more = len(misfits) - MAX_ROWS
     return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
 
 

@@ -27,9 +27,12 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
         ConfigurationError: torchvision has no such network or weights, the download fails, or
             `exact` weights do not fit.
     """
-    member = _member(network, weights)
+    entry = _find_weights(network, weights)
     network.load_state_dict(
-        {**network.state_dict(), **_fitting(network, weights, _download(member, weights), exact)}
+        {
+            **network.state_dict(),
+            **_select_fitting(network, weights, _download(entry, weights), exact),
+        }
     )
 
 
@@ -40,17 +43,17 @@ def require_pretrained(network: Network, weights: str, exact: bool) -> None:
     """
     from torchvision.models import get_model
 
-    _member(network, weights)
+    _find_weights(network, weights)
     with torch.device("meta"):  # shapes only, no memory
         state = get_model(network.name).state_dict()
-    _fitting(network, weights, state, exact)
+    _select_fitting(network, weights, state, exact)
 
 
-def _fitting(
+def _select_fitting(
     network: Network, weights: str, published: dict[str, Tensor], exact: bool
 ) -> dict[str, Tensor]:
     """Return the published tensors that fit the network, under this project's names."""
-    expected, state = network.state_dict(), _renamed(published, PARTS[network.name])
+    expected, state = network.state_dict(), _rename_tensors(published, PARTS[network.name])
     fits = {
         name: tensor
         for name, tensor in state.items()
@@ -92,7 +95,7 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
         )
 
 
-def _member(network: Network, weights: str) -> Any:
+def _find_weights(network: Network, weights: str) -> Any:
     """Return torchvision's enum member for these weights of this network.
 
     Raises:
@@ -114,7 +117,7 @@ def _member(network: Network, weights: str) -> Any:
     known: Any = get_model_weights(network.name)
     owner, _, name = weights.rpartition(".")
     if owner not in ("", known.__name__) or name not in known.__members__:
-        names = [f"{known.__name__}.{member}" for member in known.__members__]
+        names = [f"{known.__name__}.{entry}" for entry in known.__members__]
         message = (
             f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
         )
@@ -127,14 +130,14 @@ def _member(network: Network, weights: str) -> Any:
     return known[name]
 
 
-def _download(member: Any, weights: str) -> dict[str, Tensor]:
+def _download(entry: Any, weights: str) -> dict[str, Tensor]:
     # urllib raises OSErrors; a damaged download raises a RuntimeError (hash) or an EOFError.
     try:
-        state: dict[str, Tensor] = member.get_state_dict(
+        state: dict[str, Tensor] = entry.get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except pickle.UnpicklingError as error:
-        file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
+        file = Path(hub.get_dir(), "checkpoints", Path(entry.url).name)
         raise ConfigurationError(
             f"{file} contains more than weights: remove it, so that it is downloaded again",
             field="weights",
@@ -142,7 +145,7 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
             allowed="weights alone",
         ) from error
     except (OSError, RuntimeError, EOFError) as error:
-        message = f"the weights {member} could not be downloaded from {member.url} ({error})"
+        message = f"the weights {entry} could not be downloaded from {entry.url} ({error})"
         raise ConfigurationError(
             f"{message}: allow the connection, or give a .safetensors file",
             field="weights",
@@ -152,7 +155,7 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
+def _rename_tensors(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
     """Return the state with the classifier under `head` and the rest under `body`."""
     start = f"{parts.classifier}."
     return {

@@ -52,11 +52,11 @@ class SyncBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         axes = [axis for axis in range(input.dim()) if axis != 1]
-        own = torch.stack([values.mean(axes), values.var(axes, correction=0)])  # (2, C)
-        means, variances = cast(Tensor, _AllRanks.apply(own, self.context)).unbind(1)  # type: ignore[no-untyped-call]  # (W, C) each
+        statistics = torch.stack([values.mean(axes), values.var(axes, correction=0)])  # (2, C)
+        means, variances = cast(Tensor, _AllRanks.apply(statistics, self.context)).unbind(1)  # type: ignore[no-untyped-call]  # (W, C) each
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        self._follow(
+        self._update_running_statistics(
             mean.detach(),
             variance.detach(),
             self.context.world_size * values.numel() // values.shape[1],
@@ -69,7 +69,7 @@ class SyncBatchNorm(_BatchNorm):
         return normalised.to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Update the running statistics with the unbiased variance, as torch does."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
@@ -84,9 +84,9 @@ class _AllRanks(torch.autograd.Function):
     """All-gather of a tensor, (W, ...) on every rank; the gradient is the sum over all ranks."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, context: TrialContext) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, statistics: Tensor, context: TrialContext) -> Tensor:  # type: ignore[override]
         ctx.context = context
-        return torch.stack(context.all_gather(own))
+        return torch.stack(context.all_gather(statistics))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

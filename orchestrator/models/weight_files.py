@@ -43,7 +43,7 @@ SAFETENSORS = "a safetensors file"
 UNKNOWN = "of an unknown format"
 
 
-def names_file(weights: str) -> bool:
+def is_file_name(weights: str) -> bool:
     """Return whether `weights` names a file rather than weights that torchvision publishes."""
     path = Path(weights)
     return path.suffix.lower() in (SUFFIX, *FOREIGN) or len(path.parts) > 1 or path.is_file()

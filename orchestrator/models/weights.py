@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.models._misfits import find_misfits, misfit_table
 from orchestrator.models._pretrained import load_pretrained, require_pretrained
 from orchestrator.models.network import Network
-from orchestrator.models.weight_files import names_file, read_weights
+from orchestrator.models.weight_files import is_file_name, read_weights
 
 
 def load_weights(network: Network, weights: str, exact: bool = False) -> None:
@@ -33,8 +33,8 @@ def load_weights(network: Network, weights: str, exact: bool = False) -> None:
         ConfigurationError: The weights are neither of the two, cannot be read or downloaded, are
             not finite, or belong to another network.
     """
-    if names_file(weights):
-        network.load_state_dict(_fitting(network, weights))
+    if is_file_name(weights):
+        network.load_state_dict(_load_fitting(network, weights))
     else:
         load_pretrained(network, weights, exact)
 
@@ -49,8 +49,8 @@ def require_weights(network: Network, weights: str, exact: bool = False) -> None
         weights: A .safetensors file, which is read, or the name of torchvision weights.
         exact: Whether torchvision's weights must fit with classifier and stem.
     """
-    if names_file(weights):
-        _fitting(network, weights)
+    if is_file_name(weights):
+        _load_fitting(network, weights)
     else:
         require_pretrained(network, weights, exact)
 
@@ -99,7 +99,7 @@ def network_fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _fitting(network: Network, weights: str) -> dict[str, Tensor]:
+def _load_fitting(network: Network, weights: str) -> dict[str, Tensor]:
     """Return the tensors of a file after a comparison with the network.
 
     Raises:

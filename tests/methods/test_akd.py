@@ -270,7 +270,7 @@ def test_without_module_has_no_parameters_or_terms() -> None:
     )
 
 
-def test_what_is_shown_are_distributions_at_the_temperature() -> None:
+def test_class_distributions_are_at_the_temperature() -> None:
     method, batch = awake(method_for(10)).double(), batch_of(10)
     shown = method.class_distributions(batch)
     assert set(shown) == {"teacher", "student", "reweighted"}

@@ -125,7 +125,7 @@ def test_many_steps_against_the_clamp_leave_alpha_finite_and_within(
 
 @pytest.mark.parametrize("form", ["raw", "uncertainty", "entropy", "bayes"])
 @pytest.mark.parametrize("scale", [3.0, 1e4])
-def test_a_learned_alpha_comes_back_from_both_ends_of_the_clamp_whatever_it_saw(
+def test_learned_alpha_returns_from_both_ends_of_the_clamp(
     form: str, scale: float, prepare: Any, make_batch: Any
 ) -> None:
     method = prepare("akd", **LEARNED[form], **CLAMP, alpha_tau=0.1)

@@ -201,7 +201,7 @@ def step(scene: Scene, method: Method) -> float:
 
 
 @pytest.mark.parametrize("logit", [-1.0, 0.5])
-def test_the_step_after_a_look_gives_the_slope_over_its_running_size_and_other_steps_nothing(
+def test_only_the_step_after_a_look_ahead_gives_the_normalised_slope(
     logit: float, prepare: Any
 ) -> None:
     scene, method = Scene("batchnorm"), bilevel(prepare)

@@ -93,7 +93,7 @@ def test_unknown_setting_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "item"), list(every_setting()))
-def test_value_outside_is_refused_with_what_is_allowed(name: str, item: Field) -> None:
+def test_value_outside_its_range_is_refused_with_the_allowed_values(name: str, item: Field) -> None:
     for value in outside(item):
         with refused(item.name, value, allowed_values(item), error=SettingsError) as caught:
             METHODS[name].Settings.build({item.name: value})

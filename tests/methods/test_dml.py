@@ -176,11 +176,11 @@ def test_the_same_terms_are_tracked_at_every_step(name: str, prepare: Any, make_
     method = prepare(name, peer_warmup=0.5)
     silent = method(make_batch(method)).terms
     method.end_epoch(progress(1))
-    heard = method(make_batch(method)).terms
-    assert list(silent) == list(heard)
-    assert silent["peer"] == 0 and heard["peer"] > 0
+    used = method(make_batch(method)).terms
+    assert list(silent) == list(used)
+    assert silent["peer"] == 0 and used["peer"] > 0
     assert all(
-        value.dtype == heard[name].dtype and value.shape == () for name, value in silent.items()
+        value.dtype == used[name].dtype and value.shape == () for name, value in silent.items()
     )
 
 
@@ -250,12 +250,12 @@ def test_peers_are_read_once_and_last(
 
         return noted
 
-    heard = replace(batch, peers=noting("peers", batch.peers))
+    used = replace(batch, peers=noting("peers", batch.peers))
     monkeypatch.setattr(Batch, "cross_entropy", noting("labels", Batch.cross_entropy))
     monkeypatch.setattr(
         Batch, "teacher_logits", property(noting("teacher", lambda batch: batch.teacher.logits))
     )
-    method(heard)
+    method(used)
     assert happened.count("peers") == 1 and happened[-1] == "peers"
     assert set(happened) == {"labels", "peers"} | ({"teacher"} if method.needs.teacher else set())
 

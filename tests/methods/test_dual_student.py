@@ -46,9 +46,12 @@ def draw(seed: int, size: int = SIZE, scale: float = 3.0) -> Tensor:
 def saying(batch: Batch, student: Tensor, teacher: Tensor, *peers: Tensor) -> Batch:
     """Return the batch with the given logits."""
     features = batch.student.features
-    heard = (lambda: torch.stack(peers)) if peers else None
+    peer_function = (lambda: torch.stack(peers)) if peers else None
     return replace(
-        batch, student=Output(student, features), teacher=Output(teacher, features), peers=heard
+        batch,
+        student=Output(student, features),
+        teacher=Output(teacher, features),
+        peers=peer_function,
     )
 
 
@@ -175,9 +178,7 @@ def test_a_certain_teacher_is_plain_kd(prepare: Any, make_batch: Any) -> None:
     assert dual(batch).terms["weight"] == 1
 
 
-def test_without_certainty_it_is_plain_kd_whatever_the_teacher(
-    prepare: Any, make_batch: Any
-) -> None:
+def test_without_certainty_equals_plain_kd(prepare: Any, make_batch: Any) -> None:
     dual = prepare(
         "dual_student", lambda_ce=0.3, lambda_kd=0.7, certainty="none", w_norm="mean1", **ALONE
     )

@@ -81,7 +81,7 @@ def kd_of(seen: Batch, **settings: Any) -> Tensor:
 
 @pytest.mark.parametrize("aggregate", ["logit", "prob"])
 @pytest.mark.parametrize("positives", [1, 3])
-def test_the_whole_objective_against_a_loop(
+def test_objective_equals_a_loop_over_samples(
     knowledge: Knowledge, aggregate: str, positives: int
 ) -> None:
     alpha, share, weight, tau, temperature, cosine = 0.7, 0.4, 0.3, 0.2, 3.0, 0.5
@@ -132,7 +132,7 @@ def test_the_whole_objective_against_a_loop(
     assert chosen(seen).loss.item() == pytest.approx(total / SIZE, rel=1e-5)
 
 
-def test_without_both_terms_it_is_kd(knowledge: Knowledge) -> None:
+def test_without_both_terms_equals_kd(knowledge: Knowledge) -> None:
     seen = batch(knowledge)
     plain = method(knowledge, picd=0.0, nicd=0.0, alpha=0.8)
     assert not plain.needs.bank and plain.bank is None
@@ -140,7 +140,7 @@ def test_without_both_terms_it_is_kd(knowledge: Knowledge) -> None:
 
 
 @pytest.mark.parametrize("aggregate", ["logit", "prob"])
-def test_of_a_class_with_one_opinion_it_is_kd(knowledge: Knowledge, aggregate: str) -> None:
+def test_class_with_equal_logits_equals_kd(knowledge: Knowledge, aggregate: str) -> None:
     one = replace(knowledge, logits=3 * draw(CLASSES, CLASSES)[knowledge.labels])
     seen = batch(one)
     torch.testing.assert_close(
@@ -311,14 +311,14 @@ def test_unlabelled_sample_uses_its_own_teacher_logits(knowledge: Knowledge) -> 
     torch.testing.assert_close(method(hidden, picd=0.7)(seen).loss, kd_of(seen, alpha=0.9), **EXACT)
 
 
-def test_nothing_of_a_bank_has_a_gradient(knowledge: Knowledge) -> None:
+def test_bank_has_no_gradient(knowledge: Knowledge) -> None:
     logits = knowledge.logits.clone().requires_grad_()
     chosen = method(replace(knowledge, logits=logits))
     chosen(batch(knowledge)).loss.backward()
     assert logits.grad is None and not list(chosen.parameters()) and not list(chosen.buffers())
 
 
-def test_what_the_bank_is_like_is_tracked(knowledge: Knowledge) -> None:
+def test_quality_of_the_bank_is_tracked(knowledge: Knowledge) -> None:
     found = method(knowledge, positives=3, temperature=1.0).end_epoch(None)  # type: ignore[arg-type]
     right = knowledge.logits.argmax(dim=1) == knowledge.labels
     retrieved = [j for i in range(SAMPLES) for j in by_hand(knowledge, i, 3, 1.0)[0]]
@@ -344,7 +344,7 @@ def test_offline_without_a_teacher_is_refused() -> None:
         method(None)
 
 
-def test_without_a_teacher_and_before_the_first_bank_it_is_plain_training(
+def test_teacher_free_without_bank_equals_plain_training(
     knowledge: Knowledge,
 ) -> None:
     chosen, seen = method(paradigm="teacher_free"), batch(knowledge, teacher=None)
@@ -358,13 +358,13 @@ def test_without_a_teacher_the_bank_stands_in_its_place(knowledge: Knowledge) ->
     torch.testing.assert_close(free(replace(seen, teacher=None)).loss, taught(seen).loss)
 
 
-def heard(known: Knowledge) -> tuple[Batch, Tensor]:
+def batch_with_peers(known: Knowledge) -> tuple[Batch, Tensor]:
     peers = 2 * draw(2, SIZE, CLASSES, seed=11)
     return batch(known, teacher=None, peers=lambda: peers), peers
 
 
 def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) -> None:
-    seen, peers = heard(knowledge)
+    seen, peers = batch_with_peers(knowledge)
     apart = [kd_of(replace(seen, teacher=Output(peer, peer)), alpha=0.9) for peer in peers]
     chosen = method(paradigm="online")
     torch.testing.assert_close(
@@ -377,7 +377,7 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
     torch.testing.assert_close(terms["nicd"], own["nicd"])
 
 
-def test_who_looks_nothing_up_fills_no_bank() -> None:
+def test_method_without_retrieval_schedules_no_bank() -> None:
     assert method(paradigm="online", picd=0.0, nicd=0.0).bank_schedule(10) is None
     assert (
         method(paradigm="teacher_free", picd=0.0, nicd=0.0).bank_schedule(10) is not None
@@ -419,7 +419,7 @@ def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None
         ({"picd": 0.0, "nicd": 0.0}, (0, 0)),
     ],
 )
-def test_only_what_counts_is_retrieved(
+def test_only_neighbours_with_weight_are_retrieved(
     knowledge: Knowledge, paradigm: str, settings: dict[str, Any], wanted: tuple[int, int]
 ) -> None:
     requested = []
@@ -437,7 +437,9 @@ def test_only_what_counts_is_retrieved(
     assert requested == [wanted] or (
         requested == [] and wanted == (0, 0) and paradigm != "teacher_free"
     )
-    assert chosen(heard(knowledge)[0] if paradigm == "online" else batch(knowledge)).loss.isfinite()
+    assert chosen(
+        batch_with_peers(knowledge)[0] if paradigm == "online" else batch(knowledge)
+    ).loss.isfinite()
 
 
 @pytest.mark.parametrize("limit", [SAMPLES, 4])

@@ -308,7 +308,7 @@ def test_curvature_that_is_not_positive_is_refused(
     "estimator",
     [influence.exact, influence.cg, influence.lissa, influence.identity, influence.last_layer],
 )
-def test_nothing_has_influence_where_the_held_out_loss_is_flat(
+def test_flat_held_out_loss_gives_no_influence(
     small: Small, estimator: influence.Estimator
 ) -> None:
     problem = small.problem()
@@ -330,7 +330,7 @@ def test_self_influence_is_the_quadratic_form_of_every_gradient(
     assert (found >= 0).all()
 
 
-def test_a_matrix_is_what_needs_memory() -> None:
+def test_only_exact_estimator_needs_memory_for_a_matrix() -> None:
     size = 100 * 513
     assert influence.needed_bytes("exact", 50_000, 100, 512, size) > 2 * 8 * size**2 - 1
     assert influence.needed_bytes("last_layer", 50_000, 100, 512, size) < 100e6

@@ -256,7 +256,7 @@ def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() 
     torch.testing.assert_close(layer.inputs[0], torch.einsum("nit,njt->ij", with_one, with_one))
 
 
-def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_give_the_gradient_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel's gradient is the sum of slope (x) patch over positions, for any block size."""
     from methods import kfac as module
 

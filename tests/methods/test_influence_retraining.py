@@ -129,7 +129,7 @@ def test_the_score_is_the_derivative_in_the_weight_of_a_sample(fitted: Regressio
     )
 
 
-def test_the_scores_sum_to_what_the_decay_adds(fitted: Regression) -> None:
+def test_scores_sum_to_the_effect_of_the_decay(fitted: Regression) -> None:
     problem = fitted.problem
     direction = influence.exact(problem, problem.held_out_gradient(), DECAY).direction
     torch.testing.assert_close(fitted.phi.sum(), SAMPLES * DECAY * direction @ fitted.minimum)

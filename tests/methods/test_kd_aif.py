@@ -71,7 +71,7 @@ def survey(
 
 
 @pytest.mark.parametrize("unlabelled", [False, True])
-def test_with_equal_weights_it_is_kd(unlabelled: bool) -> None:
+def test_equal_weights_equal_kd(unlabelled: bool) -> None:
     seen = batch(unlabelled=unlabelled)
     ours = method(alpha=0.7, temperature=3.0)(
         replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64))
@@ -292,7 +292,7 @@ def test_random_weights_are_those_of_influence_shuffled() -> None:
     torch.testing.assert_close(again.weights, by["random"].weights)
 
 
-def test_by_loss_a_sample_counts_less_the_worse_it_is_explained() -> None:
+def test_weights_by_loss_fall_with_the_loss() -> None:
     seen = batch()
     weighed = appraisal(weigh_by="loss", momentum=0.0, clip=0.0).weigh(survey(seen))
     each = functional.cross_entropy(seen.student.logits, seen.labels, reduction="none").detach()
@@ -367,7 +367,7 @@ def test_all_alike_is_a_baseline_too() -> None:
     assert (weighed.weights == 1).all() and weighed.scores.isnan().all() and not weighed.notes
 
 
-def test_an_unlabelled_sample_counts_by_what_the_student_has_yet_to_learn_of_it() -> None:
+def test_unlabelled_sample_is_scored_by_its_excess_loss() -> None:
     seen = batch(unlabelled=True)
     unlabelled = seen.labels == -1
     scores = (

@@ -44,13 +44,13 @@ class Ranks:
 
     def __init__(self) -> None:
         self.sent: list[list[Tensor]] = [[] for _ in range(WORLD)]
-        self.heard: list[Tensor] = []
+        self.means_seen: list[Tensor] = []
         self.rank = 0
 
     def mean(self, value: Tensor) -> Tensor:
         place = len(self.sent[self.rank])
         self.sent[self.rank].append(value.detach())
-        return self.heard[place] if place < len(self.heard) else value
+        return self.means_seen[place] if place < len(self.means_seen) else value
 
     def play(self, work: Callable[[int], Tensor]) -> list[Tensor]:
         """Return each rank's result; a rank's second value may depend on the first means."""
@@ -60,9 +60,9 @@ class Ranks:
                 self.sent[self.rank] = []
                 done.append(work(self.rank))
             means = [torch.stack(values).mean(0) for values in zip(*self.sent, strict=True)]
-            if len(means) == len(self.heard) and all(map(torch.equal, means, self.heard)):
+            if len(means) == len(self.means_seen) and all(map(torch.equal, means, self.means_seen)):
                 return done
-            self.heard = means
+            self.means_seen = means
 
 
 def unevenly_labelled(batch: Batch, mix: bool) -> Batch:
@@ -148,7 +148,7 @@ def test_ranks_update_the_teacher_as_one_does(
     torch.testing.assert_close(torch.stack(found).mean(0), expected[0])
 
 
-def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
+def test_mean_over_no_samples_is_zero() -> None:
     empty = torch.zeros(3)
     batch = Batch(
         torch.arange(3), empty, torch.full((3,), -1), Output(torch.zeros(3, 2), torch.zeros(3, 2))
@@ -163,7 +163,7 @@ def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
 
 def test_all_labelled_batches_need_no_communication(make_batch: Any, prepare: Any) -> None:
     def refuse(value: Tensor) -> Tensor:
-        raise AssertionError("a step of labelled samples waits for nobody")
+        raise AssertionError("a step of labelled samples needs no communication")
 
     batch = make_batch(prepare("cross_entropy"))
     torch.testing.assert_close(

@@ -90,7 +90,9 @@ def expect(
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (3, 10), (40, 100), (4, 0), (0, 6)])
-def test_finds_what_a_double_loop_finds(bank: Bank, positives: int, negatives: int) -> None:
+def test_neighbours_equal_those_of_a_double_loop(
+    bank: Bank, positives: int, negatives: int
+) -> None:
     found = nearest(*bank, positives, negatives)
     assert (
         found.positives.shape == (SAMPLES, positives)
@@ -163,7 +165,7 @@ def test_of_equally_similar_samples_the_lower_positions_come_first(
     expect(ties, nearest(*ties, 2, 40, queries=queries), queries.tolist())
 
 
-def test_a_wide_bank_in_groups_finds_what_a_sort_finds() -> None:
+def test_grouped_search_equals_a_sort() -> None:
     torch.manual_seed(3)
     features, labels = torch.randn(4003, 5), (torch.arange(4003) >= 2000).long()
     # the columns of the second class that form an incomplete group
@@ -188,7 +190,7 @@ def test_features_of_any_type_are_compared_in_float32(bank: Bank, dtype: torch.d
         expect(rounded, nearest(*rounded, 4, 12), list(range(SAMPLES)))
 
 
-def test_lengths_do_not_matter_and_zero_is_similar_to_nothing(bank: Bank) -> None:
+def test_lengths_do_not_matter_and_zero_has_no_similarity(bank: Bank) -> None:
     scaled = bank.features * torch.logspace(-3, 3, SAMPLES)[:, None]
     one, other = nearest(*bank, 4, 8), nearest(scaled, bank.labels, 4, 8)
     known = torch.arange(SAMPLES) != 13

@@ -61,7 +61,7 @@ def test_a_text_without_choices_is_any_text(text: str) -> None:
         ("ready", "yes", bool),
     ],
 )
-def test_what_is_refused_is_named_with_what_is_allowed(name: str, value: Any, bounds: Any) -> None:
+def test_refusal_names_setting_and_allowed_values(name: str, value: Any, bounds: Any) -> None:
     with refused(name, value, bounds, error=SettingsError) as caught:
         Own.build({name: value})
     assert (

@@ -109,9 +109,7 @@ def test_the_divergence_is_that_of_float64_at_any_temperature(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
-def test_the_released_form_is_what_the_released_code_computes(
-    seen: Batch, temperature: float
-) -> None:
+def test_released_form_equals_the_released_code(seen: Batch, temperature: float) -> None:
     """KLDivLoss averages over samples and classes, the student has no temperature, T divides p."""
     logits, p = doubled(seen)
     kind = METHODS["tf_kd"]

@@ -68,7 +68,7 @@ def worker(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
             module.compile(backend="eager")  # type: ignore[no-untyped-call]
         trained(DistributedDataParallel(module), batches()[:, rank * EACH : (rank + 1) * EACH])
         found[kind] = {name: value.clone() for name, value in module.state_dict().items()}
-        found[kind]["said"] = module.eval()(batches()[0]).detach()
+        found[kind]["output"] = module.eval()(batches()[0]).detach()
     return found
 
 
@@ -78,7 +78,7 @@ def test_ranks_have_the_batch_norm_of_one_whole_batch() -> None:
     for kind in KINDS:
         whole = network(kind)
         trained(whole, batches())
-        expected = {**whole.state_dict(), "said": whole.eval()(batches()[0]).detach()}
+        expected = {**whole.state_dict(), "output": whole.eval()(batches()[0]).detach()}
         for found in ranks:
             assert found[kind].keys() == expected.keys(), "the state is that of torch's own"
             for name, value in expected.items():

@@ -15,9 +15,8 @@ from orchestrator.models.network import Network
 from orchestrator.training.process_cache import compile_in_place
 
 CLASSES = 7
-# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. They only repeat the block
-# of resnet8; so does resnet32x4 that of
-# resnet8x4, and resnet34 that of resnet18. resnet50 is made of the same layers.
+# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. Both repeat the block of
+# resnet8, resnet32x4 that of resnet8x4, and resnet34 that of resnet18. resnet50 has equal layers.
 LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
 
 
@@ -83,7 +82,7 @@ def test_exported_network_supports_other_batch_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in LONG])
-def test_what_is_compiled_in_one_piece_trains_a_step_the_same(name: str) -> None:
+def test_compiled_network_trains_the_same_step(name: str) -> None:
     eager, compiled = made(name), made(name)
     keys = list(eager.state_dict())
     compiled.compile(backend="eager", fullgraph=True)
@@ -125,7 +124,7 @@ def use(network: nn.Module) -> None:
             network(images("mlp", samples))
 
 
-def test_a_trial_of_a_shape_that_was_met_before_compiles_nothing() -> None:
+def test_trial_of_a_known_shape_does_not_compile() -> None:
     compiler = Counting()
     for seed in range(4):
         network = made("mlp", seed)
@@ -136,7 +135,7 @@ def test_a_trial_of_a_shape_that_was_met_before_compiles_nothing() -> None:
         )
 
 
-def test_every_network_that_a_process_meets_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_of_a_process_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group's worker serves its whole sweep; searching `student.width` gives many shapes."""
     compiler, compiled, inner = Counting(), [], nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda network: inner(network, backend=compiler))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.core.errors import PreflightError
-from orchestrator.models._misfits import MOST_ROWS
+from orchestrator.models._misfits import MAX_ROWS
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import (
@@ -55,14 +55,14 @@ def refusal(module: Network, weights: Any, allowed: object = ANY) -> str:
     return str(caught.value)
 
 
-def test_there_and_back(file: Path) -> None:
+def test_weights_survive_saving_and_loading(file: Path) -> None:
     other = network(seed=1)
     assert fingerprint(other) != fingerprint(network())
     load_weights(other, str(file))
     assert fingerprint(other) == fingerprint(network())
 
 
-def test_nothing_but_the_file_is_left(file: Path) -> None:
+def test_only_the_file_is_left(file: Path) -> None:
     save_weights(network(seed=2), file)
     assert list(file.parent.iterdir()) == [file]
 
@@ -121,8 +121,8 @@ def test_tensors_of_another_network_are_listed_up_to_a_limit(file: Path) -> None
         name for name in network("resnet20").state_dict() if name not in network().state_dict()
     ]
     assert f"{len(missing)} tensors" in message
-    assert [row[0] for row in rows(message)[:-1]] == missing[:MOST_ROWS] and message.endswith(
-        f"and {len(missing) - MOST_ROWS} more"
+    assert [row[0] for row in rows(message)[:-1]] == missing[:MAX_ROWS] and message.endswith(
+        f"and {len(missing) - MAX_ROWS} more"
     )
 
 
@@ -186,7 +186,7 @@ class Harmful:
     "name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"]
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_opened(
+def test_pytorch_checkpoint_is_refused_unopened_with_its_conversion(
     tmp_path: Path, name: str, zipped: bool
 ) -> None:
     file = tmp_path / name
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_o
 
 
 @pytest.mark.parametrize("place", [None, "state_dict", "model"])
-def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
+def test_printed_conversion_works(tmp_path: Path, place: str | None) -> None:
     state = network().state_dict()
     torch.save({place: state, "epoch": 3} if place else state, tmp_path / "my teacher.pth")
     message = refusal(network(seed=1), tmp_path / "my teacher.pth")
@@ -216,7 +216,7 @@ def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
         ("model.h5", b"\x89HDF\r\n\x1a\n and more", "HDF5"),
         ("model.onnx", b"\x08\x07 and more", "ONNX"),
         ("cut.pth", b"PK\x03\x04 and no end", "damaged zip"),
-        ("odd.weights", b"who knows", "format"),
+        ("odd.weights", b"unknown", "format"),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, kind: str) -> None:
@@ -300,7 +300,7 @@ def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(
         (1000, (3, 32, 32), {"body.conv1.weight": (64, 3, 3, 3)}),
     ],
 )
-def test_published_weights_that_do_not_fit_exactly_are_refused_when_they_must(
+def test_published_weights_that_do_not_fit_are_refused_if_exact(
     published: dict[str, Tensor], classes: int, shape: tuple[int, int, int], allowed: object
 ) -> None:
     module = network("resnet18", classes, shape)

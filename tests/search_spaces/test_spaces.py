@@ -118,7 +118,7 @@ def test_first_point_holds_the_defaults_of_the_method(name: str) -> None:
 
 
 @every_space
-def test_whatever_is_drawn_is_accepted(name: str) -> None:
+def test_drawn_values_are_accepted(name: str) -> None:
     for seed in range(50):
         trial = Draw(seed)
         SPACES[name].suggest(trial)

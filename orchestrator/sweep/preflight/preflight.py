@@ -36,7 +36,7 @@ from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.models.build import build
-from orchestrator.models.weight_files import names_file
+from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
 from orchestrator.store.staging import publish
 from orchestrator.store.store import SPARE_BYTES, Store
@@ -187,7 +187,7 @@ def require_weights(configuration: Configuration) -> None:
     if configuration.teacher:
         networks["teacher.network"] = configuration.teacher.network
     for key, network in networks.items():
-        if network.weights and names_file(network.weights):  # a name of torchvision otherwise
+        if network.weights and is_file_name(network.weights):  # a name of torchvision otherwise
             read_file(
                 network.weights,
                 f"{key}.weights",
@@ -279,7 +279,7 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
     Raise ConfigurationError if that fails. Weight files are read by `check_given_weights`.
     """
     for letter, (network, _) in configuration.students.items():
-        if network.weights and not names_file(network.weights):
+        if network.weights and not is_file_name(network.weights):
             dataset = Dataset.open(data)
             student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
             try:
