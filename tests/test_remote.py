@@ -97,7 +97,7 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(
         ("s3://geheim@bucket/x", "credentials come from the environment"),
         ("s3://bucket/x?secret_key=geheim", r"\?secret_key=\.\.\. is not allowed.*region"),
         ("s3://bucket/x#geheim", "is not allowed"),
-        ("ftp://bucket/geheim", "this scheme is not known.*s3://BUCKET"),
+        ("ftp://bucket/geheim", "has an unsupported scheme.*s3://BUCKET"),
         ("s3:///x", "not the location of a store"),
         ("s3://bucket/../x", "not the location of a store"),
         ("file://host/x", "not the location of a store"),

@@ -59,7 +59,7 @@ class Role(NamedTuple):
     """The configuration key of each resource."""
 
 
-def roles(
+def worker_roles(
     configuration: Configuration,
     available: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]] = (),
@@ -113,7 +113,7 @@ def roles(
     return found
 
 
-def influence_actors(configuration: Configuration) -> int:
+def influence_actors_per_group(configuration: Configuration) -> int:
     """Return the number of influence actors of a group whose samples are weighted.
 
     This is one for each student with workers of its own, else one. It is 0 if the workers compute
@@ -124,7 +124,7 @@ def influence_actors(configuration: Configuration) -> int:
     return 1 if configuration.colocated else len(configuration.students)
 
 
-def groups(
+def plan_groups(
     configuration: Configuration,
     available: Mapping[str, float],
     trials: int,
@@ -149,7 +149,7 @@ def groups(
             without their influence actors.
         PreflightError: The groups do not fit; the message has the arithmetic.
     """
-    each, resources = roles(configuration, available, nodes), configuration.resources
+    each, resources = worker_roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
     for role in each:
         _require_node(role, nodes)
@@ -351,7 +351,7 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
     )
 
 
-def rungs(search: Search, epochs: int) -> list[int]:
+def asha_rungs(search: Search, epochs: int) -> list[int]:
     """Return the epochs after which ASHA compares trials, including the last one."""
     if search.scheduler != "asha":
         return [epochs]
@@ -363,7 +363,7 @@ def rungs(search: Search, epochs: int) -> list[int]:
     return [*steps, epochs]
 
 
-def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
+def hyperband_brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
     """Return, for each Hyperband bracket in sequence, its trials and its epochs of comparison."""
     eta = search.reduction_factor
     most = round(log(epochs) / log(eta)) + 1
@@ -376,13 +376,13 @@ def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
     return found
 
 
-def planned_epochs(search: Search, epochs: int) -> int:
+def count_planned_epochs(search: Search, epochs: int) -> int:
     """Return the total epochs of all trials under `pbt` and `hyperband` if none fails."""
     if search.scheduler != "hyperband":
         return search.trials * epochs
     left, total = search.trials, 0
     while left > 0:
-        for trials, milestones in brackets(search, epochs):
+        for trials, milestones in hyperband_brackets(search, epochs):
             present, keep = min(trials, left), trials
             left -= present
             for before, step in pairwise([0, *milestones, epochs]):
@@ -393,10 +393,12 @@ def planned_epochs(search: Search, epochs: int) -> int:
     return total
 
 
-def comparisons(search: Search, epochs: int) -> str:
+def describe_comparisons(search: Search, epochs: int) -> str:
     """Return a description of the epochs after which the scheduler compares trials."""
     if search.scheduler == "asha":
-        return f"asha compares after {', '.join(str(epoch) for epoch in rungs(search, epochs))}"
+        return (
+            f"asha compares after {', '.join(str(epoch) for epoch in asha_rungs(search, epochs))}"
+        )
     if search.scheduler == "median":
         return f"median compares after every epoch from epoch {search.grace_epochs} on"
     if search.scheduler == "pbt":
@@ -409,7 +411,7 @@ def comparisons(search: Search, epochs: int) -> str:
         )
     if search.scheduler == "hyperband":
         left, parts = search.trials, []
-        for trials, milestones in brackets(search, epochs):
+        for trials, milestones in hyperband_brackets(search, epochs):
             after = (
                 f"compared after {', '.join(map(str, milestones))}"
                 if milestones

@@ -127,7 +127,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _when(branch: SpaceBranch) -> dict[str, Any]:
-    return dict(sorted(branch.answers.items()))
+    return dict(sorted(branch.chosen.items()))
 
 
 def _asks(branch: SpaceBranch) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _asks(branch: SpaceBranch) -> dict[str, str]:
             )
         elif name in branch.choices:
             asks[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
-        elif name not in branch.held:
+        elif name not in branch.frozen:
             asks[name] = f"always {value}"
     return asks
 

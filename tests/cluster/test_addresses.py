@@ -39,7 +39,7 @@ def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> 
     with refused(
         "resources.address",
         "ray://127.0.0.1:10001",
-        "host:port of the cluster itself",
+        "host:port of the cluster",
         PreflightError,
     ):
         require_answer("ray://127.0.0.1:10001")

@@ -18,17 +18,17 @@ KD, AKD = ((f"search.methods=[{name}]", f"method.name={name}") for name in ("kd"
 @pytest.mark.parametrize("name", SPACES)
 def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
     found = list_branches(name, {})
-    assert len({str(branch.answers) for branch in found}) == len(found)
+    assert len({str(branch.chosen) for branch in found}) == len(found)
     for branch in found:
         METHODS[name].Settings.build(
             {key: value for key, value in branch.values.items() if "." not in key}
         )
-        assert set(branch.answers) == set(branch.choices)
-        assert all(branch.answers[key] in choices for key, choices in branch.choices.items())
+        assert set(branch.chosen) == set(branch.choices)
+        assert all(branch.chosen[key] in choices for key, choices in branch.choices.items())
 
 
 def test_independent_choices_are_combined() -> None:
-    fixed = [branch.answers for branch in list_branches("akd", {"alpha_schedule": "constant"})]
+    fixed = [branch.chosen for branch in list_branches("akd", {"alpha_schedule": "constant"})]
     off, on = ([answers for answers in fixed if answers["cam"] is value] for value in (False, True))
     assert off == [{"cam": False}]
     sizes = {(answers["cam_width"], answers["cam_heads"]) for answers in on}
@@ -37,12 +37,10 @@ def test_independent_choices_are_combined() -> None:
 
 def test_a_question_comes_in_its_branches_alone() -> None:
     for branch in list_branches("akd", {}):
-        learned = branch.answers["alpha_schedule"] == "learnable"
+        learned = branch.chosen["alpha_schedule"] == "learnable"
         assert ("alpha_learning_rate" in branch.continuous) == learned
-        assert ("alpha_tau" in branch.ranges) == (
-            branch.answers.get("alpha_learnable") == "entropy"
-        )
-        assert ("cam_rho" in branch.ranges) == branch.answers["cam"]
+        assert ("alpha_tau" in branch.ranges) == (branch.chosen.get("alpha_learnable") == "entropy")
+        assert ("cam_rho" in branch.ranges) == branch.chosen["cam"]
 
 
 def test_frozen_values_are_not_suggested_but_are_among_the_values() -> None:

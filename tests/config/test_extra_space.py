@@ -34,7 +34,7 @@ PEER = "peers.b.network.name=mlp"
         ),
         (
             "student.width: [8, [16]]",
-            ("search.extra_space.student.width", [16], "numbers, texts, true, false or null"),
+            ("search.extra_space.student.width", [16], "numbers, strings, true, false or null"),
         ),
         ("student.width: [8, 0]", ("student.width", 0, (1, 1000000))),
         ("student.wide: [8, 16]", ("student.wide", 8, ("width", "depth", "dropout"))),

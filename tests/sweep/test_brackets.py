@@ -45,7 +45,7 @@ def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
         16,
     ]
     assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
-    assert plan.planned_epochs(sweep.configuration.search, 9) == sum(epochs)
+    assert plan.count_planned_epochs(sweep.configuration.search, 9) == sum(epochs)
 
 
 def test_a_last_milestone_before_the_last_epoch_is_no_end(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_plan_tells_the_brackets_that_ray_builds(
         "search.scheduler=hyperband",
     )
     scheduler = HyperbandBrackets(asking, lambda: 2)
-    for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
+    for trials, milestones in plan.hyperband_brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
         assert bracket._n0 == trials
         found = []
@@ -139,6 +139,6 @@ def test_the_plan_knows_the_epochs_of_all_trials_together(
     )
     sweep, asking = begin(tmp_path, *HYPERBAND, *given)
     SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run()
-    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(
+    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.count_planned_epochs(
         sweep.configuration.search, 10
     )

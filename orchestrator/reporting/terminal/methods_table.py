@@ -67,11 +67,11 @@ def _condition(question: str, ways: list[SpaceBranch]) -> str:
     where = [way for way in ways if question in way.choices or question in way.ranges]
     needed: list[str] = []
     for name, choices in where[0].choices.items():
-        given = {way.answers.get(name) for way in where}
+        given = {way.chosen.get(name) for way in where}
         if (
             name != question
             and len(given) < len(choices)
-            and all(name in way.answers for way in where)
+            and all(name in way.chosen for way in where)
         ):
             needed.append(
                 f"{name} = {' or '.join(str(choice) for choice in choices if choice in given)}"

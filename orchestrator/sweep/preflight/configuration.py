@@ -385,7 +385,7 @@ def check_held(configuration: Configuration, name: str) -> None:
                 {key: values[key] for key in values if "." not in key and key not in keys}
             )
         except SettingsError as error:
-            chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
+            chosen = ", ".join(f"{key} = {value}" for key, value in branch.chosen.items())
             message = (
                 f"method {name}: the search would choose {chosen or 'other settings'} beside "
                 f"what is held, and {error}; "
