@@ -30,7 +30,7 @@ def test_groups_are_placed_worker_by_worker(
     assert count_fitting_groups(bundles, nodes, 1) == 1, "no more than are wanted"
 
 
-def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
+def test_held_workers_are_placed_first_and_those_that_do_not_fit_take_no_resources() -> None:
     assert (
         count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}])
         == 2
@@ -44,7 +44,7 @@ def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
     )
 
 
-def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
+def test_resources_of_other_jobs_are_not_available() -> None:
     """Three nodes of two CPUs with four of six free, in two distributions."""
     nodes, wanted = [{"CPU": 2.0}] * 3, load(None, ["resources.cpus_per_worker=2"])
     together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
@@ -78,7 +78,7 @@ def test_an_elastic_sweep_may_start_with_fewer_groups_than_configured() -> None:
         plan.plan_groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
 
 
-def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
+def test_cpus_do_not_replace_gpus_used_by_other_jobs() -> None:
     nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
     with refused("resources.workers", 1, "0 GPU", error=PreflightError):
         plan.plan_groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)

@@ -89,7 +89,7 @@ def test_never_more_groups_than_trials_or_than_configured() -> None:
 @pytest.mark.parametrize(
     ("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (0.0, 2, 0.0), (4.0, 2, 1.0)]
 )
-def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
+def test_workers_get_gpus_if_a_whole_group_can_have_them(
     gpus: float, workers: int, each: float
 ) -> None:
     made = plan.plan_groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
@@ -107,7 +107,7 @@ def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
         ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5"),
     ],
 )
-def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(
+def test_too_few_gpus_are_refused_instead_of_training_on_cpus(
     peers: tuple[str, ...],
 ) -> None:
     with refused("resources.gpus_per_worker", None, (0, 0.5), error=PreflightError):
@@ -116,7 +116,7 @@ def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(
         )
 
 
-def test_a_refusal_holds_the_arithmetic() -> None:
+def test_a_refusal_contains_the_arithmetic() -> None:
     with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
         plan.plan_groups(resources(groups=3, workers=2), {"CPU": 4.0}, trials=9)
     assert "3 x 2 workers need 6 CPU" in str(refusal.value)
@@ -135,7 +135,7 @@ def test_the_error_contains_the_arithmetic() -> None:
     assert made.arithmetic == "floor(7 CPU / 2 per group , 2 GPU / 1 per group) = 2"
 
 
-def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given() -> None:
+def test_ranks_alternate_between_students_with_their_own_resources() -> None:
     made = plan.plan_groups(pairs("peers.b.cpus_per_worker=0.5", workers=4), {"CPU": 7.0}, trials=9)
     assert (
         made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2
@@ -182,7 +182,7 @@ def test_students_in_one_worker_are_one_role(pair: str) -> None:
         (("resources.gpus_per_worker=1", "peers.b.gpus_per_worker=2"), 3.0, [1, 2], True),
     ],
 )
-def test_nccl_wants_a_whole_gpu_for_the_workers_of_every_student(
+def test_nccl_needs_a_whole_gpu_for_every_worker(
     changes: tuple[str, ...], gpus: float, held: list[float], whole: bool
 ) -> None:
     made = plan.plan_groups(pairs(*changes), {"CPU": 4.0, "GPU": gpus}, trials=9)
@@ -216,7 +216,7 @@ def test_a_worker_that_fits_no_node_is_refused(
         plan.plan_groups(pairs(*changes), {"CPU": 30.0, "GPU": 9.0}, 9, [SMALL, BIG])
 
 
-def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
+def test_groups_are_counted_on_the_existing_nodes() -> None:
     """Three nodes of 3 CPUs have 9 together, but room for only three workers of 2."""
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
     made = plan.plan_groups(wanted, {"CPU": 9.0}, 9, nodes)
@@ -228,7 +228,7 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
     ), "each on a node of its own"
 
 
-def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
+def test_a_refusal_names_the_keys_to_reduce_for_each_student() -> None:
     with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
         plan.plan_groups(
             pairs("resources.groups=2", "peers.b.cpus_per_worker=2"),
@@ -239,7 +239,7 @@ def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
     assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(refusal.value)
 
 
-def test_groups_have_room_for_their_influence_actors() -> None:
+def test_groups_reserve_resources_for_their_influence_actors() -> None:
     for cpus, workers, cpus_each, actor_cpus in itertools.product(
         (1.0, 2.0, 7.0, 16.0), (1, 2), (0.5, 1.0), (0.1, 1.0, 2.0)
     ):
@@ -284,7 +284,7 @@ def test_the_arithmetic_includes_influence_actors() -> None:
     ).bundles == ({"CPU": 1.0, "GPU": 1.0},)
 
 
-def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
+def test_methods_without_sample_weights_have_no_influence_actors() -> None:
     held = resources(influence_cpus=99, influence_gpus=99)
     assert (
         plan.plan_groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic
@@ -370,7 +370,7 @@ def test_an_influence_actor_that_cannot_be_placed_is_refused(
         assert plan.plan_groups(wanted, total, 9, nodes).groups, "the groups alone fit"
 
 
-def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_influence_actors_by_method_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     weighing_method(monkeypatch)
 
     def found(kind: str, *changes: str) -> int:
@@ -425,12 +425,12 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
         ),
     ],
 )
-def test_when_trials_are_compared_in_words(scheduler: str, description: str) -> None:
+def test_descriptions_of_the_comparisons_of_trials(scheduler: str, description: str) -> None:
     search = load(None, [f"search.scheduler={scheduler}", "search.trials=10"]).search
     assert plan.describe_comparisons(search, 12) == description
 
 
-def test_more_trials_than_one_band_of_brackets_holds() -> None:
+def test_more_trials_than_one_hyperband_iteration() -> None:
     search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
     assert plan.describe_comparisons(search, 12).endswith(
         "9 compared after 1, 3; the other 3 in further brackets"
@@ -440,9 +440,7 @@ def test_more_trials_than_one_band_of_brackets_holds() -> None:
 @pytest.mark.parametrize(
     ("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)]
 )
-def test_a_trial_sees_no_more_views_than_it_has_epochs(
-    views: str, epochs: int, expected: int
-) -> None:
+def test_a_trial_uses_no_more_views_than_epochs(views: str, epochs: int, expected: int) -> None:
     assert sizes.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
 
 
@@ -462,7 +460,7 @@ def test_bytes_of_the_cache() -> None:
     assert size("teacher=null") == 0
 
 
-def test_a_batch_that_workers_cannot_share_is_refused() -> None:
+def test_a_batch_size_that_workers_cannot_divide_is_refused() -> None:
     configuration = load(None, ["resources.workers=3", "training.batch_size=64", "teacher=null"])
     with refused("training.batch_size", 64, "a multiple of 3"):
         plan.require_batches(configuration, samples=1000)
@@ -470,7 +468,7 @@ def test_a_batch_that_workers_cannot_share_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["training", "teacher.training"])
-def test_a_batch_that_the_training_part_cannot_fill_is_refused(part: str) -> None:
+def test_a_batch_larger_than_the_training_set_is_refused(part: str) -> None:
     configuration = load(None, ["resources.workers=2", f"{part}.batch_size=128"])
     with refused(f"{part}.batch_size", 128, (2, 100)):
         plan.require_batches(configuration, samples=101)
