@@ -211,9 +211,7 @@ def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(
     assert not Sweep.open(store, "mine").damaged
     file.write_text(json.dumps(values | {"value": values["value"] + 1e-9}, indent=1))
     reason = Sweep.open(store, "mine").damaged[file]
-    assert (
-        reason == "its content is not what was written, for its key checksum is that of another one"
-    )
+    assert reason == "its content was changed: its checksum does not match"
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
     assert (
         len(first[1]) == 2
         and "does not respond (Could not connect" in first[1][0]
-        and "going on" in first[1][1]
+        and "access continues" in first[1][1]
     )
     assert second[1] == []
 

@@ -412,7 +412,7 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
     [
         ("none", "no trial is stopped"),
         ("asha", "asha compares after 2, 6, 12"),
-        ("median", "median compares after every epoch from 2 on"),
+        ("median", "median compares after every epoch from epoch 2 on"),
         (
             "pbt",
             "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the "

@@ -150,7 +150,7 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
     loaded = load(steps, ["training.epochs=1"])
     assert loaded.training.schedule == loaded.students["b"].training.schedule == "constant"
     assert (
-        "training.schedule = constant (not multi_step, of " in loaded.yielded["training.schedule"]
+        "training.schedule = constant (not multi_step, from " in loaded.yielded["training.schedule"]
     )
     assert loaded.teacher is not None and loaded.teacher.training.schedule == "multi_step"
 
