@@ -77,7 +77,7 @@ def list_branches(method: str, frozen: Mapping[str, Any]) -> list[SpaceBranch]:
 
     Args:
         method: The name of the method.
-        held: The frozen values.
+        frozen: The frozen values.
     """
     branches: list[SpaceBranch] = []
     pending: list[dict[str, Any]] = [{}]

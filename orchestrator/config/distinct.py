@@ -31,8 +31,10 @@ def list_branch_domains(configuration: Configuration) -> list[BranchDomains]:
         prefix = method if len(methods) > 1 else ""
         method_domain: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
         for branch in list_branches(method, frozen_values(configuration, method)):
-            own = {qualify_name(name, prefix): domain for name, domain in branch.domains.items()}
-            branches.append({**method_domain, **own, **common})
+            branch_domains = {
+                qualify_name(name, prefix): domain for name, domain in branch.domains.items()
+            }
+            branches.append({**method_domain, **branch_domains, **common})
     return branches
 
 

@@ -82,13 +82,15 @@ def worker_roles(
         "a": {name: getattr(resources, key) for name, key in SETTINGS.items()}
     }
     for letter, peer in peers.items():
-        own = {
+        overrides = {
             name: getattr(peer, key)
             for name, key in SETTINGS.items()
             if getattr(peer, key) is not None
         }
-        requested[letter] = requested["a"] | own
-        fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
+        requested[letter] = requested["a"] | overrides
+        fields[letter] = fields["a"] | {
+            name: f"peers.{letter}.{SETTINGS[name]}" for name in overrides
+        }
     wanted = configuration.replicas * sum(
         1.0 if values["GPU"] is None else values["GPU"] for values in requested.values()
     )
@@ -104,13 +106,13 @@ def worker_roles(
             allowed=(0, gpus / resources.workers),
         )
     default = 1.0 if gpus else 0.0
-    found = []
+    group_roles = []
     for letter, values in requested.items():
-        held = {name: default if value is None else value for name, value in values.items()}
-        found.append(
-            Role(letter, {name: value for name, value in held.items() if value}, fields[letter])
+        amounts = {name: default if value is None else value for name, value in values.items()}
+        group_roles.append(
+            Role(letter, {name: value for name, value in amounts.items() if value}, fields[letter])
         )
-    return found
+    return group_roles
 
 
 def influence_actors_per_group(configuration: Configuration) -> int:
@@ -295,8 +297,8 @@ def _influence_role(
             allowed="a fraction of one GPU or a whole number of GPUs",
         )
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
-    held = {name: getattr(resources, key) for name, key in fields.items()}
-    needs = {name: value for name, value in held.items() if value}
+    amounts = {name: getattr(resources, key) for name, key in fields.items()}
+    needs = {name: value for name, value in amounts.items() if value}
     role = Role("influence", needs, {name: f"resources.{key}" for name, key in fields.items()})
     _require_node(role, nodes, f", or set {INLINE}")
     return role
@@ -367,24 +369,24 @@ def hyperband_brackets(search: Search, epochs: int) -> list[tuple[int, list[int]
     """Return, for each Hyperband bracket in sequence, its trials and its epochs of comparison."""
     eta = search.reduction_factor
     most = round(log(epochs) / log(eta)) + 1
-    found = []
+    brackets = []
     for halvings in range(most):
         first = int(epochs * eta ** (-halvings))
         if first:
             milestones = [min(first * eta**step, epochs) for step in range(halvings)]
-            found.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
-    return found
+            brackets.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
+    return brackets
 
 
 def count_planned_epochs(search: Search, epochs: int) -> int:
     """Return the total epochs of all trials under `pbt` and `hyperband` if none fails."""
     if search.scheduler != "hyperband":
         return search.trials * epochs
-    left, total = search.trials, 0
-    while left > 0:
+    trials_left, total = search.trials, 0
+    while trials_left > 0:
         for trials, milestones in hyperband_brackets(search, epochs):
-            present, keep = min(trials, left), trials
-            left -= present
+            present, keep = min(trials, trials_left), trials
+            trials_left -= present
             for before, step in pairwise([0, *milestones, epochs]):
                 total += present * (step - before)
                 # As for a full bracket, even if this one is not full.
@@ -410,17 +412,17 @@ def describe_comparisons(search: Search, epochs: int) -> str:
             f"{search.quantile:.0%} copy the weights of the best"
         )
     if search.scheduler == "hyperband":
-        left, parts = search.trials, []
+        trials_left, parts = search.trials, []
         for trials, milestones in hyperband_brackets(search, epochs):
             after = (
                 f"compared after {', '.join(map(str, milestones))}"
                 if milestones
                 else "trained to the end"
             )
-            parts += [f"{min(trials, left)} {after}"] if left > 0 else []
-            left -= trials
+            parts += [f"{min(trials, trials_left)} {after}"] if trials_left > 0 else []
+            trials_left -= trials
         return f"hyperband: trials in brackets: {'; '.join(parts)}" + (
-            f"; the other {left} in further brackets" if left > 0 else ""
+            f"; the other {trials_left} in further brackets" if trials_left > 0 else ""
         )
     return "no trial is stopped"
 

@@ -34,7 +34,7 @@ class SuggestionRecorder:
 
     Args:
         trial: The trial that draws.
-        held: The frozen values.
+        frozen: The frozen values.
         prefix: The prefix of parameter names in the study.
         point: The values of an initial point, by names in the study; empty for none.
         point_values: The values of all points, by names in the space.
