@@ -112,7 +112,7 @@ def test_the_modules_are_found() -> None:
     assert "tests/test_architecture.py" in EVERY_FILE and "methods/kd.py" in EVERY_FILE
 
 
-def test_methods_import_torch_and_numpy_alone() -> None:
+def test_methods_import_only_torch_and_numpy() -> None:
     assert foreign("methods") <= {"torch", "numpy"}
 
 
@@ -143,9 +143,9 @@ def test_lower_packages_do_not_import_the_orchestrator_or_the_command_line() -> 
         ("faiss", ("orchestrator.teacher.faiss_index",)),
     ],
 )
-def test_a_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:
+def test_a_library_is_imported_in_its_package_only(library: str, homes: tuple[str, ...]) -> None:
     found = importers(library)
-    assert found, f"nobody imports {library}"
+    assert found, f"no module imports {library}"
     strangers = {
         module: names
         for module, names in found.items()
@@ -160,7 +160,7 @@ def test_training_uses_neither_ray_nor_mlflow_nor_optuna(package: str) -> None:
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_what_has_to_be_instant_loads_no_heavy_library(module: str) -> None:
+def test_fast_commands_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -188,7 +188,7 @@ def graph(modules: Mapping[str, Path]) -> dict[str, set[str]]:
     return found
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     needed = graph(MODULES)
     order = list(TopologicalSorter(needed).static_order())  # CycleError names the cycle
     assert set(order) == set(MODULES)
@@ -229,7 +229,7 @@ def test_a_package_imports_only_packages_before_it() -> None:
     assert not offenders
 
 
-def test_a_private_module_is_imported_in_its_own_package_alone() -> None:
+def test_a_private_module_is_imported_only_in_its_package() -> None:
     offenders = [
         f"{module} imports {other}"
         for module, file in {**MODULES, "run": ROOT / "run.py"}.items()
@@ -263,7 +263,7 @@ def test_a_package_lists_its_public_modules() -> None:
 @pytest.mark.parametrize(
     "back", ["from made import one", "from made.one import ONE", "import made.one"]
 )
-def test_a_circle_would_be_found(tmp_path: Path, back: str) -> None:
+def test_a_circular_import_is_detected(tmp_path: Path, back: str) -> None:
     sources = {
         "made": "",
         "made.one": "from made.two import TWO",
@@ -278,7 +278,7 @@ def test_a_circle_would_be_found(tmp_path: Path, back: str) -> None:
     assert set(error.value.args[1]) == {"made.one", "made.two", "made.three"}
 
 
-def test_a_method_knows_no_other_method() -> None:
+def test_a_method_imports_no_other_method() -> None:
     """The contract, the losses and shared parts may be imported; another method may not."""
     homes = {kind.__module__ for kind in METHODS.values()}
     for home in homes:
@@ -335,13 +335,13 @@ def runs_code(call: ast.Call) -> bool:
     )
 
 
-def test_nothing_that_is_read_can_run_code() -> None:
+def test_no_loader_can_execute_code() -> None:
     assert not [
         f"{name}:{call.lineno}" for name in EVERY_FILE for call in calls(name) if runs_code(call)
     ]
 
 
-def test_images_are_of_formats_that_are_named() -> None:
+def test_images_are_opened_with_explicit_formats() -> None:
     """Pillow renders EPS by Ghostscript, whatever the file's name."""
     opened = [
         call
@@ -371,7 +371,7 @@ def test_images_are_of_formats_that_are_named() -> None:
         "subprocess.run(text, shell=True)",
     ],
 )
-def test_a_call_that_runs_code_would_be_found(source: str) -> None:
+def test_a_call_that_executes_code_is_detected(source: str) -> None:
     (call,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     assert runs_code(call)
 
@@ -401,7 +401,7 @@ def set_values(file: Path) -> Iterator[tuple[str, ast.expr]]:
         )
 
 
-def test_no_protection_is_turned_off() -> None:
+def test_no_protection_is_disabled() -> None:
     protection = {"RAY_AUTH_MODE": "token", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false"}
     offenders = [
         f"{name}:{value.lineno}"
@@ -414,7 +414,7 @@ def test_no_protection_is_turned_off() -> None:
     assert not offenders
 
 
-def test_what_is_turned_off_would_be_found(tmp_path: Path) -> None:
+def test_a_disabled_protection_is_detected(tmp_path: Path) -> None:
     sources = (
         "{'RAY_AUTH_MODE': 'disabled'}",
         "env['RAY_AUTH_MODE'] = 'x'",

@@ -165,7 +165,7 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         ({"surprise": 1}, "surprise "),
     ],
 )
-def test_the_key_is_named_where_no_checksum_helps(
+def test_damage_without_a_checksum_names_the_key(
     change: dict[str, Any], reason: str, store: Store
 ) -> None:
     file = file_of(store, TRIAL)
@@ -188,7 +188,7 @@ def test_the_key_is_named_where_no_checksum_helps(
         (b'{"number": 2, "params": {}, "format": -1}', "format"),
     ],
 )
-def test_a_damage_has_the_file_and_the_key_also_between_processes(
+def test_a_damage_error_keeps_file_and_key_when_pickled(
     content: bytes, key: str, tmp_path: Path
 ) -> None:
     with refused(str(tmp_path / "trial.json"), key, error=DamagedRecordError) as refusal:
@@ -210,9 +210,7 @@ def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(
     assert not Sweep.open(store, "mine").damaged
     file.write_text(json.dumps(values | {"value": values["value"] + 1e-9}, indent=1))
     reason = Sweep.open(store, "mine").damaged[file]
-    assert (
-        reason == "its content is not what was written, for its key checksum is that of another one"
-    )
+    assert reason == "its content was changed: its checksum does not match"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +228,7 @@ def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(
         ("study.log", ("report", "mine"), 0),
     ],
 )
-def test_commands_that_read_more_name_it_too(
+def test_other_commands_name_the_damaged_file(
     name: str, command: tuple[str, ...], code: int, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = file_of(store, name)
@@ -305,7 +303,7 @@ def test_a_record_that_contradicts_the_study_is_rebuilt(
     write_json(file, values | {key: values[key] | value if isinstance(value, dict) else value})
     notes: list[str] = []
     found = Sweep.open(store, "mine")
-    assert not found.damaged, "nothing but the study says otherwise"
+    assert not found.damaged, "only the study contradicts the record"
     repair_records(store, found, notes.append)
     trial = Sweep.open(store, "mine").trials[0]
     assert f"{OTHER} is damaged ({reason}" in notes[0] and trial.notes == [LOST]
@@ -362,7 +360,7 @@ def test_a_comparison_is_refused_in_a_sentence(store: Store) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 4, -1])
-def test_a_line_of_the_study_that_means_nothing_is_named(index: int, store: Store) -> None:
+def test_an_invalid_line_of_the_study_is_named(index: int, store: Store) -> None:
     file, found = file_of(store, "study.log"), Sweep.open(store, "mine")
     lines = file.read_bytes().splitlines(keepends=True)
     damages = 0
@@ -408,7 +406,7 @@ LINES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path: Path) -> None:
+def test_an_invalid_line_of_the_outbox_is_skipped(what: str, tmp_path: Path) -> None:
     good = {
         "do": "points",
         "run": "0",

@@ -101,7 +101,7 @@ def freed_when(notes: list[str], ballast: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("left", [0, 4096, 2**16 + 4096])
-def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None:
+def test_a_checkpoint_waits_for_space_and_is_complete(tiny: Path, left: int) -> None:
     large = made(2, MIB // 4)
     checkpoint.save(tiny, {"a": made(1)}, TrialContext())
     notes: list[str] = []
@@ -121,7 +121,7 @@ def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None
     assert all("\n" not in text for text in notes)
 
 
-def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path) -> None:
+def test_an_incomplete_checkpoint_keeps_the_old_one_and_frees_its_space(tiny: Path) -> None:
     """Another process may take free space; a partial file is removed during the wait."""
     checkpoint.save(tiny, {"a": made(1)}, TrialContext())
     fill_up(tiny, MIB)
@@ -164,7 +164,7 @@ def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> N
     )
 
 
-def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> None:
+def test_a_line_of_the_study_is_written_completely_or_not_at_all(tiny: Path) -> None:
     file, notes = tiny / "study.log", []  # type: ignore[var-annotated]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -231,7 +231,7 @@ def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code
     assert len(notes) == 2 and "a quota is exceeded" in notes[0]
 
 
-def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
+def test_other_errors_are_raised_immediately(tmp_path: Path) -> None:
     for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), PreflightError("no")):
 
         def fail(error: Exception = error) -> None:
@@ -243,7 +243,7 @@ def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
             disk.raise_on_all_ranks(TrialContext(), fail, tmp_path)
 
 
-def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
+def test_a_stopped_trial_does_not_wait(tmp_path: Path) -> None:
     stop_answers = iter([False, False, True])
     context = TrialContext(stop_requested=lambda: next(stop_answers))
 
@@ -256,7 +256,7 @@ def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", ["torch", "safetensors", "numpy"])
-def test_a_full_disk_is_recognised_whatever_a_library_makes_of_it(tiny: Path, write: str) -> None:
+def test_a_full_disk_is_recognised_in_wrapped_errors(tiny: Path, write: str) -> None:
     import numpy as np
     from safetensors.torch import save_file
 
@@ -272,7 +272,7 @@ def test_a_full_disk_is_recognised_whatever_a_library_makes_of_it(tiny: Path, wr
     assert disk.is_full(raised.value)
 
 
-def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify: Specify) -> None:
+def test_a_paused_training_equals_an_unpaused_one(tiny: Path, specify: Specify) -> None:
     spec = specify(
         "training.epochs=3",
         "method.name=cross_entropy",

@@ -93,7 +93,7 @@ def test_before_the_sweep_exists(
     "where",
     ["orchestrator.store.store.write_json", "orchestrator.store.record_file.RecordSchema.keep"],
 )
-def test_when_it_has_just_come_into_being(
+def test_right_after_the_sweep_is_created(
     where: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
@@ -174,7 +174,7 @@ def array_file(folder: Path, samples: int) -> str:
     return str(file)
 
 
-def test_data_and_settings_that_have_changed_are_named(
+def test_changed_data_and_settings_are_named(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = array_file(tmp_path, 240)

@@ -59,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_files_are_their_owners_alone(store: Path) -> None:
+def test_files_are_private_to_their_owner(store: Path) -> None:
     names = {path.name for path in store.rglob("*")}
     assert {
         "mlflow.db",
@@ -82,7 +82,7 @@ def test_nothing_was_written_outside_the_store(store: Path) -> None:
     )
 
 
-def test_an_export_elsewhere_is_its_owners_alone(
+def test_an_export_outside_the_store_is_private(
     store: Path, tmp_path: Path, open_mask: None
 ) -> None:
     code, output = call(
@@ -94,7 +94,7 @@ def test_an_export_elsewhere_is_its_owners_alone(
 
 @pytest.mark.parametrize("name", AWAY)
 @pytest.mark.parametrize("command", ["status", "importance", "export", "resume", "name"])
-def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None:
+def test_a_name_cannot_leave_the_store(command: str, name: str, store: Path) -> None:
     before = sorted(store.parent.rglob("*"))
     arguments = {
         "resume": ["sweep", "--resume", name],
@@ -116,9 +116,7 @@ def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None
         {"peers": {"../b": {"network": {"name": "cnn"}}}},
     ],
 )
-def test_a_setting_that_names_something_leads_nowhere_else(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_name_in_a_setting_cannot_leave_the_store(values: dict[str, Any], tmp_path: Path) -> None:
     from orchestrator.store.store import Store
     from orchestrator.sweep.preflight.preflight import prepare_run
 
@@ -134,7 +132,7 @@ def test_a_setting_that_names_something_leads_nowhere_else(
     ]
 
 
-def test_a_process_of_ray_keeps_to_itself() -> None:
+def test_ray_processes_create_private_files() -> None:
     before, factory = os.umask(0), logging.getLogRecordFactory()
     try:
         keep_private()
@@ -150,11 +148,11 @@ def test_a_process_of_ray_keeps_to_itself() -> None:
 def test_a_log_names_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     factory = logging.getLogRecordFactory()
     with private_files():
-        logging.getLogger("somebody").warning("MLflow at %s is away", ADDRESS)
+        logging.getLogger("library").warning("MLflow at %s is away", ADDRESS)
         try:
             raise ConnectionError(f"no answer from {ADDRESS}")
         except ConnectionError:
-            logging.getLogger("somebody").exception("it failed")
+            logging.getLogger("library").exception("it failed")
     assert logging.getLogRecordFactory() is factory
     assert SECRET not in caplog.text
     assert "MLflow at https://***@tracking.example.org is away" in caplog.text
@@ -207,7 +205,7 @@ def test_sanitized_text_stays_readable() -> None:
     assert sanitize("a\x1b]0;title\x07\r\x9b") == r"a\x1b]0;title\x07\r\x9b"
 
 
-def test_no_setting_is_a_place_for_a_secret() -> None:
+def test_no_setting_is_named_like_a_secret() -> None:
     """A configuration is stored with every run."""
     assert not [
         name

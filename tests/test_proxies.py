@@ -79,7 +79,7 @@ def test_requests_to_mlflow_on_loopback_bypass_the_proxy(proxied: list[tuple[str
     assert [path for path, _ in received] == ["GET /health"] * 2 and not proxied
 
 
-def test_others_go_through_the_proxy(proxied: list[tuple[str, bytes]]) -> None:
+def test_other_requests_use_the_proxy(proxied: list[tuple[str, bytes]]) -> None:
     with direct_loopback():
         requests.get("http://mlflow.example.org/health", timeout=5)
         with pytest.raises(urllib.error.HTTPError):
@@ -90,7 +90,7 @@ def test_others_go_through_the_proxy(proxied: list[tuple[str, bytes]]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_no_proxy_lists_stays(
+def test_entries_of_no_proxy_stay(
     monkeypatch: pytest.MonkeyPatch, proxied: list[tuple[str, bytes]], name: str
 ) -> None:
     monkeypatch.setenv(name, "intern.example.org, .other.org")
@@ -131,7 +131,7 @@ def test_a_server_of_the_web_is_left_to_the_environment(monkeypatch: pytest.Monk
         ("::::", False),
     ],
 )
-def test_what_loopback_is(address: str, here: bool) -> None:
+def test_loopback_addresses(address: str, here: bool) -> None:
     assert is_loopback(address) == here
 
 

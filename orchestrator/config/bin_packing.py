@@ -6,14 +6,14 @@ Resources = Mapping[str, float]
 DIGITS = 6  # Ray counts in ten-thousandths; 0.1 + 0.2 is 0.30000000000000004
 
 
-def has_space(left: Resources, needs: Resources) -> bool:
+def has_space(remaining: Resources, needs: Resources) -> bool:
     """Return whether a worker fits a node.
 
     Args:
         left: The free resources of the node, under Ray's names.
         needs: The resources of the worker; a fraction of a GPU must fit one GPU.
     """
-    return _Node(left).take(needs)
+    return _Node(remaining).take(needs)
 
 
 def count_fitting_groups(
@@ -34,12 +34,14 @@ def count_fitting_groups(
         most: The largest number of groups.
         held: Workers that are placed before the groups.
     """
-    left = [_Node(node) for node in nodes]
+    remaining = [_Node(node) for node in nodes]
     for bundle in _largest_first(held):
         # A worker that does not fit waits, and takes no resources from the groups.
-        any(node.take(bundle) for node in left)
+        any(node.take(bundle) for node in remaining)
     for number in range(most):
-        if not all(any(node.take(bundle) for node in left) for bundle in _largest_first(bundles)):
+        if not all(
+            any(node.take(bundle) for node in remaining) for bundle in _largest_first(bundles)
+        ):
             return number
     return most
 
@@ -54,8 +56,8 @@ class _Node:
     """Free resources of a node: sums, but for GPUs the free fraction of each."""
 
     def __init__(self, resources: Resources) -> None:
-        self.left = dict(resources)
-        gpus = round(self.left.pop("GPU", 0.0), DIGITS)
+        self.remaining = dict(resources)
+        gpus = round(self.remaining.pop("GPU", 0.0), DIGITS)
         part = round(gpus % 1, DIGITS)
         self.gpus = [part] * bool(part) + [1.0] * int(gpus)
 
@@ -64,15 +66,16 @@ class _Node:
 
         As in Ray, a fraction of a GPU goes to the fullest GPU that has space.
         """
-        others = {name: value for name, value in needs.items() if name != "GPU"}
+        non_gpu = {name: value for name, value in needs.items() if name != "GPU"}
         if any(
-            round(self.left.get(name, 0.0) - value, DIGITS) < 0 for name, value in others.items()
+            round(self.remaining.get(name, 0.0) - value, DIGITS) < 0
+            for name, value in non_gpu.items()
         ):
             return False
         if not self._take_gpus(needs.get("GPU", 0.0)):
             return False
-        for name, value in others.items():
-            self.left[name] = round(self.left.get(name, 0.0) - value, DIGITS)
+        for name, value in non_gpu.items():
+            self.remaining[name] = round(self.remaining.get(name, 0.0) - value, DIGITS)
         return True
 
     def _take_gpus(self, need: float) -> bool:

@@ -15,25 +15,25 @@ Domain = Sequence[Any] | None
 class SpaceBranch:
     """Branch of a space, recorded as a trial.
 
-    `answers` are the values of its choices, and the other parameters are recorded as suggested.
+    `chosen` are the values of its choices; the other parameters are recorded as suggested.
     `domains` are the values of each parameter in this branch. `values` are those of a trial of this
     branch at the low end of all its ranges, including the frozen values.
     """
 
-    held: Mapping[str, Any]
-    answers: dict[str, Any] = field(default_factory=dict)
+    frozen: Mapping[str, Any]
+    chosen: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, Sequence[Any]] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
     continuous: list[str] = field(default_factory=list)
     domains: dict[str, Domain] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
-    others: list[dict[str, Any]] = field(default_factory=list)
+    alternatives: list[dict[str, Any]] = field(default_factory=list)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
     ) -> float:
         """Record a continuous parameter."""
-        if name not in self.held:
+        if name not in self.frozen:
             self.continuous.append(name)
             steps = math.floor((high - low) / step + 1e-9) if step else 0
             self.domains[name] = (
@@ -47,7 +47,7 @@ class SpaceBranch:
         self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
     ) -> int:
         """Record an integer parameter."""
-        if name not in self.held:
+        if name not in self.frozen:
             self.domains[name] = range(low, high + 1, step)
         return int(self._low(name, low, high, log))
 
@@ -56,33 +56,33 @@ class SpaceBranch:
 
         Each other value becomes a branch of its own.
         """
-        if name not in self.held and len(choices) > 1:
+        if name not in self.frozen and len(choices) > 1:
             self.choices[name] = choices
-            if name not in self.answers:
-                self.others += [{**self.answers, name: choice} for choice in choices[1:]]
-                self.answers[name] = choices[0]
-            self.domains[name] = (self.answers[name],)
-        self.values[name] = self.held.get(name, self.answers.get(name, choices[0]))
+            if name not in self.chosen:
+                self.alternatives += [{**self.chosen, name: choice} for choice in choices[1:]]
+                self.chosen[name] = choices[0]
+            self.domains[name] = (self.chosen[name],)
+        self.values[name] = self.frozen.get(name, self.chosen.get(name, choices[0]))
         return self.values[name]
 
     def _low(self, name: str, low: float, high: float, log: bool) -> float:
-        if name not in self.held:
+        if name not in self.frozen:
             self.ranges[name] = (low, high, log)
-        self.values[name] = self.held.get(name, low)
+        self.values[name] = self.frozen.get(name, low)
         return float(self.values[name])
 
 
-def list_branches(method: str, held: Mapping[str, Any]) -> list[SpaceBranch]:
+def list_branches(method: str, frozen: Mapping[str, Any]) -> list[SpaceBranch]:
     """Return all branches of the space of a method.
 
     Args:
         method: The name of the method.
-        held: The frozen values.
+        frozen: The frozen values.
     """
-    found: list[SpaceBranch] = []
-    ahead: list[dict[str, Any]] = [{}]
-    while ahead:
-        found.append(SpaceBranch(held, ahead.pop(0)))
-        SPACES[method].suggest(found[-1])
-        ahead += found[-1].others
-    return found
+    branches: list[SpaceBranch] = []
+    pending: list[dict[str, Any]] = [{}]
+    while pending:
+        branches.append(SpaceBranch(frozen, pending.pop(0)))
+        SPACES[method].suggest(branches[-1])
+        pending += branches[-1].alternatives
+    return branches

@@ -31,8 +31,10 @@ def list_branch_domains(configuration: Configuration) -> list[BranchDomains]:
         prefix = method if len(methods) > 1 else ""
         method_domain: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
         for branch in list_branches(method, frozen_values(configuration, method)):
-            own = {qualify_name(name, prefix): domain for name, domain in branch.domains.items()}
-            branches.append({**method_domain, **own, **common})
+            branch_domains = {
+                qualify_name(name, prefix): domain for name, domain in branch.domains.items()
+            }
+            branches.append({**method_domain, **branch_domains, **common})
     return branches
 
 
@@ -44,11 +46,11 @@ def count_settings(configuration: Configuration) -> int | None:
     if configuration.search.configurations:
         return len(points(configuration))
     space = list_branch_domains(configuration)
-    size = sum(_size(way, {}) for way in space)
+    size = sum(_size(branch, {}) for branch in space)
     if math.isinf(size):
         return None
     return int(size) + sum(
-        not any(_is_on(way, point) for way in space) for point in points(configuration)
+        not any(_is_on(branch, point) for branch in space) for point in points(configuration)
     )
 
 
@@ -94,8 +96,8 @@ def has_untried_settings(
         known: The parameters that are already chosen.
         tried: The settings that were already tried.
     """
-    fitting = [way for way in space if _fits(way, known)]
-    total = sum(_size(way, known) for way in fitting)
+    fitting = [branch for branch in space if _fits(branch, known)]
+    total = sum(_size(branch, known) for branch in fitting)
     if total <= 0 or math.isinf(total):
         return total > 0
     different = {
@@ -103,7 +105,9 @@ def has_untried_settings(
         for each in tried
         if known.items() <= each.items()
     }
-    return total > sum(any(_is_on(way, each) for way in fitting) for each in different.values())
+    return total > sum(
+        any(_is_on(branch, each) for branch in fitting) for each in different.values()
+    )
 
 
 def allowed_values(space: Iterable[BranchDomains], known: Parameters, name: str) -> list[Any]:
@@ -111,26 +115,26 @@ def allowed_values(space: Iterable[BranchDomains], known: Parameters, name: str)
 
     The list is empty for a continuum.
     """
-    values = (way[name] for way in space if name in way and _fits(way, known))
+    values = (branch[name] for branch in space if name in branch and _fits(branch, known))
     return list(dict.fromkeys(value for domain in values for value in domain or ()))
 
 
-def _size(way: BranchDomains, known: Parameters) -> float:
+def _size(branch: BranchDomains, known: Parameters) -> float:
     """Return the number of settings of a branch that extend the `known` ones, which fit it."""
     return math.prod(
         math.inf if domain is None else len(domain)
-        for name, domain in way.items()
+        for name, domain in branch.items()
         if name not in known
     )
 
 
-def _fits(way: BranchDomains, known: Parameters) -> bool:
-    return all(name in way and _has(way[name], value) for name, value in known.items())
+def _fits(branch: BranchDomains, known: Parameters) -> bool:
+    return all(name in branch and _has(branch[name], value) for name, value in known.items())
 
 
-def _is_on(way: BranchDomains, settings: Parameters) -> bool:
+def _is_on(branch: BranchDomains, settings: Parameters) -> bool:
     """Return whether the settings are complete settings of a branch."""
-    return way.keys() == settings.keys() and _fits(way, settings)
+    return branch.keys() == settings.keys() and _fits(branch, settings)
 
 
 def _has(domain: Domain, value: Any) -> bool:

@@ -187,19 +187,19 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
             if searched and key.startswith(f"{field}.")
         }
         networks_by_student[letter] = {
-            _words(field, answers): _with(student.network, field, answers)
-            for answers in (
+            _words(field, combination): _with(student.network, field, combination)
+            for combination in (
                 dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
             )
         }
     return networks_by_student
 
 
-def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:
-    own = {key.removeprefix(f"{field}."): value for key, value in answers.items()}
-    return Network.model_validate(network.model_dump() | own)
+def _with(network: Network, field: str, combination: dict[str, Any]) -> Network:
+    overrides = {key.removeprefix(f"{field}."): value for key, value in combination.items()}
+    return Network.model_validate(network.model_dump() | overrides)
 
 
-def _words(field: str, answers: dict[str, Any]) -> str:
-    chosen = ", ".join(f"{key} = {value!r}" for key, value in answers.items())
+def _words(field: str, combination: dict[str, Any]) -> str:
+    chosen = ", ".join(f"{key} = {value!r}" for key, value in combination.items())
     return f"search.extra_space: {field} with {chosen}" if chosen else field

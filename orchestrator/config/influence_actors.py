@@ -17,4 +17,4 @@ def count_influence_actors(configuration: Configuration, kind: str) -> int:
     weighs = any(
         method.needs.weights for method in build_all_variants(configuration, kind == "sweep")
     )
-    return plan.influence_actors(configuration) if weighs else 0
+    return plan.influence_actors_per_group(configuration) if weighs else 0

@@ -26,8 +26,8 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
     """
     settings = [configuration.method.settings if name == configuration.method.name else {}]
     if searching:
-        kept = frozen_values(configuration, name)
-        settings = [kept | branch.values for branch in list_branches(name, kept)]
+        frozen = frozen_values(configuration, name)
+        settings = [frozen | branch.values for branch in list_branches(name, frozen)]
     for values in settings:
         yield build_method(
             name,

@@ -59,7 +59,7 @@ class Role(NamedTuple):
     """The configuration key of each resource."""
 
 
-def roles(
+def worker_roles(
     configuration: Configuration,
     available: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]] = (),
@@ -82,13 +82,15 @@ def roles(
         "a": {name: getattr(resources, key) for name, key in SETTINGS.items()}
     }
     for letter, peer in peers.items():
-        own = {
+        overrides = {
             name: getattr(peer, key)
             for name, key in SETTINGS.items()
             if getattr(peer, key) is not None
         }
-        requested[letter] = requested["a"] | own
-        fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
+        requested[letter] = requested["a"] | overrides
+        fields[letter] = fields["a"] | {
+            name: f"peers.{letter}.{SETTINGS[name]}" for name in overrides
+        }
     wanted = configuration.replicas * sum(
         1.0 if values["GPU"] is None else values["GPU"] for values in requested.values()
     )
@@ -104,16 +106,16 @@ def roles(
             allowed=(0, gpus / resources.workers),
         )
     default = 1.0 if gpus else 0.0
-    found = []
+    group_roles = []
     for letter, values in requested.items():
-        held = {name: default if value is None else value for name, value in values.items()}
-        found.append(
-            Role(letter, {name: value for name, value in held.items() if value}, fields[letter])
+        amounts = {name: default if value is None else value for name, value in values.items()}
+        group_roles.append(
+            Role(letter, {name: value for name, value in amounts.items() if value}, fields[letter])
         )
-    return found
+    return group_roles
 
 
-def influence_actors(configuration: Configuration) -> int:
+def influence_actors_per_group(configuration: Configuration) -> int:
     """Return the number of influence actors of a group whose samples are weighted.
 
     This is one for each student with workers of its own, else one. It is 0 if the workers compute
@@ -124,7 +126,7 @@ def influence_actors(configuration: Configuration) -> int:
     return 1 if configuration.colocated else len(configuration.students)
 
 
-def groups(
+def plan_groups(
     configuration: Configuration,
     available: Mapping[str, float],
     trials: int,
@@ -149,7 +151,7 @@ def groups(
             without their influence actors.
         PreflightError: The groups do not fit; the message has the arithmetic.
     """
-    each, resources = roles(configuration, available, nodes), configuration.resources
+    each, resources = worker_roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
     for role in each:
         _require_node(role, nodes)
@@ -295,8 +297,8 @@ def _influence_role(
             allowed="a fraction of one GPU or a whole number of GPUs",
         )
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
-    held = {name: getattr(resources, key) for name, key in fields.items()}
-    needs = {name: value for name, value in held.items() if value}
+    amounts = {name: getattr(resources, key) for name, key in fields.items()}
+    needs = {name: value for name, value in amounts.items() if value}
     role = Role("influence", needs, {name: f"resources.{key}" for name, key in fields.items()})
     _require_node(role, nodes, f", or set {INLINE}")
     return role
@@ -351,7 +353,7 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
     )
 
 
-def rungs(search: Search, epochs: int) -> list[int]:
+def asha_rungs(search: Search, epochs: int) -> list[int]:
     """Return the epochs after which ASHA compares trials, including the last one."""
     if search.scheduler != "asha":
         return [epochs]
@@ -363,28 +365,28 @@ def rungs(search: Search, epochs: int) -> list[int]:
     return [*steps, epochs]
 
 
-def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
+def hyperband_brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
     """Return, for each Hyperband bracket in sequence, its trials and its epochs of comparison."""
     eta = search.reduction_factor
     most = round(log(epochs) / log(eta)) + 1
-    found = []
+    brackets = []
     for halvings in range(most):
         first = int(epochs * eta ** (-halvings))
         if first:
             milestones = [min(first * eta**step, epochs) for step in range(halvings)]
-            found.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
-    return found
+            brackets.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
+    return brackets
 
 
-def planned_epochs(search: Search, epochs: int) -> int:
+def count_planned_epochs(search: Search, epochs: int) -> int:
     """Return the total epochs of all trials under `pbt` and `hyperband` if none fails."""
     if search.scheduler != "hyperband":
         return search.trials * epochs
-    left, total = search.trials, 0
-    while left > 0:
-        for trials, milestones in brackets(search, epochs):
-            present, keep = min(trials, left), trials
-            left -= present
+    trials_left, total = search.trials, 0
+    while trials_left > 0:
+        for trials, milestones in hyperband_brackets(search, epochs):
+            present, keep = min(trials, trials_left), trials
+            trials_left -= present
             for before, step in pairwise([0, *milestones, epochs]):
                 total += present * (step - before)
                 # As for a full bracket, even if this one is not full.
@@ -393,10 +395,12 @@ def planned_epochs(search: Search, epochs: int) -> int:
     return total
 
 
-def comparisons(search: Search, epochs: int) -> str:
+def describe_comparisons(search: Search, epochs: int) -> str:
     """Return a description of the epochs after which the scheduler compares trials."""
     if search.scheduler == "asha":
-        return f"asha compares after {', '.join(str(epoch) for epoch in rungs(search, epochs))}"
+        return (
+            f"asha compares after {', '.join(str(epoch) for epoch in asha_rungs(search, epochs))}"
+        )
     if search.scheduler == "median":
         return f"median compares after every epoch from epoch {search.grace_epochs} on"
     if search.scheduler == "pbt":
@@ -408,17 +412,17 @@ def comparisons(search: Search, epochs: int) -> str:
             f"{search.quantile:.0%} copy the weights of the best"
         )
     if search.scheduler == "hyperband":
-        left, parts = search.trials, []
-        for trials, milestones in brackets(search, epochs):
+        trials_left, parts = search.trials, []
+        for trials, milestones in hyperband_brackets(search, epochs):
             after = (
                 f"compared after {', '.join(map(str, milestones))}"
                 if milestones
                 else "trained to the end"
             )
-            parts += [f"{min(trials, left)} {after}"] if left > 0 else []
-            left -= trials
+            parts += [f"{min(trials, trials_left)} {after}"] if trials_left > 0 else []
+            trials_left -= trials
         return f"hyperband: trials in brackets: {'; '.join(parts)}" + (
-            f"; the other {left} in further brackets" if left > 0 else ""
+            f"; the other {trials_left} in further brackets" if trials_left > 0 else ""
         )
     return "no trial is stopped"
 

@@ -33,12 +33,12 @@ def local_memory() -> int:
 
     This is the smaller of the machine's memory and the container's limit.
     """
-    found = []
+    limits = []
     with contextlib.suppress(OSError, ValueError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max", or bytes
-        found.append(int(CGROUP_MEMORY.read_text()))
-    return min(found, default=0)
+        limits.append(int(CGROUP_MEMORY.read_text()))
+    return min(limits, default=0)
 
 
 def _cpus() -> int:
@@ -115,7 +115,7 @@ def find_cluster(address: str) -> str:
     from ray._private.services import canonicalize_bootstrap_address
 
     try:
-        there: str | None = canonicalize_bootstrap_address("auto")
+        resolved: str | None = canonicalize_bootstrap_address("auto")
     except (ConnectionError, ValueError) as error:
         raise PreflightError(
             "resources.address = 'auto': no Ray cluster is running on this machine: start one with "
@@ -125,8 +125,8 @@ def find_cluster(address: str) -> str:
             value=address,
             allowed="a Ray cluster that runs on this machine",
         ) from error
-    assert there is not None, "Ray resolves `auto` to an address or raises"
-    return there
+    assert resolved is not None, "Ray resolves `auto` to an address or raises"
+    return resolved
 
 
 def accepts_connections(address: str) -> bool:
@@ -159,12 +159,12 @@ def require_answer(address: str) -> None:
             value=address,
             allowed="host:port of the cluster",
         )
-    there = find_cluster(address)
-    host, _, port = there.rpartition(":")
+    resolved = find_cluster(address)
+    host, _, port = resolved.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:
-        last = f" (resolved to {there})" if there != address else ""
+        last = f" (resolved to {resolved})" if resolved != address else ""
         raise PreflightError(
             f"resources.address = {address!r}{last} does not accept connections ({error}): give "
             f"the host:port of a running Ray cluster, or --address local to start Ray here",

@@ -469,13 +469,13 @@ class Configuration(Section):
     @property
     def students(self) -> dict[str, Student]:
         """Return all students by letter, each with its own recipe."""
-        found = {"a": Student(self.student, self.training)}
+        students = {"a": Student(self.student, self.training)}
         for letter, peer in self.peers.items():
-            own = {name: value for name, value in peer.training if value is not None}
-            found[letter] = Student(
-                peer.network, Training.model_validate(self.training.model_dump() | own)
+            overrides = {name: value for name, value in peer.training if value is not None}
+            students[letter] = Student(
+                peer.network, Training.model_validate(self.training.model_dump() | overrides)
             )
-        return found
+        return students
 
     @property
     def colocated(self) -> bool:
@@ -487,8 +487,8 @@ class Configuration(Section):
 
     def threads(self, letter: str) -> int:
         """Return the threads of a student's workers; for colocated students, pass student a."""
-        own = self.peers[letter].threads_per_worker if letter in self.peers else None
-        return own or self.resources.threads_per_worker
+        threads = self.peers[letter].threads_per_worker if letter in self.peers else None
+        return threads or self.resources.threads_per_worker
 
     @property
     def replicas(self) -> int:

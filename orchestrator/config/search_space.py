@@ -34,7 +34,7 @@ class SuggestionRecorder:
 
     Args:
         trial: The trial that draws.
-        held: The frozen values.
+        frozen: The frozen values.
         prefix: The prefix of parameter names in the study.
         point: The values of an initial point, by names in the study; empty for none.
         point_values: The values of all points, by names in the space.
@@ -43,12 +43,12 @@ class SuggestionRecorder:
     def __init__(
         self,
         trial: Trial,
-        held: Parameters,
+        frozen: Parameters,
         prefix: str,
         point: Parameters,
         point_values: Mapping[str, Sequence[Any]],
     ) -> None:
-        self.trial, self.held, self.prefix = trial, held, prefix
+        self.trial, self.frozen, self.prefix = trial, frozen, prefix
         self.point, self.point_values = point, point_values
         self.drawn: Parameters = {}
         self.suggested_frozen: set[str] = set()  # frozen parameters that were suggested
@@ -68,7 +68,7 @@ class SuggestionRecorder:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of the choices, or the frozen value."""
-        if len(choices) == 1 and name not in self.held:
+        if len(choices) == 1 and name not in self.frozen:
             if self.point.get(qualify_name(name, self.prefix), choices[0]) == choices[0]:
                 return choices[0]
             self.is_outside_space, choices = (
@@ -78,9 +78,9 @@ class SuggestionRecorder:
         return self._suggest_value("suggest_categorical", name, choices)
 
     def _suggest_value(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
-        if name in self.held:
+        if name in self.frozen:
             self.suggested_frozen.add(name)
-            return self.held[name]
+            return self.frozen[name]
         full = qualify_name(name, self.prefix)
         self.drawn[full] = getattr(self.trial, kind)(full, *bounds, **options)
         return self.drawn[full]

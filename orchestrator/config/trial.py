@@ -132,8 +132,8 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
     """
     values = configuration.plain()
     name = parameters.get(METHOD, configuration.method.name)
-    held = configuration.method.settings if name == configuration.method.name else {}
-    values["method"] = {"name": name, **held}
+    frozen = configuration.method.settings if name == configuration.method.name else {}
+    values["method"] = {"name": name, **frozen}
     for key, value in parameters.items():
         if key == METHOD:
             continue

@@ -18,18 +18,18 @@ def require_tracking(uri: str) -> None:
         FieldError: MLflow cannot write to the URI, or it contains a secret, which the message
             omits.
     """
-    found, scheme = find_secret(uri), scheme_of(uri)
+    secret, scheme = find_secret(uri), scheme_of(uri)
     no_address = "@" in uri and "://" not in uri
-    if found and scheme in WEB:
+    if secret and scheme in WEB:
         raise FieldError(
-            f"{redact(uri)} contains {found}, which would be stored with every run: remove it and "
+            f"{redact(uri)} contains {secret}, which would be stored with every run: remove it and "
             f"set the environment variables {CREDENTIALS}",
             value=uri,
             allowed="an address without a secret",
         )
-    if found:
+    if secret:
         raise FieldError(
-            f"{redact(uri)} contains {found}, which would be stored with every run: remove it and "
+            f"{redact(uri)} contains {secret}, which would be stored with every run: remove it and "
             f"let the database driver read it (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the "
             f"http address of an MLflow server that uses the database",
             value=uri,

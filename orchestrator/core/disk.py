@@ -179,7 +179,7 @@ def raise_on_all_ranks(
 
     Raises:
         PreflightError: The action raised it on any rank; it is raised on all of them.
-        Stopped: The trial was asked to stop.
+        Stopped: A stop of the trial was requested.
     """
     pause = Pause(where, context.note if context.is_main_process else lambda text: None)
     while True:

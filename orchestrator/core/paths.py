@@ -46,11 +46,11 @@ def path_problem(text: str, only_read: bool = False) -> str:
     return ""
 
 
-def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
+def read_path(raw_path: str | Path, key: str, only_read: bool = False) -> Path:
     """Return an absolute path without links; `~` is a home folder and the path need not exist.
 
     Args:
-        given: The path as the user wrote it.
+        raw_path: The path as the user wrote it.
         key: The configuration key or the option, which begins the message of a refusal.
         only_read: Whether the path is used now and not stored, so that its names need not be UTF-8.
 
@@ -58,13 +58,13 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
         ConfigurationError: The path is valid on no file system, names an unknown user after `~`,
             is a loop of links, or lies in a virtual file system of the kernel.
     """
-    shown = _shown(given, key)
-    if problem := path_problem(str(given), only_read):
+    shown = _shown(raw_path, key)
+    if problem := path_problem(str(raw_path), only_read):
         raise ConfigurationError(
-            f"{shown} {problem}: give another path", field=key, value=str(given), allowed=Path
+            f"{shown} {problem}: give another path", field=key, value=str(raw_path), allowed=Path
         )
     try:
-        path = Path(given).expanduser().resolve()
+        path = Path(raw_path).expanduser().resolve()
     except RuntimeError as error:  # raised for `~` and for links in a circle
         reason = (
             "is a loop of symbolic links"
@@ -74,7 +74,7 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
         raise ConfigurationError(
             f"{shown} {reason}: give an absolute path, for example /folder/file",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed="an absolute path",
         ) from error
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
         raise ConfigurationError(
             f"{shown} cannot be resolved ({reason}): give another path",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed=Path,
         ) from error
     if problem := path_problem(str(path), only_read):
@@ -90,57 +90,57 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
             f"{shown}, which resolves to {shorten(redact(str(path)))}, {problem}: give another "
             f"path",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed=Path,
         )
     if path.parts[1:2] and path.parts[1] in KERNEL:
         raise ConfigurationError(
             f"{shown} is in a virtual file system of the kernel: give a path on a disk",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed="a path on a disk",
         )
     return path
 
 
-def read_file(given: str | Path, key: str, wanted: str) -> Path:
+def read_file(raw_path: str | Path, key: str, advice: str) -> Path:
     """Return the path of a regular file that can be opened, resolved as by `read_path`.
 
     Args:
-        given: The path as the user wrote it.
+        raw_path: The path as the user wrote it.
         key: The configuration key or the option.
-        wanted: The end of the message of a refusal.
+        advice: The end of the message of a refusal.
 
     Raises:
         ConfigurationError: The file does not exist, is a folder, a device or a pipe, or is not
             readable.
     """
-    return _readable(given, key, wanted, "file")
+    return _readable(raw_path, key, advice, "file")
 
 
-def read_folder(given: str | Path, key: str, wanted: str) -> Path:
+def read_folder(raw_path: str | Path, key: str, advice: str) -> Path:
     """Return the path of a folder that can be listed, resolved as by `read_path`.
 
     Args:
-        given: The path as the user wrote it.
+        raw_path: The path as the user wrote it.
         key: The configuration key or the option.
-        wanted: The end of the message of a refusal.
+        advice: The end of the message of a refusal.
 
     Raises:
         ConfigurationError: The folder does not exist, is something else, or is not readable.
     """
-    return _readable(given, key, wanted, "folder")
+    return _readable(raw_path, key, advice, "folder")
 
 
-def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
-    path, shown = read_path(given, key), _shown(given, key)
+def _readable(raw_path: str | Path, key: str, advice: str, kind: str) -> Path:
+    path, shown = read_path(raw_path, key), _shown(raw_path, key)
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)):
             raise ConfigurationError(
-                f"{shown} is not a {kind} (it is {_kind(mode)}): {wanted}",
+                f"{shown} is not a {kind} (it is {_kind(mode)}): {advice}",
                 field=key,
-                value=str(given),
+                value=str(raw_path),
                 allowed=kind,
             )
         if kind == "folder":
@@ -149,24 +149,24 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{shown} is not a {kind} ({error.strerror}): {wanted}",
+            f"{shown} is not a {kind} ({error.strerror}): {advice}",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed=kind,
         ) from error
     except OSError as error:
         raise ConfigurationError(
-            f"{shown} cannot be read ({error.strerror or error}): {wanted}",
+            f"{shown} cannot be read ({error.strerror or error}): {advice}",
             field=key,
-            value=str(given),
+            value=str(raw_path),
             allowed=f"a {kind} that can be read",
         ) from error
     return path
 
 
-def _shown(given: str | Path, key: str) -> str:
+def _shown(raw_path: str | Path, key: str) -> str:
     """Return the key and the value as an option is typed or as a key is set."""
-    text = shorten(redact(str(given))) if str(given).strip() else repr(str(given))
+    text = shorten(redact(str(raw_path))) if str(raw_path).strip() else repr(str(raw_path))
     return f"{key} {text}" if key.startswith("--") else f"{key} = {text}"
 
 

@@ -67,13 +67,13 @@ def _values(environment: Mapping[str, str]) -> list[str]:
 
     Each value is included in plain and in URL-quoted form.
     """
-    found = {
+    secrets = {
         value
         for name, value in environment.items()
         if _SECRET_NAME.search(name) and not _NO_SECRET.search(name)
     }
-    found = {value.strip() for value in found if len(value.strip()) >= SHORTEST}
-    return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
+    secrets = {value.strip() for value in secrets if len(value.strip()) >= SHORTEST}
+    return sorted(secrets | {quote(value, safe="") for value in secrets}, key=len, reverse=True)
 
 
 def find_secret(address: str) -> str:

@@ -64,10 +64,10 @@ def read_progress(student: Path) -> Progress:
         DamagedRecordError: The record cannot be used. The error names the key.
     """
     file = student / PROGRESS_FILE
-    found = PROGRESS.read(file)
+    progress = PROGRESS.read(file)
     last, epochs = (
-        found["record"]["epoch"],
-        [record["epoch"] for record in found.get("records", ())],
+        progress["record"]["epoch"],
+        [record["epoch"] for record in progress.get("records", ())],
     )
     if epochs and (
         epochs[-1] != last or any(one >= other for one, other in itertools.pairwise(epochs))
@@ -77,13 +77,13 @@ def read_progress(student: Path) -> Progress:
             f"records has the epochs {_shortened(epochs)}, but record has epoch {last}",
             key="records",
         )
-    if found["best_epoch"] > last:
+    if progress["best_epoch"] > last:
         raise DamagedRecordError(
             file,
-            f"best_epoch = {found['best_epoch']}, but record has epoch {last}",
+            f"best_epoch = {progress['best_epoch']}, but record has epoch {last}",
             key="best_epoch",
         )
-    return found
+    return progress
 
 
 def reported_epochs(trial: Path) -> list[EpochRecord]:
@@ -92,10 +92,10 @@ def reported_epochs(trial: Path) -> list[EpochRecord]:
     The list is empty if the checkpoint cannot be used.
     """
     try:
-        found = read_progress(trial / CHECKPOINT)
+        progress = read_progress(trial / CHECKPOINT)
     except DamagedRecordError:
         return []
-    return found.get("records", [found["record"]])
+    return progress.get("records", [progress["record"]])
 
 
 def _shortened(values: list[Any]) -> str:

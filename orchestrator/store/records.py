@@ -430,13 +430,13 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
         ConfigurationError: The record and its copy are both damaged.
     """
     damaged: dict[Path, str] = {}
-    found: SweepRecord | None = None
+    record: SweepRecord | None = None
     for file in (folder / FILE, folder / COPY):
         try:
-            found = found or SWEEP.read(file)
+            record = record or SWEEP.read(file)
         except DamagedRecordError as error:
             damaged[file] = error.reason
-    if found is None:
+    if record is None:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
             f"the record of the sweep in {folder} and its copy are damaged ({reasons}): restore "
@@ -444,4 +444,4 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
             field=str(folder / FILE),
             value={file.name: reason for file, reason in damaged.items()},
         )
-    return found, {file: reason for file, reason in damaged.items() if file.exists()}
+    return record, {file: reason for file, reason in damaged.items() if file.exists()}

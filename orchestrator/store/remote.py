@@ -139,8 +139,8 @@ class Remote:
             remote.remove_file(".probe.json")
             return remote
 
-        found, failures = _run_with_timeout(ANSWER_S, probe)
-        if found is None:
+        store, failures = _run_with_timeout(ANSWER_S, probe)
+        if store is None:
             reason = (
                 " ".join(str(failures[0]).split())[:300]
                 if failures
@@ -154,7 +154,7 @@ class Remote:
                 value=uri,
                 allowed="a writable store" if failures else f"a response within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
-        return found
+        return store
 
     def names(self, folder: str) -> dict[str, int]:
         """Return the files below a folder, with their sizes in bytes.
@@ -164,9 +164,9 @@ class Remote:
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
-        found = self._attempt(lambda: self.system.get_file_info(selector))
+        infos = self._attempt(lambda: self.system.get_file_info(selector))
         start = len(self._path(folder)) + 1
-        return {info.path[start:]: info.size for info in found if info.is_file}
+        return {info.path[start:]: info.size for info in infos if info.is_file}
 
     def has(self, name: str) -> bool:
         """Return whether a file with that name exists."""

@@ -69,12 +69,12 @@ def driver_status(folder: Path) -> DriverStatus | None:
     The file is removed at an orderly exit. The heartbeat file alone decides. No lock is taken, so
     that observers cannot interfere.
     """
-    found = _read_driver(folder)
-    if found is None:
+    record = _read_driver(folder)
+    if record is None:
         return None
-    here, age_s = found["host"] == socket.gethostname(), _heartbeat_age_s(folder)
-    alive = age_s <= HEARTBEAT_TIMEOUT_S and not (here and _is_dead(found["pid"]))
-    return DriverStatus(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
+    here, age_s = record["host"] == socket.gethostname(), _heartbeat_age_s(folder)
+    alive = age_s <= HEARTBEAT_TIMEOUT_S and not (here and _is_dead(record["pid"]))
+    return DriverStatus(alive, max(time.time() - record["since"] - (0.0 if alive else age_s), 0.0))
 
 
 def _refusal(folder: Path) -> ConfigurationError:
@@ -127,16 +127,16 @@ def hold_lock(folder: Path) -> Iterator[None]:
 
 def describe_driver(folder: Path) -> str:
     """Return a sentence about the process that runs the sweep, with the next step."""
-    found = _read_driver(folder)
-    if found is None:
+    record = _read_driver(folder)
+    if record is None:
         return (
             f"sweep {folder.name!r} is being run by another process: wait until it ends, or stop it"
         )
-    since = f"{datetime.fromtimestamp(found['since']):%Y-%m-%d %H:%M}"
-    process = f"process {found['pid']} on {found['host']}"
+    since = f"{datetime.fromtimestamp(record['since']):%Y-%m-%d %H:%M}"
+    process = f"process {record['pid']} on {record['host']}"
     driver = f"sweep {folder.name!r} is being run by {process} since {since}"
-    if found["host"] == socket.gethostname():
-        return f"{driver}: wait until it ends, or stop it with `kill {found['pid']}`"
+    if record["host"] == socket.gethostname():
+        return f"{driver}: wait until it ends, or stop it with `kill {record['pid']}`"
     return (
         f"{driver}, with a heartbeat {_heartbeat_age_s(folder):.0f} s ago: wait until it ends, or "
         f"stop it on that host; if it is already dead, try again {HEARTBEAT_TIMEOUT_S:.0f} s after "
@@ -178,14 +178,14 @@ def _find_remote_driver(folder: Path) -> Driver | None:
 
     For drivers of this host, the lock decides.
     """
-    found = _read_driver(folder)
+    record = _read_driver(folder)
     if (
-        found is None
-        or found["host"] == socket.gethostname()
+        record is None
+        or record["host"] == socket.gethostname()
         or _heartbeat_age_s(folder) > HEARTBEAT_TIMEOUT_S
     ):
         return None
-    return found
+    return record
 
 
 def _heartbeat_age_s(folder: Path) -> float:

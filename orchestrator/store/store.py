@@ -125,21 +125,21 @@ class Store:
         # checked first: the format is written before any content
         has_content = any((self.root / name).exists() for name in CONTENT)
         file = self.root / FORMAT_FILE
-        found = _read_format(file) if file.exists() else 0 if has_content else FORMAT
-        if found == FORMAT:
+        number = _read_format(file) if file.exists() else 0 if has_content else FORMAT
+        if number == FORMAT:
             return
-        if found > FORMAT:
+        if number > FORMAT:
             what = (
-                f"has format {found} of a newer version of this program: update the program, or "
+                f"has format {number} of a newer version of this program: update the program, or "
                 f"give another folder"
             )
         else:
             what = (
-                f"has format {found} of an older version of this program: resume its runs with the "
-                f"version that wrote them, or give a new folder"
+                f"has format {number} of an older version of this program: resume its runs with "
+                f"the version that wrote them, or give a new folder"
             )
         raise ConfigurationError(
-            f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT
+            f"--store {self.uri or self.root} {what}", field="--store", value=number, allowed=FORMAT
         )
 
     @property
@@ -208,8 +208,8 @@ class Store:
 
 
 def _read_format(file: Path) -> int:
-    found = read_json(file)
-    number = found.get("format") if isinstance(found, dict) else None
+    content = read_json(file)
+    number = content.get("format") if isinstance(content, dict) else None
     if type(number) is not int:
         raise ConfigurationError(
             f"{file} does not contain the format of the store: restore it from a backup, or give "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.method_variants import build_all_variants
-from orchestrator.config.plan import groups
+from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods
 from orchestrator.config.trial import TrialSpec, trial_name
@@ -351,7 +351,7 @@ def open_dispatcher(
     address = cluster_address(resources)
     with record_descendants(folder), connect_to_ray(address) as available:
         signals.reinstall_handlers()  # Ray has installed its own signal handlers
-        plan = groups(
+        plan = plan_groups(
             configuration,
             available,
             trials,

@@ -129,7 +129,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _when(branch: SpaceBranch) -> dict[str, Any]:
-    return dict(sorted(branch.answers.items()))
+    return dict(sorted(branch.chosen.items()))
 
 
 def _describe_parameters(branch: SpaceBranch) -> dict[str, str]:
@@ -143,7 +143,7 @@ def _describe_parameters(branch: SpaceBranch) -> dict[str, str]:
             )
         elif name in branch.choices:
             parameters[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
-        elif name not in branch.held:
+        elif name not in branch.frozen:
             parameters[name] = f"always {value}"
     return parameters
 

@@ -30,7 +30,7 @@ def test_groups_are_placed_worker_by_worker(
     assert count_fitting_groups(bundles, nodes, 1) == 1, "no more than are wanted"
 
 
-def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
+def test_held_workers_are_placed_first_and_those_that_do_not_fit_take_no_resources() -> None:
     assert (
         count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}])
         == 2
@@ -44,44 +44,46 @@ def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
     )
 
 
-def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
+def test_resources_of_other_jobs_are_not_available() -> None:
     """Three nodes of two CPUs with four of six free, in two distributions."""
     nodes, wanted = [{"CPU": 2.0}] * 3, load(None, ["resources.cpus_per_worker=2"])
     together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
-    assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2
-    assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=spread).groups == 1
+    assert plan.plan_groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2
+    assert plan.plan_groups(wanted, {"CPU": 4.0}, 9, nodes, free=spread).groups == 1
     with refused("resources.workers", 1, "0 groups", error=PreflightError):
-        plan.groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
+        plan.plan_groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
 
 
 def test_the_plan_counts_influence_actors_of_a_group() -> None:
     wanted = load(None, ["resources.influence_cpus=0.5"])
-    assert plan.groups(
+    assert plan.plan_groups(
         wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], num_influence_actors=1
     ).influence_needs == ({"CPU": 0.5},)
-    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).influence_needs == ()
+    assert plan.plan_groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).influence_needs == ()
 
 
 def test_an_elastic_sweep_may_start_with_fewer_groups_than_configured() -> None:
     wanted = load(None, ["resources.groups=3"])
     nodes = [{"CPU": 1.0}] * 2
-    assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
+    assert plan.plan_groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
     assert (
-        plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups
+        plan.plan_groups(
+            load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True
+        ).groups
         == 1
     )
     with refused("resources.workers", 1, "2 CPU", error=PreflightError):
-        plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
+        plan.plan_groups(wanted, {"CPU": 2.0}, 9, nodes)
     with refused("resources.workers", 1, "0.5 CPU", error=PreflightError):
-        plan.groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
+        plan.plan_groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
 
 
-def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
+def test_cpus_do_not_replace_gpus_used_by_other_jobs() -> None:
     nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
     with refused("resources.workers", 1, "0 GPU", error=PreflightError):
-        plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
+        plan.plan_groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
     assert (
-        plan.groups(
+        plan.plan_groups(
             load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free
         ).groups
         == 4

@@ -84,7 +84,7 @@ def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
     assert len(str(error.value)) < 1000
 
 
-def test_the_networks_that_a_search_may_choose_are_few() -> None:
+def test_the_number_of_searched_networks_is_limited() -> None:
     some = list(range(1, 21))
     wide = load(
         None,

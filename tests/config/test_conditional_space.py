@@ -16,33 +16,31 @@ KD, AKD = ((f"search.methods=[{name}]", f"method.name={name}") for name in ("kd"
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
+def test_branches_are_distinct_and_accepted_by_the_method(name: str) -> None:
     found = list_branches(name, {})
-    assert len({str(branch.answers) for branch in found}) == len(found)
+    assert len({str(branch.chosen) for branch in found}) == len(found)
     for branch in found:
         METHODS[name].Settings.build(
             {key: value for key, value in branch.values.items() if "." not in key}
         )
-        assert set(branch.answers) == set(branch.choices)
-        assert all(branch.answers[key] in choices for key, choices in branch.choices.items())
+        assert set(branch.chosen) == set(branch.choices)
+        assert all(branch.chosen[key] in choices for key, choices in branch.choices.items())
 
 
 def test_independent_choices_are_combined() -> None:
-    fixed = [branch.answers for branch in list_branches("akd", {"alpha_schedule": "constant"})]
+    fixed = [branch.chosen for branch in list_branches("akd", {"alpha_schedule": "constant"})]
     off, on = ([answers for answers in fixed if answers["cam"] is value] for value in (False, True))
     assert off == [{"cam": False}]
     sizes = {(answers["cam_width"], answers["cam_heads"]) for answers in on}
     assert sizes == set(itertools.product((16, 32), (1, 2, 4))) and len(on) == 6
 
 
-def test_a_question_comes_in_its_branches_alone() -> None:
+def test_conditional_parameters_exist_only_in_their_branches() -> None:
     for branch in list_branches("akd", {}):
-        learned = branch.answers["alpha_schedule"] == "learnable"
+        learned = branch.chosen["alpha_schedule"] == "learnable"
         assert ("alpha_learning_rate" in branch.continuous) == learned
-        assert ("alpha_tau" in branch.ranges) == (
-            branch.answers.get("alpha_learnable") == "entropy"
-        )
-        assert ("cam_rho" in branch.ranges) == branch.answers["cam"]
+        assert ("alpha_tau" in branch.ranges) == (branch.chosen.get("alpha_learnable") == "entropy")
+        assert ("cam_rho" in branch.ranges) == branch.chosen["cam"]
 
 
 def test_frozen_values_are_not_suggested_but_are_among_the_values() -> None:
@@ -61,7 +59,7 @@ def test_frozen_values_are_not_suggested_but_are_among_the_values() -> None:
         (("method.alpha_when=1",), ("method.alpha_when", 1, (0, 1))),
     ],
 )
-def test_what_is_held_against_what_the_search_would_choose_is_refused(
+def test_frozen_values_that_conflict_with_a_searched_choice_are_refused(
     pairs: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
     with refused(*expected) as refusal:
@@ -69,14 +67,14 @@ def test_what_is_held_against_what_the_search_would_choose_is_refused(
     assert "method akd" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_a_held_setting_that_goes_with_every_choice_passes() -> None:
+def test_a_frozen_value_that_fits_every_choice_passes() -> None:
     check_search(
         load(None, [*AKD, "method.cam=true", "method.cam_heads=32", "method.cam_width=64"])
     )
     check_search(load(None, [*AKD, "method.alpha_schedule=linear", "method.alpha_when=1"]))
 
 
-def test_a_population_varies_what_any_branch_leaves_free() -> None:
+def test_pbt_needs_a_continuous_parameter_in_some_branch() -> None:
     held = (
         "search.scheduler=pbt",
         "method.temperature=4",

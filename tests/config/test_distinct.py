@@ -76,9 +76,7 @@ def test_every_setting_of_a_branching_space_is_drawn_once(space: None, sampler: 
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(
-    space: None, sampler: str
-) -> None:
+def test_draws_do_not_depend_on_ended_trials(space: None, sampler: str) -> None:
     """TPE uses reported values; trials without one are drawn as at random, and never twice."""
     draws = drawn(configured(*HELD), 40, sampler, has_value=lambda number: number % 3 > 0)
     assert count_different(draws) == 40

@@ -9,7 +9,7 @@ from tests.refusal import refused
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigurationError, PreflightError, TrialError])
-def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(
+def test_an_error_keeps_field_value_and_allowed_when_pickled(
     kind: type[UserError],
 ) -> None:
     error = copy.copy(
@@ -24,6 +24,6 @@ def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(
     )
 
 
-def test_a_refusal_of_another_field_is_not_accepted() -> None:
+def test_refused_rejects_an_error_about_another_field() -> None:
     with pytest.raises(AssertionError, match="epochs"), refused("training.batch_size"):
         raise ConfigurationError("training.epochs is 0", field="training.epochs", value=0)

@@ -34,7 +34,7 @@ PEER = "peers.b.network.name=mlp"
         ),
         (
             "student.width: [8, [16]]",
-            ("search.extra_space.student.width", [16], "numbers, texts, true, false or null"),
+            ("search.extra_space.student.width", [16], "numbers, strings, true, false or null"),
         ),
         ("student.width: [8, 0]", ("student.width", 0, (1, 1000000))),
         ("student.wide: [8, 16]", ("student.wide", 8, ("width", "depth", "dropout"))),
@@ -101,9 +101,7 @@ PEER = "peers.b.network.name=mlp"
         ),
     ],
 )
-def test_what_cannot_be_chosen_is_refused_in_a_sentence(
-    choices: str, expected: tuple[Any, ...]
-) -> None:
+def test_keys_that_cannot_be_searched_are_refused(choices: str, expected: tuple[Any, ...]) -> None:
     with refused(*expected) as refusal:
         check_search(load(None, [PEER, f"search.extra_space={{{choices}}}"]))
     assert "\n" not in str(refusal.value) and "search.extra_space" in str(refusal.value)
@@ -116,12 +114,12 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence(
         ("training.batchsize: [32, 64]", "batch_size"),
     ],
 )
-def test_a_wrong_name_among_choices_has_the_nearest_one(choices: str, hint: str) -> None:
+def test_a_misspelled_name_in_extra_space_gets_a_suggestion(choices: str, hint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"did you mean '{hint}"):
         check_search(load(None, [PEER, f"search.extra_space={{{choices}}}"]))
 
 
-def test_what_is_held_is_not_chosen() -> None:
+def test_a_frozen_key_cannot_be_searched() -> None:
     with refused("search.extra_space", "training.momentum", "not in search.freeze"):
         check_search(
             load(
@@ -144,7 +142,7 @@ def test_what_is_held_is_not_chosen() -> None:
     ],
 )
 @pytest.mark.parametrize("scheduler", ["asha", "pbt", "none"])
-def test_what_can_be_chosen_passes(choices: str, scheduler: str) -> None:
+def test_searchable_keys_pass(choices: str, scheduler: str) -> None:
     check_search(
         load(
             None,
@@ -158,7 +156,7 @@ def test_what_can_be_chosen_passes(choices: str, scheduler: str) -> None:
     )
 
 
-def test_values_that_fit_alone_and_not_together_are_refused_of_a_network() -> None:
+def test_network_settings_that_conflict_in_combination_are_refused() -> None:
     names = "peers.b.network.name: [mlp, cnn]"
     check_search(load(None, [PEER, f"search.extra_space={{{names}}}"]))
     with refused("peers.b.network.depth", 1, ("width",)):
@@ -227,11 +225,11 @@ def test_a_network_with_given_weights_does_not_vary(section: str, choice: str) -
         )
 
 
-def test_one_training_chooses_nothing() -> None:
+def test_a_training_ignores_extra_space() -> None:
     check_train(load(None, ["search.extra_space={student.width: [0, 0]}"]))
 
 
-def test_every_batch_size_is_held_against_the_data(tmp_path: Path) -> None:
+def test_every_searched_batch_size_is_checked_against_the_data(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     summary = {
         "classes": ["a", "b"],

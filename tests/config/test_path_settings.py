@@ -80,12 +80,12 @@ def test_names_of_torchvision_and_the_cache_of_a_cluster_stay(
         "data.path",
     ],
 )
-def test_a_resume_moves_nothing_else(pair: str) -> None:
+def test_a_resume_changes_paths_only(pair: str) -> None:
     with refused(pair.partition("=")[0], pair.partition("=")[2], ("teacher.cache",)):
         move_paths(load(None, []), [pair])
 
 
-def test_a_path_is_moved_and_never_taken_away(
+def test_a_path_can_be_changed_but_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -125,7 +125,7 @@ def write_folder(root: Path, first: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(("name", "write"), [("npz", write_npz), ("folder", write_folder)])
-def test_data_in_another_place_are_compared_and_keep_their_teacher(
+def test_moved_data_are_compared_and_keep_their_teacher(
     tmp_path: Path, name: str, write: Any
 ) -> None:
     store, size = Store.open(tmp_path / "store"), ["data.size=8"] if name == "folder" else []
@@ -169,7 +169,7 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(
     assert fit.card(kept) == {"data": "", "metrics": {}, **card, "fingerprint": kept.name}
 
 
-def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_store: Path) -> None:
+def test_initial_weights_of_students_are_compared(tmp_path: Path, digits_store: Path) -> None:
     weights = tmp_path / "s.safetensors"
     weights.write_bytes(b"one")
     given = load(None, [f"student.weights={weights}", "teacher=null", "method.name=cross_entropy"])

@@ -65,7 +65,7 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         lambda path, key: read_folder(path, key, ""),
     ],
 )
-def test_what_is_no_path_is_refused_with_its_key(path: str, message: str, reader: object) -> None:
+def test_an_invalid_path_is_refused_with_its_key(path: str, message: str, reader: object) -> None:
     for key, start in (("data.path", "data.path = "), ("--store", "--store ")):
         with refused(key, path) as refusal:
             reader(path, key)  # type: ignore[operator]
@@ -87,7 +87,7 @@ def test_a_path_is_absolute_and_without_links(
     assert read_folder("here", "--store", "") == tmp_path / "there"
 
 
-def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+def test_a_path_that_is_only_read_may_be_no_utf_8(tmp_path: Path) -> None:
     assert read_path("caf\udce9.npy", "IMAGES", only_read=True) == tmp_path / "caf\udce9.npy"
     with refused("IMAGES", "caf\udce9\ud800"):
         read_path("caf\udce9\ud800", "IMAGES", only_read=True)
@@ -105,7 +105,7 @@ def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> 
         ("nowhere", "folder", "No such file"),
     ],
 )
-def test_what_is_another_thing_is_refused(name: str, kind: str, message: str) -> None:
+def test_a_path_of_another_file_type_is_refused(name: str, kind: str, message: str) -> None:
     os.mkdir("folder")
     os.mkfifo("pipe")
     Path("file").touch()
@@ -115,7 +115,7 @@ def test_what_is_another_thing_is_refused(name: str, kind: str, message: str) ->
     assert read_file("file", "data.path", "").name == "file"
 
 
-def test_what_must_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
 
     def forbidden(*_: object) -> None:

@@ -52,11 +52,11 @@ def test_a_tie_goes_to_the_first(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 2, 4, 5])
-def test_whoever_is_alone_or_not_complete_gains_nothing(sweep: Sweep, number: int) -> None:
+def test_single_students_and_incomplete_trials_have_no_gain(sweep: Sweep, number: int) -> None:
     assert peer_gains(sweep, sweep.trials[number]) == {}
 
 
-def test_nothing_is_gained_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
+def test_there_is_no_gain_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
     del sweep.trials[0], sweep.trials[1]
     assert not baselines(sweep, sweep.trials[3]) and not peer_gains(sweep, sweep.trials[3])
     sweep.trials[0] = Trial(

@@ -65,11 +65,14 @@ def test_as_many_groups_as_fit() -> None:
         fewer += on_gpus < expected
         for nodes, count in (((), expected), ((machine,), on_gpus)):
             if count:
-                assert plan.groups(wanted, machine, 1000, nodes).groups == count, (machine, wanted)
+                assert plan.plan_groups(wanted, machine, 1000, nodes).groups == count, (
+                    machine,
+                    wanted,
+                )
                 continue
             refused += not nodes
             with pytest.raises((PreflightError, ConfigurationError) if nodes else PreflightError):
-                plan.groups(wanted, machine, 1000, nodes)
+                plan.plan_groups(wanted, machine, 1000, nodes)
     assert 0 < refused < len(MACHINES) and fewer, (
         "0.3 of a GPU goes three times into each, ten times into three by the sum"
     )
@@ -77,19 +80,19 @@ def test_as_many_groups_as_fit() -> None:
 
 def test_never_more_groups_than_trials_or_than_configured() -> None:
     machine = {"CPU": 8.0}
-    assert plan.groups(resources(), machine, trials=3).groups == 3
-    assert plan.groups(resources(groups=2), machine, trials=3).groups == 2
-    assert plan.groups(resources(groups=8), machine, trials=100).groups == 8
-    assert plan.groups(resources(), machine, trials=0).groups == 1
+    assert plan.plan_groups(resources(), machine, trials=3).groups == 3
+    assert plan.plan_groups(resources(groups=2), machine, trials=3).groups == 2
+    assert plan.plan_groups(resources(groups=8), machine, trials=100).groups == 8
+    assert plan.plan_groups(resources(), machine, trials=0).groups == 1
 
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (0.0, 2, 0.0), (4.0, 2, 1.0)]
 )
-def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
+def test_workers_get_gpus_if_a_whole_group_can_have_them(
     gpus: float, workers: int, each: float
 ) -> None:
-    made = plan.groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
+    made = plan.plan_groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
     assert made.bundles == ({"CPU": 1.0} | ({"GPU": each} if each else {}),) * workers
     assert (
         made.mean == made.bundles[0] and not made.is_heterogeneous and made.whole_gpus is bool(each)
@@ -104,34 +107,36 @@ def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(
         ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5"),
     ],
 )
-def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(
+def test_too_few_gpus_are_refused_instead_of_training_on_cpus(
     peers: tuple[str, ...],
 ) -> None:
     with refused("resources.gpus_per_worker", None, (0, 0.5), error=PreflightError):
-        plan.groups(
+        plan.plan_groups(
             load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9
         )
 
 
-def test_a_refusal_holds_the_arithmetic() -> None:
+def test_a_refusal_contains_the_arithmetic() -> None:
     with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
-        plan.groups(resources(groups=3, workers=2), {"CPU": 4.0}, trials=9)
+        plan.plan_groups(resources(groups=3, workers=2), {"CPU": 4.0}, trials=9)
     assert "3 x 2 workers need 6 CPU" in str(refusal.value)
     with refused("resources.workers", 2, "1 GPU", error=PreflightError):
-        plan.groups(resources(workers=2, gpus_per_worker=1), {"CPU": 4.0, "GPU": 1.0}, trials=9)
+        plan.plan_groups(
+            resources(workers=2, gpus_per_worker=1), {"CPU": 4.0, "GPU": 1.0}, trials=9
+        )
     with refused("resources.workers", 1, "0 CPU", error=PreflightError):
-        plan.groups(resources(), {}, trials=9)
+        plan.plan_groups(resources(), {}, trials=9)
 
 
 def test_the_error_contains_the_arithmetic() -> None:
-    made = plan.groups(
+    made = plan.plan_groups(
         resources(workers=2, gpus_per_worker=0.5), {"CPU": 7.0, "GPU": 2.0}, trials=9
     )
     assert made.arithmetic == "floor(7 CPU / 2 per group , 2 GPU / 1 per group) = 2"
 
 
-def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given() -> None:
-    made = plan.groups(pairs("peers.b.cpus_per_worker=0.5", workers=4), {"CPU": 7.0}, trials=9)
+def test_ranks_alternate_between_students_with_their_own_resources() -> None:
+    made = plan.plan_groups(pairs("peers.b.cpus_per_worker=0.5", workers=4), {"CPU": 7.0}, trials=9)
     assert (
         made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2
         and made.is_heterogeneous
@@ -139,7 +144,7 @@ def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given()
     )
     assert made.mean == {"CPU": 0.75} and made.groups == 2
     assert made.arithmetic == "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2"
-    three = plan.groups(
+    three = plan.plan_groups(
         pairs("peers.c.network.name=mlp", "peers.c.cpus_per_worker=2", workers=3),
         {"CPU": 4.0},
         trials=9,
@@ -148,7 +153,7 @@ def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given()
 
 
 def test_a_peer_inherits_the_resources_of_student_a() -> None:
-    made = plan.groups(
+    made = plan.plan_groups(
         pairs("resources.cpus_per_worker=2", "resources.gpus_per_worker=0.5"),
         {"CPU": 8.0, "GPU": 2.0},
         trials=9,
@@ -162,7 +167,7 @@ def test_a_peer_inherits_the_resources_of_student_a() -> None:
 
 @pytest.mark.parametrize("pair", ["peers.b.network.name=cnn", "resources.peer_placement=colocated"])
 def test_students_in_one_worker_are_one_role(pair: str) -> None:
-    made = plan.groups(pairs(pair, workers=1), {"CPU": 4.0}, trials=9)
+    made = plan.plan_groups(pairs(pair, workers=1), {"CPU": 4.0}, trials=9)
     assert made.bundles == ({"CPU": 1.0},) and made.arithmetic == "floor(4 CPU / 1 per group) = 4"
 
 
@@ -177,10 +182,10 @@ def test_students_in_one_worker_are_one_role(pair: str) -> None:
         (("resources.gpus_per_worker=1", "peers.b.gpus_per_worker=2"), 3.0, [1, 2], True),
     ],
 )
-def test_nccl_wants_a_whole_gpu_for_the_workers_of_every_student(
+def test_nccl_needs_a_whole_gpu_for_every_worker(
     changes: tuple[str, ...], gpus: float, held: list[float], whole: bool
 ) -> None:
-    made = plan.groups(pairs(*changes), {"CPU": 4.0, "GPU": gpus}, trials=9)
+    made = plan.plan_groups(pairs(*changes), {"CPU": 4.0, "GPU": gpus}, trials=9)
     assert [bundle.get("GPU", 0) for bundle in made.bundles] == held and made.whole_gpus is whole
     assert made.mean.get("GPU", 0) * 2 == sum(held), "Ray's own check of the sum is right"
 
@@ -208,24 +213,24 @@ def test_a_worker_that_fits_no_node_is_refused(
     changes: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
     with refused(*expected):
-        plan.groups(pairs(*changes), {"CPU": 30.0, "GPU": 9.0}, 9, [SMALL, BIG])
+        plan.plan_groups(pairs(*changes), {"CPU": 30.0, "GPU": 9.0}, 9, [SMALL, BIG])
 
 
-def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
+def test_groups_are_counted_on_the_existing_nodes() -> None:
     """Three nodes of 3 CPUs have 9 together, but room for only three workers of 2."""
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
-    made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
+    made = plan.plan_groups(wanted, {"CPU": 9.0}, 9, nodes)
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
     with refused("resources.workers", 1, "3 groups", error=PreflightError):
-        plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
-    assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, (
-        "each on a node of its own"
-    )
+        plan.plan_groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
+    assert (
+        plan.plan_groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3
+    ), "each on a node of its own"
 
 
-def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
+def test_a_refusal_names_the_keys_to_reduce_for_each_student() -> None:
     with refused("resources.workers", 2, "4 CPU", error=PreflightError) as refusal:
-        plan.groups(
+        plan.plan_groups(
             pairs("resources.groups=2", "peers.b.cpus_per_worker=2"),
             {"CPU": 4.0},
             9,
@@ -234,7 +239,7 @@ def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
     assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(refusal.value)
 
 
-def test_groups_have_room_for_their_influence_actors() -> None:
+def test_groups_reserve_resources_for_their_influence_actors() -> None:
     for cpus, workers, cpus_each, actor_cpus in itertools.product(
         (1.0, 2.0, 7.0, 16.0), (1, 2), (0.5, 1.0), (0.1, 1.0, 2.0)
     ):
@@ -244,22 +249,24 @@ def test_groups_have_room_for_their_influence_actors() -> None:
         if expected:
             for nodes in ((), ({"CPU": cpus},)):
                 assert (
-                    plan.groups(wanted, {"CPU": cpus}, 1000, nodes, num_influence_actors=1).groups
+                    plan.plan_groups(
+                        wanted, {"CPU": cpus}, 1000, nodes, num_influence_actors=1
+                    ).groups
                     == expected
                 )
         else:
             with pytest.raises(ConfigurationError if fits else PreflightError):
-                plan.groups(wanted, {"CPU": cpus}, 1000, num_influence_actors=1)
+                plan.plan_groups(wanted, {"CPU": cpus}, 1000, num_influence_actors=1)
 
 
 def test_the_arithmetic_includes_influence_actors() -> None:
-    made = plan.groups(resources(), {"CPU": 2.0}, trials=9, num_influence_actors=1)
+    made = plan.plan_groups(resources(), {"CPU": 2.0}, trials=9, num_influence_actors=1)
     assert made.groups == 1 and made.bundles == ({"CPU": 1.0},)
     assert (
         made.arithmetic
         == "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1"
     )
-    of_pairs = plan.groups(
+    of_pairs = plan.plan_groups(
         pairs("resources.influence_cpus=0.5"), {"CPU": 7.0}, trials=9, num_influence_actors=2
     )
     assert (
@@ -269,17 +276,18 @@ def test_the_arithmetic_includes_influence_actors() -> None:
     )
     shared = resources(gpus_per_worker=0.5, influence_gpus=0.25)
     assert (
-        plan.groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, num_influence_actors=1).groups == 2
+        plan.plan_groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, num_influence_actors=1).groups
+        == 2
     )
-    assert plan.groups(
+    assert plan.plan_groups(
         resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, num_influence_actors=1
     ).bundles == ({"CPU": 1.0, "GPU": 1.0},)
 
 
-def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
+def test_methods_without_sample_weights_have_no_influence_actors() -> None:
     held = resources(influence_cpus=99, influence_gpus=99)
     assert (
-        plan.groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic
+        plan.plan_groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic
         == "floor(2 CPU / 1 per group) = 2"
     )
 
@@ -304,7 +312,7 @@ def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
 def test_one_influence_actor_for_each_student_with_workers_of_its_own(
     changes: tuple[str, ...], expected: int
 ) -> None:
-    assert plan.influence_actors(load(None, list(changes))) == expected
+    assert plan.influence_actors_per_group(load(None, list(changes))) == expected
 
 
 OR_INLINE = "or set resources.influence_backend=inline"
@@ -346,7 +354,7 @@ OR_INLINE = "or set resources.influence_backend=inline"
         (
             ("resources.influence_gpus=1.5",),
             [{"CPU": 9.0, "GPU": 9.0}],
-            ("resources.influence_gpus", 1.5, "a part of one GPU, or whole ones"),
+            ("resources.influence_gpus", 1.5, "a fraction of one GPU or a whole number of GPUs"),
         ),
     ],
 )
@@ -356,13 +364,13 @@ def test_an_influence_actor_that_cannot_be_placed_is_refused(
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     wanted = load(None, list(changes))
     with refused(*expected) as refusal:
-        plan.groups(wanted, total, 9, nodes, num_influence_actors=1)
+        plan.plan_groups(wanted, total, 9, nodes, num_influence_actors=1)
     if "resources.influence_gpus=1.5" not in changes:
         assert OR_INLINE in str(refusal.value)
-        assert plan.groups(wanted, total, 9, nodes).groups, "the groups alone fit"
+        assert plan.plan_groups(wanted, total, 9, nodes).groups, "the groups alone fit"
 
 
-def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_influence_actors_by_method_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     weighing_method(monkeypatch)
 
     def found(kind: str, *changes: str) -> int:
@@ -395,8 +403,8 @@ def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> None:
     search = Search(grace_epochs=grace, reduction_factor=factor)
-    assert plan.rungs(search, epochs) == expected
-    assert plan.rungs(search.model_copy(update={"scheduler": "none"}), epochs) == [epochs]
+    assert plan.asha_rungs(search, epochs) == expected
+    assert plan.asha_rungs(search.model_copy(update={"scheduler": "none"}), epochs) == [epochs]
 
 
 @pytest.mark.parametrize(
@@ -404,7 +412,7 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
     [
         ("none", "no trial is stopped"),
         ("asha", "asha compares after 2, 6, 12"),
-        ("median", "median compares after every epoch from 2 on"),
+        ("median", "median compares after every epoch from epoch 2 on"),
         (
             "pbt",
             "pbt compares a population of 10 trials after 5, 10; the worst 25% copy the "
@@ -417,14 +425,14 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
         ),
     ],
 )
-def test_when_trials_are_compared_in_words(scheduler: str, description: str) -> None:
+def test_descriptions_of_the_comparisons_of_trials(scheduler: str, description: str) -> None:
     search = load(None, [f"search.scheduler={scheduler}", "search.trials=10"]).search
-    assert plan.comparisons(search, 12) == description
+    assert plan.describe_comparisons(search, 12) == description
 
 
-def test_more_trials_than_one_band_of_brackets_holds() -> None:
+def test_more_trials_than_one_hyperband_iteration() -> None:
     search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
-    assert plan.comparisons(search, 12).endswith(
+    assert plan.describe_comparisons(search, 12).endswith(
         "9 compared after 1, 3; the other 3 in further brackets"
     )
 
@@ -432,9 +440,7 @@ def test_more_trials_than_one_band_of_brackets_holds() -> None:
 @pytest.mark.parametrize(
     ("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)]
 )
-def test_a_trial_sees_no_more_views_than_it_has_epochs(
-    views: str, epochs: int, expected: int
-) -> None:
+def test_a_trial_uses_no_more_views_than_epochs(views: str, epochs: int, expected: int) -> None:
     assert sizes.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
 
 
@@ -454,7 +460,7 @@ def test_bytes_of_the_cache() -> None:
     assert size("teacher=null") == 0
 
 
-def test_a_batch_that_workers_cannot_share_is_refused() -> None:
+def test_a_batch_size_that_workers_cannot_divide_is_refused() -> None:
     configuration = load(None, ["resources.workers=3", "training.batch_size=64", "teacher=null"])
     with refused("training.batch_size", 64, "a multiple of 3"):
         plan.require_batches(configuration, samples=1000)
@@ -462,7 +468,7 @@ def test_a_batch_that_workers_cannot_share_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["training", "teacher.training"])
-def test_a_batch_that_the_training_part_cannot_fill_is_refused(part: str) -> None:
+def test_a_batch_larger_than_the_training_set_is_refused(part: str) -> None:
     configuration = load(None, ["resources.workers=2", f"{part}.batch_size=128"])
     with refused(f"{part}.batch_size", 128, (2, 100)):
         plan.require_batches(configuration, samples=101)

@@ -22,7 +22,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "side"), CASES)
-def test_refused_is_what_raises_in_training(name: str, side: int) -> None:
+def test_the_check_refuses_exactly_what_raises_in_training(name: str, side: int) -> None:
     network = build(name, 10, (3, side, side), {}).train()
     try:
         network(torch.rand(1, 3, side, side))
@@ -49,7 +49,7 @@ def refusal_message(*pairs: str, field: str = "training.batch_size", **options: 
     return str(refusal.value)
 
 
-def test_some_networks_take_one_and_others_do_not() -> None:
+def test_a_batch_of_one_depends_on_the_network() -> None:
     check(RESNET, "training.batch_size=1", side=64)
     assert "resnet18" in refusal_message(RESNET, "training.batch_size=1")
 
@@ -68,7 +68,7 @@ def test_the_share_of_a_worker_counts() -> None:
     )
 
 
-def test_every_network_that_is_trained_is_looked_at() -> None:
+def test_every_trained_network_is_checked() -> None:
     assert "peers.b.network" in refusal_message(PEER, "training.batch_size=1")
     fitted = refusal_message(
         TEACHER, "teacher.training.batch_size=1", field="teacher.training.batch_size"

@@ -184,7 +184,7 @@ def test_the_defaults_pass() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_field_and_value(
+def test_invalid_configurations_are_refused_with_field_and_value(
     pairs: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
     with refused(*expected) as refusal:
@@ -215,7 +215,7 @@ def test_what_cannot_be_is_refused_with_field_and_value(
         (("search.grace_epochs=5", "training.epochs=4"), "training.epochs = 4"),
     ],
 )
-def test_a_refusal_holds_what_to_do_next(pairs: tuple[str, ...], hint: str) -> None:
+def test_a_refusal_contains_the_next_step(pairs: tuple[str, ...], hint: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(hint)):
         check(*pairs)
 
@@ -282,7 +282,7 @@ def test_a_refusal_holds_what_to_do_next(pairs: tuple[str, ...], hint: str) -> N
         ("student.name=resnet110", "teacher.network.name=cnn", "teacher.network.width=8"),
     ],
 )
-def test_what_can_be_passes(pairs: tuple[str, ...]) -> None:
+def test_valid_configurations_pass(pairs: tuple[str, ...]) -> None:
     configuration = load(None, list(pairs))
     check_train(configuration)
     check_search(configuration)
@@ -309,7 +309,7 @@ def test_a_network_is_checked_without_memory() -> None:
     )
 
 
-def test_a_search_without_the_method_that_is_named() -> None:
+def test_a_search_without_the_configured_method_is_refused() -> None:
     """The default method need not be searched or have its teacher; its settings must be valid."""
     others: dict[str, Any] = {"search": {"methods": ["cross_entropy"]}}
     check_search(build(others | {"teacher": None}))

@@ -46,7 +46,9 @@ def weighting_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_data_that_cannot_be_weighed(change: str, expected: tuple[Any, ...]) -> None:
+def test_data_that_do_not_fit_sample_weights_are_refused(
+    change: str, expected: tuple[Any, ...]
+) -> None:
     with refused(*expected) as refusal:
         check_train(load(None, ["method.name=weighing", change]))
     assert "method weighing" in str(refusal.value) and "\n" not in str(refusal.value)
@@ -54,14 +56,14 @@ def test_data_that_cannot_be_weighed(change: str, expected: tuple[Any, ...]) -> 
     check_train(load(None, ["method.name=kd", change]))
 
 
-def test_one_of_several_searched_methods_may_weigh() -> None:
+def test_one_of_several_methods_may_use_sample_weights() -> None:
     several = ("method.name=kd", "search.methods=[kd, weighing]")
     check_search(load(None, [*several]))
     with refused("data.mixing", "mixup", ("none",)):
         check_search(load(None, [*several, "data.mixing=mixup"]))
 
 
-def test_no_sweep_over_samples_that_were_trained_on() -> None:
+def test_a_sweep_with_validation_in_training_is_refused() -> None:
     joined = load(None, ["data.validation_in_training=true"])
     with refused("data.validation_in_training", True, (False,)):
         check_search(joined)
@@ -136,14 +138,14 @@ def searching(configuration: Configuration, *methods: str) -> Configuration:
         (batched("cross_entropy", 2, 32, "resources.workers=2"), ["cross_entropy"], None),
     ],
 )
-def test_batches_are_counted_over_those_who_are_learned_from(
+def test_batches_are_counted_over_the_samples_used_in_training(
     configuration: Configuration, methods: list[str], expected: tuple[Any, ...] | None
 ) -> None:
     with refused(*expected) if expected else nullcontext():
         check_batches(searching(configuration, *methods), True, SUMMARY)
 
 
-def test_where_all_are_labelled_every_method_learns_from_all() -> None:
+def test_fully_labelled_data_are_used_by_every_method() -> None:
     whole = {"sizes": {"train": 64}}
     check_batches(searching(load(None, []), "kd", "cross_entropy"), True, whole)
     with refused("training.batch_size", 64, (1, 63)):

@@ -73,7 +73,9 @@ def configured(*pairs: str) -> Configuration:
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(pairs: list[str], expected: tuple[Any, ...]) -> None:
+def test_invalid_retrieval_settings_are_refused(
+    pairs: list[str], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         check_train(configured(*pairs))
 
@@ -88,7 +90,7 @@ def test_what_cannot_be_trained_is_refused(pairs: list[str], expected: tuple[Any
         ["method.name=kd", "data.mixing=cutmix"],
     ],
 )
-def test_what_can_be_trained_passes(pairs: list[str]) -> None:
+def test_valid_retrieval_settings_pass(pairs: list[str]) -> None:
     check_train(configured(*pairs))
 
 
@@ -99,7 +101,7 @@ def test_a_method_with_class_level_needs_is_refused_by_its_field() -> None:
         check_search(load(None, ["search.methods=[kd, dml]"]))
 
 
-def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held() -> None:
+def test_a_search_is_refused_for_searched_values_and_not_for_frozen_ones() -> None:
     with refused("method.paradigm", "online", "with peers, or method.paradigm=offline"):
         check_search(configured())
     check_search(configured("method.paradigm=offline"))
@@ -109,7 +111,7 @@ def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held()
     check_search(configured("method.paradigm=teacher_free", "teacher=null", "search.freeze=[seed]"))
 
 
-def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() -> None:
+def test_variants_are_the_configured_method_or_all_searched_choices() -> None:
     assert [
         method.num_neighbors
         for method in build_variants(configured("method.positives=5"), "retrieving", False)
@@ -152,14 +154,14 @@ def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() 
         ),
     ],
 )
-def test_more_than_there_are_cannot_be_retrieved(
+def test_retrieving_more_samples_than_exist_is_refused(
     pairs: list[str], expected: tuple[Any, ...]
 ) -> None:
     with refused(*expected):
         check_retrieval(configured(*pairs), False, SUMMARY, gpu=False)
 
 
-def test_as_many_as_there_are_can_be_retrieved() -> None:
+def test_all_existing_samples_can_be_retrieved() -> None:
     check_retrieval(
         configured("method.positives=19", "method.negatives=22"), False, SUMMARY, gpu=False
     )
@@ -207,7 +209,7 @@ def test_a_refused_search_names_the_key_to_freeze(
     assert ending in str(refusal.value)
 
 
-def test_what_a_sentence_advises_is_accepted_next() -> None:
+def test_the_advice_of_a_refusal_is_accepted() -> None:
     """A search over several methods whose `method.name` is another one."""
     several = ["search.methods=[kd, retrieving]", PEER]
     with refused("method.positives", 8, (0, 6)):
@@ -254,14 +256,14 @@ QUEUED = ["method.paradigm=teacher_free", "method.positives=8", "method.negative
         (["method.queue=1", "method.paradigm=offline"], None),
     ],
 )
-def test_a_queue_holds_what_is_retrieved_from_it(
+def test_a_queue_is_large_enough_for_retrieval(
     pairs: list[str], expected: tuple[Any, ...] | None
 ) -> None:
     with refused(*expected) if expected else nullcontext():
         check_train(configured(*QUEUED, *pairs))
 
 
-def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
+def test_a_queue_is_large_enough_for_every_searched_retrieval() -> None:
     given = [
         "search.methods=[cross_entropy, retrieving]",
         "method.paradigm=teacher_free",
@@ -273,7 +275,9 @@ def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
 
 
 @pytest.mark.parametrize("wanted", [0, 9])
-def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
+def test_the_faiss_index_is_needed_for_negatives_only(
+    monkeypatch: pytest.MonkeyPatch, wanted: int
+) -> None:
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     configuration = configured("resources.retrieval=approximate", f"method.negatives={wanted}")
     line = retrieval_line(configuration, False, SUMMARY, False, True)
@@ -363,7 +367,7 @@ def test_the_plan_describes_retrieval() -> None:
     assert retrieval_line(load(None, ["method.name=kd"]), True, SUMMARY, False, True) == ""
 
 
-def test_class_sizes_are_of_the_labels_that_are_known(tmp_path: Path) -> None:
+def test_class_sizes_count_labelled_samples(tmp_path: Path) -> None:
     """Before preparation, afterwards, and for data that were prepared without class sizes."""
     data = load(None, ["data.limit.train=101", "data.labelled=50", "data.label_noise=0.1"]).data
     before = describe(data, tmp_path, 0)
@@ -381,7 +385,7 @@ def test_class_sizes_are_of_the_labels_that_are_known(tmp_path: Path) -> None:
     assert describe(data, tmp_path, 0)["class_sizes"] == before["class_sizes"]
 
 
-def test_an_exported_student_names_a_teacher_that_it_heard() -> None:
+def test_an_exported_student_names_the_teacher_it_used() -> None:
     assert needs_teacher(configured()) and not needs_teacher(
         configured("method.paradigm=teacher_free")
     )
@@ -422,7 +426,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
         (["data.mixing=mixup"], "data.mixing = 'mixup' blends two samples"),
     ],
 )
-def test_a_person_gets_one_sentence_and_nothing_starts(
+def test_a_refused_command_prints_one_sentence_and_starts_nothing(
     tmp_path: Path, command: list[str], pairs: list[str], sentence: str
 ) -> None:
     given = [
@@ -442,7 +446,7 @@ def test_a_person_gets_one_sentence_and_nothing_starts(
     assert sentence in result.output and not (tmp_path / "store" / "sweeps").exists()
 
 
-def test_the_cache_is_filled_with_features_where_a_search_may_need_them(tmp_path: Path) -> None:
+def test_features_are_precomputed_if_a_search_may_need_them(tmp_path: Path) -> None:
     small = [
         "data.limit.train=100",
         "data.augmentation=none",

@@ -33,7 +33,9 @@ def configured(*pairs: str) -> Configuration:
         (["teacher=null"], ("method.name", "kd_aif", "with a teacher, or cross_entropy")),
     ],
 )
-def test_what_cannot_be_weighed_is_refused(pairs: list[str], expected: tuple[Any, ...]) -> None:
+def test_invalid_sample_weight_settings_are_refused(
+    pairs: list[str], expected: tuple[Any, ...]
+) -> None:
     with refused(*expected):
         check_train(configured(*pairs))
 
@@ -49,7 +51,7 @@ def test_a_search_is_refused_for_what_it_would_choose() -> None:
     check_search(configured())
 
 
-def test_peers_are_weighed_each_for_itself() -> None:
+def test_each_peer_has_its_own_sample_weights() -> None:
     check_train(configured("peers.b.network.name=cnn"))
 
 

@@ -50,7 +50,7 @@ ACTORS, ONE = "resources.peer_placement=actors", "resources.peer_placement=coloc
         ),
     ],
 )
-def test_students_that_cannot_be_given_workers(
+def test_workers_that_cannot_be_divided_among_students_are_refused(
     changes: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
     configuration = load(None, list(changes))
@@ -78,7 +78,7 @@ def test_students_that_cannot_be_given_workers(
         (PEER, "peers.c.network.name=mlp", "resources.workers=6"),
     ],
 )
-def test_students_that_can(changes: tuple[str, ...]) -> None:
+def test_workers_that_can_be_divided_among_students_pass(changes: tuple[str, ...]) -> None:
     check_peers(load(None, list(changes)))
 
 

@@ -15,7 +15,7 @@ def prepared(store: Store, *pairs: str) -> Sweep:
     return Sweep.create(store.sweep("mine"), load(None, list(pairs)), "sweep")
 
 
-def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None:
+def test_a_run_records_the_resolved_augmentation(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     for configured, policy in (("auto", "none"), ("crop", "crop")):
         configuration = load(None, [f"data.augmentation={configured}", "data.limit.train=100"])
@@ -25,7 +25,7 @@ def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None
         )
 
 
-def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(
+def test_an_older_sweep_keeps_the_augmentation_of_its_data(
     tmp_path: Path,
 ) -> None:
     sweep = prepared(Store.open(tmp_path / "store"))
@@ -37,7 +37,7 @@ def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(
     assert change_configuration(sweep, None, None, None).data.augmentation == "crop"
 
 
-def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) -> None:
+def test_a_file_with_augmentation_auto_matches_the_sweep(tmp_path: Path) -> None:
     sweep = prepared(Store.open(tmp_path / "store"), "data.augmentation=none")
     same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
     same.write_text("data: {augmentation: auto}\n")

@@ -37,7 +37,7 @@ def word(folder: Path, age_s: float, **changes: object) -> None:
     os.utime(folder / run_lock.HEARTBEAT_FILE, (then, then))
 
 
-def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
+def test_a_killed_process_releases_the_lock(folder: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -84,7 +84,7 @@ def test_a_fresh_heartbeat_of_another_host_is_respected_without_its_lock(folder:
         pass
 
 
-def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
+def test_an_unreadable_heartbeat_file_is_ignored(folder: Path) -> None:
     (folder / run_lock.HEARTBEAT_FILE).write_text('{"host"')
     with run_lock.hold_lock(folder):
         (folder / run_lock.HEARTBEAT_FILE).write_text("[]")

@@ -108,7 +108,7 @@ def test_every_point_is_a_configuration() -> None:
             assert made.training.learning_rate == point["training.learning_rate"]
 
 
-def test_the_points_of_several_methods_take_turns() -> None:
+def test_initial_points_of_several_methods_alternate() -> None:
     methods = ("cross_entropy", "ttm", "kd", "wttm")
     order = [
         point["method.name"]
@@ -124,7 +124,7 @@ def test_the_points_of_several_methods_take_turns() -> None:
     assert order == expected
 
 
-def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
+def test_points_omit_frozen_values_and_are_unique() -> None:
     held = configured(
         "method.name=ttm", "method.temperature=2", "search.freeze=[training.learning_rate]"
     )
@@ -184,7 +184,7 @@ def test_points_that_become_equal_are_tried_once() -> None:
     ], "both points of ttm come to the same"
 
 
-def test_a_point_of_another_choice_than_what_is_held_is_left_out() -> None:
+def test_a_point_that_contradicts_a_frozen_choice_is_dropped() -> None:
     fixed = points(configured("method.name=akd", "method.alpha_schedule=constant"))
     assert fixed == [
         {"alpha": 0.9, "temperature": 4.0, "cam": False, "training.learning_rate": 0.05}
@@ -223,7 +223,7 @@ def test_a_frozen_peer_rate_is_its_own_or_that_of_student_a(
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_point_has_its_rate_at_every_student(
+def test_the_learning_rate_of_a_point_applies_to_every_student(
     several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = SPACES["ttm"].points[0]
@@ -279,7 +279,9 @@ def test_extra_space_is_searched_with_every_method() -> None:
         ("training.momentum: [0.5, 0.9]", 0.9),
     ],
 )
-def test_a_choice_begins_with_what_holds_without_it(choice: str, first_value: object) -> None:
+def test_initial_points_have_the_configured_value_of_extra_space(
+    choice: str, first_value: object
+) -> None:
     configuration = configured(
         "student.name=cnn",
         PEER,
@@ -290,13 +292,13 @@ def test_a_choice_begins_with_what_holds_without_it(choice: str, first_value: ob
     assert {point[key] for point in points(configuration)} == {first_value}
 
 
-def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
+def test_initial_points_have_null_if_nothing_is_configured() -> None:
     configuration = configured("search.extra_space={training.gradient_clip: [1.0, null]}")
     assert [point["training.gradient_clip"] for point in points(configuration)] == [None]
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) -> None:
+def test_a_single_searched_method_becomes_the_configured_one(name: str) -> None:
     peers = ["peers.b.network.name=mlp"] if METHODS[name].needs.peer else []
     configuration = with_single_method(load(None, [f"search.methods=[{name}]", *peers]))
     drawn = draw(optuna.create_study().ask(), configuration)
@@ -341,7 +343,7 @@ def test_a_published_point_outside_the_space_is_trained_unchanged(name: str, sev
     own = [trial for trial in trained if trial.method.name == name]
     assert own[1].method.settings == PUBLISHED[name] and own[1].training.learning_rate == 0.05
     assert all("form" not in trial.method.settings for trial in own[:1] + own[2:]), (
-        "nothing else is drawn beside the space"
+        "no other parameters are drawn"
     )
     assert [study.trials[number].params for number in range(len(first))] == first
 

@@ -63,7 +63,7 @@ def test_a_signal_interrupts_and_handlers_are_put_back(number: int) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_what_is_being_written_is_finished() -> None:
+def test_a_write_in_progress_is_completed() -> None:
     written = []
     with pytest.raises(KeyboardInterrupt), stoppable():
         with defer_signals():
@@ -78,15 +78,15 @@ def test_what_is_being_written_is_finished() -> None:
     assert written[-1] == "another run"
 
 
-def test_who_gives_up_because_of_the_signal_is_interrupted() -> None:
+def test_an_error_after_a_signal_becomes_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt), stoppable(), defer_signals():
         kill(signal.SIGTERM)
-        raise OSError("the disk is full, and nobody waits for room any more")
+        raise OSError("the disk is full")
     with pytest.raises(OSError, match="full"), stoppable(), defer_signals():
         raise OSError("full")
 
 
-def test_one_signal_that_arrives_twice_is_one() -> None:
+def test_a_duplicate_signal_counts_once() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), stoppable():
         try:
@@ -97,7 +97,7 @@ def test_one_signal_that_arrives_twice_is_one() -> None:
     assert done
 
 
-def test_the_second_signal_ends_at_once() -> None:
+def test_the_second_signal_exits_immediately() -> None:
     process = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (
         130,
@@ -134,7 +134,7 @@ def test_a_process_with_a_stuck_main_thread_exits(
     assert (process.returncode, process.stdout) == (code, "written\n") and message in process.stderr
 
 
-def test_the_end_that_ray_makes_of_sigterm() -> None:
+def test_system_exit_of_ray_becomes_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt), stoppable():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
         kill(signal.SIGTERM)
@@ -146,7 +146,7 @@ def test_the_end_that_ray_makes_of_sigterm() -> None:
         kill(signal.SIGTERM)
 
 
-def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeouts_share_the_remaining_time_after_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     assert remaining_timeout(60.0, 8.0) == 60.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

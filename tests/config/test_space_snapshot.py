@@ -77,7 +77,7 @@ def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Spa
         ),
     ],
 )
-def test_a_space_that_was_edited(
+def test_an_edited_space_is_described(
     changes: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = ({"temperature": 4.0, "alpha": 0.9, "alpha_schedule": "constant"},)
@@ -91,7 +91,7 @@ def test_a_space_that_was_edited(
     )
 
 
-def test_the_same_questions_under_other_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_conditions_of_parameters_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for names in (("one", "two"), ("two", "one")):
         monkeypatch.setitem(
@@ -118,7 +118,7 @@ def test_changes_of_several_methods_have_the_method_as_prefix(
     assert not [text for text in found if text.startswith("ttm.")]
 
 
-def test_every_space_is_what_it_was() -> None:
+def test_shipped_spaces_are_equal_to_themselves() -> None:
     for name in search_spaces.SPACES:
         peers = ["peers.b.network.name=mlp"]
         found = described_space(load(None, [f"method.name={name}", *peers]), "sweep")
@@ -132,7 +132,7 @@ def test_every_space_is_what_it_was() -> None:
     assert differences({}, space_now()) == [], "an older sweep describes nothing"
 
 
-def test_data_that_were_changed(tmp_path: Path) -> None:
+def test_changed_data_are_described(tmp_path: Path) -> None:
     file = tmp_path / "data.npz"
 
     def now(samples: int, seed: int = 0) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def test_data_that_were_changed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
+def test_a_changed_teacher_is_described(tmp_path: Path, digits_store: Path) -> None:
     file = tmp_path / "teacher.safetensors"
     snapshots = []
     for size in (3, 4):
@@ -227,7 +227,7 @@ def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
             changed_configuration.change_configuration(found, trials, budget, None)
 
 
-def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_running_sweep_cannot_be_changed(tmp_path: Path) -> None:
     found = sweep(tmp_path)
     with found.hold(), refused("--resume", "mine", "a sweep that no process runs"):
         changed_configuration.change_configuration(found, None, None, None)

@@ -60,7 +60,7 @@ def test_a_usable_name_is_a_folder_right_below_the_sweeps(tmp_path: Path, name: 
     assert Store(tmp_path).sweep(name).resolve().parent == (tmp_path / "sweeps").resolve()
 
 
-def test_every_place_is_inside_and_different(tmp_path: Path) -> None:
+def test_paths_of_the_store_are_inside_and_distinct(tmp_path: Path) -> None:
     store = Store(tmp_path)
     places = [
         store.database,
@@ -118,7 +118,7 @@ def test_a_damaged_format_is_refused(tmp_path: Path, text: str) -> None:
             opened(tmp_path)
 
 
-def test_other_files_are_no_content(tmp_path: Path) -> None:
+def test_unknown_files_do_not_count_as_content(tmp_path: Path) -> None:
     (tmp_path / "images.npz").touch()
     (tmp_path / "data").mkdir()
     assert Store.existing(tmp_path) == Store.open(tmp_path)
@@ -207,7 +207,7 @@ def test_a_block_that_raises_leaves_the_old_folder(tmp_path: Path, exists: bool)
     assert [path.name for path in tmp_path.rglob("*")] == (["folder", "old"] if exists else [])
 
 
-def test_json_comes_back_and_damage_is_named(tmp_path: Path) -> None:
+def test_json_round_trip_and_damage(tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     write_json(file, {"a": [1, None, 0.5]})
     assert read_json(file) == json.loads(file.read_text()) == {"a": [1, None, 0.5]}
@@ -218,7 +218,7 @@ def test_json_comes_back_and_damage_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "nowhere.json")
 
 
-def test_what_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     write_json(file, {"a": 1})
     with pytest.raises(TypeError):

@@ -34,7 +34,7 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated(
 
 
 @pytest.mark.parametrize("value", ["[{0}]", "{{server: {0}}}"])
-def test_a_value_of_another_kind_is_not_repeated_either(value: str) -> None:
+def test_a_secret_in_a_value_of_another_type_is_not_repeated(value: str) -> None:
     with refused("tracking.uri", allowed=str) as refusal:
         load(None, ["tracking.uri=" + value.format(f"'https://ann:{SECRET}@host'")])
     for text in (str(refusal.value), str(refusal.value.value)):
@@ -104,5 +104,5 @@ def test_a_database_is_found_by_its_address_whatever_its_path(name: str) -> None
         "sqlite:///m.db?x=1",
     ],
 )
-def test_what_is_no_plain_file_has_none(uri: str) -> None:
+def test_other_uris_have_no_database_file(uri: str) -> None:
     assert database_file(uri) is None

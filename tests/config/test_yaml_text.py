@@ -45,7 +45,7 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
         ("", None),
     ],
 )
-def test_values_are_what_a_person_means(text: str, value: Any) -> None:
+def test_values_are_parsed_as_a_person_expects(text: str, value: Any) -> None:
     parsed = parse_yaml(text)
     if value is None and text:
         assert all(isinstance(each, str) for each in parsed), parsed
@@ -110,7 +110,7 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
         (b"\xff\xfea", 1, "the text is not UTF-16-LE: save it as UTF-8"),
     ],
 )
-def test_what_is_refused_names_the_line(text: str | bytes, line: int, message: str) -> None:
+def test_a_refusal_names_the_line(text: str | bytes, line: int, message: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert (raised.value.line, raised.value.syntax) == (line, False)
@@ -143,7 +143,7 @@ def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
         load(None, ["search.extra_space={student.width: [1, 2], student: {width: [3, 4]}}"])
 
 
-def test_what_is_set_changes_one_copy_of_an_alias(tmp_path: Path) -> None:
+def test_set_changes_one_copy_of_an_alias(tmp_path: Path) -> None:
     file = tmp_path / "given.yaml"
     file.write_text("training: &recipe {batch_size: 8}\nteacher: {training: *recipe}\n")
     loaded = load(file, ["training.batch_size=4"])

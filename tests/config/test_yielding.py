@@ -95,7 +95,7 @@ def test_yielding_values_are_valid_and_reported(
         ),
     ],
 )
-def test_what_was_typed_never_gives_way(
+def test_typed_values_never_yield(
     file: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]
 ) -> None:
     with refused(*expected):
@@ -150,7 +150,7 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
     loaded = load(steps, ["training.epochs=1"])
     assert loaded.training.schedule == loaded.students["b"].training.schedule == "constant"
     assert (
-        "training.schedule = constant (not multi_step, of " in loaded.yielded["training.schedule"]
+        "training.schedule = constant (not multi_step, from " in loaded.yielded["training.schedule"]
     )
     assert loaded.teacher is not None and loaded.teacher.training.schedule == "multi_step"
 
@@ -194,7 +194,7 @@ def test_milestones_without_meaning_are_not_checked(steps: Path) -> None:
     assert load(steps, pairs).training.milestones == (500,)
 
 
-def test_the_file_does_not_give_way_to_itself_and_the_defaults_do(tmp_path: Path) -> None:
+def test_file_values_do_not_yield_to_the_file_but_defaults_do(tmp_path: Path) -> None:
     written = tmp_path / "given.yaml"
     written.write_text("training: {epochs: 1}\n")
     assert load(written, []).search.grace_epochs == 1
@@ -203,7 +203,7 @@ def test_the_file_does_not_give_way_to_itself_and_the_defaults_do(tmp_path: Path
         check_search(load(written, []))
 
 
-def test_an_option_is_typed_too_and_its_text_is_no_yaml(file: Path) -> None:
+def test_an_option_counts_as_typed_and_its_text_is_not_parsed_as_yaml(file: Path) -> None:
     loaded = load(file, [], {"search.scheduler": "pbt", "training.epochs": 3})
     assert loaded.search.perturb_epochs == 1
     with refused("search.scheduler", "a: b"):

@@ -45,7 +45,7 @@ def test_best_trials_of_each_bracket_continue(order: int, tmp_path: Path) -> Non
         16,
     ]
     assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
-    assert plan.planned_epochs(sweep.configuration.search, 9) == sum(epochs)
+    assert plan.count_planned_epochs(sweep.configuration.search, 9) == sum(epochs)
 
 
 def test_last_milestone_before_the_last_epoch_does_not_end_a_trial(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_plan_lists_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_p
         "search.scheduler=hyperband",
     )
     scheduler = HyperbandBrackets(searcher, lambda: 2)
-    for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
+    for trials, milestones in plan.hyperband_brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
         assert bracket._n0 == trials
         found = []
@@ -137,6 +137,6 @@ def test_plan_shows_the_total_epochs_of_all_trials(
     )
     sweep, searcher = begin(tmp_path, *HYPERBAND, *given)
     SimulatedTune(searcher, HyperbandBrackets(searcher, lambda: 3), by_number, 3).run()
-    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(
+    assert sum(trial.epochs for trial in sweep.trials.values()) == plan.count_planned_epochs(
         sweep.configuration.search, 10
     )

@@ -66,11 +66,11 @@ def _condition(name: str, branches: list[SpaceBranch]) -> str:
     matching = [branch for branch in branches if name in branch.choices or name in branch.ranges]
     needed: list[str] = []
     for other, choices in matching[0].choices.items():
-        values = {branch.answers.get(other) for branch in matching}
+        values = {branch.chosen.get(other) for branch in matching}
         if (
             other != name
             and len(values) < len(choices)
-            and all(other in branch.answers for branch in matching)
+            and all(other in branch.chosen for branch in matching)
         ):
             needed.append(
                 f"{other} = {' or '.join(str(choice) for choice in choices if choice in values)}"

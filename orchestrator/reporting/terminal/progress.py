@@ -18,7 +18,7 @@ from orchestrator.config.objectives import (
     goals,
     primary_goal,
 )
-from orchestrator.config.plan import planned_epochs
+from orchestrator.config.plan import count_planned_epochs
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
 from orchestrator.core.privacy import sanitize
@@ -183,7 +183,9 @@ class Display:
                 sum(trial.epochs for trial in self.sweep.trials.values()),
                 self.epochs_before,
             )
-            total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
+            total = max(
+                count_planned_epochs(search, self.sweep.configuration.training.epochs), done
+            )
         progress = done - before
         remaining = (
             (time.monotonic() - self.first) / progress * (total - done) if progress else None

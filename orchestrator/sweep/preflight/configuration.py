@@ -379,7 +379,7 @@ def check_held(configuration: Configuration, name: str) -> None:
                 {key: values[key] for key in values if "." not in key and key not in keys}
             )
         except SettingsError as error:
-            chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
+            chosen = ", ".join(f"{key} = {value}" for key, value in branch.chosen.items())
             message = (
                 f"method {name}: the search would combine the frozen settings with "
                 f"{chosen or 'others'}, but {error}; freeze the settings that depend on them "

@@ -225,7 +225,7 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
         require_short_sockets()
     available, nodes, free = _available(address)
     require_cores(configuration, nodes)
-    groups = plan.groups(
+    groups = plan.plan_groups(
         configuration,
         available,
         trials,
@@ -248,7 +248,7 @@ def _describe_resources(
     """Return the resources of a worker, and which student it trains if there are several."""
     each = {
         role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
-        for role in plan.roles(configuration, available, nodes)
+        for role in plan.worker_roles(configuration, available, nodes)
     }
     if len(each) == 1:
         return f" of {each['a']}" + (
@@ -440,5 +440,5 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     return {
         "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
         "epochs": f"{configuration.training.epochs}; "
-        f"{plan.comparisons(search, configuration.training.epochs)}",
+        f"{plan.describe_comparisons(search, configuration.training.epochs)}",
     }
