@@ -71,6 +71,6 @@ def test_ui_prints_the_address_of_runs_on_other_servers(tmp_path: Path) -> None:
     assert serve(store, 5000, Console(file=output)) == OK
     assert "written to http://127.0.0.1:7000: open it in a browser" in output.getvalue()
     assert (
-        "written to postgresql://***@db/runs: `mlflow server --backend-store-uri`"
+        "written to postgresql://***@db/runs: run `mlflow server --backend-store-uri`"
         in output.getvalue()
     )
