@@ -321,7 +321,7 @@ def test_fixed_configurations_with_seeds_are_not_described_as_a_search(tmp_path:
     words = " ".join(page_of(sweep).words)
     assert (
         "None: 1 fixed configurations of" in words
-        and "sampler" not in words
+        and "Objective: " not in words
         and "run.py compare" not in words
     )
     assert "one seed" not in words
