@@ -379,7 +379,7 @@ def test_a_server_that_is_away_refuses_or_answers(
     conditions, before = given("tracking.uri=http://127.0.0.1:1"), dict(os.environ)
     assert doctor.tracking(conditions) == Finding("ok", "http://127.0.0.1:1 answers")
     for Client.error, said in (
-        (Error(401), "does not let us in (401): set MLFLOW_TRACKING_USERNAME"),
+        (Error(401), "refuses the credentials (401): set MLFLOW_TRACKING_USERNAME"),
         (Error(503, "down for a while"), "does not answer (down for a while): start it"),
         (ConnectionError("refused"), "does not answer (refused)"),
     ):
