@@ -131,7 +131,7 @@ def test_the_summary_shows_the_best_of_every_method(sweep: Sweep) -> None:
     summary(sweep, console, {"status": "the status command", "open MLflow": "the ui command"})
     found = text(console)
     assert "method.name=kd" in found and "│ 5 " not in found
-    assert "test accuracy 0.8000 with its last weights, 0.7000 with those of epoch 2" in found
+    assert "test accuracy 0.8000 with its last weights, 0.7000 with the weights of epoch 2" in found
     assert (
         "1 of 8 trials failed: `the status command`" in found
         and "open MLflow: the ui command" in found
@@ -235,10 +235,10 @@ def test_summary_of_pairs_has_the_gain_from_peer_learning(
     assert found == [
         "best trial: 1 (mutual)",
         "student a (cnn): test accuracy 0.8950, -0.0050 over single-student KD (trial 0), with its "
-        "last weights, 0.8850 with those of "
+        "last weights, 0.8850 with the weights of "
         "epoch 6, best on validation",
         "student b (mlp): test accuracy 0.9512, +0.0112 over single-student KD (trial 0), with its "
-        "last weights, 0.9412 with those of "
+        "last weights, 0.9412 with the weights of "
         "epoch 6, best on validation",
     ]
 
@@ -251,7 +251,7 @@ def test_summary_explains_a_missing_baseline(
     stopped = Trial(0, {"method.name": "kd"}, "stopped_early", 0.9, metrics=ALONE)
     found = ended(PAIR, tmp_path, kd=stopped, mutual=mutual)
     assert (
-        "own KD" not in found
+        "over single-student KD" not in found
         and "no kd trial is complete" in found
         and "student b (mlp): test accuracy 0.9512 with" in found
     )
@@ -262,7 +262,7 @@ def test_summary_explains_a_missing_baseline(
         mutual=Trial(0, {}, "complete", 0.8, metrics=BETTER_TOGETHER),
     )
     assert (
-        "with the network of student a and b" in found
+        "no gain from peer learning for student a and b" in found
         and "no kd trial" not in alone
         and "best trial" not in alone
         and "student a (cnn): test accuracy 0.8950 with its last weights" in alone

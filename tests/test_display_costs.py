@@ -82,7 +82,7 @@ def test_the_bar_adds_up_the_samples_of_all_jobs() -> None:
     assert task.total == 400 and seen == [50, 80, 130, 210, 280, 300, 400]
     assert text(console).count("note: a view was damaged") == 1
     assert "cache: 1 views computed, 1 were cached" in text(console) and "400/400" in text(console)
-    assert "view 0" not in text(console), "the bar says it"
+    assert "view 0" not in text(console), "the bar shows it"
 
 
 def test_a_bar_is_taken_away_when_the_filling_fails() -> None:

@@ -410,7 +410,7 @@ def test_tracking_server_that_refuses_or_does_not_answer_is_bad(
     conditions, before = make_conditions("tracking.uri=http://127.0.0.1:1"), dict(os.environ)
     assert doctor.check_tracking(conditions) == Finding("ok", "http://127.0.0.1:1 answers")
     for Client.error, message in (
-        (Error(401), "does not let us in (401): set MLFLOW_TRACKING_USERNAME"),
+        (Error(401), "refuses the credentials (401): set MLFLOW_TRACKING_USERNAME"),
         (Error(503, "down for a while"), "does not answer (down for a while): start it"),
         (ConnectionError("refused"), "does not answer (refused)"),
     ):

@@ -270,8 +270,8 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(
         ({"form": []}, "form: Input should be a valid string"),
         ({"classes": "abc"}, "classes: Input should be a valid list"),
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
-        ({"classes": ["a", "b\ud800", "c"]}, r"settings.json holds the character U\+D800"),
-        ({"network": {"name": "\udcff"}}, r"settings.json holds the character U\+DCFF"),
+        ({"classes": ["a", "b\ud800", "c"]}, r"settings.json contains the surrogate U\+D800"),
+        ({"network": {"name": "\udcff"}}, r"settings.json contains the surrogate U\+DCFF"),
         (
             {"network": {"name": "mpl"}},
             r"out/settings.json does not describe a valid network \(.*\): export it again",

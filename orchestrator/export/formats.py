@@ -30,7 +30,7 @@ from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import save_weights
 
 Predictions = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
-NAME = "safetensors"  # the format of a folder whose settings name none
+NAME = "safetensors"  # the format of a folder without a format in its settings
 SETTINGS, CARD = "settings.json", "README.md"  # written with the file of the format
 EXAMPLES = 2  # batch size of tracing: with 1, tracing would assume that batches have one image
 LARGEST_BATCH = 2**16

@@ -183,8 +183,8 @@ def _require_differences(
     """Raise UserError where all trials have the same value, or the same settings."""
     if len(set(values.values())) == 1:
         raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no "
-            f"setting made a difference",
+            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so the "
+            f"settings made no difference",
             field=objective,
             value=next(iter(values.values())),
             allowed="values that differ",

@@ -79,7 +79,7 @@ def missing_artifacts(location: str, artifacts: Path) -> str:
 def _roots(known: Connection) -> Iterator[str]:
     """Yield the folders of stores that experiments name.
 
-    They are `.../artifacts`, or `.../artifacts/ID` for an experiment made in MLflow's interface.
+    They are `.../artifacts`, or `.../artifacts/ID` for an experiment created in MLflow's interface.
     """
     rows = known.execute(
         "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location IS "

@@ -53,7 +53,7 @@ def register(
 ) -> dict[str, str]:
     """Log the student `letter` of a trial as a model and register it.
 
-    A student whose weights are gone cannot be exported. This is reported in the tags, not raised.
+    A student without stored weights cannot be exported. This is reported in the tags, not raised.
 
     Args:
         client: The MLflow client.

@@ -31,7 +31,7 @@ OF_A_SERVER = (  # where `mlflow server` reads and writes
 
 
 def switch_off() -> None:
-    """Set the variables whose other values would lose or misplace writes."""
+    """Set the variables that could lose or misplace writes."""
     os.environ.update(SWITCHED_OFF)
 
 

@@ -250,14 +250,14 @@ def test_an_unfinished_sweep_is_marked_at_the_top(
     found = page_of(made(tmp_path / "store", trials, state, "sweep", "mine", "search.trials=50"))
     assert message in found.text and any(given.get("class") == "banner" for _, given in found.tags)
     assert "sweep --resume mine" in found.text
-    assert found.text.index("Unfinished") < found.text.index("Searched")
+    assert found.text.index("Unfinished") < found.text.index("Search.")
 
 
 def test_a_sweep_that_runs_is_marked(tmp_path: Path) -> None:
     sweep = made(tmp_path / "store", 12, "running")
     with sweep.hold():
         found = page_of(sweep)
-    assert "this sweep still runs" in found.text and "--resume" not in found.text
+    assert "this sweep is still running" in found.text and "--resume" not in found.text
 
 
 def test_single_training_omits_sections_of_a_search(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_single_training_omits_sections_of_a_search(tmp_path: Path) -> None:
     charts = set(found.all("aria-labelledby"))
     assert charts == {"chart-learning"}
     for message in (
-        "One trial alone",
+        "There is only one trial",
         "A single training searches no settings",
         "that differ in cost",
         "python run.py train --config mine.yaml",
@@ -320,8 +320,8 @@ def test_fixed_configurations_with_seeds_are_not_described_as_a_search(tmp_path:
     assert "--set seed=2" in pairs(sweep, trial) and "method.seed" not in pairs(sweep, trial)
     words = " ".join(page_of(sweep).words)
     assert (
-        "Nothing: 1 settings of" in words
-        and "drawn by" not in words
+        "None: 1 fixed configurations of" in words
+        and "Objective: " not in words
         and "run.py compare" not in words
     )
     assert "one seed" not in words

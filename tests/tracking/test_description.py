@@ -54,7 +54,7 @@ def test_a_description_shows_the_best_first_and_what_to_do_next(tmp_path: Path) 
     assert (
         "Not shown: 1 failed." in text
         and "| akd.temperature | 1.235 |" in text
-        and "12 more stand in its run" in text
+        and "12 more settings are in its run" in text
     )
     assert (
         "[tests-mine](#/models/tests-mine)" in text

@@ -244,7 +244,7 @@ def test_a_query_stands_left_of_what_was_retrieved_for_it(size: tuple[int, int, 
         *shown["positives"][1],
         *shown["negatives"].flatten(),
     ]
-    assert len(drawn) == len(expected) == 2 + 6 + 8, "what is not there is left out"
+    assert len(drawn) == len(expected) == 2 + 6 + 8, "missing samples are omitted"
     for image, place in zip(drawn, expected, strict=True):
         pixels = shown["retrieved_images"][shown["retrieved"] == place][0]
         assert np.array_equal(image.get_array(), pixels[..., 0] if size[2] == 1 else pixels)

@@ -76,7 +76,7 @@ def test_artifacts_follow_a_store_that_is_moved_or_copied(
     assert set(locations) == {"mine", "mine/000 kd", "mine/001 kd", "mine/002 kd"}
     assert all(uri.startswith(f"{there.artifacts.as_uri()}/") for uri in locations.values())
     assert sorted(tracked_store.root.rglob("*")) == before, (
-        "what was copied stays as it is, what was moved stays away"
+        "a copied store is unchanged, and a moved one is not created again"
     )
     assert {path.name for path in tmp_path.iterdir()} <= {ODD, "store"}, "nothing lies outside"
 

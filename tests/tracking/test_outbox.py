@@ -85,7 +85,7 @@ def test_progress_survives_the_removal_of_sent_writes(
     monkeypatch.setattr(module, "LARGE", 3000)
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(100):
-        box.append(write(number, told={"epoch": number, f"{number % 2}": True}))
+        box.append(write(number) | {"told": {"epoch": number, f"{number % 2}": True}})
     box.append({"do": "close", "run": "1", "number": 100, "told": {"state": "complete"}})
     progress = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
     assert box.run_progress == progress and box.file.stat().st_size > 3000

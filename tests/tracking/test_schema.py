@@ -71,7 +71,7 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(
         database_uri(database),
     ], "as a shell reads it"
     assert f"run `{command}`" in str(raised.value) and command in short_message(raised.value)
-    assert classify_error(raised.value) == "away", "what is written waits for it"
+    assert classify_error(raised.value) == "away", "the writes wait for it"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_ui_and_doctor_refuse_another_schema(
     assert finding.fitness == "bad" and message in finding.message
     for configuration in (load(None, []), shared):
         assert message in schema_problem(tracked_store, configuration), (
-            "a plan and the start of a run say so too"
+            "a plan and the start of a run report it too"
         )
 
 
@@ -120,7 +120,7 @@ def test_of_several_first_runs_one_makes_the_schema(
 
     def initialize(aside: Path, artifacts: Path) -> None:
         made.append(aside)
-        assert not database.exists(), "nobody sees it before it is whole"
+        assert not database.exists(), "it is not visible before it is complete"
         shutil.copy(empty_database, aside)
 
     def first_run() -> None:

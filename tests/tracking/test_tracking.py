@@ -229,7 +229,7 @@ def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: S
     best = history(store, sweep, "parent", "best_so_far")
     Tracker(store, sweep).close("finished")
     assert best == history(store, sweep, "parent", "best_so_far") == [(0, 0.4)], (
-        "and nothing is told twice"
+        "and nothing is sent twice"
     )
     sweep.state = "finished"
     quiet = Tracker(store, sweep)

@@ -26,10 +26,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
         def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
             started.append(command)
-            assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", (
-                "eight processes that nobody needs here"
+            assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "eight unneeded processes"
+            assert env["MLFLOW_DISABLE_TELEMETRY"] == "false", (
+                "a variable that the user sets is kept"
             )
-            assert env["MLFLOW_DISABLE_TELEMETRY"] == "false", "who sets a variable decides"
 
         def wait(self, timeout: float | None = None) -> int:
             return 0

@@ -112,7 +112,7 @@ def test_writes_are_done_in_order_and_points_together(writer: Any) -> None:
 
     sender.perform = perform
     hand_over(sender, *(points(number) if number % 10 else write(number) for number in range(50)))
-    assert server.numbers == [], "it has not begun"
+    assert server.numbers == [], "it has not started"
     assert sender.close() == 0 and notes == []
     assert server.numbers == list(range(50)) and not any(server.again)
     assert calls == [1, 9] * 5
@@ -134,7 +134,7 @@ def test_outage_loses_nothing_and_is_reported_once(writer: Any) -> None:
     server.up = True
     hand_over(sender, write(2))
     assert sender.close() == 0 and server.numbers == [0, 1, 2]
-    assert server.again == [True, False, False], "nobody is_open what became of the first one"
+    assert server.again == [True, False, False], "the outcome of the first one is unknown"
     assert len(notes) == 2 and "answers again" in notes[1]
 
 
@@ -237,7 +237,7 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
         again, _ = writer(server)
         assert again.unsent == 6 - killed and again.close() == 0
         assert server.numbers == [*range(killed + 1), *range(killed, 6)], killed
-        assert server.again[killed + 1], "the one that nobody is_open of is looked for"
+        assert server.again[killed + 1], "the write with an unknown outcome is checked"
 
 
 def test_a_server_that_never_answers_is_given_up(

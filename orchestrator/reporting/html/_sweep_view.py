@@ -1,4 +1,4 @@
-"""Provide the view of a sweep that its page is made from: methods, baselines, names, measures."""
+"""Derive the values of a sweep's page from its records: methods, baselines, names, metrics."""
 
 import math
 from collections.abc import Callable
