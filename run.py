@@ -239,7 +239,7 @@ def teacher(
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Train the teacher alone, or load and check it."""
+    """Train only the teacher, or load and check it."""
     with run_command(debug):
         from orchestrator.cli.teacher import teacher as run
 

@@ -68,12 +68,12 @@ def variants(temperature: float) -> dict[str, Choice]:
     return {name: Choice.model_validate(choice) for name, choice in chosen.items()}
 
 
-def trained(plain: dict[str, Any]) -> Trial:
+def train_variant(plain: dict[str, Any]) -> Trial:
     """Train a trial in a process of the pool, and return its results."""
     from safetensors.torch import load_file
 
     spec = TrialSpec.model_validate(plain)
-    every, seconds = paired.epochs_of(spec)
+    every, seconds = paired.train_trial(spec)
     last = every[-1]
     fixed = spec.configuration.method.settings.get("alpha") if spec.name in FIXED else None
     curve = {}
@@ -103,20 +103,22 @@ def means(values: NDArray[np.float32]) -> list[float]:
 def read_options() -> Namespace:
     """Parse the command line."""
     known = list(variants(4.0))
-    parser = paired.arguments(__doc__, PRESETS, known)
+    parser = paired.make_parser(__doc__, PRESETS, known)
     parser.add_argument(
-        "--figure", type=Path, help="PNG: where alpha goes that the loss itself trains"
+        "--figure", type=Path, help="PNG: alpha during training if the loss trains it"
     )
-    return paired.read(parser, known)
+    return paired.parse_options(parser, known)
 
 
 def main() -> None:
     """Fit the teacher, run all trials, and print the table and the figure."""
     options = read_options()
-    _, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
-    print(markdown(kept))
+    _, stored_trials = paired.run_comparison(
+        options, PRESETS, variants(options.temperature), train_variant, Trial
+    )
+    print(markdown(stored_trials))
     if options.figure:
-        collapse(kept, options.figure)
+        collapse(stored_trials, options.figure)
 
 
 if __name__ == "__main__":

@@ -101,10 +101,10 @@ def variants(temperature: float) -> dict[str, Choice]:
     }
 
 
-def trained(plain: dict[str, Any]) -> Trial:
+def train_variant(plain: dict[str, Any]) -> Trial:
     """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
-    every, seconds = paired.epochs_of(spec)
+    every, seconds = paired.train_trial(spec)
     assert spec.teacher is not None
     card = read_json(spec.teacher / CARD)
     return Trial(
@@ -116,13 +116,13 @@ def trained(plain: dict[str, Any]) -> Trial:
     )
 
 
-def markdown(kept: list[Trial]) -> str:
+def markdown(stored_trials: list[Trial]) -> str:
     """Return a table with one row per policy.
 
     The columns are the teacher, plain training, KD, the gain of each over no augmentation, and KD
     over plain training.
     """
-    table, names = Table(kept), list(methods(4.0))
+    table, names = Table(stored_trials), list(methods(4.0))
     present = [
         policy for policy in POLICIES if any(variant(name, policy) in table.rows for name in names)
     ]
@@ -161,16 +161,16 @@ def _accuracy(trial: Trial) -> float:
 def main() -> None:
     """Fit the teachers, run all trials, and print the table."""
     known = list(variants(4.0))
-    options = paired.read(paired.arguments(__doc__, PRESETS, known), known)
+    options = paired.parse_options(paired.make_parser(__doc__, PRESETS, known), known)
     changes = {
         variant(name, policy): Change(sets=(f"data.augmentation={policy}",))
         for policy in POLICIES
         for name in methods(4.0)
     }
-    _, kept = paired.compared(
-        options, PRESETS, variants(options.temperature), trained, Trial, changes
+    _, stored_trials = paired.run_comparison(
+        options, PRESETS, variants(options.temperature), train_variant, Trial, changes
     )
-    print(markdown(kept))
+    print(markdown(stored_trials))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Result:
     unit: str
 
 
-def compared(
+def compare_results(
     case: str, ours: float, theirs: float, unit: str, more_is_better: bool = False
 ) -> Result:
     """Return a result with the ratio of both sides.
@@ -53,12 +53,12 @@ def compared(
     )
 
 
-def noted(case: str, ours: float, unit: str, theirs: float | None = None) -> Result:
+def make_result(case: str, ours: float, unit: str, theirs: float | None = None) -> Result:
     """Return a result without a ratio."""
     return Result(Path(sys.argv[0]).stem, case, ours, theirs, None, unit)
 
 
-def show(results: list[Result], as_json: bool) -> None:
+def print_results(results: list[Result], as_json: bool) -> None:
     """Print a table, or JSON with one object a line."""
     if as_json:
         for result in results:
@@ -81,10 +81,10 @@ def _text(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def arguments(documentation: str | None) -> argparse.ArgumentParser:
+def make_parser(documentation: str | None) -> argparse.ArgumentParser:
     """Return a parser with the script's first line as description, and `--json`."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     return parser
 
 
@@ -148,7 +148,7 @@ class Report:
     metrics: Mapping[str, float]
 
 
-class Watch:
+class ReportRecorder:
     """Callback of a run that stores its reports."""
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class Watch:
         """Ignore the event."""
 
 
-def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
+def run_in_process(folder: Path, settings: list[str], kind: str) -> list[Report]:
     """Run a whole `sweep` or `train` as the command line does, and return its reports.
 
     Args:
@@ -196,12 +196,15 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
 
     store, configuration = Store.open(folder), load(None, settings)
     prepared = prepare_run(store, configuration, kind, local=False)
-    sweep, watch = Sweep.create(store.sweep("ours"), prepared.configuration, kind), Watch()
-    run_sweep(sweep, store, prepared.data, prepared.teacher_access, watch)
+    sweep, recorder = (
+        Sweep.create(store.sweep("ours"), prepared.configuration, kind),
+        ReportRecorder(),
+    )
+    run_sweep(sweep, store, prepared.data, prepared.teacher_access, recorder)
     assert sweep.state == "finished" and all(
         trial.state == "complete" for trial in sweep.trials.values()
     ), sweep.state
-    return watch.reports
+    return recorder.reports
 
 
 class Side:
@@ -267,7 +270,7 @@ def command_line(command: str, store: Path, settings: list[str], *more: str) -> 
 
 
 def run(
-    command: list[str], look: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1
+    command: list[str], update: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1
 ) -> None:
     """Run a command until it and all its descendants have ended.
 
@@ -287,14 +290,14 @@ def run(
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(
             ctypes.get_errno(),
-            "prctl(PR_SET_CHILD_SUBREAPER) is refused: processes can be counted on Linux alone",
+            "prctl(PR_SET_CHILD_SUBREAPER) failed: processes can be counted only on Linux",
         )
     with tempfile.TemporaryFile() as printed:
         child = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed
         )
         while descendants := psutil.Process().children(recursive=True):
-            look(descendants)
+            update(descendants)
             time.sleep(every_s)
             _reap(child)
         printed.seek(0)
@@ -323,7 +326,7 @@ class CpuSeconds:
     def __init__(self) -> None:
         self.seconds: dict[Any, float] = {}
 
-    def look(self, processes: list[Any]) -> None:
+    def update(self, processes: list[Any]) -> None:
         """Record the CPU seconds of each process."""
         import psutil
 

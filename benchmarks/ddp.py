@@ -24,7 +24,14 @@ from typing import Any
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, arguments, compared, conducted, make_images, show
+from benchmarks.common import (
+    ROOT,
+    compare_results,
+    make_images,
+    make_parser,
+    print_results,
+    run_in_process,
+)
 from orchestrator.core.allocator import ALLOCATOR
 
 WORKERS = 2
@@ -53,7 +60,7 @@ def settings(folder: Path, options: Namespace) -> list[str]:
 
 def ours(folder: Path, options: Namespace) -> None:
     """Train as `run.py train` does."""
-    reports = conducted(folder / "store", settings(folder, options), "train")
+    reports = run_in_process(folder / "store", settings(folder, options), "train")
     report_metrics([dict(report.metrics) for report in reports])
 
 
@@ -122,12 +129,12 @@ def measure(side: str, folder: Path, options: Namespace) -> list[float]:
 
 def main() -> None:
     """Run the sides alternately, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=64, help="of both workers together")
+    parser.add_argument("--batch-size", type=int, default=64, help="total of both workers")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--warm-up", type=int, default=4, help="of them, not measured")
+    parser.add_argument("--warm-up", type=int, default=4, help="steps that are not measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
     parser.add_argument("--folder", type=Path, help=SUPPRESS)
@@ -142,9 +149,9 @@ def main() -> None:
                 make_images(Path(name) / "data.npz", options.images, CLASSES, held_out=100)
                 seconds += measure(side, Path(name), options)
     case = f"{options.student}, {WORKERS} workers"
-    show(
+    print_results(
         [
-            compared(
+            compare_results(
                 case,
                 statistics.median(sides["ours"]),
                 statistics.median(sides["theirs"]),

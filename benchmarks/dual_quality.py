@@ -66,10 +66,10 @@ def variants(temperature: float) -> dict[str, Choice]:
     return {name: Choice.model_validate(choice) for name, choice in chosen.items()}
 
 
-def trained(plain: dict[str, Any]) -> Trial:
+def train_variant(plain: dict[str, Any]) -> Trial:
     """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
-    every, seconds = paired.epochs_of(spec)
+    every, seconds = paired.train_trial(spec)
     last = every[-1]
     names = {f"test/last/{name}": name for name in ("accuracy", "nll", "ece")}
     names |= {
@@ -83,8 +83,8 @@ def trained(plain: dict[str, Any]) -> Trial:
         seconds=seconds,
         students={
             letter: {
-                kept: last[f"{letter}/{name}"]
-                for name, kept in names.items()
+                stored_trials: last[f"{letter}/{name}"]
+                for name, stored_trials in names.items()
                 if f"{letter}/{name}" in last
             }
             for letter in spec.configuration.students
@@ -96,19 +96,21 @@ def trained(plain: dict[str, Any]) -> Trial:
 def read_options() -> Namespace:
     """Parse the command line."""
     known = list(variants(4.0))
-    return paired.read(paired.arguments(__doc__, PRESETS, known), known)
+    return paired.parse_options(paired.make_parser(__doc__, PRESETS, known), known)
 
 
 def main() -> None:
     """Fit the teacher, run all trials, and print the tables."""
     options = read_options()
     options.set += ONE_PROCESS
-    shared, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
+    shared, stored_trials = paired.run_comparison(
+        options, PRESETS, variants(options.temperature), train_variant, Trial
+    )
     networks = {
         letter: paired.describe_network(student.network)
         for letter, student in shared.configuration.students.items()
     }
-    print(markdown(kept, networks))
+    print(markdown(stored_trials, networks))
 
 
 if __name__ == "__main__":

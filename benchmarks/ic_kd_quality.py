@@ -88,10 +88,10 @@ def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:
     }
 
 
-def trained(plain: dict[str, Any]) -> Trial:
+def train_variant(plain: dict[str, Any]) -> Trial:
     """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
-    every, seconds = paired.epochs_of(spec)
+    every, seconds = paired.train_trial(spec)
     last = every[-1]
     of_first = "a/" if spec.configuration.peers else ""
     return Trial(
@@ -109,7 +109,7 @@ def trained(plain: dict[str, Any]) -> Trial:
 def read_options() -> Namespace:
     """Parse the command line."""
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study))
-    parser = paired.arguments(__doc__, PRESETS, names)
+    parser = paired.make_parser(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument(
         "--alpha",
@@ -117,7 +117,7 @@ def read_options() -> Namespace:
         help="weight of the soft targets of IC-KD; default: 0.5, 0.3 (online), 0.1 (teacher_free)",
     )
     parser.set_defaults(temperature=None)
-    options = paired.read(parser, names)
+    options = paired.parse_options(parser, names)
     alpha, temperature = SOFT[options.study]
     options.alpha = alpha if options.alpha is None else options.alpha
     options.temperature = temperature if options.temperature is None else options.temperature
@@ -130,10 +130,10 @@ def main() -> None:
     options = read_options()
     options.set += TWO_STUDENTS if options.study == "online" else []
     methods = variants(options.study, options.alpha, options.temperature)
-    _, kept = paired.compared(
-        options, PRESETS, methods, trained, Trial, settings={"alpha": options.alpha}
+    _, stored_trials = paired.run_comparison(
+        options, PRESETS, methods, train_variant, Trial, settings={"alpha": options.alpha}
     )
-    print(markdown(kept, options.study))
+    print(markdown(stored_trials, options.study))
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def markdown(trials: list[Trial], study: str) -> str:
         f"weights, differences are paired over "
         f"seeds and in points. p: paired t-test, Holm over the {len(tested)} rows that add "
         f"something to the first, for each rival "
-        "apart. positives right: retrieved positives that the bank gives their label; "
-        "entropies in nats at T, of what the bank "
-        "says of the samples and of the targets made of their positives."
+        "apart. positives right: retrieved positives to which the bank assigns their "
+        "label; entropies in nats at T, of the bank's outputs for the samples and of the "
+        "targets from their positives."
     )
     return f"{lines(titles, rows)}\n\n{legend}"

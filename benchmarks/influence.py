@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import ROOT, Result, arguments, compared, noted, show
+from benchmarks.common import ROOT, Result, compare_results, make_parser, make_result, print_results
 from methods import influence
 from methods.influence import LastLayer
 from methods.sample_weighting import Part
@@ -56,7 +56,7 @@ class Data(NamedTuple):
     taught: Tensor
 
 
-def drawn(samples: int, classes: int, device: str) -> Data:
+def draw_data(samples: int, classes: int, device: str) -> Data:
     """Draw features of one cluster per class, and a mostly right classifier.
 
     The spectrum of the features falls as that of a network.
@@ -125,14 +125,14 @@ def theirs(data: Data) -> tuple[Tensor, int]:
         logits(layer, held_out.features, held_out.logits), held_out.labels
     )
     wanted = torch.autograd.grad(outside, layer)[0].flatten()
-    direction, iterations = solved(product, wanted)
+    direction, iterations = solve(product, wanted)
     gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0, 0))(
         layer.detach(), *inputs
     )
     return -(gradients.flatten(1) @ direction), iterations
 
 
-def solved(product: Callable[[Tensor], Tensor], wanted: Tensor) -> tuple[Tensor, int]:
+def solve(product: Callable[[Tensor], Tensor], wanted: Tensor) -> tuple[Tensor, int]:
     """Solve a linear system by textbook conjugate gradients; return solution and iterations."""
     direction, residual, iterations = torch.zeros_like(wanted), wanted.clone(), 0
     search, height = residual.clone(), residual @ residual
@@ -147,7 +147,7 @@ def solved(product: Callable[[Tensor], Tensor], wanted: Tensor) -> tuple[Tensor,
 
 def side(name: str, samples: int, classes: int, options: Namespace) -> None:
     """Measure one side in a child process, print its costs, and save its scores to a file."""
-    data = drawn(samples, classes, options.device)
+    data = draw_data(samples, classes, options.device)
     memory = Memory(options.device)
     seconds = []
     for _ in range(options.rounds):
@@ -204,7 +204,7 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def measured(
+def measure_side(
     name: str, samples: int, classes: int, scores: Path, options: Namespace
 ) -> dict[str, Any]:
     """Run a side in a process of its own, and return its costs."""
@@ -238,13 +238,13 @@ def last_layer(options: Namespace) -> Iterator[Result]:
         seconds = {}
         for samples in options.samples:
             with tempfile.TemporaryDirectory() as folder:
-                mine = measured("ours", samples, classes, Path(folder) / "ours.pt", options)
+                mine = measure_side("ours", samples, classes, Path(folder) / "ours.pt", options)
                 rival, case = None, f"{samples:,} x {classes}"
                 gradients = 4 * samples * classes * (FEATURES + 1)
                 if gradients > options.theirs_limit_gib * GIB:
                     case += f" (theirs: {gradients / GIB:.1f} GiB of gradients)"
                 else:
-                    rival = measured(
+                    rival = measure_side(
                         "theirs", samples, classes, Path(folder) / "theirs.pt", options
                     )
                     agree(
@@ -258,7 +258,7 @@ def last_layer(options: Namespace) -> Iterator[Result]:
         fewest, most = min(seconds), max(seconds)
         if fewest < most:
             growth = seconds[most] / seconds[fewest]
-            yield noted(
+            yield make_result(
                 f"{classes} classes, {most / fewest:g} x the samples", growth, "x the seconds"
             )
 
@@ -271,10 +271,12 @@ def rows(case: str, mine: dict[str, Any], rival: dict[str, Any] | None) -> Itera
         ("whole", MIB, "MiB in all"),
     ):
         if rival:
-            yield compared(case, mine[key] / divisor, rival[key] / divisor, unit)
+            yield compare_results(case, mine[key] / divisor, rival[key] / divisor, unit)
         else:
-            yield noted(case, mine[key] / divisor, unit)
-    yield noted(case, mine["iterations"], "iterations", rival["iterations"] if rival else None)
+            yield make_result(case, mine[key] / divisor, unit)
+    yield make_result(
+        case, mine["iterations"], "iterations", rival["iterations"] if rival else None
+    )
 
 
 def agree(one: Tensor, other: Tensor) -> None:
@@ -292,7 +294,7 @@ def read_options() -> Namespace:
     def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
 
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--cases",
         type=lambda text: text.split(","),
@@ -316,7 +318,9 @@ def main() -> None:
     if options.side:
         side(options.side, options.samples[0], options.classes[0], options)
         return
-    show([result for case in options.cases for result in CASES[case](options)], options.json)
+    print_results(
+        [result for case in options.cases for result in CASES[case](options)], options.json
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,16 @@ from pathlib import Path
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, Result, arguments, compared, conducted, make_images, noted, show
+from benchmarks.common import (
+    ROOT,
+    Result,
+    compare_results,
+    make_images,
+    make_parser,
+    make_result,
+    print_results,
+    run_in_process,
+)
 from orchestrator.core.allocator import ALLOCATOR
 
 CLASSES = 10
@@ -63,8 +72,8 @@ def side(name: str, folder: Path, options: Namespace) -> None:
         *SIDES[name],
         *(WEIGHED if name != "kd" else ()),
     ]
-    reports = conducted(folder / name, settings, "train")
-    measured = [
+    reports = run_in_process(folder / name, settings, "train")
+    measure_side = [
         report.metrics
         for report in reports
         if report.epoch >= FIRST and report.epoch < options.epochs
@@ -75,12 +84,12 @@ def side(name: str, folder: Path, options: Namespace) -> None:
             each.get("seconds/influence", 0.0),
             each.get("influence/seconds", 0.0),
         )
-        for each in measured
+        for each in measure_side
     ]
     Path(options.answer).write_text(json.dumps(taken))
 
 
-def measured(name: str, folder: Path, options: Namespace) -> list[list[float]]:
+def measure_side(name: str, folder: Path, options: Namespace) -> list[list[float]]:
     """Run a side in a process of its own.
 
     Returns:
@@ -120,7 +129,7 @@ def longer(one: list[float], plain: list[float]) -> float:
 
 def main() -> None:
     """Measure the three sides, and print the trainer's loss."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=10)
@@ -136,7 +145,7 @@ def main() -> None:
     if options.side:
         side(options.side, Path(options.folder), options)
         return
-    show(lost(options), options.json)
+    print_results(lost(options), options.json)
 
 
 def lost(options: Namespace) -> list[Result]:
@@ -148,20 +157,20 @@ def lost(options: Namespace) -> list[Result]:
             folder = Path(name) / str(number)
             folder.mkdir()
             for each, found in epochs.items():
-                found += measured(each, folder, options)
+                found += measure_side(each, folder, options)
     actor, inline, plain = (
         [statistics.median(column) for column in zip(*found, strict=True)]
         for found in epochs.values()
     )
     where = f"{options.student}, {options.images} images"
     return [
-        compared(f"epoch, {where}", actor[0], inline[0], "s"),
-        noted("epoch of KD", plain[0], "s"),
-        noted("epoch longer than KD's", longer(actor, plain), "%", longer(inline, plain)),
-        compared(
+        compare_results(f"epoch, {where}", actor[0], inline[0], "s"),
+        make_result("epoch of KD", plain[0], "s"),
+        make_result("epoch longer than KD's", longer(actor, plain), "%", longer(inline, plain)),
+        compare_results(
             "waiting", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"
         ),
-        noted("finding the weights once", actor[2], "s", inline[2]),
+        make_result("finding the weights once", actor[2], "s", inline[2]),
     ]
 
 

@@ -92,10 +92,10 @@ def variants(study: Study, kd: dict[str, Any], weighting: dict[str, Any]) -> dic
     }
 
 
-def trained(plain: dict[str, Any]) -> Trial:
+def train_variant(plain: dict[str, Any]) -> Trial:
     """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
-    every, seconds = paired.epochs_of(spec)
+    every, seconds = paired.train_trial(spec)
     last = every[-1]
     influence: dict[str, float] = {}
     for metrics in every:  # only epochs with new weights have these metrics
@@ -119,18 +119,18 @@ def trained(plain: dict[str, Any]) -> Trial:
 def read_options() -> tuple[Namespace, Study]:
     """Parse the command line, and return it with its study."""
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study.variants))
-    parser = paired.arguments(__doc__, PRESETS, names)
+    parser = paired.make_parser(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of the teacher where all have labels"
+        "--alpha", type=float, default=0.5, help="weight of the teacher if all samples have labels"
     )
     parser.add_argument(
         "--weighting",
         type=json.loads,
         default={},
-        help="JSON: settings of kd_aif for all that weigh samples",
+        help="JSON: settings of kd_aif for all variants with sample weights",
     )
-    options = paired.read(parser, names)
+    options = paired.parse_options(parser, names)
     study = STUDIES[options.study]
     options.variants = [name for name in options.variants if name in study.variants]
     return options, study
@@ -144,8 +144,10 @@ def main() -> None:
     )
     changes = {name: variant.change for name, variant in study.variants.items()}
     settings = {"alpha": options.alpha, "weighing": options.weighting}
-    _, kept = paired.compared(options, PRESETS, methods, trained, Trial, changes, settings)
-    print(markdown(kept, study))
+    _, stored_trials = paired.run_comparison(
+        options, PRESETS, methods, train_variant, Trial, changes, settings
+    )
+    print(markdown(stored_trials, study))
 
 
 if __name__ == "__main__":

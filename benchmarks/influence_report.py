@@ -32,7 +32,7 @@ class Variant:
     change: Change = ALIKE
 
 
-def weighed(**settings: Any) -> Variant:
+def weighted_variant(**settings: Any) -> Variant:
     """Return KD-AIF with the given settings.
 
     A static student restarts halfway, so it has twice the epochs. Its second half is then the
@@ -63,10 +63,10 @@ NOISE = Study(
         KD: Variant("kd", {}),
         KD_TWICE: Variant("kd", {}, TWICE),
         KD_HELD_OUT: Variant("kd", {}, Change(sets=WITH_HELD_OUT)),
-        "KD-AIF iterative": weighed(update="iterative"),
-        "KD-AIF static": weighed(update="static"),
-        BY_LOSS: weighed(update="iterative", weigh_by="loss"),
-        RANDOM: weighed(update="iterative", weigh_by="random"),
+        "KD-AIF iterative": weighted_variant(update="iterative"),
+        "KD-AIF static": weighted_variant(update="static"),
+        BY_LOSS: weighted_variant(update="iterative", weigh_by="loss"),
+        RANDOM: weighted_variant(update="iterative", weigh_by="random"),
         "cross entropy": Variant("cross_entropy", {}),
     },
     ("KD-AIF iterative", "KD-AIF static"),
@@ -75,12 +75,12 @@ NOISE = Study(
 )
 DETECTION = Study(
     {
-        "last_layer": weighed(estimator="last_layer", **ONCE),
-        "kfac": weighed(estimator="kfac", **ONCE),
-        "cg": weighed(estimator="cg", **ONCE),
-        "lissa": weighed(estimator="lissa", **ONCE),
-        "identity": weighed(estimator="identity", **ONCE),
-        "the sample's loss": weighed(weigh_by="loss", **ONCE),
+        "last_layer": weighted_variant(estimator="last_layer", **ONCE),
+        "kfac": weighted_variant(estimator="kfac", **ONCE),
+        "cg": weighted_variant(estimator="cg", **ONCE),
+        "lissa": weighted_variant(estimator="lissa", **ONCE),
+        "identity": weighted_variant(estimator="identity", **ONCE),
+        "the sample's loss": weighted_variant(weigh_by="loss", **ONCE),
     },
     (),
     {},
@@ -90,13 +90,13 @@ FEW = Study(
     {
         LABELS: Variant("cross_entropy", {}, Change(epochs=16)),
         LABELS_HELD_OUT: Variant("cross_entropy", {}, Change(epochs=10.5, sets=WITH_HELD_OUT)),
-        PLAIN: weighed(update="ssl", **EQUAL),
-        PLAIN_HARD: weighed(update="ssl", pseudo="hard", **EQUAL),
+        PLAIN: weighted_variant(update="ssl", **EQUAL),
+        PLAIN_HARD: weighted_variant(update="ssl", pseudo="hard", **EQUAL),
         KD_HELD_OUT: Variant("kd", {"form": "additive", "beta": 1.0}, Change(sets=WITH_HELD_OUT)),
-        "KD-AIF soft": weighed(update="ssl"),
-        "KD-AIF hard": weighed(update="ssl", pseudo="hard"),
-        "KD-AIF soft with feedback": weighed(update="ssl", feedback=1.0),
-        "random weights soft": weighed(update="ssl", weigh_by="random"),
+        "KD-AIF soft": weighted_variant(update="ssl"),
+        "KD-AIF hard": weighted_variant(update="ssl", pseudo="hard"),
+        "KD-AIF soft with feedback": weighted_variant(update="ssl", feedback=1.0),
+        "random weights soft": weighted_variant(update="ssl", weigh_by="random"),
     },
     ("KD-AIF soft", "KD-AIF hard", "KD-AIF soft with feedback"),
     {PLAIN: "soft", PLAIN_HARD: "hard", LABELS: "labels", LABELS_HELD_OUT: "labels with V"},
@@ -154,7 +154,7 @@ def markdown(trials: list[Trial], study: Study) -> str:
     cells: dict[str, list[str]] = {}
     legend = f"Over {table.counted()}; ± is the standard error."
     if study.rivals:
-        accuracies, cells = compared(table, study, order)
+        accuracies, cells = compare_variants(table, study, order)
         titles = ["", *accuracies, *titles[1:]]
         legend += (
             " Accuracies are those of the last weights, differences are paired over seeds and "
@@ -171,7 +171,7 @@ def markdown(trials: list[Trial], study: Study) -> str:
     return f"{lines(titles, rows)}\n\n{legend}"
 
 
-def compared(
+def compare_variants(
     table: Table[Trial], study: Study, order: list[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Return titles and cells of the students' metrics, with paired differences from each rival."""

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import (
     Result,
-    arguments,
     command_line,
-    compared,
+    compare_results,
     make_images,
-    noted,
+    make_parser,
+    make_result,
+    print_results,
     run,
-    show,
 )
 
 CLASSES = 10
@@ -50,7 +50,7 @@ class Peaks:
     def __init__(self) -> None:
         self.pss = self.private = self.data_pss = self.data_mapped = 0
 
-    def look(self, processes: list[Any]) -> None:
+    def update(self, processes: list[Any]) -> None:
         """Update the peaks with the sums over the current workers."""
         import psutil
 
@@ -91,7 +91,7 @@ def peaks(folder: Path, file: Path, groups: int, options: Namespace) -> Peaks:
     ]
     settings += ["training.batch_size=500", f"resources.groups={groups}"]
     print(f"sweep: groups={groups}", file=sys.stderr)
-    run(command_line("sweep", store, settings, "--name", "memory"), found.look, every_s=0.5)
+    run(command_line("sweep", store, settings, "--name", "memory"), found.update, every_s=0.5)
     assert found.pss, f"no process with {WORKER} in its name was seen"
     return found
 
@@ -112,29 +112,31 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
     copy = copy_bytes(file) / MIB
     one, two = (peaks(folder, file, groups, options) for groups in (1, 2))
     for groups, seen in ((1, one), (2, two)):
-        yield noted(f"groups={groups}: peak PSS of the workers", seen.pss / MIB, "MiB")
-        yield noted(f"groups={groups}: peak USS of a worker", seen.private / MIB, "MiB")
-        yield noted(f"groups={groups}: data mapped by a worker", seen.data_mapped / MIB, "MiB")
-        yield noted(
+        yield make_result(f"groups={groups}: peak PSS of the workers", seen.pss / MIB, "MiB")
+        yield make_result(f"groups={groups}: peak USS of a worker", seen.private / MIB, "MiB")
+        yield make_result(
+            f"groups={groups}: data mapped by a worker", seen.data_mapped / MIB, "MiB"
+        )
+        yield make_result(
             f"groups={groups}: data held by the machine",
             seen.data_pss / MIB,
             "MiB",
             theirs=groups * copy,
         )
     added, data = (two.pss - one.pss) / MIB, (two.data_pss - one.data_pss) / MIB
-    yield compared("second group adds: data", data, copy, "MiB")
-    yield compared("second group adds: all", added, added - data + copy, "MiB")
+    yield compare_results("second group adds: data", data, copy, "MiB")
+    yield compare_results("second group adds: all", added, added - data + copy, "MiB")
 
 
 def main() -> None:
     """Run both sweeps, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=60_000, help="3 KiB each")
     parser.add_argument("--epochs", type=int, default=4, help="of each trial; a group trains two")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         results = list(measure(Path(name), options))
-    show(results, options.json)
+    print_results(results, options.json)
 
 
 if __name__ == "__main__":

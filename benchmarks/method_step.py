@@ -38,7 +38,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from benchmarks.common import Result, arguments, compared, make_images, make_teacher, noted, show
+from benchmarks.common import (
+    Result,
+    compare_results,
+    make_images,
+    make_parser,
+    make_result,
+    make_teacher,
+    print_results,
+)
 from methods import cam
 from orchestrator.config.loader import load
 from orchestrator.config.trial import TrialSpec
@@ -185,7 +193,7 @@ def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSp
     )
 
 
-def in_turns(folder: Path, classes: int, options: Namespace) -> dict[str, list[float]]:
+def run_alternately(folder: Path, classes: int, options: Namespace) -> dict[str, list[float]]:
     """Return the seconds of a step in every turn of each variant and of KD."""
     folder.mkdir()
     make_images(folder / "data.npz", STEPS * BATCH, classes, held_out=max(classes, BATCH))
@@ -209,16 +217,20 @@ def in_turns(folder: Path, classes: int, options: Namespace) -> dict[str, list[f
 
 def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
     """Yield the variants against KD, then their cost factors."""
-    turns = in_turns(folder / f"{classes}-classes", classes, options)
+    turns = run_alternately(folder / f"{classes}-classes", classes, options)
     seconds = {name: statistics.median(each) for name, each in turns.items()}
     kd_s = seconds.pop("kd")
     for name, variant_s in seconds.items():
-        yield compared(f"K = {classes}, {title(name)}", 1000 * variant_s, 1000 * kd_s, "ms/step")
+        yield compare_results(
+            f"K = {classes}, {title(name)}", 1000 * variant_s, 1000 * kd_s, "ms/step"
+        )
     for name, variant_s in seconds.items():
         aim = f", the aim is {AIMS[name, classes]} at most" if (name, classes) in AIMS else ""
-        yield noted(f"K = {classes}, {title(name)}: cost factor", variant_s / kd_s, f"x KD{aim}")
+        yield make_result(
+            f"K = {classes}, {title(name)}: cost factor", variant_s / kd_s, f"x KD{aim}"
+        )
     lower, upper = np.quantile(turns["kd"], [0.25, 0.75])
-    yield noted(
+    yield make_result(
         f"K = {classes}, KD: between the quartiles of its turns",
         100 * float(upper - lower) / kd_s,
         "% of its median",
@@ -251,7 +263,7 @@ def alone(classes: int, rounds: int) -> Result:
             module(teacher, student).square().mean().backward()
             seconds.append(1000 * (time.process_time() - start))
     ours, theirs = (statistics.median(seconds[1:]) for _, seconds in sides)
-    return compared(f"K = {classes}, CAM alone, induced against full", ours, theirs, "ms")
+    return compare_results(f"K = {classes}, CAM alone, induced against full", ours, theirs, "ms")
 
 
 def main() -> None:
@@ -259,7 +271,7 @@ def main() -> None:
     # they take effect only at the start of a process
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--classes", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100]
     )
@@ -283,7 +295,7 @@ def main() -> None:
             for result in measure(Path(name), classes, options)
         ]
     modules = [alone(1000, options.rounds)] if "cam" in options.variants else []
-    show([*results, *modules], options.json)
+    print_results([*results, *modules], options.json)
 
 
 if __name__ == "__main__":

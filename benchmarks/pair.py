@@ -37,13 +37,13 @@ import numpy as np
 from benchmarks.common import (
     Result,
     Side,
-    arguments,
-    compared,
+    compare_results,
     make_images,
+    make_parser,
+    make_result,
     make_teacher,
-    noted,
+    print_results,
     report_seconds,
-    show,
 )
 from orchestrator.core.allocator import ALLOCATOR
 
@@ -119,7 +119,7 @@ def report(record: "Record") -> None:
     """Report the seconds of an epoch, and wait for the next turn."""
     metrics = record["metrics"]
     assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
-        "a measured epoch asked the teacher"
+        "a measured epoch must not run the teacher"
     )
     report_seconds(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
     if not (record.get("done") or sys.stdin.readline()):
@@ -156,7 +156,7 @@ def swap(folder: Path, options: Namespace) -> None:
             assert pair.receive(options.rank)().shape == (1, *logits.shape)
             pair.end_step()
 
-        report_seconds(lasting(once, options.swaps))
+        report_seconds(measure_duration(once, options.swaps))
 
 
 def objects(folder: Path, options: Namespace) -> None:
@@ -181,7 +181,7 @@ def objects(folder: Path, options: Namespace) -> None:
                 other.hand.remote([ray.put(logits)])  # inside a list it stays a reference
                 assert ray.get(self.handed.get()[0]).shape == logits.shape
 
-            return lasting(once, times)
+            return measure_duration(once, times)
 
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     actor: Any = ray.remote(num_cpus=1, max_concurrency=2)(Student)
@@ -194,7 +194,7 @@ def objects(folder: Path, options: Namespace) -> None:
     ray.shutdown()
 
 
-def lasting(action: Callable[[], None], times: int) -> float:
+def measure_duration(action: Callable[[], None], times: int) -> float:
     """Return the median seconds of an action after a warm-up."""
     seconds = []
     for _ in range(WARM_UP + times):
@@ -222,7 +222,7 @@ def started(side: str, folder: Path, options: Namespace, rank: int = 0) -> Side:
     return Side(command, ENVIRONMENT)
 
 
-def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[float]]:
+def run_alternately(folder: Path, options: Namespace) -> tuple[list[list[float]], list[float]]:
     """Return the seconds of every turn: the pair's by part, and the sum of the single students."""
     make_images(folder / "data.npz", options.images, CLASSES, held_out=CLASSES)
     with np.load(folder / "data.npz") as arrays:
@@ -246,7 +246,7 @@ def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[
     return together, apart
 
 
-def swapping(folder: Path, options: Namespace) -> tuple[float, float]:
+def measure_swaps(folder: Path, options: Namespace) -> tuple[float, float]:
     """Return the seconds of an exchange, ours and theirs."""
     folder.mkdir()
     sides = [started("swap", folder, options, rank) for rank in (0, 1)]
@@ -260,20 +260,20 @@ def swapping(folder: Path, options: Namespace) -> tuple[float, float]:
 
 def measure(folder: Path, options: Namespace) -> Iterator[Result]:
     """Yield all results."""
-    together, apart = in_turns(folder, options)
+    together, apart = run_alternately(folder, options)
     steps = options.images // options.batch_size
     epoch_s = statistics.median(map(sum, together))
-    yield compared(
+    yield compare_results(
         f"{' and '.join(options.students)}, {steps} steps",
         epoch_s,
         statistics.median(apart),
         "s/epoch",
     )
     waiting = statistics.median(parts[PARTS.index("exchange")] / sum(parts) for parts in together)
-    yield noted("exchange, with waiting for the slower one", 100 * waiting, "% of an epoch")
-    ours, theirs = swapping(folder / "swap", options)
-    yield noted("exchange, the swap alone", 100 * ours * steps / epoch_s, "% of an epoch")
-    yield compared(
+    yield make_result("exchange, with waiting for the slower one", 100 * waiting, "% of an epoch")
+    ours, theirs = measure_swaps(folder / "swap", options)
+    yield make_result("exchange, the swap alone", 100 * ours * steps / epoch_s, "% of an epoch")
+    yield compare_results(
         f"swap of {options.batch_size} x {CLASSES} float32, Ray's object store",
         1000 * ours,
         1000 * theirs,
@@ -283,7 +283,7 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
 
 def main() -> None:
     """Run epochs alternately, then the exchanges, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--students",
         type=lambda text: text.split(","),
@@ -308,7 +308,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         results = list(measure(Path(name), options))
-    show(results, options.json)
+    print_results(results, options.json)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Change(NamedTuple):
     sets: tuple[str, ...] = ()
 
 
-def arguments(
+def make_parser(
     documentation: str | None, presets: Presets, variants: list[str]
 ) -> argparse.ArgumentParser:
     """Return a parser with the script's first line and the options of all comparisons.
@@ -57,7 +57,11 @@ def arguments(
     parser.add_argument("--preset", choices=list(presets), default="digits")
     parser.add_argument("--config", type=Path, help="a configuration instead of a preset")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="over both; repeat it"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting of either; repeatable",
     )
     parser.add_argument(
         "--path",
@@ -82,12 +86,12 @@ def arguments(
         "--store", type=Path, help="for data, teacher and cache; default: a temporary folder"
     )
     parser.add_argument(
-        "--out", type=Path, help="a line per trial, JSON; what it holds is not trained again"
+        "--out", type=Path, help="JSON, one line per trial; stored trials are not trained again"
     )
     return parser
 
 
-def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
+def parse_options(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
     """Parse the command line, and check that the variants exist."""
     options = parser.parse_args()
     if unknown := set(options.variants) - set(variants):
@@ -97,7 +101,7 @@ def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
     return options
 
 
-def configured(
+def load_configuration(
     options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
 ) -> Configuration:
     """Return the recipe of all trials, or of those with additional settings.
@@ -121,13 +125,13 @@ def configured(
             pair.removeprefix("data.name=") for pair in pairs if pair.startswith("data.name=")
         ] or ["FashionMNIST"]
         pairs.append(f"data.name={names[-1]}")
-        adopt_raw_files(options.path, store.root / "data" / "raw" / names[-1] / "raw")
+        unpack_raw_files(options.path, store.root / "data" / "raw" / names[-1] / "raw")
     if options.noise is not None:
         pairs.append(f"data.label_noise={options.noise}")
     return load(file, [*pairs, *options.set, *sets])
 
 
-def adopt_raw_files(folder: Path, target: Path) -> None:
+def unpack_raw_files(folder: Path, target: Path) -> None:
     """Unpack the four files of MNIST or FashionMNIST below `folder` to torchvision's location.
 
     `folder` is only read.
@@ -149,7 +153,7 @@ def adopt_raw_files(folder: Path, target: Path) -> None:
         )
 
 
-def begin(
+def prepare_trials(
     options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
 ) -> tuple[TrialSpec, dict[str, Any]]:
     """Fit or load the teacher; return the common part of all trials and the teacher's card."""
@@ -157,8 +161,10 @@ def begin(
     from orchestrator.sweep.preflight.preflight import prepare_run
     from orchestrator.teacher.acquire import acquire_teacher
 
-    prepared = prepare_run(store, configured(options, presets, store, sets), "train", local=True)
-    print("the teacher is being fitted, or found", file=sys.stderr)
+    prepared = prepare_run(
+        store, load_configuration(options, presets, store, sets), "train", local=True
+    )
+    print("training or loading the teacher", file=sys.stderr)
     teacher, card, _ = acquire_teacher(
         store, prepared.configuration, prepared.data, LocalDispatcher(), lambda *_: None
     )
@@ -173,7 +179,7 @@ def begin(
     ), card
 
 
-def trial_of(
+def make_trial_spec(
     shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0
 ) -> TrialSpec:
     """Return a variant with a seed, with the epochs multiplied by `epochs`."""
@@ -191,7 +197,7 @@ def trial_of(
     )
 
 
-def epochs_of(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
+def train_trial(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
     """Train a trial; return the metrics of all its epochs, and its seconds."""
     from orchestrator.training._trainer import train
 
@@ -217,8 +223,8 @@ class Results(Generic[Kept]):
             values = json.loads(line)
             if values.pop("setup") != setup:
                 raise SystemExit(
-                    f"--out {file} holds trials of another setup: give another file, or the "
-                    f"options of then"
+                    f"--out {file} contains trials of another setup: give another file, or the "
+                    f"options of that setup"
                 )
             self.trials.append(kind(**values))
         if whole != text:
@@ -243,7 +249,7 @@ class Results(Generic[Kept]):
         ]
 
 
-def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any]) -> str:
+def hash_setup(shared: TrialSpec, temperature: float, settings: Mapping[str, Any]) -> str:
     """Return a hash of all values that compared trials must share.
 
     These are all values but variant and seed, including the common `settings` of the methods.
@@ -260,7 +266,7 @@ def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any])
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def missing(
+def find_missing_trials(
     shared: Mapping[tuple[str, ...], TrialSpec],
     variants: Mapping[str, Choice],
     changes: Mapping[str, Change],
@@ -277,12 +283,12 @@ def missing(
             for seed in range(first, min(first + options.jobs, options.seeds)):
                 if name in options.variants and not results.holds(name, seed):
                     change = changes.get(name, Change())
-                    yield trial_of(shared[change.sets], name, choice, seed, change.epochs)
+                    yield make_trial_spec(shared[change.sets], name, choice, seed, change.epochs)
 
 
 def train_all(
     specs: list[TrialSpec],
-    trained: Callable[[dict[str, Any]], Kept],
+    train_variant: Callable[[dict[str, Any]], Kept],
     jobs: int,
     results: Results[Kept],
 ) -> None:
@@ -293,7 +299,7 @@ def train_all(
     # they take effect only at the start of a process
     os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(trained, spec.plain()) for spec in specs]
+        futures = [pool.submit(train_variant, spec.plain()) for spec in specs]
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 trial = future.result()
@@ -337,11 +343,11 @@ def describe_network(network: Network) -> str:
     return ", ".join(str(value) for value in network.model_dump(exclude_none=True).values())
 
 
-def compared(
+def run_comparison(
     options: Namespace,
     presets: Presets,
     variants: Mapping[str, Choice],
-    trained: Callable[[dict[str, Any]], Kept],
+    train_variant: Callable[[dict[str, Any]], Kept],
     kind: type[Kept],
     changes: Mapping[str, Change] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -363,21 +369,21 @@ def compared(
     changes = changes or {}
     with tempfile.TemporaryDirectory() as name:
         store = Store.open(options.store or Path(name) / "store")
-        shared, card = begin(options, presets, store)
+        shared, card = prepare_trials(options, presets, store)
         kinds = {
             change.sets for variant, change in changes.items() if variant in options.variants
         } - {()}
-        alike = {(): shared} | {
-            sets: begin(options, presets, store, sets)[0] for sets in sorted(kinds)
+        shared_specs = {(): shared} | {
+            sets: prepare_trials(options, presets, store, sets)[0] for sets in sorted(kinds)
         }
         results = Results(
             options.out or Path(name) / "trials.jsonl",
-            setup_of(shared, options.temperature, settings or {}),
+            hash_setup(shared, options.temperature, settings or {}),
             kind,
         )
         train_all(
-            list(missing(alike, variants, changes, options, results)),
-            trained,
+            list(find_missing_trials(shared_specs, variants, changes, options, results)),
+            train_variant,
             options.jobs,
             results,
         )

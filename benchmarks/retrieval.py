@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from benchmarks.common import ROOT, Result, arguments, compared, noted, show
+from benchmarks.common import ROOT, Result, compare_results, make_parser, make_result, print_results
 from benchmarks.influence import GIB, MIB, Memory, now
 from methods.aggregation import aggregate_class_logits
 from methods.retrieval import nearest, recall
@@ -52,7 +52,7 @@ class Bank(NamedTuple):
     labels: Tensor
 
 
-def drawn(samples: int, classes: int, device: str) -> Bank:
+def draw_data(samples: int, classes: int, device: str) -> Bank:
     """Draw overlapping classes: features after a ReLU, as those of a network."""
     torch.manual_seed(0)
     labels = torch.randint(classes, (samples,))
@@ -91,7 +91,7 @@ def rows_at_once(samples: int, limit_bytes: float) -> int:
 
 def side(name: str, samples: int, classes: int, options: Namespace) -> None:
     """Measure one side in a child process, print its costs, and save its results to a file."""
-    bank = drawn(samples, classes, options.device)
+    bank = draw_data(samples, classes, options.device)
     negatives = NEGATIVES if options.cases == ["neighbours"] else 0
     logits = torch.randn(samples, classes, device=options.device)
 
@@ -119,7 +119,7 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
     print(json.dumps({"seconds": statistics.median(seconds), "grown": grown, "whole": in_all}))
 
 
-def measured(
+def measure_side(
     name: str, case: str, samples: int, classes: int, found: Path, options: Namespace
 ) -> dict[str, Any]:
     """Run a side in a process of its own, and return its costs."""
@@ -156,7 +156,7 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
             text, rival = f"{case}, {samples:,} in {classes}", None
             with tempfile.TemporaryDirectory() as folder:
                 files = [Path(folder) / "ours.pt", Path(folder) / "theirs.pt"]
-                mine = measured(
+                mine = measure_side(
                     "whole" if case == "class" else "ours",
                     case,
                     samples,
@@ -165,7 +165,7 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
                     options,
                 )
                 if case != "class":
-                    rival = measured("theirs", case, samples, classes, files[1], options)
+                    rival = measure_side("theirs", case, samples, classes, files[1], options)
                     agree(*(torch.load(file, weights_only=True) for file in files))
                     rows = rows_at_once(samples, options.theirs_limit_gib * GIB)
                     text += f" (theirs: {rows:,} rows at once)" if rows < samples else ""
@@ -176,13 +176,13 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
                 ("whole", MIB, "MiB in all"),
             ):
                 if rival:
-                    yield compared(text, mine[key] / divisor, rival[key] / divisor, unit)
+                    yield compare_results(text, mine[key] / divisor, rival[key] / divisor, unit)
                 else:
-                    yield noted(text, mine[key] / divisor, unit)
+                    yield make_result(text, mine[key] / divisor, unit)
         fewest, most = min(seconds), max(seconds)
         if fewest < most:
             growth = seconds[most] / seconds[fewest]
-            yield noted(
+            yield make_result(
                 f"{case}, {classes} classes, {most / fewest:g} x the samples",
                 growth,
                 "x the seconds",
@@ -205,7 +205,7 @@ def read_options() -> Namespace:
     def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
 
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--cases",
         type=lambda text: text.split(","),
@@ -229,7 +229,9 @@ def main() -> None:
     if options.side:
         side(options.side, options.samples[0], options.classes[0], options)
         return
-    show([result for case in options.cases for result in compare(case, options)], options.json)
+    print_results(
+        [result for case in options.cases for result in compare(case, options)], options.json
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from typing import Any
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, Result, arguments, compared, noted, show
+from benchmarks.common import ROOT, Result, compare_results, make_parser, make_result, print_results
 
 SETTINGS = [
     "data.name=digits",
@@ -74,7 +74,7 @@ def measure(options: Namespace, sampler: str, trials: int) -> dict[str, float]:
     return found
 
 
-def swept(options: Namespace) -> dict[str, float]:
+def measure_sweep(options: Namespace) -> dict[str, float]:
     """Run a sweep on a simulated cluster as `run.py sweep` does, observed from its driver."""
     from rich.console import Console
 
@@ -92,7 +92,7 @@ def swept(options: Namespace) -> dict[str, float]:
         """The usual display, which also records wall and CPU seconds at trial ends."""
 
         def trial_started(self, trial: Trial) -> None:
-            before[:] = before or [resident()]
+            before[:] = before or [resident_bytes()]
             super().trial_started(trial)
 
         def trial_ended(self, trial: Trial) -> None:
@@ -120,7 +120,7 @@ def swept(options: Namespace) -> dict[str, float]:
         and [trial.state for trial in sweep.trials.values()] == ["complete"] * trials
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return costs(ends) | {"before": before[0], "after": resident(), "peak": peak}
+    return costs(ends) | {"before": before[0], "after": resident_bytes(), "peak": peak}
 
 
 def costs(ends: list[tuple[float, float]]) -> dict[str, float]:
@@ -144,7 +144,7 @@ def costs(ends: list[tuple[float, float]]) -> dict[str, float]:
     return found
 
 
-def resident() -> float:
+def resident_bytes() -> float:
     """Return the resident memory of this process, in MiB."""
     import psutil
 
@@ -180,20 +180,20 @@ def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
     found: list[Result] = []
     for trials, numbers in sorted(sweeps.items()):
         case = f"{sampler}, {trials:,} trials: "
-        found.append(noted(f"{case}trials per second", 1 / numbers["wall"], "1/s"))
+        found.append(make_result(f"{case}trials per second", 1 / numbers["wall"], "1/s"))
         for name, what in {"wall": "a trial", "cpu": "a trial, CPU of the driver"}.items():
             mine, first = numbers[name], sweeps[smallest][name]
             found.append(
-                noted(case + what, mine, "s")
+                make_result(case + what, mine, "s")
                 if trials == smallest
-                else compared(case + what, mine, first, "s")
+                else compare_results(case + what, mine, first, "s")
             )
         if "growth" in numbers:
             found.append(
-                compared(f"{case}CPU, last tenth / second tenth", numbers["growth"], 1.0, "")
+                compare_results(f"{case}CPU, last tenth / second tenth", numbers["growth"], 1.0, "")
             )
         found += [
-            noted(f"{case}memory {name}", numbers[name], "MiB")
+            make_result(f"{case}memory {name}", numbers[name], "MiB")
             for name in ("before", "after", "peak")
         ]
     return found
@@ -201,7 +201,7 @@ def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
 
 def main() -> None:
     """Run the sweeps one after another, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument(
@@ -210,19 +210,19 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         type=Path,
-        help="keep what cProfile says of each driver's main thread in this folder",
+        help="write the cProfile result of each driver's main thread to this folder",
     )
     parser.add_argument("--folder", type=Path, help=SUPPRESS)
     options = parser.parse_args()
     if options.folder:
-        print(json.dumps(swept(options)))
+        print(json.dumps(measure_sweep(options)))
         return
     found: list[Any] = []
     for sampler in options.samplers:
         found += rows(
             sampler, {trials: measure(options, sampler, trials) for trials in options.trials}
         )
-    show(found, options.json)
+    print_results(found, options.json)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,12 @@ from torch.nn import functional
 from benchmarks.common import (
     Result,
     Side,
-    arguments,
-    compared,
+    compare_results,
     make_images,
+    make_parser,
     make_teacher,
+    print_results,
     report_seconds,
-    show,
 )
 from orchestrator.core.allocator import ALLOCATOR
 
@@ -174,7 +174,7 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
         else:
             report_seconds(now(options.device) - start)
         assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
-            "a measured epoch asked the teacher"
+            "a measured epoch must not run the teacher"
         )
         if not sys.stdin.readline():
             sys.exit()
@@ -279,20 +279,22 @@ def result(case: str, ours: list[float], theirs: list[float], options: Namespace
     """Return the medians as seconds on a CPU, as images per second on a GPU."""
     ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
     if options.device == "cpu":
-        return compared(case, ours_s, theirs_s, "s/epoch")
+        return compare_results(case, ours_s, theirs_s, "s/epoch")
     images = options.images // options.batch_size * options.batch_size
-    return compared(case, images / ours_s, images / theirs_s, "images/s", more_is_better=True)
+    return compare_results(
+        case, images / ours_s, images / theirs_s, "images/s", more_is_better=True
+    )
 
 
 def read_options() -> Namespace:
     """Parse the command line; missing values get the defaults of the device."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--pair", action="append", metavar="TEACHER-STUDENT", help="repeat it")
+    parser.add_argument("--pair", action="append", metavar="TEACHER-STUDENT", help="repeatable")
     parser.add_argument(
         "--cases",
         type=lambda text: text.split(","),
-        help=f"of {', '.join(CASES)}; compiled only where asked or on cuda",
+        help=f"of {', '.join(CASES)}; compiled only on request or on cuda",
     )
     parser.add_argument("--images", type=int)
     parser.add_argument("--batch-size", type=int)
@@ -328,7 +330,7 @@ def main() -> None:
         folder = Path(name)
         make_images(folder / "data.npz", options.images, CLASSES, held_out=CLASSES)
         results = [result for pair in options.pair for result in measure(folder, pair, options)]
-    show(results, options.json)
+    print_results(results, options.json)
 
 
 if __name__ == "__main__":

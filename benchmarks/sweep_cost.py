@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import (
     CpuSeconds,
     Result,
-    arguments,
     command_line,
-    compared,
-    noted,
+    compare_results,
+    make_parser,
+    make_result,
+    print_results,
     run,
-    show,
 )
 
 EPOCHS = 6
@@ -78,7 +78,7 @@ def cost(base: Path, name: str, pairs: list[str]) -> tuple[float, float]:
     shutil.copytree(base, store)
     print(f"sweep: {name}", file=sys.stderr)
     counter = CpuSeconds()
-    run(command_line("sweep", store, pairs, "--name", "cost", "--seed", "0"), counter.look)
+    run(command_line("sweep", store, pairs, "--name", "cost", "--seed", "0"), counter.update)
     knowledge = sum(
         file.stat().st_size for file in (store / "knowledge").rglob("*") if file.is_file()
     )
@@ -93,13 +93,13 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
     online_s, online_mib = cost(base, "online", shared + THEIRS)
     for case, pairs in OURS.items():
         cached_s, cached_mib = cost(base, case, shared + pairs)
-        yield compared(f"{case}: cpu seconds", cached_s, online_s, "s")
-        yield noted(f"{case}: bytes on disk", cached_mib, "MiB", theirs=online_mib)
+        yield compare_results(f"{case}: cpu seconds", cached_s, online_s, "s")
+        yield make_result(f"{case}: bytes on disk", cached_mib, "MiB", theirs=online_mib)
 
 
 def main() -> None:
     """Run all sweeps, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays"
     )
@@ -107,13 +107,13 @@ def main() -> None:
         "--fashion-mnist",
         type=Path,
         metavar="FOLDER",
-        help="torchvision's root, where it is downloaded to",
+        help="root folder of torchvision's download",
     )
     parser.add_argument("--teacher", default="resnet56")
     parser.add_argument("--student", default="resnet20")
-    parser.add_argument("--train", type=int, default=2000, help="images that are trained on")
+    parser.add_argument("--train", type=int, default=2000, help="number of training images")
     parser.add_argument(
-        "--held-out", type=int, default=500, help="images of validation and of test"
+        "--held-out", type=int, default=500, help="number of images each for validation and test"
     )
     parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args()
@@ -125,7 +125,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         results = list(measure(Path(name), options))
-    show(results, options.json)
+    print_results(results, options.json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 # a script's path holds only its own folder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import ROOT, arguments, compared, conducted, show
+from benchmarks.common import ROOT, compare_results, make_parser, print_results, run_in_process
 
 SETTINGS = [
     "data.name=digits",
@@ -34,7 +34,7 @@ SETTINGS = [
 
 def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
     """Run a sweep as `run.py sweep` does."""
-    reports = conducted(
+    reports = run_in_process(
         folder, [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"], "sweep"
     )
     assert len(reports) == trials
@@ -162,7 +162,7 @@ def measure(side: str, trials: int, at_once: int) -> dict[str, float]:
 
 def main() -> None:
     """Run both sides, and print the table."""
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
@@ -179,8 +179,11 @@ def main() -> None:
         )
         return
     sides = {side: measure(side, options.trials, options.at_once) for side in ("theirs", "ours")}
-    show(
-        [compared(case, ours, sides["theirs"][case], "s") for case, ours in sides["ours"].items()],
+    print_results(
+        [
+            compare_results(case, ours, sides["theirs"][case], "s")
+            for case, ours in sides["ours"].items()
+        ],
         options.json,
     )
 

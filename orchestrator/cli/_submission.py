@@ -41,7 +41,7 @@ class Submission:
     Attributes:
         name: Name of the job.
         entrypoint: Command line for the cluster's shell.
-        beside: Files that are packed in addition to the project, by their names in the package.
+        extra_files: Files packed in addition to the project, by their names in the package.
         labels: Metadata that the cluster stores with the job.
     """
 

@@ -105,7 +105,7 @@ def compare(
 
 
 def _print_note(text: str) -> None:
-    """Print a note to standard error, because standard output may hold the result alone."""
+    """Print a note to standard error, because standard output may hold only the result."""
     print(sanitize(f"note: {text}"), file=sys.stderr)
 
 

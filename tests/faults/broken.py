@@ -112,7 +112,7 @@ class DriverProcess:
         return found
 
     def kill(self) -> None:
-        """Send SIGKILL to the driver alone."""
+        """Send SIGKILL to the driver only."""
         self._look()
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -186,9 +186,7 @@ def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
 def compare(found: Sweep | None, expected: Sweep) -> None:
     """Assert that both sweeps have the same trials with bit-identical results."""
     assert found is not None and found.state == expected.state == "finished"
-    assert sorted(found.trials) == sorted(expected.trials), (
-        "trials are missing, or there are too many"
-    )
+    assert sorted(found.trials) == sorted(expected.trials), "trials are missing or duplicated"
     for number, trial in expected.trials.items():
         other = found.trials[number]
         assert _result(other) == _result(trial), f"trial {number}"
@@ -250,9 +248,7 @@ def _checked_runs(sweep: Sweep, client: Any) -> int:
     ].info.status == "FINISHED"
     names = sorted(run.info.run_name for run in runs.values())
     of_trial = 1 + (len(sweep.configuration.students) if sweep.configuration.peers else 0)
-    assert len(runs) == 1 + of_trial * len(sweep.trials), (
-        f"runs are missing, or there are too many: {names}"
-    )
+    assert len(runs) == 1 + of_trial * len(sweep.trials), f"runs are missing or duplicated: {names}"
     points = 0
     for number, trial in sweep.trials.items():
         run = runs[ids[str(number)]]

@@ -400,7 +400,7 @@ def main() -> int:
         choices=list(WEIGHTS),
         action="append",
         default=[],
-        help="draw this kind alone; repeat it",
+        help="draw only this kind; repeatable",
     )
     parser.add_argument(
         "--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet"

@@ -22,7 +22,7 @@ DETACH = 2  # sys/mount.h
 def store(tmp_path: Path) -> Iterator[Path]:
     """Return a store on its own small file system in memory; the output is outside of it."""
     if sys.platform != "linux":
-        pytest.skip("a small file system can be mounted on Linux alone")
+        pytest.skip("a small file system can be mounted only on Linux")
     folder = tmp_path / "store"
     folder.mkdir(mode=0o700)
     library = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +58,7 @@ def test_sweep_waits_for_disk_space(store: Path, undisturbed: Sweep, add_row: Ad
         assert driver.wait_until_ended() == 0, driver.output
     check_all(store, undisturbed)
     add_row(
-        "the disk full in the middle of a sweep, until the sweep said so",
+        "the disk full in the middle of a sweep, until the sweep reported it",
         "once, in the first trial",
         len(undisturbed.trials),
     )
