@@ -513,13 +513,3 @@ def test_settings_are_validated(tmp_path: Path) -> None:
     assert code == 2 and "did you mean 'address'" in output
     code, output = call("--quick", "--address", "127.0.0.1:1", "--store", str(tmp_path))
     assert code == UNFIT and "'127.0.0.1:1'" in output and "two workers" not in output
-
-
-@pytest.mark.ray
-def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "TWO_WORKERS_TIMEOUT_S", 250.0)  # on a busy machine
-    code, output = call("--store", str(tmp_path / "store"))
-    assert code == OK, output
-    assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)
-    assert "two workers  ok    two workers summed a tensor" in output
-    assert list(tmp_path.iterdir()) == [], "doctor must leave no files"

@@ -38,7 +38,7 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for pair in (*SMALL, "data.limit.train=200", "project=compared")
         for part in ("--set", pair)
     ]
-    asked = [
+    arguments = [
         "--methods",
         "cross_entropy,kd",
         "--trials",
@@ -50,16 +50,18 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "--store",
         str(tmp_path),
     ]
-    done = CliRunner().invoke(run.app, ["compare", *asked, "--json", *pairs])
+    done = CliRunner().invoke(run.app, ["compare", *arguments, "--json", *pairs])
     assert done.exit_code == 0, done.output
     assert len(opened) == 1
-    told = json.loads(done.stdout)
-    assert [row["method"] for row in told["rows"]] == ["cross_entropy", "kd"] and told["seeds"] == [
+    printed = json.loads(done.stdout)
+    assert [row["method"] for row in printed["rows"]] == ["cross_entropy", "kd"] and printed[
+        "seeds"
+    ] == [
         1,
         2,
     ]
     last = Sweep.open(Store(tmp_path), "mine-seeds")
-    for row in told["rows"]:
+    for row in printed["rows"]:
         reached = [
             t.metrics["test/last/accuracy"]
             for t in last.trials.values()
@@ -68,14 +70,14 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert len(reached) == 2 and row["means"]["accuracy"]["value"] == pytest.approx(
             sum(reached) / 2
         )
-    assert json.loads((tmp_path / "comparisons" / "mine" / "result.json").read_text()) == told
+    assert json.loads((tmp_path / "comparisons" / "mine" / "result.json").read_text()) == printed
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (parent,) = client.search_runs(
         [client.get_experiment_by_name("compared").experiment_id], "run_name = 'mine-seeds'"
     )
     assert (
         parent.data.metrics["comparison/kd/accuracy"]
-        == told["rows"][1]["means"]["accuracy"]["value"]
+        == printed["rows"][1]["means"]["accuracy"]["value"]
     )
     logged = {file.path for file in client.list_artifacts(parent.info.run_id, "comparison")}
     assert logged == {"comparison/result.json", "comparison/comparison.md"}

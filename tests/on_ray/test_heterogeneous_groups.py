@@ -30,29 +30,32 @@ def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None
     With `dies`, the worker of rank 1 dies at the first attempt.
     """
 
-    def tell(settings: Mapping[str, Any]) -> None:
+    def write_report(settings: Mapping[str, Any]) -> None:
         import torch.distributed as dist
 
         first = dies and not (folder / "died").exists()
         rank, here = ray.train.get_context().get_world_rank(), ray.get_runtime_context()
-        said = {
+        report = {
             "rank": dist.get_rank(),
             "world_size": dist.get_world_size(),
             "holds": here.get_assigned_resources(),
         }
-        said |= {"local_rank": ray.train.get_context().get_local_rank(), "node": here.get_node_id()}
-        (folder / f"{'first' if first else 'last'}-{rank}.json").write_text(json.dumps(said))
+        report |= {
+            "local_rank": ray.train.get_context().get_local_rank(),
+            "node": here.get_node_id(),
+        }
+        (folder / f"{'first' if first else 'last'}-{rank}.json").write_text(json.dumps(report))
         dist.barrier()
         if first and rank == 1:
             (folder / "died").touch()
             os._exit(1)
         dist.barrier()
 
-    monkeypatch.setattr(groups, "serve", tell)
+    monkeypatch.setattr(groups, "serve", write_report)
     groups._trainer(0, PAIRS, "uneven", folder).fit()
 
 
-def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
+def read_reports(folder: Path, attempt: str) -> list[dict[str, Any]]:
     """Return the notes of an attempt's workers, by rank."""
     return [
         json.loads((folder / f"{attempt}-{rank}.json").read_text()) for rank in range(PAIRS.workers)
@@ -66,14 +69,14 @@ def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(
     with connect_to_ray(None, cpus=3):
         run_group(monkeypatch, tmp_path, dies=True)
     for attempt in ("first", "last"):
-        said = told(tmp_path, attempt)
-        assert [worker["holds"] for worker in said] == [A, B, A, B], attempt
+        report = read_reports(tmp_path, attempt)
+        assert [worker["holds"] for worker in report] == [A, B, A, B], attempt
         assert (
-            [worker["rank"] for worker in said]
-            == [worker["local_rank"] for worker in said]
+            [worker["rank"] for worker in report]
+            == [worker["local_rank"] for worker in report]
             == [0, 1, 2, 3]
         ), attempt
-        assert {worker["world_size"] for worker in said} == {4}
+        assert {worker["world_size"] for worker in report} == {4}
 
 
 @pytest.fixture
@@ -98,7 +101,9 @@ def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     with connect_to_ray(three_nodes) as available:
         assert available["CPU"] == 3 and [node["CPU"] for node in nodes()] == [1, 1, 1]
         run_group(monkeypatch, tmp_path, dies=False)
-    said = told(tmp_path, "last")
-    assert [worker["holds"] for worker in said] == [A, B, A, B]
+    report = read_reports(tmp_path, "last")
+    assert [worker["holds"] for worker in report] == [A, B, A, B]
     # b's two share a node, to which Ray would have given consecutive ranks
-    assert said[1]["node"] == said[3]["node"] and len({worker["node"] for worker in said}) == 3
+    assert (
+        report[1]["node"] == report[3]["node"] and len({worker["node"] for worker in report}) == 3
+    )

@@ -80,30 +80,30 @@ def ray_here(shared_ray: SharedRay) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def beside(ray_here: None) -> InfluenceActorHandle:
+def handle(ray_here: None) -> InfluenceActorHandle:
     """An influence actor with two CPUs, which is this process's own."""
     return InfluenceActorHandle(2.0, 0.0, compute)
 
 
 @pytest.fixture
-def aide(beside: InfluenceActorHandle) -> Iterator[InfluenceClient]:
-    made = InfluenceClient(beside, max_failures=2)
+def client(handle: InfluenceActorHandle) -> Iterator[InfluenceClient]:
+    made = InfluenceClient(handle, max_failures=2)
     yield made
     made.drop()
 
 
-def answered(aide: InfluenceClient, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
-    found = aide.receive(LONG_S, alive)
+def answered(client: InfluenceClient, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
+    found = client.receive(LONG_S, alive)
     assert found is not None
     return found
 
 
-def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceClient) -> None:
-    assert aide.receive(LONG_S, lambda: None) is None, "nothing was asked"
-    aide.send(snapshot(1, "wait"))
-    aide.send(snapshot(2))
+def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(client: InfluenceClient) -> None:
+    assert client.receive(LONG_S, lambda: None) is None, "nothing was asked"
+    client.send(snapshot(1, "wait"))
+    client.send(snapshot(2))
     signs: list[None] = []
-    found = answered(aide, lambda: signs.append(None))
+    found = answered(client, lambda: signs.append(None))
     assert (
         found.noted["epoch"] == 2
         and found.weights.tolist() == [1.0, 3.0]
@@ -115,82 +115,84 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceC
         and found.tracked["cpu"]
         and found.tracked["pid"] != os.getpid()
     )
-    assert aide.receive(LONG_S, lambda: None) is None and aide.notes() == []
+    assert client.receive(LONG_S, lambda: None) is None and client.notes() == []
 
 
 def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
-    aide: InfluenceClient, tmp_path: Path
+    client: InfluenceClient, tmp_path: Path
 ) -> None:
-    aide.send(snapshot(1))
-    before = answered(aide).tracked["pid"]
-    aide.send(snapshot(3, "die once", tmp_path))
-    after = answered(aide)
+    client.send(snapshot(1))
+    before = answered(client).tracked["pid"]
+    client.send(snapshot(3, "die once", tmp_path))
+    after = answered(client)
     assert (
         after.noted["epoch"] == 3
         and after.weights.tolist() == [1.0, 3.0]
         and after.tracked["pid"] != before
     )
-    assert aide.notes() == [
+    assert client.notes() == [
         "the influence actor died and was restarted; the snapshot of epoch 3 was resent"
     ]
-    assert aide.notes() == []
+    assert client.notes() == []
 
 
 def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
-    aide: InfluenceClient, tmp_path: Path
+    client: InfluenceClient, tmp_path: Path
 ) -> None:
-    aide.send(snapshot(3, "stale once", tmp_path))
-    assert answered(aide).noted["epoch"] == 3
-    assert aide.notes() == [
+    client.send(snapshot(3, "stale once", tmp_path))
+    assert answered(client).noted["epoch"] == 3
+    assert client.notes() == [
         "the influence actor died and was restarted; the snapshot of epoch 3 was resent"
     ]
 
 
-def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: InfluenceClient) -> None:
-    aide.send(snapshot(1))
-    process = psutil.Process(int(answered(aide).tracked["pid"]))
+def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(
+    client: InfluenceClient,
+) -> None:
+    client.send(snapshot(1))
+    process = psutil.Process(int(answered(client).tracked["pid"]))
     process.kill()
     process.wait(LONG_S)
-    aide.send(snapshot(2))
-    assert answered(aide).tracked["pid"] != process.pid and len(aide.notes()) == 1
+    client.send(snapshot(2))
+    assert answered(client).tracked["pid"] != process.pid and len(client.notes()) == 1
 
 
 def test_a_snapshot_that_kills_every_actor_is_given_up(
-    beside: InfluenceActorHandle, tmp_path: Path
+    handle: InfluenceActorHandle, tmp_path: Path
 ) -> None:
-    aide = InfluenceClient(beside, max_failures=1)
-    aide.send(snapshot(4, "die", tmp_path))
-    assert aide.receive(LONG_S, lambda: None) is None
-    again, given_up = aide.notes()
+    client = InfluenceClient(handle, max_failures=1)
+    client.send(snapshot(4, "die", tmp_path))
+    assert client.receive(LONG_S, lambda: None) is None
+    again, given_up = client.notes()
     assert "snapshot of epoch 4 was resent" in again
     assert given_up == (
         "the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch "
         "4 was not resent"
     )
-    aide.send(snapshot(5))
-    assert answered(aide).noted["epoch"] == 5
+    client.send(snapshot(5))
+    assert answered(client).noted["epoch"] == 5
 
 
 def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
-    aide: InfluenceClient,
+    client: InfluenceClient,
 ) -> None:
     """Late may be stopped, which no message ends."""
-    aide.send(snapshot(0))
-    process = psutil.Process(int(answered(aide).tracked["pid"]))
+    client.send(snapshot(0))
+    process = psutil.Process(int(answered(client).tracked["pid"]))
     process.suspend()
-    aide.send(snapshot(1))
-    assert aide.receive(0.0, lambda: None) is None
-    assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
-    aide.send(snapshot(2))
-    found = answered(aide)
+    client.send(snapshot(1))
+    assert client.receive(0.0, lambda: None) is None
+    assert client.receive(0.0, lambda: None) is None and client.notes() == []
+    client.send(snapshot(2))
+    found = answered(client)
     assert found.noted["epoch"] == 2 and found.tracked["pid"] != process.pid
     process.wait(LONG_S)
 
 
 def test_students_that_share_an_actor_each_get_their_answer(
-    beside: InfluenceActorHandle, tmp_path: Path
+    handle: InfluenceActorHandle, tmp_path: Path
 ) -> None:
-    first, second = InfluenceClient(beside, 2), InfluenceClient(beside, 2)
+    first, second = InfluenceClient(handle, 2), InfluenceClient(handle, 2)
     first.send(snapshot(1, "die once", tmp_path))
     second.send(snapshot(2))
     found = [answered(first), answered(second)]
@@ -200,28 +202,28 @@ def test_students_that_share_an_actor_each_get_their_answer(
 
 
 def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
-    aide = InfluenceClient(InfluenceActorHandle(64.0, 0.0, compute), max_failures=2)
-    aide.send(snapshot())
-    assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
-    aide.drop()
+    client = InfluenceClient(InfluenceActorHandle(64.0, 0.0, compute), max_failures=2)
+    client.send(snapshot())
+    assert client.receive(0.0, lambda: None) is None and client.notes() == []
+    client.drop()
 
 
-def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> None:
-    aide.send(snapshot())
-    pid = answered(aide).tracked["pid"]
-    aide.send(snapshot(order="refuse"))
+def test_an_error_of_the_computation_is_the_trials(client: InfluenceClient) -> None:
+    client.send(snapshot())
+    pid = answered(client).tracked["pid"]
+    client.send(snapshot(order="refuse"))
     with refused("damping", 0, (0, None), TrialError):
-        aide.receive(LONG_S, lambda: None)
-    aide.send(snapshot())
-    assert answered(aide).tracked["pid"] == pid, "a refusal costs no process"
-    aide.send(snapshot(order="break"))
+        client.receive(LONG_S, lambda: None)
+    client.send(snapshot())
+    assert answered(client).tracked["pid"] == pid, "a refusal costs no process"
+    client.send(snapshot(order="break"))
     with refused(
         "resources.influence_backend", "ValueError: two words and a line", error=TrialError
     ):
-        aide.receive(LONG_S, lambda: None)
-    aide.send(snapshot())
-    assert answered(aide).tracked["pid"] != pid, "nobody knows what it left"
-    assert aide.notes() == []
+        client.receive(LONG_S, lambda: None)
+    client.send(snapshot())
+    assert answered(client).tracked["pid"] != pid, "nobody knows what it left"
+    assert client.notes() == []
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -231,10 +233,10 @@ def serve(settings: dict[str, Any]) -> None:
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         assert context.influence_client is not None
-        aide = context.influence_client()
-        aide.send(snapshot())
-        found = aide.receive(LONG_S, context.heartbeat)
-        aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
+        client = context.influence_client()
+        client.send(snapshot())
+        found = client.receive(LONG_S, context.heartbeat)
+        client.send(snapshot(4, "wait"))  # the end of the trial breaks it off
         context.report(
             {
                 "epoch": 1,
@@ -243,14 +245,14 @@ def serve(settings: dict[str, Any]) -> None:
             }
         )
         if spec.name == "busy":
-            aide.receive(LONG_S, context.heartbeat)
+            client.receive(LONG_S, context.heartbeat)
 
     worker.execute = work  # type: ignore[attr-defined]
     setattr(influence_actor, "compute_sample_weights", compute)  # noqa: B010
     worker.serve(settings)
 
 
-def told(
+def submit_and_read(
     dispatcher_client: DispatcherClient, name: str, spec: TrialSpec
 ) -> dict[str, psutil.Process]:
     """The processes that a trial names."""
@@ -261,7 +263,7 @@ def told(
 
 
 def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
-    ray_here: None, beside: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ray_here: None, handle: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its CPU is beside the worker's bundle, which has one and gives none away."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
@@ -269,10 +271,13 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     with groups.worker_groups(
         Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True
     ) as dispatcher_client:
-        first, second = told(dispatcher_client, "one", spec), told(dispatcher_client, "busy", spec)
+        first, second = (
+            submit_and_read(dispatcher_client, "one", spec),
+            submit_and_read(dispatcher_client, "busy", spec),
+        )
         assert first == second and first["actor"] != first["worker"]
         second["worker"].kill()
         second["actor"].wait(LONG_S)
-        third = told(dispatcher_client, "last", spec)
+        third = submit_and_read(dispatcher_client, "last", spec)
         assert third["actor"] != first["actor"] and third["worker"] != first["worker"]
     third["actor"].wait(LONG_S)

@@ -152,7 +152,7 @@ def place(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> It
     fitted: list[dict[str, float]] = []
     folders: set[str] = set()
 
-    def told(epoch: int, metrics: dict[str, float]) -> None:
+    def record_epoch(epoch: int, metrics: dict[str, float]) -> None:
         fitted.append(metrics)
         folders.update(
             path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir()
@@ -166,7 +166,9 @@ def place(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> It
         with groups.worker_groups(
             pair, root / "groups", max_failures=1, own_cluster=True
         ) as dispatcher_client:
-            teacher, _, _ = acquire_teacher(store, configuration, data, dispatcher_client, told)
+            teacher, _, _ = acquire_teacher(
+                store, configuration, data, dispatcher_client, record_epoch
+            )
             yield Place(dispatcher_client, root, configuration, data, teacher, fitted, folders)
 
 
@@ -222,7 +224,7 @@ def bits(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DEATHS)
-def test_a_pair_of_which_one_is_killed_ends_as_if_nobody_had_died(
+def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
     name: str, place: Place, whole: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
 ) -> None:
     (expected, kept), (found, saved) = whole, trained(place, name, DEATHS[name])
@@ -246,7 +248,7 @@ def test_a_pair_of_which_one_is_killed_ends_as_if_nobody_had_died(
         )
 
 
-def test_the_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
+def test_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
     """One network, of whose batches each worker has a half: what a single process fits."""
     assert not place.folders and len(place.fitted) == 2
     records: list[Record] = []

@@ -40,7 +40,7 @@ def any_rate(trial: Any) -> None:
     trial.suggest_float(RATE, 1e-6, 0.1, log=True)
 
 
-def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_not(
+def test_sweep_of_pairs_with_and_without_peer_learning(
     run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning(
@@ -77,7 +77,7 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
     ] * 2
     assert sweep.trials[0].state == "complete" and sweep.trials[4].state == "failed"
     assert "the loss of students a and b is not finite" in sweep.trials[4].message, (
-        "b heard what a said"
+        "each student uses the logits of the other"
     )
     assert sweep.trials[5].epochs >= 2, (
         "the pair whose loss was not finite left a group that goes on"
@@ -142,7 +142,7 @@ def check_metrics(metrics: dict[str, float]) -> None:
     )
 
 
-def test_a_pair_takes_over_both_students_of_another(
+def test_pair_copies_both_students_of_another_pair(
     run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beginning(monkeypatch, any_rate, dual_student=(0.05, 0.03, 1e-6))

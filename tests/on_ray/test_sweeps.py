@@ -43,7 +43,7 @@ POINTS = (
 )
 
 
-def test_a_sweep_with_failures_and_early_stops(
+def test_sweep_with_failures_and_early_stops(
     run: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
@@ -134,7 +134,9 @@ def check_mlflow(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     "settings", [("method.name=wttm",), ("method.name=kd_aif", "data.label_noise=0.3")]
 )
-def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: RunSweep) -> None:
+def test_training_on_ray_equals_training_in_this_process(
+    settings: tuple[str, ...], run: RunSweep
+) -> None:
     """Also with sample weights, from an actor and from the worker itself."""
     local = run(*settings, kind="train", name="local", local=True)
     on_ray = run(*settings, kind="train", name="on-ray")
@@ -143,7 +145,7 @@ def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: 
     assert local.trials[0].metrics["test/last/nll"] == on_ray.trials[0].metrics["test/last/nll"]
 
 
-def test_a_sweep_of_two_objectives_over_the_width_of_the_student(run: RunSweep) -> None:
+def test_sweep_of_two_objectives_over_the_student_width(run: RunSweep) -> None:
     objectives = (
         "search.objectives=[validation/accuracy, validation/nll]",
         "search.scheduler=none",
@@ -192,11 +194,11 @@ def test_consecutive_failures_end_the_sweep_and_a_resume_counts_from_zero(
     assert sweep.state == "failed" and {
         number: trial.state for number, trial in sweep.trials.items() if trial.ended
     } == {0: "complete", 1: "failed", 2: "failed"}
-    said = (
+    expected = (
         "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the "
         "loss is not finite in epoch 1"
     )
-    assert said in sweep.notes[-1]["text"] and not any(
+    assert expected in sweep.notes[-1]["text"] and not any(
         trial.ended for trial in sweep.trials.values() if trial.number > 2
     )
     store = Store.open(sweep.folder.parent.parent)

@@ -67,15 +67,17 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: RunSweep) ->
         *given, "student.name=cnn", "training.epochs=400", "search.time_budget=22", watch=watch
     )
     assert sweep.state == "finished" and sweep.best() is not None
-    begun = {number for number, trial in sweep.trials.items() if trial.state == "stopped_early"}
-    assert begun and begun == set(watch.started)
+    run_numbers = {
+        number for number, trial in sweep.trials.items() if trial.state == "stopped_early"
+    }
+    assert run_numbers and run_numbers == set(watch.started)
     assert all(
         trial.state == "waiting" and not trial.epochs
         for number, trial in sweep.trials.items()
-        if number not in begun
+        if number not in run_numbers
     )
-    assert scheduler == "asha" or len(sweep.trials) == 12 > len(begun)
-    assert set(RUN_IDS.read(sweep.folder / "mlflow.json")) == {"parent", *map(str, begun)}
+    assert scheduler == "asha" or len(sweep.trials) == 12 > len(run_numbers)
+    assert set(RUN_IDS.read(sweep.folder / "mlflow.json")) == {"parent", *map(str, run_numbers)}
     assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 

@@ -55,19 +55,19 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    said: dict[str, str] = {}
+    printed: dict[str, str] = {}
     for block in blocks(PAGE):
         if block.language == "python":
             ran(block)
         else:
-            said |= {words[2]: called(words) for words in commands(block) if not installs(words)}
+            printed |= {words[2]: called(words) for words in commands(block) if not installs(words)}
     assert (
-        "tutorial: finished after" in said["watch"]
-        and "training.learning_rate" in said["importance"]
+        "tutorial: finished after" in printed["watch"]
+        and "training.learning_rate" in printed["importance"]
     )
     assert Store.named("runs").sweeps() == ["tutorial"]
-    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said[
+    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in printed[
         "export"
     ]
     assert (tmp_path / "runs" / "reports" / "tutorial.html").is_file()
-    assert said["predict"].count("three.npy") == 3 and said["predict"].count("%") == 6
+    assert printed["predict"].count("three.npy") == 3 and printed["predict"].count("%") == 6

@@ -12,8 +12,8 @@ B = (
 )
 
 
-def test_a_failed_training_says_why(run: RunSweep) -> None:
-    with refused("trial", error=TrialError) as told:
+def test_failed_training_reports_the_reason(run: RunSweep) -> None:
+    with refused("trial", error=TrialError) as refusal:
         run(
             "method.name=cross_entropy",
             "teacher=null",
@@ -21,7 +21,7 @@ def test_a_failed_training_says_why(run: RunSweep) -> None:
             kind="train",
             local=True,
         )
-    assert "not finite" in str(told.value.value)
+    assert "not finite" in str(refusal.value.value)
 
 
 def test_every_method_trains(run: RunSweep) -> None:
@@ -41,7 +41,7 @@ def test_every_method_trains(run: RunSweep) -> None:
         )
 
 
-def test_this_process_trains_both_students_but_no_workers_of_their_own(run: RunSweep) -> None:
+def test_local_training_of_two_students_uses_one_process(run: RunSweep) -> None:
     given = ("method.name=dual_student", *B, "data.limit.train=200", "training.epochs=3")
     sweep = run(*given, kind="train", local=True)
     (trial,) = sweep.trials.values()
