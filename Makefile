@@ -21,7 +21,7 @@ sweep: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist loadscope
-	$(BIN)/python -m pytest -m "ray and not faults and not slow"
+	$(BIN)/python -m pytest tests/on_ray -m "ray and not slow"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

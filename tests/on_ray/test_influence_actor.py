@@ -33,7 +33,7 @@ LONG_S = 60.0
 
 
 def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
-    """In place of the appraisal: does what the specification of the snapshot says."""
+    """Replace the computation of weights by the action that the snapshot specifies."""
     order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
         (folder / "died").touch()
@@ -81,7 +81,7 @@ def ray_here(shared_ray: SharedRay) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def handle(ray_here: None) -> InfluenceActorHandle:
-    """An influence actor with two CPUs, which is this process's own."""
+    """Return a handle of an influence actor with two CPUs."""
     return InfluenceActorHandle(2.0, 0.0, compute)
 
 
@@ -98,8 +98,8 @@ def answered(client: InfluenceClient, alive: Callable[[], None] = lambda: None) 
     return found
 
 
-def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(client: InfluenceClient) -> None:
-    assert client.receive(LONG_S, lambda: None) is None, "nothing was asked"
+def test_result_of_the_last_snapshot_is_returned_once(client: InfluenceClient) -> None:
+    assert client.receive(LONG_S, lambda: None) is None, "no snapshot was sent"
     client.send(snapshot(1, "wait"))
     client.send(snapshot(2))
     signs: list[None] = []
@@ -118,7 +118,7 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(client: Influenc
     assert client.receive(LONG_S, lambda: None) is None and client.notes() == []
 
 
-def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
+def test_killed_actor_is_restarted_and_the_snapshot_sent_again(
     client: InfluenceClient, tmp_path: Path
 ) -> None:
     client.send(snapshot(1))
@@ -136,7 +136,7 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
     assert client.notes() == []
 
 
-def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
+def test_file_system_error_counts_as_a_death_of_the_actor(
     client: InfluenceClient, tmp_path: Path
 ) -> None:
     client.send(snapshot(3, "stale once", tmp_path))
@@ -146,7 +146,7 @@ def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(
     ]
 
 
-def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(
+def test_idle_actor_that_died_is_restarted_for_the_next_snapshot(
     client: InfluenceClient,
 ) -> None:
     client.send(snapshot(1))
@@ -157,7 +157,7 @@ def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(
     assert answered(client).tracked["pid"] != process.pid and len(client.notes()) == 1
 
 
-def test_a_snapshot_that_kills_every_actor_is_given_up(
+def test_snapshot_that_kills_every_actor_is_abandoned(
     handle: InfluenceActorHandle, tmp_path: Path
 ) -> None:
     client = InfluenceClient(handle, max_failures=1)
@@ -173,10 +173,10 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(
     assert answered(client).noted["epoch"] == 5
 
 
-def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
+def test_late_result_is_none_and_the_next_snapshot_gets_a_new_actor(
     client: InfluenceClient,
 ) -> None:
-    """Late may be stopped, which no message ends."""
+    """A suspended process does not react to a message."""
     client.send(snapshot(0))
     process = psutil.Process(int(answered(client).tracked["pid"]))
     process.suspend()
@@ -189,7 +189,7 @@ def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(
     process.wait(LONG_S)
 
 
-def test_students_that_share_an_actor_each_get_their_answer(
+def test_students_that_share_an_actor_get_their_own_results(
     handle: InfluenceActorHandle, tmp_path: Path
 ) -> None:
     first, second = InfluenceClient(handle, 2), InfluenceClient(handle, 2)
@@ -201,34 +201,35 @@ def test_students_that_share_an_actor_each_get_their_answer(
     ].tracked["pid"]
 
 
-def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
+def test_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
     client = InfluenceClient(InfluenceActorHandle(64.0, 0.0, compute), max_failures=2)
     client.send(snapshot())
     assert client.receive(0.0, lambda: None) is None and client.notes() == []
     client.drop()
 
 
-def test_an_error_of_the_computation_is_the_trials(client: InfluenceClient) -> None:
+def test_error_of_the_computation_fails_the_trial(client: InfluenceClient) -> None:
     client.send(snapshot())
     pid = answered(client).tracked["pid"]
     client.send(snapshot(order="refuse"))
     with refused("damping", 0, (0, None), TrialError):
         client.receive(LONG_S, lambda: None)
     client.send(snapshot())
-    assert answered(client).tracked["pid"] == pid, "a refusal costs no process"
+    assert answered(client).tracked["pid"] == pid, "a refused snapshot must not restart the actor"
     client.send(snapshot(order="break"))
     with refused(
         "resources.influence_backend", "ValueError: two words and a line", error=TrialError
     ):
         client.receive(LONG_S, lambda: None)
     client.send(snapshot())
-    assert answered(client).tracked["pid"] != pid, "nobody knows what it left"
+    assert answered(client).tracked["pid"] != pid, "an unexpected error restarts the actor"
     assert client.notes() == []
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who;
-    `busy` waits for it.
+    """Serve trials that request weights once, send another snapshot, and report process ids.
+
+    The trial `busy` waits for the second result.
     """
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
@@ -236,7 +237,7 @@ def serve(settings: dict[str, Any]) -> None:
         client = context.influence_client()
         client.send(snapshot())
         found = client.receive(LONG_S, context.heartbeat)
-        client.send(snapshot(4, "wait"))  # the end of the trial breaks it off
+        client.send(snapshot(4, "wait"))  # the end of the trial cancels it
         context.report(
             {
                 "epoch": 1,
@@ -255,17 +256,17 @@ def serve(settings: dict[str, Any]) -> None:
 def submit_and_read(
     dispatcher_client: DispatcherClient, name: str, spec: TrialSpec
 ) -> dict[str, psutil.Process]:
-    """The processes that a trial names."""
+    """Return the processes that a trial reports."""
     dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
     record = dispatcher_client.next_report(name, LONG_S)
     assert "metrics" in record, record
     return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
 
 
-def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
+def test_actor_lives_as_long_as_its_worker(
     ray_here: None, handle: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its CPU is beside the worker's bundle, which has one and gives none away."""
+    """The CPU of the actor is not part of the worker's bundle."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
     monkeypatch.setattr(groups, "serve", serve)
     with groups.worker_groups(

@@ -1,6 +1,4 @@
-"""A pair in workers of their own on Ray of which one is killed: whoever dies, and when, the trial
-ends as if nobody had.
-"""
+"""Test a pair of workers of which one is killed: the trial equals an undisturbed one."""
 
 import functools
 import importlib
@@ -60,24 +58,31 @@ DEATH, DIED = "death.json", "died"
 
 
 class Death(NamedTuple):
-    """A worker's: its rank, and the call of a function, `module:name`, that is the last thing it
-    begins, or does.
+    """Death of a worker at a call of a function, given as `module:name`.
+
+    Attributes:
+        rank: Rank of the worker.
+        function: Function at whose call the worker dies.
+        call: Number of the call, from 1.
+        resumed: Epoch of the checkpoint from which the trial continues.
+        done: Whether the call is executed before the worker dies.
+        first: End of the first argument of the calls that count.
     """
 
     rank: int
     function: str
     call: int
     resumed: int = 1
-    """The epoch whose checkpoint stands then."""
     done: bool = True
     first: str = ""
-    """How the first argument ends, of the calls that count."""
 
 
-EPOCH_TWO = STEPS + 3  # a step amid the second epoch
+EPOCH_TWO = STEPS + 3  # a step within the second epoch
 DEATHS = {
-    "a-has-spoken": Death(0, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO),
-    "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO, done=False),
+    "a-has-published": Death(0, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO),
+    "b-has-not-published": Death(
+        1, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO, done=False
+    ),
     "b-before-any-checkpoint": Death(1, "orchestrator.cluster._pair:Pair.end_step", 2, resumed=0),
     "b-has-written-its-part": Death(1, "orchestrator.training.checkpoint:_write", 2),
     "a-between-the-renames": Death(
@@ -88,16 +93,17 @@ DEATHS = {
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker, which dies where the trial's folder says; who takes it up again says
-    there what was found.
+    """Serve trials, and die as the trial's folder specifies.
+
+    The worker that resumes the trial writes the epoch of the checkpoint there.
     """
 
     def work_until_death(spec: TrialSpec, context: TrialContext) -> None:
         note = spec.folder / DEATH
         death = Death(*json.loads(note.read_text())) if note.exists() else None
-        context.all_gather_object(None)  # both have looked
+        context.all_gather_object(None)  # both have read the file
         if death and death.rank == context.rank:
-            _await(death, note)
+            _die_at_call(death, note)
         if context.is_main_process and (spec.folder / DIED).exists():
             found = checkpoint.load(spec.folder, "ab", context.device)
             (spec.folder / DIED).write_text(
@@ -109,8 +115,8 @@ def serve(settings: dict[str, Any]) -> None:
     worker.serve(settings)
 
 
-def _await(death: Death, note: Path) -> None:
-    """Let this process end at the call."""
+def _die_at_call(death: Death, note: Path) -> None:
+    """Replace the function by one that kills this process at the call."""
     module, _, name = death.function.partition(":")
     *path, name = name.split(".")
     owner = functools.reduce(getattr, path, importlib.import_module(module))
@@ -130,8 +136,13 @@ def _await(death: Death, note: Path) -> None:
     setattr(owner, name, called)
 
 
-class Place(NamedTuple):
-    """Two warm workers, and what their trials share."""
+class Pair(NamedTuple):
+    """Two warm workers, and the inputs that their trials share.
+
+    Attributes:
+        fitted: Metrics of the teacher's epochs.
+        folders: Folders in the checkpoints of the teacher's training.
+    """
 
     dispatcher_client: DispatcherClient
     root: Path
@@ -139,13 +150,11 @@ class Place(NamedTuple):
     data: Path
     teacher: Path
     fitted: list[dict[str, float]]
-    """The metrics of the teacher's epochs."""
     folders: set[str]
-    """What stood in the checkpoints of its fitting beside files."""
 
 
 @pytest.fixture(scope="module")
-def place(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def pair(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     root, configuration = tmp_path_factory.mktemp("pair"), load(None, list(PAIRS))
     store = Store.open(root / "store")
     data = prepare(configuration.data, store.root, 0)
@@ -162,35 +171,35 @@ def place(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         patch.setattr(groups, "serve", serve)
-        pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
+        plan = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
         with groups.worker_groups(
-            pair, root / "groups", max_failures=1, own_cluster=True
+            plan, root / "groups", max_failures=1, own_cluster=True
         ) as dispatcher_client:
             teacher, _, _ = acquire_teacher(
                 store, configuration, data, dispatcher_client, record_epoch
             )
-            yield Place(dispatcher_client, root, configuration, data, teacher, fitted, folders)
+            yield Pair(dispatcher_client, root, configuration, data, teacher, fitted, folders)
 
 
 def trained(
-    place: Place, name: str, death: Death | None = None
+    pair: Pair, name: str, death: Death | None = None
 ) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
-    """The records of a trial of the pair, and what it saved last."""
+    """Return the records of a trial of the pair, and its last checkpoint."""
     spec = TrialSpec(
         name=name,
-        configuration=place.configuration,
-        folder=place.root / name,
-        data=place.data,
-        teacher=place.teacher,
-        knowledge=place.root / name / "knowledge",
+        configuration=pair.configuration,
+        folder=pair.root / name,
+        data=pair.data,
+        teacher=pair.teacher,
+        knowledge=pair.root / name / "knowledge",
     )
     spec.folder.mkdir()
     if death:
         (spec.folder / DEATH).write_text(json.dumps(death))
-    place.dispatcher_client.submit(name, spec.plain())
+    pair.dispatcher_client.submit(name, spec.plain())
     records: list[Record] = []
     while not records or not records[-1].get("done"):
-        records.append(place.dispatcher_client.next_report(name, 120))
+        records.append(pair.dispatcher_client.next_report(name, 120))
         assert "failed" not in records[-1], records[-1]
     if death:
         assert (spec.folder / DIED).read_text() == str(death.resumed)
@@ -200,13 +209,13 @@ def trained(
 
 
 @pytest.fixture(scope="module")
-def whole(place: Place) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
-    """The same trial, of which nobody died."""
-    return trained(place, "whole")
+def undisturbed(pair: Pair) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+    """Return the undisturbed trial."""
+    return trained(pair, "undisturbed")
 
 
 def untimed(record: Record) -> Record:
-    """Without what is another time another time."""
+    """Return the record without metrics that depend on time."""
     return record | {
         "metrics": {
             name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)
@@ -215,7 +224,7 @@ def untimed(record: Record) -> Record:
 
 
 def bits(value: Any) -> Any:
-    """The value with its tensors as bytes, which tell apart what is equal as a number."""
+    """Return the value with its tensors as bytes, which differ for -0.0 and 0.0."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
     if isinstance(value, dict):
@@ -225,13 +234,13 @@ def bits(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", DEATHS)
 def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
-    name: str, place: Place, whole: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
+    name: str, pair: Pair, undisturbed: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
 ) -> None:
-    (expected, kept), (found, saved) = whole, trained(place, name, DEATHS[name])
+    (expected, kept), (found, saved) = undisturbed, trained(pair, name, DEATHS[name])
     assert [record["epoch"] for record in found] == list(range(1, EPOCHS + 1))
     assert [untimed(record) for record in found] == [untimed(record) for record in expected]
     for letter, part in saved.items():
-        assert part.optimizer["optimizer"]["state"], "no moments were compared"
+        assert part.optimizer["optimizer"]["state"], "the optimizer has no state to compare"
         for state in ("student", "best", "method", "optimizer", "trace", "shown"):
             assert bits(getattr(part, state)) == bits(getattr(kept[letter], state)), (
                 f"{state} of {letter}"
@@ -248,13 +257,13 @@ def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
         )
 
 
-def test_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
-    """One network, of whose batches each worker has a half: what a single process fits."""
-    assert not place.folders and len(place.fitted) == 2
+def test_workers_of_a_pair_fit_the_teacher_together(pair: Pair) -> None:
+    """Each worker has half of every batch; the result is that of a single process."""
+    assert not pair.folders and len(pair.fitted) == 2
     records: list[Record] = []
-    alone = fit.specification(place.root / "alone", place.configuration, place.data)
+    alone = fit.specification(pair.root / "alone", pair.configuration, pair.data)
     execute(alone, TrialContext(report=records.append))
-    for found, expected in zip(place.fitted, records, strict=True):
+    for found, expected in zip(pair.fitted, records, strict=True):
         assert {name for name in found if not name.startswith(TIMED)} == {
             name for name in expected["metrics"] if not name.startswith(TIMED)
         }

@@ -1,4 +1,4 @@
-"""Test sweeps and trainings of two students on Ray, in their own workers and in one process."""
+"""Test sweeps of two students on Ray, each in its own worker."""
 
 import json
 from collections.abc import Callable
@@ -79,9 +79,7 @@ def test_sweep_of_pairs_with_and_without_peer_learning(
     assert "the loss of students a and b is not finite" in sweep.trials[4].message, (
         "each student uses the logits of the other"
     )
-    assert sweep.trials[5].epochs >= 2, (
-        "the pair whose loss was not finite left a group that goes on"
-    )
+    assert sweep.trials[5].epochs >= 2, "the group continues after a pair whose loss is not finite"
     for number in (2, 3):  # the only group is free long before the trial's last epoch
         assert sweep.trials[number].state == "stopped_early"
         progress = json.loads(

@@ -137,7 +137,7 @@ def check_mlflow(sweep: Sweep) -> None:
 def test_training_on_ray_equals_training_in_this_process(
     settings: tuple[str, ...], run: RunSweep
 ) -> None:
-    """Also with sample weights, from an actor and from the worker itself."""
+    """With and without sample weights of an influence actor."""
     local = run(*settings, kind="train", name="local", local=True)
     on_ray = run(*settings, kind="train", name="on-ray")
     assert local.state == on_ray.state == "finished"

@@ -13,7 +13,7 @@ from tests.sweep_runs import RunSweep, Watch
 pytestmark = pytest.mark.ray
 
 
-def test_a_population_of_four_on_two_groups(run: RunSweep) -> None:
+def test_population_of_four_on_two_groups(run: RunSweep) -> None:
     from mlflow import MlflowClient
 
     watch = Watch()
@@ -54,7 +54,7 @@ def test_a_population_of_four_on_two_groups(run: RunSweep) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["pbt", "asha"])
-def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: RunSweep) -> None:
+def test_time_budget_ends_the_sweep_with_the_finished_trials(scheduler: str, run: RunSweep) -> None:
     watch = Watch()
     given = (
         "method.name=kd",
@@ -81,7 +81,7 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: RunSweep) ->
     assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 
-def test_hyperband_ends(run: RunSweep) -> None:
+def test_hyperband_stops_trials_at_the_milestones(run: RunSweep) -> None:
     given = (
         "method.name=kd",
         "search.scheduler=hyperband",
