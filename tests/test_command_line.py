@@ -161,7 +161,7 @@ def test_existing_name_is_refused(store: str) -> None:
     assert code == OK and "test accuracy" in output
     for command in ("train", "sweep"):
         code, output = call(command, "--store", store, "--name", "mine")
-        assert code == BAD_CONFIGURATION and "--name 'mine' exists already" in output
+        assert code == BAD_CONFIGURATION and "--name 'mine' already exists" in output
     code, output = call("status", "mine", "--store", store, "--json")
     assert code == OK and json.loads(output)["state"] == "finished"
     code, output = call("status", "--store", store)
@@ -200,8 +200,8 @@ def test_plan(store: str) -> None:
         "train 1222, validation 216, test 359",
         "1 x 1 workers",
         "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
-        "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set "
-        "others",
+        "mean [0.3061], std [0.3759]: those of the training images; set data.mean "
+        "and data.std to change them",
         "asha compares after 4, 12, 16",
         "406 KiB for 16 views and the clean one",
         "to be trained once",

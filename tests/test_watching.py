@@ -165,7 +165,7 @@ def test_copied_parameters_and_trial_notes_are_printed(sweep: Sweep) -> None:
         end_with_state("interrupted"),
     )
     assert (
-        "trial 0 takes over trial 1 after epoch 1: temperature=3\nnote: the cache is full\n"
+        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\nnote: the cache is full\n"
         in output
     )
     assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in output
@@ -175,7 +175,7 @@ def test_copied_parameters_and_trial_notes_are_printed(sweep: Sweep) -> None:
 def test_once_shows_the_current_state_also_in_a_terminal(sweep: Sweep) -> None:
     for number in range(10):
         trial(number, "running")(sweep)
-    assert "at work: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
+    assert "running: trial 0, 0 of 4 epochs; trial 1, 0 of 4 epochs;" in (
         output := watch_steps(sweep, once=True)
     )
     assert output.rstrip().endswith("trial 7, 0 of 4 epochs; and 2 more")
@@ -186,7 +186,7 @@ def test_once_shows_the_current_state_also_in_a_terminal(sweep: Sweep) -> None:
 def test_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
     output = watch_steps(sweep, trial(0, "running", 0.5), end_with_state("finished"), terminal=True)
     assert (
-        "at work: trial 0, 1 of 4 epochs (0.5000)" in output
+        "running: trial 0, 1 of 4 epochs (0.5000)" in output
         and "mine: finished after 12 s" in output
     )
 

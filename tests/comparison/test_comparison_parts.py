@@ -91,11 +91,11 @@ def test_invalid_comparison_is_refused(
         ),
         (
             ["--methods", "kd,ttm", "--set", "method.name=wttm"],
-            "method.name = wttm is not among search.methods = ['kd', 'ttm']",
+            "method.name = wttm is not in search.methods = ['kd', 'ttm']",
         ),
         (
             ["--methods", "ttm,wttm", "--set", "method.temperature=2"],
-            "the settings under method are those of kd, which is not",
+            "the settings under method belong to kd, which is not",
         ),
         (["--methods", "kd,ttm", "--seeds", "0"], "--seeds 0 is not allowed"),
         (["--methods", "kd,ttm", "--trials", "0"], "search.trials = 0 is not allowed"),
@@ -132,7 +132,7 @@ def test_an_address_is_checked_at_a_resume_too(tmp_path: Path) -> None:
     store, common = Store.open(tmp_path), design.base(load(None, []), ("cross_entropy", "kd"), 2)
     Comparison.create(store, "mine", common, 2)
     code, text = call("--resume", "mine", "--address", "host\x1b:1", "--store", str(tmp_path))
-    assert code == 2 and "it has the character U+001B" in " ".join(text.split())
+    assert code == 2 and "it contains the character U+001B" in " ".join(text.split())
 
 
 def test_record_is_read_back_or_reported_as_damaged(tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def test_teacher_below_threshold_gives_a_note() -> None:
     weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(
         survey(batch(unlabelled=True))
     )
-    assert (weighed.weights == 1).all() and "sure of no sample" in weighed.notes[0]
+    assert (weighed.weights == 1).all() and "no samples are weighted" in weighed.notes[0]
 
 
 def test_unconverged_influence_gives_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +408,7 @@ def test_unconverged_influence_gives_a_note(monkeypatch: pytest.MonkeyPatch) -> 
         ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3)
     )
     (note,) = appraisal().weigh(survey(batch())).notes
-    assert "residual of 0.3 only, after 7 iterations: raise method.damping" in note
+    assert "residual is 0.3 after 7 iterations; raise method.damping" in note
 
 
 def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:

@@ -195,7 +195,7 @@ def test_consecutive_failures_end_the_sweep_and_a_resume_counts_from_zero(
         number: trial.state for number, trial in sweep.trials.items() if trial.ended
     } == {0: "complete", 1: "failed", 2: "failed"}
     expected = (
-        "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the "
+        "the last 2 trials all failed (search.max_failed_trials = 2): same error: the "
         "loss is not finite in epoch 1"
     )
     assert expected in sweep.notes[-1]["text"] and not any(

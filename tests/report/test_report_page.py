@@ -288,7 +288,7 @@ def test_a_large_sweep_makes_a_page_of_a_few_megabytes(
     text = report(store, Sweep.open(store, "mine")).html
     found = Page(text)
     assert len(text) < 1_000_000 and "trials are omitted, evenly spaced" in found.text
-    assert "Of 200 trials, those that trained at least so many epochs" in found.text
+    assert "Number of the 200 trials that trained at least this many epochs" in found.text
 
 
 def test_the_configuration_and_the_best_trial_come_again(

@@ -53,7 +53,7 @@ def test_accuracy_of_given_weights_is_reported_everywhere(run: RunSweep, tmp_pat
     )
     page = report(store, sweep).html
     assert (
-        f"taught by the teacher mlp (given weights given.safetensors): {reached}" in page
+        f"with the teacher mlp (given weights given.safetensors): {reached}" in page
         and notes[0][:60] in page
     )
     assert f"teacher `mlp` ({reached})" in description(store, sweep, "finished")

@@ -397,7 +397,7 @@ def test_importance_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     code, output = call("importance", "mine", "--store", str(tmp_path))
     assert (
         code == 0
-        and "not logged: the run of 'mine' is not in MLflow any more" in output
+        and "not logged: the run of 'mine' was removed from MLflow" in output
         and not store.database.exists()
     )
 

@@ -73,8 +73,8 @@ def test_damaged_trial_is_rebuilt(how: str, tmp_path: Path) -> None:
     assert list(found.damaged) == [sweep.trial_file(number) for number in range(4)]
     note = found.status()["notes"][0]["text"]
     assert re.match(
-        r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` makes "
-        r"it anew",
+        r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` "
+        r"writes it again",
         note,
     )
     found, _ = resumed(sweep)

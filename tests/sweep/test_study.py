@@ -155,7 +155,7 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
     assert not found.alive and found.status()["state"] == "interrupted"
     with sweep.hold():
         assert found.alive and found.status()["state"] == "running"
-        with refused("name", "mine", "a sweep that nobody runs") as refusal, found.hold():
+        with refused("name", "mine", "a sweep that no process runs") as refusal, found.hold():
             pass
         assert f"process {os.getpid()} " in str(refusal.value)
     assert not found.alive

@@ -130,7 +130,7 @@ def test_in_a_database_of_several_stores_only_what_is_here_is_taken_for_moved(
     assert relocate_artifacts(shared, other, own=False) == [], (
         "these artifacts are of another store"
     )
-    assert "is not there (any more): move it back" in missing_artifacts(
+    assert "does not exist: move it back" in missing_artifacts(
         tracked_store.artifacts.as_uri(), other
     )
     assert relocate_artifacts(shared, there.artifacts, own=False) == [str(tracked_store.artifacts)]

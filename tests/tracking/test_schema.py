@@ -160,5 +160,5 @@ def test_tables_of_other_programs_stay(tmp_path: Path) -> None:
 
 def test_a_damaged_database_is_a_sentence(tracked_store: Store) -> None:
     tracked_store.database.write_bytes(b"no database, but long enough to look like one" * 100)
-    with pytest.raises(PreflightError, match=r"is damaged .* put it back from a backup"):
+    with pytest.raises(PreflightError, match=r"is damaged .* restore it from a backup"):
         connect(database_uri(tracked_store.database))
