@@ -1,7 +1,9 @@
-# make sweep: a first sweep. make test: the tests. make faults: a sweep that is broken on purpose.
-# make chaos: one sweep under many failures (FAILURES=50 SEED=0), compared with an undisturbed one.
-# make browser: Chromium looks at what a sweep shows. make check: linters and the site.
-# make docs: the site, in site/. make reference: docs/reference/ from the code. Each installs into .venv when that is missing.
+# make sweep: run a first sweep. make test: run the tests. make slow: run their slow variants.
+# make faults: inject failures into sweeps. make chaos: run one sweep under many failures
+# (FAILURES=50 SEED=0), and compare it with an undisturbed one.
+# make browser: open the report and MLflow of a sweep in Chromium. make check: linters and the site.
+# make docs: build the site in site/. make reference: generate docs/reference/ from the code.
+# make format: apply ruff's fixes. Each target creates .venv first if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed

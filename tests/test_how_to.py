@@ -56,7 +56,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", sorted(set(PAGES) - PAGES_OF_CODE))
 def test_page_runs(page: str, folder: Path) -> None:
     output, plannable = "", [["train", "--dry-run"]]
-    for block in blocks(page):
+    scripts_first = sorted(blocks(page), key=lambda block: block.language != "python")
+    for block in scripts_first:
         if block.language == "python":
             (folder / block.file).write_text(block.text)
             continue
