@@ -133,7 +133,7 @@ def test_the_summary_shows_the_best_of_every_method(sweep: Sweep) -> None:
     assert "method.name=kd" in found and "│ 5 " not in found
     assert "test accuracy 0.8000 with its last weights, 0.7000 with the weights of epoch 2" in found
     assert (
-        "1 of 8 trials failed: `the status command`" in found
+        "1 of 8 trials failed: run `the status command`" in found
         and "open MLflow: the ui command" in found
     )
 
@@ -273,7 +273,9 @@ def test_a_best_trial_of_kd_has_no_gain_and_pairs_that_were_stopped_no_test(tmp_
     kd = Trial(0, {"method.name": "kd"}, "complete", 0.9, metrics=ALONE)
     found = ended(("peers.b.network.name=mlp", "search.methods=[kd, ttm]"), tmp_path, kd=kd)
     assert (
-        "best trial: 0 (kd)" in found and "over single-student KD" not in found and "no kd trial" not in found
+        "best trial: 0 (kd)" in found
+        and "over single-student KD" not in found
+        and "no kd trial" not in found
     )
     stopped = Trial(0, {}, "stopped_early", 0.9, metrics={"a/validation/accuracy": 0.9})
     assert "the test part was not read" in ended(

@@ -437,29 +437,6 @@ def test_wrong_all_reduce_is_refused(
     smoke_test.sum_over_workers(0, 2)
 
 
-def test_workers_that_fail_or_hang_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import threading
-
-    from orchestrator.cluster import smoke_test
-    from orchestrator.core.errors import PreflightError
-
-    never = threading.Event()
-    monkeypatch.setattr(smoke_test, "POLL_S", 0.01)
-    monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
-    with refused("workers", None, "an answer within 0.02 s", PreflightError):
-        smoke_test.run_two_workers(tmp_path, 0.02)
-    never.set()
-
-    def fail() -> None:
-        raise RuntimeError("a worker\nis gone")
-
-    monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=fail))
-    with refused("workers", "a worker is gone", None, PreflightError):
-        smoke_test.run_two_workers(tmp_path, 60)
-
-
 def replace_checks(monkeypatch: pytest.MonkeyPatch, **replacements: Any) -> None:
     """Replace the checks of doctor."""
     monkeypatch.setattr(doctor, "CHECKS", replacements)

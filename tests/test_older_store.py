@@ -55,7 +55,7 @@ def test_a_command_refuses_an_older_store_and_leaves_it(command: list[str], olde
     result = CliRunner().invoke(run.app, [*command, "--store", str(older)])
     assert result.exit_code == BAD_CONFIGURATION
     assert result.output.startswith(
-        f"error: --store {older} has format 0, of an older version of this program: resume its runs"
+        f"error: --store {older} has format 0 of an older version of this program: resume its runs"
     )
     assert result.output.count("\n") == 1 and contents(older) == before
 

@@ -348,7 +348,7 @@ def test_missing_result_is_explained_in_one_line(
 def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, flat, kind="train")
     for arguments, message in (
-        (["mine"], "searched nothing"),
+        (["mine"], "searches no settings"),
         (["min"], "did you mean 'mine'"),
         (["mine", "--store", str(tmp_path / "none")], "does not exist"),
     ):

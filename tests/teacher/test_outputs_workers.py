@@ -160,7 +160,9 @@ def test_all_ranks_compute_a_view_that_one_node_lost(
 def test_all_ranks_wait_for_the_full_disk_of_one_and_the_first_reports_it(
     results: list[dict[str, Any]], rank: int
 ) -> None:
-    result = [("is full" in note, "room again" in note) for note in results[rank]["notes"]]
+    result = [
+        ("is full" in note, "has free space again" in note) for note in results[rank]["notes"]
+    ]
     assert result == ([(True, False), (False, True)] if rank == 0 else [])
 
 

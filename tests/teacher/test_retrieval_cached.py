@@ -251,7 +251,7 @@ def test_a_full_disk_is_reported_and_waited_for(
     monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(disk, "POLL_S", 0.0)
     found = kept(tmp_path, TrialContext(note=notes.append))(knowledge_of(), POSITIVES, NEGATIVES)
-    assert len(notes) == 2 and "full" in notes[0] and "room again" in notes[1]
+    assert len(notes) == 2 and "full" in notes[0] and "has free space again" in notes[1]
     again = kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
     assert torch.equal(found.positives, again.positives)
 
