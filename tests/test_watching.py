@@ -165,8 +165,8 @@ def test_copied_parameters_and_trial_notes_are_printed(sweep: Sweep) -> None:
         end_with_state("interrupted"),
     )
     assert (
-        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\nnote: the cache is full\n"
-        in output
+        "trial 0 copies the weights of trial 1 after epoch 1: temperature=3\n"
+        "note: the cache is full\n" in output
     )
     assert f"resume: python run.py sweep --resume mine --store {sweep.folder.parents[1]}" in output
 
