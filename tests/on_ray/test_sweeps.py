@@ -49,7 +49,7 @@ def test_sweep_with_failures_and_early_stops(
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
     watch = Watch()
     # seconds a trial; a decision takes milliseconds
-    slow = ("student.name=cnn", "training.epochs=100")
+    slow = ("student.name=cnn", "training.epochs=50")
     sweep = run(
         "method.name=kd",
         "search.trials=6",
@@ -68,7 +68,7 @@ def test_sweep_with_failures_and_early_stops(
         progress = json.loads(
             (sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text()
         )
-        assert progress["record"]["epoch"] < 100
+        assert progress["record"]["epoch"] < 50
     assert sweep.best() is not None and sweep.best().number in (0, 3)  # type: ignore[union-attr]
     check_study(sweep)
     check_mlflow(sweep)
