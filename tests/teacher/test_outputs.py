@@ -255,7 +255,7 @@ def test_clean_outputs_from_the_cache_read_no_images(
     source = cached(teacher, batches, tmp_path)
     source.open_view(None)
     monkeypatch.setattr(
-        Batches, "ordered", lambda *_: pytest.fail("the training part was read again")
+        Batches, "iterate_in_order", lambda *_: pytest.fail("the training part was read again")
     )
     knowledge = compute_clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32

@@ -95,7 +95,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "records of other epochs": (
         change_progress(records=[{"epoch": 1, "metrics": {}}]),
-        "records are of the epochs 1",
+        "`records` has the epochs 1",
     ),
     "another shape": (
         change("student", lambda t: t.update({first(t): torch.zeros(3, 5)})),
