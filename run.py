@@ -289,10 +289,10 @@ def status(
     --store, or of all jobs.
     """
     with run_command(debug, ends_unread=True):
-        from orchestrator.cli.status import job_status, run_status
+        from orchestrator.cli.status import run_status, show_job_status
 
         if address is not None or follow or (name is None and store is None):
-            sys.exit(job_status(name=name, address=address, follow=follow, as_json=json))
+            sys.exit(show_job_status(name=name, address=address, follow=follow, as_json=json))
         sys.exit(run_status(name=name, store=store or "runs", as_json=json))
 
 

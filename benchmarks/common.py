@@ -278,8 +278,8 @@ def run(
 
     Args:
         command: The command line.
-        look: Function that is called repeatedly with the descendants, as psutil's processes.
-        every_s: Seconds between two calls of `look`.
+        update: Function that is called repeatedly with the descendants, as psutil's processes.
+        every_s: Seconds between two calls of `update`.
 
     Raises:
         OSError: The system refuses PR_SET_CHILD_SUBREAPER.

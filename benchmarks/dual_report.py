@@ -13,15 +13,15 @@ from benchmarks.paired_report import Table, lines
 
 BASE = "KD"
 ALONE = {"lambda_ce": 0.3, "lambda_kd": 0.7, "lambda_peer": 0.0}
-HEARD = {"lambda_ce": 0.3, "lambda_kd": 0.5, "lambda_peer": 0.2, "peer_warmup": 0.2}
+PEER = {"lambda_ce": 0.3, "lambda_kd": 0.5, "lambda_peer": 0.2, "peer_warmup": 0.2}
 DUAL: dict[str, dict[str, Any]] = {  # by row name
     BASE: {**ALONE, "certainty": "none"},
     "+ w": {**ALONE, "certainty": "certain", "w_norm": "none"},
     "+ w (mean 1)": {**ALONE, "certainty": "certain", "w_norm": "mean1"},
     "+ w reversed (mean 1)": {**ALONE, "certainty": "uncertain", "w_norm": "mean1"},
-    "+ peer": {**HEARD, "certainty": "none"},
-    "+ both": {**HEARD, "certainty": "certain", "w_norm": "none"},
-    "+ both (mean 1)": {**HEARD, "certainty": "certain", "w_norm": "mean1"},
+    "+ peer": {**PEER, "certainty": "none"},
+    "+ both": {**PEER, "certainty": "certain", "w_norm": "none"},
+    "+ both (mean 1)": {**PEER, "certainty": "certain", "w_norm": "mean1"},
 }
 # methods without a teacher, with their defaults
 REFERENCES = {"cross entropy": "cross_entropy", "DML": "dml"}
@@ -70,9 +70,9 @@ def markdown(trials: list[Trial], networks: dict[str, str]) -> str:
         f"apart. {BASE} is "
         f"{weighted(ALONE)}, each student alone; + w weighs the teacher's term of a sample by "
         f"w = 1 - H(p)/log K, reversed by "
-        f"H(p)/log K, mean 1: divided by its mean over the batch; + peer is {weighted(HEARD)}, "
+        f"H(p)/log K, mean 1: divided by its mean over the batch; + peer is {weighted(PEER)}, "
         f"with a warm-up of "
-        f"{100 * HEARD['peer_warmup']:g} % of the epochs; + both: + peer with w. H/log K and w "
+        f"{100 * PEER['peer_warmup']:g} % of the epochs; + both: + peer with w. H/log K and w "
         f"are means over the last epoch's "
         "training samples. agree: validation samples of which both students say the same class."
     )

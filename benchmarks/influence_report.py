@@ -108,7 +108,7 @@ COLUMNS = {  # metrics of the sample weights: title and number of digits
     "weight_clean": ("w, right labels", 3),
     "weight_std": ("std of w", 3),
     "auc_noisy": ("AUC", 3),
-    "seconds": ("seconds a weighing", 2),
+    "seconds": ("seconds per weight update", 2),
 }
 
 

@@ -7,7 +7,7 @@ per turn, so that drift of the machine affects all of them. The setup is one thr
 resnet20, batch 64, random 32x32 images, channels last.
 
 A step is CPU seconds from the end of one step to the end of the next, with its batch, its teacher's
-logits and its optimiser. Evaluation and checkpoint are excluded. Each turn gives the mean over its
+logits and its optimizer. Evaluation and checkpoint are excluded. Each turn gives the mean over its
 20 steps. A round gives every variant one turn, and KD one turn per two variants. The table has the
 medians over the rounds after the first, which fills the cache.
 

@@ -358,7 +358,7 @@ def run_comparison(
         options: The command line.
         presets: Configuration file and settings of each preset.
         variants: The methods by name.
-        trained: Function that trains one trial, given as plain values.
+        train_variant: Function that trains one trial, given as plain values.
         kind: Class of the trials.
         changes: Variants with another recipe.
         settings: Common settings of all methods, besides the temperature.

@@ -142,7 +142,7 @@ class Bank:
         return quality | ({"recall": neighbours.recall} if neighbours.negatives.shape[1] else {})
 
     def _entropy_samples(self) -> Tensor:
-        """Return at most `LOOKED_AT` labelled samples, evenly spaced."""
+        """Return at most `MAX_ENTROPY_SAMPLES` labelled samples, evenly spaced."""
         labelled = torch.nonzero(self.knowledge.labels != -1).flatten()
         if not len(labelled):
             return labelled

@@ -228,7 +228,7 @@ def exact(problem: Problem, gradient: Tensor, damping: float) -> Solution:
     """Solve with the whole matrix by Cholesky, in float64.
 
     Raises:
-        Diverged: The matrix is not positive definite.
+        DivergedError: The matrix is not positive definite.
     """
     matrix = problem.matrix()
     matrix.diagonal().add_(damping)
@@ -253,7 +253,7 @@ def cg(
     `residual` of the solution is the one reached.
 
     Raises:
-        Diverged: The damped curvature is not positive along a direction.
+        DivergedError: The damped curvature is not positive along a direction.
     """
     target_norm = tolerance * gradient.norm()
     direction, residual = torch.zeros_like(gradient), gradient.clone()
@@ -295,7 +295,7 @@ def lissa(
     `tolerance`. By default `scale` is 1.2 times the largest eigenvalue.
 
     Raises:
-        Diverged: The scale is too small, or the curvature along a direction is below -damping.
+        DivergedError: The scale is too small, or the curvature along a direction is below -damping.
     """
     if scale is None:
         scale = 1.2 * (largest_eigenvalue(problem, gradient) + damping)
@@ -334,7 +334,7 @@ def scores(
 ) -> InfluenceScores:
     """Return phi_i = - g_V^T (H + damping I)^-1 grad l_i of every training sample.
 
-    The call of the estimator is `estimator(problem, g_V, damping, **options)`.
+    The estimator is called with the problem, g_V, the damping and `options`.
     """
     direction, iterations, residual = estimator(
         problem, problem.held_out_gradient(), damping, **options

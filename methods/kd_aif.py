@@ -79,7 +79,7 @@ class KDAIF(Method):
 
     D_i is D(p_T || q_T) of sample i. Under `ssl` the second mean is over the unlabelled samples u.
     There D_u is T^2 D(p_T || q_T) with soft targets. With hard targets it is the cross entropy with
-    the teacher's class if the teacher is sure of it.
+    the teacher's class if its probability reaches `threshold`.
     """
 
     Settings = KDAIFSettings
@@ -213,7 +213,8 @@ class KDAIF(Method):
     def _select_pseudo_labels(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples learned without a label, (B,), and the teacher's class of each sample.
 
-        With hard pseudo-labels only the samples that the teacher is sure of are used.
+        With hard pseudo-labels a sample is used only if the probability of its class reaches
+        `threshold`.
         """
         confidence, classes = losses.log_softmax(teacher).exp().max(dim=1)
         unlabelled = labels == -1

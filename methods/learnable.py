@@ -52,7 +52,7 @@ class Entropy(Raw):
         self.scale: Tensor
 
     def compute(self, batch: Batch, terms: Terms) -> Tensor:
-        """Return alpha, (), without a gradient; `own_loss` trains it."""
+        """Return alpha, (), without a gradient; `alpha_loss` trains it."""
         return super().compute(batch, terms).detach()
 
     def alpha_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Bilevel(Raw):
     """alpha = sigmoid(a), trained by the slope of the held-out loss after a virtual step.
 
     The slope is computed every `alpha_every` steps. It scales with the learning rate, so it is
-    divided by the running root of its mean square. Between two evaluations only the optimiser's
+    divided by the running root of its mean square. Between two evaluations only the optimizer's
     momentum moves a. The held-out samples are those of the validation part.
     """
 

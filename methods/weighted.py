@@ -140,7 +140,7 @@ class TwoFormSettings(AlphaSettings):
 
 
 class TwoFormMethod(AlphaWeightedMethod):
-    """Method with two published forms: the convex one of `Weighted`, and CE + beta soft.
+    """Method with two published forms: the convex one of `AlphaWeightedMethod`, and CE + beta soft.
 
     The additive form has no alpha.
     """

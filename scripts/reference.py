@@ -184,6 +184,18 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
             doc = (Training.model_fields[name].description or "").partition("; null")[0].rstrip(".")
             doc = f"{doc}; null inherits `training.{name}`."
         rows.append([code(key), kind, show_default(field), find_unit(field), doc])
+        if inner and issubclass(inner, Choice):
+            rows += [
+                [
+                    code(f"{key}.{own}"),
+                    describe_type(setting.annotation, setting.metadata),
+                    show_default(setting),
+                    find_unit(setting),
+                    setting.description or "",
+                ]
+                for own, setting in inner.model_fields.items()
+                if own not in Choice.model_fields
+            ]
         if inner in seen:
             below += f"`{key}` has the keys of [`training`](#training).\n\n"
         elif inner and not issubclass(inner, Choice):

@@ -40,10 +40,10 @@ def test_lines_of_a_filling() -> None:
         display.teacher_epoch(2, {"validation/accuracy": 0.9})
         display.begin(3, 100)
         display.progress(0, 0, 64)
-        display.view_filled(None, COMPUTED, [])
+        display.view_precomputed(None, COMPUTED, [])
         display.progress(0, 1, 0)
-        display.view_filled(1, FOUND, ["the cache is [full]"])
-        display.view_filled(0, COMPUTED, [])
+        display.view_precomputed(1, FOUND, ["the cache is [full]"])
+        display.view_precomputed(0, COMPUTED, [])
         display.end()
     assert display.bar is None
     assert text(console).splitlines() == [
@@ -75,8 +75,8 @@ def test_the_bar_adds_up_the_samples_of_all_jobs() -> None:
         ):
             display.progress(job, views, samples)
             seen.append(task.completed)
-        display.view_filled(None, COMPUTED, ["a view was damaged"])
-        display.view_filled(0, FOUND, [])
+        display.view_precomputed(None, COMPUTED, ["a view was damaged"])
+        display.view_precomputed(0, FOUND, [])
         display.end()
         assert display.bar.finished and not display.bar.live.is_started
     assert task.total == 400 and seen == [50, 80, 130, 210, 280, 300, 400]

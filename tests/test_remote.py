@@ -308,7 +308,7 @@ def test_an_interrupted_download_leaves_no_complete_copy(
         (store.root / "data/abc" / name).write_text(name)
     publish(store, store.root / "data/abc", "data.json")
 
-    def broken(self: Remote, name: str, target: Path, alive: Any) -> None:
+    def broken(self: Remote, name: str, target: Path, heartbeat: Any) -> None:
         if name.endswith("values.bin"):
             raise OSError("connection reset")
         target.write_text("half")

@@ -149,12 +149,12 @@ def check_ray(conditions: Conditions) -> Finding:
             ", with token authentication" if mode.lower() == "token" else ""
         )
     else:
-        from orchestrator.cluster.connect import connect_to_ray, nodes
+        from orchestrator.cluster.connect import connect_to_ray, list_nodes
         from orchestrator.config.resources import require_answer
 
         require_answer(address)
         with connect_to_ray(address) as free:
-            count = len(nodes())
+            count = len(list_nodes())
             message = (
                 f"{address} accepts connections: {count} node{'s' * (count != 1)}, "
                 f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU free"

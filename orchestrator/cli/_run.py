@@ -187,13 +187,13 @@ def _run_and_print(
         ) from error
     if sweep.kind == "train":
         costs(display, console)
-    summary(sweep, console, next_commands(sweep, store))
+    summary(sweep, console, list_next_commands(sweep, store))
     if sweep.state == "interrupted":
         return errors.INTERRUPTED
     return errors.OK if sweep.state == "finished" else errors.NO_USABLE_TRIAL
 
 
-def next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
+def list_next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
     """Return the commands that are useful after the end of a run, by their purpose."""
     commands = {
         "status": f"python run.py status {sweep.name}{store.option}",

@@ -50,7 +50,7 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
     return errors.OK
 
 
-def job_status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
+def show_job_status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
     """Print the state of jobs of a cluster; return the exit code.
 
     Args:

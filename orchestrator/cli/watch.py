@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cli._run import next_commands
+from orchestrator.cli._run import list_next_commands
 from orchestrator.core import errors
 from orchestrator.reporting.terminal.progress import Display, show_damage, summary
 from orchestrator.store import run_lock
@@ -57,7 +57,7 @@ def watch(
             soft_wrap=True,
         )
         return errors.OK
-    summary(sweep, console, next_commands(sweep, opened))
+    summary(sweep, console, list_next_commands(sweep, opened))
     return errors.OK
 
 

@@ -264,7 +264,7 @@ class Dispatcher:
         for name in self.waiting:
             self.trials[name].last_heartbeat = time.monotonic()  # restart their waiting time
 
-    async def serving(self) -> list[int]:
+    async def list_serving_groups(self) -> list[int]:
         """Return the groups whose workers have requested a trial."""
         return sorted(group for group in self.groups if group in self.request_counts)
 
@@ -307,7 +307,7 @@ class Dispatcher:
         async with self.changed:
             self.changed.notify_all()
 
-    async def overview(self) -> dict[str, Any]:
+    async def get_overview(self) -> dict[str, Any]:
         """Return the groups, the trials, the time since each last heartbeat, and unfetched notes.
 
         `trials` are those that a group holds, with its number of workers. If no group holds one, it
@@ -335,7 +335,7 @@ class Dispatcher:
             "introduced": self.has_group_list,
             "missing": sorted(self.unreported_groups),
             "groups": sorted(self.groups),
-            "serving": await self.serving(),
+            "serving": await self.list_serving_groups(),
             "waiting": len(self.waiting),
             "last_error": self.last_error,
             "trials": trials,

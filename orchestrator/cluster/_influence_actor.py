@@ -125,14 +125,14 @@ class InfluenceClient:
         self.epoch, self.snapshot, self.deaths = snapshot.epoch, ray.put(snapshot), 0
         self._send_snapshot()
 
-    def receive(self, wait_s: float, alive: Callable[[], None]) -> SampleWeighting | None:
+    def receive(self, wait_s: float, heartbeat: Callable[[], None]) -> SampleWeighting | None:
         """Return the result of the last snapshot.
 
         An actor that has started and is late is ended; the next snapshot gets a new one.
 
         Args:
             wait_s: Time limit in seconds.
-            alive: Heartbeat, called while waiting.
+            heartbeat: Heartbeat, called while waiting.
 
         Returns:
             The sample weights. None if they are not ready within `wait_s`, or if the actor died
@@ -143,7 +143,7 @@ class InfluenceClient:
         """
         deadline = time.monotonic() + wait_s
         while self.answer is not None:
-            alive()
+            heartbeat()
             remaining_s = deadline - time.monotonic()
             if ray.wait([self.answer], timeout=min(max(remaining_s, 0.0), SLICE_S))[0]:
                 weighting = self._collect()

@@ -81,18 +81,18 @@ class Pair:
 
         @functools.cache
         def arrived() -> Tensor:
-            self._arrive()
+            self.wait_for_receives()
             return torch.stack(buffers).to(self.context.device)
 
         return arrived
 
     def end_step(self) -> None:
         """Wait for logits that were not requested, and until all sends are complete."""
-        self._arrive()
+        self.wait_for_receives()
         self._wait([work for work, _ in self.sent])
         self.sent, self.received = [], {}
 
-    def _arrive(self) -> None:
+    def wait_for_receives(self) -> None:
         """Wait for the pending receives, once.
 
         A second wait for a received tensor would block in gloo without a limit.
@@ -106,7 +106,7 @@ class Pair:
             work.wait()
         self.seconds += time.perf_counter() - start
 
-    def waited(self) -> float:
+    def take_wait_seconds(self) -> float:
         """Return the seconds that the host waited since the last call.
 
         They do not include the time for which NCCL makes the device wait.

@@ -112,7 +112,7 @@ def _shut_down() -> None:
         thread.join()
 
 
-def nodes() -> list[dict[str, float]]:
+def list_nodes() -> list[dict[str, float]]:
     """Return the resources of each live node, free or not, under Ray's names.
 
     Ray is connected.

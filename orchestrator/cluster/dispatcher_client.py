@@ -127,25 +127,25 @@ class DispatcherClient:
         self.submissions[trial] = _Submission(specification)
         self._submit(trial)
 
-    def next_report(self, trial: str, wait_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
         """Return the next record of the trial, however long it takes.
 
         The watchdog handles trials without heartbeats.
 
         Args:
             trial: Name of a submitted trial.
-            wait_s: Time limit in seconds for an unresponsive dispatcher.
+            heartbeat_timeout_s: Time limit in seconds for an unresponsive dispatcher.
 
         Raises:
             PreflightError: No group can train the trial any more, or the dispatcher has not
-                answered for `wait_s`.
+                answered for `heartbeat_timeout_s`.
         """
         submission = self.submissions[trial]
         while True:
             record = wait_for_answer(
                 lambda: self.dispatcher.next_report.remote(trial, CALL_S, submission.received),
                 CALL_S + REPLY_S,
-                wait_s,
+                heartbeat_timeout_s,
             )
             if "unfit" in record:
                 raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
@@ -201,13 +201,13 @@ class DispatcherClient:
         """
         return bool(self._call("group_ended", group, error, lost))
 
-    def overview(self, timeout_s: float) -> dict[str, Any]:
+    def get_overview(self, timeout_s: float) -> dict[str, Any]:
         """Return the present state of the dispatcher.
 
         Raises:
             RayError: The dispatcher does not answer within `timeout_s` seconds.
         """
-        return dict(ray.get(self.dispatcher.overview.remote(), timeout=timeout_s))
+        return dict(ray.get(self.dispatcher.get_overview.remote(), timeout=timeout_s))
 
     def recover(self, groups: Iterable[int]) -> None:
         """Register the live groups after a death of the dispatcher."""
@@ -225,7 +225,7 @@ class DispatcherClient:
         end_controller(run_name(self.name, group), ANSWER_S)
         return bool(workers)
 
-    def lose(self, group: int, why: str) -> None:
+    def remove_lost_group(self, group: int, why: str) -> None:
         """Remove a group that is considered lost, and end its controller."""
         self.group_ended(group, why, lost=True)
         end_controller(run_name(self.name, group))

@@ -72,7 +72,7 @@ class Cluster(Protocol):
     def add_group(self, number: int) -> None:
         """Start a group; its end is reported to `GroupAutoscaler.group_ended`."""
 
-    def serving(self) -> set[int]:
+    def list_serving_groups(self) -> set[int]:
         """Return the groups whose workers have requested a trial."""
 
 
@@ -164,7 +164,7 @@ class GroupAutoscaler:
         if self.live_groups - self.served_groups:
             previously_served, self.served_groups = (
                 self.served_groups,
-                self.served_groups | self.cluster.serving(),
+                self.served_groups | self.cluster.list_serving_groups(),
             )
             self.placement_failures = (
                 0 if self.served_groups - previously_served else self.placement_failures

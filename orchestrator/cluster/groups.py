@@ -125,10 +125,10 @@ class _RayCluster:
             running_actors(InfluenceActor.__name__) if self.plan.influence_needs else 0,
         )
 
-    def serving(self) -> set[int]:
+    def list_serving_groups(self) -> set[int]:
         """Return the groups that have requested a trial, or none if the call exceeds `CALL_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
-            return set(ray.get(self.dispatcher.serving.remote(), timeout=CALL_S))
+            return set(ray.get(self.dispatcher.list_serving_groups.remote(), timeout=CALL_S))
         return set()
 
     def add_group(self, number: int) -> None:

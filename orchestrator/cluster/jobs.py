@@ -309,7 +309,7 @@ class Cluster:
                 allowed="a name that no job has",
             )
         return PreflightError(
-            f"--address {self.address}: the job server failed ({_short(error)}): check "
+            f"--address {self.address}: the job server failed ({shorten_error(error)}): check "
             f"the head's logs",
             field="--address",
             value=self.address,
@@ -369,5 +369,5 @@ def _time(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000) if milliseconds else None
 
 
-def _short(error: Exception) -> str:
+def shorten_error(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -44,28 +44,28 @@ class LocalDispatcher:
         )
         self.thread.start()
 
-    def next_report(self, trial: str, wait_s: float) -> Record:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Record:
         """Return the next record of the trial.
 
         Raises:
-            PreflightError: There was no heartbeat for `wait_s` seconds, or this machine cannot
-                train the trial.
+            PreflightError: There was no heartbeat for `heartbeat_timeout_s` seconds, or this
+                machine cannot train the trial.
         """
         while True:
             last_heartbeat = self.last_heartbeat
             try:
                 record = self.records.get(
-                    timeout=max(last_heartbeat + wait_s - time.monotonic(), 0)
+                    timeout=max(last_heartbeat + heartbeat_timeout_s - time.monotonic(), 0)
                 )
             except queue.Empty as error:
                 if self.last_heartbeat == last_heartbeat:
                     raise PreflightError(
-                        f"{trial} has sent no heartbeat for {wait_s:g} s "
+                        f"{trial} has sent no heartbeat for {heartbeat_timeout_s:g} s "
                         f"(resources.heartbeat_timeout_s), last at {self.activity}: check what "
                         "it waits for, such as a disk, and raise "
                         "resources.heartbeat_timeout_s only if a single step takes longer",
                         field="resources.heartbeat_timeout_s",
-                        value=wait_s,
+                        value=heartbeat_timeout_s,
                         allowed=f"longer than {self.activity} takes",
                     ) from error
                 continue

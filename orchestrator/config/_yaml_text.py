@@ -106,7 +106,7 @@ def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
     return _Refused(None, None, problem, mark)
 
 
-def _beyond(node: yaml.ScalarNode) -> _Refused:
+def refuse_large_number(node: yaml.ScalarNode) -> _Refused:
     return _refused(
         f"{shorten(node.value)} is too large a number: give a smaller one", node.start_mark
     )
@@ -228,7 +228,7 @@ class _Loader(yaml.SafeLoader):
         except ValueError as error:
             digits = text.lstrip("-+")
             if digits.isdigit() and not digits.startswith("0"):  # too many digits for Python
-                raise _beyond(node) from error
+                raise refuse_large_number(node) from error
             hint = (
                 "remove the leading zeros, or quote it"
                 if digits.isdigit()
@@ -238,7 +238,7 @@ class _Loader(yaml.SafeLoader):
                 f"{shorten(repr(node.value))} is not a number: {hint}", node.start_mark
             ) from error
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise _beyond(node)
+            raise refuse_large_number(node)
         return value
 
     def construct_word(self, node: Any) -> bool | None:

@@ -10,7 +10,7 @@ def has_space(remaining: Resources, needs: Resources) -> bool:
     """Return whether a worker fits a node.
 
     Args:
-        left: The free resources of the node, under Ray's names.
+        remaining: The free resources of the node, under Ray's names.
         needs: The resources of the worker; a fraction of a GPU must fit one GPU.
     """
     return _Node(remaining).take(needs)

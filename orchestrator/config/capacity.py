@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from orchestrator.config.schema import Configuration
-from orchestrator.config.sizes import size
+from orchestrator.config.sizes import format_bytes
 from orchestrator.core.errors import ConfigurationError
 
 # Threads of a worker, or image decoding processes; more of them only contend for the cores.
@@ -72,11 +72,12 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
     }
     total = sum(needed.values())
     if memory_bytes and total > memory_bytes:
-        parts = ", ".join(f"{size(each)} for {key}" for key, each in needed.items() if each)
+        parts = ", ".join(f"{format_bytes(each)} for {key}" for key, each in needed.items() if each)
         largest = max(needed, key=lambda key: needed[key])
         raise ConfigurationError(
-            f"{largest} is too large: a worker group needs at least {size(total)} of memory "
-            f"({parts}), but this machine has {size(memory_bytes)}: reduce {largest}",
+            f"{largest} is too large: a worker group needs at least {format_bytes(total)} of "
+            f"memory ({parts}), but this machine has {format_bytes(memory_bytes)}: "
+            f"reduce {largest}",
             field=largest,
             value=total,
             allowed=(0, memory_bytes),

@@ -3,7 +3,7 @@
 from orchestrator.config.schema import PAUSING, Search
 
 
-def checkpoints(search: Search, groups: int) -> tuple[int, str]:
+def count_kept_checkpoints(search: Search, groups: int) -> tuple[int, str]:
     """Return the largest number of checkpoints at a time, and a description of their trials.
 
     The number includes the kept ones, and for each group its checkpoint and the one it is writing.

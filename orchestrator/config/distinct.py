@@ -9,8 +9,8 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import (
     Parameters,
     frozen_values,
+    list_initial_points,
     peer_rates,
-    points,
     qualify_name,
     searched_methods,
 )
@@ -44,13 +44,14 @@ def count_settings(configuration: Configuration) -> int | None:
     Initial points outside the space are included.
     """
     if configuration.search.configurations:
-        return len(points(configuration))
+        return len(list_initial_points(configuration))
     space = list_branch_domains(configuration)
     size = sum(_size(branch, {}) for branch in space)
     if math.isinf(size):
         return None
     return int(size) + sum(
-        not any(_is_on(branch, point) for branch in space) for point in points(configuration)
+        not any(_is_on(branch, point) for branch in space)
+        for point in list_initial_points(configuration)
     )
 
 

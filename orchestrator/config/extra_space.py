@@ -140,7 +140,7 @@ def _check_key(configuration: Configuration, key: str) -> None:
         )
 
 
-def configured(configuration: Configuration, key: str) -> Any:
+def get_configured_value(configuration: Configuration, key: str) -> Any:
     """Return the value of a key without a search.
 
     Without a configured value, this is the default of a network's setting, or the value in student

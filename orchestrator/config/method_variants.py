@@ -22,7 +22,7 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
         searching: Whether the method is searched.
 
     Raises:
-        SettingsError: A variant is invalid; `check_held` reports a search more clearly.
+        SettingsError: A variant is invalid; `check_frozen_values` reports a search more clearly.
     """
     settings = [configuration.method.settings if name == configuration.method.name else {}]
     if searching:

@@ -1,6 +1,6 @@
 """Define the objectives of a search: metrics, directions and Pareto dominance.
 
-The first of several objectives is the *watched* one: curves, `best` and importance refer to it.
+The first of several objectives is the *primary* one: curves, `best` and importance refer to it.
 """
 
 from collections.abc import Mapping, Sequence

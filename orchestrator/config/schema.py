@@ -379,8 +379,8 @@ class Resources(Section):
     )
     heartbeat_timeout_s: Seconds = Field(
         600.0,
-        description="Timeout for a heartbeat, a group or a file; after it the group is replaced or "
-        "the run ends.",
+        description="Maximum wait for a trial's heartbeat, a free group, or a locked cache file; "
+        "after it the group is replaced or the run ends.",
     )
 
 

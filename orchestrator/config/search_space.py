@@ -9,7 +9,7 @@ of `search.extra_space`. With `search.configurations` there is no space but a li
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from orchestrator.config.extra_space import configured
+from orchestrator.config.extra_space import get_configured_value
 from orchestrator.config.schema import Choice, Configuration
 from orchestrator.config.trial import SEED
 from search_spaces import SPACES, Trial
@@ -139,7 +139,7 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     If the trial's number is that of an initial point, the parameters are those of the point, as
     `open_study` enqueues them.
     """
-    methods, first = searched_methods(configuration), points(configuration)
+    methods, first = searched_methods(configuration), list_initial_points(configuration)
     number = getattr(trial, "number", len(first))
     point = first[number] if number < len(first) else {}
     chosen = (
@@ -172,7 +172,7 @@ def suggest_configuration(trial: Numbered, configuration: Configuration) -> Para
 
     In the study each parameter is a categorical choice of the values in the list.
     """
-    given = points(configuration)
+    given = list_initial_points(configuration)
     values = {
         name: list(dict.fromkeys(point[name] for point in given if name in point))
         for name in given[trial.number]
@@ -204,7 +204,7 @@ def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
         trial.suggest_categorical(key, values)
 
 
-def points(configuration: Configuration) -> list[Parameters]:
+def list_initial_points(configuration: Configuration) -> list[Parameters]:
     """Return the initial points: the first point of every method, then the second ones, and so on.
 
     A point contains the parameters that the search would suggest for it; no point is repeated. A
@@ -264,7 +264,7 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
     rate = point.get("training.learning_rate", LEARNING_RATE)
     answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
     for key, values in configuration.search.extra_space.items():
-        own = configured(configuration, key)
+        own = get_configured_value(configuration, key)
         answers[key] = own if own in values else values[0]
     return answers
 

@@ -54,7 +54,7 @@ def neighbours_bytes(samples: int, neighbours: int) -> int:
     return samples * neighbours * (4 + 4)
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Return a number of bytes as text with a unit, such as `1.5 MiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:

@@ -31,12 +31,12 @@ class InfluenceClientProtocol(Protocol):
     def send(self, job: Any) -> None:
         """Start a job; the result of an earlier job is discarded."""
 
-    def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
+    def receive(self, wait_s: float, heartbeat: Callable[[], None]) -> Any:
         """Return the result of the last job, or None if it is not ready within `wait_s` seconds.
 
         Args:
             wait_s: The longest wait in seconds.
-            alive: Sends a heartbeat; called during the wait.
+            heartbeat: Sends a heartbeat; called during the wait.
         """
 
     def drop(self) -> None:
@@ -199,5 +199,5 @@ class Exchange(Protocol):
     def end_step(self) -> None:
         """Complete all transfers of this step."""
 
-    def waited(self) -> float:
+    def take_wait_seconds(self) -> float:
         """Return the seconds that this process waited for other students since the last call."""

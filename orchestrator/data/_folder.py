@@ -56,8 +56,8 @@ def _status(root: Path, path: str) -> list[Any]:
         status = os.stat(root / path)
     except OSError as error:  # removed after it was listed
         raise ConfigurationError(
-            f"{root / path} cannot be read ({error.strerror}): it changed during the start, so "
-            f"start again",
+            f"{root / path} cannot be read ({error.strerror}): it changed while the run "
+            f"started: start the run again",
             field=str(root / path),
             value=error.strerror,
             allowed="a file that can be read",

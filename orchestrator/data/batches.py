@@ -166,7 +166,7 @@ class Batches:
         ]
         return np.concatenate(orders)[skipped : skipped + count]
 
-    def ordered(
+    def iterate_in_order(
         self, split: Part, view: int | None = None, size: int | None = None
     ) -> Iterator[Inputs]:
         """Return this rank's contiguous block of a split in order; the last batch may be short.
@@ -194,7 +194,7 @@ class Batches:
             rates[self._unlabelled_index] = (1 - share) * len(rates) / len(self._unlabelled_index)
         return rates
 
-    def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
+    def draw_validation_batches(self, epoch: int, count: int) -> Iterator[Inputs]:
         """Return `count` batches of the validation part, as this rank's share of each.
 
         The order is drawn from (seed, epoch). A new permutation starts at the end of the part. A

@@ -125,9 +125,9 @@ class Pass:
             samples = [self._with_partners(index) for index in batches]
             return zip(samples, self._decode(samples), strict=True)
         if self.on_device:
-            resident = images_on_device(self.dataset, self.part, self.device)
+            images = images_on_device(self.dataset, self.part, self.device)
             return (
-                (index, resident.index_select(0, index))
+                (index, images.index_select(0, index))
                 for index in map(self._with_partners, batches)
             )
         mapped = np.asarray(self.split.inputs)

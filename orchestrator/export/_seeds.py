@@ -9,7 +9,7 @@ from orchestrator.store.records import Sweep, Trial
 PARTS = ("validation/", "test/")
 
 
-def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None:
+def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None:
     """Average the metrics of the complete trials with the trial's settings over their seeds.
 
     Args:

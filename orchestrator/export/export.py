@@ -29,7 +29,7 @@ from orchestrator.export._description import (
     needs_teacher,
 )
 from orchestrator.export._model_card import model_card
-from orchestrator.export._seeds import heldout_metrics, over_seeds, student_metrics
+from orchestrator.export._seeds import average_over_seeds, heldout_metrics, student_metrics
 from orchestrator.export._settings import FORMAT
 from orchestrator.export.check import check_batches, compare_logits
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
@@ -125,7 +125,7 @@ def export(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         **describe_inputs(summary),
         "source": source | _progress(folder, trial, letter, weights),
-        "over_seeds": over_seeds(sweep, trial, letter),
+        "over_seeds": average_over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": describe_data(configuration, summary),
         "teacher": describe_teacher(store, sweep, summary)

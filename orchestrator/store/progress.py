@@ -74,13 +74,13 @@ def read_progress(student: Path) -> Progress:
     ):
         raise DamagedRecordError(
             file,
-            f"records has the epochs {_shortened(epochs)}, but record has epoch {last}",
+            f"`records` has the epochs {_shortened(epochs)}, but `record` is that of epoch {last}",
             key="records",
         )
     if progress["best_epoch"] > last:
         raise DamagedRecordError(
             file,
-            f"best_epoch = {progress['best_epoch']}, but record has epoch {last}",
+            f"best_epoch = {progress['best_epoch']}, but `record` is that of epoch {last}",
             key="best_epoch",
         )
     return progress

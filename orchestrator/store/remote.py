@@ -181,7 +181,7 @@ class Remote:
             folder: The local folder.
             name: The remote folder.
             last: The file name that is uploaded after all others.
-            alive: Called after each chunk, as a heartbeat.
+            heartbeat: Called after each chunk, as a heartbeat.
         """
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == last):
@@ -205,7 +205,7 @@ class Remote:
             name: The remote folder.
             folder: The local folder.
             wanted: Predicate of a file's relative name; files for which it is false are skipped.
-            alive: Called after each chunk, as a heartbeat.
+            heartbeat: Called after each chunk, as a heartbeat.
 
         Raises:
             FileNotFoundError: There is no such file.

@@ -225,7 +225,7 @@ def _read_format(file: Path) -> int:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder; it replaces `target` if the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(target)
+    aside = make_temporary_path(target)
     try:
         yield aside
         _take_place(aside, target)
@@ -236,7 +236,7 @@ def replacing(target: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def aside_of(target: Path) -> Path:
+def make_temporary_path(target: Path) -> Path:
     """Return a new path in the folder of `target` that no other process uses."""
     return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
 

@@ -66,7 +66,7 @@ def _within(distribution: FloatDistribution, value: float) -> float:
     return float(min(max(value, distribution.low), distribution.high))
 
 
-class Population(PopulationBasedTraining):
+class PbtScheduler(PopulationBasedTraining):
     """Ray's synchronous PBT over our own `epoch`.
 
     The whole population waits until its last trial has trained up to the comparison.

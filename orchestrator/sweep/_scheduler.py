@@ -11,10 +11,10 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import points
+from orchestrator.config.search_space import list_initial_points
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.sweep._hyperband import HyperbandBrackets
-from orchestrator.sweep._pbt import Population
+from orchestrator.sweep._pbt import PbtScheduler
 from orchestrator.sweep._study import StudySearch, objective
 from orchestrator.sweep._synchronous import SynchronousSearch
 
@@ -27,11 +27,11 @@ def build_scheduler(
     """Return the scheduler of the configuration, with the history of the sweep.
 
     Args:
-        at_once: Returns the number of concurrent trials.
+        concurrency: Returns the number of concurrent trials.
     """
     if isinstance(searcher, SynchronousSearch):
         return (
-            Population(searcher, concurrency)
+            PbtScheduler(searcher, concurrency)
             if searcher.configuration.search.scheduler == "pbt"
             else HyperbandBrackets(searcher, concurrency)
         )
@@ -43,7 +43,7 @@ def build_independent_scheduler(configuration: Configuration, sweep: Sweep) -> T
     search = configuration.search
     if search.scheduler == "none":
         return FIFOScheduler()
-    protected = len(points(configuration)) if search.protect_initial_trials else 0
+    protected = len(list_initial_points(configuration)) if search.protect_initial_trials else 0
     earlier_trials = [trial for trial in sweep.trials.values() if trial.state != "failed"]
     common_settings: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
     if search.scheduler == "median":

@@ -20,7 +20,7 @@ from methods import METHODS, SettingsError
 from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
-from orchestrator.config.search_space import points
+from orchestrator.config.search_space import list_initial_points
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import defer_signals
@@ -75,7 +75,9 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
                 study_name=folder.name, storage=storage, sampler=sampler, directions=directions
             )
         load_valid_trials(study)
-    for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
+    for point in list_initial_points(configuration)[
+        len(study.get_trials(deepcopy=False)) : search.trials
+    ]:
         # the first trials are the points, also when the driver died in between
         study.enqueue_trial(point)
     return study

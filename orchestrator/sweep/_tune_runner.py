@@ -52,7 +52,7 @@ def run_trials(
     Args:
         dispatcher_client: Dispatcher client.
         folders: Folders that every trial reads.
-        at_once: Returns the number of concurrent trials.
+        concurrency: Returns the number of concurrent trials.
         resume: Open the existing study.
         started: Start of the time budget (s, monotonic).
 
@@ -107,7 +107,7 @@ def _tune(
     concurrency: Callable[[], int],
     started: float,
 ) -> None:
-    """Run Tune until `trials` trials have ended, or `ending` stops the run."""
+    """Run Tune until `trials` trials have ended, or `stopper` stops the run."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
     objective = primary_goal(configuration.search).name

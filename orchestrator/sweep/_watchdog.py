@@ -42,7 +42,7 @@ class WatchdogActions(Protocol):
     def replace(self, group: int) -> bool:
         """End the workers of a group, so that new ones start; return False if it has none."""
 
-    def lose(self, group: int, why: str) -> None:
+    def remove_lost_group(self, group: int, why: str) -> None:
         """Remove a group; its trial is given to another one."""
 
     def restart(self) -> None:
@@ -179,7 +179,7 @@ class Watchdog:
             self.heartbeat_timeout_s, RETURN_S
         ):
             for group in overview["missing"]:
-                self.actions.lose(group, "it sent no report after the dispatcher died")
+                self.actions.remove_lost_group(group, "it sent no report after the dispatcher died")
 
     def _describe_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> str:
         waiting, silent = (
@@ -224,7 +224,7 @@ class Watchdog:
             self.actions.note(
                 f"group {group} did not restart, and another group trains its trial: {why}"
             )
-            self.actions.lose(group, "it did not restart")
+            self.actions.remove_lost_group(group, "it did not restart")
 
 
 class DispatcherActions:
@@ -232,10 +232,10 @@ class DispatcherActions:
 
     def __init__(self, dispatcher_client: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.dispatcher_client, self.note = dispatcher_client, note
-        self.recover, self.replace, self.lose, self.give_up = (
+        self.recover, self.replace, self.remove_lost_group, self.give_up = (
             dispatcher_client.recover,
             dispatcher_client.replace,
-            dispatcher_client.lose,
+            dispatcher_client.remove_lost_group,
             dispatcher_client.give_up,
         )
         self.restart, self.end_reader, self.end_process = (
@@ -287,7 +287,7 @@ def _watch(
         overview = None
         try:
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways
-                overview = dispatcher_client.overview(ANSWER_S)
+                overview = dispatcher_client.get_overview(ANSWER_S)
             if not stop_event.is_set():
                 watchdog.check(overview, time.monotonic())
         except Exception:  # the watchdog must survive its own errors

@@ -32,7 +32,7 @@ def change_configuration(
     """Return the configuration with which a sweep or training resumes.
 
     Args:
-        found: The sweep.
+        sweep: The sweep.
         trials: Value of `--trials`; None keeps the number of trials.
         time_budget_s: Value of `--time-budget`; None keeps the budget.
         file: Value of `--config`; it must agree with the sweep.

@@ -37,7 +37,7 @@ from orchestrator.teacher.precompute import (
     PrecomputeProgress,
     distribute_views,
     precompute_views,
-    views_to_fill,
+    views_to_precompute,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def flush_tracking(
 
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
     events = Events(sweep, [display])
-    tracker.listen(events.note, events.note_pending, events.settle)
+    tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     with stoppable():
         tracker.close(state)
 
@@ -198,7 +198,7 @@ def _run_trials_and_track(
     sweep.save()
     tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
     events = Events(sweep, [tracker, display])
-    tracker.listen(events.note, events.note_pending, events.settle)
+    tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     state = "failed"
     try:
         configuration = sweep.configuration
@@ -325,7 +325,7 @@ def open_dispatcher(
     Args:
         local: Train in this process.
         note: Receives warnings, from any thread.
-        unended: Returns the number of trials still to train.
+        count_unfinished: Returns the number of trials still to train.
         num_influence_actors: Influence actors in each group.
     """
     if local:
@@ -337,7 +337,7 @@ def open_dispatcher(
         finally:
             local_dispatcher.close(signals.remaining_timeout(LOCAL_S))
         return
-    from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
+    from orchestrator.cluster.connect import connect_to_ray, free_nodes, list_nodes
     from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
     from orchestrator.cluster.group_autoscaler import ScalingPolicy
     from orchestrator.cluster.groups import worker_groups
@@ -355,12 +355,14 @@ def open_dispatcher(
             configuration,
             available,
             trials,
-            nodes(),
+            list_nodes(),
             num_influence_actors,
             free_nodes(),
             elastic=bool(address),
         )
-        display.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
+        groups = "group" if plan.groups == 1 else "groups"
+        workers = "worker" if plan.workers == 1 else "workers"
+        display.preparing(f"starting {plan.groups} worker {groups} of {plan.workers} {workers}")
         policy = ScalingPolicy(
             resources.groups or trials,
             count_unfinished,
@@ -385,15 +387,17 @@ def prepare_teacher(
     display: StepDisplay,
     local: bool,
     cache: TeacherAccess | None,
-    filling: PrecomputeProgress | None,
+    precompute_progress: PrecomputeProgress | None,
 ) -> tuple[Path, dict[str, Any], float]:
-    """Acquire the teacher without training students, then fill its `cache` if `filling` is given.
+    """Acquire the teacher without training students; precompute its `cache` if requested.
 
     Returns:
         The teacher's folder, its card, and its cost in seconds.
     """
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    views = views_to_fill(configuration, summary["augmentation"]) if filling else []
+    views = (
+        views_to_precompute(configuration, summary["augmentation"]) if precompute_progress else []
+    )
     jobs = max(len(views), 1)
     explain_data(configuration, data, display)
     with (
@@ -417,7 +421,7 @@ def prepare_teacher(
             store, configuration, data, dispatcher_client, display.teacher_epoch
         )
         report_teacher(teacher[1], data, display.teacher_ready, display.note)
-        if filling:
+        if precompute_progress:
             assert cache is not None and cache.folder is not None, (
                 "a teacher without a cache is refused earlier"
             )
@@ -432,8 +436,10 @@ def prepare_teacher(
             )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
             display.preparing(f"precomputing {len(views)} views in {cache.folder}")
-            filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
-            precompute_views(configuration, folders, shares, features, dispatcher_client, filling)
+            precompute_progress.begin(sum(map(len, shares)), summary["sizes"]["train"])
+            precompute_views(
+                configuration, folders, shares, features, dispatcher_client, precompute_progress
+            )
         return teacher
 
 

@@ -72,7 +72,7 @@ class Events:
         """Record a message that holds until `settle`."""
         self.note(text, pending=True)
 
-    def settle(self) -> None:
+    def clear_pending_notes(self) -> None:
         """Remove pending messages of this run and earlier ones: what they report has ended."""
         with _noting:
             kept = [note for note in self.sweep.notes if not note.get("pending")]

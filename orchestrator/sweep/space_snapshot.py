@@ -7,7 +7,12 @@ from typing import Any
 
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import frozen_values, peer_rates, points, searched_methods
+from orchestrator.config.search_space import (
+    frozen_values,
+    list_initial_points,
+    peer_rates,
+    searched_methods,
+)
 from orchestrator.config.trial import network_key
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
@@ -33,7 +38,7 @@ def described_space(configuration: Configuration, kind: str) -> Described:
     if kind != "sweep":
         return {}
     if configuration.search.configurations:
-        return {"space": {}, "rates": {}, "points": points(configuration)}
+        return {"space": {}, "rates": {}, "points": list_initial_points(configuration)}
     spaces = {
         name: [
             {"when": _when(branch), "asks": _describe_parameters(branch)}
@@ -42,7 +47,7 @@ def described_space(configuration: Configuration, kind: str) -> Described:
         for name in searched_methods(configuration)
     }
     rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
-    return {"space": spaces, "rates": rates, "points": points(configuration)}
+    return {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
 
 
 def described_data(configuration: Configuration, data: Path) -> Described:
@@ -79,7 +84,7 @@ def _describe_file(weights: str | None) -> Described | None:
         return {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
-def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def is_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether two descriptions are of the same data.
 
     In the same folder the modification times count too, in another one the content alone. Earlier
@@ -111,7 +116,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             )
         found += _compare_parameters("", before["rates"], now["rates"])
         found += list(_compare_points(before["points"], now["points"]))
-    if "data" in before and "data" in now and not same_data(before["data"], now["data"]):
+    if "data" in before and "data" in now and not is_same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
         counted = (
             f"{were:,} samples before, {samples:,} now"

@@ -79,7 +79,7 @@ def decide_access(
         + clean_bytes
     )
     views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
-    size = sizes.size(needed) + (f" for {views} views and the clean one" if views else "")
+    size = sizes.format_bytes(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "computed online at every step (teacher.mode = online)")
     folder = (
@@ -103,7 +103,9 @@ def decide_access(
         "teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
         value=teacher.cache_gib if limited else str(folder),
-        allowed=(needed / 2**30, None) if limited else f"{sizes.size(needed + reserve_bytes)} free",
+        allowed=(needed / 2**30, None)
+        if limited
+        else f"{sizes.format_bytes(needed + reserve_bytes)} free",
     )
 
 
@@ -153,8 +155,8 @@ def _describe_excess(needed: int, limit_gib: float, folder: Path | None, reserve
         return ""
     free = shutil.disk_usage(_existing(folder)).free + _cached_bytes(folder)
     return (
-        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are "
-        f"reserved for other files"
+        f"{folder} has {sizes.format_bytes(free)} free, of which "
+        f"{sizes.format_bytes(reserve_bytes)} are reserved for other files"
         if free < needed + reserve_bytes
         else ""
     )

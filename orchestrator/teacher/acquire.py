@@ -29,8 +29,12 @@ class TrialDispatcher(Protocol):
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Submit a trial."""
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """Return the next record; raise PreflightError if none arrives for `silence_s` seconds."""
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+        """Return the next record of a trial.
+
+        Raises:
+            PreflightError: No record or heartbeat arrived for `heartbeat_timeout_s` seconds.
+        """
 
     def stop(self, trial: str) -> None:
         """Stop the trial early."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from orchestrator.core import disk
 from orchestrator.core.errors import PreflightError
-from orchestrator.store.store import aside_of, write_json
+from orchestrator.store.store import make_temporary_path, write_json
 
 FORMAT = 2  # increase it when the file content changes, so that older files are not read
 NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and its description
@@ -169,7 +169,7 @@ class Writer:
     """
 
     def __init__(self, file: Path, header: bytes, size: int) -> None:
-        self.file, self.temporary = file, aside_of(file)
+        self.file, self.temporary = file, make_temporary_path(file)
         self.hash = hashlib.sha256(_location(file))
         self.stream = self.temporary.open("xb")
         try:

@@ -97,7 +97,8 @@ class FrozenTeacher(nn.Module):
         ) as error:  # RuntimeError: tensors of another network
             reason = " ".join(str(error).split())
             raise PreflightError(
-                f"the teacher cannot be read ({reason}): start again, which creates it again",
+                f"the teacher cannot be read ({reason}): start the run again; it creates the "
+                f"teacher again",
                 field=str(folder),
                 value=reason,
                 allowed="a complete teacher",

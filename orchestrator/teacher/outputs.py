@@ -46,7 +46,7 @@ class CachedTeacher:
     """A teacher that runs once per view; its outputs are cached.
 
     The cache holds logits (n, K) and, for the clean view, features (n, D), in the order of the
-    training part. All ranks call its methods together, except `answer` and `everything`.
+    training part. All ranks call its methods together, except `answer` and `read_all_outputs`.
 
     Args:
         teacher: The teacher.
@@ -81,7 +81,7 @@ class CachedTeacher:
         }  # True: the clean view; False: other views
         self.lookups: Counter[str] = Counter()
         self.arrays: dict[str, Array] = {}
-        self.resident: dict[str, Tensor] = {}
+        self.arrays_on_device: dict[str, Tensor] = {}
 
     def open_view(self, view: int | None, features: bool = False) -> None:
         """Map the outputs on a view; compute them first on a cache miss.
@@ -96,7 +96,7 @@ class CachedTeacher:
             Stopped: A stop of the trial was requested meanwhile.
         """
         assert view is None or not features, "features are cached for the clean view only"
-        self.arrays, self.resident = {}, {}
+        self.arrays, self.arrays_on_device = {}, {}
         self.arrays, computed = self.shared_pass.open(view, self.files(view, features))
         self.lookups["misses" if computed else "hits"] += 1
 
@@ -114,7 +114,7 @@ class CachedTeacher:
         )
         return Output(logits, features)
 
-    def everything(self) -> tuple[Tensor, Tensor | None]:
+    def read_all_outputs(self) -> tuple[Tensor, Tensor | None]:
         """Return all outputs on the open view, on the CPU.
 
         Returns:
@@ -152,11 +152,11 @@ class CachedTeacher:
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
         if self.batches.on_device:
-            if part not in self.resident:
-                self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(
+            if part not in self.arrays_on_device:
+                self.arrays_on_device[part] = torch.from_numpy(np.array(self.arrays[part])).to(
                     self.batches.device
                 )
-            return self.resident[part].index_select(0, batch.index).float()
+            return self.arrays_on_device[part].index_select(0, batch.index).float()
         rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
         return to_device(rows, batch.inputs.device).float()
 

@@ -1,6 +1,6 @@
 """Fill the cache before training: distribute the views over the worker groups.
 
-This module runs in the driver; each group fills the views of its job.
+This module runs in the driver; each group computes the views of its job.
 """
 
 import queue
@@ -21,17 +21,19 @@ class PrecomputeProgress(Protocol):
     """Display of the progress of precomputation."""
 
     def begin(self, views: int, samples: int) -> None:
-        """Report that `views` views of `samples` samples each will be filled."""
+        """Report that `views` views of `samples` samples each will be precomputed."""
 
     def progress(self, job: int, views: int, samples: int) -> None:
-        """Report that a job has filled `views` views, and `samples` samples of the next one."""
+        """Report that a job has computed `views` views and `samples` samples of the next one."""
 
-    def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
-        """Report that a view is filled."""
+    def view_precomputed(
+        self, view: int | None, metrics: dict[str, float], notes: list[str]
+    ) -> None:
+        """Report that a view is in the cache."""
 
 
-def views_to_fill(configuration: Configuration, augmentation: str) -> list[int | None]:
-    """Return the views to fill: the clean one (None), then the augmented ones if views differ.
+def views_to_precompute(configuration: Configuration, augmentation: str) -> list[int | None]:
+    """Return the views to precompute: the clean one (None), then augmented ones if they differ.
 
     Some methods prepare with the clean view.
     """
@@ -64,7 +66,7 @@ def precompute_views(
     dispatcher_client: TrialDispatcher,
     show: PrecomputeProgress,
 ) -> None:
-    """Fill the views; return when all are filled. If one job fails, stop the others.
+    """Precompute the views; return when all are cached. If one job fails, stop the others.
 
     Args:
         configuration: The configuration, with a teacher.
@@ -109,14 +111,14 @@ def precompute_views(
 def _follow(
     number: int,
     job: str,
-    silence_s: float,
+    heartbeat_timeout_s: float,
     dispatcher_client: TrialDispatcher,
     records: queue.Queue[tuple[int, dict[str, Any]]],
 ) -> None:
     record: dict[str, Any] = {}
     while not (record.get("done") or record.get("failed")):
         try:
-            record = dispatcher_client.next_report(job, silence_s)
+            record = dispatcher_client.next_report(job, heartbeat_timeout_s)
         except Exception as error:  # any error: the consumer of the queue must receive it
             record = {
                 "failed": str(error)
@@ -130,28 +132,30 @@ def _follow(
 def _show(
     shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: PrecomputeProgress
 ) -> None:
-    filled = [0] * len(shares)
-    while filled != [len(share) for share in shares]:
+    computed = [0] * len(shares)
+    while computed != [len(share) for share in shares]:
         job, record = records.get()
         if record.get("failed"):
             raise _failure(record)
         if "epoch" in record:
-            filled[job] = record["epoch"]
-            show.view_filled(shares[job][filled[job] - 1], record["metrics"], record["notes"])
-        show.progress(job, filled[job], record.get("samples", 0))
-        if record.get("done") and filled[job] < len(shares[job]):
+            computed[job] = record["epoch"]
+            show.view_precomputed(
+                shares[job][computed[job] - 1], record["metrics"], record["notes"]
+            )
+        show.progress(job, computed[job], record.get("samples", 0))
+        if record.get("done") and computed[job] < len(shares[job]):
             raise TrialError(
-                f"the cache could not be filled: job {job} ended after {filled[job]} of "
+                f"the cache could not be precomputed: job {job} ended after {computed[job]} of "
                 f"{len(shares[job])} views",
                 field=f"fill-{job}",
-                value=filled[job],
+                value=computed[job],
                 allowed=len(shares[job]),
             )
 
 
 def _failure(record: dict[str, Any]) -> UserError:
     """Return the error of a failed job, with the field and the value of the original error."""
-    message, error = f"the cache could not be filled: {record['failed']}", record.get("error")
+    message, error = f"the cache could not be precomputed: {record['failed']}", record.get("error")
     if isinstance(error, UserError):
         return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(
             error, message

@@ -149,7 +149,7 @@ class Writer:
         if self.unsent:
             self.begin()
         self.writes.due = self.files.due = 0.0
-        calm()  # Ray's shutdown restores the environment of its start
+        set_mlflow_defaults()  # Ray's shutdown restores the environment of its start
         self.closing.set()
         self.wake.set()
         noticed = False
@@ -361,7 +361,7 @@ def short_message(error: Exception) -> str:
     return reason[0] if reason else message[:200]
 
 
-def calm() -> None:
+def set_mlflow_defaults() -> None:
     """Set the environment variables that MLflow reads on each call.
 
     Values of the user stay, unless they would lose writes.
@@ -380,7 +380,7 @@ def connect(uri: str) -> Any:
     Raises:
         PreflightError: `uri` is a SQLite file that the installed MLflow cannot use.
     """
-    calm()
+    set_mlflow_defaults()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # these log every attempt

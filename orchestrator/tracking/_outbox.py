@@ -17,7 +17,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from orchestrator.store.store import aside_of
+from orchestrator.store.store import make_temporary_path
 
 Write = dict[str, Any]
 # Other fields of a write are not checked here: MLflow refuses wrong ones
@@ -192,7 +192,7 @@ class Outbox:
             if self.run_progress
             else b""
         )
-        temporary = aside_of(self.file)
+        temporary = make_temporary_path(self.file)
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:
                 new.write(_head(HEAD + len(line)) + line)

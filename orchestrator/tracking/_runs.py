@@ -304,7 +304,7 @@ class Runs:
 
     def _figures(self, client: Any, write: Write) -> None:
         """Draw the figures of a trial and send them to the runs of its students, or to its own."""
-        trial.settle_cache(self.fonts)
+        trial.set_font_cache(self.fonts)
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
         with contextlib.suppress(OSError):  # the remote store is unreachable: nothing is drawn
@@ -323,7 +323,7 @@ class Runs:
             f"{write['file']}.json",
         )
         if write["numbers"]:
-            trial.settle_cache(self.fonts)
+            trial.set_font_cache(self.fonts)
             points = {int(number): values for number, values in write["values"].items()}
             drawn = trial.picture(trial.pareto_front(points, write["numbers"], write["names"]))
             self._send(client, write["run"], {write["file"]: drawn})

@@ -49,7 +49,7 @@ def evaluate(
         0,
         list[Tensor](),
     )
-    for batch in batches.ordered(part):
+    for batch in batches.iterate_in_order(part):
         logits = distillation_module.compute_output(batch).logits
         scores.add(
             logits,

@@ -38,7 +38,7 @@ class Colocated:
     def end_step(self) -> None:
         """Do nothing: no message is in transit."""
 
-    def waited(self) -> float:
+    def take_wait_seconds(self) -> float:
         """Return 0: nothing waits."""
         return 0.0
 

@@ -1,4 +1,4 @@
-"""Build the optimiser of a recipe, and compute its learning rate.
+"""Build the optimizer of a recipe, and compute its learning rate.
 
 The rate is a function of the progress alone, so it needs no state.
 """
@@ -67,7 +67,7 @@ def learning_rate(recipe: Training, progress: float) -> float:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the moments of a saved state, with the settings of the fresh optimiser.
+    """Load the moments of a saved state, with the settings of the fresh optimizer.
 
     A resumed trial may have other settings.
     """

@@ -37,28 +37,28 @@ def find_misfit(subject: str, expected: State, actual: State) -> str:
 
 
 def find_optimizer_misfit(recipe: Training, optimizer: torch.optim.Optimizer, actual: Any) -> str:
-    """Return why a saved state does not fit the optimiser; "" if it fits.
+    """Return why a saved state does not fit the optimizer; "" if it fits.
 
     The state was saved after at least one epoch.
     """
     saved = actual.get("optimizer") if isinstance(actual, dict) else None
     if not isinstance(saved, dict) or not isinstance(actual.get("scaler"), dict):
-        return "the state of the optimiser is missing"
+        return "the state of the optimizer is missing"
     groups, moments = saved.get("param_groups"), saved.get("state")
     if (
         not isinstance(groups, list)
         or not isinstance(moments, dict)
         or not all(isinstance(group, dict) for group in groups)
     ):
-        return "the state of the optimiser has no parameter groups"
+        return "the state of the optimizer has no parameter groups"
     expected = optimizer.state_dict()["param_groups"]
     if [group.get("params") for group in groups] != [group["params"] for group in expected]:
-        return "the parameter groups of the optimiser do not match those of the trial"
+        return "the parameter groups of the optimizer do not match those of the trial"
     expected_moments = _compute_moments_after_one_step(recipe)
     if expected_moments and not moments:
-        return "the state of the optimiser is empty, but the recipe's optimiser keeps moments"
+        return "the state of the optimizer is empty, but the recipe's optimizer keeps moments"
     if (count := actual.get("count", len(moments))) != len(moments):
-        return f"the optimiser has the state of {len(moments)} parameters, but {count} were saved"
+        return f"the optimizer has the state of {len(moments)} parameters, but {count} were saved"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     misfits = chain(
         (
@@ -89,7 +89,7 @@ def find_scaler_misfit(expected: Mapping[str, Any], actual: Mapping[str, Any]) -
 
 
 def _compute_moments_after_one_step(recipe: Training) -> dict[str, Tensor]:
-    """Return the state that the recipe's optimiser keeps of a parameter after one step."""
+    """Return the state that the recipe's optimizer keeps of a parameter after one step."""
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = build_optimizer(recipe, nn.ParameterList([parameter]), [])
     parameter.grad = torch.ones_like(parameter)
@@ -104,13 +104,13 @@ def _compute_moments_after_one_step(recipe: Training) -> dict[str, Tensor]:
 def _find_setting_misfit(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     if names := sorted(map(str, expected.keys() ^ actual.keys())):
         return (
-            f"{names[0]} of a parameter group of the optimiser is "
+            f"{names[0]} of a parameter group of the optimizer is "
             f"{'missing' if names[0] in expected else 'not expected'}"
         )
     for name, value in expected.items():
         if name != "params" and not _has_same_type(value, actual[name]):
             return (
-                f"{name} of a parameter group of the optimiser is "
+                f"{name} of a parameter group of the optimizer is "
                 f"{shorten(repr(actual[name]))}, expected a value like {value}"
             )
     return ""
@@ -120,24 +120,24 @@ def _find_moment_misfit(
     number: Any, parameters: Sequence[Tensor], expected: State, actual: Any
 ) -> str:
     if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(actual, dict):
-        return f"the optimiser has the state of an unknown parameter {shorten(repr(number))}"
+        return f"the optimizer has the state of an unknown parameter {shorten(repr(number))}"
     values = {name: value for name, value in actual.items() if value is not None}
     if missing := next((name for name in expected if name not in values), None):
-        return f"{missing} of the optimiser is missing for parameter {number}"
+        return f"{missing} of the optimizer is missing for parameter {number}"
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            return f"{shorten(str(name))} of the optimiser is not a tensor"
+            return f"{shorten(str(name))} of the optimizer is not a tensor"
         shape = (
             parameters[number].shape
             if name not in expected or expected[name].dim()
             else torch.Size()
         )
         if value.shape != shape:
-            return f"{name} of the optimiser has shape {list(value.shape)}, expected {list(shape)}"
+            return f"{name} of the optimizer has shape {list(value.shape)}, expected {list(shape)}"
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            return f"{name} of the optimiser is not finite or not of a floating-point dtype"
+            return f"{name} of the optimizer is not finite or not of a floating-point dtype"
         if not shape and name in expected and not expected[name].dim() and value <= 0:
-            return f"{name} of the optimiser is {value.item():g}, expected a number of steps"
+            return f"{name} of the optimizer is {value.item():g}, expected a number of steps"
     return ""
 
 

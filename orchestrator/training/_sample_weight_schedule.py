@@ -250,7 +250,9 @@ class SampleWeights:
         if self.influence_client is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
             self.context.phase("the wait for the influence actor")
-            weighting: SampleWeighting | None = self.influence_client.receive(wait_s, self._alive)
+            weighting: SampleWeighting | None = self.influence_client.receive(
+                wait_s, self._send_heartbeat
+            )
             waited, subject = (
                 time.monotonic() - started,
                 f"the sample weights after epoch {self.pending.epoch}",
@@ -266,9 +268,9 @@ class SampleWeights:
             self.pending_notes.append(
                 f"{subject} were not received{limit}; the trial's worker computed them instead"
             )
-        return compute_sample_weights(self.pending, self.context.device, self._alive)
+        return compute_sample_weights(self.pending, self.context.device, self._send_heartbeat)
 
-    def _alive(self) -> None:
+    def _send_heartbeat(self) -> None:
         """Send a heartbeat; raise Stopped if a stop of the trial was requested meanwhile."""
         self.context.heartbeat()
         if self.context.stop_requested():

@@ -1,4 +1,4 @@
-"""Train one student of a trial: network, method, optimiser, best weights, and random state.
+"""Train one student of a trial: network, method, optimizer, best weights, and random state.
 
 Several students may share a process. A student depends on the others only through their outputs
 on a batch and their banks.

@@ -46,7 +46,7 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     context.phase("the teacher's evaluation")
     scores = Scores(len(dataset.classes), context.device)
     try:
-        for batch in batches.ordered("validation", size=BATCH):
+        for batch in batches.iterate_in_order("validation", size=BATCH):
             scores.add(teacher(batch.inputs).logits, batch.labels)
             context.heartbeat()
     finally:

@@ -33,7 +33,7 @@ def update_teacher(
     """Return a new teacher: the given one after an epoch of `Method.teacher_loss` on a view.
 
     It uses SGD at `Method.teacher_lr`, in float32. All ranks of the student call this together.
-    The optimiser starts without state each time, so no state has to be saved.
+    The optimizer starts without state each time, so no state has to be saved.
 
     Args:
         teacher: The teacher, which does not change.

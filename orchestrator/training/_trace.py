@@ -31,7 +31,7 @@ class Trace:
         return {name: torch.stack(values).float().sum() for name, values in self.terms.items()}
 
     def end_epoch(self, epoch: int, arrays: State) -> None:
-        """Close an epoch, counted from 0: thin its steps, and store a row of each `drawn` array."""
+        """Close an epoch, counted from 0: thin its steps, and store a row of each of `arrays`."""
         for name, values in self.terms.items():
             chunks = torch.stack(values).float().cpu().tensor_split(min(POINTS, len(values)))
             self._append(f"steps/{name}", torch.stack([chunk.mean() for chunk in chunks]))

@@ -362,7 +362,9 @@ class _Trainer:
         for student in self.students:
             student.begin_epoch(epoch)
         steps, every = self.batches.steps(), self.method.look_ahead_interval
-        held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
+        held_out = (
+            self.batches.draw_validation_batches(epoch, -(-steps // every)) if every else iter(())
+        )
         for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
             if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
                 return False
@@ -448,7 +450,7 @@ class _Trainer:
 
         Time and counts are those of this epoch; the first one includes the setup.
         """
-        waited = self.exchange.waited()
+        waited = self.exchange.take_wait_seconds()
         if waited:
             self.clock.add("exchange", waited)
             self.clock.add("student", -waited)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoint:
-    """Weights, optimiser and progress after `progress["record"]["epoch"]` finished epochs."""
+    """Weights, optimizer and progress after `progress["record"]["epoch"]` finished epochs."""
 
     student: State
     best: State

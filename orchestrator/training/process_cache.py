@@ -217,7 +217,7 @@ def compute_clean_knowledge(
     source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
     tables = (
-        source.everything()
+        source.read_all_outputs()
         if isinstance(source, CachedTeacher)
         else _compute_clean_outputs(source, batches, context, features)
     )
@@ -228,7 +228,7 @@ def _compute_clean_outputs(
     source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool
 ) -> tuple[Tensor, Tensor | None]:
     outputs: list[Output] = []
-    for batch in batches.ordered("train"):
+    for batch in batches.iterate_in_order("train"):
         outputs.append(source.answer(batch))
         context.heartbeat()
 
@@ -259,7 +259,7 @@ def compute_validation_predictions(
     )
     if key not in _predictions:
         classes: list[Tensor] = []
-        for batch in batches.ordered("validation"):
+        for batch in batches.iterate_in_order("validation"):
             classes.append(teacher(batch.inputs).logits.argmax(dim=1))
             context.heartbeat()
         while len(_predictions) >= PREDICTIONS:  # trials may train their own teachers

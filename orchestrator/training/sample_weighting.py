@@ -187,7 +187,7 @@ def _build_surveyed_network(
     size = min(max(BLOCK_ELEMENTS // math.prod(batches.dataset.shape), 16), 1024)
 
     def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
-        for batch in batches.ordered(part, size=size):
+        for batch in batches.iterate_in_order(part, size=size):
             heartbeat()
             yield batch.inputs
 

@@ -197,7 +197,7 @@ def test_replacing_a_group_kills_its_workers(monkeypatch: pytest.MonkeyPatch) ->
     assert controllers == [("dispatcher-group-0", ANSWER_S)] * 2, (
         "a controller that answers is kept and starts new workers"
     )
-    dispatcher_client.lose(0, "it did not restart")
+    dispatcher_client.remove_lost_group(0, "it did not restart")
     assert controllers[2:] == [("dispatcher-group-0", 0.0)] and fake.dispatcher.ended_groups == {0}
 
 

@@ -12,14 +12,14 @@ def test_a_heartbeat_ends_the_silence_and_updates_the_activity() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.take_trial(1, LONG_S)
         dispatcher.trials["a"].last_heartbeat -= 1e6
-        (seen,) = (await dispatcher.overview())["trials"]
+        (seen,) = (await dispatcher.get_overview())["trials"]
         assert seen["silent_s"] > 1e6 - 1 and seen["doing"] == "startup"
         await dispatcher.record_heartbeat("a", 0, "an activity of another group")
-        assert (await dispatcher.overview())["trials"][0]["silent_s"] > 1e6 - 1, (
+        assert (await dispatcher.get_overview())["trials"][0]["silent_s"] > 1e6 - 1, (
             "heartbeats of another group are ignored"
         )
         await dispatcher.record_heartbeat("a", 1, "epoch 3")
-        (seen,) = (await dispatcher.overview())["trials"]
+        (seen,) = (await dispatcher.get_overview())["trials"]
         assert seen["silent_s"] < LONG_S and (seen["name"], seen["group"], seen["doing"]) == (
             "a",
             1,
@@ -35,16 +35,16 @@ def test_a_queued_trial_is_in_the_overview_if_no_trial_is_assigned() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.submit("b", {})
         dispatcher.trials["a"].last_heartbeat -= 1e6
-        assert [each["name"] for each in (await dispatcher.overview())["trials"]] == ["b"], (
+        assert [each["name"] for each in (await dispatcher.get_overview())["trials"]] == ["b"], (
             "the trial queued last"
         )
         await dispatcher.take_trial(0, LONG_S)
         assert [
-            (each["name"], each["group"]) for each in (await dispatcher.overview())["trials"]
+            (each["name"], each["group"]) for each in (await dispatcher.get_overview())["trials"]
         ] == [("a", 0)]
         await dispatcher.release_trial(0, "a")
         await dispatcher.close()
-        assert (await dispatcher.overview())["trials"] == []
+        assert (await dispatcher.get_overview())["trials"] == []
 
     asyncio.run(play())
 
@@ -56,10 +56,10 @@ def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None
         await dispatcher.take_trial(0, LONG_S)
         for rank in range(2):
             await dispatcher.register_worker(0, rank, f"worker {rank}")
-        assert (await dispatcher.overview())["trials"][0]["workers"] == 2
+        assert (await dispatcher.get_overview())["trials"][0]["workers"] == 2
         dispatcher.trials["a"].last_heartbeat -= 1e6
         assert await dispatcher.evict_group(0) == ["worker 0", "worker 1"]
-        (seen,) = (await dispatcher.overview())["trials"]
+        (seen,) = (await dispatcher.get_overview())["trials"]
         assert seen["workers"] == 0 and seen["silent_s"] < LONG_S, "its restart time begins"
         assert await dispatcher.evict_group(0) == []
         assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
@@ -77,13 +77,13 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
         await dispatcher.report_infrastructure_failure("a", "OSError: stale file handle", 0)
         await dispatcher.report_infrastructure_failure("a", "not its trial", 1)
         assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
-        (note,) = (await dispatcher.overview())["notes"]
+        (note,) = (await dispatcher.get_overview())["notes"]
         assert note == (
             "a continues from its checkpoint: its worker died (failure 1 of at most "
             "1, resources.max_failures): "
             "OSError: stale file handle"
         )
-        assert (await dispatcher.overview())["notes"] == [], "each note is fetched once"
+        assert (await dispatcher.get_overview())["notes"] == [], "each note is fetched once"
         assert await dispatcher.take_trial(0, SHORT_S) is None
         hint = MEMORY_HINT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){hint}"
@@ -99,7 +99,7 @@ def test_a_repeated_note_counts_once() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         for _ in range(3):
             await dispatcher.add_note("the disk is full")
-        assert (await dispatcher.overview())["notes"] == ["the disk is full"]
+        assert (await dispatcher.get_overview())["notes"] == ["the disk is full"]
 
     asyncio.run(play())
 
@@ -139,28 +139,28 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.record_reader_heartbeat("first", "a", "process 1")
         dispatcher.readers["first"].last_heartbeat -= 1e6
-        (seen,) = (await dispatcher.overview())["readers"]
+        (seen,) = (await dispatcher.get_overview())["readers"]
         assert (seen["reader"], seen["name"]) == ("first", "a") and seen["silent_s"] > 1e6 - 1
         await dispatcher.record_reader_heartbeat(
             "second", "a", "process 2"
         )  # Tune started it instead of the first one
-        (seen,) = (await dispatcher.overview())["readers"]
+        (seen,) = (await dispatcher.get_overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
         await dispatcher.take_trial(0, 0.0)
         await dispatcher.report("a", {"epoch": 1, "metrics": {}, "done": True}, 0)
         await dispatcher.release_trial(0, "a")
         dispatcher.readers["second"].last_heartbeat -= 1e6
-        (seen,) = (await dispatcher.overview())["readers"]
+        (seen,) = (await dispatcher.get_overview())["readers"]
         assert seen["silent_s"] > 1e6 - 1, (
             "a stopped process that has not read the last record is replaced"
         )
         await dispatcher.submit("b", {})
         await dispatcher.record_reader_heartbeat("second", "b", "process 2")
-        assert [each["name"] for each in (await dispatcher.overview())["readers"]] == ["b"]
+        assert [each["name"] for each in (await dispatcher.get_overview())["readers"]] == ["b"]
         assert (
             await dispatcher.remove_reader("second") == "process 2"
             and await dispatcher.remove_reader("second") is None
         )
-        assert (await dispatcher.overview())["readers"] == []
+        assert (await dispatcher.get_overview())["readers"] == []
 
     asyncio.run(play())

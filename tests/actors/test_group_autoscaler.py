@@ -72,7 +72,7 @@ class Ray:
             self.where[number] = node
             self.serving_groups |= {number} if self.at_once else set()
 
-    def serving(self) -> set[int]:
+    def list_serving_groups(self) -> set[int]:
         return set(self.serving_groups)
 
     def step(self, times: int = 1) -> None:

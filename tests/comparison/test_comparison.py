@@ -297,7 +297,7 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
-    planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
+    planned = design.plan_runs_over_seeds(comparison.configuration, comparison.settings, SEEDS)
     data = prepare(planned.data, store.root, planned.data.seed)
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
@@ -358,7 +358,7 @@ def test_a_trial_over_seeds_is_the_best_of_its_search_with_another_seed() -> Non
         "kd": {"temperature": 3.0, "training.learning_rate": 0.1},
         "wttm": {"temperature": 5.0, "alpha": 0.7},
     }
-    planned = design.over_seeds(common, chosen, 2)
+    planned = design.plan_runs_over_seeds(common, chosen, 2)
     trials = [
         apply(planned, {**one, "seed": seed})
         for seed in planned.search.seeds

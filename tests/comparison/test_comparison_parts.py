@@ -12,7 +12,7 @@ from methods import METHODS
 from orchestrator.config.fields import LONGEST_LIST
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration, Network
-from orchestrator.config.search_space import points
+from orchestrator.config.search_space import list_initial_points
 from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -44,10 +44,10 @@ def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, 
     for name in names:
         search = design.search_of(common, name)
         check_search(search)
-        chosen[name] = points(search)[-1] if points(search) else {}
-    planned = design.over_seeds(common, chosen, 3)
+        chosen[name] = list_initial_points(search)[-1] if list_initial_points(search) else {}
+    planned = design.plan_runs_over_seeds(common, chosen, 3)
     check_search(planned)
-    assert planned.search.trials == len(points(planned)) == 3 * len(names)
+    assert planned.search.trials == len(list_initial_points(planned)) == 3 * len(names)
 
 
 @pytest.mark.parametrize(

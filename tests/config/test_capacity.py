@@ -11,7 +11,7 @@ from orchestrator.config import extra_space
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.sweep.preflight.configuration import check_choices
+from orchestrator.sweep.preflight.configuration import check_extra_space
 from tests.refusal import refused
 
 PEER = "peers.b.network.name=mlp"
@@ -94,8 +94,8 @@ def test_the_number_of_searched_networks_is_limited() -> None:
         ],
     )
     with refused("search.extra_space.student", 400, (1, 300)):
-        check_choices(wide)
-    check_choices(
+        check_extra_space(wide)
+    check_extra_space(
         load(
             None,
             [

@@ -402,7 +402,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     samples = 1222
-    size = sizes.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
+    size = sizes.format_bytes(samples * (10 * 2 + 256 * 2 + 40 * 8))
     text = shown("train")
     line = next(line for line in text.splitlines() if line.startswith("retrieval "))
     assert f" exact, among {samples} samples: 8 + 32 of the same" in line and f", {size}\n" in text

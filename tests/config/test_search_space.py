@@ -9,7 +9,12 @@ import pytest
 from methods import METHODS
 from orchestrator.config.loader import build, load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, points, searched_methods, with_single_method
+from orchestrator.config.search_space import (
+    draw,
+    list_initial_points,
+    searched_methods,
+    with_single_method,
+)
 from orchestrator.config.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
@@ -102,8 +107,8 @@ def test_several_methods_have_settings_under_their_names_and_keys_in_common(meth
 def test_every_point_is_a_configuration() -> None:
     several = configured(f"search.methods=[{', '.join(SPACES)}]")
     for configuration in (several, *(configured(f"method.name={name}") for name in SPACES)):
-        assert points(configuration)
-        for point in points(configuration):
+        assert list_initial_points(configuration)
+        for point in list_initial_points(configuration):
             made = apply(configuration, point)
             assert made.training.learning_rate == point["training.learning_rate"]
 
@@ -112,7 +117,7 @@ def test_initial_points_of_several_methods_alternate() -> None:
     methods = ("cross_entropy", "ttm", "kd", "wttm")
     order = [
         point["method.name"]
-        for point in points(configured(f"search.methods=[{', '.join(methods)}]"))
+        for point in list_initial_points(configured(f"search.methods=[{', '.join(methods)}]"))
     ]
     left = {name: len(SPACES[name].points) for name in methods}
     expected = []
@@ -128,7 +133,7 @@ def test_points_omit_frozen_values_and_are_unique() -> None:
     held = configured(
         "method.name=ttm", "method.temperature=2", "search.freeze=[training.learning_rate]"
     )
-    first = points(held)
+    first = list_initial_points(held)
     assert all(
         "temperature" not in point and "training.learning_rate" not in point for point in first
     )
@@ -139,11 +144,13 @@ def test_points_omit_frozen_values_and_are_unique() -> None:
         "method.temperature=2",
     )
     assert (
-        points(configured("method.name=ttm", *given, "search.freeze=[training.learning_rate]"))
+        list_initial_points(
+            configured("method.name=ttm", *given, "search.freeze=[training.learning_rate]")
+        )
         == []
     )
     same = configured("method.name=ttm", *given)
-    assert points(same) == [{"training.learning_rate": 0.05}], (
+    assert list_initial_points(same) == [{"training.learning_rate": 0.05}], (
         "the published point has another form"
     )
 
@@ -156,8 +163,8 @@ def test_points_that_become_equal_are_tried_once() -> None:
         "search.freeze=[training.learning_rate]",
     )
     assert (
-        len(points(alike))
-        == len({str(point) for point in points(alike)})
+        len(list_initial_points(alike))
+        == len({str(point) for point in list_initial_points(alike)})
         == len(SPACES["akd"].points)
     )
     ratios = configured(
@@ -166,7 +173,7 @@ def test_points_that_become_equal_are_tried_once() -> None:
         "method.alpha_gap=ratio",
         "method.alpha_ema=0.0",
     )
-    assert points(ratios) == [
+    assert list_initial_points(ratios) == [
         {"temperature": 4.0, "cam": False, "training.learning_rate": 0.05},
         {
             "temperature": 4.0,
@@ -178,22 +185,24 @@ def test_points_that_become_equal_are_tried_once() -> None:
         },
     ]
     given = ("method.alpha=0.5", "method.temperature=2", "search.freeze=[training.learning_rate]")
-    assert points(configured("search.methods=[kd, ttm]", "method.name=ttm", *given)) == [
+    assert list_initial_points(
+        configured("search.methods=[kd, ttm]", "method.name=ttm", *given)
+    ) == [
         {"method.name": "kd", "kd.temperature": 4.0, "kd.alpha": 0.9},
         {"method.name": "ttm"},
     ], "both points of ttm come to the same"
 
 
 def test_a_point_that_contradicts_a_frozen_choice_is_dropped() -> None:
-    fixed = points(configured("method.name=akd", "method.alpha_schedule=constant"))
+    fixed = list_initial_points(configured("method.name=akd", "method.alpha_schedule=constant"))
     assert fixed == [
         {"alpha": 0.9, "temperature": 4.0, "cam": False, "training.learning_rate": 0.05}
     ]
-    assert points(configured("method.name=akd", "method.alpha_schedule=linear")) == []
-    assert points(configured("method.name=kd", "method.form=additive")) == []
+    assert list_initial_points(configured("method.name=akd", "method.alpha_schedule=linear")) == []
+    assert list_initial_points(configured("method.name=kd", "method.form=additive")) == []
     assert all(
         "cam_rho" not in point
-        for point in points(configured("method.name=akd", "method.cam=false"))
+        for point in list_initial_points(configured("method.name=akd", "method.cam=false"))
     )
 
 
@@ -215,7 +224,7 @@ def test_a_frozen_peer_rate_is_its_own_or_that_of_student_a(
     pairs: tuple[str, ...], rate: float
 ) -> None:
     configuration = configured(PEER, f"search.freeze=[{RATE}]", *pairs)
-    assert all(RATE not in point for point in points(configuration))
+    assert all(RATE not in point for point in list_initial_points(configuration))
     drawn = draw(Low(), configuration)
     assert RATE not in drawn
     made = apply(configuration, drawn | {"training.learning_rate": 0.05})
@@ -235,7 +244,7 @@ def test_the_learning_rate_of_a_point_applies_to_every_student(
         "method.name=ttm",
         f"{RATE}=0.4",
     )
-    found = points(configuration)
+    found = list_initial_points(configuration)
     assert len({point[RATE] for point in found}) == 2, "the points of ttm have two rates"
     for point in found:
         made = apply(configuration, point)
@@ -257,7 +266,7 @@ def test_extra_space_is_searched_with_every_method() -> None:
     made = apply(configuration, drawn)
     assert made.student.settings["width"] == 8 and made.peers["b"].network.settings == {"depth": 1}
     assert made.students["b"].training.batch_size == 32
-    for point in points(configuration):
+    for point in list_initial_points(configuration):
         named = (
             point["student.width"],
             point["peers.b.network.depth"],
@@ -289,12 +298,14 @@ def test_initial_points_have_the_configured_value_of_extra_space(
         f"search.extra_space={{{choice}}}",
     )
     key = choice.partition(":")[0]
-    assert {point[key] for point in points(configuration)} == {first_value}
+    assert {point[key] for point in list_initial_points(configuration)} == {first_value}
 
 
 def test_initial_points_have_null_if_nothing_is_configured() -> None:
     configuration = configured("search.extra_space={training.gradient_clip: [1.0, null]}")
-    assert [point["training.gradient_clip"] for point in points(configuration)] == [None]
+    assert [point["training.gradient_clip"] for point in list_initial_points(configuration)] == [
+        None
+    ]
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -336,7 +347,7 @@ PUBLISHED = {
 def test_a_published_point_outside_the_space_is_trained_unchanged(name: str, several: bool) -> None:
     configuration = configured(f"search.methods=[{'kd, ' * several}{name}]", f"method.name={name}")
     study = optuna.create_study()
-    first = points(configuration)
+    first = list_initial_points(configuration)
     for point in first:
         study.enqueue_trial(point)
     trained = [apply(configuration, draw(study.ask(), configuration)) for _ in range(20)]
@@ -360,9 +371,13 @@ def test_a_published_point_outside_the_space_is_trained_unchanged(name: str, sev
 def test_a_point_outside_the_space_that_ignores_a_frozen_value_is_dropped(pair: str) -> None:
     assert not any(
         "beta" in point
-        for point in points(configured("search.methods=[ttm]", "method.name=ttm", pair))
+        for point in list_initial_points(
+            configured("search.methods=[ttm]", "method.name=ttm", pair)
+        )
     )
-    kept = points(configured("search.methods=[ttm]", "method.name=ttm", "method.temperature=2"))
+    kept = list_initial_points(
+        configured("search.methods=[ttm]", "method.name=ttm", "method.temperature=2")
+    )
     assert kept[1] == {
         "form": "additive",
         "normalize": False,

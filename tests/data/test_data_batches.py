@@ -76,7 +76,7 @@ def test_an_ordered_pass_yields_every_sample_in_order(
     dataset: Dataset, split: str, world_size: int
 ) -> None:
     passes = [
-        list(batches(dataset, 15, rank, world_size).ordered(split, None))  # type: ignore[arg-type]
+        list(batches(dataset, 15, rank, world_size).iterate_in_order(split, None))  # type: ignore[arg-type]
         for rank in range(world_size)
     ]
     taken = [batch for one in passes for batch in one]
@@ -88,7 +88,9 @@ def test_an_ordered_pass_yields_every_sample_in_order(
 
 
 def test_training_and_an_ordered_pass_yield_the_same_images_of_a_view(dataset: Dataset) -> None:
-    ordered = torch.cat([batch.inputs for batch in batches(dataset, 20).ordered("train", 5)])
+    ordered = torch.cat(
+        [batch.inputs for batch in batches(dataset, 20).iterate_in_order("train", 5)]
+    )
     for batch in batches(dataset).train(1, 5):
         assert torch.equal(batch.inputs, ordered[batch.index])
 
@@ -136,7 +138,7 @@ def held_out(
 ) -> list[list[int]]:
     return [
         batch.index.tolist()
-        for batch in batches(dataset, size, rank, world_size).held_out(epoch, count)
+        for batch in batches(dataset, size, rank, world_size).draw_validation_batches(epoch, count)
     ]
 
 
@@ -145,9 +147,9 @@ def test_held_out_batches_come_from_the_validation_part_and_are_not_larger(
     dataset: Dataset, size: int, each: int
 ) -> None:
     assert len(dataset.validation) == 18
-    taken = list(batches(dataset, size).held_out(0, 7))
+    taken = list(batches(dataset, size).draw_validation_batches(0, 7))
     assert [len(batch.index) for batch in taken] == [each] * 7
-    whole = next(batches(dataset, 18).ordered("validation"))
+    whole = next(batches(dataset, 18).iterate_in_order("validation"))
     for batch in taken:
         assert torch.equal(batch.inputs, whole.inputs[batch.index]) and torch.equal(
             batch.labels, whole.labels[batch.index]
@@ -159,7 +161,7 @@ def test_held_out_batches_come_from_the_validation_part_and_are_not_larger(
 def test_held_out_batches_start_a_new_permutation_after_all_samples(
     dataset: Dataset, size: int
 ) -> None:
-    taken = indices(list(batches(dataset, size).held_out(3, 20)))
+    taken = indices(list(batches(dataset, size).draw_validation_batches(3, 20)))
     for first in range(0, len(taken) - 17, 18):
         assert sorted(taken[first : first + 18]) == list(range(18))
     rest = taken[len(taken) // 18 * 18 :]
@@ -170,7 +172,9 @@ def test_held_out_batches_start_a_new_permutation_after_all_samples(
 def test_the_held_out_order_depends_only_on_seed_and_epoch(dataset: Dataset) -> None:
     assert held_out(dataset, 1, 3) == held_out(dataset, 1, 3) == held_out(dataset, 1, 9)[:3]
     assert held_out(dataset, 1, 3) != held_out(dataset, 2, 3)
-    other = [batch.index.tolist() for batch in batches(dataset, seed=1).held_out(1, 3)]
+    other = [
+        batch.index.tolist() for batch in batches(dataset, seed=1).draw_validation_batches(1, 3)
+    ]
     assert held_out(dataset, 1, 3) != other
     assert held_out(dataset, 1, 1)[0] != next(iter(batches(dataset).train(1, None))).index.tolist()
 
@@ -206,7 +210,7 @@ def test_spaced_samples_are_evenly_spaced_on_every_rank(
 
 
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
-    seen = torch.cat([batch.inputs for batch in batches(dataset).ordered("train")])
+    seen = torch.cat([batch.inputs for batch in batches(dataset).iterate_in_order("train")])
     expected = (np.asarray(dataset.train.inputs) / 255 - np.array(dataset.mean)) / np.array(
         dataset.std
     )
@@ -233,7 +237,7 @@ def test_the_index_stays_on_the_host(dataset: Dataset) -> None:
 
 def test_digits_are_normalised_to_mean_zero_and_deviation_one(tmp_path: Path) -> None:
     digits = Dataset.open(prepare(Data(), tmp_path, 0))
-    seen = torch.cat([batch.inputs for batch in batches(digits, 64).ordered("train")])
+    seen = torch.cat([batch.inputs for batch in batches(digits, 64).iterate_in_order("train")])
     assert abs(float(seen.mean())) < 1e-4 and abs(float(seen.std()) - 1) < 1e-3
 
 
@@ -252,7 +256,7 @@ def test_decoded_files_do_not_depend_on_the_number_of_workers(files: Dataset) ->
     alone, helped = (list(batches(files, 4, workers=workers).train(1, 2)) for workers in (0, 2))
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
-    ordered = torch.cat([batch.inputs for batch in batches(files, 5).ordered("train", 2)])
+    ordered = torch.cat([batch.inputs for batch in batches(files, 5).iterate_in_order("train", 2)])
     assert all(torch.equal(batch.inputs, ordered[batch.index]) for batch in alone)
     assert ordered.shape == (12, 3, 16, 16)
 
@@ -288,7 +292,7 @@ def test_a_folder_without_test_splits_off_a_validation_part(tmp_path: Path) -> N
 
 def test_views_of_files_differ_and_the_clean_view_is_the_middle(files: Dataset) -> None:
     first, second, clean = (
-        torch.cat([b.inputs for b in batches(files, 4).ordered("train", view)])
+        torch.cat([b.inputs for b in batches(files, 4).iterate_in_order("train", view)])
         for view in (0, 1, None)
     )
     assert not torch.equal(first, second) and not torch.equal(first, clean)
@@ -304,9 +308,9 @@ def test_views_of_files_differ_and_the_clean_view_is_the_middle(files: Dataset) 
 
 
 def test_a_file_is_cropped_by_the_random_numbers_of_its_index(files: Dataset) -> None:
-    seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(
-        0, 2, 3, 1
-    )
+    seen = torch.cat(
+        [batch.inputs for batch in batches(files, 4).iterate_in_order("train", 3)]
+    ).permute(0, 2, 3, 1)
     pixels = 255 * (seen * torch.tensor(files.std) + torch.tensor(files.mean))
     assert files.root is not None
     for index, row in enumerate(views(files).numbers(3)):

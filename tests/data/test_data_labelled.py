@@ -183,8 +183,8 @@ def test_the_labelled_samples_of_a_folder_form_a_data_set(tmp_path: Path) -> Non
         part.train.inputs.tolist() == files.train.inputs[shown(files)].tolist()
         and len(part.train) == 4
     )
-    (batch,) = batches(part, 4).ordered("train")
-    (whole,) = batches(files, 12, share=None).ordered("train")
+    (batch,) = batches(part, 4).iterate_in_order("train")
+    (whole,) = batches(files, 12, share=None).iterate_in_order("train")
     assert torch.equal(batch.inputs, whole.inputs[torch.from_numpy(shown(files))])
 
 
@@ -335,7 +335,7 @@ def test_without_a_labelled_share_all_samples_are_drawn_alike(few: Dataset, tmp_
 
 def test_ordered_passes_and_full_blocks_include_unlabelled_samples(few: Dataset) -> None:
     made = batches(few)
-    assert torch.cat([batch.index for batch in made.ordered("train")]).tolist() == list(
+    assert torch.cat([batch.index for batch in made.iterate_in_order("train")]).tolist() == list(
         range(SAMPLES)
     )
     assert torch.cat([batch.index for batch in made.full_blocks(None, 0, 1)])[

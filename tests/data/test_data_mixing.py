@@ -39,7 +39,9 @@ def batches(
 
 def whole(dataset: Dataset, policy: str, mix: str, view: int | None = VIEW) -> Inputs:
     """Return the whole training part as one batch."""
-    (everything,) = batches(dataset, policy, mix, len(dataset.train)).ordered("train", view)
+    (everything,) = batches(dataset, policy, mix, len(dataset.train)).iterate_in_order(
+        "train", view
+    )
     return everything
 
 
@@ -162,7 +164,7 @@ def test_the_clean_view_and_the_other_parts_are_never_mixed(dataset: Dataset, mi
         return chain(
             made.train(0, None),
             made.full_blocks(None, 0, 1),
-            *(made.ordered(part) for part in ("train", "validation", "test")),
+            *(made.iterate_in_order(part) for part in ("train", "validation", "test")),
         )
 
     for mixed, plain in zip(

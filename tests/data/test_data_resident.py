@@ -46,10 +46,10 @@ def batches(
 
 def every_pass(made: Batches) -> Iterator[Inputs]:
     parts = (
-        made.ordered("validation"),
-        made.ordered("test"),
-        made.ordered("train"),
-        made.ordered("train", 2),
+        made.iterate_in_order("validation"),
+        made.iterate_in_order("test"),
+        made.iterate_in_order("train"),
+        made.iterate_in_order("train", 2),
     )
     return chain(made.train(1, 2), made.train(1, None), made.full_blocks(2, 0, 1), *parts)
 
@@ -110,7 +110,7 @@ def test_only_one_data_set_is_resident_at_a_time(dataset: Dataset) -> None:
     assert {key[:2] for key in memory._resident} == {
         (dataset.fingerprint, part) for part in ("train", "validation", "test")
     }
-    list(batches(replace(dataset, fingerprint="other"), True).ordered("test"))
+    list(batches(replace(dataset, fingerprint="other"), True).iterate_in_order("test"))
     assert {key[:2] for key in memory._resident} == {("other", "test")}
 
 

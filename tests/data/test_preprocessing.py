@@ -134,7 +134,9 @@ def test_a_set_normalisation_is_applied_and_has_a_separate_folder(
     folder = prepare(config, tmp_path, 0)
     assert folder != prepare(Data(name="npz", path=file), tmp_path, 0)
     dataset = Dataset.open(folder)
-    made = next(iter(Batches(dataset, Views.from_config(dataset, config, 0), 8, 0).ordered("test")))
+    made = next(
+        iter(Batches(dataset, Views.from_config(dataset, config, 0), 8, 0).iterate_in_order("test"))
+    )
     pixels = np.asarray(arrays()["test_images"][: len(made.index)], dtype=np.float64) / 255
     expected = (pixels - np.array([0.5, 0.25, 0.0])) / np.array([0.5, 1.0, 0.25])
     torch.testing.assert_close(

@@ -53,7 +53,7 @@ def of_trial(name: str) -> Callable[[Path], Path]:
 
 FILES: dict[str, Callable[[Path], Path]] = {
     "the weights of a checkpoint": of_trial("checkpoint/student.safetensors"),
-    "the optimiser of a checkpoint": of_trial("checkpoint/optimizer.pt"),
+    "the optimizer of a checkpoint": of_trial("checkpoint/optimizer.pt"),
     "the progress of a checkpoint": of_trial("checkpoint/progress.json"),
     "the last line of the study": sweep_file("study.log"),
     "the record of a trial": of_trial("trial.json"),

@@ -61,7 +61,7 @@ class Scene:
         )
 
     def after(self, method: AlphaWeightedMethod, alpha: float) -> float:
-        """Return the held-out loss after one step of plain SGD, with copies and an optimiser."""
+        """Return the held-out loss after one step of plain SGD, with copies and an optimizer."""
         student = copy.deepcopy(self.network)
         optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
         logits = student(self.inputs)

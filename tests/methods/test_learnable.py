@@ -35,7 +35,7 @@ def learnable(prepare: Any) -> Any:
 def settled(
     method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5
 ) -> float:
-    """Return alpha after its own optimiser has seen constant terms."""
+    """Return alpha after its own optimizer has seen constant terms."""
     assert isinstance(method, AlphaWeightedMethod)
     batch = make_batch(method)
     terms = Terms(

@@ -16,7 +16,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster import groups
-from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, nodes
+from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, list_nodes
 from orchestrator.config.plan import Groups
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
@@ -99,7 +99,7 @@ def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with connect_to_ray(three_nodes) as available:
-        assert available["CPU"] == 3 and [node["CPU"] for node in nodes()] == [1, 1, 1]
+        assert available["CPU"] == 3 and [node["CPU"] for node in list_nodes()] == [1, 1, 1]
         run_group(monkeypatch, tmp_path, dies=False)
     report = read_reports(tmp_path, "last")
     assert [worker["holds"] for worker in report] == [A, B, A, B]

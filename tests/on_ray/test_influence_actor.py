@@ -32,7 +32,9 @@ pytestmark = pytest.mark.ray
 LONG_S = 60.0
 
 
-def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
+def compute(
+    snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None]
+) -> SampleWeighting:
     """Replace the computation of weights by the action that the snapshot specifies."""
     order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
@@ -42,20 +44,20 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
         (folder / "stale").touch()
         raise OSError(errno.ESTALE, "Stale file handle")
     while order == "wait":
-        alive()
+        heartbeat()
     if order == "refuse":
         raise SettingsError(
             "damping = 0 is not allowed: give more", "damping", value=0, allowed=(0, None)
         )
     if order == "break":
         raise ValueError("two words\nand a line")
-    facts: dict[str, float] = {
+    view: dict[str, float] = {
         "pid": os.getpid(),
         "threads": torch.get_num_threads(),
         "cpu": device.type == "cpu",
     }
     return SampleWeighting(
-        snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {}
+        snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, view, {}
     )
 
 
@@ -92,8 +94,10 @@ def client(handle: InfluenceActorHandle) -> Iterator[InfluenceClient]:
     made.drop()
 
 
-def answered(client: InfluenceClient, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
-    found = client.receive(LONG_S, alive)
+def answered(
+    client: InfluenceClient, heartbeat: Callable[[], None] = lambda: None
+) -> SampleWeighting:
+    found = client.receive(LONG_S, heartbeat)
     assert found is not None
     return found
 

@@ -17,7 +17,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.models.build import build
 from orchestrator.reporting.html._chart import Chart
 from orchestrator.reporting.html._predictions import Predictions, predict_held_out
-from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.reporting.html.page import POLICY
 from orchestrator.reporting.html.report import pairs, report, resolved
 from orchestrator.store.records import Sweep
@@ -140,7 +140,7 @@ def test_summary_has_best_trial_lead_and_next_steps(whole: Sweep, read: Page) ->
 def test_charts_of_the_student_match_its_weights(whole: Sweep) -> None:
     store, best = Store(whole.folder.parents[1]), whole.best()
     assert best is not None
-    found = predict_held_out(store, whole, best, "a", Facts.of(whole).data)
+    found = predict_held_out(store, whole, best, "a", SweepView.of(whole).data)
     assert isinstance(found, Predictions)
     dataset = Dataset.open(next((store.root / "data").glob("*/data.json")).parent)
     network = build("mlp", 10, (1, 8, 8), whole.configuration.student.settings).eval()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from tests.report.page_read import change
 from tests.report.report_made import made
@@ -32,7 +32,7 @@ def gain_sentence(root: Path, trials: Sequence[tuple[str, int | None, float]], *
             history=[accuracy],
             metrics=metrics,
         )
-    return teacher_gain(Facts.of(sweep))
+    return teacher_gain(SweepView.of(sweep))
 
 
 def test_two_single_trainings_are_compared_and_called_that(tmp_path: Path) -> None:

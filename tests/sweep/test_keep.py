@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.checkpoints import checkpoints
+from orchestrator.config.checkpoints import count_kept_checkpoints
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Search
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
@@ -16,7 +16,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep import _snapshots as snapshots
-from orchestrator.sweep._pbt import Population
+from orchestrator.sweep._pbt import PbtScheduler
 from orchestrator.sweep.checkpoint_retention import RetentionPolicy, remove_losers
 from orchestrator.sweep.events import Events
 from tests.refusal import refused
@@ -194,7 +194,7 @@ def test_donors_keep_their_snapshots_until_they_are_copied(tmp_path: Path, order
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
     disk = Disk(sweep)
     asking.events.listeners.extend([disk, RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
-    SimulatedTune(asking, Population(asking, lambda: 1), better_later, 1, order).run()
+    SimulatedTune(asking, PbtScheduler(asking, lambda: 1), better_later, 1, order).run()
     assert disk.taken_over and disk.donors_that_had_ended, (
         "one group: a donor may be through before its taker has its turn"
     )
@@ -227,7 +227,7 @@ def test_donors_keep_their_snapshots_until_they_are_copied(tmp_path: Path, order
 def test_required_disk_space(
     values: dict[str, Any], groups: int, copies: int, description: str
 ) -> None:
-    number, words = checkpoints(Search(**values), groups)
+    number, words = count_kept_checkpoints(Search(**values), groups)
     assert number == copies and description in words
 
 

@@ -42,7 +42,7 @@ class Written:
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Ignore the trial."""
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
         """Return the next record."""
         return self.records.pop(0)
 

@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep import _snapshots as snapshots
-from orchestrator.sweep._pbt import Population, explore
+from orchestrator.sweep._pbt import PbtScheduler, explore
 from orchestrator.sweep._tune_runner import limit_time
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 from tests.sweep_runs import Watch
@@ -78,7 +78,7 @@ def play(
 ) -> tuple[Sweep, SimulatedTune]:
     sweep, searcher = begin(folder, *PBT, "search.trials=8", *pairs)
     tune = SimulatedTune(
-        searcher, Population(searcher, lambda: concurrency), score, concurrency, order
+        searcher, PbtScheduler(searcher, lambda: concurrency), score, concurrency, order
     ).run()
     return sweep, tune
 
@@ -151,7 +151,7 @@ def test_all_but_one_fail(tmp_path: Path) -> None:
 
 def test_death_of_a_proxy_does_not_block_the_others(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
-    tune = SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4)
+    tune = SimulatedTune(searcher, PbtScheduler(searcher, lambda: 4), better_later, 4)
     while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
         tune.run(1)
         tune.trials[0].epoch = 0  # it is slow
@@ -172,11 +172,11 @@ def test_resumed_population_keeps_its_settings_and_compares_again(
     num_reports: int, tmp_path: Path
 ) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=6")
-    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(num_reports)
+    SimulatedTune(searcher, PbtScheduler(searcher, lambda: 2), better_later, 2).run(num_reports)
     before = {number: trial.changes for number, trial in sweep.trials.items()}
     slowest = min(trial.epochs for trial in sweep.trials.values() if not trial.ended)
     found, again = resumed(sweep)
-    scheduler = Population(again, lambda: 2)
+    scheduler = PbtScheduler(again, lambda: 2)
     assert scheduler._next_perturbation_sync == (slowest // 4 + 1) * 4
     tune = SimulatedTune(again, scheduler, better_later, 2)
     for number, changes in before.items():
@@ -193,7 +193,7 @@ def test_copy_missed_by_a_dead_driver_is_done_on_resume(
     tmp_path: Path,
 ) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
-    SimulatedTune(searcher, Population(searcher, lambda: 4), better_later, 4).run(16)
+    SimulatedTune(searcher, PbtScheduler(searcher, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)
     _, again = resumed(sweep)
     configs = {
@@ -252,7 +252,7 @@ def test_no_trial_copies_weights_of_another_method(order: int, tmp_path: Path) -
         return best_of[named[number]] + 0.01 * number + 0.001 * epoch
 
     sweep, searcher = begin(tmp_path, *PBT, *methods)
-    tune = SimulatedTune(searcher, Population(searcher, lambda: 3), score, 3, order)
+    tune = SimulatedTune(searcher, PbtScheduler(searcher, lambda: 3), score, 3, order)
     named |= {number: trial.params["method.name"] for number, trial in sweep.trials.items()}
     tune.run()
     assert set(named.values()) == set(best_of)
@@ -269,7 +269,7 @@ def test_no_trial_copies_weights_of_another_method(order: int, tmp_path: Path) -
 def test_trial_starts_at_its_first_turn_and_records_waiting(tmp_path: Path) -> None:
     watch = Watch()
     _, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    tune = SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2)
+    tune = SimulatedTune(searcher, PbtScheduler(searcher, lambda: 2), better_later, 2)
     assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {
         "waiting"
     } and not watch.started
@@ -289,7 +289,7 @@ def test_trial_starts_at_its_first_turn_and_records_waiting(tmp_path: Path) -> N
 def test_trials_that_never_ran_wait_for_a_resume_after_the_time_budget(tmp_path: Path) -> None:
     watch = Watch()
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    SimulatedTune(searcher, Population(searcher, lambda: 2), better_later, 2).run(10)
+    SimulatedTune(searcher, PbtScheduler(searcher, lambda: 2), better_later, 2).run(10)
     limit_time(searcher)
     started = set(watch.started)
     assert 2 <= len(started) < 8
@@ -299,7 +299,7 @@ def test_trials_that_never_ran_wait_for_a_resume_after_the_time_budget(tmp_path:
     }
     assert {number for number, _ in watch.ended} == started
     again, goes_on = resumed(sweep)
-    SimulatedTune(goes_on, Population(goes_on, lambda: 2), better_later, 2).run()
+    SimulatedTune(goes_on, PbtScheduler(goes_on, lambda: 2), better_later, 2).run()
     assert all(again.trials[number].state == "complete" for number in set(range(8)) - started)
 
 

@@ -50,7 +50,7 @@ class Workers:
             save(folder, f"{owner} {each}")
             self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
         return self.records.pop(0)
 
 

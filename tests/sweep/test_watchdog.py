@@ -34,8 +34,8 @@ class RecordedActions:
         self.done.append(("replace", group))
         return group in self.workers
 
-    def lose(self, group: int, why: str) -> None:
-        self.done.append(("lose", group, why))
+    def remove_lost_group(self, group: int, why: str) -> None:
+        self.done.append(("remove_lost_group", group, why))
 
     def restart(self) -> None:
         self.done.append("restart")
@@ -122,7 +122,7 @@ def test_silent_group_is_replaced_after_the_timeout(
     watchdog.check(seen(trial(1, workers=0)), 1)
     assert len(actions.done) == 1
     watchdog.check(seen(trial(WAIT_S, workers=0)), 2)
-    assert actions.done[1:] == [("replace", 1), ("lose", 1, "it did not restart")]
+    assert actions.done[1:] == [("replace", 1), ("remove_lost_group", 1, "it did not restart")]
     assert "another group trains its trial" in actions.notes[-1]
 
 
@@ -175,7 +175,9 @@ def test_restarted_dispatcher_receives_the_living_groups(
     assert len(actions.done) == 1, "a group that trains for the old one may take its time"
     assert "all of which must report first" in actions.notes[-1]
     watchdog.check(seen(life="two", groups=[0, 3], missing=[3]), 3 + WAIT_S)
-    assert actions.done[1:] == [("lose", 3, "it sent no report after the dispatcher died")]
+    assert actions.done[1:] == [
+        ("remove_lost_group", 3, "it sent no report after the dispatcher died")
+    ]
 
 
 def test_unresponsive_dispatcher_is_restarted_and_reported_once(
@@ -246,10 +248,10 @@ def test_watchdog_thread_survives_errors(monkeypatch: pytest.MonkeyPatch) -> Non
     notes, enough = [], threading.Event()
 
     class Troubled:
-        recover = replace = lose = give_up = restart = end_reader = end_process = None
+        recover = replace = remove_lost_group = give_up = restart = end_reader = end_process = None
         looks = 0
 
-        def overview(self, timeout_s: float) -> dict[str, Any]:
+        def get_overview(self, timeout_s: float) -> dict[str, Any]:
             self.looks += 1
             if self.looks == 1:
                 raise RuntimeError("Ray has not been started yet")

@@ -70,9 +70,9 @@ def test_views_without_augmentation_are_only_the_clean_one(
     disk(monkeypatch, LOTS)
     alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert decide(store, data=PLAIN) == alone
-    assert byte_sizes.size(NEEDED) in decide(store, "data.mixing=cutmix", data=PLAIN).words, (
-        "mixing makes views differ"
-    )
+    assert (
+        byte_sizes.format_bytes(NEEDED) in decide(store, "data.mixing=cutmix", data=PLAIN).words
+    ), "mixing makes views differ"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_size_is_that_of_the_arrays(
     store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int
 ) -> None:
     disk(monkeypatch, LOTS)
-    assert f", {byte_sizes.size(needed)} for " in decide(store, *pairs).words
+    assert f", {byte_sizes.format_bytes(needed)} for " in decide(store, *pairs).words
 
 
 @pytest.mark.parametrize("more", [0, -1])

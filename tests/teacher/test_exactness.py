@@ -129,7 +129,7 @@ def test_the_float16_cache_stays_within_its_bound(
 def test_resident_data_and_outputs_train_the_same_student(
     specify: Specify, make_teacher: MakeTeacher, pairs: tuple[str, ...]
 ) -> None:
-    mapped, resident = (
+    mapped, on_device = (
         student(
             trained(
                 specify,
@@ -142,7 +142,7 @@ def test_resident_data_and_outputs_train_the_same_student(
         )
         for kept in ("false", "true")
     )
-    assert all(torch.equal(resident[key], value) for key, value in mapped.items())
+    assert all(torch.equal(on_device[key], value) for key, value in mapped.items())
 
 
 def test_features_without_augmentation_come_from_the_cache(
@@ -271,7 +271,7 @@ def test_a_crash_at_any_point_leaves_a_usable_cache(
         {"hits": 1, "misses": 0} if point == "in place" else {"hits": 0, "misses": 1}
     )
     assert not source.notes()
-    logits, _ = source.everything()
+    logits, _ = source.read_all_outputs()
     for batch in source.batches.train(0, 0):
         assert torch.equal(logits[batch.index], source.shared_pass.teacher(batch.inputs).logits)
     left = {file.name for file in source.files(0)["logits"].parent.iterdir()}

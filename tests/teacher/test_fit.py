@@ -239,7 +239,9 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
     assert card is not None and card["metrics"] == metrics and card["fingerprint"] == "fitted"
     assert [path.name for path in folder.parent.iterdir()] == ["fitted"]
     teacher, dataset = FrozenTeacher.open(folder, CPU), Dataset.open(data)
-    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 128, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 128, 0).iterate_in_order(
+        "validation"
+    )
     accuracy = (teacher(whole.inputs).logits.argmax(dim=1) == whole.labels).double().mean().item()
     assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
 

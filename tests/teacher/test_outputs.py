@@ -226,7 +226,7 @@ def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
         "view-00000.npy.lock",
     }
     source.open_view(0)
-    assert source.everything()[0].shape == (128, 10)
+    assert source.read_all_outputs()[0].shape == (128, 10)
 
 
 @pytest.mark.parametrize("features", [True, False])
@@ -237,7 +237,7 @@ def test_clean_outputs_are_in_the_order_of_the_training_part(
     batches = batches_of(spec, size=48)
     source = OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path)
     knowledge = compute_clean_knowledge(source, batches, TrialContext(), features)
-    (whole,) = batches_of(spec, size=128).ordered("train")
+    (whole,) = batches_of(spec, size=128).iterate_in_order("train")
     expected = teacher(whole.inputs)
     torch.testing.assert_close(knowledge.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(knowledge.labels, torch.as_tensor(batches.dataset.train.labels))
@@ -255,7 +255,7 @@ def test_clean_outputs_from_the_cache_read_no_images(
     source = cached(teacher, batches, tmp_path)
     source.open_view(None)
     monkeypatch.setattr(
-        Batches, "ordered", lambda *_: pytest.fail("the training part was read again")
+        Batches, "iterate_in_order", lambda *_: pytest.fail("the training part was read again")
     )
     knowledge = compute_clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32

@@ -20,7 +20,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.precompute import distribute_views, precompute_views, views_to_fill
+from orchestrator.teacher.precompute import distribute_views, precompute_views, views_to_precompute
 from orchestrator.training import _precompute as precompute
 from orchestrator.training.execute import execute
 from tests.refusal import refused
@@ -60,9 +60,9 @@ class Here:
         except UserError as error:
             line.put({"failed": str(error)})
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
         """Return the next record."""
-        self.silences.add(silence_s)
+        self.silences.add(heartbeat_timeout_s)
         if self.lines[trial].empty():
             raise PreflightError("its job has ended, and nothing more will come")
         return self.lines[trial].get()
@@ -83,7 +83,7 @@ class ScriptedDispatcher(Here):
         """Accept the job without running it."""
         self.jobs[trial] = TrialSpec.model_validate(specification)
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
         """Return the next given record."""
         if not self.left[trial]:
             assert self.ends[trial].wait(LONGEST_S)
@@ -117,7 +117,9 @@ class Shown:
         self.done[job] = views * SAMPLES + samples
         self.sums.append(sum(self.done.values()))
 
-    def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
+    def view_precomputed(
+        self, view: int | None, metrics: dict[str, float], notes: list[str]
+    ) -> None:
         """Record a view."""
         self.views.append(view)
         self.metrics.append(metrics)
@@ -180,7 +182,7 @@ def test_views_to_fill_are_the_clean_one_and_the_varying_ones(
     pairs: list[str], augmentation: str, views: list[int | None]
 ) -> None:
     configuration: Configuration = load(None, ["training.epochs=3", *pairs])
-    assert views_to_fill(configuration, augmentation) == views
+    assert views_to_precompute(configuration, augmentation) == views
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 7])
@@ -225,7 +227,7 @@ def test_the_cache_holds_the_teacher_outputs_of_each_view(spec: TrialSpec) -> No
     )
     batches = Batches(dataset, Views.from_config(dataset, spec.configuration.data, 0), 20, 0)
     for view in VIEWS:
-        answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
+        answers = [teacher(batch.inputs) for batch in batches.iterate_in_order("train", view)]
         logits = np.load(files["clean.npy" if view is None else f"view-{view:05d}.npy"])
         np.testing.assert_allclose(
             logits, torch.cat([answer.logits for answer in answers]), atol=1e-5
@@ -371,7 +373,7 @@ def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.Monke
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Shown, "view_filled", interrupted)
+    monkeypatch.setattr(Shown, "view_precomputed", interrupted)
     dispatcher_client = ScriptedDispatcher({"fill-0": [VIEW], "fill-1": []})
     with pytest.raises(KeyboardInterrupt):
         filled(spec, 2, dispatcher_client)

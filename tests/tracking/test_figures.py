@@ -248,11 +248,11 @@ def test_a_home_that_cannot_be_written_costs_nothing(
 
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    figures.settle_cache(tmp_path / "fonts")
+    figures.set_font_cache(tmp_path / "fonts")
     assert "MPLCONFIGDIR" not in os.environ
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    figures.settle_cache(tmp_path / "fonts")
+    figures.set_font_cache(tmp_path / "fonts")
     assert os.environ.pop("MPLCONFIGDIR") == str(tmp_path / "fonts")
 
 

@@ -9,7 +9,7 @@ from orchestrator.config.loader import load
 from orchestrator.data.prepare import prepare
 from orchestrator.reporting.html import _summary as summary
 from orchestrator.reporting.html._summary import Commands
-from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep import driver as module
@@ -37,7 +37,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     monkeypatch.setattr(writing, "connect", away)
     tracker, watch = Tracker(tracked_store, sweep), Watch()
     events = Events(sweep, [watch])
-    tracker.listen(events.note, events.note_pending, events.settle)
+    tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     events.note("a node was lost")
     tracker.trial_started(trial)
     tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
@@ -65,7 +65,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], (
         "nothing is unsent any more"
     )
-    warnings = summary.warnings_of(Facts.of(left), Commands("", "", "", "", ""))
+    warnings = summary.warnings_of(SweepView.of(left), Commands("", "", "", "", ""))
     assert not any("MLflow" in text for text in warnings) and "a node was lost" in warnings
     client = connect(f"sqlite:///{tracked_store.database}")
     experiment = client.get_experiment_by_name("tests")

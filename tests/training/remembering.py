@@ -96,7 +96,7 @@ def clean(spec: TrialSpec) -> Tensor:
     dataset, configuration = Dataset.open(spec.data), spec.configuration
     (whole,) = Batches(
         dataset, Views.from_config(dataset, configuration.data, 0), len(dataset.train), 0
-    ).ordered("train")
+    ).iterate_in_order("train")
     return whole.inputs
 
 

@@ -217,13 +217,13 @@ def test_methods_without_look_ahead_draw_no_validation_batches(
 ) -> None:
     """A trial draws one validation batch per look-ahead step of its method, and no other."""
     drawn: list[int] = []
-    held_out = Batches.held_out
+    draw_validation_batches = Batches.draw_validation_batches
 
     def counted(self: Batches, epoch: int, count: int) -> Iterator[Inputs]:
         drawn.append(count)
-        return held_out(self, epoch, count)
+        return draw_validation_batches(self, epoch, count)
 
-    monkeypatch.setattr(Batches, "held_out", counted)
+    monkeypatch.setattr(Batches, "draw_validation_batches", counted)
     records_of(distil(*MLP, "training.epochs=2", *STATEFUL[form]))
     assert drawn == looks
 

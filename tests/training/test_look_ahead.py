@@ -101,7 +101,7 @@ def test_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
 @every_network
 @pytest.mark.parametrize("alpha", [0.2, 0.8])
 def test_slope_equals_finite_differences_over_real_steps(name: str, alpha: float) -> None:
-    """A copy of the student takes an optimiser step, with slightly more and with less alpha."""
+    """A copy of the student takes an optimizer step, with slightly more and with less alpha."""
     made = build_module(name).double()
     batch, apart, teacher_output = (
         inputs(12, 0, torch.float64),

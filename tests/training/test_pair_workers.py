@@ -170,7 +170,7 @@ def exchange_logits(rank: int, world_size: int, in_turn: bool) -> list[Any]:
         pair.context.rank,
         pair.context.world_size,
         float(pair.context.all_reduce_sum(torch.tensor(float(rank)))),
-        pair.waited() > 0,
+        pair.take_wait_seconds() > 0,
     ]
 
 

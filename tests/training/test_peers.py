@@ -284,7 +284,7 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
                 torch.cat(
                     [
                         network(batch.inputs).logits.argmax(dim=1)
-                        for batch in batches.ordered("validation")
+                        for batch in batches.iterate_in_order("validation")
                     ]
                 )
             )

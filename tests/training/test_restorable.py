@@ -41,7 +41,7 @@ def change(name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Pat
 
 
 def change_optimizer(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Return a function that changes the optimiser's file."""
+    """Return a function that changes the optimizer's file."""
 
     def damage(folder: Path) -> None:
         kept = torch.load(folder / "optimizer.pt", weights_only=True)
@@ -95,7 +95,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "records of other epochs": (
         change_progress(records=[{"epoch": 1, "metrics": {}}]),
-        "has the epochs 1",
+        "`records` has the epochs 1",
     ),
     "another shape": (
         change("student", lambda t: t.update({first(t): torch.zeros(3, 5)})),
@@ -112,26 +112,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "NaN": (change("student", lambda t: t[first(t)].fill_(torch.nan)), "is not finite"),
     "infinity": (change("best", lambda t: t[first(t)].fill_(torch.inf)), "is not finite"),
-    "an empty optimiser": (
+    "an empty optimizer": (
         change_optimizer(lambda kept: kept["optimizer"]["state"].clear()),
         "keeps moments",
     ),
-    "no optimiser": (change_optimizer(dict.clear), "the state of the optimiser is missing"),
+    "no optimizer": (change_optimizer(dict.clear), "the state of the optimizer is missing"),
     "a list": (
         lambda folder: torch.save([1], folder / "optimizer.pt"),
-        "the state of the optimiser is missing",
+        "the state of the optimizer is missing",
     ),
     "moments of another shape": (
         change_optimizer(lambda kept: moments(kept).update(momentum_buffer=torch.zeros(2, 2))),
-        "momentum_buffer of the optimiser has shape",
+        "momentum_buffer of the optimizer has shape",
     ),
     "moments that are NaN": (
         change_optimizer(lambda kept: moments(kept)["momentum_buffer"].fill_(torch.nan)),
-        "momentum_buffer of the optimiser is not finite",
+        "momentum_buffer of the optimizer is not finite",
     ),
     "other groups": (
         change_optimizer(lambda kept: kept["optimizer"]["param_groups"].clear()),
-        "the parameter groups of the optimiser do not match",
+        "the parameter groups of the optimizer do not match",
     ),
 }
 
@@ -187,7 +187,7 @@ def test_older_checkpoint_is_used_if_there_is_one(
     records_of(spec, dies_after=2)
     (spec.folder / "kept").rename(spec.folder / f"{CHECKPOINT}.old")
     without_sums(spec.folder / CHECKPOINT)
-    DAMAGES["an empty optimiser"][0](spec.folder / CHECKPOINT)
+    DAMAGES["an empty optimizer"][0](spec.folder / CHECKPOINT)
     metrics, notes = resumed(spec)
     assert metrics == whole
     assert len(notes) == 1 and notes[0].endswith(": the trial continues after epoch 1")
@@ -231,7 +231,7 @@ def test_a_recipe_without_moments_may_have_an_empty_state(specify: Specify) -> N
     assert resumed(spec)[1] == []
 
 
-def test_parameters_have_the_numbers_of_the_optimiser() -> None:
+def test_parameters_have_the_numbers_of_the_optimizer() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 3)]
     fresh = torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}])
     sum(parameter.sum() for parameter in parameters).backward()  # type: ignore[union-attr]
@@ -239,7 +239,7 @@ def test_parameters_have_the_numbers_of_the_optimiser() -> None:
     recipe, given = Training(optimizer="adamw"), {"optimizer": fresh.state_dict(), "scaler": {}}
     assert find_optimizer_misfit(recipe, fresh, given) == ""
     given["optimizer"]["state"][1]["exp_avg"] = torch.zeros(2)
-    assert "exp_avg of the optimiser has shape [2], expected [3]" in find_optimizer_misfit(
+    assert "exp_avg of the optimizer has shape [2], expected [3]" in find_optimizer_misfit(
         recipe, fresh, given
     )
     given["optimizer"]["state"][7] = {}
@@ -254,27 +254,27 @@ def group(state: dict[str, Any]) -> dict[str, Any]:
 MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a moment missing": (
         lambda s: s["state"][1].pop("exp_avg"),
-        "exp_avg of the optimiser is missing for parameter 1",
+        "exp_avg of the optimizer is missing for parameter 1",
     ),
     "a moment None": (
         lambda s: s["state"][1].update(exp_avg=None),
-        "exp_avg of the optimiser is missing for parameter 1",
+        "exp_avg of the optimizer is missing for parameter 1",
     ),
     "a moment that is a text": (
         lambda s: s["state"][1].update(exp_avg="a"),
-        "exp_avg of the optimiser is not a tensor",
+        "exp_avg of the optimizer is not a tensor",
     ),
     "a moment of 0 dimensions": (
         lambda s: s["state"][1].update(exp_avg_sq=torch.tensor(1.0)),
-        "exp_avg_sq of the optimiser has",
+        "exp_avg_sq of the optimizer has",
     ),
     "a step of 1 dimension": (
         lambda s: s["state"][1].update(step=torch.ones(3)),
-        "step of the optimiser has shape [3], expected []",
+        "step of the optimizer has shape [3], expected []",
     ),
     "a step of -1": (
         lambda s: s["state"][1].update(step=torch.tensor(-1.0)),
-        "step of the optimiser is -1",
+        "step of the optimizer is -1",
     ),
     "whole numbers": (
         lambda s: s["state"][1].update(exp_avg=torch.ones(3, dtype=torch.int64)),
@@ -282,7 +282,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "an entry that is empty": (
         lambda s: s["state"][1].clear(),
-        "step of the optimiser is missing for parameter 1",
+        "step of the optimizer is missing for parameter 1",
     ),
     "an entry that is absent": (
         lambda s: s["state"].pop(1),
@@ -290,39 +290,39 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no rate": (
         lambda s: group(s).pop("lr"),
-        "lr of a parameter group of the optimiser is missing",
+        "lr of a parameter group of the optimizer is missing",
     ),
     "a rate that is a text": (
         lambda s: group(s).update(lr="0.1"),
-        "lr of a parameter group of the optimiser is '0.1'",
+        "lr of a parameter group of the optimizer is '0.1'",
     ),
     "a rate that is NaN": (
         lambda s: group(s).update(lr=float("nan")),
-        "lr of a parameter group of the optimiser is nan",
+        "lr of a parameter group of the optimizer is nan",
     ),
     "a rate that is a switch": (
         lambda s: group(s).update(lr=True),
-        "lr of a parameter group of the optimiser is True",
+        "lr of a parameter group of the optimizer is True",
     ),
     "no betas": (
         lambda s: group(s).update(betas=None),
-        "betas of a parameter group of the optimiser is None",
+        "betas of a parameter group of the optimizer is None",
     ),
     "one beta": (
         lambda s: group(s).update(betas=(0.9,)),
-        "betas of a parameter group of the optimiser is (0.9,)",
+        "betas of a parameter group of the optimizer is (0.9,)",
     ),
     "a switch that is a text": (
         lambda s: group(s).update(amsgrad="no"),
-        "amsgrad of a parameter group of the optimiser is 'no'",
+        "amsgrad of a parameter group of the optimizer is 'no'",
     ),
     "another setting": (
         lambda s: group(s).update(other=1),
-        "other of a parameter group of the optimiser is not expected",
+        "other of a parameter group of the optimizer is not expected",
     ),
     "a parameter in two groups": (
         lambda s: group(s).update(params=[0]),
-        "the parameter groups of the optimiser do not match",
+        "the parameter groups of the optimizer do not match",
     ),
 }
 

@@ -100,7 +100,7 @@ def test_finished_trial_keeps_neighbours_of_evenly_spaced_samples(
     teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     assert spec.teacher is not None
     load_weights(teacher, str(spec.teacher / WEIGHTS))
-    (whole,) = batches_of(dataset, 96).ordered("train")
+    (whole,) = batches_of(dataset, 96).iterate_in_order("train")
     with torch.no_grad():
         classes = teacher(whole.inputs).logits.argmax(dim=1)
     assert found["retrieved_classes"].tolist() == classes[places].tolist()

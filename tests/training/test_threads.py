@@ -94,7 +94,7 @@ def test_workers_of_a_running_cluster_use_the_allocator(monkeypatch: pytest.Monk
     """Their processes start from the node's environment and not from ours."""
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
-    monkeypatch.setenv("RAY_ADDRESS", "kept")  # restored after `_join` sets it
+    monkeypatch.setenv("RAY_ADDRESS", "kept")  # restored after `_join_cluster` sets it
     init_options: dict[str, Any] = {}
 
     def init(**options: Any) -> SimpleNamespace:

@@ -150,7 +150,7 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
     student.load_state_dict(load_figure_data(spec, "student"))
     (whole,) = Batches(
         dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
-    ).ordered("validation")
+    ).iterate_in_order("validation")
     right = student(whole.inputs).logits.argmax(dim=1) == whole.labels
     last = [
         right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))
@@ -199,7 +199,7 @@ def test_shown_distributions_are_those_of_the_saved_student(distil: Specify) -> 
     student.load_state_dict(load_figure_data(spec, "student"))
     (whole,) = Batches(
         dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
-    ).ordered("validation")
+    ).iterate_in_order("validation")
     with torch.no_grad():
         student_probabilities = (student(whole.inputs).logits / 4).softmax(1)
     torch.testing.assert_close(

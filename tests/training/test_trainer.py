@@ -86,7 +86,7 @@ def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
     for name in ("student", "best", "method", "optimizer"):
         pairs = list(zip(tensors(getattr(one, name)), tensors(getattr(other, name)), strict=True))
         assert all(torch.equal(mine, yours) for mine, yours in pairs), name
-    assert tensors(one.optimizer), "the optimiser has a state"
+    assert tensors(one.optimizer), "the optimizer has a state"
     assert one.progress["best_epoch"] == other.progress["best_epoch"]
 
 
@@ -99,7 +99,7 @@ def predictions(
     network.load_state_dict(state)
     (whole,) = Batches(
         dataset, Views.from_config(dataset, Data(), 0), len(dataset.train), 0
-    ).ordered(part)
+    ).iterate_in_order(part)
     classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
     return classes
 
@@ -135,7 +135,7 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 def test_resume_is_bit_identical(
     specify: Specify, make_teacher: MakeTeacher, optimizer: tuple[str, ...], epochs: Sequence[int]
 ) -> None:
-    """All orders of interruptions and optimisers are compared with one uninterrupted trial."""
+    """All orders of interruptions and optimizers are compared with one uninterrupted trial."""
     whole = specify(*DISTIL, *optimizer, folder="whole")
     teacher = make_teacher(whole.data, width=32)
     whole = whole.model_copy(update={"teacher": teacher})

@@ -67,7 +67,9 @@ def test_evaluation_uses_its_precision_and_a_float32_head(
     dataset = Dataset.open(spec.data)
     network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     network.load_state_dict(saved(spec).student)
-    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).iterate_in_order(
+        "validation"
+    )
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
             features = network.body(whole.inputs).float()

@@ -197,7 +197,9 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
         load_file(spec.folder / "checkpoint" / "student.safetensors")
     )
     networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
-    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.from_config(dataset, Data(), 0), 256, 0).iterate_in_order(
+        "validation"
+    )
     scores = Scores(len(dataset.classes), CPU)
     with torch.no_grad():
         student_logits, teacher_logits = (

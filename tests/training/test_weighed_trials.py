@@ -176,7 +176,7 @@ def test_static_student_restarts(
     """With equal weights, the second half of eight epochs does not depend on the first."""
 
     def equal(
-        snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
+        snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None]
     ) -> SampleWeighting:
         return SampleWeighting(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
 
@@ -268,8 +268,8 @@ class Helper:
     def send(self, job: Any) -> None:
         self.jobs.append(job)
 
-    def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
-        alive()
+    def receive(self, wait_s: float, heartbeat: Callable[[], None]) -> Any:
+        heartbeat()
         if self.fails:
             raise TrialError(self.fails, field="method", value="sent")
         return None if self.late else compute_sample_weights(self.jobs[-1], torch.device("cpu"))
@@ -340,9 +340,9 @@ def test_stop_request_interrupts_the_wait_for_weights(
     assert [record["epoch"] for record in records_of(spec)] == [1, 2, 3, 4, 5, 6]
 
 
-def wait_for_ever(wait_s: float, alive: Callable[[], None]) -> None:
+def wait_for_ever(wait_s: float, heartbeat: Callable[[], None]) -> None:
     while True:
-        alive()
+        heartbeat()
 
 
 def test_notes_on_the_weights_are_in_the_record(weighed: Callable[..., TrialSpec]) -> None:

@@ -58,7 +58,7 @@ class Failing:
     def send(self, job: Snapshot) -> None:
         """Accept the snapshot."""
 
-    def receive(self, wait_s: float, alive: object) -> None:
+    def receive(self, wait_s: float, heartbeat: object) -> None:
         raise TrialError("the error of the actor", field="method", value=3)
 
     def drop(self) -> None:

@@ -12,7 +12,7 @@ from orchestrator.reporting.figures._figure import (
     SKY,
     VERMILLION,
     Array,
-    blank,
+    create_figure,
     dots,
     epochs_along,
     finite,
@@ -52,7 +52,7 @@ def class_weights(weights: Array, classes: Sequence[str] = ()) -> "Figure | None
     side = -(-many // CELLS)
     cells = finite(weights) if side == 1 else _strongest(finite(weights), side)
     few = many <= FEW
-    figure, axes = blank(6.4, 5.4)
+    figure, axes = create_figure(6.4, 5.4)
     (axis,) = axes
     apart = np.abs(cells - 1)
     reach = float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
@@ -134,7 +134,7 @@ def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "F
         )
     rows, columns = -(-len(labels) // 3), min(len(labels), 3)
     width, height = 2.4 * max(columns, 2) + 0.8, 1.9 * rows + 1.0
-    figure, axes = blank(width, height, rows, columns)
+    figure, axes = create_figure(width, height, rows, columns)
     slanted = many > FEW or max(len(named(number, classes)) for number in range(many)) > 2
     below = 0.95 if slanted else 0.5
     figure.subplots_adjust(
@@ -264,7 +264,9 @@ def class_accuracy(accuracy: Array, classes: Sequence[str] = ()) -> "Figure | No
         [number for number in np.argsort(last, kind="stable") if np.isfinite(last[number])]
     )
     many = len(order)
-    figure, axes = blank(11.0, max(3.8, 1.2 + 0.2 * many) if many <= BARS else 4.2, columns=2)
+    figure, axes = create_figure(
+        11.0, max(3.8, 1.2 + 0.2 * many) if many <= BARS else 4.2, columns=2
+    )
     names = [named(number, classes) for number in order]
     left = 0.035 + 0.0075 * max(map(len, names)) if many <= BARS else 0.065
     figure.subplots_adjust(left=left, right=0.985, top=0.87, bottom=0.14 if many <= BARS else 0.24)

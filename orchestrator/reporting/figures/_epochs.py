@@ -15,7 +15,7 @@ from orchestrator.reporting.figures._figure import (
     SKY,
     VERMILLION,
     Array,
-    blank,
+    create_figure,
     dots,
     epochs_along,
     finite,
@@ -49,7 +49,7 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
     if not {"epoch", "cross_entropy", "distillation"} <= set(steps) or not len(steps["epoch"]):
         return None
     epoch = steps["epoch"]
-    figure, axes = blank(
+    figure, axes = create_figure(
         7.0, 4.8 if "alpha" in steps else 3.6, rows=2 if "alpha" in steps else 1, ratios=(2, 3)
     )
     figure.subplots_adjust(
@@ -102,7 +102,7 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     shares = _shares(histogram)
     epochs, bins = shares.shape
     middles = (np.arange(bins) + 0.5) / bins
-    figure, axes = blank(7.0, 3.8)
+    figure, axes = create_figure(7.0, 3.8)
     figure.subplots_adjust(left=0.095, right=0.925, top=0.905, bottom=0.135)
     (axis,) = axes
     edges = (0.5, epochs + 0.5, 0.0, 1.0)
@@ -162,7 +162,7 @@ def weights(
         )
     means = {name: values for name, values in means.items() if np.isfinite(values).any()}
     rows = 2 if means else 1
-    figure, axes = blank(8.0, 5.4 if means else 3.8, rows, ratios=(3, 2))
+    figure, axes = create_figure(8.0, 5.4 if means else 3.8, rows, ratios=(3, 2))
     figure.subplots_adjust(
         left=0.085,
         right=0.87,
@@ -252,7 +252,7 @@ def uncertainty(histogram: Array) -> "Figure | None":
     shares, bins = counts / counts.sum(), len(counts)
     middles = (np.arange(bins) + 0.5) / bins
     mean = float(shares @ middles)
-    figure, axes = blank(7.0, 3.4)
+    figure, axes = create_figure(7.0, 3.4)
     figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
     (axis,) = axes
     axis.bar(middles, 100 * shares, 0.92 / bins, color=BLUE, linewidth=0)
@@ -287,7 +287,7 @@ def agreement(shares: Array) -> "Figure | None":
     """
     if shares.ndim != 1 or not len(shares):
         return None
-    figure, axes = blank(7.0, 3.4)
+    figure, axes = create_figure(7.0, 3.4)
     figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
     (axis,) = axes
     axis.plot(

@@ -27,7 +27,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
 DPI = 90
 
 
-def blank(
+def create_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, ratios: Sequence[int] = ()
 ) -> tuple["Figure", list["Axes"]]:
     """Return an empty figure and its axes row by row.

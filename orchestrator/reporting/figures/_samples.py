@@ -1,11 +1,11 @@
-"""Draw figures of single training samples, by influence or as retrieved neighbors, from arrays."""
+"""Draw figures of single training samples, by influence or as retrieved neighbours, from arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from orchestrator.reporting.figures._figure import BLACK, VERMILLION, Array, blank, named
+from orchestrator.reporting.figures._figure import BLACK, VERMILLION, Array, create_figure, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def influence(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
         return None
     columns = max(len(samples) for samples in sides.values())
     width, height = 1.32 * max(columns, 6) + 0.45, 2.0 * len(sides) + 0.6
-    figure, axes = blank(width, height, len(sides), columns)
+    figure, axes = create_figure(width, height, len(sides), columns)
     figure.subplots_adjust(
         left=0.4 / width,
         right=0.99,
@@ -129,7 +129,7 @@ def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
 
 
 def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
-    """Draw a few training samples, one per row, with their retrieved neighbors.
+    """Draw a few training samples, one per row, with their retrieved neighbours.
 
     Positives have the class of the query, negatives have other classes.
 
@@ -158,7 +158,7 @@ def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
     across = max(sum(places.shape[1] + GAP for places, _ in groups.values()) - GAP, NARROWEST)
     down = len(shown["queries"]) * (1 + CAPTION)
     width, height = INCHES * across + 0.3, INCHES * down + 1.0
-    figure, (axis,) = blank(width, height)
+    figure, (axis,) = create_figure(width, height)
     figure.subplots_adjust(
         left=0.15 / width, right=1 - 0.15 / width, top=1 - 0.6 / height, bottom=0.4 / height
     )

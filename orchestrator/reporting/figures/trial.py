@@ -25,7 +25,7 @@ from orchestrator.reporting.figures._epochs import (
     uncertainty,
     weights,
 )
-from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, blank
+from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, create_figure
 from orchestrator.reporting.figures._samples import influence, retrieved
 from orchestrator.training.checkpoint import FIGURE_DATA
 
@@ -142,7 +142,7 @@ def picture(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def settle_cache(fallback: Path) -> None:
+def set_font_cache(fallback: Path) -> None:
     """Set a folder for matplotlib's font cache if the home folder is not writable.
 
     Otherwise the list of fonts would be rebuilt every time.
@@ -167,7 +167,7 @@ def pareto_front(
         front: The numbers of the trials on the front.
         names: The names of the objectives.
     """
-    figure, axes = blank(6.4, 4.6)
+    figure, axes = create_figure(6.4, 4.6)
     figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
     (axis,) = axes
     dominated = np.array([points[number][:2] for number in points if number not in front]).reshape(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from orchestrator.config.objectives import Goal, describe_objective, goals, pareto_front
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._chart import Chart, Style, fitted, number
-from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.store.records import Trial
 
 ACCURACY = "validation/accuracy"
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
     up: float
 
 
-def against_cost(facts: Facts) -> list[str]:
+def against_cost(view: SweepView) -> list[str]:
     """Return charts of validation accuracy against costs of complete trials.
 
     The costs are the seconds of an epoch and the number of parameters. A cost that does not differ
@@ -33,11 +33,11 @@ def against_cost(facts: Facts) -> list[str]:
         ("seconds", "seconds/epoch", "seconds of the last epoch"),
         ("parameters", "parameters", "parameters of the student"),
     ):
-        points = _measured(facts, name, ACCURACY)
+        points = _measured(view, name, ACCURACY)
         if len({point.across for point in points}) > 1:
             figures.append(
                 _scatter(
-                    facts,
+                    view,
                     f"cost-{anchor}",
                     points,
                     (label, "validation accuracy"),
@@ -48,40 +48,40 @@ def against_cost(facts: Facts) -> list[str]:
     return figures
 
 
-def objectives(facts: Facts) -> str:
+def objectives(view: SweepView) -> str:
     """Return a chart of the first two objectives.
 
     The result is "" if there are not several objectives, or no complete trial.
     """
-    wanted = goals(facts.sweep.configuration.search)
-    if len(wanted) < 2 or not facts.searched:
+    wanted = goals(view.sweep.configuration.search)
+    if len(wanted) < 2 or not view.searched:
         return ""
-    points = [Measured(trial, *trial.values[:2]) for trial in facts.complete if trial.values]
+    points = [Measured(trial, *trial.values[:2]) for trial in view.complete if trial.values]
     if not points:
         return ""
-    names = [describe_objective(facts.sweep.configuration, goal.name) for goal in wanted]
+    names = [describe_objective(view.sweep.configuration, goal.name) for goal in wanted]
     also = f" The front takes all {len(names)} objectives into account." if len(names) > 2 else ""
-    best = {trial.number for trial in facts.sweep.front()}
-    return _scatter(facts, "objectives", points, (names[0], names[1]), best, also)
+    best = {trial.number for trial in view.sweep.front()}
+    return _scatter(view, "objectives", points, (names[0], names[1]), best, also)
 
 
-def front_table(facts: Facts) -> str:
+def front_table(view: SweepView) -> str:
     """Return a table of the trials on the Pareto front of several objectives."""
-    wanted = goals(facts.sweep.configuration.search)
+    wanted = goals(view.sweep.configuration.search)
     names = [
-        f"{describe_objective(facts.sweep.configuration, goal.name)} ({goal.direction})"
+        f"{describe_objective(view.sweep.configuration, goal.name)} ({goal.direction})"
         for goal in wanted
     ]
     rows = [
-        [trial.number, facts.method(trial), *(number(value) for value in trial.values or ())]
-        for trial in facts.sweep.front()
+        [trial.number, view.method(trial), *(number(value) for value in trial.values or ())]
+        for trial in view.sweep.front()
     ]
     return page.table(["trial", "method", *names], rows)
 
 
-def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
+def _measured(view: SweepView, cost: str, reached: str) -> list[Measured]:
     values = [
-        (trial, measure(trial, cost), measure(trial, reached)) for trial in facts.complete[:MOST]
+        (trial, measure(trial, cost), measure(trial, reached)) for trial in view.complete[:MOST]
     ]
     return [
         Measured(trial, across, up)
@@ -99,7 +99,7 @@ def _cheapest(points: Sequence[Measured]) -> set[int]:
 
 
 def _scatter(
-    facts: Facts,
+    view: SweepView,
     anchor: str,
     points: Sequence[Measured],
     labels: tuple[str, str],
@@ -123,8 +123,8 @@ def _scatter(
             "the Pareto front",
         )
     for point in sorted(points, key=lambda point: point.trial.number in best):
-        style, inside = facts.style(point.trial), point.trial.number in best
-        tooltip = f"{facts.label(point.trial)}: {number(point.up)} at {number(point.across)}"
+        style, inside = view.style(point.trial), point.trial.number in best
+        tooltip = f"{view.label(point.trial)}: {number(point.up)} at {number(point.across)}"
         fill = f"f{style.colour}" if inside else "hollow"
         chart.mark(
             x(point.across),
@@ -140,10 +140,10 @@ def _scatter(
         if all(abs(place[0] - across) > 24 or abs(place[1] - up) > 12 for across, up in named):
             named.append(place)
             chart.text(place[0], place[1] - 9, str(point.trial.number), "middle")
-    used = sorted({facts.method(point.trial) for point in points})
+    used = sorted({view.method(point.trial) for point in points})
     entries = (
-        [(method, Style(facts.methods.index(method))) for method in used]
-        if len(facts.methods) > 1
+        [(method, Style(view.methods.index(method))) for method in used]
+        if len(view.methods) > 1
         else []
     )
     caption = (
@@ -153,7 +153,7 @@ def _scatter(
     rows = [
         [
             point.trial.number,
-            facts.method(point.trial),
+            view.method(point.trial),
             number(point.across),
             number(point.up),
             "yes" if point in steps else "",

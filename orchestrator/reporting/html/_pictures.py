@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.trial import apply
 from orchestrator.reporting.html import page
-from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Trial
 from orchestrator.store.store import Store
@@ -32,31 +32,31 @@ CAPTIONS = {
 }
 
 
-def pictures(store: Store, facts: Facts) -> str:
+def pictures(store: Store, view: SweepView) -> str:
     """Return the figures of the best trial of each method; "" if there are none."""
     return "".join(
         filter(
             None,
-            (_figures_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS]),
+            (_figures_of_trial(store, view, trial) for trial in view.best_of_methods()[:TRIALS]),
         )
     )
 
 
-def _figures_of_trial(store: Store, facts: Facts, trial: Trial) -> str:
+def _figures_of_trial(store: Store, view: SweepView, trial: Trial) -> str:
     from orchestrator.reporting.figures.trial import trial_figures
 
-    folder, figures = facts.sweep.trial_folder(trial.number), []
+    folder, figures = view.sweep.trial_folder(trial.number), []
     try:
         checkpoint_storage(store, folder).download(LIGHT)
     except OSError as error:
         return page.paragraph(
-            f"The figures of {facts.label(trial)} could not be fetched "
+            f"The figures of {view.label(trial)} could not be fetched "
             f"({' '.join(str(error).split())[:300]})."
         )
-    students = apply(facts.sweep.configuration, trial.settings).students
+    students = apply(view.sweep.configuration, trial.settings).students
     for letter in students:
         prefix = f"student {letter}: " if len(students) > 1 else ""
-        for name, drawn in trial_figures(folder, trial.state == "complete", facts.classes, letter):
+        for name, drawn in trial_figures(folder, trial.state == "complete", view.classes, letter):
             kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
             title = f"{prefix}{name.replace('_', ' ')}"
             broad = drawn.get_figwidth() > BROAD
@@ -65,11 +65,11 @@ def _figures_of_trial(store: Store, facts: Facts, trial: Trial) -> str:
                     kind,
                     content,
                     title,
-                    f"{facts.label(trial)}: {CAPTIONS.get(name, title)}.",
+                    f"{view.label(trial)}: {CAPTIONS.get(name, title)}.",
                     broad,
                 )
             )
-    return f"<h3>{page.text(facts.label(trial))}</h3>{page.charts(figures)}" if figures else ""
+    return f"<h3>{page.text(view.label(trial))}</h3>{page.charts(figures)}" if figures else ""
 
 
 def _file(drawn: "Figure", salt: str) -> tuple[str, bytes]:

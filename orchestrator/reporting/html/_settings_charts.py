@@ -21,7 +21,7 @@ from orchestrator.reporting.html._chart import (
     slants,
     word,
 )
-from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.reporting.importance import METHOD, Importance, Ranking
 from orchestrator.store.records import Trial
 
@@ -48,16 +48,16 @@ class Group:
     why: str
 
 
-def groups(facts: Facts, found: Importance | None) -> list[Group]:
+def groups(view: SweepView, found: Importance | None) -> list[Group]:
     """Return the groups to plot: all complete trials, and those of the best trial's method."""
-    complete = facts.complete
+    complete = view.complete
     if not complete:
         return []
-    method = facts.method(complete[0])
-    same_method = [trial for trial in complete if facts.method(trial) == method]
-    wide = _group(facts, "all complete trials", complete, _ranking(found, {}))
+    method = view.method(complete[0])
+    same_method = [trial for trial in complete if view.method(trial) == method]
+    wide = _group(view, "all complete trials", complete, _ranking(found, {}))
     narrow = _group(
-        facts, f"the complete trials of {method}", same_method, _ranking(found, {METHOD: method})
+        view, f"the complete trials of {method}", same_method, _ranking(found, {METHOD: method})
     )
     chosen = [wide] if len(same_method) == len(complete) else [wide, narrow]
     return [group for group in chosen if group.names and len(group.trials) > 1]
@@ -71,7 +71,9 @@ def _ranking(found: Importance | None, path: dict[str, Any]) -> Ranking | None:
     )
 
 
-def _group(facts: Facts, description: str, trials: list[Trial], ranking: Ranking | None) -> Group:
+def _group(
+    view: SweepView, description: str, trials: list[Trial], ranking: Ranking | None
+) -> Group:
     varied = _varied(trials)
     if ranking:
         return Group(
@@ -178,7 +180,7 @@ def _bars(place: int, ranking: Ranking) -> str:
     return page.figure(chart, f"{ranking.trials} trials. {kinds}{doubt}{left_out}")
 
 
-def parallel(facts: Facts, place: int, group: Group) -> str:
+def parallel(view: SweepView, place: int, group: Group) -> str:
     """Return parallel coordinates: a line per trial through its settings, up to the objective."""
     ranked = group.trials
     drawn = ranked[:LINES]
@@ -196,7 +198,7 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
     ]
     step = (chart.right - chart.left) / len(names)
     places = [chart.left + step * index for index in range(len(axes))]
-    for x, axis, name in zip(places, axes, [*names, facts.objective], strict=True):
+    for x, axis, name in zip(places, axes, [*names, view.objective], strict=True):
         chart.straight((x, chart.top), (x, chart.bottom), "edge")
         for y, label in axis.ticks:
             chart.text(x + 4, y + 4, short(label, 13), classes="tick small")
@@ -213,7 +215,7 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
             points,
             kind,
             "6 2" if dashed and not first else "",
-            f"{facts.label(trial)}: {_value_text(trial)}",
+            f"{view.label(trial)}: {_value_text(trial)}",
         )
     left_out = (
         f" Only the best {LINES} of {len(ranked)} trials are drawn." if len(ranked) > LINES else ""
@@ -265,17 +267,17 @@ def _value(trial: Trial, name: str | None, axis: Axis) -> Any:
     return trial.settings.get(name, MISSING)
 
 
-def slices(facts: Facts, place: int, group: Group) -> list[str]:
+def slices(view: SweepView, place: int, group: Group) -> list[str]:
     """Return charts of the objective against each of the two most important settings."""
     return [
-        _slice(facts, f"slice-{place}-{index}", group, name)
+        _slice(view, f"slice-{place}-{index}", group, name)
         for index, name in enumerate(group.names[:2])
     ]
 
 
-def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
+def _slice(view: SweepView, anchor: str, group: Group, name: str) -> str:
     trials = [trial for trial in group.trials if name in trial.settings and trial.value is not None]
-    title, values = f"{facts.objective} against {name}", [trial.settings[name] for trial in trials]
+    title, values = f"{view.objective} against {name}", [trial.settings[name] for trial in trials]
     slanted = slants(axis_of(values, 60, NARROW - 16))
     chart = Chart(
         anchor, title, height=328 if slanted else 300, margins=(14, 16, 76 if slanted else 48, 60)
@@ -288,33 +290,33 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
         log=False,
     )
     chart.x_axis(x, name + (" (logarithmic)" if isinstance(x, Scale) and x.log else ""))
-    chart.y_axis(y, facts.objective)
-    best = trials[0] if trials and trials[0] is facts.sweep.best() else None
+    chart.y_axis(y, view.objective)
+    best = trials[0] if trials and trials[0] is view.sweep.best() else None
     for trial in reversed(trials):
-        where, style = _spread_out(x, trial, name), facts.style(trial)
-        tooltip = f"{facts.label(trial)}: {_value_text(trial)} at {word(trial.settings[name])}"
+        where, style = _spread_out(x, trial, name), view.style(trial)
+        tooltip = f"{view.label(trial)}: {_value_text(trial)} at {word(trial.settings[name])}"
         chart.mark(
             where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", tooltip
         )
         if trial is best:
             chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
-    used = sorted({facts.method(trial) for trial in trials})
+    used = sorted({view.method(trial) for trial in trials})
     entries = (
-        [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
+        [(method, Style(view.methods.index(method))) for method in used] if len(used) > 1 else []
     )
     ring = " The ring marks the best trial." if best else ""
     caption = (
         f"{len(trials)} trials: {group.description} with this setting.{ring} Shown: {group.why}."
     )
     rows = [
-        [trial.number, facts.method(trial), trial.settings[name], trial.value]
+        [trial.number, view.method(trial), trial.settings[name], trial.value]
         for trial in trials[:LINES]
     ]
     return page.figure(
         chart,
         caption,
         page.legend(entries, lines=False),
-        page.table(["trial", "method", name, facts.objective], rows),
+        page.table(["trial", "method", name, view.objective], rows),
     )
 
 
@@ -331,7 +333,7 @@ def _spread_out(axis: Axis, trial: Trial, name: str) -> float:
     )
 
 
-def contour(facts: Facts, place: int, group: Group) -> str:
+def contour(view: SweepView, place: int, group: Group) -> str:
     """Return a chart of the objective over the two most important settings.
 
     The result is "" if there are not two settings, or too few trials.
@@ -348,7 +350,7 @@ def contour(facts: Facts, place: int, group: Group) -> str:
         return ""
     across = [trial.settings[one] for trial in trials]
     slanted = slants(axis_of(across, 110, BROAD - 120))
-    title = f"{facts.objective} over {one} and {two}"
+    title = f"{view.objective} over {one} and {two}"
     chart = Chart(f"contour-{place}", title, BROAD, 420, (14, 120, 76 if slanted else 48, 110))
     x = axis_of(across, chart.left, chart.right)
     y = axis_of([trial.settings[two] for trial in trials], chart.bottom, chart.top)
@@ -365,7 +367,7 @@ def contour(facts: Facts, place: int, group: Group) -> str:
             up,
             "circle",
             "hollow s6",
-            f"{facts.label(trial)}: {_value_text(trial)}",
+            f"{view.label(trial)}: {_value_text(trial)}",
             size=3.5,
         )
     _key(chart, low, high)
@@ -379,12 +381,12 @@ def contour(facts: Facts, place: int, group: Group) -> str:
             trial.settings[one],
             trial.settings[two],
             trial.value,
-            page.Cell(facts.settings(trial), words=True),
+            page.Cell(view.settings(trial), words=True),
         ]
         for trial in trials[:LINES]
     ]
     return page.figure(
-        chart, caption, behind=page.table(["trial", one, two, facts.objective, "settings"], rows)
+        chart, caption, behind=page.table(["trial", one, two, view.objective, "settings"], rows)
     )
 
 

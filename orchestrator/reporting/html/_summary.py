@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.config.objectives import Goal
 from orchestrator.reporting.html._chart import number
-from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
 from orchestrator.teacher.quality import read_quality
@@ -25,79 +25,77 @@ class Commands:
     compare: str = ""
 
 
-def key_numbers(facts: Facts) -> list[tuple[str, str]]:
+def key_numbers(view: SweepView) -> list[tuple[str, str]]:
     """Return a few key numbers with their names."""
-    sweep, best = facts.sweep, facts.sweep.best()
-    numbers = [("state", facts.state)]
+    sweep, best = view.sweep, view.sweep.best()
+    numbers = [("state", view.state)]
     if best is not None and best.value is not None:
-        numbers += [("best trial", facts.label(best)), (facts.objective, number(best.value))]
+        numbers += [("best trial", view.label(best)), (view.objective, number(best.value))]
         tested = measure(best, "test/best/accuracy")
         numbers += [("test accuracy of the best", f"{tested:.4f}")] if tested is not None else []
-    numbers += [
-        ("trials ended", f"{sum(trial.ended for trial in facts.trials)} of {_total(facts)}")
-    ]
+    numbers += [("trials ended", f"{sum(trial.ended for trial in view.trials)} of {_total(view)}")]
     return [
         *numbers,
-        ("epochs trained", f"{_trained(facts):,}"),
+        ("epochs trained", f"{_trained(view):,}"),
         ("duration", duration(sweep.seconds)),
     ]
 
 
-def warnings_of(facts: Facts, commands: Commands) -> list[str]:
+def warnings_of(view: SweepView, commands: Commands) -> list[str]:
     """Return the warnings of the page: unfinished sweep, no complete trial, and recent notes."""
     warnings = []
     advice = f" To train the rest, run: {commands.resume}" if commands.resume else ""
-    if facts.state == "running":
+    if view.state == "running":
         warnings.append("Unfinished: this sweep is still running. All numbers are preliminary.")
-    elif facts.state != "finished":
+    elif view.state != "finished":
         warnings.append(
-            f"Unfinished: this {facts.sweep.kind} is {facts.state}. All numbers are "
+            f"Unfinished: this {view.sweep.kind} is {view.state}. All numbers are "
             f"preliminary.{advice}"
         )
-    if not facts.complete:
+    if not view.complete:
         ranking = (
             "the ranked trials were stopped early and are compared after fewer epochs"
-            if facts.sweep.ranked()
+            if view.sweep.ranked()
             else "there is no ranking"
         )
         warnings.append(
-            f"No trial has trained all its {facts.epochs} epochs: {ranking}; the test part was "
+            f"No trial has trained all its {view.epochs} epochs: {ranking}; the test part was "
             f"not read."
         )
-    return warnings + [note["text"] for note in facts.sweep.status()["notes"][-5:]]
+    return warnings + [note["text"] for note in view.sweep.status()["notes"][-5:]]
 
 
-def sentences(facts: Facts) -> list[tuple[str, str]]:
+def summarize_sweep(view: SweepView) -> list[tuple[str, str]]:
     """Return the sentences of the summary, each with its topic."""
     sentences = [
-        ("Search" if facts.searched else "Training", _searched(facts)),
-        ("Best trial", _best_trial(facts)),
-        ("Lead", _lead(facts)),
+        ("Search" if view.searched else "Training", _searched(view)),
+        ("Best trial", _best_trial(view)),
+        ("Lead", _lead(view)),
     ]
-    sentences += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
+    sentences += [("Gain from the teacher", teacher_gain(view)), ("Cost", _cost(view))]
     return [(topic, sentence) for topic, sentence in sentences if sentence]
 
 
-def _searched(facts: Facts) -> str:
-    configuration, search = facts.sweep.configuration, facts.sweep.configuration.search
-    data = facts.data.get("name", configuration.data.name)
+def _searched(view: SweepView) -> str:
+    configuration, search = view.sweep.configuration, view.sweep.configuration.search
+    data = view.data.get("name", configuration.data.name)
     parts = ", ".join(
-        f"{facts.samples(part)} {part}"
+        f"{view.samples(part)} {part}"
         for part in ("train", "validation", "test")
-        if facts.samples(part)
+        if view.samples(part)
     )
     networks = " and ".join(student.network.name for student in configuration.students.values())
     teacher = (
         f", with the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
     )
-    if quality := read_quality(facts.sweep.folder):
+    if quality := read_quality(view.sweep.folder):
         teacher = f", with the teacher {quality.words}"
     setup = f"{data} ({parts})" if parts else str(data)
     setup += f"{teacher}, seed {configuration.seed}"
-    if not facts.searched:
+    if not view.searched:
         return (
             f"The student {networks} with {configuration.method.name} on {setup}, for "
-            f"{facts.epochs} epochs."
+            f"{view.epochs} epochs."
         )
     methods = ", ".join(search.methods or (configuration.method.name,))
     if search.configurations:
@@ -105,106 +103,106 @@ def _searched(facts: Facts) -> str:
         return (
             f"None: {len(search.configurations)} fixed configurations of {methods} were trained, "
             f"for the student {networks} on {setup}{seeds}. "
-            f"{_counts(facts)}"
+            f"{_counts(view)}"
         )
     how = "no early stopping" if search.scheduler == "none" else f"scheduler {search.scheduler}"
     return (
-        f"The settings of {methods} for the student {networks} on {setup}: {_total(facts)} "
-        f"trials of at most {facts.epochs} epochs, "
-        f"sampler {search.sampler}, {how}. {_counts(facts)} Objective: "
-        f"{facts.goal.direction} {facts.objective} of the last "
-        f"epoch{_also(facts)}."
+        f"The settings of {methods} for the student {networks} on {setup}: {_total(view)} "
+        f"trials of at most {view.epochs} epochs, "
+        f"sampler {search.sampler}, {how}. {_counts(view)} Objective: "
+        f"{view.goal.direction} {view.objective} of the last "
+        f"epoch{list_other_objectives(view)}."
     )
 
 
-def _also(facts: Facts) -> str:
-    further = facts.sweep.configuration.search.objectives[1:]
+def list_other_objectives(view: SweepView) -> str:
+    further = view.sweep.configuration.search.objectives[1:]
     return f"; further objectives: {', '.join(further)}" if further else ""
 
 
-def _counts(facts: Facts) -> str:
-    states = [facts.state_of(trial) for trial in facts.trials]
+def _counts(view: SweepView) -> str:
+    states = [view.state_of(trial) for trial in view.trials]
     names = ("complete", "stopped_early", "failed", "running", "waiting")
     counts = [f"{states.count(name)} {name.replace('_', ' ')}" for name in names if name in states]
     return (
-        f"{'' if facts.state == 'finished' else 'So far '}{', '.join(counts)}."
+        f"{'' if view.state == 'finished' else 'So far '}{', '.join(counts)}."
         if counts
         else "No trial has started."
     )
 
 
-def _best_trial(facts: Facts) -> str:
-    best = facts.sweep.best()
+def _best_trial(view: SweepView) -> str:
+    best = view.sweep.best()
     if best is None or best.value is None:
         return "None yet: no trial has ended with a value."
     text = (
-        f"{facts.label(best)} with {facts.objective} {number(best.value)} after "
-        f"{best.epochs} epochs: {facts.settings(best)}."
+        f"{view.label(best)} with {view.objective} {number(best.value)} after "
+        f"{best.epochs} epochs: {view.settings(best)}."
     )
     text += f" It {best.taken_over}." if best.taken_over else ""
     tested = [(name, measure(best, f"test/{name}/accuracy")) for name in ("best", "last")]
     if all(value is not None for _, value in tested):
-        error = facts.standard_error(float(tested[0][1] or 0), "test")
+        error = view.standard_error(float(tested[0][1] or 0), "test")
         about = f" (standard error {error:.4f})" if error is not None else ""
         text += (
             f" Its test accuracy is {tested[0][1]:.4f}{about} with the weights that were best on "
             f"validation, and {tested[1][1]:.4f} with the last weights. The test part was not used "
             f"for selection."
         )
-    front = facts.sweep.front() if facts.searched else []
-    if facts.sweep.configuration.search.objectives and front:
+    front = view.sweep.front() if view.searched else []
+    if view.sweep.configuration.search.objectives and front:
         numbers = ", ".join(str(trial.number) for trial in front)
         text += f" On the Pareto front: trials {numbers}; trials are ranked by the first objective."
     return text[0].upper() + text[1:]
 
 
-def _lead(facts: Facts) -> str:
-    ranked = [trial for trial in facts.best_of_methods() if trial.value is not None]
+def _lead(view: SweepView) -> str:
+    ranked = [trial for trial in view.best_of_methods() if trial.value is not None]
     if len(ranked) < 2:
-        return _lead_in_method(facts)
+        return _lead_in_method(view)
     best = ranked[0]
     gaps = [
-        f"{_better(facts, best, other)} the best {facts.method(other)} (trial "
+        f"{_better(view, best, other)} the best {view.method(other)} (trial "
         f"{other.number}{_stopped_mark(other)})"
         for other in ranked[1:]
     ]
-    return f"In {facts.objective}: {', '.join(gaps)}. {_doubt(facts, best, ranked[1])}".strip()
+    return f"In {view.objective}: {', '.join(gaps)}. {_doubt(view, best, ranked[1])}".strip()
 
 
 def _stopped_mark(trial: Trial) -> str:
     return "" if trial.state == "complete" else ", stopped early"
 
 
-def _better(facts: Facts, one: Trial, other: Trial) -> str:
+def _better(view: SweepView, one: Trial, other: Trial) -> str:
     """Return by how much a trial is better or worse than another, by the objective's direction.
 
     A trial of fewer epochs may be better than the best one.
     """
-    gap = -facts.goal.sign * ((one.value or 0) - (other.value or 0))
+    gap = -view.goal.sign * ((one.value or 0) - (other.value or 0))
     return f"{abs(gap):.4f} {'better' if gap > 0 else 'worse'} than" if gap else "equal to"
 
 
-def _lead_in_method(facts: Facts) -> str:
-    ranked = facts.complete
+def _lead_in_method(view: SweepView) -> str:
+    ranked = view.complete
     if len(ranked) < 2:
         return ""
     one, two = ranked[:2]
     return (
-        f"In {facts.objective}: {_better(facts, one, two)} the second best, trial "
-        f"{two.number}. {_doubt(facts, one, two)}"
+        f"In {view.objective}: {_better(view, one, two)} the second best, trial "
+        f"{two.number}. {_doubt(view, one, two)}"
     ).strip()
 
 
-def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
+def _doubt(view: SweepView, best: Trial, other: Trial) -> str:
     """Return how much of a lead may be chance, if the objective is an accuracy."""
     proof = (
         "this compares two trainings"
-        if facts.sweep.configuration.search.seeds
+        if view.sweep.configuration.search.seeds
         else "each is one training with one seed"
     )
-    error = facts.standard_error(best.value or 0.0, "validation")
+    error = view.standard_error(best.value or 0.0, "validation")
     if (
-        facts.goal != Goal("validation/accuracy", "maximize")
+        view.goal != Goal("validation/accuracy", "maximize")
         or best.value is None
         or other.value is None
         or error is None
@@ -213,38 +211,42 @@ def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
     lead = best.value - other.value
     size = "smaller" if lead < error else f"{lead / error:.1f} standard errors"
     return (
-        f"The standard error of such an accuracy on {facts.samples('validation')} validation "
+        f"The standard error of such an accuracy on {view.samples('validation')} validation "
         f"samples is {error:.4f}; the lead is {size}; {proof}, and the best value of many "
         f"trials is optimistically biased."
     )
 
 
-def _cost(facts: Facts) -> str:
-    trained = _trained(facts)
-    whole = len(facts.trials) * facts.epochs
+def _cost(view: SweepView) -> str:
+    trained = _trained(view)
+    whole = len(view.trials) * view.epochs
     saved = (
-        f", {1 - trained / whole:.0%} less than {len(facts.trials)} complete trials"
-        if facts.searched and trained < whole
+        f", {1 - trained / whole:.0%} less than {len(view.trials)} complete trials"
+        if view.searched and trained < whole
         else ""
     )
     return (
-        f"{duration(facts.sweep.seconds)} of wall-clock time, including the training of the "
+        f"{duration(view.sweep.seconds)} of wall-clock time, including the training of the "
         f"teacher; {trained:,} epochs trained{saved}."
     )
 
 
 def next_steps(
-    facts: Facts, commands: Commands, edges: Sequence[str] = ()
+    view: SweepView, commands: Commands, edges: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
     """Return the next steps, each with its command if there is one.
 
     `edges` are the best trial's settings at an end of their range.
     """
     steps = [("Continue the sweep:", commands.resume)] if commands.resume else []
-    failed = sum(trial.state == "failed" for trial in facts.trials)
-    if failed and failed >= FEW * len(facts.trials):
+    failed = sum(trial.state == "failed" for trial in view.trials)
+    if failed and failed >= FEW * len(view.trials):
         steps.append(
-            (f"Check why {failed} trials failed: the reasons are below the table of trials.", "")
+            (
+                f"Check why {failed} {'trial' if failed == 1 else 'trials'} failed: the reasons "
+                f"are below the table of trials.",
+                "",
+            )
         )
     if edges:
         steps.append(
@@ -257,9 +259,9 @@ def next_steps(
     if commands.export:
         steps.append(("Export the best student:", commands.export))
     if (
-        facts.searched
-        and not facts.sweep.configuration.search.configurations
-        and len(facts.complete) > 1
+        view.searched
+        and not view.sweep.configuration.search.configurations
+        and len(view.complete) > 1
     ):
         steps.append(
             (
@@ -271,20 +273,20 @@ def next_steps(
     if commands.compare:
         steps.append(
             (
-                f"To compare the methods so, save the configuration below as "
-                f"{facts.sweep.name}.yaml and run:",
+                f"To compare the methods, save the configuration below as "
+                f"{view.sweep.name}.yaml and run:",
                 commands.compare,
             )
         )
     return steps
 
 
-def _trained(facts: Facts) -> int:
-    return sum(trial.epochs for trial in facts.trials)
+def _trained(view: SweepView) -> int:
+    return sum(trial.epochs for trial in view.trials)
 
 
-def _total(facts: Facts) -> int:
-    return max(facts.sweep.configuration.search.trials, len(facts.trials)) if facts.searched else 1
+def _total(view: SweepView) -> int:
+    return max(view.sweep.configuration.search.trials, len(view.trials)) if view.searched else 1
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Facts:
+class SweepView:
     """A sweep with values derived from its records.
 
     `data` is its data.json, and empty if that cannot be read. `environment` is the recorded
@@ -31,7 +31,7 @@ class Facts:
     environment: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, sweep: Sweep) -> "Facts":
+    def of(cls, sweep: Sweep) -> "SweepView":
         """Return the view of a sweep as it is in the store now."""
         data = (
             read_or_note(sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent))

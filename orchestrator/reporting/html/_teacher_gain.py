@@ -2,7 +2,7 @@
 
 from methods import build_method
 from orchestrator.config.trial import SEED, apply
-from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.statistics import difference
 from orchestrator.store.records import Trial
 
@@ -10,7 +10,7 @@ PLAIN = "cross_entropy"
 TESTED = "test/last/accuracy"
 
 
-def teacher_gain(facts: Facts) -> str:
+def teacher_gain(view: SweepView) -> str:
     """Return by how much the best method with a teacher is above plain training.
 
     If the same settings were trained with several seeds, it is the mean over these, with its 95 % t
@@ -18,17 +18,17 @@ def teacher_gain(facts: Facts) -> str:
     """
     best = [
         trial
-        for trial in facts.best_of_methods()
+        for trial in view.best_of_methods()
         if trial.state == "complete" and measure(trial, TESTED) is not None
     ]
-    plain = next((trial for trial in best if facts.method(trial) == PLAIN), None)
-    distilled = next((trial for trial in best if _needs_teacher(facts, trial)), None)
+    plain = next((trial for trial in best if view.method(trial) == PLAIN), None)
+    distilled = next((trial for trial in best if _needs_teacher(view, trial)), None)
     if plain is None or distilled is None:
         return ""
-    names = f"{facts.method(distilled)} over {PLAIN}"
+    names = f"{view.method(distilled)} over {PLAIN}"
     seeds = (
-        difference(_by_seed(facts, distilled), _by_seed(facts, plain))
-        if facts.sweep.configuration.search.seeds
+        difference(_by_seed(view, distilled), _by_seed(view, plain))
+        if view.sweep.configuration.search.seeds
         else None
     )
     if seeds is not None and seeds.low is not None and seeds.high is not None:
@@ -47,19 +47,19 @@ def teacher_gain(facts: Facts) -> str:
     )
 
 
-def _needs_teacher(facts: Facts, trial: Trial) -> bool:
-    method = apply(facts.sweep.configuration, trial.settings).method
+def _needs_teacher(view: SweepView, trial: Trial) -> bool:
+    method = apply(view.sweep.configuration, trial.settings).method
     needs = build_method(method.name, method.settings).needs
     return needs.teacher or needs.features
 
 
-def _by_seed(facts: Facts, like: Trial) -> dict[int, float]:
+def _by_seed(view: SweepView, like: Trial) -> dict[int, float]:
     """Return the test accuracy, by seed, of the complete trials with the settings of a trial."""
 
     def without_seed(trial: Trial) -> dict[str, object]:
         return {name: value for name, value in trial.settings.items() if name != SEED}
 
-    alike = [trial for trial in facts.complete if without_seed(trial) == without_seed(like)]
+    alike = [trial for trial in view.complete if without_seed(trial) == without_seed(like)]
     accuracies = {
         int(trial.settings[SEED]): measure(trial, TESTED)
         for trial in alike

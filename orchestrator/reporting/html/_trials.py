@@ -3,7 +3,7 @@
 from typing import Any
 
 from orchestrator.reporting.html import page
-from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html.page import Cell
 from orchestrator.store.records import Trial
 
@@ -13,27 +13,27 @@ TESTED = ("accuracy", "nll", "ece")  # on the test part, with the weights best o
 COSTS = ("seconds/epoch", "parameters")
 
 
-def trials(facts: Facts) -> str:
+def trials(view: SweepView) -> str:
     """Return both tables, and the number of trials that have not ended."""
-    ranked = {trial.number for trial in facts.sweep.ranked()}
-    unranked = [trial for trial in facts.trials if trial.number not in ranked]
+    ranked = {trial.number for trial in view.sweep.ranked()}
+    unranked = [trial for trial in view.trials if trial.number not in ranked]
     failed = [trial for trial in unranked if trial.state == "failed"]
     waiting = len(unranked) - len(failed)
     note = page.paragraph(f"{waiting} trials have not ended.") if waiting else ""
-    return _best(facts, len(ranked)) + _failed(facts, failed) + note or page.paragraph(
+    return _best(view, len(ranked)) + _failed(view, failed) + note or page.paragraph(
         "There are no trials yet."
     )
 
 
-def _best(facts: Facts, ranked: int) -> str:
-    shown, best = facts.shown(BEST), facts.sweep.best()
+def _best(view: SweepView, ranked: int) -> str:
+    shown, best = view.shown(BEST), view.sweep.best()
     if not shown:
         return ""
     head = [
         "trial",
         "method",
         "state",
-        facts.objective,
+        view.objective,
         "epochs",
         *(f"test {name}" for name in TESTED),
         *COSTS,
@@ -49,17 +49,17 @@ def _best(facts: Facts, ranked: int) -> str:
         f"validation."
     )
     place = next((place for place, trial in enumerate(shown) if trial is best), None)
-    return page.table(head, [_row(facts, trial) for trial in shown], place) + page.paragraph(
+    return page.table(head, [_row(view, trial) for trial in shown], place) + page.paragraph(
         note, "muted"
     )
 
 
-def _row(facts: Facts, trial: Trial) -> list[Any]:
+def _row(view: SweepView, trial: Trial) -> list[Any]:
     tested = [measure(trial, f"test/best/{name}") for name in TESTED]
-    words = "; ".join(part for part in (facts.settings(trial), trial.remarks) if part)
+    words = "; ".join(part for part in (view.settings(trial), trial.remarks) if part)
     return [
         trial.number,
-        facts.method(trial),
+        view.method(trial),
         trial.state.replace("_", " "),
         "" if trial.value is None else f"{trial.value:.4f}",
         trial.epochs,
@@ -69,16 +69,16 @@ def _row(facts: Facts, trial: Trial) -> list[Any]:
     ]
 
 
-def _failed(facts: Facts, failed: list[Trial]) -> str:
+def _failed(view: SweepView, failed: list[Trial]) -> str:
     if not failed:
         return ""
     rows = [
         [
             trial.number,
-            facts.method(trial),
+            view.method(trial),
             trial.epochs,
             Cell(trial.remarks, words=True),
-            Cell(facts.settings(trial), words=True),
+            Cell(view.settings(trial), words=True),
         ]
         for trial in failed[:FAILED]
     ]

@@ -114,7 +114,7 @@ def charts(figures: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
-def facts(pairs: Sequence[tuple[str, str]]) -> str:
+def view(pairs: Sequence[tuple[str, str]]) -> str:
     """Return a list of key numbers."""
     return (
         '<dl class="facts">'

@@ -24,10 +24,10 @@ from orchestrator.reporting.html._summary import (
     Commands,
     key_numbers,
     next_steps,
-    sentences,
+    summarize_sweep,
     warnings_of,
 )
-from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._trials import trials
 from orchestrator.reporting.html.page import Section
 from orchestrator.reporting.importance import Importance, importance
@@ -48,82 +48,82 @@ def report(store: Store, sweep: Sweep) -> Report:
 
     The page names damaged records.
     """
-    facts = Facts.of(sweep)
-    commands = reproducing(store, facts)
-    settings_importance = _importance(store, facts)
-    topics = sentences(facts)
+    view = SweepView.of(sweep)
+    commands = list_reproduce_commands(store, view)
+    settings_importance = _importance(store, view)
+    topics = summarize_sweep(view)
     sections = (
-        Section("summary", "Summary", _summary(facts, commands, topics, settings_importance)),
-        Section("trials", "Best trials" if facts.searched else "Trial", trials(facts)),
+        Section("summary", "Summary", _summary(view, commands, topics, settings_importance)),
+        Section("trials", "Best trials" if view.searched else "Trial", trials(view)),
         Section(
             "curves",
             "Learning curves",
-            epochs.learning_curves(facts) or page.paragraph("No epoch has been reported yet."),
+            epochs.learning_curves(view) or page.paragraph("No epoch has been reported yet."),
         ),
         Section(
             "stopped",
             "Early stopping",
-            epochs.stopped(facts) or page.paragraph("There is only one trial."),
+            epochs.stopped(view) or page.paragraph("There is only one trial."),
         ),
-        Section("settings", "Settings", _settings(facts, settings_importance)),
-        Section("cost", "Accuracy and cost", _costs(facts)),
-        Section("student", "Best student", _student(store, facts)),
+        Section("settings", "Settings", _settings(view, settings_importance)),
+        Section("cost", "Accuracy and cost", _costs(view)),
+        Section("student", "Best student", _student(store, view)),
         Section(
             "pictures",
             "Method figures",
-            pictures(store, facts) or page.paragraph("No trial has stored figures."),
+            pictures(store, view) or page.paragraph("No trial has stored figures."),
         ),
         Section("configuration", "Configuration", page.preformatted(resolved(sweep))),
-        Section("environment", "Environment", _environment(facts)),
-        Section("reproduce", "Commands", _reproduce(facts, commands)),
+        Section("environment", "Environment", _environment(view)),
+        Section("reproduce", "Commands", _reproduce(view, commands)),
     )
     lead = (
-        f"{'A search' if facts.searched else 'A training'} of "
+        f"{'A search' if view.searched else 'A training'} of "
         f"{datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}"
     )
     foot = (
         f"Created {datetime.now():%d %B %Y, %H:%M} from the store as it was then. This page "
         f"loads no external files and runs no scripts."
     )
-    html = page.page(sweep.name, lead, warnings_of(facts, commands), sections, foot)
+    html = page.page(sweep.name, lead, warnings_of(view, commands), sections, foot)
     return Report(html, [text for topic, text in topics if topic in ("Best trial", "Lead")])
 
 
 def _summary(
-    facts: Facts, commands: Commands, topics: list[tuple[str, str]], found: Importance | str
+    view: SweepView, commands: Commands, topics: list[tuple[str, str]], found: Importance | str
 ) -> str:
-    best = facts.sweep.best()
+    best = view.sweep.best()
     edges = settings_charts.at_the_edge(best, found) if best and not isinstance(found, str) else []
     paragraphs = [
         f"<p><strong>{page.text(topic)}.</strong> {page.text(sentence)}</p>"
         for topic, sentence in topics
     ]
-    following = [page.step(what, command) for what, command in next_steps(facts, commands, edges)]
+    following = [page.step(what, command) for what, command in next_steps(view, commands, edges)]
     return (
-        page.facts(key_numbers(facts))
+        page.view(key_numbers(view))
         + "".join(paragraphs)
         + ("<h3>Next steps</h3>" + "".join(following) if following else "")
     )
 
 
-def _importance(store: Store, facts: Facts) -> Importance | str:
+def _importance(store: Store, view: SweepView) -> Importance | str:
     """Return the importance of the settings, or why it is not known."""
     try:
-        return importance(facts.sweep, option=store.option)
+        return importance(view.sweep, option=store.option)
     except UserError as error:
         return str(error)
 
 
-def _settings(facts: Facts, found: Importance | str) -> str:
-    if not facts.searched:
+def _settings(view: SweepView, found: Importance | str) -> str:
+    if not view.searched:
         return page.paragraph("A single training searches no settings.")
     drawn = [] if isinstance(found, str) else settings_charts.importance_bars(found)
     notes = page.paragraph(f"No importance: {found}.") if isinstance(found, str) else ""
-    groups = settings_charts.groups(facts, None if isinstance(found, str) else found)
+    groups = settings_charts.groups(view, None if isinstance(found, str) else found)
     for place, group in enumerate(groups):
-        drawn.append(settings_charts.parallel(facts, place, group))
-        drawn += settings_charts.slices(facts, place, group)
-        drawn.append(settings_charts.contour(facts, place, group))
+        drawn.append(settings_charts.parallel(view, place, group))
+        drawn += settings_charts.slices(view, place, group)
+        drawn.append(settings_charts.contour(view, place, group))
     if not groups:
         notes += page.paragraph(
             "Parallel coordinates, slices and contours need at least two complete trials with "
@@ -132,9 +132,9 @@ def _settings(facts: Facts, found: Importance | str) -> str:
     return notes + page.charts([each for each in drawn if each])
 
 
-def _costs(facts: Facts) -> str:
-    drawn = costs.against_cost(facts)
-    several = costs.objectives(facts)
+def _costs(view: SweepView) -> str:
+    drawn = costs.against_cost(view)
+    several = costs.objectives(view)
     if several:
         drawn = [several, *drawn]
     note = (
@@ -145,20 +145,20 @@ def _costs(facts: Facts) -> str:
     return (
         note
         + page.charts(drawn)
-        + (f"<h3>Pareto front</h3>{costs.front_table(facts)}" if several else "")
+        + (f"<h3>Pareto front</h3>{costs.front_table(view)}" if several else "")
     )
 
 
-def _student(store: Store, facts: Facts) -> str:
-    best = facts.sweep.best()
+def _student(store: Store, view: SweepView) -> str:
+    best = view.sweep.best()
     if best is None:
         return page.paragraph("No trial has a value yet, so there is no best student.")
-    letters = list(apply(facts.sweep.configuration, best.settings).students)
+    letters = list(apply(view.sweep.configuration, best.settings).students)
     parts = [
-        page.paragraph(f"From {facts.label(best)}, with the weights that were best on validation.")
+        page.paragraph(f"From {view.label(best)}, with the weights that were best on validation.")
     ]
     for letter in letters:
-        predictions = predict_held_out(store, facts.sweep, best, letter, facts.data)
+        predictions = predict_held_out(store, view.sweep, best, letter, view.data)
         heading = f"<h3>Student {letter}</h3>" if len(letters) > 1 else ""
         parts.append(
             heading
@@ -190,8 +190,8 @@ def _prediction_charts(best: Trial, found: Predictions, several: bool) -> str:
     )
 
 
-def _environment(facts: Facts) -> str:
-    known = facts.environment
+def _environment(view: SweepView) -> str:
+    known = view.environment
     text = (
         "Software and hardware at the last start of the run:"
         if known
@@ -207,24 +207,24 @@ def resolved(sweep: Sweep) -> str:
     return yaml.safe_dump(sweep.configuration.plain(), sort_keys=False, allow_unicode=True)
 
 
-def reproducing(store: Store, facts: Facts) -> Commands:
+def list_reproduce_commands(store: Store, view: SweepView) -> Commands:
     """Return the command lines that repeat the sweep, continue it, and use its results."""
-    sweep, option, file = facts.sweep, store.option, f"{facts.sweep.name}.yaml"
+    sweep, option, file = view.sweep, store.option, f"{view.sweep.name}.yaml"
     best = sweep.best()
     search = sweep.configuration.search
-    comparable = facts.searched and not search.configurations and search.scheduler != "pbt"
-    several = comparable and len(facts.methods) > 1 and len(facts.complete) > 1
-    left = facts.searched and facts.state in ("interrupted", "failed")
+    comparable = view.searched and not search.configurations and search.scheduler != "pbt"
+    several = comparable and len(view.methods) > 1 and len(view.complete) > 1
+    left = view.searched and view.state in ("interrupted", "failed")
     return Commands(
         resume=f"python run.py sweep --resume {sweep.name}{option}" if left else "",
         export=f"python run.py export {sweep.name}{option}" if best else "",
         again=f"python run.py {sweep.kind} --config {file} --name {sweep.name}-again{option}",
         once=f"python run.py train --config {file} --name "
         f"{sweep.name}-best{option}{pairs(sweep, best)}"
-        if best and facts.searched
+        if best and view.searched
         else "",
         ui=f"python run.py ui{option}",
-        compare=f"python run.py compare --config {file} --methods {','.join(facts.methods)} "
+        compare=f"python run.py compare --config {file} --methods {','.join(view.methods)} "
         f"--seeds 10{option}"
         if several
         else "",
@@ -242,15 +242,15 @@ def pairs(sweep: Sweep, trial: Trial) -> str:
     return "".join(options)
 
 
-def _reproduce(facts: Facts, commands: Commands) -> str:
-    file = f"{facts.sweep.name}.yaml"
-    taken = facts.sweep.best() is not None and facts.sweep.best().changes  # type: ignore[union-attr]
+def _reproduce(view: SweepView, commands: Commands) -> str:
+    file = f"{view.sweep.name}.yaml"
+    taken = view.sweep.best() is not None and view.sweep.best().changes  # type: ignore[union-attr]
     steps = [
         (
-            f"Save the configuration above as {file}, then repeat the {facts.sweep.kind}:",
+            f"Save the configuration above as {file}, then repeat the {view.sweep.kind}:",
             commands.again,
         ),
-        (f"Continue this {facts.sweep.kind}:", commands.resume),
+        (f"Continue this {view.sweep.kind}:", commands.resume),
         (
             "Train the best trial alone"
             + (" (without the weights that it copied from other trials):" if taken else ":"),

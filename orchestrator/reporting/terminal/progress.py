@@ -132,7 +132,8 @@ class Display:
         A terminal gets a line only if the trial has a message. Other outputs always get one.
         """
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
-        text += f", {_watched(self.sweep)} {trial.value:.4f}" if trial.value is not None else ""
+        if trial.value is not None:
+            text += f", {_describe_objective(self.sweep)} {trial.value:.4f}"
         text += f": {trial.message}" if trial.message else ""
         if self.live and trial.message:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -220,22 +221,20 @@ class Display:
             + (f" ({trial.value:.4f})" if trial.value is not None else "")
             for trial in running[:MAX_RUNNING]
         ]
-        return "; ".join(
-            [*lines, f"and {len(running) - MAX_RUNNING} more"]
-            if len(running) > MAX_RUNNING
-            else lines
-        )
+        if len(running) > MAX_RUNNING:
+            lines.append(f"and {len(running) - MAX_RUNNING} more")
+        return "; ".join(lines)
 
 
 def settings(trial: Trial) -> str:
     """Return the parameters in force of a trial in one line."""
     return (
-        ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+        ", ".join(f"{name}={_shorten(value)}" for name, value in trial.settings.items())
         or "the configured settings"
     )
 
 
-def _watched(sweep: Sweep) -> str:
+def _describe_objective(sweep: Sweep) -> str:
     """Return the description of the metric that trials are compared by."""
     return describe_objective(sweep.configuration, primary_goal(sweep.configuration.search).name)
 
@@ -243,7 +242,7 @@ def _watched(sweep: Sweep) -> str:
 def _by_first(sweep: Sweep) -> str:
     """Return the objective that ranks trials, if there are several; else ""."""
     return (
-        f" by {_watched(sweep)}"
+        f" by {_describe_objective(sweep)}"
         if sweep.configuration.search.objectives and sweep.kind == "sweep"
         else ""
     )
@@ -269,7 +268,7 @@ def _best_line(sweep: Sweep, best: Trial) -> str:
     return line
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -285,7 +284,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
         commands: Command lines by purpose; `status` is printed only for failed trials.
     """
     table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
-    for column in ("trial", "state", _watched(sweep), "epochs", "settings"):
+    for column in ("trial", "state", _describe_objective(sweep), "epochs", "settings"):
         table.add_column(column, overflow="fold")
     for trial in _shown(sweep):
         table.add_row(

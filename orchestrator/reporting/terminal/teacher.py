@@ -73,7 +73,9 @@ class TeacherDisplay:
         if self.bar:
             self.bar.update(self.task, completed=sum(self.jobs.values()))
 
-    def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
+    def view_precomputed(
+        self, view: int | None, metrics: dict[str, float], notes: list[str]
+    ) -> None:
         """Show that a view is in the cache. `view` is None for the clean view."""
         for note in notes:
             self._print(f"note: {note}")

@@ -133,7 +133,7 @@ def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
     return tuple(range(common.seed + 1, common.seed + 1 + seeds))
 
 
-def over_seeds(
+def plan_runs_over_seeds(
     common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int
 ) -> Configuration:
     """Return the training of each method's settings with every seed, ordered by seed.

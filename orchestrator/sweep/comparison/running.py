@@ -16,7 +16,7 @@ from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import require_same
-from orchestrator.sweep.comparison.design import note_of, over_seeds, search_of
+from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
 from orchestrator.sweep.driver import (
     SharedGroups,
@@ -30,7 +30,12 @@ from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.sweep.preflight.preflight import Prepared, prepare_run
 from orchestrator.sweep.provenance import keep
-from orchestrator.sweep.space_snapshot import describe_sweep, described_data, differences, same_data
+from orchestrator.sweep.space_snapshot import (
+    describe_sweep,
+    described_data,
+    differences,
+    is_same_data,
+)
 from orchestrator.teacher.moved import carry_teacher_over
 
 if TYPE_CHECKING:
@@ -89,7 +94,7 @@ def run_comparison(
         runner.require_searched_data()
         return runner.run_sweep_to_end(
             comparison.over_seeds,
-            over_seeds(comparison.configuration, comparison.settings, comparison.seeds),
+            plan_runs_over_seeds(comparison.configuration, comparison.settings, comparison.seeds),
         )
 
 
@@ -117,7 +122,7 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
     for method, description in described.items():
         common = described[first]
         if description != common and not (
-            description and common and same_data(common, description)
+            description and common and is_same_data(common, description)
         ):
             raise ConfigurationError(
                 f"the searches of {first} and {method} used different data, so the methods cannot "

@@ -91,7 +91,6 @@ def _data(configuration: Configuration, augmentation: str, gpu: bool) -> list[st
         lines.append(f"data.views = {views}")
     if data.on_device is None and gpu:
         lines.append(
-            "data.on_device = true (where the images take a quarter of the GPU's free memory "
-            "at most)"
+            "data.on_device = true (if the images take at most a quarter of the GPU's free memory)"
         )
     return lines

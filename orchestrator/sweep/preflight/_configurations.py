@@ -6,7 +6,7 @@ from dataclasses import asdict
 from methods import METHODS, SettingsError
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import points, searched_methods
+from orchestrator.config.search_space import list_initial_points, searched_methods
 from orchestrator.config.trial import SEED, apply
 from orchestrator.core.errors import ConfigurationError
 
@@ -48,7 +48,7 @@ def check_configurations(configuration: Configuration) -> None:
             value=trials,
             allowed=(1, MOST_TRIALS),
         )
-    listed = points(configuration)
+    listed = list_initial_points(configuration)
     if search.trials != len(listed):
         times = (
             f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"

@@ -14,7 +14,7 @@ from orchestrator.teacher import faiss_index
 SIDES = ("positives", "negatives")
 
 
-def check_banking(configuration: Configuration, name: str, searching: bool) -> None:
+def check_bank_schedule(configuration: Configuration, name: str, searching: bool) -> None:
     """Raise ConfigurationError if a bank of student features does not suit a method.
 
     The bank must be filled, hold as many samples as the method retrieves, and contain no blended
@@ -42,13 +42,11 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
     if too_small:
         method, queue = max(too_small, key=lambda each: _minimum_queue(each[0]))
         positives, negatives = method.num_neighbors
-        shortages = (
-            [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
-        )
+        shortages = [f"positives + 1 = {positives + 1}"] if 0 < positives >= queue else []
         shortages += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
-            f"method {name}: method.queue = {queue} holds fewer samples than "
-            f"{' and fewer than '.join(shortages)}: give method.queue of at least "
+            f"method {name}: method.queue = {queue} is less than "
+            f"{' and less than '.join(shortages)}: give method.queue of at least "
             f"{_minimum_queue(method)}, or 0 for all samples"
             f"{advise_method_name(configuration, name, searching)}",
             field="method.queue",
@@ -199,7 +197,7 @@ def retrieval_line(
             if _is_approximate(configuration, searching, samples, gpu)
             else "exact"
         )
-        size = byte_sizes.size(
+        size = byte_sizes.format_bytes(
             sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs)
         )
         pair_texts = ", ".join(

@@ -66,8 +66,8 @@ def check_memory(
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
                     f"resources.influence_gib = {limit_gib:g} is too little: method {name} needs "
-                    f"{sizes.size(needed)} of memory for the weights of {samples} samples with "
-                    f"{field}; raise it, set method.estimator=last_layer, or give a smaller "
+                    f"{sizes.format_bytes(needed)} of memory for the weights of {samples} samples "
+                    f"with {field}; raise it, set method.estimator=last_layer, or give a smaller "
                     f"data.limit.train",
                     field="resources.influence_gib",
                     value=limit_gib,

@@ -24,7 +24,7 @@ from orchestrator.models.build import build
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
-from orchestrator.sweep.preflight._retrieval import check_banking
+from orchestrator.sweep.preflight._retrieval import check_bank_schedule
 from orchestrator.sweep.preflight._sample_weights import check_sample_weights
 from orchestrator.sweep.preflight._students import check_peers
 from search_spaces import SPACES
@@ -94,7 +94,7 @@ def check_networks(configuration: Configuration, searched: bool) -> None:
 
 
 def check_objective(configuration: Configuration) -> None:
-    """Raise ConfigurationError if an objective cannot be optimised.
+    """Raise ConfigurationError if an objective cannot be optimized.
 
     It must be reported, have the direction that improves it, and belong to an existing student.
     """
@@ -217,7 +217,7 @@ def check_train(configuration: Configuration) -> None:
     check_settings(configuration, name, "method.name")
     check_needs(configuration, name, "method.name", searching=False)
     check_sample_weights(configuration, name, searching=False)
-    check_banking(configuration, name, searching=False)
+    check_bank_schedule(configuration, name, searching=False)
     check_data(configuration, searching=False)
     check_objective(configuration)
 
@@ -235,7 +235,7 @@ def check_search(configuration: Configuration) -> None:
         _check_searched_method(configuration, name)
     check_searched_data(configuration)
     check_data(configuration, searching=True)
-    check_choices(configuration)
+    check_extra_space(configuration)
     check_configurations(configuration)
     check_networks(configuration, searched=True)
     check_objective(configuration)
@@ -291,10 +291,10 @@ def _check_searched_method(configuration: Configuration, name: str) -> None:
             value=name,
             allowed=tuple(SPACES),
         )
-    check_held(configuration, name)
+    check_frozen_values(configuration, name)
     check_needs(configuration, name, field, searching=True)
     check_sample_weights(configuration, name, searching=True)
-    check_banking(configuration, name, searching=True)
+    check_bank_schedule(configuration, name, searching=True)
 
 
 def _check_scheduler(configuration: Configuration) -> None:
@@ -321,7 +321,7 @@ def _check_scheduler(configuration: Configuration) -> None:
         )
 
 
-def check_choices(configuration: Configuration) -> None:
+def check_extra_space(configuration: Configuration) -> None:
     """Raise ConfigurationError if a key or a value of `search.extra_space` cannot be searched."""
     searched_keys = {peer_rate(letter) for letter in configuration.peers}
     for name in searched_methods(configuration):
@@ -369,7 +369,7 @@ def check_population(configuration: Configuration) -> None:
         )
 
 
-def check_held(configuration: Configuration, name: str) -> None:
+def check_frozen_values(configuration: Configuration, name: str) -> None:
     """Raise ConfigurationError if a frozen value conflicts with a searched one."""
     frozen, keys = frozen_values(configuration, name), configuration.search.freeze
     for branch in list_branches(name, frozen):

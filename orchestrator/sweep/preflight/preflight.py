@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.config import plan
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
-from orchestrator.config.checkpoints import checkpoints
+from orchestrator.config.checkpoints import count_kept_checkpoints
 from orchestrator.config.distinct import count_settings, limit_trials
 from orchestrator.config.extra_space import alone
 from orchestrator.config.influence_actors import count_influence_actors
@@ -93,7 +93,7 @@ def prepare_run(
         note: Receives messages about unexpected properties of the data.
     """
     require_copies(store.uri, configuration, kind)
-    configuration, reduced = _settled(configuration, kind)
+    configuration, reduced = _resolve_configuration(configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = describe(configuration.data, store.root, configuration.data.seed)
@@ -123,7 +123,7 @@ def show_plan(
     Nothing is prepared.
     """
     require_copies(store.uri, configuration, kind)
-    configuration, note = _settled(configuration, kind)
+    configuration, note = _resolve_configuration(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     teacher_access, checkpoint_bytes, kept_trials = _check_with_data(
@@ -195,7 +195,7 @@ def require_weights(configuration: Configuration) -> None:
             )
 
 
-def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
+def _resolve_configuration(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
     """Return the configuration, checked without data, and a note about fewer trials.
 
     A sweep gets at most as many trials as it has settings; the note explains it.
@@ -266,11 +266,11 @@ def _available(
     """Return the free resources, the resources of each node, and the free ones of each node."""
     if address is None:
         return local_resources(), [local_resources()], [local_resources()]
-    from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
+    from orchestrator.cluster.connect import connect_to_ray, free_nodes, list_nodes
 
     require_answer(address)
     with connect_to_ray(address) as available:
-        return dict(available), nodes(), free_nodes()
+        return dict(available), list_nodes(), free_nodes()
 
 
 def _download_students_weights(configuration: Configuration, data: Path) -> None:
@@ -334,7 +334,7 @@ def _check_with_data(
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
     copies, kept_trials = (
-        checkpoints(configuration.search, groups)
+        count_kept_checkpoints(configuration.search, groups)
         if searching
         else (2, "of one training: the current and the previous one")
     )
