@@ -90,6 +90,8 @@ DEATHS = {
     ),
     "a-has-saved-and-not-reported": Death(0, "orchestrator.training.checkpoint:save", 2, resumed=2),
 }
+# one death of each student, one of them within the writing of a checkpoint
+QUICK_DEATHS = ("b-before-any-checkpoint", "a-between-the-renames")
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -232,7 +234,10 @@ def bits(value: Any) -> Any:
     return [bits(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-@pytest.mark.parametrize("name", DEATHS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK_DEATHS else pytest.mark.slow) for name in DEATHS],
+)
 def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
     name: str, pair: Pair, undisturbed: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
 ) -> None:

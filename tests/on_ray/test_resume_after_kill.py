@@ -22,7 +22,8 @@ from tests.faults.broken import (
 )
 from tests.sweep_runs import Watch
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
+# `make faults` kills a driver ten times; an interrupted sweep is resumed in test_commands.py
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
 
 def test_killed_sweep_resumes_with_identical_results(tmp_path: Path) -> None:
