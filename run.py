@@ -62,8 +62,8 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="Address of a running Ray cluster: HOST:PORT, or auto for the one on this machine; "
-        "overrides resources.address.",
+        help="Ray cluster: HOST:PORT, auto for the one on this machine, or local to start Ray "
+        "here; overrides resources.address and RAY_ADDRESS.",
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]

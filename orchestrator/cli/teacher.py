@@ -43,8 +43,8 @@ def teacher(
             without a cache.
     """
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
-    from orchestrator.sweep.driver import prepare_teacher
     from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
+    from orchestrator.sweep.teacher_run import prepare_teacher
 
     if fill:
         refuse_renamed("--fill", fill)

@@ -9,4 +9,5 @@ __all__ = [
     "preflight",
     "provenance",
     "space_snapshot",
+    "teacher_run",
 ]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.config.influence_actors import count_influence_actors
-from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods
@@ -22,7 +21,6 @@ from orchestrator.core.disk import report_waits
 from orchestrator.core.errors import PreflightError, TrialError
 from orchestrator.core.signals import stoppable
 from orchestrator.data.dataset import read_summary
-from orchestrator.data.prepare import describe
 from orchestrator.data.preprocessing import explain
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
@@ -33,12 +31,6 @@ from orchestrator.sweep.events import Events, Listener
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
-from orchestrator.teacher.precompute import (
-    PrecomputeProgress,
-    distribute_views,
-    precompute_views,
-    views_to_precompute,
-)
 
 if TYPE_CHECKING:
     from orchestrator.tracking.model_registry import ExportProgram
@@ -158,7 +150,7 @@ def is_finished(sweep: Sweep) -> bool:
 
     Its records may still have to be sent to MLflow.
     """
-    trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
+    trials = _num_trials(sweep)
     return (
         sweep.state in ("finished", "failed")
         and len(sweep.trials) >= trials
@@ -201,39 +193,15 @@ def _run_trials_and_track(
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     state = "failed"
     try:
-        configuration = sweep.configuration
-        trials = 1 if sweep.kind == "train" else configuration.search.trials
-        methods = (
-            ", ".join(searched_methods(configuration))
-            if sweep.kind == "sweep"
-            else configuration.method.name
-        )
-        display.preparing(
-            f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on "
-            f"{configuration.data.name}"
-        )
+        display.preparing(_describe_run(sweep))
         if not shared_groups:
-            explain_data(configuration, data, display)
-        if unreachable := find_unreachable(configuration.tracking.uri):
+            explain_data(sweep.configuration, data, display)
+        if unreachable := find_unreachable(sweep.configuration.tracking.uri):
             events.note_pending(unreachable)
-        num_influence_actors, count_unfinished = (
-            count_influence_actors(configuration, sweep.kind),
-            partial(_count_unfinished, sweep, trials),
-        )
         dispatcher = (
             _use_shared_groups(shared_groups, sweep)
             if shared_groups
-            else open_dispatcher(
-                store,
-                configuration,
-                sweep.folder / "groups",
-                trials,
-                local,
-                display,
-                events.note,
-                count_unfinished,
-                num_influence_actors,
-            )
+            else _open_own_groups(store, sweep, local, display, events.note)
         )
         ended = ""
         with report_waits(events.note), stoppable(), dispatcher as (dispatcher_client, concurrency):
@@ -265,6 +233,42 @@ def _run_trials_and_track(
         tracker.close(
             state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None
         )
+
+
+def _num_trials(sweep: Sweep) -> int:
+    return 1 if sweep.kind == "train" else sweep.configuration.search.trials
+
+
+def _describe_run(sweep: Sweep) -> str:
+    """Describe trials, epochs, methods and data in one line."""
+    configuration = sweep.configuration
+    methods = (
+        ", ".join(searched_methods(configuration))
+        if sweep.kind == "sweep"
+        else configuration.method.name
+    )
+    return (
+        f"{sweep.name}: {_num_trials(sweep)} x {configuration.training.epochs} epochs of {methods} "
+        f"on {configuration.data.name}"
+    )
+
+
+def _open_own_groups(
+    store: Store, sweep: Sweep, local: bool, display: StepDisplay, note: Callable[[str], None]
+) -> contextlib.AbstractContextManager[SharedGroups]:
+    """Open worker groups for the trials of one sweep or training."""
+    trials = _num_trials(sweep)
+    return open_dispatcher(
+        store,
+        sweep.configuration,
+        sweep.folder / "groups",
+        trials,
+        local,
+        display,
+        note,
+        partial(_count_unfinished, sweep, trials),
+        count_influence_actors(sweep.configuration, sweep.kind),
+    )
 
 
 def explain_data(configuration: Configuration, data: Path, display: StepDisplay) -> None:
@@ -378,69 +382,6 @@ def open_dispatcher(
         ):
             signals.reinstall_handlers()
             yield dispatcher_client, dispatcher_client.max_concurrent_trials
-
-
-def prepare_teacher(
-    store: Store,
-    configuration: Configuration,
-    data: Path,
-    display: StepDisplay,
-    local: bool,
-    cache: TeacherAccess | None,
-    precompute_progress: PrecomputeProgress | None,
-) -> tuple[Path, dict[str, Any], float]:
-    """Acquire the teacher without training students; precompute its `cache` if requested.
-
-    Returns:
-        The teacher's folder, its card, and its cost in seconds.
-    """
-    summary = describe(configuration.data, store.root, configuration.data.seed)
-    views = (
-        views_to_precompute(configuration, summary["augmentation"]) if precompute_progress else []
-    )
-    jobs = max(len(views), 1)
-    explain_data(configuration, data, display)
-    with (
-        report_waits(display.note),
-        stoppable(),
-        open_dispatcher(
-            store,
-            configuration,
-            store.teachers / "groups",
-            jobs,
-            local,
-            display,
-            display.note,
-            lambda: jobs,
-        ) as (
-            dispatcher_client,
-            concurrency,
-        ),
-    ):
-        teacher = acquire_teacher(
-            store, configuration, data, dispatcher_client, display.teacher_epoch
-        )
-        report_teacher(teacher[1], data, display.teacher_ready, display.note)
-        if precompute_progress:
-            assert cache is not None and cache.folder is not None, (
-                "a teacher without a cache is refused earlier"
-            )
-            folders = store.shared | {
-                "folder": store.teachers / "groups",
-                "data": data,
-                "teacher": teacher[0],
-                "knowledge": cache.folder,
-            }
-            features = any(
-                method.needs.bank for method in build_all_variants(configuration, searching=True)
-            )
-            shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
-            display.preparing(f"precomputing {len(views)} views in {cache.folder}")
-            precompute_progress.begin(sum(map(len, shares)), summary["sizes"]["train"])
-            precompute_views(
-                configuration, folders, shares, features, dispatcher_client, precompute_progress
-            )
-        return teacher
 
 
 def _prepare_folders(
