@@ -5,6 +5,7 @@ from typing import Any
 
 from methods.akd import AKD
 from methods.batch import Batch, Mix, Output
+from methods.capabilities import LookAhead
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -13,7 +14,6 @@ from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import (
     Knowledge,
-    LookAhead,
     Method,
     Needs,
     Objective,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.batch import Batch
+from methods.capabilities import LookAhead
 from methods.histogram import Histogram
-from methods.method import LookAhead, ParameterGroup, Progress, Task
+from methods.method import ParameterGroup, Progress, Task
 from methods.settings import Settings, SettingsError, setting
 
 
@@ -228,11 +229,11 @@ class Alpha(nn.Module):
 
     @property
     def look_ahead_interval(self) -> int:
-        """Return the interval of `look_ahead` in steps, as in `Method`."""
+        """Return the interval of `look_ahead` in steps, as in `LooksAhead`."""
         return 0
 
     def look_ahead(self, ahead: LookAhead, terms: ComputeTerms) -> None:
-        """Look beyond the next step, as in `Method`.
+        """Look beyond the next step, as in `LooksAhead`.
 
         `terms` returns the terms of a batch with gradients.
         """

@@ -23,7 +23,7 @@ class DML(PeerMethod):
 
     Settings = DMLSettings
     settings: DMLSettings
-    needs = Needs(peer=True)
+    needs = Needs()
     provenance = (
         "Zhang, Xiang, Hospedales & Lu, CVPR 2018 (arXiv 1706.00384); T_p and the "
         "warm-up are additions, off by default"

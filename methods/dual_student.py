@@ -78,7 +78,7 @@ class DualStudent(PeerMethod):
 
     Settings = DualStudentSettings
     settings: DualStudentSettings
-    needs = Needs(teacher=True, peer=True)
+    needs = Needs(teacher=True)
     provenance = (
         "arXiv 2511.18826 (2025), of which only the abstract and a third party's summary were "
         "available: w = 1 - H/log K is from the summary, the peer term is that of DML (arXiv "

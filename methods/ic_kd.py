@@ -1,7 +1,6 @@
 """IC-KD: distillation that also uses the logits of similar samples from a memory bank.
 
-`retrieval.py` retrieves the samples; `bank_schedule.py` schedules a bank that students fill in
-training.
+`retrieval.py` retrieves the samples; `bank_plan.py` describes how the bank is filled.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from methods import contrastive, losses
 from methods.bank import Bank, BankQuery
-from methods.bank_schedule import BankSchedule
+from methods.bank_plan import BankPlan
 from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
@@ -143,7 +142,7 @@ class ICKD(Method):
 
     Settings = ICKDSettings
     settings: ICKDSettings
-    needs = Needs(teacher=True, bank=True)
+    needs = Needs(teacher=True)
     provenance = (
         "arXiv 2501.07040 (2025), of which only the abstract was available: the bank, the "
         "retrieval, the terms PICD and NICD in logit space and the three paradigms are from it; "
@@ -152,21 +151,18 @@ class ICKD(Method):
 
     def __init__(self, settings: ICKDSettings) -> None:
         super().__init__(settings)
-        self.needs = {
-            "offline": Needs(teacher=True, bank=self._uses_positives or settings.nicd > 0),
-            "online": Needs(peer=True),
-            "teacher_free": Needs(),
-        }[settings.paradigm]
+        self.needs = Needs(teacher=settings.paradigm == "offline")
         self.bank: Bank | None = None
 
     @property
-    def num_neighbors(self) -> tuple[int, int]:
-        """Return the numbers of positives and negatives to retrieve; 0 if they have no weight."""
-        chosen = self.settings
-        return (
-            chosen.positives if self._uses_positives else 0,
-            chosen.negatives if chosen.nicd > 0 else 0,
-        )
+    def uses_peers(self) -> bool:
+        """Return whether the peers provide targets and fill the bank."""
+        return self.settings.paradigm == "online"
+
+    @property
+    def updates_alternately(self) -> bool:
+        """Return False: all students step at once."""
+        return False
 
     @property
     def _uses_positives(self) -> bool:
@@ -178,35 +174,26 @@ class ICKD(Method):
         return contrasted or chosen.alpha * chosen.picd > 0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Build the bank from the teacher's knowledge (offline).
+        """Store the size that the bank must have."""
+        self.shape = (task.samples, task.classes)
 
-        Raises:
-            SettingsError: There is no teacher, or the knowledge has other numbers of samples or
-                classes.
-        """
-        if not self.needs.bank:
-            return
-        if knowledge is None:
-            raise SettingsError(
-                "paradigm = 'offline' needs a teacher to fill the bank: set `teacher`, or choose "
-                "another paradigm",
-                "paradigm",
-                value="offline",
-                allowed="with a teacher",
-            )
-        self._build_bank(knowledge(), (task.samples, task.classes))
+    def bank_plan(self, epochs: int) -> BankPlan | None:
+        """Return the plan of the bank, or None if no term uses one.
 
-    def bank_schedule(self, epochs: int) -> BankSchedule | None:
-        """Return the schedule of the bank: a new one after every epoch from the end of the warm-up.
+        Students fill a new bank after every epoch from the end of the warm-up.
 
         Raises:
             SettingsError: No epoch remains that can use the bank.
         """
         chosen = self.settings
-        if chosen.paradigm == "offline" or (
-            chosen.paradigm == "online" and not self._uses_positives and chosen.nicd == 0
-        ):
+        retrieved = (
+            chosen.positives if self._uses_positives else 0,
+            chosen.negatives if chosen.nicd > 0 else 0,
+        )
+        if chosen.paradigm != "teacher_free" and not self._uses_positives and chosen.nicd == 0:
             return None
+        if chosen.paradigm == "offline":
+            return BankPlan("teacher", *retrieved)
         first = max(round(chosen.warmup * epochs), 1)
         if first >= epochs:
             raise SettingsError(
@@ -216,12 +203,41 @@ class ICKD(Method):
                 value=chosen.warmup,
                 allowed="at least two epochs",
             )
-        source = "peers" if chosen.paradigm == "online" else "own"
-        return BankSchedule(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
+        return BankPlan(
+            "peers" if chosen.paradigm == "online" else "own",
+            *retrieved,
+            fill=chosen.bank,  # type: ignore[arg-type]
+            momentum=chosen.bank_momentum,
+            queue=chosen.queue,
+            first=first,
+        )
 
     def update_bank(self, knowledge: Knowledge) -> None:
-        """Replace the bank by one that students filled."""
-        self._build_bank(knowledge, tuple(knowledge.logits.shape))
+        """Replace the bank.
+
+        Raises:
+            SettingsError: The knowledge has other numbers of samples or classes than the task.
+        """
+        shape = tuple(knowledge.logits.shape)
+        if shape != self.shape:
+            raise SettingsError(
+                f"the bank has {shape} samples and classes, but the task has {self.shape}: it "
+                "belongs to other data or another teacher; fit the teacher on these data",
+                value=shape,
+                allowed=self.shape,
+            )
+        chosen = self.settings
+        self.bank = None  # two banks may not fit in memory
+        self.bank = Bank(
+            knowledge,
+            BankQuery(
+                chosen.positives if self._uses_positives else None,
+                chosen.negatives if chosen.nicd > 0 else 0,
+                chosen.retrieval_temperature,
+                chosen.aggregate,  # type: ignore[arg-type]
+                chosen.temperature,
+            ),
+        )
 
     @property
     def neighbours(self) -> Neighbours | None:
@@ -258,28 +274,6 @@ class ICKD(Method):
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Return the quality measures of the current bank."""
         return dict(self.bank.quality) if self.bank else {}
-
-    def _build_bank(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
-        if tuple(knowledge.logits.shape) != shape:
-            raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, but the task "
-                f"has {shape}: it belongs to other data or another teacher; fit the teacher on "
-                "these data",
-                value=tuple(knowledge.logits.shape),
-                allowed=shape,
-            )
-        chosen, (positives, negatives) = self.settings, self.num_neighbors
-        self.bank = None  # two banks may not fit in memory
-        self.bank = Bank(
-            knowledge,
-            BankQuery(
-                positives if self._uses_positives else None,
-                negatives,
-                chosen.retrieval_temperature,
-                chosen.aggregate,  # type: ignore[arg-type]
-                chosen.temperature,
-            ),
-        )
 
     def _kd(self, batch: Batch) -> Tensor:
         """Return the KD term, (B,)."""

@@ -84,7 +84,7 @@ class KDAIF(Method):
 
     Settings = KDAIFSettings
     settings: KDAIFSettings
-    needs = Needs(teacher=True, weights=True)
+    needs = Needs(teacher=True)
     provenance = (
         "arXiv 2501.02705 (2025), of which only the abstract and the released code were available: "
         "the recipe and the map `exp` are from the code, whose sign gives harmful samples larger "
@@ -92,6 +92,10 @@ class KDAIF(Method):
         "updates and the semi-supervised form are reconstructions, and no number of the paper is "
         "claimed"
     )
+
+    def __init__(self, settings: KDAIFSettings) -> None:
+        super().__init__(settings)
+        self.needs = Needs(teacher=True, unlabelled=settings.update == "ssl")
 
     def weighting_plan(self, epochs: int) -> InfluenceWeighting:
         """Return the weighting by influence on the validation part."""
@@ -113,7 +117,7 @@ class KDAIF(Method):
         batch.
         """
         assert batch.weights is not None, (
-            "the training loop provides weights if `needs.weights` is set"
+            "the training loop provides weights to a method that weights samples"
         )
         weights = (
             torch.ones_like(batch.weights)
@@ -125,11 +129,6 @@ class KDAIF(Method):
             if self.settings.update == "ssl"
             else self._supervised(batch, weights)
         )
-
-    @property
-    def needs_unlabelled(self) -> bool:
-        """Return whether the semi-supervised form is selected."""
-        return self.settings.update == "ssl"
 
     def weighted_objective(self, survey: StudentSurvey) -> WeightedObjective:
         """Return the objective of `forward` over the whole training part.
@@ -175,7 +174,7 @@ class KDAIF(Method):
         """
         if self.settings.update != "ssl":
             assert batch.weights is not None, (
-                "the training loop provides weights if `needs.weights` is set"
+                "the training loop provides weights to a method that weights samples"
             )
             return (batch.weights * batch.cross_entropies()).mean()
         used, classes = self._select_pseudo_labels(batch.teacher_logits, batch.labels)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from methods.alpha import Alpha, AlphaSettings, ComputeTerms, Terms, update_running_mean
 from methods.batch import Batch
-from methods.method import LookAhead
+from methods.capabilities import LookAhead
 
 LOGIT_EPS = 1e-6  # closest distance of alpha to 0 and 1, where its slope vanishes
 MAX_LOG_VARIANCE = 10.0  # bound on log variances: terms from e^-10 to e^10 nats
@@ -130,7 +130,7 @@ class Bilevel(Raw):
 
     @property
     def look_ahead_interval(self) -> int:
-        """Return the interval of `look_ahead` in steps, as in `Method`."""
+        """Return the interval of `look_ahead` in steps, as in `LooksAhead`."""
         return self.settings.alpha_every
 
     def look_ahead(self, ahead: LookAhead, terms: ComputeTerms) -> None:

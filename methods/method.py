@@ -6,11 +6,8 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from methods import losses
-from methods.bank_schedule import BankSchedule
 from methods.batch import Batch, single_rank_mean
 from methods.retrieval import Neighbours, nearest
-from methods.sample_weighting import WeightingPlan
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
 from methods.settings import override_default as override_default
@@ -36,19 +33,15 @@ class Needs:
 
     Attributes:
         teacher: Outputs of the teacher.
-        features: Penultimate features.
-        bank: Features and knowledge of the whole training part, to retrieve samples from.
-        peer: Outputs of the other students.
-        weights: Weights of the training samples, computed as `Method.weighting_plan` defines.
+        features: Penultimate features of the teacher.
         labels: A label for every sample; unlabelled samples are left out.
+        unlabelled: Some training samples without a label.
     """
 
     teacher: bool = False
     features: bool = False
-    bank: bool = False
-    peer: bool = False
-    weights: bool = False
     labels: bool = False
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,23 +114,6 @@ class ParameterGroup(NamedTuple):
     scheduled: bool = True
 
 
-@dataclass(frozen=True)
-class LookAhead:
-    """Access to a student before a step, for methods that look beyond it; its use changes nothing.
-
-    Attributes:
-        parameters: Parameters of the student by name.
-        training: Function from parameters to the batch of the step with the student's outputs.
-        held_out: The same for a batch of the validation part, with labels and without a teacher.
-        learning_rate: Learning rate of the next step.
-    """
-
-    parameters: Mapping[str, Tensor]
-    training: Callable[[Mapping[str, Tensor]], Batch]
-    held_out: Callable[[Mapping[str, Tensor]], Batch]
-    learning_rate: float
-
-
 # Inside `Method` the name `Settings` is its class attribute, which an annotation cannot use.
 AnySettings = Settings
 
@@ -148,7 +124,7 @@ class Method(nn.Module):
     These are trained together with the student's and reduced by DDP. A subclass sets `Settings`,
     `needs` and `provenance` (paper, and certainty of its parts), and implements `forward`. If the
     needs depend on the settings, an instance has its own `needs`; the class has those of the
-    default settings.
+    default settings. Everything beyond this core is a capability (`methods/capabilities.py`).
     """
 
     Settings: ClassVar[type[AnySettings]] = Settings
@@ -178,88 +154,6 @@ class Method(nn.Module):
         """Return the objective on one batch, in float32 regardless of the autocast type."""
         raise NotImplementedError
 
-    @property
-    def look_ahead_interval(self) -> int:
-        """Return the interval of `look_ahead` calls in steps; 0 means never."""
-        return 0
-
-    @property
-    def uses_peers(self) -> bool:
-        """Return whether the students of a trial use each other's outputs or train alone."""
-        return self.needs.peer
-
-    @property
-    def updates_alternately(self) -> bool:
-        """Return whether the students step in turn.
-
-        Each one then uses the outputs of its predecessors after their step. Otherwise all step at
-        once.
-        """
-        return False
-
-    def look_ahead(self, ahead: LookAhead) -> None:
-        """Evaluate the student beyond the next step; called before that step."""
-
-    def weighting_plan(self, epochs: int) -> WeightingPlan | None:
-        """Return the weighting of samples in a trial of `epochs` epochs.
-
-        With None, no weights are computed and `Batch.weights` is None.
-
-        Raises:
-            SettingsError: No weights would ever come into force.
-        """
-        return None
-
-    def bank_schedule(self, epochs: int) -> BankSchedule | None:
-        """Return the schedule of a bank that students fill in a trial of `epochs` epochs, or None.
-
-        Raises:
-            SettingsError: No bank would ever come into force.
-        """
-        return None
-
-    def update_bank(self, knowledge: Knowledge) -> None:
-        """Replace the bank by one that students filled, as scheduled by `bank_schedule`.
-
-        Called after a resume, too.
-        """
-
-    @property
-    def num_neighbors(self) -> tuple[int, int]:
-        """Return the numbers of `positives` and `negatives` to retrieve for each sample.
-
-        Positives are of the sample's class, negatives of other classes.
-        """
-        return 0, 0
-
-    @property
-    def neighbours(self) -> Neighbours | None:
-        """Return the current neighbours of the training part, for inspection; None without any."""
-        return None
-
-    @property
-    def needs_unlabelled(self) -> bool:
-        """Return whether the method requires some training samples without a label."""
-        return False
-
-    @property
-    def teacher_lr(self) -> float:
-        """Return the teacher's learning rate for the epoch of training after new weights; 0: none.
-
-        The teacher is trained whenever new weights come into force.
-        """
-        return 0.0
-
-    def teacher_loss(self, batch: Batch, progress: float) -> Tensor:
-        """Return the objective of the teacher on a batch, ().
-
-        Args:
-            batch: `batch.student` is the teacher's output in training, `batch.teacher` its output
-                before.
-            progress: Decrease of the student's loss on its labels since the previous survey.
-        """
-        raise NotImplementedError
-
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance schedules after an epoch or a resume; all ranks do the same.
 
@@ -268,19 +162,3 @@ class Method(nn.Module):
             for the figures of the trial.
         """
         return {}
-
-    def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the distributions (B, K) to show for a few samples, by name of their source."""
-        shown = {"student": losses.log_softmax(batch.student.logits).exp()}
-        return (
-            shown
-            if batch.teacher is None
-            else {"teacher": losses.log_softmax(batch.teacher_logits).exp()} | shown
-        )
-
-    def class_weights(self, batch: Batch) -> Tensor | None:
-        """Return the factor for each of the teacher's classes, (B, K), 1 = unchanged.
-
-        The result is None if the method does not reweight classes.
-        """
-        return None

@@ -61,7 +61,7 @@ class PeerMethod(Method):
 
         All workers of a trial must agree, or they deadlock.
         """
-        return self.needs.peer and self.settings.lambda_peer > 0
+        return self.settings.lambda_peer > 0
 
     @property
     def updates_alternately(self) -> bool:

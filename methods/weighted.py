@@ -8,11 +8,11 @@ from torch import Tensor
 
 from methods.alpha import Alpha, AlphaSettings, ScheduledAlpha, Terms
 from methods.batch import Batch
+from methods.capabilities import LookAhead
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
 from methods.method import (
     Knowledge,
-    LookAhead,
     Method,
     Needs,
     Objective,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from methods import METHODS, Needs
+from methods import METHODS
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from search_spaces import SPACES
@@ -32,7 +32,8 @@ def metrics_of(
 class PeerKD(KD):
     """KD whose students are declared to use peers."""
 
-    needs = Needs(teacher=True, peer=True)
+    uses_peers = True
+    updates_alternately = False
 
 
 def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:

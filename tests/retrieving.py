@@ -4,8 +4,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from methods import METHODS, Batch, Method, Needs, Objective, Settings, SettingsError, setting
-from methods.bank_schedule import BankSchedule
+from methods import (
+    METHODS,
+    Batch,
+    Knowledge,
+    Method,
+    Needs,
+    Objective,
+    Settings,
+    SettingsError,
+    setting,
+)
+from methods.bank_plan import BankPlan
 from search_spaces import SPACES
 from search_spaces.space import Space, Trial
 
@@ -28,38 +38,35 @@ class Retrieving(Method):
 
     Settings = RetrievingSettings
     settings: RetrievingSettings
-    needs = Needs(teacher=True, bank=True)
+    needs = Needs(teacher=True)
+    updates_alternately = False
+    neighbours = None
 
     def __init__(self, settings: RetrievingSettings) -> None:
         super().__init__(settings)
-        needs = {
-            "offline": Needs(teacher=True, bank=True),
-            "online": Needs(peer=True),
-            "teacher_free": Needs(),
-        }
-        self.needs = needs[settings.paradigm]
-
-    def bank_schedule(self, epochs: int) -> BankSchedule | None:
-        """Return the schedule of the students' own bank, or None for a frozen teacher."""
-        if self.needs.bank:
-            return None
-        if self.settings.first >= epochs:
-            raise SettingsError(
-                f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it",
-                "first",
-            )
-        return BankSchedule(
-            "peers" if self.needs.peer else "own",
-            "epoch",
-            0.0,
-            self.settings.queue,
-            self.settings.first,
-        )
+        self.needs = Needs(teacher=settings.paradigm == "offline")
 
     @property
-    def num_neighbors(self) -> tuple[int, int]:
-        """Return the configured numbers of positives and negatives."""
-        return self.settings.positives, self.settings.negatives
+    def uses_peers(self) -> bool:
+        """Return whether the peers fill the bank."""
+        return self.settings.paradigm == "online"
+
+    def bank_plan(self, epochs: int) -> BankPlan:
+        """Return the plan of the teacher's bank, or of one that students fill."""
+        chosen = self.settings
+        retrieved = (chosen.positives, chosen.negatives)
+        if chosen.paradigm == "offline":
+            return BankPlan("teacher", *retrieved)
+        if chosen.first >= epochs:
+            raise SettingsError(
+                f"first = {chosen.first} leaves no epoch of {epochs} with a bank: lower it",
+                "first",
+            )
+        source = "peers" if self.uses_peers else "own"
+        return BankPlan(source, *retrieved, queue=chosen.queue, first=chosen.first)  # type: ignore[arg-type]
+
+    def update_bank(self, knowledge: Knowledge) -> None:
+        """Ignore the bank."""
 
     def forward(self, batch: Batch) -> Objective:
         """Return the cross entropy; no test uses its value."""

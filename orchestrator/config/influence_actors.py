@@ -1,5 +1,6 @@
 """Count the influence actors of a worker group."""
 
+from methods.capabilities import WeightsSamples
 from orchestrator.config import plan
 from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.schema import Configuration
@@ -15,6 +16,7 @@ def count_influence_actors(configuration: Configuration, kind: str) -> int:
     if kind == "teacher":
         return 0
     weighs = any(
-        method.needs.weights for method in build_all_variants(configuration, kind == "sweep")
+        isinstance(method, WeightsSamples)
+        for method in build_all_variants(configuration, kind == "sweep")
     )
     return plan.influence_actors_per_group(configuration) if weighs else 0

@@ -48,10 +48,10 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
 
 def uses_peers(sweep: Sweep, trial: Trial) -> bool:
     """Return whether the students of a trial learn from each other, by its method and settings."""
-    from methods import build_method  # it imports torch, which `status` does not need
+    from methods import build_method, capabilities  # it imports torch, which `status` does not need
 
     chosen = apply(sweep.configuration, trial.settings).method
-    return build_method(chosen.name, chosen.settings).uses_peers
+    return capabilities.uses_peers(build_method(chosen.name, chosen.settings))
 
 
 def peer_gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:

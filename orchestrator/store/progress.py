@@ -25,24 +25,12 @@ class EpochRecord(TypedDict):
 
 
 @with_config(STRICT)
-class WeightsProgress(TypedDict, total=False):
-    """Progress of a student with weighted samples.
-
-    `noted` holds the metrics of the last survey. `pending` is the epoch of the survey in progress,
-    and `before` holds the metrics of the survey before that one.
-    """
-
-    noted: dict[str, float]
-    pending: Epoch
-    before: dict[str, float]
-
-
-@with_config(STRICT)
 class Progress(TypedDict):
     """Progress of one student of a checkpoint.
 
     `record` is that of the last epoch. `records` holds those of all epochs; only the first student
-    has it, and older checkpoints lack it. `files` holds the CRC-32 sums of the student's other
+    has it, and older checkpoints lack it. `components` holds the values of the components of the
+    training loop by name, which check them. `files` holds the CRC-32 sums of the student's other
     files.
     """
 
@@ -50,7 +38,7 @@ class Progress(TypedDict):
     records: NotRequired[list[EpochRecord]]
     best_value: Finite
     best_epoch: Epoch
-    weights: NotRequired[WeightsProgress]
+    components: NotRequired[dict[str, dict[str, Any]]]
     files: NotRequired[dict[str, str]]
 
 

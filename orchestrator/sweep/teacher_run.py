@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from methods.capabilities import uses_teacher_bank
 from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.disk import report_waits
@@ -73,7 +74,8 @@ def prepare_teacher(
                 "knowledge": cache.folder,
             }
             features = any(
-                method.needs.bank for method in build_all_variants(configuration, searching=True)
+                uses_teacher_bank(method, configuration.training.epochs)
+                for method in build_all_variants(configuration, searching=True)
             )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
             display.preparing(f"precomputing {len(views)} views in {cache.folder}")

@@ -21,8 +21,6 @@ from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
 from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
-from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.training._bank import StudentBank
 from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import (
@@ -33,10 +31,8 @@ from orchestrator.training._optimization import (
 )
 from orchestrator.training._randomness import Draws, seed_everything
 from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
-from orchestrator.training._sample_predictions import collect_predictions, collect_retrieved
-from orchestrator.training._sample_weight_schedule import SampleWeights
 from orchestrator.training._trace import Trace
-from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training.checkpoint import Checkpoint, ComponentState, State
 from orchestrator.training.process_cache import channels_last, compile_in_place, half_type
 
 # seeds that separate the draws of a method, and the weights of the peers, from student a's weights
@@ -60,7 +56,7 @@ class TrainedStudent:
     ) -> None:
         configuration = spec.configuration
         self.position, self.letter = position, LETTERS[position]
-        self.configuration, self.batches, self.exchange = configuration, batches, exchange
+        self.configuration, self.batches = configuration, batches
         self.context: TrialContext = exchange.context
         network, self.recipe = configuration.students[self.letter]
         device, student = self.context.device, self._build_initial_network()
@@ -83,14 +79,8 @@ class TrainedStudent:
             self.context.mean,
             batches.all_labelled,
         )
-        self.weights: SampleWeights | None = None
-        weighting_plan = self.method.weighting_plan(self.recipe.epochs)
-        if weighting_plan is not None:
-            self.weights = SampleWeights(
-                spec, self.letter, weighting_plan, batches.dataset, self.context
-            )
-            self.distillation_module.lookup_weights = self.weights.lookup
-        self.bank: StudentBank | None = None
+        self.read_peers: PeerReader | None = None  # set if the students learn from each other
+        self.restart_epoch: int | None = None  # set if the student restarts at this epoch
         self.draws = Draws(device, is_separate=len(exchange.local_positions) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
         self.output: Output | None = None
@@ -131,11 +121,12 @@ class TrainedStudent:
         self.scaler = torch.amp.GradScaler(
             self.context.device.type, enabled=self.distillation_module.half_type == torch.float16
         )
-        bank_schedule = self.method.bank_schedule(self.recipe.epochs)
-        if bank_schedule is not None:
-            self.bank = StudentBank(
-                bank_schedule, self.distillation_module, self.batches, self.context
-            )
+
+    def restart(self) -> None:
+        """Restart from the initial weights, with a new optimizer."""
+        self.student.load_state_dict(self._build_initial_network().state_dict())
+        self.best = _Best()
+        self._create_optimizer()
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
@@ -149,42 +140,17 @@ class TrainedStudent:
         )
 
     def begin_epoch(self, epoch: int) -> None:
-        """Seed the epoch: its draws depend on seed, epoch and rank alone, not on other students.
-
-        If the sample weighting requires it, the student restarts from initial weights at this
-        epoch.
-        """
-        if self.weights and epoch == self.weights.weighting_plan.restarts_after:
-            self.student.load_state_dict(self._build_initial_network().state_dict())
-            self.best = _Best()
-            self._create_optimizer()
+        """Seed the epoch: its draws depend on seed, epoch and rank alone, not on other students."""
         self.draws.seed(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
-
-    def look_ahead(
-        self, batch: Inputs, teacher_output: Output | None, held_out: Inputs, progress: float
-    ) -> None:
-        """Let the method look ahead before a step."""
-        with self.draws.continue_sequence():
-            self.method.look_ahead(
-                self.distillation_module.build_look_ahead(
-                    batch, teacher_output, held_out, self._learning_rate(progress)
-                )
-            )
-
-    def publish_output(self, batch: Inputs) -> None:
-        """Compute and publish the outputs on the batch, before any local student steps."""
-        with self.draws.continue_sequence():
-            self.output = self.distillation_module.compute_output(batch)
-        self._publish(self.output.logits)
 
     def step(self, batch: Inputs, teacher_output: Output | None, progress: float) -> None:
         """Train one step on a batch, after `progress` epochs."""
         set_learning_rates(
-            self.optimizer, self.recipe, self.method_groups, self._learning_rate(progress)
+            self.optimizer, self.recipe, self.method_groups, self.learning_rate(progress)
         )
         with self.draws.continue_sequence():
-            loss, terms = self.module(batch, teacher_output, self.output, self._peer_reader())
+            loss, terms = self.module(batch, teacher_output, self.output, self.read_peers)
             self.output = None
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
@@ -195,55 +161,20 @@ class TrainedStudent:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.bank:
-            self.bank.step()
         self.trace.step({"loss": loss.detach(), **terms})
-        if self.method.updates_alternately and self.position < self.exchange.count - 1:
-            self._republish_output(batch)
 
-    def _learning_rate(self, progress: float) -> float:
+    def learning_rate(self, progress: float) -> float:
         """Return the learning rate after `progress` epochs.
 
         A student that restarts runs the whole schedule before that, and again after it.
         """
-        restart_epoch, epochs = (
-            self.weights.weighting_plan.restarts_after if self.weights else None,
-            self.recipe.epochs,
-        )
+        restart_epoch, epochs = self.restart_epoch, self.recipe.epochs
         if restart_epoch is not None:
             first, last = (
                 (0, restart_epoch) if progress < restart_epoch else (restart_epoch, epochs)
             )
             progress = (progress - first) * epochs / (last - first)
         return learning_rate(self.recipe, progress)
-
-    def _peer_reader(self) -> PeerReader | None:
-        if not self.method.uses_peers:
-            return None
-
-        def read_peers(logits: Tensor) -> Callable[[], Tensor]:
-            if self.output is None:  # else it was published
-                self._publish(logits)
-            return self.exchange.receive(self.position)
-
-        return read_peers
-
-    def _publish(self, logits: Tensor) -> None:
-        self.exchange.publish(
-            self.position, logits.detach().float(), self.method.updates_alternately
-        )
-
-    @torch.no_grad()
-    def _republish_output(self, batch: Inputs) -> None:
-        """Publish the outputs after the step, for the students after this one.
-
-        Buffers and random state do not change.
-        """
-        with self.draws.preserve_state():
-            output = self.distillation_module.compute_output(
-                batch, dict(self.student.named_parameters())
-            )
-        self.exchange.republish(self.position, output.logits.float())
 
     def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
         """Return the epoch's metrics, and the classes of this rank's share of the validation part.
@@ -270,13 +201,18 @@ class TrainedStudent:
         }, result.classes
 
     def end_epoch(
-        self, epoch: int, validation: dict[str, float], shared_metrics: dict[str, float]
+        self,
+        epoch: int,
+        validation: dict[str, float],
+        values: Mapping[str, float | Tensor],
+        shared_metrics: dict[str, float],
     ) -> dict[str, float]:
         """Keep the best weights, advance the method, and return its metrics.
 
         Args:
             epoch: Number of finished epochs.
             validation: The student's metrics of this epoch.
+            values: Values of the components: metrics, and arrays for figures.
             shared_metrics: Metrics of all students together, kept for figures with the accuracy
                 in each class.
         """
@@ -287,61 +223,22 @@ class TrainedStudent:
                 epoch,
                 {key: value.detach().clone() for key, value in self.student.state_dict().items()},
             )
-        method_values = self.method.end_epoch(self._progress(epoch, validation))
-        figure_arrays = {
-            name: value for name, value in method_values.items() if isinstance(value, Tensor)
+        of_method = self.method.end_epoch(self._progress(epoch, validation))
+        arrays = {
+            name: value
+            for name, value in (*of_method.items(), *values.items())
+            if isinstance(value, Tensor)
         }
-        figure_arrays |= self.weights.figure_data() if self.weights else {}
-        figure_arrays |= {"class_accuracy": self.class_accuracies} | {
+        arrays |= {"class_accuracy": self.class_accuracies} | {
             name: torch.tensor(value) for name, value in shared_metrics.items()
         }
-        self.trace.end_epoch(epoch - 1, figure_arrays)
-        numbers = {
-            f"method/{name}": value
-            for name, value in method_values.items()
-            if not isinstance(value, Tensor)
-        }
-        numbers |= self.weights.metrics() if self.weights else {}
+        self.trace.end_epoch(epoch - 1, arrays)
+        numbers = {f"method/{name}": value for name, value in of_method.items()} | dict(values)
         return {
-            **numbers,
+            **{name: value for name, value in numbers.items() if not isinstance(value, Tensor)},
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
             "parameters": float(self.parameters),
         }
-
-    def update_sample_weights(
-        self, epoch: int, teacher: Callable[[], State]
-    ) -> dict[str, float] | None:
-        """Update the sample weights after an epoch.
-
-        Args:
-            epoch: Number of finished epochs.
-            teacher: Returns the state of a teacher that the trial has changed.
-
-        Returns:
-            The metrics of new weights; None if none were applied.
-        """
-        return (
-            self.weights.end_epoch(epoch, self.student.state_dict, teacher)
-            if self.weights
-            else None
-        )
-
-    def update_bank(self, epoch: int, banks: Mapping[int, Output]) -> None:
-        """Give the method a new bank after an epoch.
-
-        Args:
-            epoch: Number of finished epochs.
-            banks: The banks by position. The schedule's `source` selects the student's own or the
-                others.
-        """
-        assert self.bank is not None, "the student has a bank schedule"
-        uses_own = self.bank.bank_schedule.source == "own"
-        banks_of_source = [
-            tables
-            for position, tables in sorted(banks.items())
-            if (position == self.position) == uses_own
-        ]
-        self.method.update_bank(self.bank.build_knowledge(banks_of_source, epoch))
 
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
         validation = {
@@ -363,23 +260,9 @@ class TrainedStudent:
             metrics |= {f"test/{name}/{key}": value for key, value in result.metrics.items()}
         return metrics
 
-    def collect_predictions(self, teacher: FrozenTeacher | None) -> None:
-        """Keep predictions, weighted samples and retrieved samples for display."""
-        if self.context.is_main_process:
-            self.shown = collect_predictions(self.distillation_module, teacher, self.batches) | (
-                self.weights.collect_extreme_samples() if self.weights else {}
-            )
-            if self.method.neighbours is not None:
-                # without `needs.teacher` the bank is not the teacher's
-                evaluated_teacher = teacher if self.method.needs.teacher else None
-                self.shown |= collect_retrieved(
-                    self.method.neighbours, evaluated_teacher, self.batches
-                )
-
-    def state(self, record: dict[str, object]) -> Checkpoint:
+    def state(self, record: dict[str, object], components: dict[str, ComponentState]) -> Checkpoint:
         """Return everything that a resume needs, with the record of the last epoch."""
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
-        weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
         optimizer = self.optimizer.state_dict()
         states = {
             "optimizer": optimizer,
@@ -387,9 +270,9 @@ class TrainedStudent:
             "count": len(optimizer["state"]),
         }
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
-        method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
+        method = dict(self.method.state_dict())
         return Checkpoint(
-            student, best, method, states, progress, self.trace.state, self.shown, weights, bank
+            student, best, method, states, progress, self.trace.state, self.shown, components
         )
 
     def find_misfit(self, saved: Checkpoint) -> str:
@@ -404,12 +287,6 @@ class TrainedStudent:
             or find_misfit("method", method, saved.method)
             or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
             or find_scaler_misfit(self.scaler.state_dict(), saved.optimizer["scaler"])
-            or (
-                self.weights.find_misfit(saved.weights, saved.progress.get("weights", {}))
-                if self.weights
-                else ""
-            )
-            or (self.bank.find_misfit(saved.bank) if self.bank else "")
         )
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
@@ -420,8 +297,4 @@ class TrainedStudent:
         self.scaler.load_state_dict(saved.optimizer["scaler"])
         self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
         self.trace, self.shown = Trace(saved.trace), saved.shown
-        if self.weights:
-            self.weights.restore(saved.weights, saved.progress["weights"])
-        if self.bank:
-            self.bank.restore(saved.bank)
         self.method.end_epoch(self._progress(epoch, validation))

@@ -6,30 +6,21 @@ bit-identically.
 """
 
 import functools
-import shutil
 import time
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from methods import Knowledge, Output
-from methods.retrieval import Neighbours
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.sizes import views
-from orchestrator.config.trial import KNOWLEDGE, TrialSpec
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.passes import Inputs
 from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
-from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
-from orchestrator.training._bank import gather_banks
 from orchestrator.training._clock import Clock
 from orchestrator.training._exchange import build_exchange
-from orchestrator.training._restorable import find_misfit
 from orchestrator.training._student import TrainedStudent
-from orchestrator.training._teacher_update import update_teacher
 from orchestrator.training._trial_metrics import (
     Metrics,
     compute_trial_metrics,
@@ -38,20 +29,13 @@ from orchestrator.training._trial_metrics import (
     require_finite,
     select_student_metrics,
 )
-from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training._trial_teacher import TrialTeacher
+from orchestrator.training.capabilities import Component, select_components
+from orchestrator.training.capabilities.component import RunningTrial, Step
+from orchestrator.training.checkpoint import Checkpoint, ComponentState
 from orchestrator.training.cost import TrialCost
-from orchestrator.training.process_cache import (
-    TeacherOutputSource,
-    build_retrieval,
-    compute_clean_knowledge,
-    compute_teacher_outputs,
-    compute_validation_predictions,
-    load_teacher,
-    open_batches,
-)
-from orchestrator.training.sample_weighting import replace_teacher_weights
+from orchestrator.training.process_cache import load_teacher, open_batches
 
-TEACHER = "the teacher's forward pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
 
 
@@ -101,40 +85,21 @@ class _Trainer:
                 TrainedStudent(position, spec, batches, exchange)
                 for position in exchange.local_positions
             ]
-            self.teacher = load_teacher(spec, context)
-        self.method = self.students[0].method  # every student has its own of this kind
-        self.teacher_changed = False  # whether the trial has changed its teacher
-        self.source: TeacherOutputSource | None = None
-        if self.teacher:
-            self.source = compute_teacher_outputs(
-                spec, self.teacher, batches, context, self.method.needs.features
-            )
-        self.retrieval = (
-            build_retrieval(spec, self.source, batches, context)
-            if self.source and self.method.needs.bank
-            else None
+            network, method = load_teacher(spec, context), self.students[0].method
+        self.teacher: TrialTeacher | None = None
+        if network:
+            ranks = (context, exchange.context)
+            self.teacher = TrialTeacher(network, spec, batches, *ranks, self.clock, method)
+        trial = RunningTrial(
+            spec, context, exchange, batches, self.students, self.teacher, self.clock, self.cost
         )
-        knowledge = functools.cache(self._knowledge) if self.source else None
+        self.components = trial.components
+        self.components += [kind(trial) for kind in select_components(method, self.epochs)]
+        teacher = self.teacher
         for student in self.students:
-            student.prepare(knowledge)
-
-    def _knowledge(self) -> Knowledge:
-        assert self.source is not None
-        self.context.phase(TEACHER)
-        with self.clock.measure("teacher"):
-            bank = self.method.needs.bank
-            return compute_clean_knowledge(
-                self.source,
-                self.batches,
-                self.exchange.context,
-                bank,
-                self._find_neighbours if bank else None,
-            )
-
-    def _find_neighbours(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
-        assert self.retrieval is not None
-        with self.clock.measure("retrieval"):
-            return self.retrieval(knowledge, positives, negatives)
+            student.prepare((lambda: teacher.knowledge) if teacher else None)
+        for component in self.components:
+            component.prepare()
 
     def run(self) -> None:
         """Train all missing epochs, or those up to `until`.
@@ -157,8 +122,8 @@ class _Trainer:
             if not self._train_epoch(epoch):
                 return
             self._save_and_report(self._end_epoch(epoch))
-        if self.teacher_changed:
-            self._remove_teacher_outputs()
+        if self.teacher:
+            self.teacher.remove_own_outputs()
 
     def _save_and_report(self, record: Record) -> None:
         """Save, then report; the time that both take is reported with the next epoch."""
@@ -166,14 +131,14 @@ class _Trainer:
         self.context.phase("the checkpoint")
         self.records.append(record)
         parts = {
-            student.letter: student.state(record)
+            student.letter: student.state(
+                record, {each.name: each.state_dict(student) for each in self.components}
+            )
             for student in self.students
             if student.context.is_main_process
         }
         if self.context.is_main_process:
             parts[LETTERS[0]].progress["records"] = self.records
-        for part in parts.values():
-            part.teacher = self._teacher_state()
         checkpoints.save(self.storage, parts, self.context)
         if self.context.is_main_process:
             self.context.report(record)
@@ -193,9 +158,9 @@ class _Trainer:
                 record["metrics"], student.letter, self.exchange.count > 1
             )
             student.restore(saved[student.letter], record["epoch"], metrics)
-        if self.teacher and saved["a"].teacher:
-            self._change_teacher(replace_teacher_weights(self.teacher, saved["a"].teacher))
-        self._update_banks(record["epoch"])
+        for component in self.components:
+            states = {letter: _component_state(part, component) for letter, part in saved.items()}
+            component.load_state_dict(states, record["epoch"])
 
     def _load(self) -> dict[str, Checkpoint] | None:
         """Return the newest checkpoint that fits, the same on all ranks; report skipped ones."""
@@ -247,156 +212,54 @@ class _Trainer:
                 f"its record has epoch {record['epoch']} of {self.epochs} and done = "
                 f"{bool(record.get('done'))}"
             )
-        expected = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
-        if misfit := find_misfit("teacher", expected, saved["a"].teacher):
-            return misfit
         for student in self.students:
             if "validation/accuracy" not in select_student_metrics(
                 record["metrics"], student.letter, several
             ):
                 return f"its record has no accuracy for student {student.letter}"
-            if misfit := student.find_misfit(saved[student.letter]):
+            misfits = (
+                each.find_misfit(student, _component_state(saved[student.letter], each))
+                for each in self.components
+            )
+            if misfit := student.find_misfit(saved[student.letter]) or next(
+                filter(None, misfits), ""
+            ):
                 return f"student {student.letter}: {misfit}" if several else misfit
         return ""
 
-    def _teacher_state(self) -> State:
-        """Return the state of a teacher that this trial has changed; {} for one in the store."""
-        return (
-            dict(self.teacher.network.state_dict()) if self.teacher and self.teacher_changed else {}
-        )
-
-    def _change_teacher(self, teacher: FrozenTeacher) -> None:
-        """Use another teacher; its outputs on recurring views are cached for this trial alone."""
-        self.teacher, self.teacher_changed = teacher, True
-        self._remove_teacher_outputs()
-        if self.batches.views.varies and views(self.configuration) >= self.epochs:
-            self.source = OnlineTeacher(teacher)
-        else:
-            spec = self.spec.model_copy(
-                update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE}
-            )
-            self.source = compute_teacher_outputs(
-                spec, teacher, self.batches, self.context, self.method.needs.features
-            )
-
-    def _remove_teacher_outputs(self) -> None:
-        """Remove the cached outputs of this trial's own teachers: no other trial can use them."""
-        self.context.all_gather_object(None)  # afterwards no rank reads them
-        if self.context.is_main_process:
-            shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
-        self.context.all_gather_object(None)
-
-    def _update_banks(self, epoch: int) -> None:
-        """Update the banks that are due after `epoch` finished epochs, in all students at once."""
-        student_banks = {
-            student.position: student.bank for student in self.students if student.bank
-        }
-        bank_schedule = self.method.bank_schedule(self.epochs)
-        if bank_schedule is None or not bank_schedule.is_due(epoch, self.epochs):
-            return
-        with self.clock.measure("bank"):
-            banks = {
-                position: bank.compute_bank(self.context.raise_if_stopped)
-                for position, bank in student_banks.items()
-            }
-            if bank_schedule.source == "peers":
-                banks = gather_banks(banks, self.context)
-            for student in self.students:
-                student.update_bank(epoch, banks)
-
-    def _update_sample_weights(self, epoch: int) -> dict[str, Metrics]:
-        """Update the sample weights after an epoch; return new ones' metrics by local student."""
-        new_metrics: dict[str, Metrics] = {}
-        for student in self.students:
-            with self.clock.measure("influence"):
-                metrics = student.update_sample_weights(epoch, self._teacher_state)
-            if metrics is not None:
-                new_metrics[student.letter] = metrics
-                if student.weights and student.weights.influence_client:
-                    self.cost.add_cpu_seconds(metrics["influence/cpu_seconds"])
-                if student.method.teacher_lr:
-                    with self.clock.measure("teaching"):
-                        metrics |= self._update_teacher(student, epoch)
-        return new_metrics
-
-    def _update_teacher(self, student: TrainedStudent, epoch: int) -> Metrics:
-        """Train the teacher for an epoch, and return its accuracy on the validation part."""
-        assert self.teacher is not None and student.weights is not None, (
-            "the method updates its teacher with sample weights"
-        )
-        view = epoch % views(self.configuration) if self.batches.views.varies else None
-        self._change_teacher(
-            update_teacher(
-                self.teacher,
-                student.method,
-                student.weights,
-                self.batches,
-                student.context,
-                epoch,
-                view,
-            )
-        )
-        predictions = compute_validation_predictions(self.teacher, self.batches, student.context)
-        labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[
-            student.context.rank
-        ]
-        correct = student.context.all_reduce_sum(
-            (predictions.cpu() == torch.from_numpy(labels))
-            .double()
-            .sum()
-            .to(student.context.device)
-        )
-        return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
-
     def _train_epoch(self, epoch: int) -> bool:
         """Train one epoch; return False if a stop request interrupted it."""
-        needs = self.method.needs
         view = epoch % views(self.configuration) if self.batches.views.varies else None
-        self.context.phase(TEACHER)
-        with self.clock.measure("teacher"):
-            output_source = self.source if needs.teacher or needs.features else None
-            if output_source:
-                output_source.open_view(view, needs.features and view is None)
+        if self.teacher:
+            self.teacher.open_view(view)
         self.context.phase(f"epoch {epoch + 1}")
+        for component in self.components:
+            component.on_epoch_start(epoch)
         # after opening the view, as a cache miss may draw: an epoch must not depend on the cache
         for student in self.students:
             student.begin_epoch(epoch)
-        steps, every = self.batches.steps(), self.method.look_ahead_interval
-        held_out = (
-            self.batches.draw_validation_batches(epoch, -(-steps // every)) if every else iter(())
-        )
-        for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
-            if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
+        steps = self.batches.steps()
+        batches = self.clock.iterate("data", self.batches.train(epoch, view))
+        for number, batch in enumerate(batches):
+            if number % STOP_CHECK_STEPS == 0 and self.context.should_stop():
                 return False
             with self.clock.measure("teacher"):
-                teacher_output = output_source.answer(batch) if output_source else None
+                output = self.teacher.compute_output(batch) if self.teacher else None
             with self.clock.measure("student"):
-                progress = epoch + step / steps
-                if every and step % every == 0:
-                    self._look_ahead(batch, teacher_output, next(held_out), progress)
-                self._step(batch, teacher_output, progress)
+                self._step(Step(number, batch, output, epoch + number / steps))
             self.context.heartbeat()
         return True
 
-    def _look_ahead(
-        self, batch: Inputs, teacher_output: Output | None, held_out: Inputs, progress: float
-    ) -> None:
+    def _step(self, step: Step) -> None:
+        """Train a step of every student of this process, in order."""
+        for component in self.components:
+            component.on_step_start(step)
         for student in self.students:
-            student.look_ahead(batch, teacher_output, held_out, progress)
-
-    def _step(self, batch: Inputs, teacher_output: Output | None, progress: float) -> None:
-        """Train a step of every student of this process, in order.
-
-        If several learn from each other, all of them publish their outputs first.
-        """
-        uses_peers = self.method.uses_peers
-        if uses_peers and len(self.students) > 1:
-            for student in self.students:
-                student.publish_output(batch)
-        for student in self.students:
-            student.step(batch, teacher_output, progress)
-        if uses_peers:
-            self.exchange.end_step()
+            student.step(step.batch, step.teacher_output, step.progress)
+            for component in self.components:
+                component.on_student_step(student, step)
+        for component in self.components:
+            component.on_step_end()
 
     def _end_epoch(self, epoch: int) -> Record:
         """Evaluate, keep the best weights, and return the record to report."""
@@ -404,29 +267,25 @@ class _Trainer:
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
             predictions = (
-                compute_validation_predictions(self.teacher, self.batches, self.exchange.context)
-                if self.teacher
-                else None
+                self.teacher.validation_predictions(self.exchange.context) if self.teacher else None
             )
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
         validation, agreement = gather_validation(evaluated, self.context, self.exchange.count)
         require_finite(epoch, validation, self.spec)
         local = {
-            student.letter: student.end_epoch(epoch + 1, validation[student.letter], agreement)
+            student.letter: student.end_epoch(
+                epoch + 1, validation[student.letter], self._component_values(student), agreement
+            )
             for student in self.students
         }
-        for letter, new_metrics in self._update_sample_weights(epoch + 1).items():
-            local[letter] |= new_metrics
-        for student in self.students:
-            if student.bank:
-                with self.clock.measure("bank"):
-                    student.bank.end_epoch(last)
-        self._update_banks(epoch + 1)
+        for component in self.components:
+            for letter, new_metrics in component.on_epoch_end(epoch + 1).items():
+                local[letter] |= new_metrics
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:
                     local[student.letter] |= student.test()
-                    student.collect_predictions(self.teacher)
+                    self._collect_samples(student)
         ended = gather_metrics(local, self.context, self.exchange.count)
         by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
         metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
@@ -434,16 +293,23 @@ class _Trainer:
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         if last:
             record["done"] = True
-        notes = (self.source.notes() if self.source else []) + self._notes_on_weights()
+        notes = self.teacher.source.notes() if self.teacher else []
+        for component in self.components:
+            notes += component.take_notes()
         return record | ({"notes": notes} if notes else {})
 
-    def _notes_on_weights(self) -> list[str]:
-        if not self.method.needs.weights:
-            return []
-        local = [
-            note for student in self.students if student.weights for note in student.weights.notes()
-        ]
-        return [note for notes in self.context.all_gather_object(local) for note in notes]
+    def _component_values(self, student: TrainedStudent) -> dict[str, float | Tensor]:
+        return {
+            name: value
+            for component in self.components
+            for name, value in component.epoch_values(student).items()
+        }
+
+    def _collect_samples(self, student: TrainedStudent) -> None:
+        """Keep samples with predictions for display."""
+        if student.context.is_main_process:
+            for component in self.components:
+                student.shown |= component.collect_samples(student)
 
     def _costs(self, steps: int) -> Metrics:
         """Return the time by part and the cache counts of this process, and the trial's cost.
@@ -459,9 +325,13 @@ class _Trainer:
             seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange")
         )
         rate = steps * self.batches.batch_size / training if training else 0.0
-        counts = self.source.counts() if self.source else {}
+        counts = self.teacher.source.counts() if self.teacher else {}
         costs = {f"seconds/{part}": value for part, value in seconds.items()} | {
             "train/images_per_second": rate
         }
         costs |= self.cost.metrics(self.context)
         return costs | {f"cache/{name}": value for name, value in counts.items()}
+
+
+def _component_state(saved: Checkpoint, component: Component) -> ComponentState:
+    return saved.components.get(component.name, ComponentState({}))

@@ -4,9 +4,8 @@ Nothing in the folder can execute code. Its files:
 
 - student.safetensors, best.safetensors, optimizer.pt and progress.json: always
 - method.safetensors: if the method has parameters
-- weights.safetensors: if samples are weighted
-- bank.safetensors: if a bank holds more than the weights determine
-- teacher.safetensors: if the trial has changed its teacher; no other teacher is saved
+- NAME.safetensors: of each component of the training loop that has a state, such as weights, bank
+  or teacher
 - trace.safetensors, and with the last epoch shown.safetensors: for figures
 
 progress.json has the CRC-32 of every other file, so that later damage is detected even in a
@@ -20,7 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -35,15 +34,30 @@ from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
 State = dict[str, Tensor]
-WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
+WEIGHTS = ("student", "best", "method")
 FIGURE_DATA = ("trace", "shown")
 CHUNK_BYTES = 2**22
 log = logging.getLogger(__name__)
 
 
+class ComponentState(NamedTuple):
+    """State of a component of the training loop for one student.
+
+    Attributes:
+        tensors: Tensors by name, in a file NAME.safetensors.
+        values: JSON values, in progress.json.
+    """
+
+    tensors: State
+    values: Mapping[str, Any] = {}
+
+
 @dataclass
 class Checkpoint:
-    """Weights, optimizer and progress after `progress["record"]["epoch"]` finished epochs."""
+    """Weights, optimizer and progress after `progress["record"]["epoch"]` finished epochs.
+
+    `components` has the states of the components of the training loop by their names.
+    """
 
     student: State
     best: State
@@ -52,9 +66,7 @@ class Checkpoint:
     progress: dict[str, Any]
     trace: State = field(default_factory=dict)
     shown: State = field(default_factory=dict)
-    weights: State = field(default_factory=dict)
-    bank: State = field(default_factory=dict)
-    teacher: State = field(default_factory=dict)
+    components: dict[str, ComponentState] = field(default_factory=dict)
 
 
 def save(
@@ -151,8 +163,9 @@ def _bytes(value: Any) -> int:
 
 def _write(path: Path, checkpoint: Checkpoint) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    for name in (*WEIGHTS, *FIGURE_DATA):
-        state = getattr(checkpoint, name)
+    states = {name: getattr(checkpoint, name) for name in (*WEIGHTS, *FIGURE_DATA)}
+    states |= {name: state.tensors for name, state in checkpoint.components.items()}
+    for name, state in states.items():
         if state:
             save_file(
                 {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
@@ -162,7 +175,9 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     with (path / "optimizer.pt").open("wb") as stream:
         torch.save(checkpoint.optimizer, stream)
     files = {file.name: _checksum(file) for file in sorted(path.iterdir()) if file.is_file()}
-    (path / PROGRESS_FILE).write_text(PROGRESS.text({**checkpoint.progress, "files": files}))
+    values = {name: dict(state.values) for name, state in checkpoint.components.items()}
+    progress = {**checkpoint.progress, "components": values, "files": files}
+    (path / PROGRESS_FILE).write_text(PROGRESS.text(progress))
 
 
 def _checksum(file: Path) -> str:
@@ -193,4 +208,14 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
             if not bool(torch.isfinite(value).all()):
                 raise DamagedRecordError(path / f"{name}.safetensors", f"{key} is not finite")
     optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-    return Checkpoint(**states, optimizer=optimizer, progress=dict(progress))
+    # older checkpoints have those of the sample weights at the top
+    values = progress.get("components", {"weights": cast(Any, progress).get("weights", {})})
+    files = {file.stem for file in path.glob("*.safetensors")}.difference(states)
+    components = {
+        name: ComponentState(
+            load_file(path / f"{name}.safetensors", device=str(device)) if name in files else {},
+            values.get(name, {}),
+        )
+        for name in sorted(files.union(values))
+    }
+    return Checkpoint(**states, optimizer=optimizer, progress=dict(progress), components=components)

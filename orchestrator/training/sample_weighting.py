@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods import Output, build_method
+from methods.capabilities import weighting_plan
 from methods.sample_weighting import Part, StudentSurvey, SurveyedNetwork
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
@@ -98,10 +99,9 @@ def compute_sample_weights(
     context = TrialContext(device=device, heartbeat=heartbeat)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
-    weighting_plan = build_method(
-        configuration.method.name, configuration.method.settings
-    ).weighting_plan(configuration.training.epochs)
-    assert weighting_plan is not None, "the method of the snapshot has no weighting plan"
+    method = build_method(configuration.method.name, configuration.method.settings)
+    plan = weighting_plan(method, configuration.training.epochs)
+    assert plan is not None, "the method of the snapshot weights samples"
     batches = open_batches(spec, context)
     try:
         student = _build_student(snapshot, spec, batches, device)
@@ -119,7 +119,7 @@ def compute_sample_weights(
             before=snapshot.before,
             heartbeat=heartbeat,
         )
-        weighting = weighting_plan.weigh(survey)
+        weighting = plan.weigh(survey)
     except ArithmeticError as error:
         raise TrialError.from_error(
             error, f"the sample weights after epoch {snapshot.epoch}: {error}", "method"

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import run
 from methods import METHODS
+from methods.capabilities import uses_peers
 from orchestrator.config.fields import LONGEST_LIST
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration, Network
@@ -25,7 +26,7 @@ from orchestrator.sweep.preflight.configuration import check_search
 from tests.refusal import refused
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ALONE = tuple(name for name, kind in METHODS.items() if not kind.needs.peer)
+ALONE = tuple(name for name, kind in METHODS.items() if not uses_peers(kind(kind.Settings())))
 
 
 def call(*arguments: str) -> tuple[int, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from methods import METHODS
+from methods import build_method, capabilities
 from orchestrator.config.loader import load
 from orchestrator.reporting.peer_gain import Gain, baselines, peer_gains, uses_peers
 from orchestrator.store.records import Sweep, Trial
@@ -74,7 +74,8 @@ def test_a_sweep_of_kd_alone_names_no_method(sweep: Sweep) -> None:
             7, {"temperature": 2.0}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5))
         )
     }
-    assert baselines(sweep, sweep.trials[7])["b"].number == 7 and not METHODS["kd"].needs.peer
+    assert baselines(sweep, sweep.trials[7])["b"].number == 7
+    assert not capabilities.uses_peers(build_method("kd", {}))
 
 
 def test_a_student_is_compared_with_the_same_network(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from methods import METHODS, Needs
+from methods import METHODS
 from methods.kd import KD
+from methods.kd_aif import KDAIF
 from orchestrator.config import plan
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
@@ -27,7 +28,7 @@ SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
 class WeightingPlan(KD):
     """KD that declares sample weights."""
 
-    needs = Needs(teacher=True, weights=True)
+    weighting_plan = KDAIF.weighting_plan
 
 
 @pytest.fixture(autouse=True)

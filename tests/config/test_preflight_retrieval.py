@@ -10,6 +10,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import run
+from methods import Method
+from methods.capabilities import bank_plan, uses_teacher_bank
 from orchestrator.config import sizes
 from orchestrator.config.loader import load
 from orchestrator.config.method_variants import build_all_variants, build_variants
@@ -18,9 +20,13 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.export._description import needs_teacher
 from orchestrator.store.store import Store, write_json
-from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.sweep.preflight.configuration import check_search, check_train, feature_width
 from orchestrator.sweep.preflight.preflight import show_plan
+from orchestrator.training.capabilities.memory_bank_checks import (
+    check_retrieval,
+    clean_bytes,
+    retrieval_line,
+)
 from tests.refusal import refused
 from tests.retrieving import retrieving_method
 
@@ -111,13 +117,19 @@ def test_a_search_is_refused_for_searched_values_and_not_for_frozen_ones() -> No
     check_search(configured("method.paradigm=teacher_free", "teacher=null", "search.freeze=[seed]"))
 
 
+def retrieved_by(method: Method) -> tuple[int, int]:
+    plan = bank_plan(method, 10)
+    assert plan is not None
+    return plan.positives, plan.negatives
+
+
 def test_variants_are_the_configured_method_or_all_searched_choices() -> None:
     assert [
-        method.num_neighbors
+        retrieved_by(method)
         for method in build_variants(configured("method.positives=5"), "retrieving", False)
     ] == [(5, 32)]
     searched = [
-        (method.needs.bank, method.num_neighbors[0])
+        (uses_teacher_bank(method, 10), retrieved_by(method)[0])
         for method in build_variants(configured(), "retrieving", True)
     ]
     assert sorted(searched) == [
@@ -129,8 +141,8 @@ def test_variants_are_the_configured_method_or_all_searched_choices() -> None:
         (True, 8),
     ]
     both = load(None, ["search.methods=[kd, retrieving]"])
-    assert sum(method.needs.bank for method in build_all_variants(both, True)) == 2
-    assert not any(method.needs.bank for method in build_all_variants(both, False))
+    assert sum(uses_teacher_bank(method, 10) for method in build_all_variants(both, True)) == 2
+    assert not any(uses_teacher_bank(method, 10) for method in build_all_variants(both, False))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.sweep.preflight._sample_weights import check_memory
 from orchestrator.sweep.preflight.configuration import check_search, check_train
+from orchestrator.training.capabilities.sample_weights_checks import check_memory
 from tests.refusal import refused
 
 DIGITS = (1222, 10, (1, 8, 8))

@@ -6,7 +6,8 @@ from typing import Any
 import optuna
 import pytest
 
-from methods import METHODS
+from methods import METHODS, build_method
+from methods.capabilities import uses_peers
 from orchestrator.config.loader import build, load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import (
@@ -310,7 +311,7 @@ def test_initial_points_have_null_if_nothing_is_configured() -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_single_searched_method_becomes_the_configured_one(name: str) -> None:
-    peers = ["peers.b.network.name=mlp"] if METHODS[name].needs.peer else []
+    peers = ["peers.b.network.name=mlp"] if uses_peers(build_method(name, {})) else []
     configuration = with_single_method(load(None, [f"search.methods=[{name}]", *peers]))
     drawn = draw(optuna.create_study().ask(), configuration)
     trained = apply(configuration, drawn)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, Batch, Knowledge, Method, Output, Task
+from methods.capabilities import UsesMemoryBank, WeightsSamples, uses_peers, uses_teacher_bank
 
 CLASSES, FEATURES, SAMPLES = 10, 6, 24
 TASK = Task(classes=CLASSES, samples=SAMPLES, epochs=3)
@@ -45,8 +46,8 @@ def make_batch() -> MakeBatch:
             labels=torch.randint(CLASSES, (size,), generator=generator),
             student=_output(student.requires_grad_(), generator),
             teacher=_output(teacher, generator) if method.needs.teacher else None,
-            peers=(lambda: peer[None]) if method.needs.peer else None,
-            weights=weights / weights.mean() if method.needs.weights else None,
+            peers=(lambda: peer[None]) if uses_peers(method) else None,
+            weights=weights / weights.mean() if isinstance(method, WeightsSamples) else None,
         )
 
     return make
@@ -63,7 +64,9 @@ def prepare() -> Prepare:
             # otherwise the first epoch would not use the peers
             settings = {"peer_warmup": 0.0, **settings}
         method = kind(kind.Settings.build(settings))
-        method.prepare(_knowledge if method.needs.teacher or method.needs.bank else None, TASK)
+        method.prepare(_knowledge if method.needs.teacher else None, TASK)
+        if isinstance(method, UsesMemoryBank) and uses_teacher_bank(method, TASK.epochs):
+            method.update_bank(_knowledge())
         return method
 
     return make

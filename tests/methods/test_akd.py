@@ -36,7 +36,7 @@ def method_for(classes: int, kind: type[Method] = AKD, **settings: Any) -> Metho
     return method
 
 
-def awake(method: Method) -> Method:
+def awake(method: Method) -> AKD:
     """Move the method's module away from its initial state."""
     assert isinstance(method, AKD) and method.context is not None
     torch.manual_seed(1)
@@ -263,7 +263,8 @@ def test_module_and_alpha_are_separate_parameter_groups(alpha: dict[str, Any]) -
 
 def test_without_module_has_no_parameters_or_terms() -> None:
     method, batch = method_for(10, cam=False), batch_of(10)
-    assert not list(method.parameters()) and method.class_weights(batch) is None
+    assert isinstance(method, AKD) and not list(method.parameters())
+    assert method.class_weights(batch) is None
     assert (
         set(method.class_distributions(batch)) == {"teacher", "student"}
         and "cam" not in method(batch).terms

@@ -21,6 +21,7 @@ from methods import (
     allowed_values,
     describe_allowed,
 )
+from methods.capabilities import uses_peers
 from tests.refusal import refused
 
 Field = dataclasses.Field[Any]
@@ -30,7 +31,7 @@ every_method_with_a_teacher = pytest.mark.parametrize(
     "name", [name for name, kind in METHODS.items() if kind.needs.teacher]
 )
 every_method_with_peers = pytest.mark.parametrize(
-    "name", [name for name, kind in METHODS.items() if kind.needs.peer]
+    "name", [name for name, kind in METHODS.items() if uses_peers(kind(kind.Settings()))]
 )
 
 
@@ -251,7 +252,7 @@ def test_peers_get_no_gradient(name: str, prepare: Any, make_batch: Any) -> None
 def test_missing_peers_are_refused(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
     batch = replace(make_batch(method), peers=None)
-    if method.needs.peer:
+    if uses_peers(method):
         with pytest.raises(ValueError, match="peer"):
             method(batch)
     else:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Method, Objective, Output, Progress
+from methods.capabilities import uses_peers
 
-MUTUAL = [name for name, kind in METHODS.items() if kind.needs.peer]
+MUTUAL = [name for name, kind in METHODS.items() if uses_peers(kind(kind.Settings()))]
 every_mutual = pytest.mark.parametrize("name", MUTUAL)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Knowledge, Output, SettingsError, Task, bank, contrastive
+from methods.capabilities import uses_teacher_bank
 from methods.ic_kd import ICKD
 from methods.retrieval import Neighbours, nearest
 from tests.refusal import refused
@@ -36,7 +37,9 @@ def knowledge() -> Knowledge:
 
 def method(known: Knowledge | None = None, **settings: Any) -> ICKD:
     found = ICKD(ICKD.Settings.build(settings))
-    found.prepare((lambda: known) if known else None, TASK)
+    found.prepare(None, TASK)
+    if known and uses_teacher_bank(found, TASK.epochs):
+        found.update_bank(known)
     return found
 
 
@@ -135,7 +138,7 @@ def test_objective_equals_a_loop_over_samples(
 def test_without_both_terms_equals_kd(knowledge: Knowledge) -> None:
     seen = batch(knowledge)
     plain = method(knowledge, picd=0.0, nicd=0.0, alpha=0.8)
-    assert not plain.needs.bank and plain.bank is None
+    assert plain.bank_plan(10) is None and plain.bank is None
     torch.testing.assert_close(plain(seen).loss, kd_of(seen, alpha=0.8), **EXACT)
 
 
@@ -339,9 +342,9 @@ def test_a_bank_of_other_data_is_refused(knowledge: Knowledge, shape: tuple[int,
         method(other)
 
 
-def test_offline_without_a_teacher_is_refused() -> None:
-    with refused("paradigm", "offline", "with a teacher", error=SettingsError):
-        method(None)
+def test_only_offline_needs_a_teacher() -> None:
+    needs = {each: method(paradigm=each).needs for each in ("offline", "online", "teacher_free")}
+    assert {each for each, need in needs.items() if need.teacher} == {"offline"}
 
 
 def test_teacher_free_without_bank_equals_plain_training(
@@ -378,9 +381,9 @@ def test_online_the_peers_stand_in_place_of_the_teacher(knowledge: Knowledge) ->
 
 
 def test_method_without_retrieval_schedules_no_bank() -> None:
-    assert method(paradigm="online", picd=0.0, nicd=0.0).bank_schedule(10) is None
+    assert method(paradigm="online", picd=0.0, nicd=0.0).bank_plan(10) is None
     assert (
-        method(paradigm="teacher_free", picd=0.0, nicd=0.0).bank_schedule(10) is not None
+        method(paradigm="teacher_free", picd=0.0, nicd=0.0).bank_plan(10) is not None
     )  # its own target comes from the bank
 
 
@@ -389,7 +392,7 @@ def test_method_without_retrieval_schedules_no_bank() -> None:
     [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.27, 10, 3), (0.23, 10, 2), (0.1, 2, 1)],
 )
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
-    found = method(paradigm="online", warmup=warmup).bank_schedule(epochs)
+    found = method(paradigm="online", warmup=warmup).bank_plan(epochs)
     assert found is not None and found.source == "peers"
     assert [epoch for epoch in range(epochs + 1) if found.is_due(epoch, epochs)] == list(
         range(first, epochs)
@@ -399,7 +402,7 @@ def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int)
 @pytest.mark.parametrize(("warmup", "epochs"), [(0.1, 1), (1.0, 10)])
 def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None:
     with refused("warmup", warmup, "at least two epochs", error=SettingsError):
-        method(paradigm="teacher_free", warmup=warmup).bank_schedule(epochs)
+        method(paradigm="teacher_free", warmup=warmup).bank_plan(epochs)
 
 
 # Retrieved samples, and their tracked metrics
@@ -431,9 +434,10 @@ def test_only_neighbours_with_weight_are_retrieved(
 
     watched = replace(knowledge, find=find)
     chosen = method(watched, paradigm=paradigm, **settings)
-    if chosen.bank_schedule(10) is not None:
+    plan = chosen.bank_plan(10)
+    if plan is not None and plan.by_students:
         chosen.update_bank(watched)
-    assert chosen.num_neighbors == wanted
+    assert (plan.positives, plan.negatives) == wanted if plan else wanted == (0, 0)
     assert requested == [wanted] or (
         requested == [] and wanted == (0, 0) and paradigm != "teacher_free"
     )

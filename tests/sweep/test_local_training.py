@@ -1,6 +1,7 @@
 """Train in this process, without Ray: every method, a failure, and two students."""
 
 from methods import METHODS
+from methods.capabilities import uses_peers
 from orchestrator.core.errors import TrialError
 from tests.refusal import refused
 from tests.sweep_runs import RunSweep, student_trace
@@ -26,7 +27,11 @@ def test_failed_training_reports_the_reason(run: RunSweep) -> None:
 
 def test_every_method_trains(run: RunSweep) -> None:
     for name, kind in METHODS.items():
-        peers = ("peers.b.network.name=mlp", "search.students=b") if kind.needs.peer else ()
+        peers = (
+            ("peers.b.network.name=mlp", "search.students=b")
+            if uses_peers(kind(kind.Settings()))
+            else ()
+        )
         sweep = run(
             f"method.name={name}", "training.epochs=2", *peers, kind="train", name=name, local=True
         )

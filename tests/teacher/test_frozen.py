@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from methods import METHODS
+from methods.capabilities import uses_peers
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
@@ -23,7 +24,7 @@ SMALL = (
     "training.epochs=2",
     "training.batch_size=32",
 )
-ALONE = [name for name, kind in METHODS.items() if not kind.needs.peer]
+ALONE = [name for name, kind in METHODS.items() if not uses_peers(kind(kind.Settings()))]
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import Knowledge, Task
+from methods import Knowledge
 from methods.retrieval import ByClass, Neighbours
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core import disk
@@ -350,10 +350,11 @@ def test_trials_and_students_with_equal_settings_search_once(
     searched_sizes, seen = searches(monkeypatch), []
     reports: list[dict[str, float]] = []
 
-    def prepare(method: Retrieving, knowledge: Callable[[], Knowledge], task: Task) -> None:
-        seen.append(knowledge().neighbours(*method.num_neighbors))
+    def update_bank(method: Retrieving, knowledge: Knowledge) -> None:
+        chosen = method.settings
+        seen.append(knowledge.neighbours(chosen.positives, chosen.negatives))
 
-    monkeypatch.setattr(Retrieving, "prepare", prepare)
+    monkeypatch.setattr(Retrieving, "update_bank", update_bank)
     for trial in ("first", "second"):
         own = ("method.name=retrieving", "training.epochs=1", "training.batch_size=32", *pairs)
         spec = specify(*SMALL, *own, folder=trial)

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import METHODS, Batch, Knowledge, Method, Needs, Objective, Output, Settings, setting
-from methods.bank_schedule import BankSchedule
+from methods import METHODS, Batch, Knowledge, Method, Objective, Output, Settings, setting
+from methods.bank_plan import BankPlan
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
@@ -63,12 +63,19 @@ class Remembering(Method):
 
     def __init__(self, settings: RememberingSettings) -> None:
         super().__init__(settings)
-        self.needs = Needs(peer=settings.source == "peers")
         self.knowledge: Knowledge | None = None
 
-    def bank_schedule(self, epochs: int) -> BankSchedule | None:
+    updates_alternately = False
+    neighbours = None
+
+    @property
+    def uses_peers(self) -> bool:
+        return self.settings.source == "peers"
+
+    def bank_plan(self, epochs: int) -> BankPlan | None:
         chosen = self.settings
-        return BankSchedule(chosen.source, chosen.fill, chosen.momentum, chosen.queue, chosen.first)  # type: ignore[arg-type]
+        schedule = (chosen.fill, chosen.momentum, chosen.queue, chosen.first)
+        return BankPlan(chosen.source, 0, 0, *schedule)  # type: ignore[arg-type]
 
     def update_bank(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge

@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from trials_run import left, records_of, saved, untimed
 
 from methods import METHODS, Knowledge, Output
-from methods.bank_schedule import BankSchedule
-from methods.method import Method
+from methods.bank_plan import BankPlan
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, Stopped, TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
-from orchestrator.training import _bank as banks
-from orchestrator.training._bank import StudentBank, join_banks
 from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._trainer import train
+from orchestrator.training.capabilities import _student_bank as banks
+from orchestrator.training.capabilities._student_bank import StudentBank, join_banks
 
 Specify = Callable[..., TrialSpec]
 CLASSES, SAMPLES, SIZE = 10, 140, 32
@@ -92,7 +91,7 @@ def test_updating_the_bank_does_not_change_the_training(
     with_bank = specify(*pairs, folder="with")
     records_of(with_bank)
     without = specify(*pairs, folder="without")
-    monkeypatch.setattr(Remembering, "bank_schedule", Method.bank_schedule)
+    monkeypatch.setattr(Remembering, "bank_plan", lambda self, epochs: None)
     records_of(without)
     found, expected = left(with_bank), left(without)
     assert set(found) == set(expected) and all(
@@ -148,9 +147,9 @@ def build_bank(
     )
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
-    bank_schedule = BankSchedule("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
+    plan = BankPlan("own", 0, 0, fill, momentum, 0, 1)  # type: ignore[arg-type]
     return StudentBank(
-        bank_schedule, DistillationModule(student, method, None), batches, TrialContext()
+        plan, DistillationModule(student, method, None), batches, TrialContext()
     ), student
 
 

@@ -14,8 +14,8 @@ from trials_run import specification, untimed
 from methods import METHODS, Knowledge
 from orchestrator.cluster._pair import Pair
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.training import _bank as bank
 from orchestrator.training._trainer import train
+from orchestrator.training.capabilities import _student_bank as bank
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

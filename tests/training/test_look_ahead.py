@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import AKD, Batch, Method, Output, Task
+from methods.capabilities import LooksAhead
 from methods.learnable import held_out_slope
 from orchestrator.data.passes import Inputs
 from orchestrator.models.build import build
@@ -60,6 +61,7 @@ def test_look_ahead_changes_nothing(name: str, half_type: torch.dtype | None) ->
     before = state(made.student)
     slopes = [None if one.grad is None else one.grad.clone() for one in made.student.parameters()]
     addresses = [one.data_ptr() for one in made.student.parameters()]
+    assert isinstance(made.method, LooksAhead)
     made.method.look_ahead(made.build_look_ahead(inputs(6, 0), teacher(6), inputs(5, 1), RATE))
     assert float(made.method.alpha.slope) != 0, "the look-ahead has set the slope"  # type: ignore[arg-type, union-attr]
     assert all(torch.equal(value, before[key]) for key, value in made.student.state_dict().items())

@@ -23,7 +23,11 @@ from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training._sample_predictions import NUM_NEIGHBOURS, NUM_QUERIES, collect_retrieved
+from orchestrator.training.capabilities._displayed_samples import (
+    NUM_NEIGHBOURS,
+    NUM_QUERIES,
+    collect_retrieved,
+)
 
 Specify = Callable[..., TrialSpec]
 SMALL = (

@@ -15,10 +15,10 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
-from orchestrator.training import _sample_predictions as sample_predictions
-from orchestrator.training._sample_predictions import NUM_SAMPLES
 from orchestrator.training._trace import POINTS, Trace
 from orchestrator.training._trainer import train
+from orchestrator.training.capabilities import plots as sample_predictions
+from orchestrator.training.capabilities.plots import NUM_SAMPLES
 
 EPOCHS = 3
 SMALL = (

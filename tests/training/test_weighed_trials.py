@@ -16,8 +16,8 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
-from orchestrator.training import _sample_weight_schedule as sample_weights
 from orchestrator.training._trainer import train
+from orchestrator.training.capabilities import _student_weights as sample_weights
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 from tests.refusal import refused
 
@@ -94,6 +94,11 @@ def require_same(one: TrialSpec, other: TrialSpec) -> None:
         torch.testing.assert_close(value, second[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+def weights_of(spec: TrialSpec) -> torch.Tensor:
+    """Return the sample weights in the checkpoint of the first student."""
+    return saved(spec).components["weights"].tensors["weights"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_resume_with_sample_weights_is_bit_identical(
     weighed: Callable[..., TrialSpec], form: str
@@ -143,7 +148,7 @@ def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec])
     spec = weighed("iterative")
     last = records_of(spec)[-1]["metrics"]
     assert last["influence/weight_noisy"] < 0.9 < 1 < last["influence/weight_clean"]
-    dataset, left = Dataset.open(spec.data), saved(spec).weights
+    dataset, left = Dataset.open(spec.data), saved(spec).components["weights"].tensors
     wrong = torch.from_numpy(dataset.train.labels != dataset.clean_labels)
     assert wrong.sum() == 40
     assert float(left["weights"][wrong].mean()) == pytest.approx(last["influence/weight_noisy"])
@@ -154,7 +159,7 @@ def test_most_harmful_and_helpful_samples_are_shown(weighed: Callable[..., Trial
     spec = weighed("iterative")
     auc = [each["metrics"].get("influence/auc_noisy") for each in records_of(spec)]
     left, dataset = saved(spec), Dataset.open(spec.data)
-    scores, shown = left.weights["scores"], left.shown
+    scores, shown = left.components["weights"].tensors["scores"], left.shown
     assert shown["harmful_scores"].tolist() == scores.sort(descending=True).values[:8].tolist()
     assert shown["helpful_scores"].tolist() == scores.sort().values[:8].tolist()
     index = shown["harmful"].numpy()
@@ -218,7 +223,7 @@ def test_updated_teacher_belongs_to_the_trial_alone(
     assert spec.teacher is not None
     stored = load_file(spec.teacher / "weights.safetensors")
     records = records_of(spec)
-    own = saved(spec).teacher
+    own = saved(spec).components["teacher"].tensors
     assert set(own) == set(stored) and any(not own[name].equal(stored[name]) for name in own)
     assert all(
         value.equal(load_file(spec.teacher / "weights.safetensors")[name])
@@ -228,7 +233,7 @@ def test_updated_teacher_belongs_to_the_trial_alone(
     assert [value is not None for value in accuracies] == [epoch in (2, 4) for epoch in range(1, 7)]
     other = weighed("iterative", name="after")
     records_of(other)
-    assert not saved(other).teacher  # the shared teacher is unchanged
+    assert "teacher" not in saved(other).components  # the shared teacher is unchanged
 
 
 def test_student_uses_the_updated_teacher(weighed: Callable[..., TrialSpec]) -> None:
@@ -387,7 +392,7 @@ def test_colocated_students_have_separate_weights(
     assert last["a/influence/weight_noisy"] != last["b/influence/weight_noisy"]
     alone = weighed("iterative", name="alone")
     records_of(alone)
-    assert saved(spec).weights["weights"].equal(saved(alone).weights["weights"])
+    assert weights_of(spec).equal(weights_of(alone))
     own = load_file(spec.folder / "checkpoint" / "b" / "weights.safetensors")
-    assert not own["weights"].equal(saved(alone).weights["weights"])
+    assert not own["weights"].equal(weights_of(alone))
     assert math.isclose(float(own["weights"].mean()), 1, rel_tol=1e-5)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from methods.capabilities import teacher_lr
 from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.schema import Configuration, Network
@@ -71,7 +72,7 @@ def _trained_networks(
             recipe.batch_size,
             workers,
         )
-    if any(method.teacher_lr for method in build_all_variants(configuration, searching)):
+    if any(teacher_lr(method) for method in build_all_variants(configuration, searching)):
         workers = 1 if recipe.sync_batch_norm else replicas
         yield (
             "teacher.network",

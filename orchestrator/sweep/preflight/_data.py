@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from methods.capabilities import WeightsSamples
 from orchestrator.config.method_variants import build_all_variants, build_variants, trained_methods
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
@@ -18,7 +19,8 @@ def check_data(configuration: Configuration, searching: bool) -> None:
     data = configuration.data
     for name in trained_methods(configuration, searching):
         if not any(
-            method.needs.weights for method in build_variants(configuration, name, searching)
+            isinstance(method, WeightsSamples)
+            for method in build_variants(configuration, name, searching)
         ):
             continue
         if data.mixing != "none":

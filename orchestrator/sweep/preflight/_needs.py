@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from methods import Method, Needs, SettingsError
+from methods import Method, SettingsError
+from methods.capabilities import uses_peers
 from orchestrator.config.method_variants import advise_method_name, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -13,10 +14,10 @@ from orchestrator.core.errors import ConfigurationError
 def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
     """Raise ConfigurationError if a variant of a known method lacks a teacher or peers."""
     for method in build_variants(configuration, name, searching):
-        if not _missing_need(configuration, method.needs):
+        if not _missing_need(configuration, method):
             continue
         missing, (setting, other) = (
-            _missing_need(configuration, method.needs),
+            _missing_need(configuration, method),
             _cause(configuration, method),
         )
         other += advise_method_name(configuration, name, searching) if other else ""
@@ -26,7 +27,7 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
         subject = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
         if missing == "teacher":
             alternative = other or (
-                "dml" if method.needs.peer and configuration.peers else "cross_entropy"
+                "dml" if uses_peers(method) and configuration.peers else "cross_entropy"
             )
             raise ConfigurationError(
                 f"{subject} needs a teacher, but `teacher` is null: configure one, or choose "
@@ -45,11 +46,11 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
         )
 
 
-def _missing_need(configuration: Configuration, needs: Needs) -> str:
+def _missing_need(configuration: Configuration, method: Method) -> str:
     """Return which need is missing: teacher or peers; empty if none is."""
-    if configuration.teacher is None and (needs.teacher or needs.features or needs.bank):
+    if configuration.teacher is None and (method.needs.teacher or method.needs.features):
         return "teacher"
-    return "peers" if needs.peer and not configuration.peers else ""
+    return "peers" if uses_peers(method) and not configuration.peers else ""
 
 
 def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
@@ -62,7 +63,7 @@ def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
             other = type(method)(replace(method.settings, **{setting: value}))
         except SettingsError:
             continue
-        if not _missing_need(configuration, other.needs):
+        if not _missing_need(configuration, other):
             return setting, f"method.{setting}={value}"
     return "", ""
 

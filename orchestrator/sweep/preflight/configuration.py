@@ -24,9 +24,9 @@ from orchestrator.models.build import build
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
-from orchestrator.sweep.preflight._retrieval import check_bank_schedule
-from orchestrator.sweep.preflight._sample_weights import check_sample_weights
 from orchestrator.sweep.preflight._students import check_peers
+from orchestrator.training.capabilities.memory_bank_checks import check_bank
+from orchestrator.training.capabilities.sample_weights_checks import check_sample_weights
 from search_spaces import SPACES
 
 
@@ -217,7 +217,7 @@ def check_train(configuration: Configuration) -> None:
     check_settings(configuration, name, "method.name")
     check_needs(configuration, name, "method.name", searching=False)
     check_sample_weights(configuration, name, searching=False)
-    check_bank_schedule(configuration, name, searching=False)
+    check_bank(configuration, name, searching=False)
     check_data(configuration, searching=False)
     check_objective(configuration)
 
@@ -294,7 +294,7 @@ def _check_searched_method(configuration: Configuration, name: str) -> None:
     check_frozen_values(configuration, name)
     check_needs(configuration, name, field, searching=True)
     check_sample_weights(configuration, name, searching=True)
-    check_bank_schedule(configuration, name, searching=True)
+    check_bank(configuration, name, searching=True)
 
 
 def _check_scheduler(configuration: Configuration) -> None:

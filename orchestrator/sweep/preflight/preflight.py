@@ -44,8 +44,6 @@ from orchestrator.sweep.preflight._automatic import explain_automatic
 from orchestrator.sweep.preflight._batch_norm import check_batch_norm
 from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight._given_weights import check_given_weights
-from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
-from orchestrator.sweep.preflight._sample_weights import check_memory
 from orchestrator.sweep.preflight._students import require_one_process
 from orchestrator.sweep.preflight.configuration import (
     check_network,
@@ -59,6 +57,12 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
+from orchestrator.training.capabilities.memory_bank_checks import (
+    check_retrieval,
+    clean_bytes,
+    retrieval_line,
+)
+from orchestrator.training.capabilities.sample_weights_checks import check_memory
 
 
 @dataclass(frozen=True)

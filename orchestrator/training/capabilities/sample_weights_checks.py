@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from methods import SettingsError
+from methods.capabilities import teacher_lr, weighting_plan
 from orchestrator.config import sizes
 from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_variants, trained_methods
@@ -21,12 +22,12 @@ def check_sample_weights(configuration: Configuration, name: str, searching: boo
     """
     for method in build_variants(configuration, name, searching):
         try:
-            weighting_plan = method.weighting_plan(configuration.training.epochs)
+            plan = weighting_plan(method, configuration.training.epochs)
         except SettingsError as error:
             raise ConfigurationError.from_error(
                 error, f"method {name}: {error}", "method"
             ) from error
-        if method.needs_unlabelled and configuration.data.labelled is None:
+        if method.needs.unlabelled and configuration.data.labelled is None:
             raise ConfigurationError(
                 f"data.labelled = null keeps all labels, but method {name} with these settings "
                 f"also needs unlabelled samples: set data.labelled to the number of labels to "
@@ -35,7 +36,7 @@ def check_sample_weights(configuration: Configuration, name: str, searching: boo
                 value=None,
                 allowed=int,
             )
-        if weighting_plan and method.teacher_lr and configuration.peers:
+        if plan and teacher_lr(method) and configuration.peers:
             raise ConfigurationError(
                 f"method {name} with these settings trains the teacher for one student, but "
                 f"peers ({', '.join(configuration.peers)}) share the teacher: leave the peers "
@@ -53,7 +54,7 @@ def check_memory(
     limit_gib = configuration.resources.influence_gib
     for name in trained_methods(configuration, searching):
         all_plans = [
-            method.weighting_plan(configuration.training.epochs)
+            weighting_plan(method, configuration.training.epochs)
             for method in build_variants(configuration, name, searching)
         ]
         plans = [each for each in all_plans if each]

@@ -1,4 +1,4 @@
-"""Collect predictions of a finished student, and retrieved neighbours, for a few samples."""
+"""Collect training samples for display, and those retrieved for a few of them."""
 
 import numpy as np
 import torch
@@ -9,46 +9,9 @@ from orchestrator.data import pictures
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.training._distillation_module import DistillationModule
 
-NUM_SAMPLES = 6  # samples with stored distributions
-MAX_WEIGHT_SAMPLES = 2048  # validation samples over which class weights are averaged, at most
 NUM_QUERIES = 5  # training samples with stored neighbours
 NUM_NEIGHBOURS = 5  # of a query, positives and as many negatives
-
-
-@torch.no_grad()
-def collect_predictions(
-    distillation_module: DistillationModule, teacher: FrozenTeacher | None, batches: Batches
-) -> dict[str, Tensor]:
-    """Return predictions on samples of the validation part, in eval mode.
-
-    The mode of the module is restored afterwards.
-
-    Returns:
-        `labels` (S,), distributions (S, K) by name and, if the method has them, `class_weights`
-        (K, K), whose rows are true classes. A class without a sample has a row of NaN.
-    """
-    training = distillation_module.training
-    distillation_module.eval()
-    predictions: dict[str, Tensor] = {}
-    classes = len(batches.dataset.classes)
-    sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
-    for inputs in batches.spaced_samples("validation", MAX_WEIGHT_SAMPLES):
-        batch = distillation_module.build_batch(inputs, teacher(inputs.inputs) if teacher else None)
-        if not predictions:
-            predictions = {"labels": batch.labels[:NUM_SAMPLES].cpu()}
-            predictions |= {
-                name: rows[:NUM_SAMPLES].float().cpu()
-                for name, rows in distillation_module.method.class_distributions(batch).items()
-            }
-        weights = distillation_module.method.class_weights(batch)
-        if weights is None:
-            break
-        sums.index_add_(0, batch.labels.cpu(), weights.float().cpu())
-        counts += torch.bincount(batch.labels.cpu(), minlength=classes)
-    distillation_module.train(training)
-    return predictions | ({"class_weights": sums / counts[:, None]} if counts.any() else {})
 
 
 def collect_samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
-"""Schedule the sample weights of a student in training: the current and the pending ones.
+"""Sample weights of a student in training: the current and the pending ones.
 
-`sample_weighting` computes the weights.
+`orchestrator/training/sample_weighting.py` computes them.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from orchestrator.core.context import InfluenceClientProtocol, Stopped, TrialCon
 from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
-from orchestrator.training._sample_predictions import collect_samples
+from orchestrator.training.capabilities._displayed_samples import collect_samples
 from orchestrator.training.sample_weighting import (
     SampleWeighting,
     Snapshot,
@@ -60,6 +60,7 @@ class SampleWeights:
         self.pending: Snapshot | None = None
         self.noted: Metrics = {}
         self.pending_notes: list[str] = []
+        self.applied_after: int | None = None  # finished epochs when the current ones were applied
         self.influence_client: InfluenceClientProtocol | None = None
         labels, truth = np.asarray(dataset.train.labels), np.asarray(dataset.clean_labels)
         self.is_wrong, self.is_right = (
@@ -97,6 +98,8 @@ class SampleWeights:
                 self._send()
             if self.weighting_plan.lag == 0:
                 new_metrics = self._apply_pending()
+        if new_metrics is not None:
+            self.applied_after = epoch
         return new_metrics
 
     def metrics(self) -> Metrics:
@@ -169,7 +172,7 @@ class SampleWeights:
             values |= {"pending": self.pending.epoch, "before": self.pending.before}
         return tensors, values
 
-    def find_misfit(self, tensors: State, values: dict[str, Any]) -> str:
+    def find_misfit(self, tensors: State, values: Mapping[str, Any]) -> str:
         """Return why a saved state does not fit these weights; "" if it fits."""
         expected = {"weights": self.current, "scores": self.scores}
         expected_pending = {"pending/weights": self.current} if "pending" in values else {}
@@ -189,7 +192,7 @@ class SampleWeights:
         ]
         return f"weights.{missing_names[0]} is missing in its progress" if missing_names else ""
 
-    def restore(self, tensors: State, values: dict[str, Any]) -> None:
+    def restore(self, tensors: State, values: Mapping[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
         self.current, self.scores = (
             tensors["weights"].to(self.context.device),

@@ -1,6 +1,6 @@
 """Maintain the bank of a student during training, and exchange banks with its peers.
 
-`BankSchedule` defines when a bank is due, and its source.
+`BankPlan` defines when a bank is due, and its source.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import Knowledge, Output
-from methods.bank_schedule import BankSchedule
+from methods.bank_plan import BankPlan
 from methods.retrieval import Neighbours, nearest
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
@@ -34,25 +34,25 @@ class StudentBank:
 
     def __init__(
         self,
-        bank_schedule: BankSchedule,
+        plan: BankPlan,
         distillation_module: DistillationModule,
         batches: Batches,
         context: TrialContext,
     ) -> None:
-        self.bank_schedule, self.distillation_module, self.batches, self.context = (
-            bank_schedule,
+        self.plan, self.distillation_module, self.batches, self.context = (
+            plan,
             distillation_module,
             batches,
             context,
         )
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
-        self.average: State = self._copy_weights() if bank_schedule.fill == "ema" else {}
+        self.average: State = self._copy_weights() if plan.fill == "ema" else {}
         self.entries: Output | None = None
         self.has_entry = torch.zeros(samples, dtype=torch.bool, device=device)
         # number of draws in this epoch, by this rank
         self.draw_counts = torch.zeros(samples, dtype=torch.int32, device=device)
-        distillation_module.record = self.record if bank_schedule.fill == "momentum" else None
+        distillation_module.record = self.record if plan.fill == "momentum" else None
 
     def _copy_weights(self) -> State:
         return {
@@ -67,7 +67,7 @@ class StudentBank:
             torch._foreach_lerp_(
                 list(self.average.values()),
                 list(self.distillation_module.student.parameters()),
-                1 - self.bank_schedule.momentum,
+                1 - self.plan.momentum,
             )
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class StudentBank:
             positions = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, positions, 0).amax(dim=1)
             outputs = Output(*(part.index_select(0, last) for part in outputs))
-        has_entry, momentum = self.has_entry[index, None], self.bank_schedule.momentum
+        has_entry, momentum = self.has_entry[index, None], self.plan.momentum
         for entries, new in zip(self._allocate_entries(outputs), outputs, strict=True):
             entries[index] = torch.where(
                 has_entry, momentum * entries[index] + (1 - momentum) * new, new
@@ -132,7 +132,7 @@ class StudentBank:
         Returns:
             Logits (n, K) and features (n, D).
         """
-        if self.bank_schedule.fill != "momentum":
+        if self.plan.fill != "momentum":
             return self._compute_clean_outputs(raise_if_stopped)
         if not self.has_entry.all():
             clean, missing = self._compute_clean_outputs(raise_if_stopped), ~self.has_entry
@@ -175,11 +175,11 @@ class StudentBank:
         """Return the knowledge of the method after `epoch` finished epochs.
 
         Args:
-            banks: The student's own bank, or the banks of its peers, as the schedule's `source`
+            banks: The student's own bank, or the banks of its peers, as the plan's `source`
                 requires.
             epoch: Number of finished epochs.
         """
-        logits, features = banks[0] if self.bank_schedule.source == "own" else join_banks(banks)
+        logits, features = banks[0] if self.plan.source == "own" else join_banks(banks)
         return Knowledge(
             logits,
             features,
@@ -189,12 +189,10 @@ class StudentBank:
         )
 
     def _select_members(self, epoch: int) -> Tensor | None:
-        if not 0 < self.bank_schedule.queue < len(self.has_entry):
+        if not 0 < self.plan.queue < len(self.has_entry):
             return None
         members = torch.zeros(len(self.has_entry), dtype=torch.bool)
-        members[torch.from_numpy(self.batches.drawn_last(epoch - 1, self.bank_schedule.queue))] = (
-            True
-        )
+        members[torch.from_numpy(self.batches.drawn_last(epoch - 1, self.plan.queue))] = True
         return members.to(self.context.device)
 
     def state(self) -> State:
@@ -205,7 +203,7 @@ class StudentBank:
 
     def find_misfit(self, saved: State) -> str:
         """Return why a saved state does not fit this bank; "" if it fits."""
-        if self.bank_schedule.fill == "ema":
+        if self.plan.fill == "ema":
             return (
                 find_misfit(
                     "bank",
@@ -215,7 +213,7 @@ class StudentBank:
                 if saved
                 else ""
             )
-        if self.bank_schedule.fill != "momentum" or not saved:
+        if self.plan.fill != "momentum" or not saved:
             return ""
         samples = len(self.has_entry)
         if set(saved) != {*Output._fields, "seen"} or any(
@@ -226,11 +224,11 @@ class StudentBank:
 
     def restore(self, saved: State) -> None:
         """Restore a saved state; the student has the weights of the checkpoint already."""
-        if self.bank_schedule.fill == "ema":
+        if self.plan.fill == "ema":
             self.average = self._copy_weights()  # the memory layout determines the last bits
             for name, value in self.average.items():
                 value.copy_(saved.get(f"{AVERAGE}{name}", value))
-        if self.bank_schedule.fill == "momentum" and "seen" in saved:
+        if self.plan.fill == "momentum" and "seen" in saved:
             device = self.context.device
             self.entries = Output(*(saved[name].to(device, copy=True) for name in Output._fields))
             self.has_entry = saved["seen"].to(device, copy=True)

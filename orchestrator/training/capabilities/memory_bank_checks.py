@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from methods import Method, SettingsError
+from methods import SettingsError
+from methods.bank_plan import BankPlan
+from methods.capabilities import bank_plan
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.method_variants import advise_method_name, build_variants, trained_methods
 from orchestrator.config.schema import Configuration
@@ -14,21 +16,21 @@ from orchestrator.teacher import faiss_index
 SIDES = ("positives", "negatives")
 
 
-def check_bank_schedule(configuration: Configuration, name: str, searching: bool) -> None:
+def check_bank(configuration: Configuration, name: str, searching: bool) -> None:
     """Raise ConfigurationError if a bank of student features does not suit a method.
 
     The bank must be filled, hold as many samples as the method retrieves, and contain no blended
     samples.
     """
-    too_small: list[tuple[Method, int]] = []
+    too_small: list[BankPlan] = []
     for method in build_variants(configuration, name, searching):
         try:
-            fills = method.bank_schedule(configuration.training.epochs)
+            plan = bank_plan(method, configuration.training.epochs)
         except SettingsError as error:
             raise ConfigurationError.from_error(
                 error, f"method {name}: {error}", "method"
             ) from error
-        if configuration.data.mixing != "none" and (fills or method.needs.bank):
+        if configuration.data.mixing != "none" and plan:
             raise ConfigurationError(
                 f"data.mixing = {configuration.data.mixing!r} blends two samples into one image, "
                 f"but method {name} retrieves samples that are similar to a single one: set "
@@ -37,28 +39,27 @@ def check_bank_schedule(configuration: Configuration, name: str, searching: bool
                 value=configuration.data.mixing,
                 allowed=("none",),
             )
-        if fills and 0 < fills.queue < _minimum_queue(method):
-            too_small.append((method, fills.queue))
+        if plan and 0 < plan.queue < _minimum_queue(plan):
+            too_small.append(plan)
     if too_small:
-        method, queue = max(too_small, key=lambda each: _minimum_queue(each[0]))
-        positives, negatives = method.num_neighbors
+        plan = max(too_small, key=_minimum_queue)
+        positives, negatives, queue = plan.positives, plan.negatives, plan.queue
         shortages = [f"positives + 1 = {positives + 1}"] if 0 < positives >= queue else []
         shortages += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
             f"method {name}: method.queue = {queue} is less than "
             f"{' and less than '.join(shortages)}: give method.queue of at least "
-            f"{_minimum_queue(method)}, or 0 for all samples"
+            f"{_minimum_queue(plan)}, or 0 for all samples"
             f"{advise_method_name(configuration, name, searching)}",
             field="method.queue",
             value=queue,
-            allowed=(_minimum_queue(method), None),
+            allowed=(_minimum_queue(plan), None),
         )
 
 
-def _minimum_queue(method: Method) -> int:
-    """Return the smallest size of a bank from which a method can retrieve all its samples."""
-    positives, negatives = method.num_neighbors
-    return max(positives + 1 if positives else 0, negatives)
+def _minimum_queue(plan: BankPlan) -> int:
+    """Return the smallest size of a bank from which all samples can be retrieved."""
+    return max(plan.positives + 1 if plan.positives else 0, plan.negatives)
 
 
 def check_retrieval(
@@ -81,7 +82,7 @@ def check_retrieval(
             configuration,
             name,
             searching,
-            [method.num_neighbors for each, method in variants if each == name],
+            [(plan.positives, plan.negatives) for each, plan in variants if each == name],
             sizes,
         )
     if (
@@ -148,9 +149,9 @@ def _check_numbers(
 def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, int]]:
     """Return the distinct (positives, negatives) to retrieve by the teacher's outputs."""
     found = {
-        method.num_neighbors
-        for _, method in _retrieving(configuration, searching)
-        if method.needs.bank
+        (plan.positives, plan.negatives)
+        for _, plan in _retrieving(configuration, searching)
+        if not plan.by_students
     }
     return found - {(0, 0)}
 
@@ -169,7 +170,7 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
     """
     pairs = retrieved(configuration, searching)
     if configuration.teacher is None or not any(
-        method.needs.bank for _, method in _retrieving(configuration, searching)
+        not plan.by_students for _, plan in _retrieving(configuration, searching)
     ):
         return 0
     tables = sum(byte_sizes.neighbours_bytes(samples, sum(pair)) for pair in pairs)
@@ -208,13 +209,9 @@ def retrieval_line(
             f"{how}, among {samples} samples: {pair_texts} of the same and of other classes; "
             f"{where}"
         )
-    filled = [
-        bank_schedule
-        for _, method in variants
-        if (bank_schedule := method.bank_schedule(configuration.training.epochs))
-    ]
+    filled = [plan for _, plan in variants if plan.by_students]
     if filled:
-        largest = max(min(bank_schedule.queue or samples, samples) for bank_schedule in filled)
+        largest = max(min(plan.queue or samples, samples) for plan in filled)
         lines.append(f"exact, among at most {largest} samples, in each bank of student features")
     return "; ".join(lines)
 
@@ -225,9 +222,9 @@ def _is_approximate(configuration: Configuration, searching: bool, samples: int,
     return requested and byte_sizes.is_approximate(configuration.resources, samples, gpu)
 
 
-def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
-    """Yield the method variants that have a bank, each with the name of its method."""
+def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, BankPlan]]:
+    """Yield the bank plans of all method variants, each with the name of its method."""
     for name in trained_methods(configuration, searching):
         for method in build_variants(configuration, name, searching):
-            if method.needs.bank or method.bank_schedule(configuration.training.epochs):
-                yield name, method
+            if plan := bank_plan(method, configuration.training.epochs):
+                yield name, plan

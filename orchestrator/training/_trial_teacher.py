@@ -1,0 +1,123 @@
+"""The teacher of a trial, and the source of its outputs: computed at every step, or cached."""
+
+import functools
+import shutil
+
+from torch import Tensor
+
+from methods import Knowledge, Method, Output
+from methods.capabilities import uses_teacher_bank
+from methods.retrieval import Neighbours
+from orchestrator.config.sizes import views
+from orchestrator.config.trial import KNOWLEDGE, TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.passes import Inputs
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.outputs import OnlineTeacher
+from orchestrator.training._clock import Clock
+from orchestrator.training.checkpoint import State
+from orchestrator.training.process_cache import (
+    build_retrieval,
+    compute_clean_knowledge,
+    compute_teacher_outputs,
+    compute_validation_predictions,
+)
+
+PHASE = "the teacher's forward pass over a view"
+
+
+class TrialTeacher:
+    """A teacher whose outputs a trial uses. All ranks call its methods together.
+
+    Args:
+        network: The teacher.
+        spec: The specification of the trial.
+        batches: The batches of this rank.
+        context: The context of all ranks of the trial.
+        replicas: The context of the ranks of one student.
+        clock: Measures the time.
+        method: The method, which defines the outputs that are used.
+    """
+
+    def __init__(
+        self,
+        network: FrozenTeacher,
+        spec: TrialSpec,
+        batches: Batches,
+        context: TrialContext,
+        replicas: TrialContext,
+        clock: Clock,
+        method: Method,
+    ) -> None:
+        self.network, self.spec, self.batches, self.clock = network, spec, batches, clock
+        self.context, self.replicas = context, replicas
+        self.features = method.needs.features
+        self.uses_outputs = method.needs.teacher or self.features
+        self.changed = False  # whether the trial has changed the weights
+        self.source = compute_teacher_outputs(spec, network, batches, context, self.features)
+        self.retrieval = (
+            build_retrieval(spec, self.source, batches, context)
+            if uses_teacher_bank(method, spec.configuration.training.epochs)
+            else None
+        )
+
+    @functools.cached_property
+    def knowledge(self) -> Knowledge:
+        """The outputs on the clean training part; computed at the first use."""
+        self.context.phase(PHASE)
+        with self.clock.measure("teacher"):
+            return compute_clean_knowledge(
+                self.source,
+                self.batches,
+                self.replicas,
+                self.features or self.retrieval is not None,
+                self._find_neighbours if self.retrieval else None,
+            )
+
+    def _find_neighbours(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        assert self.retrieval is not None
+        with self.clock.measure("retrieval"):
+            return self.retrieval(knowledge, positives, negatives)
+
+    def open_view(self, view: int | None) -> None:
+        """Open a view of the training part; the clean one is None."""
+        self.context.phase(PHASE)
+        with self.clock.measure("teacher"):
+            if self.uses_outputs:
+                self.source.open_view(view, self.features and view is None)
+
+    def compute_output(self, batch: Inputs) -> Output | None:
+        """Return the outputs on a batch of the open view, or None if the method uses none."""
+        return self.source.answer(batch) if self.uses_outputs else None
+
+    def validation_predictions(self, context: TrialContext) -> Tensor:
+        """Return the classes of this rank's share of the validation part."""
+        return compute_validation_predictions(self.network, self.batches, context)
+
+    def state_dict(self) -> State:
+        """Return the weights that the trial has changed; {} for a teacher of the store."""
+        return dict(self.network.network.state_dict()) if self.changed else {}
+
+    def change(self, network: FrozenTeacher) -> None:
+        """Use another teacher; its outputs on recurring views are cached for this trial alone."""
+        self.network, self.changed = network, True
+        self.remove_own_outputs()
+        configuration = self.spec.configuration
+        if self.batches.views.varies and views(configuration) >= configuration.training.epochs:
+            self.source = OnlineTeacher(network)
+        else:
+            own = self.spec.knowledge and self.spec.folder / KNOWLEDGE
+            spec = self.spec.model_copy(update={"knowledge": own})
+            self.source = compute_teacher_outputs(
+                spec, network, self.batches, self.context, self.features
+            )
+
+    def remove_own_outputs(self) -> None:
+        """Remove the cached outputs of the trial's own teachers: no other trial can use them."""
+        if not self.changed:
+            return
+        self.context.all_gather_object(None)  # afterwards no rank reads them
+        if self.context.is_main_process:
+            shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
+        self.context.all_gather_object(None)
