@@ -1,6 +1,7 @@
 """Train one trial, with torch alone."""
 
 __all__ = [
+    "capabilities",
     "checkpoint",
     "cost",
     "execute",

@@ -30,8 +30,8 @@ from orchestrator.training._trial_metrics import (
     select_student_metrics,
 )
 from orchestrator.training._trial_teacher import TrialTeacher
-from orchestrator.training.capabilities import Component, select_components
-from orchestrator.training.capabilities.component import RunningTrial, Step
+from orchestrator.training.capabilities.component import Component, RunningTrial, Step
+from orchestrator.training.capabilities.components import select_components
 from orchestrator.training.checkpoint import Checkpoint, ComponentState
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import load_teacher, open_batches

@@ -175,8 +175,10 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     with (path / "optimizer.pt").open("wb") as stream:
         torch.save(checkpoint.optimizer, stream)
     files = {file.name: _checksum(file) for file in sorted(path.iterdir()) if file.is_file()}
-    values = {name: dict(state.values) for name, state in checkpoint.components.items()}
-    progress = {**checkpoint.progress, "components": values, "files": files}
+    values = {
+        name: dict(state.values) for name, state in checkpoint.components.items() if state.values
+    }
+    progress = {**checkpoint.progress, "files": files} | ({"components": values} if values else {})
     (path / PROGRESS_FILE).write_text(PROGRESS.text(progress))
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from methods import METHODS
+from methods.influence_weighting import InfluenceWeighting
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from orchestrator.config import plan
@@ -28,7 +29,9 @@ SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
 class WeightingPlan(KD):
     """KD that declares sample weights."""
 
-    weighting_plan = KDAIF.weighting_plan
+    def weighting_plan(self, epochs: int) -> InfluenceWeighting:
+        """Return the plan of KD-AIF."""
+        return KDAIF(KDAIF.Settings()).weighting_plan(epochs)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from trials_run import records_of
 
-from methods import METHODS
+from methods import METHODS, Knowledge
+from methods.bank_plan import BankPlan
 from methods.cross_entropy import CrossEntropy
 from methods.kd import KD
 from methods.retrieval import Neighbours
@@ -58,6 +59,13 @@ def batches_of(dataset: Dataset, size: int = 32) -> Batches:
 
 class Retrieving(KD):
     """KD that reports retrieved samples."""
+
+    def bank_plan(self, epochs: int) -> BankPlan:
+        """Return a plan of the student's own bank, whose content is ignored."""
+        return BankPlan("own", 7, 9, first=1)
+
+    def update_bank(self, knowledge: Knowledge) -> None:
+        """Ignore the bank."""
 
     @property
     def neighbours(self) -> Neighbours | None:
@@ -117,6 +125,8 @@ class WithoutTeacher(CrossEntropy):
     def neighbours(self) -> Neighbours | None:
         """Return random neighbours."""
         return random_neighbours(96)
+
+    bank_plan, update_bank = Retrieving.bank_plan, Retrieving.update_bank
 
 
 def test_unused_teacher_gives_no_classes_of_retrieved_samples(

@@ -82,7 +82,8 @@ class MemoryBankComponent(Component):
         neighbours, teacher = _method(student).neighbours, self.trial.teacher
         if neighbours is None:
             return {}
-        evaluated = teacher.network if teacher and not self.plan.by_students else None
+        # otherwise the bank is not the teacher's
+        evaluated = teacher.network if teacher and student.method.needs.teacher else None
         return collect_retrieved(neighbours, evaluated, self.trial.batches)
 
     def state_dict(self, student: TrainedStudent) -> ComponentState:
