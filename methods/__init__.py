@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from methods.akd import AKD
+from methods.attention_transfer import AttentionTransfer
 from methods.batch import Batch, Mix, Output
 from methods.capabilities import LookAhead
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
+from methods.fitnet import FitNet
 from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
@@ -43,6 +45,8 @@ METHODS: dict[str, type[Method]] = {
     "kd_aif": KDAIF,
     "ic_kd": ICKD,
     "tf_kd": TfKD,
+    "fitnet": FitNet,
+    "attention_transfer": AttentionTransfer,
 }
 
 
@@ -69,9 +73,11 @@ __all__ = [
     "METHODS",
     "TTM",
     "WTTM",
+    "AttentionTransfer",
     "Batch",
     "CrossEntropy",
     "DualStudent",
+    "FitNet",
     "Knowledge",
     "LookAhead",
     "Method",

@@ -1,7 +1,7 @@
 """Batch that a method receives: network outputs, labels, and means over the global batch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -53,6 +53,8 @@ class Batch:
         mix: Partners, if inputs are blended.
         mean: Mean of a tensor over the ranks; all ranks must call it together.
         all_labelled: All training samples have labels, so that labels need no count.
+        student_maps: Feature maps of the student by stage, (B, C, H, W).
+        teacher_maps: Feature maps of the teacher by stage, (B, C, H, W) float32 without a gradient.
     """
 
     index: Tensor
@@ -65,6 +67,8 @@ class Batch:
     mix: Mix | None = None
     mean: Callable[[Tensor], Tensor] = single_rank_mean
     all_labelled: bool = False
+    student_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:
         """Return sum(values) over the ranks' mean of sum(counted), (); 0 if nothing counts.

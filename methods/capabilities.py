@@ -5,7 +5,7 @@ the same name in `orchestrator/training/capabilities` serves it during training.
 the end return a neutral value for a method without the capability.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from methods.bank_plan import BankPlan
 from methods.batch import Batch
+from methods.feature_maps import FeatureStages
 from methods.method import Knowledge, Method
 from methods.retrieval import Neighbours
 from methods.sample_weighting import WeightingPlan
@@ -112,6 +113,25 @@ class UpdatesTeacher(Protocol):
             batch: `batch.student` is the teacher's output in training, `batch.teacher` its output
                 before.
             progress: Decrease of the student's loss on its labels since the previous survey.
+        """
+
+
+@runtime_checkable
+class UsesFeatureMaps(Protocol):
+    """Method that uses feature maps of student and teacher, `Batch.student_maps` and so on.
+
+    `prepare` receives their shapes in `Task`.
+    """
+
+    def select_stages(self, student: Sequence[str], teacher: Sequence[str]) -> FeatureStages:
+        """Return the stages whose maps the method uses.
+
+        Args:
+            student: Names of all stages of the student, from the input to the output.
+            teacher: Names of all stages of the teacher.
+
+        Raises:
+            SettingsError: The networks do not have the stages that the settings name.
         """
 
 

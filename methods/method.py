@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from methods.batch import Batch, single_rank_mean
+from methods.feature_maps import MapShape
 from methods.retrieval import Neighbours, nearest
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
@@ -77,7 +78,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Task:
-    """Size of the learning task, and the mean over the ranks.
+    """Sizes of the learning task and of the networks, and the mean over the ranks.
 
     Attributes:
         classes: K, classes.
@@ -85,12 +86,20 @@ class Task:
         epochs: Epochs of the trial.
         mean: Mean of a tensor over the ranks, returned on every rank; all ranks must call it
             together.
+        student_features: Length of the student's features.
+        teacher_features: Length of the teacher's features; 0 without a teacher.
+        student_maps: Shapes of the student's feature maps, by the selected stages.
+        teacher_maps: Shapes of the teacher's feature maps, by the selected stages.
     """
 
     classes: int
     samples: int
     epochs: int
     mean: Callable[[Tensor], Tensor] = single_rank_mean
+    student_features: int = 0
+    teacher_features: int = 0
+    student_maps: Mapping[str, MapShape] = field(default_factory=dict)
+    teacher_maps: Mapping[str, MapShape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,19 @@
 """List the search spaces of all methods."""
 
-from search_spaces import akd, cross_entropy, dml, dual_student, ic_kd, kd, kd_aif, tf_kd, ttm, wttm
+from search_spaces import (
+    akd,
+    attention_transfer,
+    cross_entropy,
+    dml,
+    dual_student,
+    fitnet,
+    ic_kd,
+    kd,
+    kd_aif,
+    tf_kd,
+    ttm,
+    wttm,
+)
 from search_spaces.space import Space, Trial
 
 SPACES: dict[str, Space] = {
@@ -14,6 +27,8 @@ SPACES: dict[str, Space] = {
     "kd_aif": Space(kd_aif.POINTS, kd_aif.space),
     "ic_kd": Space(ic_kd.POINTS, ic_kd.space),
     "tf_kd": Space(tf_kd.POINTS, tf_kd.space),
+    "fitnet": Space(fitnet.POINTS, fitnet.space),
+    "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

@@ -1,6 +1,10 @@
 """Compute the bytes of caches, checkpoints and retrieved neighbours."""
 
-from orchestrator.config.schema import Configuration, Resources
+import math
+from collections.abc import Iterable
+
+from methods.feature_maps import MapShape
+from orchestrator.config.schema import Configuration, Resources, Teacher
 
 BYTES = {"float16": 2, "float32": 4}
 
@@ -52,6 +56,16 @@ def neighbours_bytes(samples: int, neighbours: int) -> int:
     Positions are int32 and similarities float32.
     """
     return samples * neighbours * (4 + 4)
+
+
+def map_bytes(teacher: Teacher, samples: int, shapes: Iterable[MapShape]) -> int:
+    """Return the bytes on disk of the teacher's feature maps on the clean view."""
+    return samples * sum(math.prod(shape) for shape in shapes) * BYTES[teacher.dtype]
+
+
+def maps_fit(teacher: Teacher, samples: int, shapes: Iterable[MapShape]) -> bool:
+    """Return whether feature maps are cached: they take at most half of `teacher.cache_gib`."""
+    return map_bytes(teacher, samples, shapes) <= teacher.cache_gib * 2**30 / 2
 
 
 def format_bytes(count: float) -> str:

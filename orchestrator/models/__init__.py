@@ -3,6 +3,7 @@
 __all__ = [
     "batch_norm",
     "build",
+    "feature_maps",
     "network",
     "weight_files",
     "weights",

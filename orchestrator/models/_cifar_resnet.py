@@ -74,7 +74,7 @@ def cifar_resnet(name: str, settings: Settings, classes: int, shape: Shape) -> N
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return Network(name, kaiming(body), channels[-1], classes)
+    return Network(name, kaiming(body), channels[-1], classes, stages=("3", "4", "5"))
 
 
 BUILDERS = {name: partial(cifar_resnet, name) for name in DEPTHS}

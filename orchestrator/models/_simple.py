@@ -45,29 +45,31 @@ class SeparableCNNSettings(Settings):
 def mlp(settings: MLPSettings, classes: int, shape: Shape) -> Network:
     """Build an MLP on flattened inputs: `depth` hidden layers with ReLU.
 
-    The features are the output of the last hidden layer, D = width.
+    The features are the output of the last hidden layer, D = width. A stage is a hidden layer.
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    inputs = math.prod(shape)
+    inputs, stages = math.prod(shape), list[str]()
     for _ in range(settings.depth):
         layers += [nn.Linear(inputs, settings.width), nn.ReLU()]
+        stages.append(str(len(layers) - 1))
         layers += [nn.Dropout(settings.dropout)] if settings.dropout else []
         inputs = settings.width
-    return Network("mlp", nn.Sequential(*layers), settings.width, classes)
+    return Network("mlp", nn.Sequential(*layers), settings.width, classes, stages)
 
 
 def cnn(settings: CNNSettings, classes: int, shape: Shape) -> Network:
     """Build three 3x3 convolutions with batch norm and a global average pool: D = 4 width.
 
-    The second and the third convolution halve the side.
+    The second and the third convolution halve the side. A stage is a convolution with its ReLU.
     """
     layers: list[nn.Module] = []
-    inputs = shape[0]
+    inputs, stages = shape[0], list[str]()
     for outputs, stride in ((settings.width, 1), (2 * settings.width, 2), (4 * settings.width, 2)):
         layers += [convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+        stages.append(str(len(layers) - 1))
         inputs = outputs
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return Network("cnn", kaiming(nn.Sequential(*layers)), inputs, classes)
+    return Network("cnn", kaiming(nn.Sequential(*layers)), inputs, classes, stages)
 
 
 def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) -> Network:
@@ -75,7 +77,8 @@ def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) ->
 
     The first convolution is 3x3; the side is halved twice. The blocks are the first ones of
     MobileNet (Howard et al. 2017, arXiv 1704.04861) behind a stem that keeps the side. At the
-    default width the network has 68,000 parameters; ResNet-8 has 78,000.
+    default width the network has 68,000 parameters; ResNet-8 has 78,000. The stages are the last
+    blocks of each side.
     """
     width = settings.width
     layers: list[nn.Module] = [convolution(shape[0], width), nn.BatchNorm2d(width), nn.ReLU()]
@@ -88,5 +91,6 @@ def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) ->
         ]
         layers += [convolution(inputs, outputs, side=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
+    stages = [str(len(layers) - 1 - 6 * blocks) for blocks in (3, 1, 0)]  # six layers a block
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return Network("separable_cnn", kaiming(nn.Sequential(*layers)), inputs, classes)
+    return Network("separable_cnn", kaiming(nn.Sequential(*layers)), inputs, classes, stages)

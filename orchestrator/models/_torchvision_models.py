@@ -19,17 +19,21 @@ _LARGE_SIDE = 64
 
 @dataclass(frozen=True)
 class Parts:
-    """Prefixes of a torchvision network's first convolution and classifier in its state."""
+    """Submodules of a torchvision network: first convolution, classifier, ends of the stages."""
 
     stem: str
     classifier: str
+    stages: tuple[str, ...]
 
 
+_RESNET = Parts("conv1", "fc", ("layer1", "layer2", "layer3", "layer4"))
 PARTS: dict[str, Parts] = {
-    "resnet18": Parts("conv1", "fc"),
-    "resnet34": Parts("conv1", "fc"),
-    "resnet50": Parts("conv1", "fc"),
-    "mobilenet_v2": Parts("features.0.0", "classifier.1"),
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "mobilenet_v2": Parts(
+        "features.0.0", "classifier.1", ("features.3", "features.6", "features.13", "features.17")
+    ),
 }
 
 
@@ -49,7 +53,7 @@ def torchvision_network(name: str, settings: Settings, classes: int, shape: Shap
     body = models.get_model(name, weights=None)
     small = min(shape[1:]) < _LARGE_SIDE
     fit = _fit_mobilenet if name == "mobilenet_v2" else _fit_resnet
-    return Network(name, body, fit(body, shape[0], small), classes)
+    return Network(name, body, fit(body, shape[0], small), classes, PARTS[name].stages)
 
 
 def _fit_resnet(body: Any, channels: int, small: bool) -> int:

@@ -1,5 +1,7 @@
 """Base class of all networks: a body that computes features, and a linear head."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,12 +12,24 @@ Shape = tuple[int, int, int]
 
 
 class Network(nn.Module):
-    """A classifier from inputs (B, C, H, W) to logits (B, K) and penultimate features (B, D)."""
+    """A classifier from inputs (B, C, H, W) to logits (B, K) and penultimate features (B, D).
 
-    def __init__(self, name: str, body: nn.Module, features: int, classes: int) -> None:
+    Args:
+        name: The name of the network.
+        body: The module that computes the features.
+        features: D.
+        classes: K.
+        stages: The submodules of the body whose outputs are the feature maps of stage1, stage2 and
+            so on, from the input to the output.
+    """
+
+    def __init__(
+        self, name: str, body: nn.Module, features: int, classes: int, stages: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.name = name
         self.classes = classes
+        self.stages = {f"stage{number}": f"body.{path}" for number, path in enumerate(stages, 1)}
         self.body = body
         self.head = nn.Linear(features, classes)
 
@@ -26,6 +40,11 @@ class Network(nn.Module):
 
     def __str__(self) -> str:
         return f"{self.name} with {self.classes} classes"
+
+
+def count_features(network: nn.Module) -> int:
+    """Return the length D of a network's features."""
+    return int(network.get_parameter("head.weight").shape[1])
 
 
 def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:

@@ -17,6 +17,7 @@ from orchestrator.teacher.cache import Array, Lock, Writer
 from orchestrator.teacher.frozen import FrozenTeacher
 
 STOP_CHECK_BLOCKS = 16
+MAP = "map-"  # and the name of a stage: a part with feature maps, flattened to (n, C H W)
 
 
 def _ignore_progress(_: int) -> None:
@@ -26,8 +27,9 @@ def _ignore_progress(_: int) -> None:
 class SharedPass:
     """Cache files that a collective teacher pass creates on a cache miss.
 
-    The files hold the `logits` of a view and, for the clean view, also `features`. All ranks call
-    every method together. `on_progress` is called with the number of samples that are done.
+    The files hold the `logits` of a view and, for the clean view, also `features` and feature maps.
+    All ranks call every method together. `on_progress` is called with the number of samples that
+    are done.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class SharedPass:
             PreflightError: As `RankSharedFiles.open`.
             Stopped: As `RankSharedFiles.open`.
         """
-        return self.sharing.open(files, partial(self._compute, view))
+        stages = [part.removeprefix(MAP) for part in files if part.startswith(MAP)]
+        return self.sharing.open(files, partial(self._compute, view, stages))
 
-    def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
-        parts, remaining, failure = Output._fields[: 2 if view is None else 1], self.samples, None
+    def _compute(
+        self, view: int | None, stages: list[str], missing: Files, locks: list[Lock]
+    ) -> None:
+        fields, remaining, failure = Output._fields[: 2 if view is None else 1], self.samples, None
         with contextlib.ExitStack() as stack:
             writers: dict[str, Writer] = {}
 
@@ -63,8 +68,10 @@ class SharedPass:
             for number, batch in enumerate(
                 self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1
             ):
-                output = self.teacher(batch.inputs)
-                blocks = {part: self.context.all_gather(getattr(output, part)) for part in parts}
+                output, maps = self.teacher.compute_with_maps(batch.inputs, stages)
+                parts = {name: getattr(output, name) for name in fields}
+                parts |= {f"{MAP}{stage}": value.flatten(1) for stage, value in maps.items()}
+                blocks = {part: self.context.all_gather(value) for part, value in parts.items()}
                 rows = {
                     part: torch.cat(each)[:remaining].cpu().numpy() for part, each in blocks.items()
                 }

@@ -1,5 +1,6 @@
 """Load the teacher for trials: frozen in eval mode, without gradients, in its own precision."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from methods import Output
 from orchestrator.config.schema import Network
 from orchestrator.core.errors import PreflightError
 from orchestrator.models.build import build
+from orchestrator.models.feature_maps import recorded_maps
 from orchestrator.models.network import with_exact_head
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.record_file import DamagedRecordError
@@ -123,9 +125,16 @@ class FrozenTeacher(nn.Module):
 
     def forward(self, inputs: Tensor) -> Output:
         """Return logits (B, K) and features (B, D) in float32, the type of the head."""
+        return self.compute_with_maps(inputs, ())[0]
+
+    def compute_with_maps(
+        self, inputs: Tensor, stages: Sequence[str]
+    ) -> tuple[Output, dict[str, Tensor]]:
+        """Return the output as `forward` does, and the feature maps (B, C, H, W) of stages."""
         with (
             torch.inference_mode(),
             torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None),
+            recorded_maps(self.network, stages) as maps,
         ):
             output = self.network(inputs)
             if self.half_type:
@@ -133,6 +142,9 @@ class FrozenTeacher(nn.Module):
                     output, *map(self.network.get_parameter, ("head.weight", "head.bias"))
                 )
         # copy the outputs out of inference mode: autograd refuses to save an inference tensor
-        return Output(
-            *(each.to(torch.float32, copy=True) for each in (output.logits, output.features))
+        logits, features = (
+            each.to(torch.float32, copy=True) for each in (output.logits, output.features)
         )
+        return Output(logits, features), {
+            name: maps[name].to(torch.float32, copy=True) for name in stages
+        }

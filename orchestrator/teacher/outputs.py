@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,30 @@ from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
+from orchestrator.models.feature_maps import map_shapes
 from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
-from orchestrator.teacher._shared_pass import SharedPass
+from orchestrator.teacher._shared_pass import MAP, SharedPass
 from orchestrator.teacher.cache import Array, Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 
 
 class OnlineTeacher:
-    """A teacher that runs at every step."""
+    """A teacher that runs at every step.
 
-    def __init__(self, teacher: FrozenTeacher) -> None:
-        self.teacher = teacher
+    Attributes:
+        maps: Feature maps (B, C, H, W) of the last batch, by stage.
+    """
 
-    def open_view(self, view: int | None, features: bool = False) -> None:
+    def __init__(self, teacher: FrozenTeacher, stages: Sequence[str] = ()) -> None:
+        self.teacher, self.stages = teacher, stages
+        self.maps: dict[str, Tensor] = {}
+
+    def open_view(self, view: int | None, features: bool = False, maps: bool = False) -> None:
         """Do nothing: no view has to be opened."""
 
     def answer(self, batch: Inputs) -> Output:
         """Return logits (B, K) and features (B, D)."""
-        output: Output = self.teacher(batch.inputs)
+        output, self.maps = self.teacher.compute_with_maps(batch.inputs, self.stages)
         return output
 
     def counts(self) -> dict[str, float]:
@@ -45,8 +52,9 @@ class OnlineTeacher:
 class CachedTeacher:
     """A teacher that runs once per view; its outputs are cached.
 
-    The cache holds logits (n, K) and, for the clean view, features (n, D), in the order of the
-    training part. All ranks call its methods together, except `answer` and `read_all_outputs`.
+    The cache holds logits (n, K) and, for the clean view, features (n, D) and feature maps (n, C H
+    W), in the order of the training part. All ranks call its methods together, except `answer` and
+    `read_all_outputs`.
 
     Args:
         teacher: The teacher.
@@ -55,6 +63,7 @@ class CachedTeacher:
         dtype: The NumPy type of the cached arrays.
         context: The context of the ranks.
         wait_s: Longest wait in seconds for a lock whose owner's heartbeat has stopped.
+        stages: Stages whose feature maps are cached for the clean view.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class CachedTeacher:
         dtype: str,
         context: TrialContext,
         wait_s: float,
+        stages: Sequence[str] = (),
     ) -> None:
         self.batches, self.cache, self.context = batches, cache, context
         self.sharing = RankSharedFiles(cache, context, wait_s)
@@ -82,22 +92,25 @@ class CachedTeacher:
         self.lookups: Counter[str] = Counter()
         self.arrays: dict[str, Array] = {}
         self.arrays_on_device: dict[str, Tensor] = {}
+        self.shapes = map_shapes(teacher.network, batches.dataset.shape, stages) if stages else {}
+        self.maps: dict[str, Tensor] = {}  # of the last batch, (B, C, H, W) float32
 
-    def open_view(self, view: int | None, features: bool = False) -> None:
+    def open_view(self, view: int | None, features: bool = False, maps: bool = False) -> None:
         """Map the outputs on a view; compute them first on a cache miss.
 
         Args:
             view: Index of the augmented view; None for the clean view.
             features: Whether to map features, which are cached for the clean view alone.
+            maps: Whether to map feature maps, which are cached for the clean view alone.
 
         Raises:
             PreflightError: Another process holds the lock without a heartbeat, or the cache cannot
                 be used.
             Stopped: A stop of the trial was requested meanwhile.
         """
-        assert view is None or not features, "features are cached for the clean view only"
+        assert view is None or not (features or maps), "these are cached for the clean view only"
         self.arrays, self.arrays_on_device = {}, {}
-        self.arrays, computed = self.shared_pass.open(view, self.files(view, features))
+        self.arrays, computed = self.shared_pass.open(view, self.files(view, features, maps))
         self.lookups["misses" if computed else "hits"] += 1
 
     def answer(self, batch: Inputs) -> Output:
@@ -112,6 +125,11 @@ class CachedTeacher:
             if "features" in self.arrays
             else logits.new_empty(len(logits), 0)
         )
+        self.maps = {
+            stage: self._rows(part, batch).view(-1, *shape)
+            for stage, shape in self.shapes.items()
+            if (part := f"{MAP}{stage}") in self.arrays
+        }
         return Output(logits, features)
 
     def read_all_outputs(self) -> tuple[Tensor, Tensor | None]:
@@ -141,14 +159,15 @@ class CachedTeacher:
             )
         )
 
-    def files(self, view: int | None, features: bool = False) -> Files:
-        """Return the file of a view's logits and, on request, that of its features."""
+    def files(self, view: int | None, features: bool = False, maps: bool = False) -> Files:
+        """Return the file of a view's logits and, on request, those of its features and maps."""
         folder = self.cache.folder(self.about[view is None])
         if view is not None:
             return {"logits": folder / f"view-{view:05d}.npy"}
-        return {"logits": folder / "clean.npy"} | (
-            {"features": folder / "clean-features.npy"} if features else {}
-        )
+        parts = ["features"] * features + [f"{MAP}{stage}" for stage in self.shapes if maps]
+        return {"logits": folder / "clean.npy"} | {
+            part: folder / f"clean-{part}.npy" for part in parts
+        }
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
         if self.batches.on_device:

@@ -13,8 +13,10 @@ from methods.batch import single_rank_mean
 from orchestrator.core.context import TrialContext
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
+from orchestrator.models.feature_maps import recorded_maps
 from orchestrator.models.network import with_exact_head
 
+NO_MAPS: Mapping[str, Tensor] = {}
 # logits of the student (B, K) -> a function that returns the logits of its peers (P, B, K)
 PeerReader = Callable[[Tensor], Callable[[], Tensor]]
 
@@ -44,6 +46,9 @@ class DistillationModule(nn.Module):
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
         self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
+        self.stages: tuple[str, ...] = ()  # stages of the student whose maps the method uses
+        self.student_maps: Mapping[str, Tensor] = {}  # of the last output
+        self.teacher_maps: Mapping[str, Tensor] = {}  # of the batch of this step
 
     def forward(
         self,
@@ -64,11 +69,11 @@ class DistillationModule(nn.Module):
         if self.record:
             self.record(batch.index, output)
         weights = self.lookup_weights(batch.index) if self.lookup_weights else None
+        peers = read_peers(output.logits) if read_peers else None
         objective = self.method(
-            self._batch(
-                batch, teacher, output, read_peers(output.logits) if read_peers else None, weights
-            )
+            self._batch(batch, teacher, output, peers, weights, self.teacher_maps)
         )
+        self.student_maps, self.teacher_maps = {}, {}
         return objective.loss, objective.terms
 
     def compute_output(
@@ -84,8 +89,11 @@ class DistillationModule(nn.Module):
                 its own.
         """
         half = self.half_type if self.training else self.eval_half_type
-        with torch.autocast(
-            batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
+        with (
+            torch.autocast(
+                batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
+            ),
+            recorded_maps(self.student, self.stages) as self.student_maps,
         ):
             if parameters is None:
                 output = cast(Output, self.student(batch.inputs))
@@ -101,7 +109,11 @@ class DistillationModule(nn.Module):
         return with_exact_head(output, head["head.weight"], head["head.bias"])
 
     def build_batch(
-        self, batch: Inputs, teacher: Output | None, parameters: Mapping[str, Tensor] | None = None
+        self,
+        batch: Inputs,
+        teacher: Output | None,
+        parameters: Mapping[str, Tensor] | None = None,
+        teacher_maps: Mapping[str, Tensor] = NO_MAPS,
     ) -> Batch:
         """Return the batch as the method sees it, without peers and weights.
 
@@ -109,8 +121,10 @@ class DistillationModule(nn.Module):
             batch: The inputs.
             teacher: The teacher's outputs, if there are any.
             parameters: Other parameters of the student; None for its own.
+            teacher_maps: The teacher's feature maps, if the method uses them.
         """
-        return self._batch(batch, teacher, self.compute_output(batch, parameters), None)
+        output = self.compute_output(batch, parameters)
+        return self._batch(batch, teacher, output, None, teacher_maps=teacher_maps)
 
     def _batch(
         self,
@@ -119,10 +133,17 @@ class DistillationModule(nn.Module):
         output: Output,
         peers: Callable[[], Tensor] | None,
         weights: Tensor | None = None,
+        teacher_maps: Mapping[str, Tensor] = NO_MAPS,
     ) -> Batch:
         index = to_device(batch.index, batch.inputs.device)
         part = (index, batch.inputs, batch.labels, output, teacher, peers, weights, batch.mix)
-        return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
+        return Batch(
+            *part,
+            mean=self.mean,
+            all_labelled=self.all_labelled,
+            student_maps=self.student_maps,
+            teacher_maps=teacher_maps,
+        )
 
     def build_look_ahead(
         self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float
@@ -137,7 +158,9 @@ class DistillationModule(nn.Module):
         """
         return LookAhead(
             parameters=dict(self.student.named_parameters()),
-            training=lambda parameters: self.build_batch(batch, teacher, parameters),
+            training=lambda parameters: self.build_batch(
+                batch, teacher, parameters, self.teacher_maps
+            ),
             held_out=lambda parameters: self.build_batch(held_out, None, parameters),
             learning_rate=rate,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Knowledge, Output, Progress, Task, build_method
+from methods.feature_maps import FeatureStages
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec, network_key
 from orchestrator.core.context import Exchange, TrialContext
@@ -20,6 +21,8 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
 from orchestrator.models.build import build
+from orchestrator.models.feature_maps import feature_stages, map_shapes
+from orchestrator.models.network import count_features
 from orchestrator.models.weights import load_weights
 from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
@@ -102,15 +105,17 @@ class TrainedStudent:
             ) from error
         return student
 
-    def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, teacher: nn.Module | None) -> None:
         """Prepare the method, then set up everything that depends on the prepared method.
 
         Args:
             knowledge: Returns the teacher's knowledge; None without a teacher.
+            teacher: The network of the teacher.
         """
+        task = self._task(teacher)
         # loading the teacher may draw random numbers, unless it is in memory already
         seed_everything(self.configuration.seed, METHOD)
-        self.method.prepare(knowledge, self._task())
+        self.method.prepare(knowledge, task)
         self.method.to(self.context.device)
         self.module = replicate(self.distillation_module, self.context)
         self.method_groups = self.method.parameter_groups()
@@ -128,9 +133,25 @@ class TrainedStudent:
         self.best = _Best()
         self._create_optimizer()
 
-    def _task(self) -> Task:
-        dataset = self.batches.dataset
-        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs, self.context.mean)
+    def select_stages(self, teacher: nn.Module | None) -> FeatureStages:
+        """Return the stages whose feature maps the method uses; none without a teacher."""
+        if teacher is None:
+            return FeatureStages((), ())
+        return feature_stages(self.method, self.student, teacher)
+
+    def _task(self, teacher: nn.Module | None) -> Task:
+        dataset, stages = self.batches.dataset, self.select_stages(teacher)
+        self.distillation_module.stages = stages.student
+        return Task(
+            len(dataset.classes),
+            len(dataset.train),
+            self.recipe.epochs,
+            self.context.mean,
+            student_features=count_features(self.student),
+            teacher_features=count_features(teacher) if teacher else 0,
+            student_maps=map_shapes(self.student, dataset.shape, stages.student),
+            teacher_maps=map_shapes(teacher, dataset.shape, stages.teacher) if teacher else {},
+        )
 
     @property
     def parameters(self) -> int:

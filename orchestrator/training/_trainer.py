@@ -89,15 +89,16 @@ class _Trainer:
         self.teacher: TrialTeacher | None = None
         if network:
             ranks = (context, exchange.context)
-            self.teacher = TrialTeacher(network, spec, batches, *ranks, self.clock, method)
+            self.teacher = TrialTeacher(network, spec, batches, *ranks, self.clock, self.students)
         trial = RunningTrial(
             spec, context, exchange, batches, self.students, self.teacher, self.clock, self.cost
         )
         self.components = trial.components
         self.components += [kind(trial) for kind in select_components(method, self.epochs)]
         teacher = self.teacher
+        knowledge = (lambda: teacher.knowledge) if teacher else None
         for student in self.students:
-            student.prepare((lambda: teacher.knowledge) if teacher else None)
+            student.prepare(knowledge, network and network.network)
         for component in self.components:
             component.prepare()
 

@@ -2,10 +2,12 @@
 
 import functools
 import shutil
+from collections.abc import Sequence
+from itertools import chain
 
 from torch import Tensor
 
-from methods import Knowledge, Method, Output
+from methods import Knowledge, Output
 from methods.capabilities import uses_teacher_bank
 from methods.retrieval import Neighbours
 from orchestrator.config.sizes import views
@@ -16,8 +18,10 @@ from orchestrator.data.passes import Inputs
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training._clock import Clock
+from orchestrator.training._student import TrainedStudent
 from orchestrator.training.checkpoint import State
 from orchestrator.training.process_cache import (
+    TeacherOutputSource,
     build_retrieval,
     compute_clean_knowledge,
     compute_teacher_outputs,
@@ -37,7 +41,7 @@ class TrialTeacher:
         context: The context of all ranks of the trial.
         replicas: The context of the ranks of one student.
         clock: Measures the time.
-        method: The method, which defines the outputs that are used.
+        students: The students of this process; their methods define the outputs that are used.
     """
 
     def __init__(
@@ -48,18 +52,28 @@ class TrialTeacher:
         context: TrialContext,
         replicas: TrialContext,
         clock: Clock,
-        method: Method,
+        students: Sequence[TrainedStudent],
     ) -> None:
         self.network, self.spec, self.batches, self.clock = network, spec, batches, clock
         self.context, self.replicas = context, replicas
+        method = students[0].method
         self.features = method.needs.features
-        self.uses_outputs = method.needs.teacher or self.features
+        local_stages = [student.select_stages(network.network).teacher for student in students]
+        # all ranks open the same files
+        of_ranks = context.all_gather_object(sorted({*chain.from_iterable(local_stages)}))
+        self.stages = sorted({*chain.from_iterable(of_ranks)})
+        self.uses_outputs = method.needs.teacher or self.features or bool(self.stages)
         self.changed = False  # whether the trial has changed the weights
-        self.source = compute_teacher_outputs(spec, network, batches, context, self.features)
+        self.source = self._build_source(spec, network)
         self.retrieval = (
             build_retrieval(spec, self.source, batches, context)
             if uses_teacher_bank(method, spec.configuration.training.epochs)
             else None
+        )
+
+    def _build_source(self, spec: TrialSpec, network: FrozenTeacher) -> TeacherOutputSource:
+        return compute_teacher_outputs(
+            spec, network, self.batches, self.context, self.features, self.stages
         )
 
     @functools.cached_property
@@ -85,7 +99,8 @@ class TrialTeacher:
         self.context.phase(PHASE)
         with self.clock.measure("teacher"):
             if self.uses_outputs:
-                self.source.open_view(view, self.features and view is None)
+                clean = view is None
+                self.source.open_view(view, self.features and clean, bool(self.stages) and clean)
 
     def compute_output(self, batch: Inputs) -> Output | None:
         """Return the outputs on a batch of the open view, or None if the method uses none."""
@@ -105,13 +120,11 @@ class TrialTeacher:
         self.remove_own_outputs()
         configuration = self.spec.configuration
         if self.batches.views.varies and views(configuration) >= configuration.training.epochs:
-            self.source = OnlineTeacher(network)
+            self.source = OnlineTeacher(network, self.stages)
         else:
             own = self.spec.knowledge and self.spec.folder / KNOWLEDGE
             spec = self.spec.model_copy(update={"knowledge": own})
-            self.source = compute_teacher_outputs(
-                spec, network, self.batches, self.context, self.features
-            )
+            self.source = self._build_source(spec, network)
 
     def remove_own_outputs(self) -> None:
         """Remove the cached outputs of the trial's own teachers: no other trial can use them."""

@@ -1,6 +1,6 @@
 """Cache data, teachers and their predictions in a process, for later trials."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from methods import Knowledge, Output, build_method
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import Network, Resources, Training
-from orchestrator.config.sizes import is_approximate
+from orchestrator.config.sizes import is_approximate, maps_fit
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.paths import read_path
@@ -18,6 +18,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.memory import fits_on_device
 from orchestrator.data.views import Views
+from orchestrator.models.feature_maps import map_shapes
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
@@ -153,19 +154,34 @@ def compute_teacher_outputs(
     batches: Batches,
     context: TrialContext,
     features: bool = False,
+    stages: Sequence[str] = (),
 ) -> TeacherOutputSource:
     """Return the source of the teacher's outputs for a trial.
 
-    It is the cache, unless that is off or lacks required features: those of views that vary.
+    It is the cache, unless that is off or lacks what is required: features and feature maps of
+    views that vary, or feature maps that are too large.
+
+    Args:
+        spec: The specification.
+        teacher: The teacher.
+        batches: The batches of this rank.
+        context: The context of all ranks.
+        features: Whether features are required.
+        stages: Stages whose feature maps are required.
     """
     teacher_settings = spec.configuration.teacher
     assert teacher_settings is not None
     if (
         spec.knowledge is None
         or teacher_settings.mode == "online"
-        or (features and batches.views.varies)
+        or ((features or stages) and batches.views.varies)
+        or not maps_fit(
+            teacher_settings,
+            len(batches.dataset.train),
+            map_shapes(teacher.network, batches.dataset.shape, stages).values(),
+        )
     ):
-        return OnlineTeacher(teacher)
+        return OnlineTeacher(teacher, stages)
     cache = Cache(
         read_path(spec.knowledge, "teacher.cache"), round(teacher_settings.cache_gib * 2**30)
     )
@@ -176,6 +192,7 @@ def compute_teacher_outputs(
         teacher_settings.dtype,
         context,
         spec.configuration.resources.heartbeat_timeout_s,
+        stages,
     )
 
 

@@ -57,6 +57,7 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
+from orchestrator.training.capabilities.feature_maps_checks import check_feature_maps, maps_line
 from orchestrator.training.capabilities.memory_bank_checks import (
     check_retrieval,
     clean_bytes,
@@ -150,6 +151,18 @@ def show_plan(
         retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
     ):
         lines["retrieval"] = retrieval
+    if kind != "teacher" and (
+        maps := maps_line(
+            configuration,
+            check_feature_maps(
+                configuration, kind == "sweep", len(summary["classes"]), summary["shape"]
+            ),
+            summary["sizes"]["train"],
+            cached,
+            not byte_sizes.varies(configuration, summary["augmentation"]),
+        )
+    ):
+        lines["feature maps"] = maps
     if configuration.data.name == "folder" and (
         local or not cluster_address(configuration.resources)
     ):
@@ -323,6 +336,10 @@ def _check_with_data(
         )
         width = feature_width(configuration.teacher.network, classes, summary["shape"])
         clean_view_bytes = clean_bytes(configuration, searching, samples, width)
+        maps = check_feature_maps(configuration, searching, classes, summary["shape"])
+        clean_views = not byte_sizes.varies(configuration, summary["augmentation"])
+        if clean_views and byte_sizes.maps_fit(configuration.teacher, samples, maps.values()):
+            clean_view_bytes += byte_sizes.map_bytes(configuration.teacher, samples, maps.values())
     check_given_weights(configuration, classes, summary["shape"])
     fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):

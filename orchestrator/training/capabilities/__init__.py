@@ -3,6 +3,8 @@
 __all__ = [
     "component",
     "components",
+    "feature_maps",
+    "feature_maps_checks",
     "look_ahead",
     "memory_bank",
     "memory_bank_checks",

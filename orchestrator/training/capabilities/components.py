@@ -2,6 +2,7 @@
 
 from methods import Method
 from orchestrator.training.capabilities.component import Component
+from orchestrator.training.capabilities.feature_maps import FeatureMapsComponent
 from orchestrator.training.capabilities.look_ahead import LookAheadComponent
 from orchestrator.training.capabilities.memory_bank import MemoryBankComponent
 from orchestrator.training.capabilities.peers import PeersComponent
@@ -11,6 +12,7 @@ from orchestrator.training.capabilities.teacher_update import TeacherUpdateCompo
 
 # in the order in which the hooks are called
 COMPONENTS: list[type[Component]] = [
+    FeatureMapsComponent,
     LookAheadComponent,
     PeersComponent,
     SampleWeightsComponent,

@@ -1,0 +1,94 @@
+"""Attention transfer (AT): match where the feature maps of student and teacher are large."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods.batch import Batch
+from methods.feature_distillation import FeatureMethod, FeatureSettings, pool_to_smaller
+from methods.feature_maps import FeatureStages
+from methods.method import Knowledge, Task
+from methods.settings import SettingsError, override_default, setting
+
+
+@dataclass(frozen=True)
+class AttentionTransferSettings(FeatureSettings):
+    """Hyper-parameters of attention transfer."""
+
+    beta: float = override_default(FeatureSettings, "beta", 1000.0)
+    stages: int = setting(
+        0,
+        "Number of pairs of stages, counted from the output; 0: as many as both networks have.",
+        low=0,
+        high=1000,
+    )
+
+
+class AttentionTransfer(FeatureMethod):
+    """F = sum over pairs of stages of the mean of (a(s) - a(t))^2 over samples and positions.
+
+    a(m) is the mean of m^2 over the channels, divided by its Euclidean norm over the positions. The
+    last stage of the student is paired with the last one of the teacher, and so on. Maps are
+    averaged to the smaller side of the two before.
+    """
+
+    Settings = AttentionTransferSettings
+    settings: AttentionTransferSettings
+    provenance = (
+        "Zagoruyko & Komodakis, ICLR 2017 (arXiv 1612.03928): attention of squared activations; "
+        "mean over positions and beta as in the paper's released code and RepDistiller (Tian "
+        "et al., ICLR 2020). Networks with different numbers of stages are paired from the output"
+    )
+
+    def select_stages(self, student: Sequence[str], teacher: Sequence[str]) -> FeatureStages:
+        """Return the last stages of both networks, equally many.
+
+        Raises:
+            SettingsError: A network has fewer stages than `stages`.
+        """
+        available = min(len(student), len(teacher))
+        count = self.settings.stages or available
+        if count > available:
+            raise SettingsError(
+                f"stages = {count} is more than the {available} stages that student and teacher "
+                f"both have: give at most {available}, or 0 for all",
+                "stages",
+                value=count,
+                allowed=(0, available),
+            )
+        return FeatureStages(tuple(student[-count:]), tuple(teacher[-count:]))
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
+        """Check that every pair of maps has positions.
+
+        Raises:
+            SettingsError: A map has a single position, so its attention is always 1.
+        """
+        for side, shapes in (("student", task.student_maps), ("teacher", task.teacher_maps)):
+            for name, shape in shapes.items():
+                if shape.height * shape.width == 1:
+                    raise SettingsError(
+                        f"{name} of the {side} has a single position, where attention is always 1: "
+                        f"choose a convolutional network as {side}, or fewer stages",
+                        "stages",
+                        value=self.settings.stages,
+                        allowed="stages with several positions",
+                    )
+
+    def feature_term(self, batch: Batch) -> Tensor:
+        """Return the sum over the pairs of stages, ()."""
+        pairs = zip(batch.student_maps.values(), batch.teacher_maps.values(), strict=True)
+        return torch.stack([_distance(student, teacher) for student, teacher in pairs]).sum()
+
+
+def _distance(student: Tensor, teacher: Tensor) -> Tensor:
+    student, teacher = pool_to_smaller(student.float(), teacher.float())
+    return (attention(student) - attention(teacher)).square().mean()
+
+
+def attention(maps: Tensor) -> Tensor:
+    """Return the normalised attention (B, H W) of maps (B, C, H, W)."""
+    return functional.normalize(maps.square().mean(dim=1).flatten(1), dim=1)

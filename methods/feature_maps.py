@@ -1,0 +1,43 @@
+"""Feature maps of student and teacher: their shapes, and the stages that a method selects."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from methods.settings import SettingsError
+
+
+class MapShape(NamedTuple):
+    """Shape of a stage's feature map for one sample; a linear layer has height and width 1."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class FeatureStages(NamedTuple):
+    """Names of the stages whose feature maps a method uses, of the student and of the teacher."""
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+
+
+def select_stage(stages: Sequence[str], number: int, setting: str) -> str:
+    """Return the stage of a number, counted from 1; the middle one for 0.
+
+    Args:
+        stages: Names of all stages, from the input to the output.
+        number: Number of the stage.
+        setting: Name of the setting that has the number.
+
+    Raises:
+        SettingsError: There is no such stage.
+    """
+    if number > len(stages):
+        raise SettingsError(
+            f"{setting} = {number} is not a stage of a network with {len(stages)} stages: give at "
+            f"most {len(stages)}, or 0 for the middle one",
+            setting,
+            value=number,
+            allowed=(0, len(stages)),
+        )
+    return stages[(number or (len(stages) + 1) // 2) - 1]

@@ -1,0 +1,23 @@
+"""Search space of FitNet."""
+
+from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe
+
+# RepDistiller's setting on CIFAR-100: weight 100 on the hint, none on the logits, middle stages.
+POINTS = (
+    {
+        "beta": 100.0,
+        "alpha": 0.0,
+        "student_stage": 0,
+        "teacher_stage": 0,
+        "training.learning_rate": LEARNING_RATE,
+    },
+)
+
+
+def space(trial: Trial) -> None:
+    """Draw the weight of the hint and the learning rate; the stages are fixed by the sweep."""
+    trial.suggest_float("beta", 1.0, 1000.0, log=True)
+    trial.suggest_categorical("alpha", (0.0,))
+    trial.suggest_categorical("student_stage", (0,))
+    trial.suggest_categorical("teacher_stage", (0,))
+    suggest_recipe(trial)
