@@ -80,12 +80,11 @@ class AttentionTransfer(FeatureMethod):
 
     def feature_term(self, batch: Batch) -> Tensor:
         """Return the sum over the pairs of stages, ()."""
-        pairs = zip(batch.student_maps.values(), batch.teacher_maps.values(), strict=True)
-        return torch.stack([_distance(student, teacher) for student, teacher in pairs]).sum()
+        return torch.stack([_distance(*pair) for pair in batch.map_pairs]).sum()
 
 
 def _distance(student: Tensor, teacher: Tensor) -> Tensor:
-    student, teacher = pool_to_smaller(student.float(), teacher.float())
+    student, teacher = pool_to_smaller(student, teacher)
     return (attention(student) - attention(teacher)).square().mean()
 
 

@@ -146,6 +146,23 @@ class Batch:
             )
         return self.teacher.logits.detach()
 
+    @property
+    def map_pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the pairs of feature maps of student and teacher, (B, C, H, W) float32.
+
+        The pairs are in the order of the selected stages. The teacher's maps have no gradient.
+
+        Raises:
+            ValueError: The batch has no feature maps.
+        """
+        if not self.teacher_maps:
+            raise ValueError(
+                "this method needs feature maps of a teacher, but none is configured: set "
+                "`teacher`, or train with cross_entropy"
+            )
+        pairs = zip(self.student_maps.values(), self.teacher_maps.values(), strict=True)
+        return [(student.float(), teacher.detach().float()) for student, teacher in pairs]
+
 
 def _nonzero(count: Tensor) -> Tensor:
     """Return the count, or 1 if it is 0; a quotient by it is then 0."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,6 +64,7 @@ class FitNet(FeatureMethod):
 
     def feature_term(self, batch: Batch) -> Tensor:
         """Return the mean squared distance, ()."""
-        (student,), (teacher,) = batch.student_maps.values(), batch.teacher_maps.values()
-        student, teacher = pool_to_smaller(student.float(), teacher.float())
-        return functional.mse_loss(self.regressor(student).relu(), teacher)
+        (pair,) = batch.map_pairs
+        student, teacher = pool_to_smaller(*pair)
+        with torch.autocast(student.device.type, enabled=False):
+            return functional.mse_loss(self.regressor(student).relu(), teacher)

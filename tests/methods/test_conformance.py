@@ -189,11 +189,14 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
             return Output(value.logits[order], value.features[order])
         if isinstance(value, Mix):
             return Mix(value.labels[order], value.share[order])
+        if isinstance(value, dict):
+            return {name: maps[order] for name, maps in value.items()}
         return None if value is None else value[order]
 
     peers = batch.peers
     reordered_peers = None if peers is None else lambda: peers()[:, order]
     moved = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
+    moved += ("student_maps", "teacher_maps")
     return replace(
         batch, peers=reordered_peers, **{name: move(getattr(batch, name)) for name in moved}
     )
@@ -229,7 +232,7 @@ def test_teacher_gets_no_gradient(name: str, prepare: Any, make_batch: Any) -> N
 @every_method
 def test_missing_teacher_is_refused(name: str, prepare: Any, make_batch: Any) -> None:
     method = prepare(name)
-    batch = replace(make_batch(method), teacher=None)
+    batch = replace(make_batch(method), teacher=None, teacher_maps={})
     if method.needs.teacher:
         with pytest.raises(ValueError, match="teacher"):
             method(batch)

@@ -1,0 +1,167 @@
+"""Compare FitNet and attention transfer with loops and identities."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import Batch, Output, SettingsError, Task
+from methods.attention_transfer import AttentionTransfer, attention
+from methods.feature_distillation import pool_to_smaller
+from methods.feature_maps import FeatureStages, MapShape, select_stage
+from methods.fitnet import FitNet
+from tests.refusal import refused
+
+THREE = ("stage1", "stage2", "stage3")
+SIZE, CLASSES = 5, 4
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def batch_of(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Batch:
+    features = draw(SIZE, 3)
+    return Batch(
+        torch.arange(SIZE),
+        features,
+        torch.arange(SIZE) % CLASSES,
+        Output(draw(SIZE, CLASSES, seed=1), features),
+        Output(draw(SIZE, CLASSES, seed=2), features),
+        student_maps=student,
+        teacher_maps=teacher,
+    )
+
+
+def fitnet(student: Tensor, teacher: Tensor, **settings: Any) -> FitNet:
+    torch.manual_seed(0)
+    method = FitNet(FitNet.Settings.build(settings))
+    shapes = [{"stage2": MapShape(*each.shape[1:])} for each in (student, teacher)]
+    method.prepare(None, Task(CLASSES, 9, 2, student_maps=shapes[0], teacher_maps=shapes[1]))
+    return method
+
+
+def test_hint_equals_a_loop_over_positions() -> None:
+    student, teacher = draw(SIZE, 2, 4, 4).float(), draw(SIZE, 3, 2, 2, seed=5).float()
+    method, total = fitnet(student, teacher), 0.0
+    weight, bias = method.regressor.weight[:, :, 0, 0], method.regressor.bias
+    assert bias is not None
+    for sample in range(SIZE):
+        for row in range(2):
+            for column in range(2):
+                square = student[sample, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+                guess = (weight @ square.mean(dim=(1, 2)) + bias).relu()
+                distance = (guess - teacher[sample, :, row, column]).square().sum()
+                total += distance.item()
+    term = method.feature_term(batch_of({"stage2": student}, {"stage2": teacher}))
+    assert term.item() == pytest.approx(total / teacher.numel(), rel=1e-5)
+
+
+def test_hint_is_zero_for_a_map_that_the_regressor_gives() -> None:
+    student = draw(SIZE, 2, 3, 3).float()
+    method = fitnet(student, draw(SIZE, 4, 3, 3))
+    hint = method.regressor(student).relu().detach()
+    term = method.feature_term(batch_of({"stage2": student}, {"stage2": hint}))
+    assert term.item() == 0
+
+
+def test_regressor_is_trained_and_the_teacher_is_not() -> None:
+    student, teacher = draw(SIZE, 2, 3, 3).float(), draw(SIZE, 4, 3, 3).float()
+    student.requires_grad_()
+    method = fitnet(student, teacher)
+    method(batch_of({"stage2": student}, {"stage2": teacher})).loss.backward()
+    assert student.grad is not None and student.grad.abs().sum() > 0
+    assert method.regressor.weight.grad is not None and teacher.grad is None
+
+
+@pytest.mark.parametrize(
+    ("number", "stages", "expected"),
+    [
+        (0, THREE, "stage2"),
+        (0, THREE[:2], "stage1"),
+        (0, THREE[:1], "stage1"),
+        (3, THREE, "stage3"),
+    ],
+)
+def test_stage_is_the_middle_one_or_the_one_that_is_named(
+    number: int, stages: tuple[str, ...], expected: str
+) -> None:
+    assert select_stage(stages, number, "student_stage") == expected
+
+
+def test_stage_that_does_not_exist_is_refused() -> None:
+    with refused("teacher_stage", 4, (0, 3), error=SettingsError):
+        FitNet(FitNet.Settings.build({"teacher_stage": 4})).select_stages(THREE, THREE)
+    with refused("stages", 3, (0, 2), error=SettingsError):
+        AttentionTransfer(AttentionTransfer.Settings.build({"stages": 3})).select_stages(
+            THREE[:2], THREE
+        )
+
+
+def transfer(**settings: Any) -> AttentionTransfer:
+    return AttentionTransfer(AttentionTransfer.Settings.build(settings))
+
+
+def test_stages_are_paired_from_the_output() -> None:
+    assert transfer().select_stages(THREE[:2], THREE) == FeatureStages(THREE[:2], THREE[1:])
+    assert transfer(stages=1).select_stages(THREE, THREE) == FeatureStages(THREE[2:], THREE[2:])
+
+
+def test_attention_equals_a_loop_over_positions() -> None:
+    student = {"stage1": draw(SIZE, 2, 4, 4), "stage2": draw(SIZE, 3, 2, 2, seed=1)}
+    teacher = {"stage2": draw(SIZE, 5, 4, 4, seed=2), "stage3": draw(SIZE, 2, 2, 2, seed=3)}
+    total = 0.0
+    for s, t in zip(student.values(), teacher.values(), strict=True):
+        positions = s.shape[2] * s.shape[3]
+        for sample in range(SIZE):
+            both = []
+            for maps in (s[sample], t[sample]):
+                values = [
+                    sum(float(v) ** 2 for v in maps[:, row, column]) / len(maps)
+                    for row in range(s.shape[2])
+                    for column in range(s.shape[3])
+                ]
+                norm = sum(value**2 for value in values) ** 0.5
+                both.append([value / norm for value in values])
+            total += sum((a - b) ** 2 for a, b in zip(*both, strict=True)) / (SIZE * positions)
+    term = transfer().feature_term(batch_of(student, teacher))
+    assert term.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_attention_ignores_the_scale_and_the_order_of_channels() -> None:
+    maps = draw(SIZE, 3, 4, 4)
+    torch.testing.assert_close(attention(7.0 * maps.flip(1)), attention(maps))
+    torch.testing.assert_close(attention(maps).square().sum(dim=1), torch.ones(SIZE).double())
+    same = transfer().feature_term(batch_of({"stage1": 3 * maps}, {"stage1": maps}))
+    assert same.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_map_with_a_single_position_is_refused() -> None:
+    shapes = {"stage1": MapShape(8, 1, 1)}
+    with refused("stages", 0, error=SettingsError):
+        transfer().prepare(None, Task(CLASSES, 9, 2, student_maps=shapes, teacher_maps=shapes))
+
+
+def test_maps_are_averaged_to_the_smaller_sides() -> None:
+    first, second = pool_to_smaller(draw(2, 3, 4, 2), draw(2, 5, 2, 4))
+    assert first.shape == (2, 3, 2, 2) and second.shape == (2, 5, 2, 2)
+    same = draw(2, 3, 4, 4)
+    assert pool_to_smaller(same, same)[0] is same
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+def test_objective_is_the_weighted_sum_of_its_terms(alpha: float) -> None:
+    maps = {"stage1": draw(SIZE, 3, 4, 4).float()}
+    batch = batch_of(maps, {"stage1": draw(SIZE, 2, 4, 4, seed=4).float()})
+    objective = transfer(alpha=alpha, beta=20.0)(batch)
+    terms = objective.terms
+    expected = (1 - alpha) * terms["cross_entropy"] + 20 * terms["features"]
+    if alpha:
+        expected = expected + alpha * terms["distillation"]
+    torch.testing.assert_close(objective.loss, expected)
+    assert ("distillation" in terms) == bool(alpha)
+    without = replace(batch, student_maps={}, teacher_maps={})
+    with pytest.raises(ValueError, match="feature maps"):
+        transfer()(without)
