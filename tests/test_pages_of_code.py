@@ -18,6 +18,7 @@ COPIED_FOLDERS = (
     "tests/methods",
     "tests/models",
     "tests/search_spaces",
+    "tests/training",
 )
 RUN_ALL = """
 import json, runpy, sys
@@ -78,6 +79,10 @@ def apply_page(page: str, folder: Path) -> str:
 def test_method_of_the_page_is_checked_and_trained(tmp_path: Path) -> None:
     output = apply_page("how-to/method.md", copy_project(tmp_path / "project"))
     assert " passed" in output and "best student: trial 0" in output
+
+
+def test_capability_of_the_page_is_served(tmp_path: Path) -> None:
+    assert " passed" in apply_page("how-to/capability.md", copy_project(tmp_path / "project"))
 
 
 def test_network_of_the_page_is_trained(tmp_path: Path) -> None:

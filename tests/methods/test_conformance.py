@@ -195,8 +195,8 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
 
     peers = batch.peers
     reordered_peers = None if peers is None else lambda: peers()[:, order]
-    moved = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
-    moved += ("student_maps", "teacher_maps")
+    maps = ("student_maps", "teacher_maps")
+    moved = ("index", "inputs", "labels", "student", "teacher", "weights", "mix", *maps)
     return replace(
         batch, peers=reordered_peers, **{name: move(getattr(batch, name)) for name in moved}
     )
