@@ -26,7 +26,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Choice, Configuration, Network
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.store.store import Store, read_json
 
 Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file, and settings over it
@@ -204,9 +204,9 @@ def train_trial(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
     start = time.monotonic()
     # an interrupted trial restarts: its epochs were not kept
     shutil.rmtree(spec.folder, ignore_errors=True)
-    records: list[Record] = []
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append))
-    return [record["metrics"] for record in records], time.monotonic() - start
+    return [record.metrics for record in records], time.monotonic() - start
 
 
 class Results(Generic[Kept]):

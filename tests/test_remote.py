@@ -16,9 +16,10 @@ from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store import remote as remotes
 from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, checkpoint_storage
-from orchestrator.store.progress import read_progress
+from orchestrator.store.progress import Progress, read_progress
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.remote import Remote, check_uri, local_folder
 from orchestrator.store.staging import fetch_once, publish, stage_on_node
@@ -55,7 +56,7 @@ def made(epoch: int) -> checkpoint.Checkpoint:
         dict(state),
         {},
         {"state": torch.ones(1)},
-        {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch},
+        Progress(EpochRecord(epoch, {}), best_value=0.5, best_epoch=epoch),
         trace=dict(state),
     )
 
@@ -66,7 +67,7 @@ def save(where: RemoteCheckpoint, epoch: int) -> None:
 
 def epoch_of(where: RemoteCheckpoint, letters: str = "a") -> int | None:
     loaded = checkpoint.load(where, letters, torch.device("cpu"))
-    return loaded["a"].progress["record"]["epoch"] if loaded else None
+    return loaded["a"].progress.record.epoch if loaded else None
 
 
 def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
@@ -188,7 +189,7 @@ def test_a_stripped_trial_keeps_the_data_of_its_figures(tmp_path: Path, uri: str
     files = [path.name for path in (tmp_path / "shared/trials/1").rglob("*") if path.is_file()]
     assert sorted(files) == ["latest.json", "progress.json", "trace.safetensors"]
     trial.download(LIGHT)
-    assert read_progress(trial.trial / CHECKPOINT)["record"]["epoch"] == 2
+    assert read_progress(trial.trial / CHECKPOINT).record.epoch == 2
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
 
@@ -240,9 +241,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         checkpoint.save(trial, {"ab"[rank]: made(7 + rank)}, context)
         loaded = checkpoint.load(trial, "ab", torch.device("cpu"))
         assert loaded is not None
-        return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"][
-            "epoch"
-        ], reason
+        return loaded["a"].progress.record.epoch * 100 + loaded["b"].progress.record.epoch, reason
 
 
 def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(

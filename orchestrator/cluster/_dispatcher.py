@@ -15,27 +15,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.trial import recipe_key
+from orchestrator.core.reports import (
+    Answer,
+    EpochRecord,
+    NoWorkers,
+    Report,
+    TrialFailure,
+    UnknownTrial,
+)
 
 CLOSE = "close"
 MEMORY_HINT = ": see the Ray logs; if memory ran out, lower {recipe}.batch_size or resources.groups"
 NOTES = 100  # kept until the driver fetches them
-Record = dict[str, Any]
 
 
 @dataclass
 class _Trial:
     """State of a trial.
 
-    `num_sent` counts the records sent to the reader, and `last` is kept for redelivery. `failure`
+    `num_sent` counts the answers sent to the reader, and `last` is kept for redelivery. `failure`
     is the cause of the last group's failure.
     """
 
     specification: dict[str, Any]
     token: str = ""
-    records: "asyncio.Queue[Record]" = field(default_factory=asyncio.Queue)
+    reports: "asyncio.Queue[Report | NoWorkers]" = field(default_factory=asyncio.Queue)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     num_sent: int = 0
-    last: Record = field(default_factory=dict)
+    last: Report | NoWorkers | None = None
     epoch: int = 0
     failures: int = 0
     ended: bool = False
@@ -106,7 +113,7 @@ class Dispatcher:
         failures = previous.failures if previous and not previous.ended else 0
         self.trials[name] = trial = _Trial(specification, token, failures=failures)
         if self.give_up_reason:
-            trial.records.put_nowait({"unfit": self.give_up_reason})
+            trial.reports.put_nowait(NoWorkers(self.give_up_reason))
             return
         async with self.changed:
             self.waiting.append(name)
@@ -153,25 +160,24 @@ class Dispatcher:
             trial.last_heartbeat, trial.activity = time.monotonic(), "startup"
             return name, trial.specification
 
-    async def report(self, name: str, record: Record, group: int | None = None) -> None:
-        """Queue a record from a worker of the group that holds the trial.
+    async def report(self, name: str, report: Report, group: int | None = None) -> None:
+        """Queue a report from a worker of the group that holds the trial.
 
-        Drop records of a trial that has ended, epochs reported before, and records from another
+        Drop reports on a trial that has ended, epochs reported before, and reports from another
         `group`.
         """
         trial = self.trials.get(name)
         if trial is None or (group is not None and self.assignments.get(group) != name):
             return
         trial.last_heartbeat = time.monotonic()
-        if (
-            trial.ended
-            or trial.stopped.is_set()
-            or record.get("epoch", trial.epoch + 1) <= trial.epoch
-        ):
+        if trial.ended or trial.stopped.is_set():
             return
-        trial.epoch = record.get("epoch", trial.epoch)
-        trial.ended = bool(record.get("done") or record.get("failed"))
-        trial.records.put_nowait(record)
+        if isinstance(report, EpochRecord):
+            if report.epoch <= trial.epoch:
+                return
+            trial.epoch, trial.ended = report.epoch, report.done
+        trial.ended = trial.ended or isinstance(report, TrialFailure)
+        trial.reports.put_nowait(report)
 
     async def report_infrastructure_failure(self, name: str, message: str, group: int) -> None:
         """Record a failure of the environment; the group's next request counts as a death."""
@@ -227,23 +233,23 @@ class Dispatcher:
                     await asyncio.wait_for(self.changed.wait_for(free), wait_s)
         return free()
 
-    async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Record:
-        """Return the next record, or an empty one after `wait_s` seconds.
+    async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Answer:
+        """Return the next report, or None after `wait_s` seconds.
 
-        Return `{"unknown": True}` for a trial that was not submitted here. If the caller has
-        `received` fewer records than were sent, the last one was lost and is sent again.
+        If the caller has `received` fewer answers than were sent, the last one was lost and is sent
+        again.
         """
         trial = self.trials.get(name)
         if trial is None:
-            return {"unknown": True}
+            return UnknownTrial()
         if received is not None and received < trial.num_sent:
             return trial.last
         try:
-            record = await asyncio.wait_for(trial.records.get(), wait_s)
+            report = await asyncio.wait_for(trial.reports.get(), wait_s)
         except TimeoutError:
-            return {}
-        trial.num_sent, trial.last = trial.num_sent + 1, record
-        return record
+            return None
+        trial.num_sent, trial.last = trial.num_sent + 1, report
+        return report
 
     async def stop(self, name: str) -> None:
         """Stop a trial: notify its group, or remove it from the queue."""
@@ -297,7 +303,7 @@ class Dispatcher:
         self.waiting.clear()
         for trial in self.trials.values():
             if not (trial.ended or trial.stopped.is_set()):
-                trial.records.put_nowait({"unfit": reason})
+                trial.reports.put_nowait(NoWorkers(reason))
 
     async def close(self) -> None:
         """Stop all trials and send CLOSE to every group."""
@@ -439,4 +445,4 @@ class Dispatcher:
         trial = self.trials[name]
         if not trial.ended and not trial.stopped.is_set():
             trial.ended = True
-            trial.records.put_nowait({"failed": message})
+            trial.reports.put_nowait(TrialFailure(message))

@@ -15,7 +15,7 @@ import ray.train.torch
 import torch
 
 from methods import SettingsError
-from orchestrator.cluster._dispatcher import CLOSE, Record
+from orchestrator.cluster._dispatcher import CLOSE
 from orchestrator.cluster._failures import classify_failure
 from orchestrator.cluster._influence_actor import influence_clients
 from orchestrator.cluster._pair import Pair
@@ -24,6 +24,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import DispatcherTimeoutError, UserError
 from orchestrator.core.privacy import keep_private
+from orchestrator.core.reports import Report, TrialFailure
 from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
@@ -99,7 +100,7 @@ def _train(
             log.exception("trial %s failed", name)
         with contextlib.suppress(DispatcherTimeoutError):
             if failure.from_trial:
-                connection.report({"failed": failure.message})
+                connection.report(TrialFailure(failure.message))
             else:
                 connection.report_infrastructure_failure(failure.message)
         if not failure.process_reusable or (
@@ -137,8 +138,8 @@ class _DispatcherConnection:
             self.group, self.rank, ray.get_runtime_context().current_actor
         )
 
-    def report(self, record: Record) -> None:
-        wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
+    def report(self, report: Report) -> None:
+        wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, report, self.group))
 
     def report_infrastructure_failure(self, message: str) -> None:
         wait_for_answer(

@@ -18,6 +18,7 @@ import ray
 from orchestrator.cluster._controllers import ANSWER_S, end_controller
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
+from orchestrator.core.reports import Answer, EpochRecord, NoWorkers, Report, UnknownTrial
 from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
@@ -98,7 +99,7 @@ class DispatcherActor(Dispatcher):
 class _Submission:
     """Submitted trial and its progress.
 
-    `received` counts the records from this dispatcher; `epoch` is the last one from any.
+    `received` counts the reports from this dispatcher; `epoch` is the last one from any.
     """
 
     specification: dict[str, Any]
@@ -127,8 +128,8 @@ class DispatcherClient:
         self.submissions[trial] = _Submission(specification)
         self._submit(trial)
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
-        """Return the next record of the trial, however long it takes.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on the trial, however long it takes.
 
         The watchdog handles trials without heartbeats.
 
@@ -142,14 +143,14 @@ class DispatcherClient:
         """
         submission = self.submissions[trial]
         while True:
-            record = wait_for_answer(
+            answer: Answer = wait_for_answer(
                 lambda: self.dispatcher.next_report.remote(trial, CALL_S, submission.received),
                 CALL_S + REPLY_S,
                 heartbeat_timeout_s,
             )
-            if "unfit" in record:
-                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
-            if "unknown" in record:
+            if isinstance(answer, NoWorkers):
+                raise PreflightError(answer.reason, field="trial", value=answer.reason)
+            if isinstance(answer, UnknownTrial):
                 submission.received = 0
                 # `known`: epochs that the worker need not report
                 if (known := submission.specification.get("known")) is not None:
@@ -158,12 +159,13 @@ class DispatcherClient:
                         "known": max(submission.epoch, known),
                     }
                 self._submit(trial)
-            elif record:
+            elif answer is not None:
                 submission.received += 1
-                # an earlier epoch was received before the dispatcher died
-                if record.get("epoch", submission.epoch + 1) > submission.epoch:
-                    submission.epoch = record.get("epoch", submission.epoch)
-                    return dict(record)
+                if isinstance(answer, EpochRecord):
+                    if answer.epoch <= submission.epoch:
+                        continue  # it was received before the dispatcher died
+                    submission.epoch = answer.epoch
+                return answer
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         """Wait until no group holds the trial.

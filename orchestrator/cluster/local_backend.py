@@ -15,8 +15,9 @@ import torch
 from methods import SettingsError
 from orchestrator.cluster._failures import classify_failure
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.core.reports import NoWorkers, Report, TrialFailure
 from orchestrator.training.execute import execute
 
 
@@ -29,7 +30,7 @@ class LocalDispatcher:
     name = "local"
 
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
-        self.records: queue.Queue[Record] = queue.Queue()
+        self.reports: queue.Queue[Report | NoWorkers] = queue.Queue()
         self.stopped = threading.Event()
         self.last_heartbeat, self.activity, self.note = time.monotonic(), "startup", note
         self.thread: threading.Thread | None = None
@@ -44,8 +45,8 @@ class LocalDispatcher:
         )
         self.thread.start()
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Record:
-        """Return the next record of the trial.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on the trial.
 
         Raises:
             PreflightError: There was no heartbeat for `heartbeat_timeout_s` seconds, or this
@@ -54,7 +55,7 @@ class LocalDispatcher:
         while True:
             last_heartbeat = self.last_heartbeat
             try:
-                record = self.records.get(
+                report = self.reports.get(
                     timeout=max(last_heartbeat + heartbeat_timeout_s - time.monotonic(), 0)
                 )
             except queue.Empty as error:
@@ -69,9 +70,9 @@ class LocalDispatcher:
                         allowed=f"longer than {self.activity} takes",
                     ) from error
                 continue
-            if "unfit" in record:
-                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
-            return record
+            if isinstance(report, NoWorkers):
+                raise PreflightError(report.reason, field="trial", value=report.reason)
+            return report
 
     def stop(self, trial: str) -> None:
         """End the training early."""
@@ -98,7 +99,7 @@ class LocalDispatcher:
     def _train(self, specification: dict[str, Any]) -> None:
         context = TrialContext(
             device=self.device,
-            report=self.records.put,
+            report=self.reports.put,
             stop_requested=self.stopped.is_set,
             heartbeat=self.heartbeat,
             note=self.note,
@@ -110,4 +111,4 @@ class LocalDispatcher:
             failure = classify_failure(error, specification, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
-            self.records.put({"failed" if failure.from_trial else "unfit": failure.message})
+            self.reports.put((TrialFailure if failure.from_trial else NoWorkers)(failure.message))

@@ -23,6 +23,7 @@ from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import list_initial_points
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.reports import NoWorkers, TrialFailure
 from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
@@ -35,6 +36,7 @@ from orchestrator.store.study_file import (
 )
 from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
+from orchestrator.sweep._tune_results import Step, from_result
 from orchestrator.sweep.events import Events
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
@@ -199,7 +201,7 @@ class StudySearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a finished epoch that is not the trial's last result."""
         with defer_signals():
-            self._record(self.trials[trial_id], result)
+            self._record(self.trials[trial_id], from_result(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -210,15 +212,16 @@ class StudySearch(Searcher):
         """
         self.running.discard(trial_id)
         trial = self.trials[trial_id]
-        result = result or {}
-        if trial.ended or result.get("unfit"):
+        step = from_result(result or {})
+        if trial.ended or isinstance(step, NoWorkers):
             return
         epochs = self.configuration.training.epochs
         with defer_signals():
-            self._record(trial, result)
-            if error or result.get("failed") or trial.value is None:
-                message = result.get("failed") or "its Tune process failed; see Ray's log"
-                self.finish(trial, "failed", message)
+            self._record(trial, step)
+            if isinstance(step, TrialFailure):
+                self.finish(trial, "failed", step.message)
+            elif error or trial.value is None:
+                self.finish(trial, "failed", "its Tune process failed; see Ray's log")
             else:
                 self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
@@ -232,16 +235,9 @@ class StudySearch(Searcher):
             self.study.tell(trial.number, values, state=STATES[state], skip_if_finished=True)
             self.events.end(trial, state, message)
 
-    def _record(self, trial: Trial, result: dict[str, Any]) -> None:
-        if result.get("epoch", 0) <= trial.epochs:
-            return
-        last = {
-            "epoch": result["epoch"],
-            "metrics": json.loads(result["metrics"]),
-            "notes": result.get("notes", []),
-        }
-        for record in (*result.get("missed", ()), last):
-            if record["epoch"] <= trial.epochs:
+    def _record(self, trial: Trial, step: Step) -> None:
+        for record in step if isinstance(step, tuple) else ():
+            if record.epoch <= trial.epochs:
                 continue
             self.events.report(trial, record)
             # Optuna refuses intermediate values with several objectives

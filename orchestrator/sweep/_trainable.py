@@ -1,7 +1,6 @@
 """Tune Trainable that trains nothing, holds no CPU and waits for a worker group's reports."""
 
 import contextlib
-import json
 import threading
 import uuid
 from pathlib import Path
@@ -13,8 +12,10 @@ from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec, trial_name
 from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.core.reports import EpochRecord, NoWorkers, TrialFailure
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
+from orchestrator.sweep._tune_results import Step, to_result
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
 # times `heartbeat_timeout_s`: replacing a group that does not release a trial takes a while
@@ -99,52 +100,39 @@ class ProxyTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Return the next epoch's record as a Tune result.
 
-        A failure is the last result of its trial, and leaves the proxy usable. `unfit` means that
-        no worker can train the trial any more. This is not a failure: the run ends, and a resume
-        continues the trial.
+        A failure is the last result of its trial, and leaves the proxy usable. If no worker can
+        train the trial any more, this is not a failure: the run ends, and a resume continues the
+        trial.
         """
-        record = {"failed": self.error} if self.error else self._next_record()
-        for end in ("failed", "unfit"):
-            if record.get(end):
-                return {end: record[end], "done": True}
-        objective = self.shared["objective"]
-        value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
-        optional = {key: record[key] for key in ("notes", "missed") if record.get(key)}
-        # as text: Tune keeps a history of each number, 100 KiB a trial and 10 ms a report
-        metrics = json.dumps(record["metrics"])
-        return {
-            "epoch": record["epoch"],
-            "metrics": metrics,
-            "done": bool(record.get("done")),
-            **value,
-            **optional,
-        }
+        step = TrialFailure(self.error) if self.error else self._next_step()
+        return to_result(step, self.shared["objective"])
 
-    def _next_record(self) -> dict[str, Any]:
+    def _next_step(self) -> Step:
         try:
             if not self.submitted:
                 self._submit()
-            missed = []
+            missed: list[EpochRecord] = []
             while True:
-                record = self.dispatcher_client.next_report(
+                report = self.dispatcher_client.next_report(
                     self.trial, self.shared["heartbeat_timeout_s"]
                 )
+                if isinstance(report, TrialFailure):
+                    return report
                 # a resumed training reports its last epoch again
-                if record.get("epoch", self.known + 1) <= self.known:
+                if not isinstance(report, EpochRecord) or report.epoch <= self.known:
                     continue
-                if not record.pop("behind", False) or self.until is None:
+                if not report.behind or self.until is None:
                     break
                 # synchronous trials are compared at the epoch that they have reached
-                missed.append(record)
-            if not record.get("failed"):
-                self._keep_snapshot(record)
-            return record | ({"missed": missed} if missed else {})
+                missed.append(report)
+            self._keep_snapshot(report)
+            return (*missed, report)
         except PreflightError as error:
-            return {"unfit": str(error)}
+            return NoWorkers(str(error))
         except UserError as error:  # raised here, it would appear only in a log of Ray
-            return {"failed": str(error)}
+            return TrialFailure(str(error))
         except OSError as error:
-            return {"failed": f"the checkpoint could not be copied: {error}"}
+            return TrialFailure(f"the checkpoint could not be copied: {error}")
 
     def _submit(self) -> None:
         """Submit the trial once no group uses its folder and its checkpoint is in place."""
@@ -166,13 +154,13 @@ class ProxyTrainable(tune.Trainable):
         )
         self.submitted = True
 
-    def _keep_snapshot(self, record: dict[str, Any]) -> None:
+    def _keep_snapshot(self, record: EpochRecord) -> None:
         """Keep a snapshot where the worker stopped.
 
         If the scheduler continues the trial without a pause, it trains to its end.
         """
-        if self.until is not None and record["epoch"] >= self.until and not record.get("done"):
-            self.known = record["epoch"]
+        if self.until is not None and record.epoch >= self.until and not record.done:
+            self.known = record.epoch
             self.snapshot = snapshots.keep(self.specification.folder, self.known)
             self.until, self.submitted = None, False
             self.specification = self.specification.model_copy(update={"until": None})

@@ -19,6 +19,7 @@ from orchestrator.config.trial import TrialSpec, trial_name
 from orchestrator.core import signals
 from orchestrator.core.disk import report_waits
 from orchestrator.core.errors import PreflightError, TrialError
+from orchestrator.core.reports import EpochRecord, TrialFailure
 from orchestrator.core.signals import stoppable
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.preprocessing import explain
@@ -429,12 +430,13 @@ def _train_single(
     events.start(trial)
     dispatcher_client.submit(specification.name, specification.plain())
     while not trial.ended:
-        record = dispatcher_client.next_report(
+        report = dispatcher_client.next_report(
             specification.name, sweep.configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
-            events.end(trial, "failed", record["failed"])
-            raise TrialError(record["failed"], field="trial", value=record["failed"])
-        events.report(trial, record)
-        if record.get("done"):
-            events.end(trial, "complete")
+        if isinstance(report, TrialFailure):
+            events.end(trial, "failed", report.message)
+            raise TrialError(report.message, field="trial", value=report.message)
+        if isinstance(report, EpochRecord):
+            events.report(trial, report)
+            if report.done:
+                events.end(trial, "complete")

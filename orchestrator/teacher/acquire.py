@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.reports import EpochRecord, Report, TrialFailure
 from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.staging import publish
 from orchestrator.store.store import Store, set_aside
@@ -29,11 +30,11 @@ class TrialDispatcher(Protocol):
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Submit a trial."""
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
-        """Return the next record of a trial.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on a trial.
 
         Raises:
-            PreflightError: No record or heartbeat arrived for `heartbeat_timeout_s` seconds.
+            PreflightError: No report or heartbeat arrived for `heartbeat_timeout_s` seconds.
         """
 
     def stop(self, trial: str) -> None:
@@ -151,19 +152,18 @@ def _evaluate(
     """
     specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
     dispatcher_client.submit(specification.name, specification.plain())
-    record: dict[str, Any] = {}
-    while not record.get("done"):
-        record = dispatcher_client.next_report(
+    report: Report | None = None
+    while not (isinstance(report, EpochRecord) and report.done):
+        report = dispatcher_client.next_report(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
+        if isinstance(report, TrialFailure):
             raise ConfigurationError(
-                f"the teacher could not be evaluated: {record['failed']}",
+                f"the teacher could not be evaluated: {report.message}",
                 field="teacher",
-                value=record["failed"],
+                value=report.message,
             )
-    metrics: dict[str, float] = record["metrics"]
-    if not all(map(math.isfinite, metrics.values())):
+    if not all(map(math.isfinite, report.metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights "
             "are: give other "
@@ -172,7 +172,7 @@ def _evaluate(
             value=configuration.teacher.network.weights if configuration.teacher else None,
             allowed="weights with finite logits",
         )
-    return metrics
+    return report.metrics
 
 
 def _fit(
@@ -187,23 +187,25 @@ def _fit(
     storage = checkpoint_storage(store, specification.folder)
     dispatcher_client.submit(specification.name, specification.plain())
     while True:
-        record = dispatcher_client.next_report(
+        report = dispatcher_client.next_report(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
+        if isinstance(report, TrialFailure):
             advice = (
                 ""
-                if "teacher." in record["failed"]
+                if "teacher." in report.message
                 else "; change teacher.training or teacher.network"
             )
             raise ConfigurationError(
-                f"the teacher could not be fitted: {record['failed']}{advice}",
+                f"the teacher could not be fitted: {report.message}{advice}",
                 field="teacher",
-                value=record["failed"],
+                value=report.message,
             )
-        on_epoch(record["epoch"], record["metrics"])
-        if record.get("done"):
+        if not isinstance(report, EpochRecord):
+            continue
+        on_epoch(report.epoch, report.metrics)
+        if report.done:
             storage.download()
-            fit.adopt_fitted(folder, configuration, data, record["metrics"])
+            fit.adopt_fitted(folder, configuration, data, report.metrics)
             storage.remove()
             return

@@ -7,6 +7,8 @@ import pytest
 
 from orchestrator.cluster._dispatcher import CLOSE, MEMORY_HINT, Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
+from orchestrator.core.reports import EpochRecord, NoWorkers, Report, TrialFailure
+from tests.actors.answers import next_failure, next_record
 
 LONG_S = 30.0  # never reached: the awaited events have happened
 SHORT_S = 0.001  # wait without an event
@@ -19,7 +21,7 @@ async def settle(turns: int = TURNS) -> None:
 
 
 async def has_no_record(dispatcher: Dispatcher, name: str) -> bool:
-    return await dispatcher.next_report(name, SHORT_S) == {}
+    return await dispatcher.next_report(name, SHORT_S) is None
 
 
 def test_trials_are_assigned_in_submission_order() -> None:
@@ -57,14 +59,14 @@ def test_reports_arrive_in_order_per_trial() -> None:
             await dispatcher.submit(name, {})
             await dispatcher.take_trial(group, LONG_S)
         for epoch in (1, 2, 3):
-            await dispatcher.report("a", {"epoch": epoch, "done": epoch == 3})
-        await dispatcher.report("b", {"epoch": 1})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            await dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3))
+        await dispatcher.report("b", EpochRecord(1, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
             1,
             2,
             3,
         ]
-        assert await dispatcher.next_report("b", LONG_S) == {"epoch": 1}
+        assert await dispatcher.next_report("b", LONG_S) == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -76,8 +78,8 @@ def test_a_report_wakes_its_reader() -> None:
         reader = asyncio.create_task(dispatcher.next_report("a", LONG_S))
         await settle()
         assert not reader.done()
-        await dispatcher.report("a", {"epoch": 1})
-        assert await reader == {"epoch": 1}
+        await dispatcher.report("a", EpochRecord(1, {}))
+        assert await reader == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -87,8 +89,8 @@ def test_a_repeated_epoch_is_dropped() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
         for epoch in (1, 2, 2, 1, 3):
-            await dispatcher.report("a", {"epoch": epoch})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            await dispatcher.report("a", EpochRecord(epoch, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
             1,
             2,
             3,
@@ -98,14 +100,14 @@ def test_a_repeated_epoch_is_dropped() -> None:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("end", [{"epoch": 1, "done": True}, {"failed": "it diverged"}])
-def test_reports_after_the_end_of_a_trial_are_dropped(end: dict[str, Any]) -> None:
+@pytest.mark.parametrize("end", [EpochRecord(1, {}, done=True), TrialFailure("it diverged")])
+def test_reports_after_the_end_of_a_trial_are_dropped(end: Report) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit("a", {})
         await dispatcher.report("a", end)
-        await dispatcher.report("a", {"epoch": 2})
-        await dispatcher.report("a", {"failed": "another rank failed too"})
+        await dispatcher.report("a", EpochRecord(2, {}))
+        await dispatcher.report("a", TrialFailure("another rank failed too"))
         assert await dispatcher.next_report("a", LONG_S) == end
         assert await has_no_record(dispatcher, "a")
 
@@ -133,7 +135,7 @@ def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
         assert not stop_notice.done()
         await dispatcher.stop("a")
         await stop_notice
-        await dispatcher.report("a", {"epoch": 1})
+        await dispatcher.report("a", EpochRecord(1, {}))
         assert await has_no_record(dispatcher, "a")
         await dispatcher.release_trial(0, "a")
         await dispatcher.submit("b", {})
@@ -171,14 +173,14 @@ def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> No
         await dispatcher.submit("a", {"turn": 1})
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
-        await dispatcher.report("a", {"failed": "it diverged"})
+        await dispatcher.report("a", TrialFailure("it diverged"))
         await settle()
         await dispatcher.submit("a", {"turn": 2})
         await stop_notice
         await dispatcher.release_trial(0, "a")
         assert await dispatcher.take_trial(0, LONG_S) == ("a", {"turn": 2})
-        await dispatcher.report("a", {"epoch": 1})
-        assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
+        await dispatcher.report("a", EpochRecord(1, {}))
+        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -189,10 +191,10 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
-        await dispatcher.report("a", {"epoch": 1, "done": True})
+        await dispatcher.report("a", EpochRecord(1, {}, done=True))
         await dispatcher.release_trial(0, "a")
         await stop_notice
-        assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1, "done": True}, (
+        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {}, done=True), (
             "earlier reports are kept"
         )
 
@@ -209,7 +211,7 @@ def test_a_group_that_died_gets_its_trial_again_until_max_failures(allowed: int)
             assert await dispatcher.take_trial(0, LONG_S) == ("a", {"name": "a"})
         assert await dispatcher.take_trial(0, LONG_S) == ("b", {"name": "b"})
         failure, hint = (
-            (await dispatcher.next_report("a", LONG_S))["failed"],
+            (await next_failure(dispatcher)).message,
             MEMORY_HINT.format(recipe="training"),
         )
         assert (
@@ -230,11 +232,11 @@ def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: s
         await (
             dispatcher.stop("a")
             if ended == "stopped"
-            else dispatcher.report("a", {"epoch": 1, "done": True})
+            else dispatcher.report("a", EpochRecord(1, {}, done=True))
         )
         assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
         if ended == "done":
-            assert (await dispatcher.next_report("a", LONG_S))["done"]
+            assert (await next_record(dispatcher)).done
         assert await has_no_record(dispatcher, "a"), "a death after the end is no failure"
 
     asyncio.run(play())
@@ -291,7 +293,7 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
         await dispatcher.add_group(2)
         await dispatcher.group_ended(1, "no resources", lost)
         failed = "its worker group was lost 2 times (resources.max_failures = 1): no resources"
-        assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}
+        assert await dispatcher.next_report("a", LONG_S) == TrialFailure(failed)
         assert await dispatcher.take_trial(2, LONG_S) == ("c", {})
         assert not await dispatcher.group_ended(3, "it never started", lost)
 
@@ -308,9 +310,9 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
         await dispatcher.group_ended(1, "no GPU")
         await dispatcher.submit("d", {})
         for name in ("a", "b", "c", "d"):
-            assert await dispatcher.next_report(name, LONG_S) == {
-                "unfit": "no worker group is left: no GPU"
-            }
+            assert await dispatcher.next_report(name, LONG_S) == NoWorkers(
+                "no worker group is left: no GPU"
+            )
         assert not dispatcher.waiting
 
     asyncio.run(play())
@@ -336,13 +338,13 @@ def test_giving_up_fails_no_trial() -> None:
         for name in ("done", "held", "waits"):
             await dispatcher.submit(name, {})
         await dispatcher.take_trial(0, LONG_S)
-        await dispatcher.report("done", {"epoch": 1, "done": True})
+        await dispatcher.report("done", EpochRecord(1, {}, done=True))
         await dispatcher.release_trial(0, "done")
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.give_up("no answer")
-        assert await dispatcher.next_report("done", LONG_S) == {"epoch": 1, "done": True}
+        assert await dispatcher.next_report("done", LONG_S) == EpochRecord(1, {}, done=True)
         for name in ("held", "waits"):
-            assert await dispatcher.next_report(name, LONG_S) == {"unfit": "no answer"}
+            assert await dispatcher.next_report(name, LONG_S) == NoWorkers("no answer")
 
     asyncio.run(play())
 
@@ -392,7 +394,7 @@ def test_a_trial_that_dies_too_often_names_the_batch_size_of_its_role(
         await dispatcher.group_ended(0, "")
         assert (
             f"if memory ran out, lower {recipe}.batch_size"
-            in (await dispatcher.next_report("a", LONG_S))["failed"]
+            in (await next_failure(dispatcher)).message
         )
 
     asyncio.run(play())

@@ -12,6 +12,7 @@ from orchestrator.cluster._controllers import ANSWER_S
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient, wait_for_answer
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
+from orchestrator.core.reports import EpochRecord
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -26,10 +27,10 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
         await dispatcher.recover([0, 1])
         await settle()
         assert not first.done() and dispatcher.unreported_groups == {1}, "group 1 may still train a"
-        await dispatcher.report("a", {"epoch": 7}, 1)
+        await dispatcher.report("a", EpochRecord(7, {}), 1)
         await dispatcher.release_trial(1, "a")  # it noticed that the dispatcher had died
         assert await first == ("a", {})
-        assert await dispatcher.next_report("a", SHORT_S) == {}, (
+        assert await dispatcher.next_report("a", SHORT_S) is None, (
             "the next group repeats the reports sent to the old dispatcher"
         )
 
@@ -121,7 +122,7 @@ def play(
             assignments.append(taken)
             for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
                 fake.loop.run_until_complete(
-                    dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0)
+                    dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3), 0)
                 )
             fake.loop.run_until_complete(dispatcher.release_trial(0, "a"))
 
@@ -140,7 +141,7 @@ def test_a_reader_receives_every_epoch_once_whenever_the_dispatcher_dies(
     how: str, call: int, known: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records, assignments = play(monkeypatch, {call: how}, known)
-    assert [record["epoch"] for record in records] == [1, 2, 3] and records[-1]["done"]
+    assert [record.epoch for record in records] == [1, 2, 3] and records[-1].done
     assert all(taken[0] == "a" for taken in assignments) and len(assignments) <= 2
 
 

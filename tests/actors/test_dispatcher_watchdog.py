@@ -3,6 +3,8 @@
 import asyncio
 
 from orchestrator.cluster._dispatcher import MEMORY_HINT, Dispatcher
+from orchestrator.core.reports import EpochRecord, TrialFailure
+from tests.actors.answers import next_failure
 from tests.actors.test_dispatcher import LONG_S, SHORT_S
 
 
@@ -64,7 +66,7 @@ def test_evicting_a_group_returns_its_workers_once_and_keeps_its_trial() -> None
         assert await dispatcher.evict_group(0) == []
         assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
         assert await dispatcher.take_trial(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
+        assert "its worker died 2 times" in (await next_failure(dispatcher)).message
 
     asyncio.run(play())
 
@@ -87,7 +89,7 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
         assert await dispatcher.take_trial(0, SHORT_S) is None
         hint = MEMORY_HINT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){hint}"
-        assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}, (
+        assert await dispatcher.next_report("a", LONG_S) == TrialFailure(failed), (
             "the second death has no known cause"
         )
 
@@ -109,10 +111,10 @@ def test_reports_of_another_group_are_dropped() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         await dispatcher.submit("a", {})
         await dispatcher.take_trial(0, LONG_S)
-        await dispatcher.report("a", {"failed": "another group"}, 1)
-        await dispatcher.report("a", {"epoch": 1}, 0)
-        assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
-        await dispatcher.report("unknown", {"epoch": 1}, 0)
+        await dispatcher.report("a", TrialFailure("another group"), 1)
+        await dispatcher.report("a", EpochRecord(1, {}), 0)
+        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {})
+        await dispatcher.report("unknown", EpochRecord(1, {}), 0)
 
     asyncio.run(play())
 
@@ -125,10 +127,10 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
         assert list(dispatcher.waiting) == ["a"], "a repeated heartbeat counts once"
         await dispatcher.take_trial(0, LONG_S)
         for epoch in (1, 2):
-            await dispatcher.report("a", {"epoch": epoch})
-        assert await dispatcher.next_report("a", LONG_S, 0) == {"epoch": 1}
-        assert await dispatcher.next_report("a", LONG_S, 0) == {"epoch": 1}
-        assert await dispatcher.next_report("a", LONG_S, 1) == {"epoch": 2}
+            await dispatcher.report("a", EpochRecord(epoch, {}))
+        assert await dispatcher.next_report("a", LONG_S, 0) == EpochRecord(1, {})
+        assert await dispatcher.next_report("a", LONG_S, 0) == EpochRecord(1, {})
+        assert await dispatcher.next_report("a", LONG_S, 1) == EpochRecord(2, {})
 
     asyncio.run(play())
 
@@ -147,7 +149,7 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         (seen,) = (await dispatcher.get_overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
         await dispatcher.take_trial(0, 0.0)
-        await dispatcher.report("a", {"epoch": 1, "metrics": {}, "done": True}, 0)
+        await dispatcher.report("a", EpochRecord(1, {}, done=True), 0)
         await dispatcher.release_trial(0, "a")
         dispatcher.readers["second"].last_heartbeat -= 1e6
         (seen,) = (await dispatcher.get_overview())["readers"]

@@ -8,6 +8,8 @@ import pytest
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import EpochRecord
+from tests.actors.answers import next_failure, next_record
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -28,7 +30,7 @@ def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         await dispatcher.submit("a", {})
         await dispatcher.take_trial(0, LONG_S)
-        await dispatcher.report("a", {"epoch": 2})
+        await dispatcher.report("a", EpochRecord(2, {}))
         assert not await dispatcher.is_released("a", SHORT_S)
         waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
         await settle()
@@ -53,16 +55,16 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         for epoch in (1, 2):
-            await dispatcher.report("a", {"epoch": epoch})
+            await dispatcher.report("a", EpochRecord(epoch, {}))
         await dispatcher.release_trial(0, "a")
         await settle()
         assert not stop_notice.done(), "it is not stopped"
         await dispatcher.submit("a", {"until": 4})
         await stop_notice
         assert await dispatcher.take_trial(1, LONG_S) == ("a", {"until": 4})
-        await dispatcher.report("a", {"epoch": 2})
-        await dispatcher.report("a", {"epoch": 3})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
+        await dispatcher.report("a", EpochRecord(2, {}))
+        await dispatcher.report("a", EpochRecord(3, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(2)] == [
             2,
             3,
         ], "the reader drops known epochs"
@@ -80,7 +82,7 @@ def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
         await dispatcher.submit("a", {})
         await dispatcher.take_trial(0, LONG_S)
         assert await dispatcher.take_trial(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
+        assert "its worker died 2 times" in (await next_failure(dispatcher)).message
 
     asyncio.run(play())
 

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import reconcile
@@ -73,7 +73,7 @@ class Here:
     @staticmethod
     def _train(searcher: StudySearch, folders: dict[str, Any]) -> None:
         config = searcher.suggest("only")
-        records: list[Record] = []
+        records: list[Any] = []
         if "configuration" not in config:
             searcher.on_trial_complete("only", {"failed": config["error"]})
             return
@@ -83,8 +83,7 @@ class Here:
             TrialContext(report=records.append),
         )
         results = [
-            {"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])}
-            for record in records
+            {"epoch": record.epoch, "metrics": json.dumps(record.metrics)} for record in records
         ]
         for result in results[:-1]:
             searcher.on_trial_result("only", result)

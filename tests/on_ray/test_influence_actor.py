@@ -24,6 +24,7 @@ from orchestrator.config.plan import Groups
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot
 from tests.on_ray.shared import SharedRay
 from tests.refusal import refused
@@ -243,11 +244,7 @@ def serve(settings: dict[str, Any]) -> None:
         found = client.receive(LONG_S, context.heartbeat)
         client.send(snapshot(4, "wait"))  # the end of the trial cancels it
         context.report(
-            {
-                "epoch": 1,
-                "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()},
-                "done": True,
-            }
+            EpochRecord(1, {"actor": found.tracked["pid"], "worker": os.getpid()}, done=True)
         )
         if spec.name == "busy":
             client.receive(LONG_S, context.heartbeat)
@@ -263,8 +260,8 @@ def submit_and_read(
     """Return the processes that a trial reports."""
     dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
     record = dispatcher_client.next_report(name, LONG_S)
-    assert "metrics" in record, record
-    return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
+    assert isinstance(record, EpochRecord), record
+    return {who: psutil.Process(int(pid)) for who, pid in record.metrics.items()}
 
 
 def test_actor_lives_as_long_as_its_worker(

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import SNAPSHOTS
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep import _trainable as trainables
 from orchestrator.sweep._trainable import ProxyTrainable
@@ -27,7 +28,7 @@ class Workers:
     def __init__(self, epochs: int = 6) -> None:
         self.epochs = epochs
         self.done: list[str] = []
-        self.records: list[dict[str, Any]] = []
+        self.records: list[EpochRecord] = []
         self.busy = False
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
@@ -45,12 +46,12 @@ class Workers:
         )
         first = max(int(epoch), 1)
         for each in range(specification["known"] + 1, first):  # which were not received
-            self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
+            self.records.append(EpochRecord(each, METRICS, behind=True))
         for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
             save(folder, f"{owner} {each}")
-            self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
+            self.records.append(EpochRecord(each, METRICS, done=each == self.epochs))
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:
         return self.records.pop(0)
 
 
@@ -193,8 +194,8 @@ def test_synchronous_trial_reports_missed_epochs_with_its_current_epoch(
     save(tmp_path / "00000", "00000 4")
     proxy.begin(config(0, until=2, known=1))
     result = proxy.step()
-    assert result["epoch"] == 4 and [record["epoch"] for record in result["missed"]] == [2, 3]
-    assert not any("behind" in record for record in (result, *result["missed"]))
+    assert result["epoch"] == 4 and [record.epoch for record in result["missed"]] == [2, 3]
+    assert "behind" not in result
     assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), (
         "where it stands is kept, and nothing else"
     )

@@ -13,7 +13,7 @@ from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
@@ -188,7 +188,7 @@ def _weights(configuration: Configuration) -> str:
 
 
 def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, float]:
-    records: list[Record] = []
+    records: list[Any] = []
     evaluate_teacher(
         TrialSpec.model_validate(plain),
         TrialContext(rank=rank, world_size=world_size, report=records.append),
