@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
@@ -269,16 +270,8 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
         publish(store, folder, mark)
     (data / "values.bin").write_bytes(b"changed")
     publish(store, data, "data.json")
-    spec = TrialSpec.model_validate(
-        {
-            "name": "t",
-            "configuration": {},
-            "folder": store.sweep("mine") / "trials/00001",
-            "data": data,
-            "teacher": teacher,
-        }
-        | store.shared
-    )
+    folders = store.folders(store.sweep("mine") / "trials", data, teacher)
+    spec = TrialSpec.numbered(1, Configuration(), folders)
     assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
     here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())

@@ -6,6 +6,7 @@ and `training.learning_rate` a key of the configuration. With several searched m
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,27 @@ def recipe_key(role: str, letter: str = LETTERS[0]) -> str:
     if role == "teacher":
         return "teacher.training"
     return "training" if letter == LETTERS[0] else f"peers.{letter}.training"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Folders that the trials of a run share.
+
+    Attributes:
+        trials: The folder that contains the trials' folders.
+        data: The folder of the data.
+        teacher: The folder of the teacher.
+        knowledge: The folder of the teacher's cache.
+        uri: The URI of the store. The folders are then below its folder `root`.
+        root: The folder of a store with a URI, on the node of the driver.
+    """
+
+    trials: Path
+    data: Path
+    teacher: Path | None = None
+    knowledge: Path | None = None
+    uri: str = ""
+    root: Path | None = None
 
 
 class TrialSpec(Section):
@@ -86,7 +108,7 @@ class TrialSpec(Section):
         cls,
         number: int,
         configuration: Configuration,
-        folders: Mapping[str, Any],
+        folders: Folders,
         until: int | None = None,
         known: int | None = None,
     ) -> "TrialSpec":
@@ -95,21 +117,21 @@ class TrialSpec(Section):
         Args:
             number: The number of the trial.
             configuration: The configuration of the trial.
-            folders: The folders that trials share: trials, data, teacher, knowledge; optionally
-                uri, root.
+            folders: The folders that trials share.
             until: The epochs after which the worker releases its group; None for all.
             known: The number of epochs whose records the driver has.
         """
-        shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
-        shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
-        folder = Path(folders["trials"]) / f"{number:05d}"
         return cls(
             name=trial_name(number),
             configuration=configuration,
-            folder=folder,
+            folder=folders.trials / f"{number:05d}",
+            data=folders.data,
+            teacher=folders.teacher,
+            knowledge=folders.knowledge,
+            uri=folders.uri,
+            root=folders.root,
             until=until,
             known=known,
-            **shared,
         )
 
     def plain(self) -> dict[str, Any]:

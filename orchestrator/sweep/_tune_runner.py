@@ -9,7 +9,7 @@ from ray import get_runtime_context, tune
 
 from orchestrator.config.objectives import primary_goal
 from orchestrator.config.schema import PAUSING
-from orchestrator.config.trial import trial_name
+from orchestrator.config.trial import Folders, trial_name
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -42,7 +42,7 @@ def run_trials(
     sweep: Sweep,
     dispatcher_client: Any,
     events: Events,
-    folders: dict[str, Any],
+    folders: Folders,
     concurrency: Callable[[], int],
     resume: bool,
     started: float,
@@ -100,7 +100,7 @@ def run_trials(
 def _tune(
     sweep: Sweep,
     dispatcher_client: Any,
-    folders: dict[str, Any],
+    folders: Folders,
     searcher: StudySearch,
     stopper: SweepStopper,
     trials: int,

@@ -15,7 +15,7 @@ from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods
-from orchestrator.config.trial import TrialSpec, trial_name
+from orchestrator.config.trial import Folders, TrialSpec, trial_name
 from orchestrator.core import signals
 from orchestrator.core.disk import report_waits
 from orchestrator.core.errors import PreflightError, TrialError
@@ -394,15 +394,9 @@ def _prepare_folders(
     display: RunDisplay,
     events: Events,
     tracker: Any,
-) -> dict[str, Any]:
+) -> Folders:
     """Acquire the teacher, if there is one, and return the folders that every trial reads."""
-    folders: dict[str, Any] = {
-        "trials": str(sweep.folder / "trials"),
-        "data": str(data),
-        "teacher": None,
-        "knowledge": None,
-    }
-    folders |= store.shared
+    trials = sweep.folder / "trials"
     if sweep.configuration.teacher:
         display.preparing("preparing the teacher")
         folder, card, seconds = acquire_teacher(
@@ -413,15 +407,12 @@ def _prepare_folders(
         report_teacher(card, data, display.teacher_ready, events.note)
         display.preparing(f"the teacher is {teacher_access.words}")
         tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
-        folders |= {
-            "teacher": str(folder),
-            "knowledge": str(teacher_access.folder) if teacher_access.folder else None,
-        }
-    return folders
+        return store.folders(trials, data, folder, teacher_access.folder)
+    return store.folders(trials, data)
 
 
 def _train_single(
-    sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]
+    sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: Folders
 ) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:

@@ -67,12 +67,7 @@ def prepare_teacher(
             assert cache is not None and cache.folder is not None, (
                 "a teacher without a cache is refused earlier"
             )
-            folders = store.shared | {
-                "folder": store.teachers / "groups",
-                "data": data,
-                "teacher": teacher[0],
-                "knowledge": cache.folder,
-            }
+            folders = store.folders(store.teachers / "groups", data, teacher[0], cache.folder)
             features = any(
                 uses_teacher_bank(method, configuration.training.epochs)
                 for method in build_all_variants(configuration, searching=True)

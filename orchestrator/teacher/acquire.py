@@ -150,7 +150,7 @@ def _evaluate(
 
     Raise ConfigurationError if the evaluation fails or a metric is not finite.
     """
-    specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
+    specification = store.locate(fit.evaluation(folder, configuration, data))
     dispatcher_client.submit(specification.name, specification.plain())
     report: Report | None = None
     while not (isinstance(report, EpochRecord) and report.done):
@@ -183,7 +183,7 @@ def _fit(
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
 ) -> None:
-    specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
+    specification = store.locate(fit.specification(folder, configuration, data))
     storage = checkpoint_storage(store, specification.folder)
     dispatcher_client.submit(specification.name, specification.plain())
     while True:

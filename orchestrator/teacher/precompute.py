@@ -5,12 +5,11 @@ This module runs in the driver; each group computes the views of its job.
 
 import queue
 import threading
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import TrialSpec
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.reports import EpochRecord, Report, SampleProgress, TrialFailure
 from orchestrator.teacher.acquire import TrialDispatcher
@@ -62,7 +61,7 @@ def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> 
 
 def precompute_views(
     configuration: Configuration,
-    folders: dict[str, Path],
+    folders: Folders,
     shares: list[Share],
     features: bool,
     dispatcher_client: TrialDispatcher,
@@ -72,7 +71,7 @@ def precompute_views(
 
     Args:
         configuration: The configuration, with a teacher.
-        folders: The paths of a specification: folder, data, teacher, knowledge.
+        folders: The folders of the run; the jobs share the folder `trials`.
         shares: The views of each job.
         features: Whether to cache features of the clean view.
         dispatcher_client: The backend that runs the jobs.
@@ -82,14 +81,20 @@ def precompute_views(
         TrialError: A job failed or ended early; it has the job's message.
         PreflightError: No worker can run a job at present.
     """
-    common: dict[str, Any] = {
-        "role": "fill",
-        "configuration": configuration,
-        "features": features,
-        **folders,
-    }
     jobs = [
-        TrialSpec(name=f"fill-{number}", views=share, **common)
+        TrialSpec(
+            name=f"fill-{number}",
+            role="fill",
+            configuration=configuration,
+            folder=folders.trials,
+            data=folders.data,
+            teacher=folders.teacher,
+            knowledge=folders.knowledge,
+            views=share,
+            features=features,
+            uri=folders.uri,
+            root=folders.root,
+        )
         for number, share in enumerate(shares)
     ]
     reports: _Reports = queue.Queue()

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config.loader import load
+from orchestrator.config.trial import Folders
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
@@ -49,7 +50,7 @@ class Written:
 
 def proxy_with(*records: EpochRecord) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
-    folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
+    folders = Folders(Path("trials"), Path("data"))
     made.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,
@@ -88,7 +89,7 @@ def test_record_repeated_after_a_resume_adds_no_note(tmp_path: Path) -> None:
         found,
         cast(Any, dispatcher_client),
         Events(found, []),
-        {"trials": "trials", "data": "data", "teacher": None, "knowledge": None},
+        Folders(Path("trials"), Path("data")),
     )
     assert found.trials[0].history == [0.5, 0.5] and found.trials[0].notes == ["before", "after"]
 

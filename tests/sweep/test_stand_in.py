@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import SNAPSHOTS
+from orchestrator.config.trial import SNAPSHOTS, Folders
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.reports import EpochRecord
 from orchestrator.sweep import _snapshots as snapshots
@@ -63,7 +63,7 @@ def dispatcher_client() -> Workers:
 @pytest.fixture
 def proxy(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     trainable = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
-    folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
+    folders = Folders(tmp_path, Path("data"))
     trainable.shared = {
         "folders": folders,
         "heartbeat_timeout_s": 5.0,

@@ -13,7 +13,7 @@ import torch
 
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import TrialSpec
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.reports import EpochRecord, Report, SampleProgress, TrialFailure
@@ -143,12 +143,7 @@ def filled(
     spec: TrialSpec, groups: int = 1, dispatcher_client: Here | None = None, features: bool = False
 ) -> tuple[Here, Shown]:
     assert spec.teacher is not None and spec.knowledge is not None
-    folders = {
-        "folder": spec.folder,
-        "data": spec.data,
-        "teacher": spec.teacher,
-        "knowledge": spec.knowledge,
-    }
+    folders = Folders(spec.folder, spec.data, spec.teacher, spec.knowledge)
     dispatcher_client, show = dispatcher_client or Here(), Shown()
     precompute_views(
         spec.configuration,
