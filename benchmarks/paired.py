@@ -299,7 +299,7 @@ def train_all(
     # they take effect only at the start of a process
     os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train_variant, spec.plain()) for spec in specs]
+        futures = [pool.submit(train_variant, spec.model_dump(mode="json")) for spec in specs]
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 trial = future.result()

@@ -274,7 +274,7 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
     spec = TrialSpec.numbered(1, Configuration(), folders)
     assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
-    here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())
+    here = stage_on_node(spec, TrialContext())
     root = tmp_path / "homes/other"
     assert here.teacher is not None and all(
         path.is_relative_to(root) for path in (here.folder, here.data, here.teacher)
@@ -283,9 +283,7 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
         here.teacher / "teacher.json"
     ).exists()
     shutil.rmtree(tmp_path / "shared")
-    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, (
-        "and has it from now on"
-    )
+    assert stage_on_node(spec, TrialContext()) == here, "and has it from now on"
     at_home("third")
     with pytest.raises(PreflightError, match=r"data/abc is not in file:///"):
         stage_on_node(spec, TrialContext())

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config.trial import recipe_key
+from orchestrator.cluster.overview import DispatcherOverview, ReaderOverview, TrialOverview
+from orchestrator.config.trial import TrialSpec, recipe_key
 from orchestrator.core.reports import (
     Answer,
     EpochRecord,
@@ -37,7 +38,7 @@ class _Trial:
     is the cause of the last group's failure.
     """
 
-    specification: dict[str, Any]
+    spec: TrialSpec
     token: str = ""
     reports: "asyncio.Queue[Report | NoWorkers]" = field(default_factory=asyncio.Queue)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,19 +100,19 @@ class Dispatcher:
         """Return whether the assignment of every group is known."""
         return self.has_group_list and not self.unreported_groups
 
-    async def submit(self, name: str, specification: dict[str, Any], token: str = "") -> None:
+    async def submit(self, spec: TrialSpec, token: str = "") -> None:
         """Queue a trial.
 
         A name may be reused after its trial has ended, or to resume the trial once it is
         released. `token` identifies the submission: a repetition after a lost answer counts once.
         """
-        previous = self.trials.get(name)
+        name, previous = spec.name, self.trials.get(spec.name)
         if previous and token and previous.token == token:
             return
         if previous:
             previous.stopped.set()
         failures = previous.failures if previous and not previous.ended else 0
-        self.trials[name] = trial = _Trial(specification, token, failures=failures)
+        self.trials[name] = trial = _Trial(spec, token, failures=failures)
         if self.give_up_reason:
             trial.reports.put_nowait(NoWorkers(self.give_up_reason))
             return
@@ -119,9 +120,7 @@ class Dispatcher:
             self.waiting.append(name)
             self.changed.notify_all()
 
-    async def take_trial(
-        self, group: int, wait_s: float
-    ) -> tuple[str, dict[str, Any]] | str | None:
+    async def take_trial(self, group: int, wait_s: float) -> TrialSpec | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
         A group that holds a trial and requests another has died in between. It gets the same trial,
@@ -133,7 +132,7 @@ class Dispatcher:
         self._mark_reported(group)
         held = self._reassign(group)
         if held:
-            return held, self.trials[held].specification
+            return self.trials[held].spec
         async with self.changed:
             self.changed.notify_all()  # the group may have released a trial
             try:
@@ -158,7 +157,7 @@ class Dispatcher:
             name = self.assignments[group] = self.waiting.popleft()
             trial = self.trials[name]
             trial.last_heartbeat, trial.activity = time.monotonic(), "startup"
-            return name, trial.specification
+            return trial.spec
 
     async def report(self, name: str, report: Report, group: int | None = None) -> None:
         """Queue a report from a worker of the group that holds the trial.
@@ -313,54 +312,44 @@ class Dispatcher:
         async with self.changed:
             self.changed.notify_all()
 
-    async def get_overview(self) -> dict[str, Any]:
-        """Return the groups, the trials, the time since each last heartbeat, and unfetched notes.
-
-        `trials` are those that a group holds, with its number of workers. If no group holds one, it
-        is the queued trial that has waited least. `processes` maps each reader that has sent a
-        heartbeat here to its trial and handle.
-        """
-        notes = list(self.notes)
+    async def get_overview(self) -> DispatcherOverview:
+        """Return the present state, and the notes that were not fetched before."""
+        notes = tuple(self.notes)
         self.notes.clear()
-        trials = (
-            []
-            if self.closed
-            else [
+        trials: list[TrialOverview] = []
+        if not self.closed:
+            trials = [
                 self._trial_overview(name, group)
                 for group, name in sorted(self.assignments.items())
             ]
+            if self.waiting and not trials:
+                newest = max(self.waiting, key=lambda name: self.trials[name].last_heartbeat)
+                trials = [self._trial_overview(newest, None)]
+        return DispatcherOverview(
+            instance_id=self.instance_id,
+            has_group_list=self.has_group_list,
+            unreported_groups=tuple(sorted(self.unreported_groups)),
+            groups=tuple(sorted(self.groups)),
+            serving_groups=tuple(await self.list_serving_groups()),
+            waiting=len(self.waiting),
+            last_error=self.last_error,
+            trials=tuple(trials),
+            readers=self._reader_overviews(),
+            processes={key: (each.trial, each.process) for key, each in self.readers.items()},
+            notes=notes,
         )
-        if self.waiting and not trials and not self.closed:
-            trials = [
-                self._trial_overview(
-                    max(self.waiting, key=lambda name: self.trials[name].last_heartbeat), None
-                )
-            ]
-        return {
-            "life": self.instance_id,
-            "introduced": self.has_group_list,
-            "missing": sorted(self.unreported_groups),
-            "groups": sorted(self.groups),
-            "serving": await self.list_serving_groups(),
-            "waiting": len(self.waiting),
-            "last_error": self.last_error,
-            "trials": trials,
-            "readers": self._silent_readers(),
-            "processes": {key: (each.trial, each.process) for key, each in self.readers.items()},
-            "notes": notes,
-        }
 
-    def _silent_readers(self) -> list[dict[str, Any]]:
+    def _reader_overviews(self) -> tuple[ReaderOverview, ...]:
         """Return the seconds since the last heartbeat of each Tune process.
 
         A process sends heartbeats until it deregisters, even after its trial has ended: its last
         record may not have been received.
         """
         now, readers = time.monotonic(), {} if self.closed else self.readers
-        return [
-            {"reader": key, "name": each.trial, "silent_s": now - each.last_heartbeat}
+        return tuple(
+            ReaderOverview(key, each.trial, now - each.last_heartbeat)
             for key, each in readers.items()
-        ]
+        )
 
     async def evict_group(self, group: int) -> list[Any]:
         """Return the workers to end; the restarted group gets its trial again."""
@@ -379,17 +368,11 @@ class Dispatcher:
         live = f"{len(self.groups)} live groups {self.last_error}".strip()
         return f"{name} is assigned to {holder}; {len(self.waiting)} queued trials, {live}"
 
-    def _trial_overview(self, name: str, group: int | None) -> dict[str, Any]:
+    def _trial_overview(self, name: str, group: int | None) -> TrialOverview:
         trial = self.trials[name]
         workers = len(self.workers.get(group, ())) if group is not None else 0
         silent_s = time.monotonic() - trial.last_heartbeat
-        return {
-            "name": name,
-            "group": group,
-            "workers": workers,
-            "doing": trial.activity,
-            "silent_s": silent_s,
-        }
+        return TrialOverview(name, group, workers, trial.activity, silent_s)
 
     def _has_trial(self) -> bool:
         return bool(self.waiting) and self.is_reconciled
@@ -432,7 +415,7 @@ class Dispatcher:
             counted = (
                 f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
             )
-            hint = MEMORY_HINT.format(recipe=recipe_key(str(trial.specification.get("role"))))
+            hint = MEMORY_HINT.format(recipe=recipe_key(trial.spec.role))
             self._fail(name, f"{counted}{cause or hint}")
             return False
         self.notes.append(

@@ -17,6 +17,8 @@ import ray
 
 from orchestrator.cluster._controllers import ANSWER_S, end_controller
 from orchestrator.cluster._dispatcher import Dispatcher
+from orchestrator.cluster.overview import DispatcherOverview
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from orchestrator.core.reports import Answer, EpochRecord, NoWorkers, Report, UnknownTrial
 from orchestrator.core.signals import remaining_timeout
@@ -102,7 +104,7 @@ class _Submission:
     `received` counts the reports from this dispatcher; `epoch` is the last one from any.
     """
 
-    specification: dict[str, Any]
+    spec: TrialSpec
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     received: int = 0
     epoch: int = 0
@@ -123,10 +125,10 @@ class DispatcherClient:
         """Return the client of the dispatcher of that name."""
         return cls(name, ray.get_actor(name, namespace=NAMESPACE))
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Queue a trial."""
-        self.submissions[trial] = _Submission(specification)
-        self._submit(trial)
+        self.submissions[spec.name] = _Submission(spec)
+        self._submit(spec.name)
 
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next report on the trial, however long it takes.
@@ -153,11 +155,10 @@ class DispatcherClient:
             if isinstance(answer, UnknownTrial):
                 submission.received = 0
                 # `known`: epochs that the worker need not report
-                if (known := submission.specification.get("known")) is not None:
-                    submission.specification = {
-                        **submission.specification,
-                        "known": max(submission.epoch, known),
-                    }
+                if (known := submission.spec.known) is not None:
+                    submission.spec = submission.spec.model_copy(
+                        update={"known": max(submission.epoch, known)}
+                    )
                 self._submit(trial)
             elif answer is not None:
                 submission.received += 1
@@ -203,13 +204,16 @@ class DispatcherClient:
         """
         return bool(self._call("group_ended", group, error, lost))
 
-    def get_overview(self, timeout_s: float) -> dict[str, Any]:
+    def get_overview(self, timeout_s: float) -> DispatcherOverview:
         """Return the present state of the dispatcher.
 
         Raises:
             RayError: The dispatcher does not answer within `timeout_s` seconds.
         """
-        return dict(ray.get(self.dispatcher.get_overview.remote(), timeout=timeout_s))
+        overview: DispatcherOverview = ray.get(
+            self.dispatcher.get_overview.remote(), timeout=timeout_s
+        )
+        return overview
 
     def recover(self, groups: Iterable[int]) -> None:
         """Register the live groups after a death of the dispatcher."""
@@ -263,7 +267,7 @@ class DispatcherClient:
 
     def _submit(self, trial: str) -> None:
         submission = self.submissions[trial]
-        self._call("submit", trial, submission.specification, submission.token)
+        self._call("submit", submission.spec, submission.token)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return wait_for_answer(

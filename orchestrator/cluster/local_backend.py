@@ -8,7 +8,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -36,12 +35,12 @@ class LocalDispatcher:
         self.thread: threading.Thread | None = None
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Start to train a trial."""
         self.stopped.clear()
         self.phase("startup")
         self.thread = threading.Thread(
-            target=self._train, args=(specification,), name=trial, daemon=True
+            target=self._train, args=(spec,), name=spec.name, daemon=True
         )
         self.thread.start()
 
@@ -96,7 +95,7 @@ class LocalDispatcher:
         self.activity = activity
         self.heartbeat()
 
-    def _train(self, specification: dict[str, Any]) -> None:
+    def _train(self, spec: TrialSpec) -> None:
         context = TrialContext(
             device=self.device,
             report=self.reports.put,
@@ -106,9 +105,9 @@ class LocalDispatcher:
             phase=self.phase,
         )
         try:
-            execute(TrialSpec.model_validate(specification), context)
+            execute(spec, context)
         except Exception as error:
-            failure = classify_failure(error, specification, self.device)
+            failure = classify_failure(error, spec, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
             self.reports.put((TrialFailure if failure.from_trial else NoWorkers)(failure.message))

@@ -1,4 +1,4 @@
-"""Define a trial as plain JSON that is sent to a worker group.
+"""Define a trial that is sent to a worker group, and the folders that trials share.
 
 A *parameter* of a search is named as in a search space. `temperature` is a setting of the method
 and `training.learning_rate` a key of the configuration. With several searched methods
@@ -133,10 +133,6 @@ class TrialSpec(Section):
             until=until,
             known=known,
         )
-
-    def plain(self) -> dict[str, Any]:
-        """Return the specification as JSON values, which `TrialSpec.model_validate` reads."""
-        return self.model_dump(mode="json")
 
 
 def trial_name(number: int) -> str:

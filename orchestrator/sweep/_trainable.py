@@ -146,12 +146,8 @@ class ProxyTrainable(tune.Trainable):
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
-        self.dispatcher_client.submit(
-            self.trial,
-            self.specification.model_copy(
-                update={"known": max(self.last_received_epoch, self.known)}
-            ).plain(),
-        )
+        known = max(self.last_received_epoch, self.known)
+        self.dispatcher_client.submit(self.specification.model_copy(update={"known": known}))
         self.submitted = True
 
     def _keep_snapshot(self, record: EpochRecord) -> None:

@@ -419,7 +419,7 @@ def _train_single(
         return
     specification = TrialSpec.numbered(0, sweep.configuration, folders, known=trial.epochs)
     events.start(trial)
-    dispatcher_client.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification)
     while not trial.ended:
         report = dispatcher_client.next_report(
             specification.name, sweep.configuration.resources.heartbeat_timeout_s

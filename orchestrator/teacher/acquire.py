@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.reports import EpochRecord, Report, TrialFailure
 from orchestrator.store.checkpoint_storage import checkpoint_storage
@@ -27,7 +28,7 @@ EpochCallback = Callable[[int, dict[str, float]], None]
 class TrialDispatcher(Protocol):
     """Interface of a backend that trains: worker groups, or this process."""
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Submit a trial."""
 
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
@@ -151,7 +152,7 @@ def _evaluate(
     Raise ConfigurationError if the evaluation fails or a metric is not finite.
     """
     specification = store.locate(fit.evaluation(folder, configuration, data))
-    dispatcher_client.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification)
     report: Report | None = None
     while not (isinstance(report, EpochRecord) and report.done):
         report = dispatcher_client.next_report(
@@ -185,7 +186,7 @@ def _fit(
 ) -> None:
     specification = store.locate(fit.specification(folder, configuration, data))
     storage = checkpoint_storage(store, specification.folder)
-    dispatcher_client.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification)
     while True:
         report = dispatcher_client.next_report(
             specification.name, configuration.resources.heartbeat_timeout_s

@@ -99,7 +99,7 @@ def precompute_views(
     ]
     reports: _Reports = queue.Queue()
     for number, job in enumerate(jobs):
-        dispatcher_client.submit(job.name, job.plain())
+        dispatcher_client.submit(job)
         follow = (
             number,
             job.name,

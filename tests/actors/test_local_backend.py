@@ -89,7 +89,7 @@ def test_training_sends_heartbeats_to_the_dispatcher(
 
     monkeypatch.setattr(local_backend, "execute", trained)
     dispatcher = LocalDispatcher()
-    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
     assert dispatcher.reports.get(timeout=60) == EpochRecord(1, {})
     assert dispatcher.last_heartbeat == clock.now == 107
 
@@ -105,7 +105,7 @@ def test_an_environment_error_fails_no_trial(
     monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
     dispatcher = LocalDispatcher(notes.append)
-    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
     if own:
         assert dispatcher.next_report("trial", 60) == TrialFailure("it diverged")
     else:

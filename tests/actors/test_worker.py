@@ -29,8 +29,8 @@ class Connection(worker._DispatcherConnection):
         self.messages: list[Any] = []
         self.lost = lost
 
-    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
-        self.trial = trial
+    def open_trial(self, spec: TrialSpec) -> None:
+        self.trial = spec.name
 
     def report(self, report: Report) -> None:
         self.messages.append(report)
@@ -60,9 +60,9 @@ def training(
 
     monkeypatch.setattr(worker, "execute", work)
     connection = connection or Connection()
-    specification = specify("teacher=null", "method.name=cross_entropy").plain()
+    specification = specify("teacher=null", "method.name=cross_entropy")
     try:
-        worker._train("trial", specification, connection, TrialContext(world_size=world_size))
+        worker._train(specification, connection, TrialContext(world_size=world_size))
     except Exception as raised:
         assert raised is error
         connection.messages.append("raised")

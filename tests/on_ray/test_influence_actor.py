@@ -21,6 +21,7 @@ from orchestrator.cluster._influence_actor import InfluenceActorHandle, Influenc
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
+from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
@@ -37,7 +38,7 @@ def compute(
     snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None]
 ) -> SampleWeighting:
     """Replace the computation of weights by the action that the snapshot specifies."""
-    order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
+    order, folder = snapshot.spec.name, snapshot.spec.folder
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -65,7 +66,12 @@ def compute(
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
     weights = torch.tensor([0.5, 1.5])
     return Snapshot(
-        {"order": order, "folder": str(folder or "")},
+        TrialSpec(
+            name=order,
+            configuration=Configuration(),
+            folder=folder or Path(),
+            data=Path(),
+        ),
         "a",
         epoch,
         {"weight": torch.ones(2)},
@@ -258,7 +264,7 @@ def submit_and_read(
     dispatcher_client: DispatcherClient, name: str, spec: TrialSpec
 ) -> dict[str, psutil.Process]:
     """Return the processes that a trial reports."""
-    dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
+    dispatcher_client.submit(spec.model_copy(update={"name": name}))
     record = dispatcher_client.next_report(name, LONG_S)
     assert isinstance(record, EpochRecord), record
     return {who: psutil.Process(int(pid)) for who, pid in record.metrics.items()}

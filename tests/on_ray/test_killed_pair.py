@@ -198,7 +198,7 @@ def trained(
     spec.folder.mkdir()
     if death:
         (spec.folder / DEATH).write_text(json.dumps(death))
-    pair.dispatcher_client.submit(name, spec.plain())
+    pair.dispatcher_client.submit(spec)
     records: list[Any] = []
     while not records or not records[-1].done:
         records.append(pair.dispatcher_client.next_report(name, 120))

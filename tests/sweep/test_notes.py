@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config.loader import load
-from orchestrator.config.trial import Folders
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
@@ -40,7 +40,7 @@ class Written:
     def __init__(self, *records: EpochRecord) -> None:
         self.records = list(records)
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Ignore the trial."""
 
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:

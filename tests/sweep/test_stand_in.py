@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import SNAPSHOTS, Folders
+from orchestrator.config.trial import SNAPSHOTS, Folders, TrialSpec
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.reports import EpochRecord
 from orchestrator.sweep import _snapshots as snapshots
@@ -36,16 +36,16 @@ class Workers:
             raise PreflightError(f"{trial} was not given back within {wait_s:g} s")
         self.done.append(f"released {trial}")
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        folder, until = Path(specification["folder"]), specification["until"] or self.epochs
-        self.done.append(f"submit {trial} until {until}")
+    def submit(self, spec: TrialSpec) -> None:
+        folder, until = spec.folder, spec.until or self.epochs
+        self.done.append(f"submit {spec.name} until {until}")
         owner, epoch = (
             read(folder / "checkpoint").split()
             if (folder / "checkpoint").is_dir()
             else (folder.name, "0")
         )
         first = max(int(epoch), 1)
-        for each in range(specification["known"] + 1, first):  # which were not received
+        for each in range((spec.known or 0) + 1, first):  # which were not received
             self.records.append(EpochRecord(each, METRICS, behind=True))
         for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
             save(folder, f"{owner} {each}")

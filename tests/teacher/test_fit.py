@@ -232,7 +232,7 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
         and trial.configuration.seed == 6
     )
     records: list[Any] = []
-    train(TrialSpec.model_validate(trial.plain()), TrialContext(report=records.append))
+    train(trial, TrialContext(report=records.append))
     metrics: dict[str, Any] = records[-1].metrics
     fit.adopt_fitted(folder, configuration, data, metrics)
     card = fit.card(folder)

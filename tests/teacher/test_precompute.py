@@ -52,12 +52,12 @@ class Here:
         self.silences: set[float] = set()
         self.stopped: list[str] = []
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Run the job, and keep its records."""
-        self.jobs[trial], line = TrialSpec.model_validate(specification), queue.Queue[Any]()
-        self.lines[trial] = line
+        self.jobs[spec.name], line = spec, queue.Queue[Any]()
+        self.lines[spec.name] = line
         try:
-            execute(self.jobs[trial], TrialContext(report=line.put))
+            execute(spec, TrialContext(report=line.put))
         except UserError as error:
             line.put(TrialFailure(str(error)))
 
@@ -81,9 +81,9 @@ class ScriptedDispatcher(Here):
         super().__init__()
         self.left, self.ends = records, {job: threading.Event() for job in records}
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Accept the job without running it."""
-        self.jobs[trial] = TrialSpec.model_validate(specification)
+        self.jobs[spec.name] = spec
 
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next given record."""
@@ -294,8 +294,9 @@ def test_a_stop_request_ends_a_job_after_its_view(spec: TrialSpec) -> None:
     precompute.precompute_view(
         job, TrialContext(report=records.append, stop_requested=lambda: True)
     )
-    assert [record.epoch for record in records if isinstance(record, EpochRecord)] == [1]
-    assert not any(record.done for record in records) and set(cache_of(spec)) == {"view-00000.npy"}
+    (record,) = (each for each in records if isinstance(each, EpochRecord))
+    assert record.epoch == 1 and not record.done
+    assert set(cache_of(spec)) == {"view-00000.npy"}
 
 
 @pytest.fixture

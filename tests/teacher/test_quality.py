@@ -187,10 +187,10 @@ def _weights(configuration: Configuration) -> str:
     return configuration.teacher.network.weights
 
 
-def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, float]:
+def _evaluate(rank: int, world_size: int, spec: TrialSpec) -> dict[str, float]:
     records: list[Any] = []
     evaluate_teacher(
-        TrialSpec.model_validate(plain),
+        spec,
         TrialContext(rank=rank, world_size=world_size, report=records.append),
     )
     assert len(records) == (rank == 0)
@@ -200,6 +200,6 @@ def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, fl
 def test_two_workers_find_the_same_neighbours_as_one(given: Given) -> None:
     alone = bring(given)["metrics"]
     found, _ = on_every_rank(
-        2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain()
+        2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2])
     )
     assert found == pytest.approx(alone, abs=1e-9)
