@@ -194,7 +194,7 @@ def _evaluate(rank: int, world_size: int, spec: TrialSpec) -> dict[str, float]:
         TrialContext(rank=rank, world_size=world_size, report=records.append),
     )
     assert len(records) == (rank == 0)
-    return dict(records[0]["metrics"]) if records else {}
+    return dict(records[0].metrics) if records else {}
 
 
 def test_two_workers_find_the_same_neighbours_as_one(given: Given) -> None:
