@@ -28,6 +28,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
 from orchestrator.core.context import TrialContext
 from orchestrator.store.store import Store, read_json
+from orchestrator.teacher.card import TeacherCard
 
 Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file, and settings over it
 Kept = TypeVar("Kept", bound=Trial)
@@ -155,7 +156,7 @@ def unpack_raw_files(folder: Path, target: Path) -> None:
 
 def prepare_trials(
     options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
-) -> tuple[TrialSpec, dict[str, Any]]:
+) -> tuple[TrialSpec, TeacherCard]:
     """Fit or load the teacher; return the common part of all trials and the teacher's card."""
     from orchestrator.cluster.local_backend import LocalDispatcher
     from orchestrator.sweep.preflight.preflight import prepare_run
@@ -313,7 +314,7 @@ def train_all(
             raise
 
 
-def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
+def heading(shared: TrialSpec, card: TeacherCard, temperature: float) -> str:
     """Return one line that describes the training."""
     configuration, summary = shared.configuration, read_json(shared.data / "data.json")
     sizes = ", ".join(f"{size:,} {name}" for name, size in summary["sizes"].items())

@@ -14,6 +14,7 @@ from orchestrator.config.loader import build
 from orchestrator.config.schema import LETTERS, Configuration, Section
 from orchestrator.core.errors import ConfigurationError
 
+Parameters = dict[str, Any]  # values of the parameters of a search, by name, as JSON holds them
 CHECKPOINT = "checkpoint"  # in the folder of a trial
 SNAPSHOTS = "snapshots"  # next to it, if the scheduler pauses trials: copies of the checkpoint
 KNOWLEDGE = "knowledge"  # next to it: the cache of the trial's own teacher

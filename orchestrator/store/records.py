@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.config.objectives import goals, pareto_front, primary_goal
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import apply
+from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store import run_lock
@@ -110,7 +110,7 @@ class Trial:
         ]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Parameters:
         """Return the current parameters: those of the last change, or of the study."""
         return dict(self.changes[-1]["params"]) if self.changes else self.params
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.objectives import goals
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw, suggest_configuration
+from orchestrator.config.trial import Parameters
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.progress import reported_epochs
 from orchestrator.store.records import Sweep, Trial
@@ -132,7 +133,7 @@ def _number_refusal(sweep: Sweep, number: int) -> str:
 
 
 def create_trial(
-    study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None
+    study: optuna.Study, configuration: Configuration, params: Parameters | None = None
 ) -> optuna.Trial:
     """Return the next trial of the study with all parameters: `params`, the rest drawn."""
     with warnings.catch_warnings():
@@ -146,8 +147,8 @@ def draw_params(
     study: optuna.Study,
     optuna_trial: optuna.Trial,
     configuration: Configuration,
-    params: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    params: Parameters | None = None,
+) -> Parameters:
     """Return all parameters of a trial that the study has created.
 
     These are its own parameters, those in `params`, and the rest as they would have been drawn.

@@ -21,7 +21,7 @@ from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import list_initial_points
-from orchestrator.config.trial import apply
+from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.reports import NoWorkers, TrialFailure
 from orchestrator.core.signals import defer_signals
@@ -36,10 +36,10 @@ from orchestrator.store.study_file import (
 )
 from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
-from orchestrator.sweep._tune_results import Step, from_result
+from orchestrator.sweep._tune_messages import ProxyConfig, Step, from_result
 from orchestrator.sweep.events import Events
 
-Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
+Vary = Callable[[Parameters, dict[str, BaseDistribution]], Parameters]
 
 
 def objective(search: Search) -> dict[str, str]:
@@ -185,13 +185,9 @@ class StudySearch(Searcher):
             configuration = apply(self.configuration, trial.settings)
             METHODS[configuration.method.name].Settings.build(configuration.method.settings)
         except (ConfigurationError, SettingsError) as error:
-            return {"number": trial.number, "error": str(error)}
-        # as text: Tune flattens nested values, and names folders after them
-        return {
-            "number": trial.number,
-            "configuration": json.dumps(configuration.plain()),
-            "known": trial.epochs,
-        }
+            return ProxyConfig(trial.number, error=str(error)).to_tune()
+        text = json.dumps(configuration.plain())
+        return ProxyConfig(trial.number, text, known=trial.epochs).to_tune()
 
     def _draw_trial(self) -> Trial:
         optuna_trial = create_trial(self.study, self.configuration)

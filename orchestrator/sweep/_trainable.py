@@ -15,7 +15,7 @@ from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.core.reports import EpochRecord, NoWorkers, TrialFailure
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
-from orchestrator.sweep._tune_results import Step, to_result
+from orchestrator.sweep._tune_messages import ProxyConfig, SharedSettings, Step, to_result
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
 # times `heartbeat_timeout_s`: replacing a group that does not release a trial takes a while
@@ -27,26 +27,19 @@ SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 class ProxyTrainable(tune.Trainable):
     """Proxy of a trial in Tune, reused from trial to trial.
 
-    Every record of a worker becomes one Tune result with our own `epoch`. Keys of Tune's `config`:
-
-    - number: of the trial.
-    - configuration (JSON) or error.
-    - until: the epoch after which the worker stops and Tune pauses the trial. Without it the trial
-      trains to its end.
-    - snapshot: folder from which a resumed trial starts, if it exists.
-    - known: the last epoch that the driver received.
+    Every record of a worker becomes one Tune result with our own `epoch`. Tune's `config` is a
+    `ProxyConfig`.
     """
 
-    def setup(self, config: dict[str, Any], shared: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], shared: SharedSettings) -> None:
         """Connect to the dispatcher, take the first trial and start the heartbeat.
 
         Args:
             config: See the class.
-            shared: Values of all trials: name of the `dispatcher`, the `folders` of the sweep, the
-                `objective` and `heartbeat_timeout_s`.
+            shared: The values of all trials.
         """
         self.shared = shared
-        self.dispatcher_client = DispatcherClient.find(shared["dispatcher"])
+        self.dispatcher_client = DispatcherClient.find(shared.dispatcher)
         self.begin(config)
         self.must_wait_for_release = True  # a proxy that died: a group may still train its trial
         self.stopped = threading.Event()
@@ -61,7 +54,7 @@ class ProxyTrainable(tune.Trainable):
 
         Tune itself would wait for it for ever.
         """
-        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.shared["heartbeat_timeout_s"] / 4)
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.shared.heartbeat_timeout_s / 4)
         while not self.stopped.is_set():
             # Ray in trouble fails in many ways; the next heartbeat may arrive
             with contextlib.suppress(Exception):
@@ -80,22 +73,16 @@ class ProxyTrainable(tune.Trainable):
 
         Tune may load a checkpoint afterwards, from which the trial resumes.
         """
-        self.error = config.get("error")
-        self.trial = trial_name(config["number"])
+        assigned = ProxyConfig.from_tune(config)
+        self.error, self.until = assigned.error, assigned.until
+        self.trial = trial_name(assigned.number)
         self.submitted, self.known, self.must_wait_for_release = False, 0, False
-        # last epoch in the driver's record; the driver may have died before it received later ones
-        self.last_received_epoch: int = config.get("known", 0)
-        self.until: int | None = config.get("until")
-        self.snapshot = self._existing_folder(config.get("snapshot"))
+        self.last_received_epoch, self.snapshot = assigned.known, assigned.snapshot_folder
         if not self.error:
-            configuration = Configuration.model_validate_json(config["configuration"])
+            configuration = Configuration.model_validate_json(assigned.configuration)
             self.specification = TrialSpec.numbered(
-                config["number"], configuration, self.shared["folders"], self.until
+                assigned.number, configuration, self.shared.folders, self.until
             )
-
-    @staticmethod
-    def _existing_folder(folder: str | None) -> Path | None:
-        return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
         """Return the next epoch's record as a Tune result.
@@ -105,7 +92,7 @@ class ProxyTrainable(tune.Trainable):
         trial.
         """
         step = TrialFailure(self.error) if self.error else self._next_step()
-        return to_result(step, self.shared["objective"])
+        return to_result(step, self.shared.objective)
 
     def _next_step(self) -> Step:
         try:
@@ -114,7 +101,7 @@ class ProxyTrainable(tune.Trainable):
             missed: list[EpochRecord] = []
             while True:
                 report = self.dispatcher_client.next_report(
-                    self.trial, self.shared["heartbeat_timeout_s"]
+                    self.trial, self.shared.heartbeat_timeout_s
                 )
                 if isinstance(report, TrialFailure):
                     return report
@@ -140,7 +127,7 @@ class ProxyTrainable(tune.Trainable):
             self.dispatcher_client.stop(self.trial)
         if self.snapshot or self.must_wait_for_release:
             self.dispatcher_client.wait_until_released(
-                self.trial, RELEASE_FACTOR * self.shared["heartbeat_timeout_s"]
+                self.trial, RELEASE_FACTOR * self.shared.heartbeat_timeout_s
             )
         self.must_wait_for_release = False
         if self.snapshot:

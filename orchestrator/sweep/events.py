@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from orchestrator.config.objectives import goals
+from orchestrator.config.trial import Parameters
 from orchestrator.core.privacy import sanitize
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Note, Sweep, Trial
@@ -111,7 +112,7 @@ class Events:
             listener.trial_reported(trial, record.epoch, record.metrics)
         self.sweep.save_trial(trial)
 
-    def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
+    def change(self, trial: Trial, epoch: int, source: int, params: Parameters) -> None:
         """Record that a trial continues from the weights of the trial `source`, with `params`.
 
         Args:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +18,7 @@ from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.staging import publish
 from orchestrator.store.store import Store, set_aside
 from orchestrator.teacher import fit
-from orchestrator.teacher.card import CARD
+from orchestrator.teacher.card import CARD, TeacherCard
 from orchestrator.teacher.quality import ACCURACY
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def acquire_teacher(
     data: Path,
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
-) -> tuple[Path, dict[str, Any], float]:
+) -> tuple[Path, TeacherCard, float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
     A teacher that was not fitted here is evaluated on the validation part once. Its card holds the
@@ -137,7 +137,8 @@ def _has_accuracy(folder: Path) -> bool:
 
     Cards of older versions have none if the weights were given.
     """
-    return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
+    card = fit.card(folder)
+    return card is not None and ACCURACY in card["metrics"]
 
 
 def _evaluate(

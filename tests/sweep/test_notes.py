@@ -14,6 +14,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep._tune_messages import SharedSettings
 from orchestrator.sweep.driver import _train_single
 from orchestrator.sweep.events import Events
 
@@ -51,11 +52,7 @@ class Written:
 def proxy_with(*records: EpochRecord) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = Folders(Path("trials"), Path("data"))
-    made.shared = {
-        "folders": folders,
-        "heartbeat_timeout_s": 5.0,
-        "objective": "validation/accuracy",
-    }
+    made.shared = SharedSettings("dispatcher", folders, "validation/accuracy", 5.0)
     made.dispatcher_client = cast(Any, Written(*records))
     return made
 

@@ -1,6 +1,7 @@
 """Test the proxy between Tune and the dispatcher: submissions, reports, checkpoint sources."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from orchestrator.core.reports import EpochRecord
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep import _trainable as trainables
 from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep._tune_messages import SharedSettings
 from tests.sweep.test_snapshots import read, save
 
 METRICS = {"validation/accuracy": 0.5}
@@ -64,11 +66,7 @@ def dispatcher_client() -> Workers:
 def proxy(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     trainable = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = Folders(tmp_path, Path("data"))
-    trainable.shared = {
-        "folders": folders,
-        "heartbeat_timeout_s": 5.0,
-        "objective": "validation/accuracy",
-    }
+    trainable.shared = SharedSettings("dispatcher", folders, "validation/accuracy", 5.0)
     trainable.dispatcher_client = cast(Any, dispatcher_client)
     return trainable
 
@@ -260,7 +258,7 @@ def test_proxy_sends_heartbeats_while_waiting(
     monkeypatch.setattr(
         trainables, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process")
     )
-    proxy.setup(config(3), proxy.shared | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
+    proxy.setup(config(3), replace(proxy.shared, heartbeat_timeout_s=0.001))
     assert enough.wait(60)
     proxy.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len(

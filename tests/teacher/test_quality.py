@@ -21,7 +21,7 @@ from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.acquire import acquire_teacher, check_weights
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.training._teacher_evaluation import evaluate_teacher
 from tests.process_group import on_every_rank
@@ -121,7 +121,7 @@ def given(tmp_path: Path) -> Given:
     return store, configuration, data
 
 
-def bring(given: Given) -> dict[str, Any]:
+def bring(given: Given) -> TeacherCard:
     dispatcher_client = LocalDispatcher()
     try:
         return acquire_teacher(*given, dispatcher_client, lambda epoch, metrics: None)[1]
