@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from orchestrator.config.trial import CHECKPOINT
 from orchestrator.core.context import TrialContext
 from orchestrator.core.reports import EpochRecord
-from orchestrator.store.progress import Progress
+from orchestrator.store.progress import Progress, read_progress
+from orchestrator.store.store import read_json
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 
@@ -187,3 +189,24 @@ def test_checkpoint_of_a_pair_is_skipped_if_one_student_is_damaged(
         "a": 1,
         "b": 11,
     }
+
+
+def test_progress_keeps_its_stored_form(tmp_path: Path) -> None:
+    records = [EpochRecord(1, {"a": 0.5}), EpochRecord(2, {"a": 1.0}, done=True, notes=("n",))]
+    saved = Progress(records[1], best_value=0.5, best_epoch=1, records=records)
+    save(tmp_path, replace(made(2), progress=saved))
+    stored = read_json(tmp_path / CHECKPOINT / "progress.json")
+    last = {"epoch": 2, "metrics": {"a": 1.0}, "done": True, "notes": ["n"]}
+    assert stored["record"] == last
+    assert stored["records"] == [{"epoch": 1, "metrics": {"a": 0.5}}, last]
+    assert stored["components"] == {} and (stored["best_value"], stored["best_epoch"]) == (0.5, 1)
+
+
+def test_progress_of_an_older_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").write_text(
+        '{"record": {"epoch": 2, "metrics": {"a": NaN, "b": 1}, "notes": []}, "best_value": 0.5, '
+        '"best_epoch": 1, "weights": {"noted": {}}}'
+    )
+    progress = read_progress(tmp_path)
+    assert progress.record.epoch == 2 and not progress.record.done and progress.records == []
+    assert progress.weights == {"noted": {}} and not progress.components and not progress.files
