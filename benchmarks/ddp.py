@@ -85,10 +85,11 @@ def theirs(folder: Path, options: Namespace) -> None:
         folder=folder / "theirs",
         data=prepare(configuration.data, folder, configuration.data.seed),
     )
-    train(
-        specification,
-        TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])),
-    )
+
+    def report(record: Any) -> None:
+        metrics.append(record.metrics)
+
+    train(specification, TrialContext(rank, world_size, report=report))
     if rank == 0:
         report_metrics(metrics)
     torch.distributed.barrier()  # a rank that leaves during gloo's communication may abort

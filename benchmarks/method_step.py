@@ -51,7 +51,7 @@ from methods import cam
 from orchestrator.config.loader import load
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.data.prepare import prepare
 from orchestrator.training._trainer import train
 
@@ -158,12 +158,12 @@ class Side(threading.Thread):
     def _mark(self) -> None:
         self.marks.append(time.process_time())
 
-    def _report(self, record: Record) -> None:
+    def _report(self, record: Any) -> None:
         """Put an epoch's seconds per step into `results`, and wait for the next request.
 
         The marks are one heartbeat per step, then those of the evaluation.
         """
-        assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), (
+        assert record.epoch == 1 or not record.metrics.get("cache/misses"), (
             "a measured epoch must not run the teacher"
         )
         self.results.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)

@@ -48,7 +48,7 @@ from benchmarks.common import (
 from orchestrator.core.allocator import ALLOCATOR
 
 if TYPE_CHECKING:
-    from orchestrator.core.context import Record, TrialContext
+    from orchestrator.core.context import TrialContext
 
 CLASSES = 100
 TEACHER = "resnet8"  # evaluated only in the first epoch
@@ -115,14 +115,14 @@ def train(
     trainer.train(specification, context)
 
 
-def report(record: "Record") -> None:
+def report(record: Any) -> None:
     """Report the seconds of an epoch, and wait for the next turn."""
-    metrics = record["metrics"]
-    assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
+    metrics = record.metrics
+    assert record.epoch == 1 or not metrics.get("cache/misses"), (
         "a measured epoch must not run the teacher"
     )
     report_seconds(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
-    if not (record.get("done") or sys.stdin.readline()):
+    if not (record.done or sys.stdin.readline()):
         sys.exit()
 
 

@@ -26,8 +26,9 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Choice, Configuration, Network
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.store.store import Store, read_json
+from orchestrator.teacher.card import TeacherCard
 
 Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file, and settings over it
 Kept = TypeVar("Kept", bound=Trial)
@@ -155,7 +156,7 @@ def unpack_raw_files(folder: Path, target: Path) -> None:
 
 def prepare_trials(
     options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()
-) -> tuple[TrialSpec, dict[str, Any]]:
+) -> tuple[TrialSpec, TeacherCard]:
     """Fit or load the teacher; return the common part of all trials and the teacher's card."""
     from orchestrator.cluster.local_backend import LocalDispatcher
     from orchestrator.sweep.preflight.preflight import prepare_run
@@ -204,9 +205,9 @@ def train_trial(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
     start = time.monotonic()
     # an interrupted trial restarts: its epochs were not kept
     shutil.rmtree(spec.folder, ignore_errors=True)
-    records: list[Record] = []
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append))
-    return [record["metrics"] for record in records], time.monotonic() - start
+    return [record.metrics for record in records], time.monotonic() - start
 
 
 class Results(Generic[Kept]):
@@ -299,7 +300,7 @@ def train_all(
     # they take effect only at the start of a process
     os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train_variant, spec.plain()) for spec in specs]
+        futures = [pool.submit(train_variant, spec.model_dump(mode="json")) for spec in specs]
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 trial = future.result()
@@ -313,7 +314,7 @@ def train_all(
             raise
 
 
-def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
+def heading(shared: TrialSpec, card: TeacherCard, temperature: float) -> str:
     """Return one line that describes the training."""
     configuration, summary = shared.configuration, read_json(shared.data / "data.json")
     sizes = ", ".join(f"{size:,} {name}" for name, size in summary["sizes"].items())

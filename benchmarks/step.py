@@ -166,14 +166,14 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
     start = 0.0
 
-    def report(record: dict[str, Any]) -> None:
+    def report(record: Any) -> None:
         nonlocal start
-        metrics = record["metrics"]
+        metrics = record.metrics
         if options.device == "cuda":
             report_seconds(metrics["seconds/epoch"] - metrics["seconds/evaluation"])
         else:
             report_seconds(now(options.device) - start)
-        assert record["epoch"] == 1 or not metrics.get("cache/misses"), (
+        assert record.epoch == 1 or not metrics.get("cache/misses"), (
             "a measured epoch must not run the teacher"
         )
         if not sys.stdin.readline():

@@ -119,14 +119,11 @@ def stock_loop(config: dict[str, Any]) -> None:
     specification = TrialSpec(
         name="stock", configuration=build(values), folder=folder, data=Path(config["data"])
     )
-    train(
-        specification,
-        TrialContext(
-            report=lambda record: ray.train.report(
-                {"accuracy": record["metrics"]["validation/accuracy"]}
-            )
-        ),
-    )
+
+    def report(record: Any) -> None:
+        ray.train.report({"accuracy": record.metrics["validation/accuracy"]})
+
+    train(specification, TrialContext(report=report))
 
 
 def times(reports: list[float], started: float, trials: int) -> dict[str, float]:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from orchestrator.core.reports import EpochRecord
+
 ROOT = Path(__file__).parents[1]
 PRELOADED = [
     "torch.distributed",
@@ -49,7 +51,10 @@ def on_every_rank(
             daemon=True,
             start_method="forkserver",
         )
-        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+        with torch.serialization.safe_globals([EpochRecord]):
+            return [
+                torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)
+            ]
 
 
 def _start_server() -> None:

@@ -27,6 +27,7 @@ from orchestrator.sweep.comparison.record import Comparison, comparison_folder
 from orchestrator.sweep.driver import repair_records
 from orchestrator.tracking._outbox import Outbox
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
+from orchestrator.tracking._writes import LogPoints, RunProgress
 from tests.mutated import WAYS, destroy, mutations, replace_value
 from tests.refusal import refused
 from tests.report.report_made import give_data, give_weights, made
@@ -60,9 +61,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6},
     )
     outbox = Outbox(sweep.folder / "outbox.jsonl")
-    outbox.append(
-        {"do": "points", "run": "0", "points": {"0": [("a", 0.5, 1, 1)]}, "told": {"epoch": 1}}
-    )
+    outbox.append(LogPoints(run="0", points={"0": [("a", 0.5, 1, 1)]}, told=RunProgress(epoch=1)))
     outbox.close()
     Comparison(
         sweep.configuration,
@@ -399,7 +398,8 @@ LINES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an epoch is a text": lambda write: write.update(told={"epoch": "1"}),
     "points are a list": lambda write: write.update(points=[1]),
     "a point is too short": lambda write: write.update(points={"0": [["a", 1.0]]}),
-    "tags are numbers": lambda write: write.update(tags={"a": 1}),
+    "tags are numbers": lambda write: write.update(do="tags", tags={"a": 1}),
+    "another kind": lambda write: write.update(do="other"),
     "no kind": lambda write: write.pop("do"),
     "all told is a list": lambda write: write.update(all_told=[1]) or write.pop("do"),
 }
@@ -423,7 +423,7 @@ def test_an_invalid_line_of_the_outbox_is_skipped(what: str, tmp_path: Path) -> 
     assert [write is not None for _, write in outbox.peek()] == [
         False,
         True,
-    ] and outbox.run_progress == {"0": {"epoch": 1}}
+    ] and outbox.run_progress == {"0": RunProgress(epoch=1)}
     outbox.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.config.loader import load
+from orchestrator.core.reports import EpochRecord
 from orchestrator.reporting.terminal.progress import Display, costs
 from orchestrator.reporting.terminal.teacher import TeacherDisplay
 from orchestrator.store.records import Sweep, Trial
@@ -100,7 +101,7 @@ def test_a_note_is_shown_once(sweep: Sweep, terminal: bool) -> None:
         events.start(trial)
         notes_by_epoch: list[list[str]] = [["the [first]"], [], ["second", "third"], []]
         for epoch, notes in enumerate(notes_by_epoch, 1):
-            events.report(trial, {"epoch": epoch, "metrics": SCORES, "notes": notes})
+            events.report(trial, EpochRecord(epoch, SCORES, notes=tuple(notes)))
         events.end(trial, "complete")
     shown = re.findall(r"note: (\S+(?: \S+)?)\s", text(console))
     assert shown == ["the [first]", "second", "third"]
@@ -113,7 +114,7 @@ def test_notes_of_two_trials_are_counted_separately(sweep: Sweep) -> None:
         for epoch in (1, 2):
             for trial in trials:
                 notes = [f"{trial.number} in epoch {epoch}"]
-                events.report(trial, {"epoch": epoch, "metrics": SCORES, "notes": notes})
+                events.report(trial, EpochRecord(epoch, SCORES, notes=tuple(notes)))
     found = [
         line.removeprefix("note: ")
         for line in text(console).splitlines()
@@ -127,7 +128,7 @@ def test_notes_of_an_earlier_run_are_not_shown_again(sweep: Sweep) -> None:
     console = console_of(terminal=False)
     with Display(sweep, console) as display:
         Events(sweep, [display]).report(
-            sweep.trials[0], {"epoch": 2, "metrics": SCORES, "notes": ["of this one"]}
+            sweep.trials[0], EpochRecord(2, SCORES, notes=("of this one",))
         )
     assert "note: of this one" in text(console) and "of the earlier run" not in text(console)
 

@@ -24,6 +24,8 @@ from orchestrator.config.trial import CHECKPOINT
 from orchestrator.core import disk, signals
 from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import EpochRecord
+from orchestrator.store.progress import Progress
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import keep_json, read_json
 from orchestrator.store.study_file import StudyFile
@@ -65,7 +67,7 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 def made(epoch: int, values: int = 1) -> checkpoint.Checkpoint:
     """Return a checkpoint with the given number of weights."""
     state = {"weight": torch.full((values,), float(epoch))}
-    progress = {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
+    progress = Progress(EpochRecord(epoch, {}), best_value=0.5, best_epoch=epoch)
     return checkpoint.Checkpoint(
         state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, progress
     )
@@ -110,7 +112,7 @@ def test_a_checkpoint_waits_for_space_and_is_complete(tiny: Path, left: int) -> 
     with freed_when(notes, fill_up(tiny, left)):
         checkpoint.save(tiny, {"a": large}, context)
     loaded = load(tiny)
-    assert loaded is not None and loaded.progress["record"]["epoch"] == 2
+    assert loaded is not None and loaded.progress.record.epoch == 2
     assert sorted(path.name for path in tiny.iterdir()) == [CHECKPOINT]
     assert (
         len(notes) == 2
@@ -137,7 +139,7 @@ def test_an_incomplete_checkpoint_keeps_the_old_one_and_frees_its_space(tiny: Pa
             checkpoint.save(tiny, {"a": large}, stopping)
     assert min(rounds) > MIB // 2
     loaded = load(tiny)
-    assert loaded is not None and loaded.progress["record"]["epoch"] == 1
+    assert loaded is not None and loaded.progress.record.epoch == 1
 
 
 def test_records_are_written_into_the_reserve(tiny: Path) -> None:
@@ -282,12 +284,12 @@ def test_a_paused_training_equals_an_unpaused_one(tiny: Path, specify: Specify) 
     )
     train(spec, TrialContext())
     notes: list[str] = []
-    records: list[dict[str, Any]] = []
+    records: list[Any] = []
     ballast: list[Path] = []
 
-    def report(record: dict[str, Any]) -> None:
+    def report(record: Any) -> None:
         records.append(record)
-        if record["epoch"] == 1:
+        if record.epoch == 1:
             ballast.append(fill_up(tiny, 2**16))
 
     def note(text: str) -> None:
@@ -298,7 +300,7 @@ def test_a_paused_training_equals_an_unpaused_one(tiny: Path, specify: Specify) 
     train(
         spec.model_copy(update={"folder": tiny / "trial"}), TrialContext(report=report, note=note)
     )
-    assert [record["epoch"] for record in records] == [1, 2, 3] and len(notes) == 2
+    assert [record.epoch for record in records] == [1, 2, 3] and len(notes) == 2
     paused, other = (
         load_file(folder / CHECKPOINT / "student.safetensors")
         for folder in (tiny / "trial", spec.folder)

@@ -14,6 +14,7 @@ from orchestrator.cli import methods as command
 from orchestrator.config.loader import build
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.privacy import keep_private, private_files, sanitize
+from orchestrator.core.reports import EpochRecord
 from tests.seen import open_to_others
 
 OK, UNEXPECTED, BAD_CONFIGURATION = 0, 1, 2
@@ -191,9 +192,7 @@ def test_a_record_names_no_secret(tmp_path: Path) -> None:
     events, trial = Events(sweep, []), Trial(0, {})
     events.note(f"waiting for {ADDRESS}")
     events.start(trial)
-    events.report(
-        trial, {"epoch": 1, "metrics": {"validation/accuracy": 0.5}, "notes": [f"asked {ADDRESS}"]}
-    )
+    events.report(trial, EpochRecord(1, {"validation/accuracy": 0.5}, notes=(f"asked {ADDRESS}",)))
     events.end(trial, "failed", f"no answer from {ADDRESS}")
     written = "".join(file.read_text() for file in sweep.folder.rglob("*.json"))
     # sweep.json has two copies

@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store import remote as remotes
 from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, checkpoint_storage
-from orchestrator.store.progress import read_progress
+from orchestrator.store.progress import Progress, read_progress
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.remote import Remote, check_uri, local_folder
 from orchestrator.store.staging import fetch_once, publish, stage_on_node
@@ -55,7 +57,7 @@ def made(epoch: int) -> checkpoint.Checkpoint:
         dict(state),
         {},
         {"state": torch.ones(1)},
-        {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch},
+        Progress(EpochRecord(epoch, {}), best_value=0.5, best_epoch=epoch),
         trace=dict(state),
     )
 
@@ -66,7 +68,7 @@ def save(where: RemoteCheckpoint, epoch: int) -> None:
 
 def epoch_of(where: RemoteCheckpoint, letters: str = "a") -> int | None:
     loaded = checkpoint.load(where, letters, torch.device("cpu"))
-    return loaded["a"].progress["record"]["epoch"] if loaded else None
+    return loaded["a"].progress.record.epoch if loaded else None
 
 
 def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
@@ -188,7 +190,7 @@ def test_a_stripped_trial_keeps_the_data_of_its_figures(tmp_path: Path, uri: str
     files = [path.name for path in (tmp_path / "shared/trials/1").rglob("*") if path.is_file()]
     assert sorted(files) == ["latest.json", "progress.json", "trace.safetensors"]
     trial.download(LIGHT)
-    assert read_progress(trial.trial / CHECKPOINT)["record"]["epoch"] == 2
+    assert read_progress(trial.trial / CHECKPOINT).record.epoch == 2
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
 
@@ -240,9 +242,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         checkpoint.save(trial, {"ab"[rank]: made(7 + rank)}, context)
         loaded = checkpoint.load(trial, "ab", torch.device("cpu"))
         assert loaded is not None
-        return loaded["a"].progress["record"]["epoch"] * 100 + loaded["b"].progress["record"][
-            "epoch"
-        ], reason
+        return loaded["a"].progress.record.epoch * 100 + loaded["b"].progress.record.epoch, reason
 
 
 def test_a_pair_on_two_nodes_writes_one_checkpoint_and_outlives_an_outage(
@@ -270,19 +270,11 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
         publish(store, folder, mark)
     (data / "values.bin").write_bytes(b"changed")
     publish(store, data, "data.json")
-    spec = TrialSpec.model_validate(
-        {
-            "name": "t",
-            "configuration": {},
-            "folder": store.sweep("mine") / "trials/00001",
-            "data": data,
-            "teacher": teacher,
-        }
-        | store.shared
-    )
+    folders = store.folders(store.sweep("mine") / "trials", data, teacher)
+    spec = TrialSpec.numbered(1, Configuration(), folders)
     assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
-    here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())
+    here = stage_on_node(spec, TrialContext())
     root = tmp_path / "homes/other"
     assert here.teacher is not None and all(
         path.is_relative_to(root) for path in (here.folder, here.data, here.teacher)
@@ -291,9 +283,7 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
         here.teacher / "teacher.json"
     ).exists()
     shutil.rmtree(tmp_path / "shared")
-    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, (
-        "and has it from now on"
-    )
+    assert stage_on_node(spec, TrialContext()) == here, "and has it from now on"
     at_home("third")
     with pytest.raises(PreflightError, match=r"data/abc is not in file:///"):
         stage_on_node(spec, TrialContext())

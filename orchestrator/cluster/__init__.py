@@ -8,6 +8,7 @@ __all__ = [
     "groups",
     "jobs",
     "local_backend",
+    "overview",
     "package",
     "smoke_test",
 ]

@@ -14,28 +14,36 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config.trial import recipe_key
+from orchestrator.cluster.overview import DispatcherOverview, ReaderOverview, TrialOverview
+from orchestrator.config.trial import TrialSpec, recipe_key
+from orchestrator.core.reports import (
+    Answer,
+    EpochRecord,
+    NoWorkers,
+    Report,
+    TrialFailure,
+    UnknownTrial,
+)
 
 CLOSE = "close"
 MEMORY_HINT = ": see the Ray logs; if memory ran out, lower {recipe}.batch_size or resources.groups"
 NOTES = 100  # kept until the driver fetches them
-Record = dict[str, Any]
 
 
 @dataclass
 class _Trial:
     """State of a trial.
 
-    `num_sent` counts the records sent to the reader, and `last` is kept for redelivery. `failure`
+    `num_sent` counts the answers sent to the reader, and `last` is kept for redelivery. `failure`
     is the cause of the last group's failure.
     """
 
-    specification: dict[str, Any]
+    spec: TrialSpec
     token: str = ""
-    records: "asyncio.Queue[Record]" = field(default_factory=asyncio.Queue)
+    reports: "asyncio.Queue[Report | NoWorkers]" = field(default_factory=asyncio.Queue)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     num_sent: int = 0
-    last: Record = field(default_factory=dict)
+    last: Report | NoWorkers | None = None
     epoch: int = 0
     failures: int = 0
     ended: bool = False
@@ -92,29 +100,27 @@ class Dispatcher:
         """Return whether the assignment of every group is known."""
         return self.has_group_list and not self.unreported_groups
 
-    async def submit(self, name: str, specification: dict[str, Any], token: str = "") -> None:
+    async def submit(self, spec: TrialSpec, token: str = "") -> None:
         """Queue a trial.
 
         A name may be reused after its trial has ended, or to resume the trial once it is
         released. `token` identifies the submission: a repetition after a lost answer counts once.
         """
-        previous = self.trials.get(name)
+        name, previous = spec.name, self.trials.get(spec.name)
         if previous and token and previous.token == token:
             return
         if previous:
             previous.stopped.set()
         failures = previous.failures if previous and not previous.ended else 0
-        self.trials[name] = trial = _Trial(specification, token, failures=failures)
+        self.trials[name] = trial = _Trial(spec, token, failures=failures)
         if self.give_up_reason:
-            trial.records.put_nowait({"unfit": self.give_up_reason})
+            trial.reports.put_nowait(NoWorkers(self.give_up_reason))
             return
         async with self.changed:
             self.waiting.append(name)
             self.changed.notify_all()
 
-    async def take_trial(
-        self, group: int, wait_s: float
-    ) -> tuple[str, dict[str, Any]] | str | None:
+    async def take_trial(self, group: int, wait_s: float) -> TrialSpec | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
         A group that holds a trial and requests another has died in between. It gets the same trial,
@@ -126,7 +132,7 @@ class Dispatcher:
         self._mark_reported(group)
         held = self._reassign(group)
         if held:
-            return held, self.trials[held].specification
+            return self.trials[held].spec
         async with self.changed:
             self.changed.notify_all()  # the group may have released a trial
             try:
@@ -151,27 +157,26 @@ class Dispatcher:
             name = self.assignments[group] = self.waiting.popleft()
             trial = self.trials[name]
             trial.last_heartbeat, trial.activity = time.monotonic(), "startup"
-            return name, trial.specification
+            return trial.spec
 
-    async def report(self, name: str, record: Record, group: int | None = None) -> None:
-        """Queue a record from a worker of the group that holds the trial.
+    async def report(self, name: str, report: Report, group: int | None = None) -> None:
+        """Queue a report from a worker of the group that holds the trial.
 
-        Drop records of a trial that has ended, epochs reported before, and records from another
+        Drop reports on a trial that has ended, epochs reported before, and reports from another
         `group`.
         """
         trial = self.trials.get(name)
         if trial is None or (group is not None and self.assignments.get(group) != name):
             return
         trial.last_heartbeat = time.monotonic()
-        if (
-            trial.ended
-            or trial.stopped.is_set()
-            or record.get("epoch", trial.epoch + 1) <= trial.epoch
-        ):
+        if trial.ended or trial.stopped.is_set():
             return
-        trial.epoch = record.get("epoch", trial.epoch)
-        trial.ended = bool(record.get("done") or record.get("failed"))
-        trial.records.put_nowait(record)
+        if isinstance(report, EpochRecord):
+            if report.epoch <= trial.epoch:
+                return
+            trial.epoch, trial.ended = report.epoch, report.done
+        trial.ended = trial.ended or isinstance(report, TrialFailure)
+        trial.reports.put_nowait(report)
 
     async def report_infrastructure_failure(self, name: str, message: str, group: int) -> None:
         """Record a failure of the environment; the group's next request counts as a death."""
@@ -227,23 +232,23 @@ class Dispatcher:
                     await asyncio.wait_for(self.changed.wait_for(free), wait_s)
         return free()
 
-    async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Record:
-        """Return the next record, or an empty one after `wait_s` seconds.
+    async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Answer:
+        """Return the next report, or None after `wait_s` seconds.
 
-        Return `{"unknown": True}` for a trial that was not submitted here. If the caller has
-        `received` fewer records than were sent, the last one was lost and is sent again.
+        If the caller has `received` fewer answers than were sent, the last one was lost and is sent
+        again.
         """
         trial = self.trials.get(name)
         if trial is None:
-            return {"unknown": True}
+            return UnknownTrial()
         if received is not None and received < trial.num_sent:
             return trial.last
         try:
-            record = await asyncio.wait_for(trial.records.get(), wait_s)
+            report = await asyncio.wait_for(trial.reports.get(), wait_s)
         except TimeoutError:
-            return {}
-        trial.num_sent, trial.last = trial.num_sent + 1, record
-        return record
+            return None
+        trial.num_sent, trial.last = trial.num_sent + 1, report
+        return report
 
     async def stop(self, name: str) -> None:
         """Stop a trial: notify its group, or remove it from the queue."""
@@ -297,7 +302,7 @@ class Dispatcher:
         self.waiting.clear()
         for trial in self.trials.values():
             if not (trial.ended or trial.stopped.is_set()):
-                trial.records.put_nowait({"unfit": reason})
+                trial.reports.put_nowait(NoWorkers(reason))
 
     async def close(self) -> None:
         """Stop all trials and send CLOSE to every group."""
@@ -307,54 +312,44 @@ class Dispatcher:
         async with self.changed:
             self.changed.notify_all()
 
-    async def get_overview(self) -> dict[str, Any]:
-        """Return the groups, the trials, the time since each last heartbeat, and unfetched notes.
-
-        `trials` are those that a group holds, with its number of workers. If no group holds one, it
-        is the queued trial that has waited least. `processes` maps each reader that has sent a
-        heartbeat here to its trial and handle.
-        """
-        notes = list(self.notes)
+    async def get_overview(self) -> DispatcherOverview:
+        """Return the present state, and the notes that were not fetched before."""
+        notes = tuple(self.notes)
         self.notes.clear()
-        trials = (
-            []
-            if self.closed
-            else [
+        trials: list[TrialOverview] = []
+        if not self.closed:
+            trials = [
                 self._trial_overview(name, group)
                 for group, name in sorted(self.assignments.items())
             ]
+            if self.waiting and not trials:
+                newest = max(self.waiting, key=lambda name: self.trials[name].last_heartbeat)
+                trials = [self._trial_overview(newest, None)]
+        return DispatcherOverview(
+            instance_id=self.instance_id,
+            has_group_list=self.has_group_list,
+            unreported_groups=tuple(sorted(self.unreported_groups)),
+            groups=tuple(sorted(self.groups)),
+            serving_groups=tuple(await self.list_serving_groups()),
+            waiting=len(self.waiting),
+            last_error=self.last_error,
+            trials=tuple(trials),
+            readers=self._reader_overviews(),
+            processes={key: (each.trial, each.process) for key, each in self.readers.items()},
+            notes=notes,
         )
-        if self.waiting and not trials and not self.closed:
-            trials = [
-                self._trial_overview(
-                    max(self.waiting, key=lambda name: self.trials[name].last_heartbeat), None
-                )
-            ]
-        return {
-            "life": self.instance_id,
-            "introduced": self.has_group_list,
-            "missing": sorted(self.unreported_groups),
-            "groups": sorted(self.groups),
-            "serving": await self.list_serving_groups(),
-            "waiting": len(self.waiting),
-            "last_error": self.last_error,
-            "trials": trials,
-            "readers": self._silent_readers(),
-            "processes": {key: (each.trial, each.process) for key, each in self.readers.items()},
-            "notes": notes,
-        }
 
-    def _silent_readers(self) -> list[dict[str, Any]]:
+    def _reader_overviews(self) -> tuple[ReaderOverview, ...]:
         """Return the seconds since the last heartbeat of each Tune process.
 
         A process sends heartbeats until it deregisters, even after its trial has ended: its last
         record may not have been received.
         """
         now, readers = time.monotonic(), {} if self.closed else self.readers
-        return [
-            {"reader": key, "name": each.trial, "silent_s": now - each.last_heartbeat}
+        return tuple(
+            ReaderOverview(key, each.trial, now - each.last_heartbeat)
             for key, each in readers.items()
-        ]
+        )
 
     async def evict_group(self, group: int) -> list[Any]:
         """Return the workers to end; the restarted group gets its trial again."""
@@ -373,17 +368,11 @@ class Dispatcher:
         live = f"{len(self.groups)} live groups {self.last_error}".strip()
         return f"{name} is assigned to {holder}; {len(self.waiting)} queued trials, {live}"
 
-    def _trial_overview(self, name: str, group: int | None) -> dict[str, Any]:
+    def _trial_overview(self, name: str, group: int | None) -> TrialOverview:
         trial = self.trials[name]
         workers = len(self.workers.get(group, ())) if group is not None else 0
         silent_s = time.monotonic() - trial.last_heartbeat
-        return {
-            "name": name,
-            "group": group,
-            "workers": workers,
-            "doing": trial.activity,
-            "silent_s": silent_s,
-        }
+        return TrialOverview(name, group, workers, trial.activity, silent_s)
 
     def _has_trial(self) -> bool:
         return bool(self.waiting) and self.is_reconciled
@@ -426,7 +415,7 @@ class Dispatcher:
             counted = (
                 f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
             )
-            hint = MEMORY_HINT.format(recipe=recipe_key(str(trial.specification.get("role"))))
+            hint = MEMORY_HINT.format(recipe=recipe_key(trial.spec.role))
             self._fail(name, f"{counted}{cause or hint}")
             return False
         self.notes.append(
@@ -439,4 +428,4 @@ class Dispatcher:
         trial = self.trials[name]
         if not trial.ended and not trial.stopped.is_set():
             trial.ended = True
-            trial.records.put_nowait({"failed": message})
+            trial.reports.put_nowait(TrialFailure(message))

@@ -7,13 +7,12 @@ their module alone.
 
 import errno
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from methods import SettingsError
-from orchestrator.config.trial import recipe_key
+from orchestrator.config.trial import TrialSpec, recipe_key
 from orchestrator.core.errors import (
     DispatcherTimeoutError,
     LoaderError,
@@ -44,14 +43,12 @@ class Failure(NamedTuple):
     process_reusable: bool = True
 
 
-def classify_failure(
-    error: Exception, specification: Mapping[str, Any], device: torch.device
-) -> Failure:
+def classify_failure(error: Exception, spec: TrialSpec, device: torch.device) -> Failure:
     """Return the cause of an error that training raised.
 
     Args:
         error: The error.
-        specification: Plain specification of the trial.
+        spec: Specification of the trial.
         device: Device on which the trial was trained.
     """
     text = " ".join(str(error).split())[:CHARACTERS]
@@ -64,9 +61,7 @@ def classify_failure(
     if isinstance(error, UserError | SettingsError):  # one rank alone may read a damaged image
         return Failure(True, text, on_all_ranks=isinstance(error, TrialError | SettingsError))
     if _is_out_of_memory(error, lower_text):
-        return Failure(
-            True, _describe_out_of_memory(text, specification, device), process_reusable=on_host
-        )
+        return Failure(True, _describe_out_of_memory(text, spec, device), process_reusable=on_host)
     if isinstance(error, torch.distributed.DistError) or any(
         word in lower_text for word in COLLECTIVE
     ):
@@ -90,11 +85,9 @@ def _is_out_of_memory(error: Exception, lower_text: str) -> bool:
     )
 
 
-def _describe_out_of_memory(
-    text: str, specification: Mapping[str, Any], device: torch.device
-) -> str:
-    recipe = recipe_key(str(specification.get("role")))
-    size = specification["configuration"]["training"]["batch_size"]
+def _describe_out_of_memory(text: str, spec: TrialSpec, device: torch.device) -> str:
+    recipe = recipe_key(spec.role)
+    size = spec.configuration.training.batch_size
     match = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
     requested = f" ({match[1]} requested)" if match else ""
     return (

@@ -15,7 +15,7 @@ import ray.train.torch
 import torch
 
 from methods import SettingsError
-from orchestrator.cluster._dispatcher import CLOSE, Record
+from orchestrator.cluster._dispatcher import CLOSE
 from orchestrator.cluster._failures import classify_failure
 from orchestrator.cluster._influence_actor import influence_clients
 from orchestrator.cluster._pair import Pair
@@ -24,6 +24,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import DispatcherTimeoutError, UserError
 from orchestrator.core.privacy import keep_private
+from orchestrator.core.reports import Report, TrialFailure
 from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
@@ -54,7 +55,7 @@ def serve(settings: dict[str, Any]) -> None:
         if assignment == CLOSE:
             return
         if assignment is not None:
-            _train(assignment[0], assignment[1], connection, worker_context)
+            _train(assignment, connection, worker_context)
 
 
 def _device() -> torch.device:
@@ -69,17 +70,14 @@ def _device() -> torch.device:
 
 
 def _train(
-    name: str,
-    specification: dict[str, Any],
-    connection: "_DispatcherConnection",
-    worker_context: TrialContext,
+    spec: TrialSpec, connection: "_DispatcherConnection", worker_context: TrialContext
 ) -> None:
     """Train one trial.
 
     Report a failure that the trial caused. Retry other failures from the checkpoint. Reuse the
     group if that is safe.
     """
-    connection.open_trial(name, specification)
+    connection.open_trial(spec)
     context = replace(
         worker_context,
         report=connection.report,
@@ -90,16 +88,15 @@ def _train(
         pair=Pair,
     )
     try:
-        spec = TrialSpec.model_validate(specification)
         with influence_clients(spec) as create_influence_client:
             execute(spec, replace(context, influence_client=create_influence_client))
     except Exception as error:
-        failure = classify_failure(error, specification, worker_context.device)
+        failure = classify_failure(error, spec, worker_context.device)
         if not isinstance(error, UserError | SettingsError):
-            log.exception("trial %s failed", name)
+            log.exception("trial %s failed", spec.name)
         with contextlib.suppress(DispatcherTimeoutError):
             if failure.from_trial:
-                connection.report({"failed": failure.message})
+                connection.report(TrialFailure(failure.message))
             else:
                 connection.report_infrastructure_failure(failure.message)
         if not failure.process_reusable or (
@@ -127,18 +124,18 @@ class _DispatcherConnection:
             lambda: self.dispatcher.take_trial.remote(self.group, TAKE_S), TAKE_S + REPLY_S
         )
 
-    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
-        self.trial, self.activity = trial, ""
+    def open_trial(self, spec: TrialSpec) -> None:
+        self.trial, self.activity = spec.name, ""
         self.heartbeat_interval_s = min(
-            HEARTBEAT_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4
+            HEARTBEAT_S, spec.configuration.resources.heartbeat_warning_s / 4
         )
-        self.stopped = self.dispatcher.wait_for_stop.remote(trial) if self.rank == 0 else None
+        self.stopped = self.dispatcher.wait_for_stop.remote(spec.name) if self.rank == 0 else None
         self.dispatcher.register_worker.remote(
             self.group, self.rank, ray.get_runtime_context().current_actor
         )
 
-    def report(self, record: Record) -> None:
-        wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
+    def report(self, report: Report) -> None:
+        wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, report, self.group))
 
     def report_infrastructure_failure(self, message: str) -> None:
         wait_for_answer(

@@ -7,21 +7,43 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import before_exit, remaining_timeout
-from orchestrator.store.store import read_json, write_json
+from orchestrator.store.record_file import STRICT, RecordSchema
 
 FILES = "processes-*.json"
 CHECK_S = 2.0
 SAME_S = 2.0  # a start time is computed from the boot time, which clock corrections shift
 ORDERLY_S = 2.0  # for processes that are already ending
 GONE_S = 5.0
-ProcessRecord = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """Identity of a process; `began` is its start in seconds since 1970."""
+
+    __pydantic_config__ = STRICT
+    pid: int
+    began: float
+    program: str
+
+
+@dataclass(frozen=True)
+class DriverProcesses:
+    """Record of a driver and of the processes that it started."""
+
+    __pydantic_config__ = STRICT
+    host: str
+    driver: ProcessIdentity
+    processes: tuple[ProcessIdentity, ...]
+
+
+DRIVER_PROCESSES = RecordSchema[DriverProcesses](DriverProcesses)
 
 
 @contextlib.contextmanager
@@ -59,18 +81,14 @@ def end_leftover_processes(root: Path) -> list[int]:
     for pattern in (f"*/groups/{FILES}", f"*/*/groups/{FILES}"):
         for file in root.glob(pattern):
             try:
-                record = read_json(file)
-                if record["host"] != socket.gethostname() or _find_recorded_process(
-                    record["driver"]
-                ):
-                    continue
-                alive = [
-                    process
-                    for each in record["processes"]
-                    if (process := _find_recorded_process(each))
-                ]
-            except (ConfigurationError, LookupError, TypeError):
+                record = DRIVER_PROCESSES.read(file)
+            except ConfigurationError:
                 alive = []
+            else:
+                if record.host != socket.gethostname() or _find_recorded_process(record.driver):
+                    continue
+                found = map(_find_recorded_process, record.processes)
+                alive = [process for process in found if process]
             processes = [
                 each for process in alive for each in (process, *_list_descendants(process))
             ]
@@ -85,7 +103,7 @@ class Descendants:
 
     def __init__(self) -> None:
         self.driver = psutil.Process()
-        self.records: dict[psutil.Process, ProcessRecord] = {}
+        self.records: dict[psutil.Process, ProcessIdentity] = {}
 
     def refresh(self) -> list[psutil.Process]:
         """Return the processes that live now."""
@@ -99,18 +117,14 @@ class Descendants:
 
 
 def _record_until(descendants: Descendants, file: Path, finished: threading.Event) -> None:
-    written: list[ProcessRecord] = []
+    written: tuple[ProcessIdentity, ...] = ()
     while not finished.is_set():
         descendants.refresh()
-        current = list(descendants.records.values())
-        if current != written:
+        current = tuple(descendants.records.values())
+        if current != written and (driver := _identify(descendants.driver)):
             with contextlib.suppress(OSError):  # a full disk
-                content = {
-                    "host": socket.gethostname(),
-                    "driver": _identify(descendants.driver),
-                    "processes": current,
-                }
-                write_json(file, content, lasting=False)
+                record = DriverProcesses(socket.gethostname(), driver, current)
+                DRIVER_PROCESSES.write(file, asdict(record), lasting=False)
                 written = current
         finished.wait(CHECK_S)
 
@@ -128,25 +142,25 @@ def _is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _identify(process: psutil.Process) -> ProcessRecord | None:
+def _identify(process: psutil.Process) -> ProcessIdentity | None:
     """Return the identity of a process; None if it is gone or not accessible."""
     try:
-        return {"pid": process.pid, "began": process.create_time(), "program": process.exe()}
+        return ProcessIdentity(process.pid, process.create_time(), process.exe())
     except (psutil.Error, OSError):
         return None
 
 
-def _find_recorded_process(record: ProcessRecord) -> psutil.Process | None:
+def _find_recorded_process(record: ProcessIdentity) -> psutil.Process | None:
     """Return the recorded process if it lives and still has its id; else None."""
     try:
-        process = psutil.Process(record["pid"])
+        process = psutil.Process(record.pid)
     except psutil.Error:
         return None
     current = _identify(process)
     is_same = (
         current is not None
-        and current["program"] == record["program"]
-        and abs(current["began"] - record["began"]) < SAME_S
+        and current.program == record.program
+        and abs(current.began - record.began) < SAME_S
     )
     return process if is_same and _is_alive(process) else None
 

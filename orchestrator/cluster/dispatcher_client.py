@@ -17,7 +17,10 @@ import ray
 
 from orchestrator.cluster._controllers import ANSWER_S, end_controller
 from orchestrator.cluster._dispatcher import Dispatcher
+from orchestrator.cluster.overview import DispatcherOverview
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
+from orchestrator.core.reports import Answer, EpochRecord, NoWorkers, Report, UnknownTrial
 from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
@@ -98,10 +101,10 @@ class DispatcherActor(Dispatcher):
 class _Submission:
     """Submitted trial and its progress.
 
-    `received` counts the records from this dispatcher; `epoch` is the last one from any.
+    `received` counts the reports from this dispatcher; `epoch` is the last one from any.
     """
 
-    specification: dict[str, Any]
+    spec: TrialSpec
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     received: int = 0
     epoch: int = 0
@@ -122,13 +125,13 @@ class DispatcherClient:
         """Return the client of the dispatcher of that name."""
         return cls(name, ray.get_actor(name, namespace=NAMESPACE))
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Queue a trial."""
-        self.submissions[trial] = _Submission(specification)
-        self._submit(trial)
+        self.submissions[spec.name] = _Submission(spec)
+        self._submit(spec.name)
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
-        """Return the next record of the trial, however long it takes.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on the trial, however long it takes.
 
         The watchdog handles trials without heartbeats.
 
@@ -142,28 +145,28 @@ class DispatcherClient:
         """
         submission = self.submissions[trial]
         while True:
-            record = wait_for_answer(
+            answer: Answer = wait_for_answer(
                 lambda: self.dispatcher.next_report.remote(trial, CALL_S, submission.received),
                 CALL_S + REPLY_S,
                 heartbeat_timeout_s,
             )
-            if "unfit" in record:
-                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
-            if "unknown" in record:
+            if isinstance(answer, NoWorkers):
+                raise PreflightError(answer.reason, field="trial", value=answer.reason)
+            if isinstance(answer, UnknownTrial):
                 submission.received = 0
                 # `known`: epochs that the worker need not report
-                if (known := submission.specification.get("known")) is not None:
-                    submission.specification = {
-                        **submission.specification,
-                        "known": max(submission.epoch, known),
-                    }
+                if (known := submission.spec.known) is not None:
+                    submission.spec = submission.spec.model_copy(
+                        update={"known": max(submission.epoch, known)}
+                    )
                 self._submit(trial)
-            elif record:
+            elif answer is not None:
                 submission.received += 1
-                # an earlier epoch was received before the dispatcher died
-                if record.get("epoch", submission.epoch + 1) > submission.epoch:
-                    submission.epoch = record.get("epoch", submission.epoch)
-                    return dict(record)
+                if isinstance(answer, EpochRecord):
+                    if answer.epoch <= submission.epoch:
+                        continue  # it was received before the dispatcher died
+                    submission.epoch = answer.epoch
+                return answer
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         """Wait until no group holds the trial.
@@ -201,13 +204,16 @@ class DispatcherClient:
         """
         return bool(self._call("group_ended", group, error, lost))
 
-    def get_overview(self, timeout_s: float) -> dict[str, Any]:
+    def get_overview(self, timeout_s: float) -> DispatcherOverview:
         """Return the present state of the dispatcher.
 
         Raises:
             RayError: The dispatcher does not answer within `timeout_s` seconds.
         """
-        return dict(ray.get(self.dispatcher.get_overview.remote(), timeout=timeout_s))
+        overview: DispatcherOverview = ray.get(
+            self.dispatcher.get_overview.remote(), timeout=timeout_s
+        )
+        return overview
 
     def recover(self, groups: Iterable[int]) -> None:
         """Register the live groups after a death of the dispatcher."""
@@ -261,7 +267,7 @@ class DispatcherClient:
 
     def _submit(self, trial: str) -> None:
         submission = self.submissions[trial]
-        self._call("submit", trial, submission.specification, submission.token)
+        self._call("submit", submission.spec, submission.token)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return wait_for_answer(

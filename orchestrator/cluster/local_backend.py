@@ -8,15 +8,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from methods import SettingsError
 from orchestrator.cluster._failures import classify_failure
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.core.reports import NoWorkers, Report, TrialFailure
 from orchestrator.training.execute import execute
 
 
@@ -29,23 +29,23 @@ class LocalDispatcher:
     name = "local"
 
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
-        self.records: queue.Queue[Record] = queue.Queue()
+        self.reports: queue.Queue[Report | NoWorkers] = queue.Queue()
         self.stopped = threading.Event()
         self.last_heartbeat, self.activity, self.note = time.monotonic(), "startup", note
         self.thread: threading.Thread | None = None
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Start to train a trial."""
         self.stopped.clear()
         self.phase("startup")
         self.thread = threading.Thread(
-            target=self._train, args=(specification,), name=trial, daemon=True
+            target=self._train, args=(spec,), name=spec.name, daemon=True
         )
         self.thread.start()
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Record:
-        """Return the next record of the trial.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on the trial.
 
         Raises:
             PreflightError: There was no heartbeat for `heartbeat_timeout_s` seconds, or this
@@ -54,7 +54,7 @@ class LocalDispatcher:
         while True:
             last_heartbeat = self.last_heartbeat
             try:
-                record = self.records.get(
+                report = self.reports.get(
                     timeout=max(last_heartbeat + heartbeat_timeout_s - time.monotonic(), 0)
                 )
             except queue.Empty as error:
@@ -69,9 +69,9 @@ class LocalDispatcher:
                         allowed=f"longer than {self.activity} takes",
                     ) from error
                 continue
-            if "unfit" in record:
-                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
-            return record
+            if isinstance(report, NoWorkers):
+                raise PreflightError(report.reason, field="trial", value=report.reason)
+            return report
 
     def stop(self, trial: str) -> None:
         """End the training early."""
@@ -95,19 +95,19 @@ class LocalDispatcher:
         self.activity = activity
         self.heartbeat()
 
-    def _train(self, specification: dict[str, Any]) -> None:
+    def _train(self, spec: TrialSpec) -> None:
         context = TrialContext(
             device=self.device,
-            report=self.records.put,
+            report=self.reports.put,
             stop_requested=self.stopped.is_set,
             heartbeat=self.heartbeat,
             note=self.note,
             phase=self.phase,
         )
         try:
-            execute(TrialSpec.model_validate(specification), context)
+            execute(spec, context)
         except Exception as error:
-            failure = classify_failure(error, specification, self.device)
+            failure = classify_failure(error, spec, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
-            self.records.put({"failed" if failure.from_trial else "unfit": failure.message})
+            self.reports.put((TrialFailure if failure.from_trial else NoWorkers)(failure.message))

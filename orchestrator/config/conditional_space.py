@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.config.trial import Parameters
 from search_spaces import SPACES
 
 Domain = Sequence[Any] | None
@@ -21,13 +22,13 @@ class SpaceBranch:
     """
 
     frozen: Mapping[str, Any]
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: Parameters = field(default_factory=dict)
     choices: dict[str, Sequence[Any]] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
     continuous: list[str] = field(default_factory=list)
     domains: dict[str, Domain] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
-    alternatives: list[dict[str, Any]] = field(default_factory=list)
+    values: Parameters = field(default_factory=dict)
+    alternatives: list[Parameters] = field(default_factory=list)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
@@ -80,7 +81,7 @@ def list_branches(method: str, frozen: Mapping[str, Any]) -> list[SpaceBranch]:
         frozen: The frozen values.
     """
     branches: list[SpaceBranch] = []
-    pending: list[dict[str, Any]] = [{}]
+    pending: list[Parameters] = [{}]
     while pending:
         branches.append(SpaceBranch(frozen, pending.pop(0)))
         SPACES[method].suggest(branches[-1])

@@ -7,14 +7,13 @@ from typing import Any
 from orchestrator.config.conditional_space import Domain, list_branches
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import (
-    Parameters,
     frozen_values,
     list_initial_points,
     peer_rates,
     qualify_name,
     searched_methods,
 )
-from orchestrator.config.trial import METHOD
+from orchestrator.config.trial import METHOD, Parameters
 
 BranchDomains = Mapping[str, Domain]
 """Branch of a space: the values that each of its parameters may have, None for a continuum."""

@@ -11,11 +11,9 @@ from typing import Any, Protocol
 
 from orchestrator.config.extra_space import get_configured_value
 from orchestrator.config.schema import Choice, Configuration
-from orchestrator.config.trial import SEED
+from orchestrator.config.trial import SEED, Parameters
 from search_spaces import SPACES, Trial
 from search_spaces.space import LEARNING_RATE, LEARNING_RATES
-
-Parameters = dict[str, Any]
 
 
 class Numbered(Trial, Protocol):

@@ -1,4 +1,4 @@
-"""Define a trial as plain JSON that is sent to a worker group.
+"""Define a trial that is sent to a worker group, and the folders that trials share.
 
 A *parameter* of a search is named as in a search space. `temperature` is a setting of the method
 and `training.learning_rate` a key of the configuration. With several searched methods
@@ -6,6 +6,7 @@ and `training.learning_rate` a key of the configuration. With several searched m
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from orchestrator.config.loader import build
 from orchestrator.config.schema import LETTERS, Configuration, Section
 from orchestrator.core.errors import ConfigurationError
 
+Parameters = dict[str, Any]  # values of the parameters of a search, by name, as JSON holds them
 CHECKPOINT = "checkpoint"  # in the folder of a trial
 SNAPSHOTS = "snapshots"  # next to it, if the scheduler pauses trials: copies of the checkpoint
 KNOWLEDGE = "knowledge"  # next to it: the cache of the trial's own teacher
@@ -42,6 +44,27 @@ def recipe_key(role: str, letter: str = LETTERS[0]) -> str:
     if role == "teacher":
         return "teacher.training"
     return "training" if letter == LETTERS[0] else f"peers.{letter}.training"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Folders that the trials of a run share.
+
+    Attributes:
+        trials: The folder that contains the trials' folders.
+        data: The folder of the data.
+        teacher: The folder of the teacher.
+        knowledge: The folder of the teacher's cache.
+        uri: The URI of the store. The folders are then below its folder `root`.
+        root: The folder of a store with a URI, on the node of the driver.
+    """
+
+    trials: Path
+    data: Path
+    teacher: Path | None = None
+    knowledge: Path | None = None
+    uri: str = ""
+    root: Path | None = None
 
 
 class TrialSpec(Section):
@@ -86,7 +109,7 @@ class TrialSpec(Section):
         cls,
         number: int,
         configuration: Configuration,
-        folders: Mapping[str, Any],
+        folders: Folders,
         until: int | None = None,
         known: int | None = None,
     ) -> "TrialSpec":
@@ -95,26 +118,22 @@ class TrialSpec(Section):
         Args:
             number: The number of the trial.
             configuration: The configuration of the trial.
-            folders: The folders that trials share: trials, data, teacher, knowledge; optionally
-                uri, root.
+            folders: The folders that trials share.
             until: The epochs after which the worker releases its group; None for all.
             known: The number of epochs whose records the driver has.
         """
-        shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
-        shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
-        folder = Path(folders["trials"]) / f"{number:05d}"
         return cls(
             name=trial_name(number),
             configuration=configuration,
-            folder=folder,
+            folder=folders.trials / f"{number:05d}",
+            data=folders.data,
+            teacher=folders.teacher,
+            knowledge=folders.knowledge,
+            uri=folders.uri,
+            root=folders.root,
             until=until,
             known=known,
-            **shared,
         )
-
-    def plain(self) -> dict[str, Any]:
-        """Return the specification as JSON values, which `TrialSpec.model_validate` reads."""
-        return self.model_dump(mode="json")
 
 
 def trial_name(number: int) -> str:

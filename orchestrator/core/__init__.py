@@ -11,6 +11,7 @@ __all__ = [
     "provenance",
     "proxies",
     "redact",
+    "reports",
     "signals",
     "text",
 ]

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import Report
 
-Record = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -46,7 +46,7 @@ class InfluenceClientProtocol(Protocol):
         """Return the messages for the user since the last call."""
 
 
-def _discard_report(_: Record) -> None:
+def _discard_report(_: Report) -> None:
     """Discard a report."""
 
 
@@ -60,7 +60,7 @@ class TrialContext:
         rank: The rank of this process.
         world_size: The number of processes that train together.
         device: The device of this process.
-        report: Sends a record to the driver.
+        report: Sends a report to the driver.
         stop_requested: Returns whether a stop of the trial was requested.
         heartbeat: Sends a heartbeat.
         note: Sends a message to the user.
@@ -74,7 +74,7 @@ class TrialContext:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    report: Callable[[Record], None] = _discard_report
+    report: Callable[[Report], None] = _discard_report
     stop_requested: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
     note: Callable[[str], None] = _discard_message

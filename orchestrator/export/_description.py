@@ -118,13 +118,9 @@ def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dic
         return None
     augmentation = resolve_augmentation(configuration.data, summary)
     folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
-    card = read_card(sweep.folder) or (
-        (fit.card(folder) or {}) if fit.damage(folder) is None else {}
-    )
-    parts = ("validation/", "test/")
-    metrics = {
-        name: value for name, value in card.get("metrics", {}).items() if name.startswith(parts)
-    }
+    card = read_card(sweep.folder) or (None if fit.damage(folder) else fit.card(folder))
+    parts, recorded = ("validation/", "test/"), card.get("metrics", {}) if card else {}
+    metrics = {name: value for name, value in recorded.items() if name.startswith(parts)}
     description = {
         "network": teacher.network.model_dump(mode="json", exclude={"weights"}),
         **_start(teacher.network),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.config.trial import SEED
+from orchestrator.config.trial import SEED, Parameters
 from orchestrator.reporting.statistics import mean
 from orchestrator.store.records import Sweep, Trial
 
@@ -39,7 +39,7 @@ def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any
     }
 
 
-def student_metrics(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
+def student_metrics(metrics: dict[str, float], letter: str) -> dict[str, float]:
     """Return a student's own metrics under their plain names.
 
     In a trial of several students, the names begin with the student's letter.
@@ -52,7 +52,7 @@ def student_metrics(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
     } or metrics
 
 
-def heldout_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+def heldout_metrics(metrics: dict[str, float]) -> dict[str, float]:
     """Return the validation and test metrics, under names that include the weights.
 
     `validation/nll` is a metric of the last weights.
@@ -61,5 +61,5 @@ def heldout_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     return {name.replace("validation/", "validation/last/"): value for name, value in plain.items()}
 
 
-def _rest(trial: Trial) -> dict[str, Any]:
+def _rest(trial: Trial) -> Parameters:
     return {name: value for name, value in trial.settings.items() if name != SEED}

@@ -318,10 +318,10 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
         progress = read_progress(folder)
     except DamagedRecordError as error:
         raise _damaged(trial, error.file, error.reason) from error
-    record, best_epoch = progress["record"], progress["best_epoch"]
-    last = record["epoch"]
-    metrics = {"validation/best/accuracy": progress["best_value"]} | heldout_metrics(
-        student_metrics(record["metrics"], letter)
+    record, best_epoch = progress.record, progress.best_epoch
+    last = record.epoch
+    metrics = {"validation/best/accuracy": progress.best_value} | heldout_metrics(
+        student_metrics(record.metrics, letter)
     )
     epochs = {
         "epoch": best_epoch if weights == "best" else last,

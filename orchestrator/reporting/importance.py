@@ -28,6 +28,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.config.objectives import primary_goal
+from orchestrator.config.trial import Parameters
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
@@ -59,7 +60,7 @@ class Ranking:
     """
 
     branch: str
-    path: dict[str, Any]
+    path: Parameters
     trials: int
     ped_anova: dict[str, float]
     fanova: dict[str, float]
@@ -368,7 +369,7 @@ def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna
 
 
 def _ranking(
-    path: dict[str, Any],
+    path: Parameters,
     sweep: Sweep,
     trials: Sequence[FrozenTrial],
     names: list[str],
@@ -452,7 +453,7 @@ def _decides(choice: str, name: str, drawn: Sequence[FrozenTrial]) -> bool:
 
 def _groups(
     trials: Sequence[FrozenTrial], deciding: set[str]
-) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
+) -> Iterator[tuple[Parameters, list[FrozenTrial]]]:
     """Yield groups of trials with the choices that they have in common.
 
     First all trials, then each method, then the parts of it by further choices.
@@ -463,8 +464,8 @@ def _groups(
 
 
 def _split(
-    path: dict[str, Any], trials: list[FrozenTrial], above: set[str], deciding: set[str]
-) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
+    path: Parameters, trials: list[FrozenTrial], above: set[str], deciding: set[str]
+) -> Iterator[tuple[Parameters, list[FrozenTrial]]]:
     """Yield a group, then the groups in it by each choice that the group `above` did not have.
 
     `above` holds the settings of that group.

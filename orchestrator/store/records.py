@@ -18,8 +18,9 @@ from typing_extensions import TypedDict
 
 from orchestrator.config.objectives import goals, pareto_front, primary_goal
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import apply
+from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import (
     STRICT,
@@ -85,15 +86,15 @@ class Trial:
     changes: list[Change] = field(default_factory=list)
     values: list[Finite] | None = None
 
-    def apply_report(self, record: dict[str, Any], names: Sequence[str]) -> bool:
+    def apply_report(self, record: EpochRecord, names: Sequence[str]) -> bool:
         """Apply an epoch's report; return whether all objectives are finite, so that it counts.
 
         `names` are the metrics that are objectives.
         """
-        epoch, metrics = record["epoch"], record["metrics"]
-        self.epochs, self.metrics = epoch, {**self.metrics, **metrics}
-        self.notes = [*self.notes, *record.get("notes", [])]
-        values = [metrics.get(name, math.nan) for name in names]
+        epoch = self.epochs = record.epoch
+        self.metrics = {**self.metrics, **record.metrics}
+        self.notes = [*self.notes, *record.notes]
+        values = [record.metrics.get(name, math.nan) for name in names]
         if not all(map(math.isfinite, values)):
             return False
         self.value = values[0]
@@ -109,7 +110,7 @@ class Trial:
         ]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Parameters:
         """Return the current parameters: those of the last change, or of the study."""
         return dict(self.changes[-1]["params"]) if self.changes else self.params
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
@@ -142,10 +143,16 @@ class Store:
             f"--store {self.uri or self.root} {what}", field="--store", value=number, allowed=FORMAT
         )
 
-    @property
-    def shared(self) -> dict[str, Any]:
-        """Return the fields of a specification for a remote store, empty for a local store."""
-        return {"uri": self.uri, "root": str(self.root)} if self.uri else {}
+    def folders(
+        self, trials: Path, data: Path, teacher: Path | None = None, knowledge: Path | None = None
+    ) -> Folders:
+        """Return the folders that the trials of a run share, for this store."""
+        root = self.root if self.uri else None
+        return Folders(trials, data, teacher, knowledge, self.uri, root)
+
+    def locate(self, spec: TrialSpec) -> TrialSpec:
+        """Return a specification whose folders are below the root of this store."""
+        return spec.model_copy(update={"uri": self.uri, "root": self.root if self.uri else None})
 
     def require_space(self, needed_bytes: int) -> None:
         """Raise PreflightError with both numbers if fewer bytes are free."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from orchestrator.config.trial import Parameters
 from orchestrator.store.records import Trial
 
 METHOD = "method.name"
@@ -89,5 +90,5 @@ def _common_settings(failed: Sequence[Trial], usable: Sequence[Trial]) -> list[s
     return [f"{name} = {json.dumps(new[name])}" for name in names]
 
 
-def _has(settings: dict[str, Any], key: str, value: Any) -> bool:
+def _has(settings: Parameters, key: str, value: Any) -> bool:
     return key in settings and bool(settings[key] == value)

@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
+from orchestrator.config.trial import Parameters
 from orchestrator.sweep._study import objective
 from orchestrator.sweep._synchronous import SynchronousSearch, choose_next_trial
 
@@ -27,7 +28,7 @@ def explore(
     distributions: Mapping[str, BaseDistribution],
     resample_probability: float,
     seed: str,
-) -> dict[str, Any]:
+) -> Parameters:
     """Return settings near the given ones.
 
     Continuous settings are multiplied by 0.8 or 1.2, or redrawn; all others are inherited.

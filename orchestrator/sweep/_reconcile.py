@@ -9,6 +9,7 @@ other. No trial is drawn twice, and no number is left out.
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.objectives import goals
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw, suggest_configuration
+from orchestrator.config.trial import Parameters
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store.progress import reported_epochs
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.records import TrialState as RecordState
@@ -130,7 +133,7 @@ def _number_refusal(sweep: Sweep, number: int) -> str:
 
 
 def create_trial(
-    study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None
+    study: optuna.Study, configuration: Configuration, params: Parameters | None = None
 ) -> optuna.Trial:
     """Return the next trial of the study with all parameters: `params`, the rest drawn."""
     with warnings.catch_warnings():
@@ -144,8 +147,8 @@ def draw_params(
     study: optuna.Study,
     optuna_trial: optuna.Trial,
     configuration: Configuration,
-    params: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    params: Parameters | None = None,
+) -> Parameters:
     """Return all parameters of a trial that the study has created.
 
     These are its own parameters, those in `params`, and the rest as they would have been drawn.
@@ -219,16 +222,16 @@ def _rebuild_record(
         trial.state = NAMES[frozen.state]
     known = dict(frozen.intermediate_values)
     last = max(known, default=0)
-    reported: dict[int, dict[str, Any]] = {
-        record["epoch"]: {**record} for record in reported_epochs(sweep.trial_folder(frozen.number))
+    reported = {
+        record.epoch: record for record in reported_epochs(sweep.trial_folder(frozen.number))
     }
     if len(names) > 1 and ended:
         last = max(reported, default=0)
     for epoch in range(1, last + 1):
-        record = reported.get(epoch, {"epoch": epoch, "metrics": {}})
+        record = reported.get(epoch, EpochRecord(epoch, {}))
         # the trial's own value, even if it has copied another trial's weights since
         if epoch in known:
-            record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}
+            record = replace(record, metrics=record.metrics | {names[0]: known[epoch]})
         trial.apply_report(record, names)
     if frozen.state == TrialState.COMPLETE:
         trial.value, trial.values = (

@@ -21,8 +21,9 @@ from orchestrator.config.distinct import list_branch_domains
 from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import list_initial_points
-from orchestrator.config.trial import apply
+from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.reports import NoWorkers, TrialFailure
 from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
@@ -35,9 +36,10 @@ from orchestrator.store.study_file import (
 )
 from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
+from orchestrator.sweep._tune_messages import ProxyConfig, Step, from_result
 from orchestrator.sweep.events import Events
 
-Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
+Vary = Callable[[Parameters, dict[str, BaseDistribution]], Parameters]
 
 
 def objective(search: Search) -> dict[str, str]:
@@ -183,13 +185,9 @@ class StudySearch(Searcher):
             configuration = apply(self.configuration, trial.settings)
             METHODS[configuration.method.name].Settings.build(configuration.method.settings)
         except (ConfigurationError, SettingsError) as error:
-            return {"number": trial.number, "error": str(error)}
-        # as text: Tune flattens nested values, and names folders after them
-        return {
-            "number": trial.number,
-            "configuration": json.dumps(configuration.plain()),
-            "known": trial.epochs,
-        }
+            return ProxyConfig(trial.number, error=str(error)).to_tune()
+        text = json.dumps(configuration.plain())
+        return ProxyConfig(trial.number, text, known=trial.epochs).to_tune()
 
     def _draw_trial(self) -> Trial:
         optuna_trial = create_trial(self.study, self.configuration)
@@ -199,7 +197,7 @@ class StudySearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a finished epoch that is not the trial's last result."""
         with defer_signals():
-            self._record(self.trials[trial_id], result)
+            self._record(self.trials[trial_id], from_result(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -210,15 +208,16 @@ class StudySearch(Searcher):
         """
         self.running.discard(trial_id)
         trial = self.trials[trial_id]
-        result = result or {}
-        if trial.ended or result.get("unfit"):
+        step = from_result(result or {})
+        if trial.ended or isinstance(step, NoWorkers):
             return
         epochs = self.configuration.training.epochs
         with defer_signals():
-            self._record(trial, result)
-            if error or result.get("failed") or trial.value is None:
-                message = result.get("failed") or "its Tune process failed; see Ray's log"
-                self.finish(trial, "failed", message)
+            self._record(trial, step)
+            if isinstance(step, TrialFailure):
+                self.finish(trial, "failed", step.message)
+            elif error or trial.value is None:
+                self.finish(trial, "failed", "its Tune process failed; see Ray's log")
             else:
                 self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
@@ -232,16 +231,9 @@ class StudySearch(Searcher):
             self.study.tell(trial.number, values, state=STATES[state], skip_if_finished=True)
             self.events.end(trial, state, message)
 
-    def _record(self, trial: Trial, result: dict[str, Any]) -> None:
-        if result.get("epoch", 0) <= trial.epochs:
-            return
-        last = {
-            "epoch": result["epoch"],
-            "metrics": json.loads(result["metrics"]),
-            "notes": result.get("notes", []),
-        }
-        for record in (*result.get("missed", ()), last):
-            if record["epoch"] <= trial.epochs:
+    def _record(self, trial: Trial, step: Step) -> None:
+        for record in step if isinstance(step, tuple) else ():
+            if record.epoch <= trial.epochs:
                 continue
             self.events.report(trial, record)
             # Optuna refuses intermediate values with several objectives

@@ -1,7 +1,6 @@
 """Tune Trainable that trains nothing, holds no CPU and waits for a worker group's reports."""
 
 import contextlib
-import json
 import threading
 import uuid
 from pathlib import Path
@@ -13,8 +12,10 @@ from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec, trial_name
 from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.core.reports import EpochRecord, NoWorkers, TrialFailure
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
+from orchestrator.sweep._tune_messages import ProxyConfig, SharedSettings, Step, to_result
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
 # times `heartbeat_timeout_s`: replacing a group that does not release a trial takes a while
@@ -26,26 +27,19 @@ SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 class ProxyTrainable(tune.Trainable):
     """Proxy of a trial in Tune, reused from trial to trial.
 
-    Every record of a worker becomes one Tune result with our own `epoch`. Keys of Tune's `config`:
-
-    - number: of the trial.
-    - configuration (JSON) or error.
-    - until: the epoch after which the worker stops and Tune pauses the trial. Without it the trial
-      trains to its end.
-    - snapshot: folder from which a resumed trial starts, if it exists.
-    - known: the last epoch that the driver received.
+    Every record of a worker becomes one Tune result with our own `epoch`. Tune's `config` is a
+    `ProxyConfig`.
     """
 
-    def setup(self, config: dict[str, Any], shared: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], shared: SharedSettings) -> None:
         """Connect to the dispatcher, take the first trial and start the heartbeat.
 
         Args:
             config: See the class.
-            shared: Values of all trials: name of the `dispatcher`, the `folders` of the sweep, the
-                `objective` and `heartbeat_timeout_s`.
+            shared: The values of all trials.
         """
         self.shared = shared
-        self.dispatcher_client = DispatcherClient.find(shared["dispatcher"])
+        self.dispatcher_client = DispatcherClient.find(shared.dispatcher)
         self.begin(config)
         self.must_wait_for_release = True  # a proxy that died: a group may still train its trial
         self.stopped = threading.Event()
@@ -60,7 +54,7 @@ class ProxyTrainable(tune.Trainable):
 
         Tune itself would wait for it for ever.
         """
-        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.shared["heartbeat_timeout_s"] / 4)
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.shared.heartbeat_timeout_s / 4)
         while not self.stopped.is_set():
             # Ray in trouble fails in many ways; the next heartbeat may arrive
             with contextlib.suppress(Exception):
@@ -79,72 +73,53 @@ class ProxyTrainable(tune.Trainable):
 
         Tune may load a checkpoint afterwards, from which the trial resumes.
         """
-        self.error = config.get("error")
-        self.trial = trial_name(config["number"])
+        assigned = ProxyConfig.from_tune(config)
+        self.error, self.until = assigned.error, assigned.until
+        self.trial = trial_name(assigned.number)
         self.submitted, self.known, self.must_wait_for_release = False, 0, False
-        # last epoch in the driver's record; the driver may have died before it received later ones
-        self.last_received_epoch: int = config.get("known", 0)
-        self.until: int | None = config.get("until")
-        self.snapshot = self._existing_folder(config.get("snapshot"))
+        self.last_received_epoch, self.snapshot = assigned.known, assigned.snapshot_folder
         if not self.error:
-            configuration = Configuration.model_validate_json(config["configuration"])
+            configuration = Configuration.model_validate_json(assigned.configuration)
             self.specification = TrialSpec.numbered(
-                config["number"], configuration, self.shared["folders"], self.until
+                assigned.number, configuration, self.shared.folders, self.until
             )
-
-    @staticmethod
-    def _existing_folder(folder: str | None) -> Path | None:
-        return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
         """Return the next epoch's record as a Tune result.
 
-        A failure is the last result of its trial, and leaves the proxy usable. `unfit` means that
-        no worker can train the trial any more. This is not a failure: the run ends, and a resume
-        continues the trial.
+        A failure is the last result of its trial, and leaves the proxy usable. If no worker can
+        train the trial any more, this is not a failure: the run ends, and a resume continues the
+        trial.
         """
-        record = {"failed": self.error} if self.error else self._next_record()
-        for end in ("failed", "unfit"):
-            if record.get(end):
-                return {end: record[end], "done": True}
-        objective = self.shared["objective"]
-        value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
-        optional = {key: record[key] for key in ("notes", "missed") if record.get(key)}
-        # as text: Tune keeps a history of each number, 100 KiB a trial and 10 ms a report
-        metrics = json.dumps(record["metrics"])
-        return {
-            "epoch": record["epoch"],
-            "metrics": metrics,
-            "done": bool(record.get("done")),
-            **value,
-            **optional,
-        }
+        step = TrialFailure(self.error) if self.error else self._next_step()
+        return to_result(step, self.shared.objective)
 
-    def _next_record(self) -> dict[str, Any]:
+    def _next_step(self) -> Step:
         try:
             if not self.submitted:
                 self._submit()
-            missed = []
+            missed: list[EpochRecord] = []
             while True:
-                record = self.dispatcher_client.next_report(
-                    self.trial, self.shared["heartbeat_timeout_s"]
+                report = self.dispatcher_client.next_report(
+                    self.trial, self.shared.heartbeat_timeout_s
                 )
+                if isinstance(report, TrialFailure):
+                    return report
                 # a resumed training reports its last epoch again
-                if record.get("epoch", self.known + 1) <= self.known:
+                if not isinstance(report, EpochRecord) or report.epoch <= self.known:
                     continue
-                if not record.pop("behind", False) or self.until is None:
+                if not report.behind or self.until is None:
                     break
                 # synchronous trials are compared at the epoch that they have reached
-                missed.append(record)
-            if not record.get("failed"):
-                self._keep_snapshot(record)
-            return record | ({"missed": missed} if missed else {})
+                missed.append(report)
+            self._keep_snapshot(report)
+            return (*missed, report)
         except PreflightError as error:
-            return {"unfit": str(error)}
+            return NoWorkers(str(error))
         except UserError as error:  # raised here, it would appear only in a log of Ray
-            return {"failed": str(error)}
+            return TrialFailure(str(error))
         except OSError as error:
-            return {"failed": f"the checkpoint could not be copied: {error}"}
+            return TrialFailure(f"the checkpoint could not be copied: {error}")
 
     def _submit(self) -> None:
         """Submit the trial once no group uses its folder and its checkpoint is in place."""
@@ -152,27 +127,23 @@ class ProxyTrainable(tune.Trainable):
             self.dispatcher_client.stop(self.trial)
         if self.snapshot or self.must_wait_for_release:
             self.dispatcher_client.wait_until_released(
-                self.trial, RELEASE_FACTOR * self.shared["heartbeat_timeout_s"]
+                self.trial, RELEASE_FACTOR * self.shared.heartbeat_timeout_s
             )
         self.must_wait_for_release = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
-        self.dispatcher_client.submit(
-            self.trial,
-            self.specification.model_copy(
-                update={"known": max(self.last_received_epoch, self.known)}
-            ).plain(),
-        )
+        known = max(self.last_received_epoch, self.known)
+        self.dispatcher_client.submit(self.specification.model_copy(update={"known": known}))
         self.submitted = True
 
-    def _keep_snapshot(self, record: dict[str, Any]) -> None:
+    def _keep_snapshot(self, record: EpochRecord) -> None:
         """Keep a snapshot where the worker stopped.
 
         If the scheduler continues the trial without a pause, it trains to its end.
         """
-        if self.until is not None and record["epoch"] >= self.until and not record.get("done"):
-            self.known = record["epoch"]
+        if self.until is not None and record.epoch >= self.until and not record.done:
+            self.known = record.epoch
             self.snapshot = snapshots.keep(self.specification.folder, self.known)
             self.until, self.submitted = None, False
             self.specification = self.specification.model_copy(update={"until": None})

@@ -9,7 +9,7 @@ from ray import get_runtime_context, tune
 
 from orchestrator.config.objectives import primary_goal
 from orchestrator.config.schema import PAUSING
-from orchestrator.config.trial import trial_name
+from orchestrator.config.trial import Folders, trial_name
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -20,6 +20,7 @@ from orchestrator.sweep._stopper import SweepStopper
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._synchronous import SynchronousSearch, remove_snapshots
 from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep._tune_messages import SharedSettings
 from orchestrator.sweep.checkpoint_retention import RetentionPolicy
 from orchestrator.sweep.events import Events
 from orchestrator.teacher.acquire import TrialDispatcher
@@ -42,7 +43,7 @@ def run_trials(
     sweep: Sweep,
     dispatcher_client: Any,
     events: Events,
-    folders: dict[str, Any],
+    folders: Folders,
     concurrency: Callable[[], int],
     resume: bool,
     started: float,
@@ -100,7 +101,7 @@ def run_trials(
 def _tune(
     sweep: Sweep,
     dispatcher_client: Any,
-    folders: dict[str, Any],
+    folders: Folders,
     searcher: StudySearch,
     stopper: SweepStopper,
     trials: int,
@@ -111,12 +112,9 @@ def _tune(
     configuration = sweep.configuration
     budget = configuration.search.time_budget
     objective = primary_goal(configuration.search).name
-    shared = {
-        "dispatcher": dispatcher_client.name,
-        "folders": folders,
-        "heartbeat_timeout_s": configuration.resources.heartbeat_timeout_s,
-        "objective": objective,
-    }
+    shared = SharedSettings(
+        dispatcher_client.name, folders, objective, configuration.resources.heartbeat_timeout_s
+    )
     os.environ.update(TUNE)
     # a proxy runs on the driver's node: the loss of another node would fail its trial
     proxy_resources = tune.PlacementGroupFactory(

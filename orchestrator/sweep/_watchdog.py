@@ -9,10 +9,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cluster.group_autoscaler import RETURN_S
+from orchestrator.cluster.overview import DispatcherOverview, TrialOverview
 from orchestrator.config.schema import Resources
 from orchestrator.core.signals import remaining_timeout
 
@@ -69,51 +70,49 @@ class Watchdog:
             heartbeat_timeout_s,
             actions,
         )
-        self.life = ""
+        self.instance_id = ""
         self.groups: list[int] = []
         self.reported: set[str] = set()  # trials whose silence was reported
         self.last_answer: float | None = None
         self.last_restart = -math.inf  # of a dispatcher that did not answer
         self.has_answered = False  # whether the dispatcher has answered since its start
         # processes that wait for a trial's records, from the last overview
-        self.processes: dict[str, tuple[str, Any]] = {}
+        self.processes: Mapping[str, tuple[str, Any]] = {}
         # those that have not yet sent a heartbeat to a restarted dispatcher, and since when
         self.silent_processes: dict[str, tuple[float, str, Any]] = {}
         # since when a restarted dispatcher lacks the reports of groups
         self.missing_since: float | None = None
 
-    def check(self, overview: dict[str, Any] | None, now: float) -> None:
+    def check(self, overview: DispatcherOverview | None, now: float) -> None:
         """Act on an overview of the dispatcher at a time (s), None if it does not answer."""
         if overview is None:
             self._handle_missing_answer(now)
             return
         self.last_answer, self.has_answered = now, True
         self.reported.discard("")
-        for text in overview["notes"]:
+        for text in overview.notes:
             self.actions.note(text)
         self._recover_groups(overview, now)
-        self._end_silent_processes(overview["processes"], now)
+        self._end_silent_processes(overview.processes, now)
         limit_s = min(self.heartbeat_warning_s, self.heartbeat_timeout_s)
-        self.reported &= {
-            trial["name"] for trial in overview["trials"] if trial["silent_s"] >= limit_s
-        }
+        self.reported &= {trial.name for trial in overview.trials if trial.silent_s >= limit_s}
         # without a group, the autoscaler measures the time
-        for trial in overview["trials"] if overview["groups"] else []:
-            if trial["silent_s"] >= limit_s and trial["name"] not in self.reported:
-                self.reported.add(trial["name"])
+        for trial in overview.trials if overview.groups else []:
+            if trial.silent_s >= limit_s and trial.name not in self.reported:
+                self.reported.add(trial.name)
                 self.actions.note(
                     f"{self._describe_silence(trial, overview)}; {self.actions.cluster()}"
                 )
             self._act_on_silence(trial, overview)
-        for reader in overview["readers"]:
-            if reader["silent_s"] >= self.heartbeat_timeout_s:
+        for reader in overview.readers:
+            if reader.silent_s >= self.heartbeat_timeout_s:
                 self.actions.note(
-                    f"the Tune process of {reader['name']} is replaced: "
-                    f"{self._format_silence(reader)}"
+                    f"the Tune process of {reader.trial} is replaced: "
+                    f"{self._format_silence(reader.silent_s)}"
                 )
-                self.actions.end_reader(reader["reader"])
+                self.actions.end_reader(reader.reader)
 
-    def _end_silent_processes(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
+    def _end_silent_processes(self, processes: Mapping[str, tuple[str, Any]], now: float) -> None:
         """End a process that waited when a dispatcher died and has not reported to the new one.
 
         Such a process may have been stopped.
@@ -123,16 +122,15 @@ class Watchdog:
             if reader in processes or now - since >= self.heartbeat_timeout_s:
                 del self.silent_processes[reader]
             if reader not in processes and now - since >= self.heartbeat_timeout_s:
-                silent = {"silent_s": now - since}
                 self.actions.note(
                     f"the Tune process of {name} is replaced, after the dispatcher's death: "
-                    f"{self._format_silence(silent)}"
+                    f"{self._format_silence(now - since)}"
                 )
                 self.actions.end_process(process)
 
-    def _format_silence(self, silent: dict[str, Any]) -> str:
+    def _format_silence(self, silent_s: float) -> str:
         return (
-            f"it has sent no heartbeat for {silent['silent_s']:.0f} s "
+            f"it has sent no heartbeat for {silent_s:.0f} s "
             f"(resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
         )
 
@@ -151,12 +149,12 @@ class Watchdog:
             self.last_restart, self.has_answered = now, False
             self.actions.restart()
 
-    def _recover_groups(self, overview: dict[str, Any], now: float) -> None:
+    def _recover_groups(self, overview: DispatcherOverview, now: float) -> None:
         """Send the groups to a restarted dispatcher, and remove those that never report to it.
 
         A dispatcher that died has lost its state. It waits until each group has reported.
         """
-        if self.life and overview["life"] != self.life:
+        if self.instance_id and overview.instance_id != self.instance_id:
             self.actions.note(
                 "the trial dispatcher died and was restarted: trials continue from their "
                 "checkpoints"
@@ -165,57 +163,53 @@ class Watchdog:
             self.silent_processes = {
                 reader: (now, *each) for reader, each in self.processes.items()
             } | self.silent_processes
-        self.life = overview["life"]
-        if not overview["introduced"]:
+        self.instance_id = overview.instance_id
+        if not overview.has_group_list:
             self.actions.recover(self.groups)
             return
-        self.groups = overview["groups"]
+        self.groups = list(overview.groups)
         self.missing_since = (
             (now if self.missing_since is None else self.missing_since)
-            if overview["missing"]
+            if overview.unreported_groups
             else None
         )
         if self.missing_since is not None and now - self.missing_since >= max(
             self.heartbeat_timeout_s, RETURN_S
         ):
-            for group in overview["missing"]:
+            for group in overview.unreported_groups:
                 self.actions.remove_lost_group(group, "it sent no report after the dispatcher died")
 
-    def _describe_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> str:
+    def _describe_silence(self, trial: TrialOverview, overview: DispatcherOverview) -> str:
         waiting, silent = (
-            overview["waiting"],
-            f"{trial['name']} has sent no heartbeat for {trial['silent_s']:.0f} s",
+            overview.waiting,
+            f"{trial.name} has sent no heartbeat for {trial.silent_s:.0f} s",
         )
         wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
-        if trial["group"] is not None:
-            restarting = " and is being restarted" if not trial["workers"] else ""
+        if trial.group is not None:
+            restarting = " and is being restarted" if not trial.workers else ""
             return (
-                f"{silent}: group {trial['group']} trains it, last at {trial['doing']}"
+                f"{silent}: group {trial.group} trains it, last at {trial.activity}"
                 f"{restarting}; {wait}"
             )
-        if not overview["serving"]:
-            error = f" ({overview['last_error']})" if overview["last_error"] else ""
+        if not overview.serving_groups:
+            error = f" ({overview.last_error})" if overview.last_error else ""
             return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
         after = (
             ", all of which must report first after the dispatcher's death"
-            if overview["missing"]
+            if overview.unreported_groups
             else ""
         )
-        return (
-            f"{silent}: it waits for one of {len(overview['groups'])} worker groups{after}; {wait}"
-        )
+        return f"{silent}: it waits for one of {len(overview.groups)} worker groups{after}; {wait}"
 
-    def _act_on_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> None:
-        group, silent_s = trial["group"], trial["silent_s"]
+    def _act_on_silence(self, trial: TrialOverview, overview: DispatcherOverview) -> None:
+        group, silent_s = trial.group, trial.silent_s
         limit_s = (
-            self.heartbeat_timeout_s
-            if trial["workers"]
-            else max(self.heartbeat_timeout_s, RETURN_S)
+            self.heartbeat_timeout_s if trial.workers else max(self.heartbeat_timeout_s, RETURN_S)
         )
-        if silent_s < limit_s or (group is None and overview["missing"]):
+        if silent_s < limit_s or (group is None and overview.unreported_groups):
             return
         limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
-        why = f"{trial['name']} has sent no heartbeat for {silent_s:.0f} s ({limit})"
+        why = f"{trial.name} has sent no heartbeat for {silent_s:.0f} s ({limit})"
         if group is None:
             self.actions.give_up(f"{why}: no worker group can train it; {self.actions.cluster()}")
         elif self.actions.replace(group):

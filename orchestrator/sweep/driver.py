@@ -15,10 +15,11 @@ from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods
-from orchestrator.config.trial import TrialSpec, trial_name
+from orchestrator.config.trial import Folders, TrialSpec, trial_name
 from orchestrator.core import signals
 from orchestrator.core.disk import report_waits
 from orchestrator.core.errors import PreflightError, TrialError
+from orchestrator.core.reports import EpochRecord, TrialFailure
 from orchestrator.core.signals import stoppable
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.preprocessing import explain
@@ -393,15 +394,9 @@ def _prepare_folders(
     display: RunDisplay,
     events: Events,
     tracker: Any,
-) -> dict[str, Any]:
+) -> Folders:
     """Acquire the teacher, if there is one, and return the folders that every trial reads."""
-    folders: dict[str, Any] = {
-        "trials": str(sweep.folder / "trials"),
-        "data": str(data),
-        "teacher": None,
-        "knowledge": None,
-    }
-    folders |= store.shared
+    trials = sweep.folder / "trials"
     if sweep.configuration.teacher:
         display.preparing("preparing the teacher")
         folder, card, seconds = acquire_teacher(
@@ -412,29 +407,27 @@ def _prepare_folders(
         report_teacher(card, data, display.teacher_ready, events.note)
         display.preparing(f"the teacher is {teacher_access.words}")
         tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
-        folders |= {
-            "teacher": str(folder),
-            "knowledge": str(teacher_access.folder) if teacher_access.folder else None,
-        }
-    return folders
+        return store.folders(trials, data, folder, teacher_access.folder)
+    return store.folders(trials, data)
 
 
 def _train_single(
-    sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]
+    sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: Folders
 ) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
     specification = TrialSpec.numbered(0, sweep.configuration, folders, known=trial.epochs)
     events.start(trial)
-    dispatcher_client.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification)
     while not trial.ended:
-        record = dispatcher_client.next_report(
+        report = dispatcher_client.next_report(
             specification.name, sweep.configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
-            events.end(trial, "failed", record["failed"])
-            raise TrialError(record["failed"], field="trial", value=record["failed"])
-        events.report(trial, record)
-        if record.get("done"):
-            events.end(trial, "complete")
+        if isinstance(report, TrialFailure):
+            events.end(trial, "failed", report.message)
+            raise TrialError(report.message, field="trial", value=report.message)
+        if isinstance(report, EpochRecord):
+            events.report(trial, report)
+            if report.done:
+                events.end(trial, "complete")

@@ -2,10 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 from orchestrator.config.objectives import goals
+from orchestrator.config.trial import Parameters
 from orchestrator.core.privacy import sanitize
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Note, Sweep, Trial
 
 NOTES = 100  # newest notes that the record keeps
@@ -94,23 +97,22 @@ class Events:
             for listener in self.listeners:
                 listener.trial_started(trial)
 
-    def report(self, trial: Trial, record: dict[str, Any]) -> None:
+    def report(self, trial: Trial, record: EpochRecord) -> None:
         """Record a finished epoch and notify the listeners.
 
         An epoch that was reported before, as after a resume, is ignored.
         """
-        epoch, metrics = record["epoch"], record["metrics"]
-        record = record | {"notes": [*map(sanitize, record.get("notes", []))]}
-        if epoch <= trial.epochs or not trial.apply_report(
+        record = replace(record, notes=tuple(map(sanitize, record.notes)))
+        if record.epoch <= trial.epochs or not trial.apply_report(
             record, [goal.name for goal in goals(self.sweep.configuration.search)]
         ):
             return
         # before the record: after a kill, a recorded epoch is not reported again
         for listener in self.listeners:
-            listener.trial_reported(trial, epoch, metrics)
+            listener.trial_reported(trial, record.epoch, record.metrics)
         self.sweep.save_trial(trial)
 
-    def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
+    def change(self, trial: Trial, epoch: int, source: int, params: Parameters) -> None:
         """Record that a trial continues from the weights of the trial `source`, with `params`.
 
         Args:

@@ -1,7 +1,6 @@
 """Acquire a teacher without training students, and precompute its outputs."""
 
 from pathlib import Path
-from typing import Any
 
 from methods.capabilities import uses_teacher_bank
 from orchestrator.config.method_variants import build_all_variants
@@ -14,6 +13,7 @@ from orchestrator.sweep._teacher_warnings import report_teacher
 from orchestrator.sweep.driver import StepDisplay, explain_data, open_dispatcher
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import acquire_teacher
+from orchestrator.teacher.card import TeacherCard
 from orchestrator.teacher.precompute import (
     PrecomputeProgress,
     distribute_views,
@@ -30,7 +30,7 @@ def prepare_teacher(
     local: bool,
     cache: TeacherAccess | None,
     precompute_progress: PrecomputeProgress | None,
-) -> tuple[Path, dict[str, Any], float]:
+) -> tuple[Path, TeacherCard, float]:
     """Acquire the teacher without training students; precompute its `cache` if requested.
 
     Returns:
@@ -67,12 +67,7 @@ def prepare_teacher(
             assert cache is not None and cache.folder is not None, (
                 "a teacher without a cache is refused earlier"
             )
-            folders = store.shared | {
-                "folder": store.teachers / "groups",
-                "data": data,
-                "teacher": teacher[0],
-                "knowledge": cache.folder,
-            }
+            folders = store.folders(store.teachers / "groups", data, teacher[0], cache.folder)
             features = any(
                 uses_teacher_bank(method, configuration.training.epochs)
                 for method in build_all_variants(configuration, searching=True)

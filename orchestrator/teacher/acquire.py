@@ -6,17 +6,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.reports import EpochRecord, Report, TrialFailure
 from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.staging import publish
 from orchestrator.store.store import Store, set_aside
 from orchestrator.teacher import fit
-from orchestrator.teacher.card import CARD
+from orchestrator.teacher.card import CARD, TeacherCard
 from orchestrator.teacher.quality import ACCURACY
 
 log = logging.getLogger(__name__)
@@ -26,14 +28,14 @@ EpochCallback = Callable[[int, dict[str, float]], None]
 class TrialDispatcher(Protocol):
     """Interface of a backend that trains: worker groups, or this process."""
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Submit a trial."""
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
-        """Return the next record of a trial.
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
+        """Return the next report on a trial.
 
         Raises:
-            PreflightError: No record or heartbeat arrived for `heartbeat_timeout_s` seconds.
+            PreflightError: No report or heartbeat arrived for `heartbeat_timeout_s` seconds.
         """
 
     def stop(self, trial: str) -> None:
@@ -73,7 +75,7 @@ def acquire_teacher(
     data: Path,
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
-) -> tuple[Path, dict[str, Any], float]:
+) -> tuple[Path, TeacherCard, float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
     A teacher that was not fitted here is evaluated on the validation part once. Its card holds the
@@ -135,7 +137,8 @@ def _has_accuracy(folder: Path) -> bool:
 
     Cards of older versions have none if the weights were given.
     """
-    return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
+    card = fit.card(folder)
+    return card is not None and ACCURACY in card["metrics"]
 
 
 def _evaluate(
@@ -149,21 +152,20 @@ def _evaluate(
 
     Raise ConfigurationError if the evaluation fails or a metric is not finite.
     """
-    specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
-    dispatcher_client.submit(specification.name, specification.plain())
-    record: dict[str, Any] = {}
-    while not record.get("done"):
-        record = dispatcher_client.next_report(
+    specification = store.locate(fit.evaluation(folder, configuration, data))
+    dispatcher_client.submit(specification)
+    report: Report | None = None
+    while not (isinstance(report, EpochRecord) and report.done):
+        report = dispatcher_client.next_report(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
+        if isinstance(report, TrialFailure):
             raise ConfigurationError(
-                f"the teacher could not be evaluated: {record['failed']}",
+                f"the teacher could not be evaluated: {report.message}",
                 field="teacher",
-                value=record["failed"],
+                value=report.message,
             )
-    metrics: dict[str, float] = record["metrics"]
-    if not all(map(math.isfinite, metrics.values())):
+    if not all(map(math.isfinite, report.metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights "
             "are: give other "
@@ -172,7 +174,7 @@ def _evaluate(
             value=configuration.teacher.network.weights if configuration.teacher else None,
             allowed="weights with finite logits",
         )
-    return metrics
+    return report.metrics
 
 
 def _fit(
@@ -183,27 +185,29 @@ def _fit(
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
 ) -> None:
-    specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
+    specification = store.locate(fit.specification(folder, configuration, data))
     storage = checkpoint_storage(store, specification.folder)
-    dispatcher_client.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification)
     while True:
-        record = dispatcher_client.next_report(
+        report = dispatcher_client.next_report(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
-        if record.get("failed"):
+        if isinstance(report, TrialFailure):
             advice = (
                 ""
-                if "teacher." in record["failed"]
+                if "teacher." in report.message
                 else "; change teacher.training or teacher.network"
             )
             raise ConfigurationError(
-                f"the teacher could not be fitted: {record['failed']}{advice}",
+                f"the teacher could not be fitted: {report.message}{advice}",
                 field="teacher",
-                value=record["failed"],
+                value=report.message,
             )
-        on_epoch(record["epoch"], record["metrics"])
-        if record.get("done"):
+        if not isinstance(report, EpochRecord):
+            continue
+        on_epoch(report.epoch, report.metrics)
+        if report.done:
             storage.download()
-            fit.adopt_fitted(folder, configuration, data, record["metrics"])
+            fit.adopt_fitted(folder, configuration, data, report.metrics)
             storage.remove()
             return

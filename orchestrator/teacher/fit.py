@@ -19,7 +19,7 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 from orchestrator.teacher.frozen import WEIGHTS, read_teacher
 
 
@@ -74,7 +74,7 @@ def teacher_exists(folder: Path) -> bool:
     return (folder / CARD).exists() and (folder / WEIGHTS).exists()
 
 
-def card(folder: Path) -> dict[str, Any] | None:
+def card(folder: Path) -> TeacherCard | None:
     """Return the card of a teacher that is ready: its network, data and metrics.
 
     Return None if the teacher must be fitted first.
@@ -201,7 +201,7 @@ def adopt_fitted(
     shutil.rmtree(_fitting(folder), ignore_errors=True)
 
 
-def _copy_weights(weights_file: Path, record: dict[str, Any], folder: Path) -> None:
+def _copy_weights(weights_file: Path, record: TeacherCard, folder: Path) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         shutil.copyfile(weights_file, temporary / WEIGHTS)
@@ -214,7 +214,7 @@ def _fitting(folder: Path) -> Path:
 
 def _card(
     name: str, weights: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]
-) -> dict[str, Any]:
+) -> TeacherCard:
     """Return the content of a card.
 
     `fingerprint` identifies the recipe, and `weights` the result: fitting a recipe again may not

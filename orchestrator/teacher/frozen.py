@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -18,7 +17,7 @@ from orchestrator.models.feature_maps import recorded_maps
 from orchestrator.models.network import with_exact_head
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.record_file import DamagedRecordError
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 
 WEIGHTS = "weights.safetensors"
 FIT = "fit it again with a lower teacher.training.learning_rate"
@@ -26,7 +25,7 @@ GIVE = "give other teacher.network.weights"
 TEACH = "lower the rate at which the method trains the teacher"
 
 
-def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_teacher(folder: Path) -> tuple[TeacherCard, dict[str, Tensor]]:
     """Return the card and the weights of the teacher in a folder.
 
     Raises:
@@ -42,7 +41,7 @@ def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DamagedRecordError(
             file, f"the fingerprint of its tensors differs from the one in {CARD}"
         )
-    return dict(card), state
+    return card, state
 
 
 class FrozenTeacher(nn.Module):
@@ -90,7 +89,9 @@ class FrozenTeacher(nn.Module):
         try:
             card, state = read_teacher(folder)
             choice = Network.model_validate(card["network"])
-            network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
+            channels, height, width = card["shape"]
+            shape = (channels, height, width)
+            network = build(choice.name, card["classes"], shape, choice.settings)
             network.load_state_dict(state)
         except (
             DamagedRecordError,

@@ -5,16 +5,17 @@ This module runs in the driver; each group computes the views of its job.
 
 import queue
 import threading
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import TrialSpec
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.errors import PreflightError, TrialError, UserError
+from orchestrator.core.reports import EpochRecord, Report, SampleProgress, TrialFailure
 from orchestrator.teacher.acquire import TrialDispatcher
 
 Share = tuple[int | None, ...]
+_Reports = queue.Queue[tuple[int, Report | Exception]]  # each with the number of its job
 
 
 class PrecomputeProgress(Protocol):
@@ -60,7 +61,7 @@ def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> 
 
 def precompute_views(
     configuration: Configuration,
-    folders: dict[str, Path],
+    folders: Folders,
     shares: list[Share],
     features: bool,
     dispatcher_client: TrialDispatcher,
@@ -70,7 +71,7 @@ def precompute_views(
 
     Args:
         configuration: The configuration, with a teacher.
-        folders: The paths of a specification: folder, data, teacher, knowledge.
+        folders: The folders of the run; the jobs share the folder `trials`.
         shares: The views of each job.
         features: Whether to cache features of the clean view.
         dispatcher_client: The backend that runs the jobs.
@@ -80,29 +81,35 @@ def precompute_views(
         TrialError: A job failed or ended early; it has the job's message.
         PreflightError: No worker can run a job at present.
     """
-    common: dict[str, Any] = {
-        "role": "fill",
-        "configuration": configuration,
-        "features": features,
-        **folders,
-    }
     jobs = [
-        TrialSpec(name=f"fill-{number}", views=share, **common)
+        TrialSpec(
+            name=f"fill-{number}",
+            role="fill",
+            configuration=configuration,
+            folder=folders.trials,
+            data=folders.data,
+            teacher=folders.teacher,
+            knowledge=folders.knowledge,
+            views=share,
+            features=features,
+            uri=folders.uri,
+            root=folders.root,
+        )
         for number, share in enumerate(shares)
     ]
-    records: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+    reports: _Reports = queue.Queue()
     for number, job in enumerate(jobs):
-        dispatcher_client.submit(job.name, job.plain())
+        dispatcher_client.submit(job)
         follow = (
             number,
             job.name,
             configuration.resources.heartbeat_timeout_s,
             dispatcher_client,
-            records,
+            reports,
         )
         threading.Thread(target=_follow, args=follow, name=job.name, daemon=True).start()
     try:
-        _show(shares, records, show)
+        _show(shares, reports, show)
     finally:
         for job in jobs:
             dispatcher_client.stop(job.name)
@@ -113,37 +120,34 @@ def _follow(
     job: str,
     heartbeat_timeout_s: float,
     dispatcher_client: TrialDispatcher,
-    records: queue.Queue[tuple[int, dict[str, Any]]],
+    reports: _Reports,
 ) -> None:
-    record: dict[str, Any] = {}
-    while not (record.get("done") or record.get("failed")):
+    report: Report | Exception | None = None
+    while not (
+        isinstance(report, TrialFailure | Exception)
+        or (isinstance(report, EpochRecord) and report.done)
+    ):
         try:
-            record = dispatcher_client.next_report(job, heartbeat_timeout_s)
+            report = dispatcher_client.next_report(job, heartbeat_timeout_s)
         except Exception as error:  # any error: the consumer of the queue must receive it
-            record = {
-                "failed": str(error)
-                if isinstance(error, UserError)
-                else f"{type(error).__name__}: {error}",
-                "error": error,
-            }
-        records.put((number, record))
+            report = error
+        reports.put((number, report))
 
 
-def _show(
-    shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]], show: PrecomputeProgress
-) -> None:
+def _show(shares: list[Share], reports: _Reports, show: PrecomputeProgress) -> None:
     computed = [0] * len(shares)
     while computed != [len(share) for share in shares]:
-        job, record = records.get()
-        if record.get("failed"):
-            raise _failure(record)
-        if "epoch" in record:
-            computed[job] = record["epoch"]
-            show.view_precomputed(
-                shares[job][computed[job] - 1], record["metrics"], record["notes"]
-            )
-        show.progress(job, computed[job], record.get("samples", 0))
-        if record.get("done") and computed[job] < len(shares[job]):
+        job, report = reports.get()
+        if isinstance(report, TrialFailure | Exception):
+            raise _failure(report)
+        if isinstance(report, SampleProgress):
+            show.progress(job, computed[job], report.samples)
+            continue
+        computed[job] = report.epoch
+        view = shares[job][report.epoch - 1]
+        show.view_precomputed(view, report.metrics, list(report.notes))
+        show.progress(job, report.epoch, 0)
+        if report.done and report.epoch < len(shares[job]):
             raise TrialError(
                 f"the cache could not be precomputed: job {job} ended after {computed[job]} of "
                 f"{len(shares[job])} views",
@@ -153,11 +157,15 @@ def _show(
             )
 
 
-def _failure(record: dict[str, Any]) -> UserError:
+def _failure(cause: TrialFailure | Exception) -> UserError:
     """Return the error of a failed job, with the field and the value of the original error."""
-    message, error = f"the cache could not be precomputed: {record['failed']}", record.get("error")
-    if isinstance(error, UserError):
-        return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(
-            error, message
+    if isinstance(cause, TrialFailure):
+        reason = cause.message
+    else:
+        reason = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
+    message = f"the cache could not be precomputed: {reason}"
+    if isinstance(cause, UserError):
+        return (PreflightError if isinstance(cause, PreflightError) else TrialError).from_error(
+            cause, message
         )
-    return TrialError(message, field="teacher", value=record["failed"])
+    return TrialError(message, field="teacher", value=reason)

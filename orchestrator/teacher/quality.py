@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 
 ACCURACY = "validation/accuracy"
 NOISE = 3.0  # standard errors above guessing within which an accuracy counts as chance
@@ -102,14 +102,14 @@ class TeacherQuality:
         )
 
 
-def read_card(folder: Path) -> dict[str, Any] | None:
+def read_card(folder: Path) -> TeacherCard | None:
     """Return the card of the teacher in the folder of a sweep; None without a readable card."""
     try:
         card = TEACHER.read(folder / CARD)
         TeacherQuality.of_card(card)
     except (ConfigurationError, LookupError, ValueError, TypeError):
         return None
-    return dict(card)
+    return card
 
 
 def read_quality(folder: Path) -> TeacherQuality | None:

@@ -20,7 +20,8 @@ from typing import Any, Literal
 from orchestrator.config.uris import CREDENTIALS, database_file, database_uri
 from orchestrator.core.errors import UserError
 from orchestrator.core.redact import redact
-from orchestrator.tracking._outbox import Outbox, Write
+from orchestrator.tracking._outbox import Outbox
+from orchestrator.tracking._writes import CompactedWrites, LogPoints, RunProgress, Write
 from orchestrator.tracking.overrides import switch_off
 from orchestrator.tracking.schema import create_schema
 
@@ -112,7 +113,7 @@ class Writer:
         self.started = False
 
     @property
-    def run_progress(self) -> dict[str, dict[str, Any]]:
+    def run_progress(self) -> dict[str, RunProgress]:
         """Return the progress of each run, by run key, after all queued writes."""
         return self.writes.outbox.run_progress
 
@@ -128,7 +129,7 @@ class Writer:
             self.thread.start()
 
     def add(self, write: Write, files: bool = False) -> None:
-        """Append a write, as plain JSON, to its queue. From then on a kill does not lose it."""
+        """Append a write to its queue. From then on a kill does not lose it."""
         (self.files if files else self.writes).outbox.append(write)
         self.wake.set()
 
@@ -200,14 +201,15 @@ class Writer:
         ready = lane.outbox.peek()
         if not ready:
             return False
-        first = ready[0][1]
+        # compacted writes were sent; they return after damage to line 1 of the outbox
+        first = None if isinstance(ready[0][1], CompactedWrites) else ready[0][1]
         if lane.files and (
             self.writes.tries or (first and self.writes.outbox.unsent and not self.is_open(first))
         ):
             return False
         group = 1
-        if not lane.alone and first and first["do"] == "points":
-            kinds = [write is not None and write["do"] == "points" for _, write in ready]
+        if not lane.alone and isinstance(first, LogPoints):
+            kinds = [isinstance(write, LogPoints) for _, write in ready]
             if (
                 all(kinds)
                 and time.monotonic() - lane.flushed < FLUSH_S
@@ -215,8 +217,11 @@ class Writer:
             ):
                 return False
             group = [*kinds, False].index(False)
-        end, writes = ready[group - 1][0], [write for _, write in ready[:group] if write]
-        if len(writes) < group:
+        end = ready[group - 1][0]
+        writes = [
+            write for _, write in ready[:group] if write and not isinstance(write, CompactedWrites)
+        ]
+        if any(write is None for _, write in ready[:group]):
             damaged = (
                 f"{lane.outbox.file} has damaged lines: they are skipped, and the other "
                 f"lines are sent"
@@ -273,7 +278,9 @@ class Writer:
             with open(
                 os.open(self.folder / REFUSED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"
             ) as file:
-                file.write(json.dumps({"error": short_message(error), "write": write}) + "\n")
+                file.write(
+                    json.dumps({"error": short_message(error), "write": write.plain()}) + "\n"
+                )
         except OSError as full:
             log.debug("%s cannot be written: %s", REFUSED, full)
         lane.outbox.sent(end, 1)

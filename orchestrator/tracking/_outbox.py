@@ -10,49 +10,12 @@ import json
 import os
 import threading
 from collections import deque
-from functools import cache
 from pathlib import Path
-from typing import Any, NotRequired
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
 
 from orchestrator.store.store import make_temporary_path
+from orchestrator.tracking._writes import CompactedWrites, RunProgress, Write, parse_line
 
-Write = dict[str, Any]
-# Other fields of a write are not checked here: MLflow refuses wrong ones
-OPEN = ConfigDict(strict=True, extra="allow")
-
-
-@with_config(OPEN)
-class RunProgress(TypedDict, total=False):
-    """Recorded progress of a run: last epoch, number of changes and measurements, and state."""
-
-    epoch: int
-    changes: int
-    measured: int
-    state: str
-
-
-@with_config(OPEN)
-class CompactedWrites(TypedDict):
-    """The progress of each run after all writes that were removed from the file."""
-
-    all_told: dict[str, RunProgress]
-
-
-@with_config(OPEN)
-class Task(TypedDict):
-    """One write to a run, which is identified by its key."""
-
-    do: str
-    run: str
-    told: NotRequired[RunProgress]
-    points: NotRequired[dict[str, list[tuple[str, float, int, int]]]]
-    tags: NotRequired[dict[str, str]]
-    existing: NotRequired[bool]
-
-
+Line = Write | CompactedWrites | None  # None: damaged
 CHUNK = 32 * 1024  # bytes per read
 LARGE = 4 * 2**20  # bytes of sent writes from which the file is compacted
 HEAD = 32  # bytes of line 1
@@ -69,7 +32,7 @@ class Outbox:
     def __init__(self, file: Path) -> None:
         self.file, self.lock = file, threading.Lock()
         self.new = not file.exists()
-        self.run_progress: dict[str, dict[str, Any]] = {}
+        self.run_progress: dict[str, RunProgress] = {}
         self.held: deque[bytes] = deque()
         self.closed = False
         self._open()
@@ -95,7 +58,7 @@ class Outbox:
         while lines := self._lines(start):
             for start, write in lines:
                 unsent += start > self.position
-                self._fold(write or {})
+                self._fold(write)
         os.ftruncate(self.descriptor, start)
         self.size, self.position = start, min(self.position, start)
         return unsent
@@ -105,7 +68,7 @@ class Outbox:
 
         While the disk is full, the write is held in memory.
         """
-        line = json.dumps(write, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(write.plain(), separators=(",", ":")).encode() + b"\n"
         with self.lock:
             if self.closed:
                 return
@@ -114,10 +77,10 @@ class Outbox:
             self.unsent += 1
             self._store_held()
 
-    def peek(self) -> list[tuple[int, Write | None]]:
+    def peek(self) -> list[tuple[int, Line]]:
         """Return the oldest unsent writes, each with the offset of the byte after it.
 
-        None stands for a damaged line.
+        None stands for a damaged line. After damage to line 1, compacted writes may be among them.
         """
         with self.lock:
             self._store_held()
@@ -148,23 +111,25 @@ class Outbox:
                 os.close(self.descriptor)
             return self.unsent
 
-    def _fold(self, write: Write) -> None:
-        for run, progress in write.get("all_told", {}).items():
-            self.run_progress.setdefault(run, {}).update(progress)
-        if "told" in write:
-            self.run_progress.setdefault(write["run"], {}).update(write["told"])
+    def _fold(self, line: Line) -> None:
+        if isinstance(line, CompactedWrites):
+            told = line.all_told
+        else:
+            told = {line.run: line.told} if line and line.told else {}
+        for run, progress in told.items():
+            self.run_progress[run] = self.run_progress.get(run, RunProgress()).merge(progress)
 
-    def _lines(self, start: int) -> list[tuple[int, Write | None]]:
+    def _lines(self, start: int) -> list[tuple[int, Line]]:
         length, chunk = CHUNK, b""
         while start + len(chunk) < self.size and b"\n" not in chunk:
             chunk = os.pread(self.descriptor, min(length, self.size - start), start)
             if len(chunk) < length and b"\n" not in chunk:
                 return []
             length *= 2
-        lines = []
+        lines: list[tuple[int, Line]] = []
         for line in chunk[: chunk.rfind(b"\n") + 1].splitlines(keepends=True):
             start += len(line)
-            lines.append((start, _plain(line)))
+            lines.append((start, parse_line(line)))
         return lines
 
     def _store_held(self) -> None:
@@ -187,8 +152,9 @@ class Outbox:
 
         The file stays as it is if the disk has no room.
         """
+        compacted = CompactedWrites(all_told=self.run_progress)
         line = (
-            json.dumps({"all_told": self.run_progress}, separators=(",", ":")).encode() + b"\n"
+            json.dumps(compacted.plain(), separators=(",", ":")).encode() + b"\n"
             if self.run_progress
             else b""
         )
@@ -207,16 +173,3 @@ class Outbox:
 
 def _head(sent: int) -> bytes:
     return json.dumps({"sent": sent}).encode().ljust(HEAD - 1) + b"\n"
-
-
-def _plain(line: bytes) -> Write | None:
-    """Return the write in a line, or None if the line is not a valid write."""
-    try:
-        return dict(_lines().validate_json(line))
-    except ValidationError:
-        return None
-
-
-@cache
-def _lines() -> TypeAdapter[Any]:
-    return TypeAdapter(CompactedWrites | Task)

@@ -23,8 +23,21 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, set_aside
 from orchestrator.tracking._client import OUTBOX, status_of
 from orchestrator.tracking._description import NOTE, RUN
-from orchestrator.tracking._outbox import Write
 from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
+from orchestrator.tracking._writes import (
+    CloseRun,
+    LogDataset,
+    LogFigures,
+    LogFront,
+    LogParams,
+    LogPoints,
+    LogText,
+    OpenRun,
+    Point,
+    RegisterModel,
+    SetTags,
+    Write,
+)
 from orchestrator.tracking.model_registry import ExportProgram, register
 
 PARENT = "parent"
@@ -35,14 +48,12 @@ FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 OWNER, KEY = "sweep.id", "sweep.key"  # tags that identify a run
-Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 
 
 class Runs:
     """Performer of writes for the runs of a sweep.
 
-    A write has `do`, its kind, and `run`, the key of its run. With `existing`, a missing run is not
-    created for it. The callback `notify` receives notes about the location of the runs.
+    The callback `notify` receives notes about the location of the runs.
     """
 
     def __init__(
@@ -82,20 +93,20 @@ class Runs:
                     error,
                     set_aside(self.file).name,
                 )
-        self.kinds: dict[str, Callable[[Any, Write], None]] = {
-            "params": self._params,
-            "tags": self._tags,
-            "close": self._close,
-            "text": self._text,
-            "figures": self._figures,
-            "front": self._front,
-            "dataset": self._dataset,
-            "model": self._model,
+        self.kinds: dict[type[Any], Callable[[Any, Any], None]] = {
+            LogParams: self._params,
+            SetTags: self._tags,
+            CloseRun: self._close,
+            LogText: self._text,
+            LogFigures: self._figures,
+            LogFront: self._front,
+            LogDataset: self._dataset,
+            RegisterModel: self._model,
         }
 
     def is_open(self, write: Write) -> bool:
         """Return whether the run of a write is open."""
-        return write["run"] in self.ids
+        return write.run in self.ids
 
     def perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
         """Perform one write, or several writes of points together.
@@ -114,16 +125,16 @@ class Runs:
             self._perform(client, writes, again=True)
 
     def _perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
-        if writes[0]["do"] == "points":
-            self._points(client, writes)
-            return
         for write in writes:
-            if write.get("existing") and not self.is_open(write):
+            if isinstance(write, LogPoints):
                 continue
-            if write["do"] == "open":
+            if write.existing and not self.is_open(write):
+                continue
+            if isinstance(write, OpenRun):
                 self._open(client, write, again)
             else:
-                self.kinds[write["do"]](client, write)
+                self.kinds[type(write)](client, write)
+        self._points(client, [write for write in writes if isinstance(write, LogPoints)])
 
     def _check_runs(self, client: Any) -> None:
         """Check once whether the runs still exist.
@@ -149,9 +160,8 @@ class Runs:
 
     def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
         """Return whether runs of these writes are gone from MLflow. Their ids are dropped."""
-        keys = {PARENT} | {
-            key for write in writes for key in (write["run"], *write.get("points", ()))
-        }
+        keys = {PARENT} | {write.run for write in writes}
+        keys |= {key for write in writes if isinstance(write, LogPoints) for key in write.points}
         gone = [key for key in keys if key in self.ids and _get(client, self.ids[key]) is None]
         for key in gone:
             del self.ids[key]
@@ -198,31 +208,25 @@ class Runs:
         if key not in self.ids:
             name = self.sweep.name if key == PARENT else f"{self.sweep.name}/{key}"
             kind = self.sweep.kind if key == PARENT else "student" if "/" in key else "trial"
-            bare = {
-                "run": key,
-                "name": name,
-                "tags": {"kind": kind, "state": "running"},
-                "at": int(time.time() * 1000),
-            }
+            tags, now = {"kind": kind, "state": "running"}, int(time.time() * 1000)
+            bare = OpenRun(run=key, name=name, tags=tags, at=now)
             self._open(client, bare, again=True)
         return self.ids[key]
 
-    def _open(self, client: Any, write: Write, again: bool) -> None:
-        key = write["run"]
-        tags = write["tags"] | SOURCE | {OWNER: self.owner, KEY: key}
+    def _open(self, client: Any, write: OpenRun, again: bool) -> None:
+        key = write.run
+        tags = write.tags | SOURCE | {OWNER: self.owner, KEY: key}
         if key != PARENT:
             above = key.partition("/")[0] if "/" in key else PARENT
             tags |= {"mlflow.parentRunId": self._id(client, above), "sweep": self.sweep.name}
         if key not in self.ids and (again or self.ids_incomplete):
             self._find(client, key)
         if key in self.ids:
-            client.update_run(self.ids[key], status="RUNNING", name=write["name"])
+            client.update_run(self.ids[key], status="RUNNING", name=write.name)
             _batch(client, self.ids[key], tags=tags)
         else:
             experiment = self._experiment_id(client)
-            run = client.create_run(
-                experiment, start_time=write["at"], tags=tags, run_name=write["name"]
-            )
+            run = client.create_run(experiment, start_time=write.at, tags=tags, run_name=write.name)
             self._store_id(key, run.info.run_id)
 
     def _find(self, client: Any, key: str) -> None:
@@ -250,23 +254,23 @@ class Runs:
         RUN_IDS.write(self.file, self.ids | {key: run})
         self.ids[key] = run
 
-    def _points(self, client: Any, writes: Sequence[Write]) -> None:
+    def _points(self, client: Any, writes: Sequence[LogPoints]) -> None:
         together: dict[str, list[Point]] = {}
         for write in writes:
-            for key, points in write["points"].items():
-                if key in self.ids or not write.get("existing"):
+            for key, points in write.points.items():
+                if key in self.ids or not write.existing:
                     together.setdefault(key, []).extend(points)
         for key, points in together.items():
             log_points(client, self._id(client, key), points)
 
-    def _params(self, client: Any, write: Write) -> None:
+    def _params(self, client: Any, write: LogParams) -> None:
         """Log params.
 
         A param cannot change its value in MLflow, so a run keeps the values that it has.
         """
-        run = self._id(client, write["run"])
+        run = self._id(client, write.run)
         try:
-            _batch(client, run, params=write["params"])
+            _batch(client, run, params=write.params)
         except Exception as error:
             known = client.get_run(run).data.params if status_of(error) == 400 else {}
             if not known:
@@ -274,61 +278,59 @@ class Runs:
             _batch(
                 client,
                 run,
-                params={
-                    name: value for name, value in write["params"].items() if name not in known
-                },
+                params={name: value for name, value in write.params.items() if name not in known},
             )
 
-    def _tags(self, client: Any, write: Write) -> None:
-        run = self._id(client, write["run"])
-        ids = {name: self.ids.get(key, "") for name, key in write.get("ids", {}).items()}
+    def _tags(self, client: Any, write: SetTags) -> None:
+        run = self._id(client, write.run)
+        ids = {name: self.ids.get(key, "") for name, key in write.ids.items()}
         here = f"#/experiments/{self._experiment_id(client)}/runs/{run}"
         tags = {
             name: value.replace(RUN, here) if name == NOTE else value
-            for name, value in write["tags"].items()
+            for name, value in write.tags.items()
         }
         _batch(client, run, tags=tags | ids)
-        if write.get("without"):
+        if write.without:
             known = client.get_run(run).data.tags
-            for name in write["without"]:
+            for name in write.without:
                 if name in known:
                     client.delete_tag(run, name)
 
-    def _close(self, client: Any, write: Write) -> None:
-        run = self._id(client, write["run"])
-        _batch(client, run, tags=write["tags"])
-        client.set_terminated(run, write["status"], write["at"])
+    def _close(self, client: Any, write: CloseRun) -> None:
+        run = self._id(client, write.run)
+        _batch(client, run, tags=write.tags)
+        client.set_terminated(run, write.status, write.at)
 
-    def _text(self, client: Any, write: Write) -> None:
-        client.log_text(self._id(client, write["run"]), write["text"], write["file"])
+    def _text(self, client: Any, write: LogText) -> None:
+        client.log_text(self._id(client, write.run), write.text, write.file)
 
-    def _figures(self, client: Any, write: Write) -> None:
+    def _figures(self, client: Any, write: LogFigures) -> None:
         """Draw the figures of a trial and send them to the runs of its students, or to its own."""
         trial.set_font_cache(self.fonts)
-        key, letters = write["run"], write["letters"]
+        key, letters = write.run, write.letters
         folder = self.sweep.trial_folder(int(key))
         with contextlib.suppress(OSError):  # the remote store is unreachable: nothing is drawn
             checkpoint_storage(self.store, folder).download(LIGHT)
         for letter in letters or LETTERS[0]:
-            drawn = trial.pictures(folder, write["complete"], self.classes, letter)
+            drawn = trial.pictures(folder, write.complete, self.classes, letter)
             if trial.AGREEMENT in drawn:
                 self._send(client, key, {trial.AGREEMENT: drawn.pop(trial.AGREEMENT)})
             self._send(client, f"{key}/{letter}" if letters else key, drawn)
 
-    def _front(self, client: Any, write: Write) -> None:
+    def _front(self, client: Any, write: LogFront) -> None:
         """Log the Pareto front as a file and a picture."""
         client.log_text(
-            self._id(client, write["run"]),
-            json.dumps(write["plain"], indent=1),
-            f"{write['file']}.json",
+            self._id(client, write.run),
+            json.dumps(write.content, indent=1),
+            f"{write.file}.json",
         )
-        if write["numbers"]:
+        if write.numbers:
             trial.set_font_cache(self.fonts)
-            points = {int(number): values for number, values in write["values"].items()}
-            drawn = trial.picture(trial.pareto_front(points, write["numbers"], write["names"]))
-            self._send(client, write["run"], {write["file"]: drawn})
+            points = {int(number): values for number, values in write.values.items()}
+            drawn = trial.picture(trial.pareto_front(points, write.numbers, write.names))
+            self._send(client, write.run, {write.file: drawn})
 
-    def _dataset(self, client: Any, write: Write) -> None:
+    def _dataset(self, client: Any, write: LogDataset) -> None:
         """Log the data as a dataset entity.
 
         MLflow stores equal datasets once, however often they are logged.
@@ -336,15 +338,15 @@ class Runs:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         used = DatasetInput(
-            Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")]
+            Dataset(**write.dataset), tags=[InputTag("mlflow.data.context", "training")]
         )
-        client.log_inputs(self._id(client, write["run"]), datasets=[used])
+        client.log_inputs(self._id(client, write.run), datasets=[used])
 
-    def _model(self, client: Any, write: Write) -> None:
+    def _model(self, client: Any, write: RegisterModel) -> None:
         """Log and register the best student, and tag its run. Do nothing without an exporter."""
         if self.export_program is None:
             return
-        run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
+        run, owned = self._id(client, write.run), write.tags | {OWNER: self.owner}
         tags = register(
             client,
             self.store,
@@ -352,8 +354,8 @@ class Runs:
             self.export_program,
             run,
             self._experiment_id(client),
-            write["trial"],
-            write["letter"],
+            write.trial,
+            write.letter,
             owned,
         )
         _batch(client, run, tags=tags)

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.tracking._runs import Point
+from orchestrator.tracking._writes import Point
 
 SETTING = "setting/"  # prefix of metrics and tags for settings that a weight transfer changes
 
@@ -32,7 +32,7 @@ def split_by_run(
     return split
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested values under dotted names, as text."""
     pairs: dict[str, str] = {}
     for name, value in values.items():
@@ -45,7 +45,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return pairs
 
 
-def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
+def setting_points(parameters: Mapping[str, Any], epoch: int) -> list[Point]:
     """Return the continuous parameters as metric points at step `epoch`."""
     return [
         (f"{SETTING}{name}", value, now_ms(), epoch)
@@ -54,7 +54,7 @@ def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
     ]
 
 
-def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
+def setting_tags(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters that are not continuous as tags."""
     return {
         f"{SETTING}{name}": str(value)
@@ -63,7 +63,7 @@ def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:
+def apply_or_base(configuration: Configuration, parameters: Mapping[str, Any]) -> Configuration:
     """Return the configuration of a trial, or the sweep's if the trial's cannot be built.
 
     Such a trial fails.

@@ -6,7 +6,8 @@ student under their plain names.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.config.objectives import describe_objective, goals
@@ -30,6 +31,19 @@ from orchestrator.tracking._values import (
     setting_points,
     setting_tags,
     split_by_run,
+)
+from orchestrator.tracking._writes import (
+    CloseRun,
+    LogDataset,
+    LogFigures,
+    LogFront,
+    LogParams,
+    LogPoints,
+    LogText,
+    OpenRun,
+    RegisterModel,
+    RunProgress,
+    SetTags,
 )
 from orchestrator.tracking.overrides import unused_variables
 
@@ -73,7 +87,7 @@ class Tracker:
         resume = f"python run.py sweep --resume {sweep.name}{store.option}"
         self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume)
         new = self.writer.writes.outbox.new
-        self.machine = Machine(store.root, self._progress(PARENT).get("measured", 0))
+        self.machine = Machine(store.root, self._progress(PARENT).measured or 0)
         if sweep.state == "running":
             self._open_parent()
         if not new:  # without an earlier outbox, the earlier writes are unknown
@@ -121,10 +135,8 @@ class Tracker:
         if new:
             self._dataset(key)
         if new and changing:
-            self.writer.add(
-                {"do": "points", "run": key, "points": {key: setting_points(trial.params, 0)}}
-            )
-        self.writer.add({"do": "params", "run": key, "params": params})
+            self.writer.add(LogPoints(run=key, points={key: setting_points(trial.params, 0)}))
+        self.writer.add(LogParams(run=key, params=params))
         for letter in self.letters:
             student, below = configuration.students[letter], f"{number}/{letter}"
             student_tags = tags | {
@@ -137,20 +149,20 @@ class Tracker:
                 "training": student.training.model_dump(mode="json"),
             }
             self._open(below, f"{name}/{letter}", student_tags)
-            self.writer.add({"do": "params", "run": below, "params": flatten(parts)})
+            self.writer.add(LogParams(run=below, params=flatten(parts)))
         self._configuration(key, resolved)
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Record the metrics of an epoch, once."""
         self.writer.begin()
         key, now = str(trial.number), now_ms()
-        if epoch <= self._progress(key).get("epoch", 0):
+        if epoch <= (self._progress(key).epoch or 0):
             return
         points = {
             run: [(name, value, now, epoch) for name, value in values.items()]
             for run, values in split_by_run(trial.number, metrics, self.letters).items()
         }
-        self.writer.add({"do": "points", "run": key, "points": points, "told": {"epoch": epoch}})
+        self.writer.add(LogPoints(run=key, points=points, told=RunProgress(epoch=epoch)))
         self._record_machine_load()
 
     def trial_changed(self, trial: Trial) -> None:
@@ -160,7 +172,7 @@ class Tracker:
         number that is no longer set becomes NaN.
         """
         key, number = str(trial.number), len(trial.changes)
-        if number <= self._progress(key).get("changes", 0):
+        if number <= (self._progress(key).changes or 0):
             return
         change, before = (
             trial.changes[-1],
@@ -179,10 +191,9 @@ class Tracker:
         points += [(name, math.nan, now_ms(), change["epoch"]) for name, *_ in left]
         gone = sorted({name for settings in before for name in setting_tags(settings)} - set(tags))
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over}
-        self.writer.add({"do": "points", "run": key, "points": {key: points}})
-        self.writer.add(
-            {"do": "tags", "run": key, "tags": tags, "without": gone, "told": {"changes": number}}
-        )
+        self.writer.add(LogPoints(run=key, points={key: points}))
+        progress = RunProgress(changes=number)
+        self.writer.add(SetTags(run=key, tags=tags, without=tuple(gone), told=progress))
         self._configuration(key, configuration)
 
     def trial_ended(self, trial: Trial) -> None:
@@ -190,23 +201,17 @@ class Tracker:
         key, state = str(trial.number), trial.state
         tags = {"state": str(state)} | ({"message": trial.remarks} if trial.remarks else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
-            progress = {"told": {"state": state}} if run == key else {}
+            progress = RunProgress(state=state) if run == key else None
             self.writer.add(
-                {"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": now_ms()}
-                | progress
+                CloseRun(run=run, tags=tags, status=STATUS[state], at=now_ms(), told=progress)
             )
         if trial.ended:
-            figures = {
-                "do": "figures",
-                "run": key,
-                "complete": state == "complete",
-                "letters": self.letters,
-            }
+            figures = LogFigures(run=key, complete=state == "complete", letters=self.letters)
             self.writer.add(figures, files=True)
         best = self.sweep.best()
         if best and best.value is not None and state == "complete":
             point = ("best_so_far", best.value, now_ms(), trial.number)
-            self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: [point]}})
+            self.writer.add(LogPoints(run=PARENT, points={PARENT: [point]}))
 
     def note(self, text: str) -> None:
         """Do nothing: the record of the sweep keeps the note."""
@@ -218,21 +223,16 @@ class Tracker:
         """
         self.writer.begin()
         known = {**metrics, "seconds": seconds}
-        if "teacher" not in self._progress(PARENT):
+        if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
             self.writer.add(
-                {
-                    "do": "points",
-                    "run": PARENT,
-                    "points": {PARENT: points},
-                    "told": {"teacher": True},
-                }
+                LogPoints(run=PARENT, points={PARENT: points}, told=RunProgress(teacher=True))
             )
         # The description now contains the teacher's accuracy
         tags = {"teacher.asked": access} | self._note("running")
         if ACCURACY in metrics:
             tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
+        self.writer.add(SetTags(run=PARENT, tags=tags))
 
     def close(self, state: str, timeout: float | None = None) -> int:
         """Close the parent run with the best trial's metrics and the Pareto front.
@@ -247,20 +247,22 @@ class Tracker:
             The number of unsent writes, which a resume sends.
         """
         for trial in self.sweep.trials.values():  # trials of a dead driver that did not run again
-            if not trial.ended and self._progress(str(trial.number)).get("state") == "running":
+            if not trial.ended and self._progress(str(trial.number)).state == "running":
                 self.trial_ended(trial)
-        if self._progress(PARENT).get("state") != state:
+        if self._progress(PARENT).state != state:
             self._record_peer_gains()
             if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
                 self._record_front()
             progress = (
-                self._tag_best_trial() if state == "finished" and self.sweep.kind == "sweep" else {}
+                self._tag_best_trial()
+                if state == "finished" and self.sweep.kind == "sweep"
+                else RunProgress()
             )
             self._close_parent(state, progress)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
-    def _progress(self, run: str) -> Mapping[str, Any]:
-        return self.writer.run_progress.get(run, {})
+    def _progress(self, run: str) -> RunProgress:
+        return self.writer.run_progress.get(run, RunProgress())
 
     def _open_parent(self) -> None:
         plain = self.sweep.configuration.plain()
@@ -274,16 +276,16 @@ class Tracker:
         self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
         if new:
             self._dataset(PARENT)
-        self.writer.add({"do": "params", "run": PARENT, "params": flatten(plain)})
+        self.writer.add(LogParams(run=PARENT, params=flatten(plain)))
         self._configuration(PARENT, self.sweep.configuration)
 
     def _open(self, key: str, name: str, tags: dict[str, str]) -> None:
-        opened = {"run": key, "name": name, "tags": tags | {"state": "running"}, "at": now_ms()}
-        self.writer.add({"do": "open", **opened, "told": {"state": "running"}})
+        running, progress = tags | {"state": "running"}, RunProgress(state="running")
+        self.writer.add(OpenRun(run=key, name=name, tags=running, at=now_ms(), told=progress))
 
     def _configuration(self, key: str, configuration: Configuration) -> None:
         text = json.dumps(configuration.plain(), indent=1)
-        self.writer.add({"do": "text", "run": key, "text": text, "file": CONFIGURATION}, files=True)
+        self.writer.add(LogText(run=key, text=text, file=CONFIGURATION), files=True)
 
     def _note(self, state: str, model: str = "") -> dict[str, str]:
         """Return the description of the sweep as a tag."""
@@ -292,19 +294,17 @@ class Tracker:
     def _dataset(self, key: str) -> None:
         if self.data:
             dataset = described.dataset(self.sweep.configuration, self.data)
-            self.writer.add({"do": "dataset", "run": key, "dataset": dataset})
+            self.writer.add(LogDataset(run=key, dataset=dataset))
 
     def _record_machine_load(self) -> None:
         if metrics := self.machine.measure():
             points = [
                 (name, value, now_ms(), self.machine.steps) for name, value in metrics.items()
             ]
-            progress = {"measured": self.machine.steps}
-            self.writer.add(
-                {"do": "points", "run": PARENT, "points": {PARENT: points}, "told": progress}
-            )
+            progress = RunProgress(measured=self.machine.steps)
+            self.writer.add(LogPoints(run=PARENT, points={PARENT: points}, told=progress))
 
-    def _tag_best_trial(self) -> dict[str, Any]:
+    def _tag_best_trial(self) -> RunProgress:
         """Tag the best trial and queue its student as a model.
 
         The former best trial loses the tag.
@@ -312,26 +312,16 @@ class Tracker:
         Returns:
             The record of what was queued: the number of the best trial, and its model.
         """
-        best, before = self.sweep.best(), self._progress(PARENT).get("best.tag")
+        best, before = self.sweep.best(), self._progress(PARENT).best_tag
         if before not in (None, best.number if best else None):
-            self.writer.add(
-                {
-                    "do": "tags",
-                    "run": str(before),
-                    "tags": {},
-                    "without": ["best"],
-                    "existing": True,
-                }
-            )
+            self.writer.add(SetTags(run=str(before), tags={}, without=("best",), existing=True))
         if best is None:
-            return {}
-        self.writer.add(
-            {"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True}
-        )
-        source, progress = [best.number, best.epochs], {"best.tag": best.number}
+            return RunProgress()
+        self.writer.add(SetTags(run=str(best.number), tags={"best": "true"}, existing=True))
+        source, progress = (best.number, best.epochs), RunProgress(best_tag=best.number)
         if not self.registers_model:
             return progress
-        if self._progress(PARENT).get("model") != source:
+        if self._progress(PARENT).model != source:
             letter, configuration = (
                 self._leader(best),
                 apply_or_base(self.sweep.configuration, best.settings),
@@ -345,16 +335,9 @@ class Tracker:
             }
             tags |= {"method": configuration.method.name, "data": configuration.data.name}
             self.writer.add(
-                {
-                    "do": "model",
-                    "run": PARENT,
-                    "trial": best.number,
-                    "letter": letter,
-                    "tags": tags,
-                },
-                files=True,
+                RegisterModel(run=PARENT, trial=best.number, letter=letter, tags=tags), files=True
             )
-        return progress | {"model": source}
+        return replace(progress, model=source)
 
     def _leader(self, best: Trial) -> str:
         """Return the letter of a trial's best student on the validation part."""
@@ -366,11 +349,11 @@ class Tracker:
     def _catch_up(self) -> None:
         """Queue the writes that are missing because the process died before it added them."""
         for trial in self.sweep.trials.values():
-            progress = self._progress(str(trial.number))
+            progress = self.writer.run_progress.get(str(trial.number))
             if progress and trial.changes:
                 self.trial_changed(trial)
-            if trial.ended and progress.get("state") != trial.state:
-                if not progress:
+            if trial.ended and (progress is None or progress.state != trial.state):
+                if progress is None:
                     self.trial_started(trial)
                 self.trial_ended(trial)
 
@@ -378,29 +361,22 @@ class Tracker:
         """Record each student's gain from peer learning, for each complete trial."""
         for trial in self.sweep.ranked() if self.letters else ():
             for letter, gain in peer_gains(self.sweep, trial).items():
-                key, values = f"{trial.number}/{letter}", [gain.validation, gain.test]
-                if self._progress(key).get("gains") != values:
+                key, values = f"{trial.number}/{letter}", (gain.validation, gain.test)
+                if self._progress(key).gains != values:
                     named = {
                         "gain/validation_accuracy": gain.validation,
                         "gain/test_accuracy": gain.test,
                     }
                     points = {key: [(name, value, now_ms(), 0) for name, value in named.items()]}
-                    self.writer.add(
-                        {
-                            "do": "points",
-                            "run": key,
-                            "points": points,
-                            "existing": True,
-                            "told": {"gains": values},
-                        }
-                    )
+                    progress = RunProgress(gains=values)
+                    self.writer.add(LogPoints(run=key, points=points, existing=True, told=progress))
 
     def _record_front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names, numbers = [goal.name for goal in objectives], [trial.number for trial in front]
         values = {
-            trial.number: trial.values
+            str(trial.number): trial.values
             for trial in self.sweep.ranked()
             if trial.state == "complete" and trial.values
         }
@@ -414,52 +390,41 @@ class Tracker:
         ]
         plain = {"objectives": [goal._asdict() for goal in objectives], "front": members}
         words = [describe_objective(self.sweep.configuration, name) for name in names]
-        drawn = {
-            "plain": plain,
-            "values": values,
-            "numbers": numbers,
-            "names": words,
-            "file": FRONT,
-        }
-        self.writer.add({"do": "front", "run": PARENT, **drawn}, files=True)
-        for number in values:
-            key, among = str(number), str(number in numbers).lower()
-            if self._progress(key).get("front") != among:
-                tags = {"tags": {FRONT: among}, "existing": True, "told": {"front": among}}
-                self.writer.add({"do": "tags", "run": key, **tags})
+        drawn = LogFront(
+            run=PARENT, content=plain, values=values, numbers=numbers, names=words, file=FRONT
+        )
+        self.writer.add(drawn, files=True)
+        for key in values:
+            among = str(int(key) in numbers).lower()
+            if self._progress(key).front != among:
+                progress = RunProgress(front=among)
+                self.writer.add(SetTags(run=key, tags={FRONT: among}, existing=True, told=progress))
 
-    def _close_parent(self, state: str, progress: dict[str, Any]) -> None:
+    def _close_parent(self, state: str, progress: RunProgress) -> None:
         note = self._note(
             state,
             model_registry.model_name(self.sweep)
-            if "model" in {**self._progress(PARENT), **progress}
+            if self._progress(PARENT).merge(progress).model
             else "",
         )
-        tags, ids, best = {"state": state} | note, {}, self.sweep.best()
+        tags, ids, best = {"state": state} | note, dict[str, str](), self.sweep.best()
         if best:
-            source = [best.number, best.epochs]
-            if self._progress(PARENT).get("best") != source:
+            source = (best.number, best.epochs)
+            if self._progress(PARENT).best != source:
                 points = {
                     PARENT: [
                         (f"best/{name}", value, now_ms(), 0) for name, value in best.metrics.items()
                     ]
                 }
-                self.writer.add(
-                    {"do": "points", "run": PARENT, "points": points, "told": {"best": source}}
-                )
+                self.writer.add(LogPoints(run=PARENT, points=points, told=RunProgress(best=source)))
             tags |= {"best.trial": str(best.number)} | {
                 f"best.{name}": str(value) for name, value in best.settings.items()
             }
             ids = {"best.run": str(best.number)}
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": progress})
+        self.writer.add(SetTags(run=PARENT, tags=tags, ids=ids, told=progress))
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        ended = {
-            "tags": {"state": state},
-            "status": status,
-            "at": now_ms(),
-            "told": {"state": state},
-        }
-        self.writer.add({"do": "close", "run": PARENT, **ended})
+        ended, closed = {"state": state}, RunProgress(state=state)
+        self.writer.add(CloseRun(run=PARENT, tags=ended, status=status, at=now_ms(), told=closed))
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Stopped, TrialContext
+from orchestrator.core.reports import EpochRecord, SampleProgress
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training.process_cache import compute_teacher_outputs, load_teacher, open_batches
 
@@ -15,9 +16,7 @@ PROGRESS_INTERVAL_S = 0.3
 def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     """Open each view of the specification once; all ranks call this together.
 
-    Records at intervals have `samples`, the finished samples of the current view. The record of a
-    finished view has `epoch` (views so far), `metrics` (hits and misses of the cache), `notes`
-    (messages for users), and `done`, which is true for the last view.
+    Each finished view is reported as an epoch; the metrics are the hits and misses of the cache.
     """
     torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     batches = open_batches(spec, context)
@@ -31,14 +30,9 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
             context.phase("the teacher's forward pass over a view")
             source.open_view(view, spec.features and view is None)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
-            record = {
-                "epoch": number,
-                "metrics": metrics,
-                "notes": source.notes(),
-                "done": number == len(spec.views),
-            }
+            is_last, notes = number == len(spec.views), tuple(source.notes())
             if context.is_main_process:
-                context.report(record)
+                context.report(EpochRecord(number, metrics, is_last, notes))
             context.raise_if_stopped()
     except Stopped:
         return
@@ -58,4 +52,4 @@ class _ProgressReporter:
             and time.monotonic() - self.last_report_s > PROGRESS_INTERVAL_S
         ):
             self.last_report_s = time.monotonic()
-            self.context.report({"samples": samples})
+            self.context.report(SampleProgress(samples))

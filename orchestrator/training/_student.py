@@ -17,6 +17,7 @@ from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec, network_key
 from orchestrator.core.context import Exchange, TrialContext
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
@@ -24,6 +25,7 @@ from orchestrator.models.build import build
 from orchestrator.models.feature_maps import feature_stages, map_shapes
 from orchestrator.models.network import count_features
 from orchestrator.models.weights import load_weights
+from orchestrator.store.progress import Progress as SavedProgress
 from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import (
@@ -281,9 +283,9 @@ class TrainedStudent:
             metrics |= {f"test/{name}/{key}": value for key, value in result.metrics.items()}
         return metrics
 
-    def state(self, record: dict[str, object], components: dict[str, ComponentState]) -> Checkpoint:
+    def state(self, record: EpochRecord, components: dict[str, ComponentState]) -> Checkpoint:
         """Return everything that a resume needs, with the record of the last epoch."""
-        progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
+        progress = SavedProgress(record, self.best.value, self.best.epoch)
         optimizer = self.optimizer.state_dict()
         states = {
             "optimizer": optimizer,
@@ -316,6 +318,6 @@ class TrainedStudent:
         self.method.load_state_dict(saved.method)
         restore_optimizer(self.optimizer, saved.optimizer["optimizer"])
         self.scaler.load_state_dict(saved.optimizer["scaler"])
-        self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
+        self.best = _Best(saved.progress.best_value, saved.progress.best_epoch, saved.best)
         self.trace, self.shown = Trace(saved.trace), saved.shown
         self.method.end_epoch(self._progress(epoch, validation))

@@ -7,6 +7,7 @@ import torch
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.views import Views
 from orchestrator.training.metrics import Scores
@@ -23,8 +24,7 @@ BATCH = 256  # samples per batch of each worker
 def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     """Report the metrics `validation/...` of the teacher of a specification, in float32.
 
-    All ranks call this together. The record has `epoch` 1, `metrics` and `done`. It is the same for
-    any number of workers.
+    All ranks call this together. The record of epoch 1 is the same for any number of workers.
     """
     configuration, dataset = spec.configuration, open_dataset(spec.data)
     assert spec.teacher is not None and configuration.teacher is not None
@@ -56,4 +56,4 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
         f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()
     }
     if context.is_main_process:
-        context.report({"epoch": 1, "metrics": metrics, "done": True})
+        context.report(EpochRecord(1, metrics, done=True))

@@ -7,6 +7,7 @@ bit-identically.
 
 import functools
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.sizes import views
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
+from orchestrator.core.context import Exchange, Stopped, TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
 from orchestrator.training import checkpoint as checkpoints
@@ -42,9 +44,8 @@ STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
 def train(spec: TrialSpec, context: TrialContext) -> None:
     """Train a trial to its end, or until a stop is requested; report after every epoch.
 
-    An epoch's record has `epoch` (1-based), `metrics`, `notes` if there are any, and `done` in the
-    last one. After a resume, unacknowledged records are sent first; a record has `behind` if
-    another one follows at once.
+    After a resume, unacknowledged records are sent first; a record is `behind` if another one
+    follows at once.
 
     Args:
         spec: The specification of the trial.
@@ -78,7 +79,7 @@ class _Trainer:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
         self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
-        self.records: list[Record] = []  # of all epochs
+        self.records: list[EpochRecord] = []  # of all epochs
         self.clock, self.cost = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
             self.students = [
@@ -110,14 +111,14 @@ class _Trainer:
         self._resume()
         known_epochs = self.epochs if self.spec.known is None else self.spec.known
         unacknowledged = [
-            record for record in self.records if record["epoch"] > known_epochs
+            record for record in self.records if record.epoch > known_epochs
         ] or self.records[-1:]
         for record in unacknowledged if self.context.is_main_process else ():
             self.context.report(
-                record if record is unacknowledged[-1] else record | {"behind": True}
+                record if record is unacknowledged[-1] else replace(record, behind=True)
             )
         for epoch in range(
-            self.records[-1]["epoch"] if self.records else 0,
+            self.records[-1].epoch if self.records else 0,
             min(self.spec.until or self.epochs, self.epochs),
         ):
             if not self._train_epoch(epoch):
@@ -126,7 +127,7 @@ class _Trainer:
         if self.teacher:
             self.teacher.remove_own_outputs()
 
-    def _save_and_report(self, record: Record) -> None:
+    def _save_and_report(self, record: EpochRecord) -> None:
         """Save, then report; the time that both take is reported with the next epoch."""
         start = time.perf_counter()
         self.context.phase("the checkpoint")
@@ -139,7 +140,8 @@ class _Trainer:
             if student.context.is_main_process
         }
         if self.context.is_main_process:
-            parts[LETTERS[0]].progress["records"] = self.records
+            first = parts[LETTERS[0]]
+            first.progress = replace(first.progress, records=self.records)
         checkpoints.save(self.storage, parts, self.context)
         if self.context.is_main_process:
             self.context.report(record)
@@ -151,17 +153,17 @@ class _Trainer:
         saved = self._load()
         if saved is None:
             return
-        record: Record = saved["a"].progress["record"]
-        self.records = saved["a"].progress.get("records", [record])  # older ones have only the last
-        self.cost.resume(record["metrics"])
+        record = saved["a"].progress.record
+        self.records = saved["a"].progress.records or [record]  # older ones have only the last
+        self.cost.resume(record.metrics)
         for student in self.students:
             metrics = select_student_metrics(
-                record["metrics"], student.letter, self.exchange.count > 1
+                record.metrics, student.letter, self.exchange.count > 1
             )
-            student.restore(saved[student.letter], record["epoch"], metrics)
+            student.restore(saved[student.letter], record.epoch, metrics)
         for component in self.components:
             states = {letter: _component_state(part, component) for letter, part in saved.items()}
-            component.load_state_dict(states, record["epoch"])
+            component.load_state_dict(states, record.epoch)
 
     def _load(self) -> dict[str, Checkpoint] | None:
         """Return the newest checkpoint that fits, the same on all ranks; report skipped ones."""
@@ -194,7 +196,7 @@ class _Trainer:
             skipped_reasons.append(misfits[0])
         if skipped_reasons and self.context.is_main_process:
             after = (
-                f"continues after epoch {saved['a'].progress['record']['epoch']}"
+                f"continues after epoch {saved['a'].progress.record.epoch}"
                 if saved
                 else "restarts from the first epoch"
             )
@@ -205,17 +207,12 @@ class _Trainer:
 
     def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
         """Return why a checkpoint does not fit this trial, as seen by this rank; "" if it fits."""
-        record, several = saved["a"].progress["record"], self.exchange.count > 1
-        if record["epoch"] > self.epochs or bool(record.get("done")) != (
-            record["epoch"] == self.epochs
-        ):
-            return (
-                f"its record has epoch {record['epoch']} of {self.epochs} and done = "
-                f"{bool(record.get('done'))}"
-            )
+        record, several = saved["a"].progress.record, self.exchange.count > 1
+        if record.epoch > self.epochs or record.done != (record.epoch == self.epochs):
+            return f"its record has epoch {record.epoch} of {self.epochs} and done = {record.done}"
         for student in self.students:
             if "validation/accuracy" not in select_student_metrics(
-                record["metrics"], student.letter, several
+                record.metrics, student.letter, several
             ):
                 return f"its record has no accuracy for student {student.letter}"
             misfits = (
@@ -262,7 +259,7 @@ class _Trainer:
         for component in self.components:
             component.on_step_end()
 
-    def _end_epoch(self, epoch: int) -> Record:
+    def _end_epoch(self, epoch: int) -> EpochRecord:
         """Evaluate, keep the best weights, and return the record to report."""
         steps, last = self.batches.steps(), epoch + 1 == self.epochs
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
@@ -291,13 +288,10 @@ class _Trainer:
         by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
         metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
         metrics |= self._costs(steps)
-        record: Record = {"epoch": epoch + 1, "metrics": metrics}
-        if last:
-            record["done"] = True
         notes = self.teacher.source.notes() if self.teacher else []
         for component in self.components:
             notes += component.take_notes()
-        return record | ({"notes": notes} if notes else {})
+        return EpochRecord(epoch + 1, metrics, last, tuple(notes))
 
     def _component_values(self, student: TrainedStudent) -> dict[str, float | Tensor]:
         return {

@@ -17,9 +17,9 @@ import logging
 import pickle
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +30,7 @@ from orchestrator.config.trial import student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
-from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
+from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, Progress, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
 State = dict[str, Tensor]
@@ -54,7 +54,7 @@ class ComponentState(NamedTuple):
 
 @dataclass
 class Checkpoint:
-    """Weights, optimizer and progress after `progress["record"]["epoch"]` finished epochs.
+    """Weights, optimizer and progress after `progress.record.epoch` finished epochs.
 
     `components` has the states of the components of the training loop by their names.
     """
@@ -63,7 +63,7 @@ class Checkpoint:
     best: State
     method: State
     optimizer: dict[str, Any]
-    progress: dict[str, Any]
+    progress: Progress
     trace: State = field(default_factory=dict)
     shown: State = field(default_factory=dict)
     components: dict[str, ComponentState] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def save(
         Stopped: A stop of the trial was requested meanwhile.
     """
     storage = _storage_of(location)
-    epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
+    epoch = next((part.progress.record.epoch for part in parts.values()), 0)
     with storage.writing(context, epoch) as temporary:
         # afterwards all parts are written, and rank 0 may rename the folder
         disk.raise_on_all_ranks(context, lambda: _write_all(temporary, parts), storage.trial)
@@ -178,8 +178,8 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
     values = {
         name: dict(state.values) for name, state in checkpoint.components.items() if state.values
     }
-    progress = {**checkpoint.progress, "files": files} | ({"components": values} if values else {})
-    (path / PROGRESS_FILE).write_text(PROGRESS.text(progress))
+    progress = replace(checkpoint.progress, components=values, files=files)
+    (path / PROGRESS_FILE).write_text(PROGRESS.text(progress.plain()))
 
 
 def _checksum(file: Path) -> str:
@@ -192,7 +192,7 @@ def _checksum(file: Path) -> str:
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
     progress, states = read_progress(path), {}
-    for name, expected in progress.get("files", {}).items():  # older checkpoints have none
+    for name, expected in progress.files.items():  # older checkpoints have none
         if not (path / Path(name).name).is_file() or _checksum(path / Path(name).name) != expected:
             raise DamagedRecordError(
                 path / name, f"its checksum differs from the one in {PROGRESS_FILE}"
@@ -211,7 +211,7 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
                 raise DamagedRecordError(path / f"{name}.safetensors", f"{key} is not finite")
     optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
     # older checkpoints have those of the sample weights at the top
-    values = progress.get("components", {"weights": cast(Any, progress).get("weights", {})})
+    values = progress.components or ({"weights": progress.weights} if progress.weights else {})
     files = {file.stem for file in path.glob("*.safetensors")}.difference(states)
     components = {
         name: ComponentState(
@@ -220,4 +220,4 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
         )
         for name in sorted(files.union(values))
     }
-    return Checkpoint(**states, optimizer=optimizer, progress=dict(progress), components=components)
+    return Checkpoint(**states, optimizer=optimizer, progress=progress, components=components)

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Snapshot:
     """A student after `epoch` finished epochs, ready to be sent: its tensors are on the CPU.
 
     Attributes:
-        spec: The specification as JSON values.
+        spec: The specification of the trial.
         letter: The letter of the student.
         epoch: Number of finished epochs.
         student: The state of the student.
@@ -52,7 +52,7 @@ class Snapshot:
         before: Values that the previous weighting noted.
     """
 
-    spec: dict[str, Any]
+    spec: TrialSpec
     letter: str
     epoch: int
     student: State
@@ -97,7 +97,7 @@ def compute_sample_weights(
     """
     started, cpu_started = time.perf_counter(), time.process_time()
     context = TrialContext(device=device, heartbeat=heartbeat)
-    spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
+    spec = stage_on_node(snapshot.spec, context)
     configuration = spec.configuration
     method = build_method(configuration.method.name, configuration.method.settings)
     plan = weighting_plan(method, configuration.training.epochs)

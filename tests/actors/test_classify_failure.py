@@ -16,9 +16,10 @@ from orchestrator.core.errors import (
     PreflightError,
     TrialError,
 )
+from tests.actors.answers import spec
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
-TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
+TRIAL = spec("trial")
 NVIDIA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB"
 
 
@@ -104,7 +105,7 @@ def test_classification_on_a_device(
 def test_an_out_of_memory_message_names_the_setting_to_lower(
     error: Exception, role: str, start: str
 ) -> None:
-    message = classify_failure(error, {**TRIAL, "role": role}, DEVICE).message
+    message = classify_failure(error, spec("trial", role=role), DEVICE).message
     assert message.startswith(start) and message.endswith(
         "or let fewer groups share the device (resources.groups)"
     )

@@ -7,6 +7,9 @@ import pytest
 
 from orchestrator.cluster._dispatcher import CLOSE, MEMORY_HINT, Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.reports import EpochRecord, NoWorkers, Report, TrialFailure
+from tests.actors.answers import next_failure, next_record, spec
 
 LONG_S = 30.0  # never reached: the awaited events have happened
 SHORT_S = 0.001  # wait without an event
@@ -19,18 +22,18 @@ async def settle(turns: int = TURNS) -> None:
 
 
 async def has_no_record(dispatcher: Dispatcher, name: str) -> bool:
-    return await dispatcher.next_report(name, SHORT_S) == {}
+    return await dispatcher.next_report(name, SHORT_S) is None
 
 
 def test_trials_are_assigned_in_submission_order() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for name in ("a", "b", "c"):
-            await dispatcher.submit(name, {"name": name})
-        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"name": "a"})
-        assert await dispatcher.take_trial(0, LONG_S) == ("b", {"name": "b"})
+            await dispatcher.submit(spec(name))
+        assert await dispatcher.take_trial(1, LONG_S) == spec("a")
+        assert await dispatcher.take_trial(0, LONG_S) == spec("b")
         await dispatcher.release_trial(1, "a")
-        assert await dispatcher.take_trial(1, LONG_S) == ("c", {"name": "c"})
+        assert await dispatcher.take_trial(1, LONG_S) == spec("c")
         await dispatcher.release_trial(1, "c")
         assert await dispatcher.take_trial(1, SHORT_S) is None
 
@@ -43,9 +46,9 @@ def test_each_waiting_group_gets_a_trial() -> None:
         takers = [asyncio.create_task(dispatcher.take_trial(group, LONG_S)) for group in range(3)]
         await settle()
         for name in ("a", "b", "c"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
         taken = await asyncio.gather(*takers)
-        assert sorted(str(job[0]) for job in taken if job) == ["a", "b", "c"]
+        assert sorted(job.name for job in taken if isinstance(job, TrialSpec)) == ["a", "b", "c"]
 
     asyncio.run(play())
 
@@ -54,17 +57,17 @@ def test_reports_arrive_in_order_per_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
         for group, name in enumerate("ab"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
             await dispatcher.take_trial(group, LONG_S)
         for epoch in (1, 2, 3):
-            await dispatcher.report("a", {"epoch": epoch, "done": epoch == 3})
-        await dispatcher.report("b", {"epoch": 1})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            await dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3))
+        await dispatcher.report("b", EpochRecord(1, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
             1,
             2,
             3,
         ]
-        assert await dispatcher.next_report("b", LONG_S) == {"epoch": 1}
+        assert await dispatcher.next_report("b", LONG_S) == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -72,12 +75,12 @@ def test_reports_arrive_in_order_per_trial() -> None:
 def test_a_report_wakes_its_reader() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         reader = asyncio.create_task(dispatcher.next_report("a", LONG_S))
         await settle()
         assert not reader.done()
-        await dispatcher.report("a", {"epoch": 1})
-        assert await reader == {"epoch": 1}
+        await dispatcher.report("a", EpochRecord(1, {}))
+        assert await reader == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -85,10 +88,10 @@ def test_a_report_wakes_its_reader() -> None:
 def test_a_repeated_epoch_is_dropped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         for epoch in (1, 2, 2, 1, 3):
-            await dispatcher.report("a", {"epoch": epoch})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [
+            await dispatcher.report("a", EpochRecord(epoch, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
             1,
             2,
             3,
@@ -98,14 +101,14 @@ def test_a_repeated_epoch_is_dropped() -> None:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("end", [{"epoch": 1, "done": True}, {"failed": "it diverged"}])
-def test_reports_after_the_end_of_a_trial_are_dropped(end: dict[str, Any]) -> None:
+@pytest.mark.parametrize("end", [EpochRecord(1, {}, done=True), TrialFailure("it diverged")])
+def test_reports_after_the_end_of_a_trial_are_dropped(end: Report) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.report("a", end)
-        await dispatcher.report("a", {"epoch": 2})
-        await dispatcher.report("a", {"failed": "another rank failed too"})
+        await dispatcher.report("a", EpochRecord(2, {}))
+        await dispatcher.report("a", TrialFailure("another rank failed too"))
         assert await dispatcher.next_report("a", LONG_S) == end
         assert await has_no_record(dispatcher, "a")
 
@@ -116,9 +119,9 @@ def test_a_stop_removes_a_queued_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         for name in ("a", "b"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
         await dispatcher.stop("a")
-        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
+        assert await dispatcher.take_trial(0, LONG_S) == spec("b")
 
     asyncio.run(play())
 
@@ -126,18 +129,18 @@ def test_a_stop_removes_a_queued_trial() -> None:
 def test_a_stop_notifies_the_worker_and_drops_its_late_reports() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         await settle()
         assert not stop_notice.done()
         await dispatcher.stop("a")
         await stop_notice
-        await dispatcher.report("a", {"epoch": 1})
+        await dispatcher.report("a", EpochRecord(1, {}))
         assert await has_no_record(dispatcher, "a")
         await dispatcher.release_trial(0, "a")
-        await dispatcher.submit("b", {})
-        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
+        await dispatcher.submit(spec("b"))
+        assert await dispatcher.take_trial(0, LONG_S) == spec("b")
 
     asyncio.run(play())
 
@@ -152,15 +155,15 @@ def test_a_stop_at_any_moment_of_an_assignment_is_safe(turns: int) -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         taker = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await settle(turns)
         await dispatcher.stop("a")
-        await dispatcher.submit("b", {})
+        await dispatcher.submit(spec("b"))
         got = await taker
-        if got and got[0] == "a":  # it was assigned just before the stop
+        if got == spec("a"):  # it was assigned just before the stop
             await dispatcher.release_trial(0, "a")
-        if got != ("b", {}):
-            assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
+        if got != spec("b"):
+            assert await dispatcher.take_trial(0, LONG_S) == spec("b")
 
     asyncio.run(play())
 
@@ -168,17 +171,17 @@ def test_a_stop_at_any_moment_of_an_assignment_is_safe(turns: int) -> None:
 def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {"turn": 1})
+        await dispatcher.submit(spec("a", until=1))
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
-        await dispatcher.report("a", {"failed": "it diverged"})
+        await dispatcher.report("a", TrialFailure("it diverged"))
         await settle()
-        await dispatcher.submit("a", {"turn": 2})
+        await dispatcher.submit(spec("a", until=2))
         await stop_notice
         await dispatcher.release_trial(0, "a")
-        assert await dispatcher.take_trial(0, LONG_S) == ("a", {"turn": 2})
-        await dispatcher.report("a", {"epoch": 1})
-        assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1}
+        assert await dispatcher.take_trial(0, LONG_S) == spec("a", until=2)
+        await dispatcher.report("a", EpochRecord(1, {}))
+        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {})
 
     asyncio.run(play())
 
@@ -186,13 +189,13 @@ def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> No
 def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
-        await dispatcher.report("a", {"epoch": 1, "done": True})
+        await dispatcher.report("a", EpochRecord(1, {}, done=True))
         await dispatcher.release_trial(0, "a")
         await stop_notice
-        assert await dispatcher.next_report("a", LONG_S) == {"epoch": 1, "done": True}, (
+        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {}, done=True), (
             "earlier reports are kept"
         )
 
@@ -204,12 +207,12 @@ def test_a_group_that_died_gets_its_trial_again_until_max_failures(allowed: int)
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=allowed)
         for name in ("a", "b"):
-            await dispatcher.submit(name, {"name": name})
+            await dispatcher.submit(spec(name))
         for _ in range(allowed + 1):
-            assert await dispatcher.take_trial(0, LONG_S) == ("a", {"name": "a"})
-        assert await dispatcher.take_trial(0, LONG_S) == ("b", {"name": "b"})
+            assert await dispatcher.take_trial(0, LONG_S) == spec("a")
+        assert await dispatcher.take_trial(0, LONG_S) == spec("b")
         failure, hint = (
-            (await dispatcher.next_report("a", LONG_S))["failed"],
+            (await next_failure(dispatcher)).message,
             MEMORY_HINT.format(recipe="training"),
         )
         assert (
@@ -225,16 +228,16 @@ def test_a_group_that_died_after_the_end_of_its_trial_gets_the_next_one(ended: s
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=5)
         for name in ("a", "b"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
         await dispatcher.take_trial(0, LONG_S)
         await (
             dispatcher.stop("a")
             if ended == "stopped"
-            else dispatcher.report("a", {"epoch": 1, "done": True})
+            else dispatcher.report("a", EpochRecord(1, {}, done=True))
         )
-        assert await dispatcher.take_trial(0, LONG_S) == ("b", {})
+        assert await dispatcher.take_trial(0, LONG_S) == spec("b")
         if ended == "done":
-            assert (await dispatcher.next_report("a", LONG_S))["done"]
+            assert (await next_record(dispatcher)).done
         assert await has_no_record(dispatcher, "a"), "a death after the end is no failure"
 
     asyncio.run(play())
@@ -247,8 +250,8 @@ def test_the_request_of_a_dead_worker_gets_no_trial() -> None:
         await settle()
         alive = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
-        await dispatcher.submit("a", {})
-        assert await alive == ("a", {})
+        await dispatcher.submit(spec("a"))
+        assert await alive == spec("a")
         assert await dead is None
         assert dispatcher.trials["a"].failures == 0
 
@@ -263,8 +266,8 @@ def test_the_request_of_an_ended_group_gets_no_trial() -> None:
         await dispatcher.group_ended(0, "out of memory")
         alive = asyncio.create_task(dispatcher.take_trial(1, LONG_S))
         await settle()
-        await dispatcher.submit("a", {})
-        assert await alive == ("a", {})
+        await dispatcher.submit(spec("a"))
+        assert await alive == spec("a")
         assert await dead is None
 
     asyncio.run(play())
@@ -275,9 +278,9 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for group, name in enumerate("ab"):
-            await dispatcher.submit(name, {"name": name})
+            await dispatcher.submit(spec(name))
             await dispatcher.take_trial(group, LONG_S)
-        await dispatcher.submit("c", {})
+        await dispatcher.submit(spec("c"))
         assert await dispatcher.group_ended(0, "no resources", lost)
         assert (
             await has_no_record(dispatcher, "a")
@@ -285,14 +288,12 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
             and await has_no_record(dispatcher, "c")
         )
         await dispatcher.release_trial(1, "b")
-        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"name": "a"}), (
-            "before queued trials"
-        )
+        assert await dispatcher.take_trial(1, LONG_S) == spec("a"), "before queued trials"
         await dispatcher.add_group(2)
         await dispatcher.group_ended(1, "no resources", lost)
         failed = "its worker group was lost 2 times (resources.max_failures = 1): no resources"
-        assert await dispatcher.next_report("a", LONG_S) == {"failed": failed}
-        assert await dispatcher.take_trial(2, LONG_S) == ("c", {})
+        assert await dispatcher.next_report("a", LONG_S) == TrialFailure(failed)
+        assert await dispatcher.take_trial(2, LONG_S) == spec("c")
         assert not await dispatcher.group_ended(3, "it never started", lost)
 
     asyncio.run(play())
@@ -302,15 +303,15 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=1)
         for name in ("a", "b", "c"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "out of memory")
         await dispatcher.group_ended(1, "no GPU")
-        await dispatcher.submit("d", {})
+        await dispatcher.submit(spec("d"))
         for name in ("a", "b", "c", "d"):
-            assert await dispatcher.next_report(name, LONG_S) == {
-                "unfit": "no worker group is left: no GPU"
-            }
+            assert await dispatcher.next_report(name, LONG_S) == NoWorkers(
+                "no worker group is left: no GPU"
+            )
         assert not dispatcher.waiting
 
     asyncio.run(play())
@@ -319,13 +320,13 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
 def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "its node left", lost=True)
-        await dispatcher.submit("b", {})
+        await dispatcher.submit(spec("b"))
         assert await has_no_record(dispatcher, "a") and await has_no_record(dispatcher, "b")
         await dispatcher.add_group(1)
-        assert await dispatcher.take_trial(1, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(1, LONG_S) == spec("a")
 
     asyncio.run(play())
 
@@ -334,15 +335,15 @@ def test_giving_up_fails_no_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
         for name in ("done", "held", "waits"):
-            await dispatcher.submit(name, {})
+            await dispatcher.submit(spec(name))
         await dispatcher.take_trial(0, LONG_S)
-        await dispatcher.report("done", {"epoch": 1, "done": True})
+        await dispatcher.report("done", EpochRecord(1, {}, done=True))
         await dispatcher.release_trial(0, "done")
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.give_up("no answer")
-        assert await dispatcher.next_report("done", LONG_S) == {"epoch": 1, "done": True}
+        assert await dispatcher.next_report("done", LONG_S) == EpochRecord(1, {}, done=True)
         for name in ("held", "waits"):
-            assert await dispatcher.next_report(name, LONG_S) == {"unfit": "no answer"}
+            assert await dispatcher.next_report(name, LONG_S) == NoWorkers("no answer")
 
     asyncio.run(play())
 
@@ -350,7 +351,7 @@ def test_giving_up_fails_no_trial() -> None:
 def test_close_wakes_waiting_groups_and_training_workers() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=3, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(2, LONG_S)
         takers = [asyncio.create_task(dispatcher.take_trial(group, LONG_S)) for group in range(2)]
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
@@ -387,12 +388,12 @@ def test_a_trial_that_dies_too_often_names_the_batch_size_of_its_role(
 ) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
-        await dispatcher.submit("a", {"role": role})
+        await dispatcher.submit(spec("a", role=role))
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.group_ended(0, "")
         assert (
             f"if memory ran out, lower {recipe}.batch_size"
-            in (await dispatcher.next_report("a", LONG_S))["failed"]
+            in (await next_failure(dispatcher)).message
         )
 
     asyncio.run(play())

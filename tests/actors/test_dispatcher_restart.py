@@ -11,7 +11,10 @@ from orchestrator.cluster import dispatcher_client as dispatcher_clients
 from orchestrator.cluster._controllers import ANSWER_S
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient, wait_for_answer
+from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
+from orchestrator.core.reports import EpochRecord
+from tests.actors.answers import spec
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -19,17 +22,17 @@ from tests.refusal import refused
 def test_no_trial_is_assigned_before_every_group_is_free() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0, restarted=True)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         first = asyncio.create_task(dispatcher.take_trial(0, LONG_S))
         await settle()
         assert not first.done(), "the list of groups is missing"
         await dispatcher.recover([0, 1])
         await settle()
         assert not first.done() and dispatcher.unreported_groups == {1}, "group 1 may still train a"
-        await dispatcher.report("a", {"epoch": 7}, 1)
+        await dispatcher.report("a", EpochRecord(7, {}), 1)
         await dispatcher.release_trial(1, "a")  # it noticed that the dispatcher had died
-        assert await first == ("a", {})
-        assert await dispatcher.next_report("a", SHORT_S) == {}, (
+        assert await first == spec("a")
+        assert await dispatcher.next_report("a", SHORT_S) is None, (
             "the next group repeats the reports sent to the old dispatcher"
         )
 
@@ -55,14 +58,14 @@ def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
 def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0, restarted=True)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         if first == "the end":
             await dispatcher.group_ended(1, "gone", lost=True)
         await dispatcher.recover([0, 1])
         if first == "the list":
             await dispatcher.group_ended(1, "gone", lost=True)
         assert dispatcher.groups == {0} == dispatcher.unreported_groups
-        assert await dispatcher.take_trial(0, LONG_S) == ("a", {})
+        assert await dispatcher.take_trial(0, LONG_S) == spec("a")
 
     asyncio.run(play())
 
@@ -110,18 +113,18 @@ class Ray:
 
 def play(
     monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[Any], list[TrialSpec]]:
     """Return the reports of a trial of three epochs, and the assignments to its group."""
-    fake, assignments = Ray(deaths), []
+    fake, assignments = Ray(deaths), list[TrialSpec]()
 
     def train(dispatcher: Dispatcher) -> None:
         """Take the trial, and report the epochs unknown to the driver, or the last one."""
         taken = fake.loop.run_until_complete(dispatcher.take_trial(0, SHORT_S))
-        if isinstance(taken, tuple):
+        if isinstance(taken, TrialSpec):
             assignments.append(taken)
-            for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
+            for epoch in range((taken.known or 0) + 1, 4):
                 fake.loop.run_until_complete(
-                    dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0)
+                    dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3), 0)
                 )
             fake.loop.run_until_complete(dispatcher.release_trial(0, "a"))
 
@@ -129,7 +132,7 @@ def play(
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
     dispatcher_client = DispatcherClient("dispatcher", fake)
-    dispatcher_client.submit("a", {"name": "a", "known": known})  # None: as in teacher training
+    dispatcher_client.submit(spec("a", known=known))  # None: as in teacher training
     return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], assignments
 
 
@@ -140,15 +143,15 @@ def test_a_reader_receives_every_epoch_once_whenever_the_dispatcher_dies(
     how: str, call: int, known: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records, assignments = play(monkeypatch, {call: how}, known)
-    assert [record["epoch"] for record in records] == [1, 2, 3] and records[-1]["done"]
-    assert all(taken[0] == "a" for taken in assignments) and len(assignments) <= 2
+    assert [record.epoch for record in records] == [1, 2, 3] and records[-1].done
+    assert all(taken.name == "a" for taken in assignments) and len(assignments) <= 2
 
 
 def test_a_resubmission_contains_the_last_epoch_that_the_driver_received(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, assignments = play(monkeypatch, {4: "before"}, 0)  # one call submits, two return an epoch
-    assert [specification["known"] for _, specification in assignments] == [0, 2]
+    assert [taken.known for taken in assignments] == [0, 2]
 
 
 def test_a_dispatcher_that_does_not_come_back_is_an_environment_error(
@@ -169,7 +172,7 @@ def test_giving_up_raises_a_preflight_error_in_waiting_readers(
     fake = Ray({})
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     dispatcher_client = DispatcherClient("dispatcher", fake)
-    dispatcher_client.submit("a", {})
+    dispatcher_client.submit(spec("a"))
     dispatcher_client.give_up("no worker group is left")
     with refused("trial", "no worker group is left", error=PreflightError):
         dispatcher_client.next_report("a", LONG_S)

@@ -53,8 +53,7 @@ def test_a_worker_passes_the_client_to_its_trial(
         connection.has_lost_dispatcher = lambda: False
         connection.release_trial = lambda: None
         worker._train(
-            "trial",
-            specify("teacher=null", "method.name=cross_entropy", *pairs).plain(),
+            specify("teacher=null", "method.name=cross_entropy", *pairs),
             connection,
             TrialContext(),
         )

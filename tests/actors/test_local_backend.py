@@ -8,8 +8,9 @@ import pytest
 
 from orchestrator.cluster import local_backend
 from orchestrator.cluster.local_backend import LocalDispatcher
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, TrialError
+from orchestrator.core.reports import EpochRecord, TrialFailure
 from tests.refusal import refused
 
 SILENCE_S = 10.0
@@ -26,14 +27,14 @@ class Clock:
         return self.now
 
 
-class Passing(queue.Queue[Record]):
+class Passing(queue.Queue[Any]):
     """A queue that stays empty; `meanwhile` holds an action per wait, `waits` the durations."""
 
     def __init__(self, clock: Clock, meanwhile: list[Callable[[], None]]) -> None:
         super().__init__()
         self.clock, self.meanwhile, self.waits = clock, meanwhile, list[float]()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Record:
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Return an available record, or let the timeout pass."""
         if self.qsize():
             return super().get()
@@ -57,18 +58,18 @@ def test_an_epoch_with_heartbeats_may_exceed_the_timeout(clock: Clock) -> None:
 
     def end() -> None:
         dispatcher.heartbeat()
-        dispatcher.records.put({"epoch": 1})
+        dispatcher.reports.put(EpochRecord(1, {}))
 
-    dispatcher.records = Passing(
+    dispatcher.reports = Passing(
         clock, [dispatcher.heartbeat, dispatcher.heartbeat, dispatcher.heartbeat, end]
     )
-    assert dispatcher.next_report("trial", SILENCE_S) == {"epoch": 1}
+    assert dispatcher.next_report("trial", SILENCE_S) == EpochRecord(1, {})
     assert clock.now > 100 + 2 * SILENCE_S
 
 
 def test_the_timeout_starts_at_the_last_heartbeat(clock: Clock) -> None:
     dispatcher = LocalDispatcher()
-    waiting = dispatcher.records = Passing(clock, [dispatcher.heartbeat, lambda: None])
+    waiting = dispatcher.reports = Passing(clock, [dispatcher.heartbeat, lambda: None])
     with refused(
         "resources.heartbeat_timeout_s", SILENCE_S, "longer than startup takes", PreflightError
     ):
@@ -84,12 +85,12 @@ def test_training_sends_heartbeats_to_the_dispatcher(
     def trained(spec: Any, context: TrialContext) -> None:
         clock.now += 7
         context.heartbeat()
-        context.report({"epoch": 1})
+        context.report(EpochRecord(1, {}))
 
     monkeypatch.setattr(local_backend, "execute", trained)
     dispatcher = LocalDispatcher()
-    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
-    assert dispatcher.records.get(timeout=60) == {"epoch": 1}
+    dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
+    assert dispatcher.reports.get(timeout=60) == EpochRecord(1, {})
     assert dispatcher.last_heartbeat == clock.now == 107
 
 
@@ -104,9 +105,9 @@ def test_an_environment_error_fails_no_trial(
     monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
     dispatcher = LocalDispatcher(notes.append)
-    dispatcher.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
     if own:
-        assert dispatcher.next_report("trial", 60) == {"failed": "it diverged"}
+        assert dispatcher.next_report("trial", 60) == TrialFailure("it diverged")
     else:
         with refused("trial", "OSError: [Errno 116] Stale file handle", error=PreflightError):
             dispatcher.next_report("trial", 60)

@@ -8,6 +8,8 @@ import pytest
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import EpochRecord
+from tests.actors.answers import next_failure, next_record, spec
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -16,7 +18,7 @@ def test_an_unassigned_trial_is_released() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         assert await dispatcher.is_released("a", 0.0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         assert await dispatcher.is_released("a", 0.0), "no group has taken it"
 
     asyncio.run(play())
@@ -26,9 +28,9 @@ def test_an_unassigned_trial_is_released() -> None:
 def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(0, LONG_S)
-        await dispatcher.report("a", {"epoch": 2})
+        await dispatcher.report("a", EpochRecord(2, {}))
         assert not await dispatcher.is_released("a", SHORT_S)
         waits = asyncio.create_task(dispatcher.is_released("a", LONG_S))
         await settle()
@@ -49,20 +51,20 @@ def test_waiting_for_a_release_ends_with_every_kind_of_end(end: str) -> None:
 def test_a_released_trial_can_continue_under_its_name() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)
-        await dispatcher.submit("a", {"until": 2})
+        await dispatcher.submit(spec("a", until=2))
         await dispatcher.take_trial(0, LONG_S)
         stop_notice = asyncio.create_task(dispatcher.wait_for_stop("a"))
         for epoch in (1, 2):
-            await dispatcher.report("a", {"epoch": epoch})
+            await dispatcher.report("a", EpochRecord(epoch, {}))
         await dispatcher.release_trial(0, "a")
         await settle()
         assert not stop_notice.done(), "it is not stopped"
-        await dispatcher.submit("a", {"until": 4})
+        await dispatcher.submit(spec("a", until=4))
         await stop_notice
-        assert await dispatcher.take_trial(1, LONG_S) == ("a", {"until": 4})
-        await dispatcher.report("a", {"epoch": 2})
-        await dispatcher.report("a", {"epoch": 3})
-        assert [(await dispatcher.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [
+        assert await dispatcher.take_trial(1, LONG_S) == spec("a", until=4)
+        await dispatcher.report("a", EpochRecord(2, {}))
+        await dispatcher.report("a", EpochRecord(3, {}))
+        assert [(await next_record(dispatcher)).epoch for _ in range(2)] == [
             2,
             3,
         ], "the reader drops known epochs"
@@ -73,14 +75,14 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
 def test_deaths_are_counted_over_all_submissions_of_a_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=1)
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         for _ in range(2):  # the second one is a death
             await dispatcher.take_trial(0, LONG_S)
         await dispatcher.release_trial(0, "a")
-        await dispatcher.submit("a", {})
+        await dispatcher.submit(spec("a"))
         await dispatcher.take_trial(0, LONG_S)
         assert await dispatcher.take_trial(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await dispatcher.next_report("a", LONG_S))["failed"]
+        assert "its worker died 2 times" in (await next_failure(dispatcher)).message
 
     asyncio.run(play())
 

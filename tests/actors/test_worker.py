@@ -9,13 +9,14 @@ import torch
 from methods import SettingsError
 from orchestrator.cluster import _worker as worker
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import (
     ConfigurationError,
     DispatcherTimeoutError,
     PreflightError,
     TrialError,
 )
+from orchestrator.core.reports import Report, TrialFailure
 
 Specify = Callable[..., TrialSpec]
 
@@ -28,11 +29,11 @@ class Connection(worker._DispatcherConnection):
         self.messages: list[Any] = []
         self.lost = lost
 
-    def open_trial(self, trial: str, specification: dict[str, Any]) -> None:
-        self.trial = trial
+    def open_trial(self, spec: TrialSpec) -> None:
+        self.trial = spec.name
 
-    def report(self, record: Record) -> None:
-        self.messages.append(record)
+    def report(self, report: Report) -> None:
+        self.messages.append(report)
 
     def report_infrastructure_failure(self, fault: str) -> None:
         self.messages.append({"infrastructure_failure": fault})
@@ -59,9 +60,9 @@ def training(
 
     monkeypatch.setattr(worker, "execute", work)
     connection = connection or Connection()
-    specification = specify("teacher=null", "method.name=cross_entropy").plain()
+    specification = specify("teacher=null", "method.name=cross_entropy")
     try:
-        worker._train("trial", specification, connection, TrialContext(world_size=world_size))
+        worker._train(specification, connection, TrialContext(world_size=world_size))
     except Exception as raised:
         assert raised is error
         connection.messages.append("raised")
@@ -74,7 +75,7 @@ def test_a_trial_error_on_all_ranks_keeps_the_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
     assert training(monkeypatch, specify, error, world_size) == [
-        {"failed": str(error)},
+        TrialFailure(str(error)),
         "given back",
     ]
 
@@ -98,7 +99,7 @@ def test_an_error_on_one_rank_restarts_a_group_of_several(
 ) -> None:
     """A rank that skips a damaged image's trial would leave the others in a collective."""
     (record, last) = training(monkeypatch, specify, error, world_size)
-    assert str(error) in record["failed"] and last == then
+    assert str(error) in record.message and last == then
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -6,8 +6,8 @@ from typing import Any
 
 from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.config.trial import Folders, TrialSpec
+from orchestrator.core.context import TrialContext
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import reconcile
@@ -47,12 +47,7 @@ class Here:
         teacher, _, _ = acquire_teacher(
             store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch
         )
-        folders = {
-            "trials": sweep.folder / "trials",
-            "data": data,
-            "teacher": teacher,
-            "knowledge": teacher_access.folder,
-        }
+        folders = Folders(sweep.folder / "trials", data, teacher, teacher_access.folder)
         study = open_study(sweep.folder, sweep.configuration, resume)
         reconcile(study, sweep)
         unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
@@ -71,9 +66,9 @@ class Here:
         sweep.save()
 
     @staticmethod
-    def _train(searcher: StudySearch, folders: dict[str, Any]) -> None:
+    def _train(searcher: StudySearch, folders: Folders) -> None:
         config = searcher.suggest("only")
-        records: list[Record] = []
+        records: list[Any] = []
         if "configuration" not in config:
             searcher.on_trial_complete("only", {"failed": config["error"]})
             return
@@ -83,8 +78,7 @@ class Here:
             TrialContext(report=records.append),
         )
         results = [
-            {"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])}
-            for record in records
+            {"epoch": record.epoch, "metrics": json.dumps(record.metrics)} for record in records
         ]
         for result in results[:-1]:
             searcher.on_trial_result("only", result)

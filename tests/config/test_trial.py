@@ -1,6 +1,7 @@
 """Test the configuration of a trial from its searched parameters."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_value_that_does_not_fit_is_refused_in_a_sentence(key: str, value: flo
     assert "\n" not in str(raised.value)
 
 
-def test_a_specification_travels_as_json() -> None:
+def test_a_specification_travels_as_json_and_pickled() -> None:
     spec = TrialSpec(
         name="trial-00001",
         configuration=load(None, ["method.temperature=3", "student.name=cnn", "student.width=3"]),
@@ -85,7 +86,8 @@ def test_a_specification_travels_as_json() -> None:
         data=Path("/some/data"),
         teacher=Path("/some/teacher"),
     )
-    assert TrialSpec.model_validate(json.loads(json.dumps(spec.plain()))) == spec
+    assert TrialSpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301
 
 
 def test_a_student_has_one_place_in_a_checkpoint_and_one_key_of_its_network() -> None:

@@ -21,9 +21,11 @@ from orchestrator.cluster._influence_actor import InfluenceActorHandle, Influenc
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
+from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot
 from tests.on_ray.shared import SharedRay
 from tests.refusal import refused
@@ -36,7 +38,7 @@ def compute(
     snapshot: Snapshot, device: torch.device, heartbeat: Callable[[], None]
 ) -> SampleWeighting:
     """Replace the computation of weights by the action that the snapshot specifies."""
-    order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
+    order, folder = snapshot.spec.name, snapshot.spec.folder
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -64,7 +66,12 @@ def compute(
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
     weights = torch.tensor([0.5, 1.5])
     return Snapshot(
-        {"order": order, "folder": str(folder or "")},
+        TrialSpec(
+            name=order,
+            configuration=Configuration(),
+            folder=folder or Path(),
+            data=Path(),
+        ),
         "a",
         epoch,
         {"weight": torch.ones(2)},
@@ -243,11 +250,7 @@ def serve(settings: dict[str, Any]) -> None:
         found = client.receive(LONG_S, context.heartbeat)
         client.send(snapshot(4, "wait"))  # the end of the trial cancels it
         context.report(
-            {
-                "epoch": 1,
-                "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()},
-                "done": True,
-            }
+            EpochRecord(1, {"actor": found.tracked["pid"], "worker": os.getpid()}, done=True)
         )
         if spec.name == "busy":
             client.receive(LONG_S, context.heartbeat)
@@ -261,10 +264,10 @@ def submit_and_read(
     dispatcher_client: DispatcherClient, name: str, spec: TrialSpec
 ) -> dict[str, psutil.Process]:
     """Return the processes that a trial reports."""
-    dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
+    dispatcher_client.submit(spec.model_copy(update={"name": name}))
     record = dispatcher_client.next_report(name, LONG_S)
-    assert "metrics" in record, record
-    return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
+    assert isinstance(record, EpochRecord), record
+    return {who: psutil.Process(int(pid)) for who, pid in record.metrics.items()}
 
 
 def test_actor_lives_as_long_as_its_worker(

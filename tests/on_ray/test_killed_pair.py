@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.prepare import prepare
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
@@ -108,9 +110,7 @@ def serve(settings: dict[str, Any]) -> None:
             _die_at_call(death, note)
         if context.is_main_process and (spec.folder / DIED).exists():
             found = checkpoint.load(spec.folder, "ab", context.device)
-            (spec.folder / DIED).write_text(
-                str(found["a"].progress["record"]["epoch"] if found else 0)
-            )
+            (spec.folder / DIED).write_text(str(found["a"].progress.record.epoch if found else 0))
         execute(spec, context)
 
     worker.execute = work_until_death  # type: ignore[attr-defined]
@@ -185,7 +185,7 @@ def pair(shared_ray: SharedRay, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def trained(
     pair: Pair, name: str, death: Death | None = None
-) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+) -> tuple[list[EpochRecord], dict[str, checkpoint.Checkpoint]]:
     """Return the records of a trial of the pair, and its last checkpoint."""
     spec = TrialSpec(
         name=name,
@@ -198,11 +198,11 @@ def trained(
     spec.folder.mkdir()
     if death:
         (spec.folder / DEATH).write_text(json.dumps(death))
-    pair.dispatcher_client.submit(name, spec.plain())
-    records: list[Record] = []
-    while not records or not records[-1].get("done"):
+    pair.dispatcher_client.submit(spec)
+    records: list[Any] = []
+    while not records or not records[-1].done:
         records.append(pair.dispatcher_client.next_report(name, 120))
-        assert "failed" not in records[-1], records[-1]
+        assert isinstance(records[-1], EpochRecord), records[-1]
     if death:
         assert (spec.folder / DIED).read_text() == str(death.resumed)
     saved = checkpoint.load(spec.folder, "ab", torch.device("cpu"))
@@ -211,18 +211,15 @@ def trained(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pair: Pair) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+def undisturbed(pair: Pair) -> tuple[list[EpochRecord], dict[str, checkpoint.Checkpoint]]:
     """Return the undisturbed trial."""
     return trained(pair, "undisturbed")
 
 
-def untimed(record: Record) -> Record:
+def untimed(record: EpochRecord) -> EpochRecord:
     """Return the record without metrics that depend on time."""
-    return record | {
-        "metrics": {
-            name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)
-        }
-    }
+    kept = {name: value for name, value in record.metrics.items() if not name.startswith(TIMED)}
+    return replace(record, metrics=kept)
 
 
 def bits(value: Any) -> Any:
@@ -239,10 +236,10 @@ def bits(value: Any) -> Any:
     [pytest.param(name, marks=[] if name in QUICK_DEATHS else pytest.mark.slow) for name in DEATHS],
 )
 def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
-    name: str, pair: Pair, undisturbed: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
+    name: str, pair: Pair, undisturbed: tuple[list[EpochRecord], dict[str, checkpoint.Checkpoint]]
 ) -> None:
     (expected, kept), (found, saved) = undisturbed, trained(pair, name, DEATHS[name])
-    assert [record["epoch"] for record in found] == list(range(1, EPOCHS + 1))
+    assert [record.epoch for record in found] == list(range(1, EPOCHS + 1))
     assert [untimed(record) for record in found] == [untimed(record) for record in expected]
     for letter, part in saved.items():
         assert part.optimizer["optimizer"]["state"], "the optimizer has no state to compare"
@@ -251,13 +248,12 @@ def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
                 f"{state} of {letter}"
             )
         values = [
-            (each.progress["best_value"], each.progress["best_epoch"])
-            for each in (part, kept[letter])
+            (each.progress.best_value, each.progress.best_epoch) for each in (part, kept[letter])
         ]
         assert values[0] == values[1]
         assert (
-            untimed(part.progress["record"])
-            == untimed(kept[letter].progress["record"])
+            untimed(part.progress.record)
+            == untimed(kept[letter].progress.record)
             == untimed(expected[-1])
         )
 
@@ -265,12 +261,12 @@ def test_pair_with_a_killed_worker_equals_an_undisturbed_pair(
 def test_workers_of_a_pair_fit_the_teacher_together(pair: Pair) -> None:
     """Each worker has half of every batch; the result is that of a single process."""
     assert not pair.folders and len(pair.fitted) == 2
-    records: list[Record] = []
+    records: list[Any] = []
     alone = fit.specification(pair.root / "alone", pair.configuration, pair.data)
     execute(alone, TrialContext(report=records.append))
     for found, expected in zip(pair.fitted, records, strict=True):
         assert {name for name in found if not name.startswith(TIMED)} == {
-            name for name in expected["metrics"] if not name.startswith(TIMED)
+            name for name in expected.metrics if not name.startswith(TIMED)
         }
         for name in ("train/loss", "validation/nll"):
-            assert found[name] == pytest.approx(expected["metrics"][name], rel=1e-3)
+            assert found[name] == pytest.approx(expected.metrics[name], rel=1e-3)

@@ -10,6 +10,7 @@ from orchestrator.config.checkpoints import count_kept_checkpoints
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Search
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
+from orchestrator.core.reports import EpochRecord
 from orchestrator.export.export import export
 from orchestrator.store.checkpoint_storage import LIGHT, LocalCheckpoint
 from orchestrator.store.records import Sweep, Trial
@@ -114,7 +115,7 @@ def test_weights_are_kept_until_the_group_releases_the_trial(tmp_path: Path) -> 
     assert weights(sweep) == {0, 1, 2}
     write(sweep.trial_folder(1))  # its last checkpoint
     held.clear()
-    events.report(third, {"epoch": 1, "metrics": {"validation/accuracy": 0.2}})
+    events.report(third, EpochRecord(1, {"validation/accuracy": 0.2}))
     assert weights(sweep) == {0, 2}
 
 

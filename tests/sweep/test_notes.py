@@ -1,16 +1,20 @@
 """Test the cache's notes on their way from a worker's record to the sweep's files."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from orchestrator.config.loader import load
+from orchestrator.config.trial import Folders, TrialSpec
+from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep._tune_messages import SharedSettings
 from orchestrator.sweep.driver import _train_single
 from orchestrator.sweep.events import Events
 
@@ -27,34 +31,28 @@ def read_back(sweep: Sweep) -> Sweep:
     return Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
 
 
-def record(epoch: int, *notes: str, **metrics: float) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics": metrics or ACCURACY} | (
-        {"notes": list(notes)} if notes else {}
-    )
+def record(epoch: int, *notes: str, **metrics: float) -> EpochRecord:
+    return EpochRecord(epoch, metrics or ACCURACY, notes=notes)
 
 
 class Written:
     """A dispatcher with the records of one trial."""
 
-    def __init__(self, *records: dict[str, Any]) -> None:
+    def __init__(self, *records: EpochRecord) -> None:
         self.records = list(records)
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Ignore the trial."""
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:
         """Return the next record."""
         return self.records.pop(0)
 
 
-def proxy_with(*records: dict[str, Any]) -> ProxyTrainable:
+def proxy_with(*records: EpochRecord) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
-    folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.shared = {
-        "folders": folders,
-        "heartbeat_timeout_s": 5.0,
-        "objective": "validation/accuracy",
-    }
+    folders = Folders(Path("trials"), Path("data"))
+    made.shared = SharedSettings("dispatcher", folders, "validation/accuracy", 5.0)
     made.dispatcher_client = cast(Any, Written(*records))
     return made
 
@@ -83,12 +81,12 @@ def test_record_repeated_after_a_resume_adds_no_note(tmp_path: Path) -> None:
     )
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
-    dispatcher_client = Written(record(1, "before"), record(2, "after") | {"done": True})
+    dispatcher_client = Written(record(1, "before"), replace(record(2, "after"), done=True))
     _train_single(
         found,
         cast(Any, dispatcher_client),
         Events(found, []),
-        {"trials": "trials", "data": "data", "teacher": None, "knowledge": None},
+        Folders(Path("trials"), Path("data")),
     )
     assert found.trials[0].history == [0.5, 0.5] and found.trials[0].notes == ["before", "after"]
 
@@ -132,10 +130,10 @@ def test_record_without_notes_is_read(sweep: Sweep) -> None:
 
 
 def test_proxy_forwards_notes_if_there_are_any(sweep: Sweep) -> None:
-    proxy = proxy_with(record(1, "one"), record(2), record(3) | {"notes": []})
+    proxy = proxy_with(record(1, "one"), record(2), record(3))
     proxy.begin({"number": 0, "configuration": sweep.configuration.model_dump_json()})
     results = [proxy.step() for _ in range(3)]
-    assert [result.get("notes") for result in results] == [["one"], None, None]
+    assert [result.get("notes") for result in results] == [("one",), None, None]
     assert "notes" not in results[1] and "notes" not in results[2]
 
 
@@ -143,7 +141,10 @@ def test_notes_of_a_worker_reach_the_files_of_the_sweep(sweep: Sweep) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
     proxy = proxy_with(
-        record(1, "one"), record(2), record(3, "two", "three"), record(4, "four") | {"done": True}
+        record(1, "one"),
+        record(2),
+        record(3, "two", "three"),
+        replace(record(4, "four"), done=True),
     )
     proxy.begin(searcher.suggest("a"))
     for _ in range(3):

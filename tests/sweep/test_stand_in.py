@@ -1,6 +1,7 @@
 """Test the proxy between Tune and the dispatcher: submissions, reports, checkpoint sources."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,11 +9,13 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import SNAPSHOTS
+from orchestrator.config.trial import SNAPSHOTS, Folders, TrialSpec
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep import _trainable as trainables
 from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep._tune_messages import SharedSettings
 from tests.sweep.test_snapshots import read, save
 
 METRICS = {"validation/accuracy": 0.5}
@@ -27,7 +30,7 @@ class Workers:
     def __init__(self, epochs: int = 6) -> None:
         self.epochs = epochs
         self.done: list[str] = []
-        self.records: list[dict[str, Any]] = []
+        self.records: list[EpochRecord] = []
         self.busy = False
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
@@ -35,22 +38,22 @@ class Workers:
             raise PreflightError(f"{trial} was not given back within {wait_s:g} s")
         self.done.append(f"released {trial}")
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        folder, until = Path(specification["folder"]), specification["until"] or self.epochs
-        self.done.append(f"submit {trial} until {until}")
+    def submit(self, spec: TrialSpec) -> None:
+        folder, until = spec.folder, spec.until or self.epochs
+        self.done.append(f"submit {spec.name} until {until}")
         owner, epoch = (
             read(folder / "checkpoint").split()
             if (folder / "checkpoint").is_dir()
             else (folder.name, "0")
         )
         first = max(int(epoch), 1)
-        for each in range(specification["known"] + 1, first):  # which were not received
-            self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
+        for each in range((spec.known or 0) + 1, first):  # which were not received
+            self.records.append(EpochRecord(each, METRICS, behind=True))
         for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
             save(folder, f"{owner} {each}")
-            self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
+            self.records.append(EpochRecord(each, METRICS, done=each == self.epochs))
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:
         return self.records.pop(0)
 
 
@@ -62,12 +65,8 @@ def dispatcher_client() -> Workers:
 @pytest.fixture
 def proxy(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     trainable = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
-    folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    trainable.shared = {
-        "folders": folders,
-        "heartbeat_timeout_s": 5.0,
-        "objective": "validation/accuracy",
-    }
+    folders = Folders(tmp_path, Path("data"))
+    trainable.shared = SharedSettings("dispatcher", folders, "validation/accuracy", 5.0)
     trainable.dispatcher_client = cast(Any, dispatcher_client)
     return trainable
 
@@ -193,8 +192,8 @@ def test_synchronous_trial_reports_missed_epochs_with_its_current_epoch(
     save(tmp_path / "00000", "00000 4")
     proxy.begin(config(0, until=2, known=1))
     result = proxy.step()
-    assert result["epoch"] == 4 and [record["epoch"] for record in result["missed"]] == [2, 3]
-    assert not any("behind" in record for record in (result, *result["missed"]))
+    assert result["epoch"] == 4 and [record.epoch for record in result["missed"]] == [2, 3]
+    assert "behind" not in result
     assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), (
         "where it stands is kept, and nothing else"
     )
@@ -259,7 +258,7 @@ def test_proxy_sends_heartbeats_while_waiting(
     monkeypatch.setattr(
         trainables, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process")
     )
-    proxy.setup(config(3), proxy.shared | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
+    proxy.setup(config(3), replace(proxy.shared, heartbeat_timeout_s=0.001))
     assert enough.wait(60)
     proxy.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len(

@@ -1,11 +1,13 @@
 """Test the watchdog for trials without heartbeats, with a simulated clock and dispatcher."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.cluster.group_autoscaler import RETURN_S
+from orchestrator.cluster.overview import DispatcherOverview, ReaderOverview, TrialOverview
 from orchestrator.config.schema import Resources
 from orchestrator.sweep import _watchdog as watchdogs
 from orchestrator.sweep._watchdog import Watchdog, watch_trials
@@ -50,29 +52,23 @@ class RecordedActions:
         self.done.append(("give up", why))
 
 
-def seen(*trials: dict[str, Any], **more: Any) -> dict[str, Any]:
+def seen(*trials: TrialOverview, **more: Any) -> DispatcherOverview:
     plain = {
-        "life": "one",
-        "introduced": True,
-        "missing": [],
-        "groups": [0, 1],
-        "serving": [0, 1],
+        "instance_id": "one",
+        "has_group_list": True,
+        "unreported_groups": (),
+        "groups": (0, 1),
+        "serving_groups": (0, 1),
         "waiting": 2,
         "last_error": "",
     }
-    return {**plain, "notes": [], "trials": list(trials), "readers": [], "processes": {}, **more}
+    return DispatcherOverview(**{**plain, "trials": trials, **more})
 
 
 def trial(
     silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "group": group,
-        "workers": workers,
-        "doing": "epoch 4",
-        "silent_s": silent_s,
-    }
+) -> TrialOverview:
+    return TrialOverview(name, group, workers, "epoch 4", silent_s)
 
 
 @pytest.fixture
@@ -140,12 +136,12 @@ def test_run_without_any_group_is_reported_and_ended(
     watchdog: Watchdog, actions: RecordedActions
 ) -> None:
     waits = trial(SILENCE_S, group=None, workers=0)
-    watchdog.check(seen(waits, serving=[], last_error="no node has 8 CPU"), 0)
+    watchdog.check(seen(waits, serving_groups=[], last_error="no node has 8 CPU"), 0)
     assert (
         "it waits for a worker group, and none has started (no node has 8 CPU)" in actions.notes[0]
     )
     assert "the cluster is small" in actions.notes[0] and not actions.done
-    watchdog.check(seen({**waits, "silent_s": WAIT_S}, serving=[]), 1)
+    watchdog.check(seen(replace(waits, silent_s=WAIT_S), serving_groups=[]), 1)
     ((what, why),) = actions.done
     assert (
         what == "give up"
@@ -164,17 +160,17 @@ def test_restarted_dispatcher_receives_the_living_groups(
 ) -> None:
     watchdog.check(seen(groups=[0, 3]), 0)
     watchdog.check(None, 1)
-    watchdog.check(seen(life="two", introduced=False, groups=[0, 1]), 2)
+    watchdog.check(seen(instance_id="two", has_group_list=False, groups=[0, 1]), 2)
     assert (
         actions.done == [("recover", [0, 3])]
         and len(actions.notes) == 1
         and "died and was restarted" in actions.notes[0]
     )
     waits = trial(WAIT_S, group=None, workers=0)
-    watchdog.check(seen(waits, life="two", groups=[0, 3], missing=[3]), 3)
+    watchdog.check(seen(waits, instance_id="two", groups=[0, 3], unreported_groups=[3]), 3)
     assert len(actions.done) == 1, "a group that trains for the old one may take its time"
     assert "all of which must report first" in actions.notes[-1]
-    watchdog.check(seen(life="two", groups=[0, 3], missing=[3]), 3 + WAIT_S)
+    watchdog.check(seen(instance_id="two", groups=[0, 3], unreported_groups=[3]), 3 + WAIT_S)
     assert actions.done[1:] == [
         ("remove_lost_group", 3, "it sent no report after the dispatcher died")
     ]
@@ -216,9 +212,7 @@ def test_dispatcher_is_restarted_before_its_clients_give_up(
 
 def test_silent_tune_process_is_ended(watchdog: Watchdog, actions: RecordedActions) -> None:
     for silent_s in (0.0, WAIT_S - 1, WAIT_S):
-        watchdog.check(
-            seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s
-        )
+        watchdog.check(seen(readers=[ReaderOverview("one", "trial-00003", silent_s)]), silent_s)
         assert actions.done == [("end", "one")] * (silent_s >= WAIT_S)
     (note,) = actions.notes
     assert note == (
@@ -236,7 +230,9 @@ def test_tune_process_silent_to_a_new_dispatcher_is_ended(
     watchdog.check(seen(processes=before), 0)
     for second in (10, 20, 10 + WAIT_S, 11 + WAIT_S):
         heard = {"two": before["two"]} if second > 10 else {}
-        watchdog.check(seen(life="another" if second == 10 else later, processes=heard), second)
+        watchdog.check(
+            seen(instance_id="another" if second == 10 else later, processes=heard), second
+        )
         assert actions.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
     assert any(
         note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death")
@@ -251,7 +247,7 @@ def test_watchdog_thread_survives_errors(monkeypatch: pytest.MonkeyPatch) -> Non
         recover = replace = remove_lost_group = give_up = restart = end_reader = end_process = None
         looks = 0
 
-        def get_overview(self, timeout_s: float) -> dict[str, Any]:
+        def get_overview(self, timeout_s: float) -> DispatcherOverview:
             self.looks += 1
             if self.looks == 1:
                 raise RuntimeError("Ray has not been started yet")

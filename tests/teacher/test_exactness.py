@@ -200,7 +200,7 @@ def test_logits_beyond_the_range_of_the_type_are_refused(
 
 
 def test_fewer_views_than_epochs_cycle(specify: Specify, make_teacher: MakeTeacher) -> None:
-    records: list[dict[str, Any]] = []
+    records: list[Any] = []
     spec = specify(*SMALL, "data.views=2", "data.augmentation=crop", "training.epochs=5")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     train(spec, TrialContext(report=records.append))
@@ -209,9 +209,7 @@ def test_fewer_views_than_epochs_cycle(specify: Specify, make_teacher: MakeTeach
         "view-00000.npy",
         "view-00001.npy",
     ]
-    found = [
-        (record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records
-    ]
+    found = [(record.metrics["cache/hits"], record.metrics["cache/misses"]) for record in records]
     assert found == [(0, 1), (0, 1), (1, 0), (1, 0), (1, 0)]
 
 
@@ -283,10 +281,10 @@ def test_a_crash_at_any_point_leaves_a_usable_cache(
 def one_of_two(spec: TrialSpec, report: Any) -> None:
     """Train in one of two processes that fill the same cache."""
     torch.set_num_threads(1)
-    records: list[dict[str, Any]] = []
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append))
     report.put(
-        [(record["metrics"]["cache/hits"], record["metrics"]["cache/misses"]) for record in records]
+        [(record.metrics["cache/hits"], record.metrics["cache/misses"]) for record in records]
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import load
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
@@ -231,9 +231,9 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
         trial.configuration.student == configuration.teacher.network
         and trial.configuration.seed == 6
     )
-    records: list[Record] = []
-    train(TrialSpec.model_validate(trial.plain()), TrialContext(report=records.append))
-    metrics: dict[str, Any] = records[-1]["metrics"]
+    records: list[Any] = []
+    train(trial, TrialContext(report=records.append))
+    metrics: dict[str, Any] = records[-1].metrics
     fit.adopt_fitted(folder, configuration, data, metrics)
     card = fit.card(folder)
     assert card is not None and card["metrics"] == metrics and card["fingerprint"] == "fitted"

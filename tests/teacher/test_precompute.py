@@ -13,9 +13,10 @@ import torch
 
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.config.trial import Folders, TrialSpec
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, TrialError, UserError
+from orchestrator.core.reports import EpochRecord, Report, SampleProgress, TrialFailure
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -47,25 +48,26 @@ class Here:
 
     def __init__(self) -> None:
         self.jobs: dict[str, TrialSpec] = {}
-        self.lines: dict[str, queue.Queue[Record]] = {}
+        self.lines: dict[str, queue.Queue[Any]] = {}
         self.silences: set[float] = set()
         self.stopped: list[str] = []
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Run the job, and keep its records."""
-        self.jobs[trial], line = TrialSpec.model_validate(specification), queue.Queue[Record]()
-        self.lines[trial] = line
+        self.jobs[spec.name], line = spec, queue.Queue[Any]()
+        self.lines[spec.name] = line
         try:
-            execute(self.jobs[trial], TrialContext(report=line.put))
+            execute(spec, TrialContext(report=line.put))
         except UserError as error:
-            line.put({"failed": str(error)})
+            line.put(TrialFailure(str(error)))
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next record."""
         self.silences.add(heartbeat_timeout_s)
         if self.lines[trial].empty():
             raise PreflightError("its job has ended, and nothing more will come")
-        return self.lines[trial].get()
+        report: Report = self.lines[trial].get()
+        return report
 
     def stop(self, trial: str) -> None:
         """Record the stop."""
@@ -75,15 +77,15 @@ class Here:
 class ScriptedDispatcher(Here):
     """A dispatcher whose jobs return given records, and block afterwards until they are stopped."""
 
-    def __init__(self, records: dict[str, list[Record | Exception]]) -> None:
+    def __init__(self, records: dict[str, list[Report | Exception]]) -> None:
         super().__init__()
         self.left, self.ends = records, {job: threading.Event() for job in records}
 
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+    def submit(self, spec: TrialSpec) -> None:
         """Accept the job without running it."""
-        self.jobs[trial] = TrialSpec.model_validate(specification)
+        self.jobs[spec.name] = spec
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> dict[str, Any]:
+    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next given record."""
         if not self.left[trial]:
             assert self.ends[trial].wait(LONGEST_S)
@@ -141,12 +143,7 @@ def filled(
     spec: TrialSpec, groups: int = 1, dispatcher_client: Here | None = None, features: bool = False
 ) -> tuple[Here, Shown]:
     assert spec.teacher is not None and spec.knowledge is not None
-    folders = {
-        "folder": spec.folder,
-        "data": spec.data,
-        "teacher": spec.teacher,
-        "knowledge": spec.knowledge,
-    }
+    folders = Folders(spec.folder, spec.data, spec.teacher, spec.knowledge)
     dispatcher_client, show = dispatcher_client or Here(), Shown()
     precompute_views(
         spec.configuration,
@@ -262,21 +259,16 @@ def test_the_progress_never_decreases_and_ends_with_all_samples(
 
 
 def test_a_job_reports_samples_then_views_and_finally_done(spec: TrialSpec) -> None:
-    records: list[Record] = []
+    records: list[Any] = []
     job = spec.model_copy(update={"views": (None, 1)})
     precompute.precompute_view(job, TrialContext(report=records.append))
-    within = [{"samples": samples} for samples in (32, 64, 96, 128, SAMPLES)]
+    within = [SampleProgress(samples) for samples in (32, 64, 96, 128, SAMPLES)]
     computed = {"cache/hits": 0.0, "cache/misses": 1.0}
-    ends: list[Record] = [
-        {"epoch": number, "metrics": computed, "notes": [], "done": number == 2}
-        for number in (1, 2)
-    ]
+    ends: list[Any] = [EpochRecord(number, computed, done=number == 2) for number in (1, 2)]
     assert records == [*within, ends[0], *within, ends[1]]
     records.clear()
     precompute.precompute_view(job, TrialContext(report=records.append))
-    assert [record["metrics"] for record in records] == [
-        {"cache/hits": 1.0, "cache/misses": 0.0}
-    ] * 2
+    assert [record.metrics for record in records] == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 2
 
 
 def test_progress_within_a_view_is_reported_at_intervals(
@@ -286,26 +278,25 @@ def test_progress_within_a_view_is_reported_at_intervals(
     clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])
     monkeypatch.setattr(precompute, "PROGRESS_INTERVAL_S", 0.3)
     monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    reports: list[Record] = []
+    reports: list[Any] = []
     reporter = precompute._ProgressReporter(TrialContext(report=reports.append))
     for samples in (32, 64, 96, 128):
         reporter(samples)
-    assert reports == [{"samples": 64}, {"samples": 128}]
+    assert reports == [SampleProgress(64), SampleProgress(128)]
     reporter.context = TrialContext(rank=1, report=reports.append)
     reporter(140)
     assert len(reports) == 2, "only the first rank reports"
 
 
 def test_a_stop_request_ends_a_job_after_its_view(spec: TrialSpec) -> None:
-    records: list[Record] = []
+    records: list[Any] = []
     job = spec.model_copy(update={"views": (0, 1, 2)})
     precompute.precompute_view(
         job, TrialContext(report=records.append, stop_requested=lambda: True)
     )
-    assert [record["epoch"] for record in records if "epoch" in record] == [1]
-    assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {
-        "view-00000.npy"
-    }
+    (record,) = (each for each in records if isinstance(each, EpochRecord))
+    assert record.epoch == 1 and not record.done
+    assert set(cache_of(spec)) == {"view-00000.npy"}
 
 
 @pytest.fixture
@@ -326,17 +317,13 @@ def test_a_damaged_file_is_reported_once(mended: Shown) -> None:
     assert len(mended.notes) == 1, mended.notes
 
 
-VIEW: dict[str, Any] = {
-    "epoch": 1,
-    "metrics": {"cache/hits": 1.0, "cache/misses": 0.0},
-    "notes": [],
-}
+VIEW = EpochRecord(1, {"cache/hits": 1.0, "cache/misses": 0.0})
 
 
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        ({"failed": "the disk is full"}, TrialError),
+        (TrialFailure("the disk is full"), TrialError),
         (
             PreflightError("the disk is full", field="teacher", value="the disk is full"),
             PreflightError,
@@ -344,10 +331,10 @@ VIEW: dict[str, Any] = {
     ],
 )
 def test_a_job_that_fails_stops_the_others(
-    spec: TrialSpec, failure: Record | UserError, kind: type[UserError]
+    spec: TrialSpec, failure: Report | UserError, kind: type[UserError]
 ) -> None:
     dispatcher_client = ScriptedDispatcher(
-        {"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []}
+        {"fill-0": [VIEW], "fill-1": [SampleProgress(32), failure], "fill-2": []}
     )
     with refused("teacher", "the disk is full", error=kind) as raised:
         filled(spec, 3, dispatcher_client)

@@ -13,7 +13,7 @@ from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
@@ -21,7 +21,7 @@ from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.acquire import acquire_teacher, check_weights
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.training._teacher_evaluation import evaluate_teacher
 from tests.process_group import on_every_rank
@@ -121,7 +121,7 @@ def given(tmp_path: Path) -> Given:
     return store, configuration, data
 
 
-def bring(given: Given) -> dict[str, Any]:
+def bring(given: Given) -> TeacherCard:
     dispatcher_client = LocalDispatcher()
     try:
         return acquire_teacher(*given, dispatcher_client, lambda epoch, metrics: None)[1]
@@ -187,19 +187,19 @@ def _weights(configuration: Configuration) -> str:
     return configuration.teacher.network.weights
 
 
-def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, float]:
-    records: list[Record] = []
+def _evaluate(rank: int, world_size: int, spec: TrialSpec) -> dict[str, float]:
+    records: list[Any] = []
     evaluate_teacher(
-        TrialSpec.model_validate(plain),
+        spec,
         TrialContext(rank=rank, world_size=world_size, report=records.append),
     )
     assert len(records) == (rank == 0)
-    return dict(records[0]["metrics"]) if records else {}
+    return dict(records[0].metrics) if records else {}
 
 
 def test_two_workers_find_the_same_neighbours_as_one(given: Given) -> None:
     alone = bring(given)["metrics"]
     found, _ = on_every_rank(
-        2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain()
+        2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2])
     )
     assert found == pytest.approx(alone, abs=1e-9)

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -355,11 +356,15 @@ def test_trials_and_students_with_equal_settings_search_once(
         seen.append(knowledge.neighbours(chosen.positives, chosen.negatives))
 
     monkeypatch.setattr(Retrieving, "update_bank", update_bank)
+
+    def report(record: Any) -> None:
+        reports.append(record.metrics)
+
     for trial in ("first", "second"):
         own = ("method.name=retrieving", "training.epochs=1", "training.batch_size=32", *pairs)
         spec = specify(*SMALL, *own, folder=trial)
         spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=16)})
-        train(spec, TrialContext(report=lambda record: reports.append(record["metrics"])))
+        train(spec, TrialContext(report=report))
     assert len(searched_sizes) == searched
     assert len(seen) == 2 * (1 + ("peers.b.network.name=mlp" in pairs))
     assert all(torch.equal(each.negatives, seen[0].negatives) for each in seen)

@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from orchestrator.tracking import _outbox as module
-from orchestrator.tracking._outbox import HEAD, Outbox, Write
+from orchestrator.tracking._outbox import HEAD, Outbox
+from orchestrator.tracking._writes import RunProgress, SetTags, Write, parse_line
 
 
-def write(number: int, **more: object) -> Write:
-    return {"do": "tags", "run": "0", "number": number, **more}
+def write(number: int, text: str = "", told: RunProgress | None = None) -> Write:
+    return SetTags(run=str(number), tags={"text": text}, told=told)
 
 
 def numbers(outbox: Outbox) -> list[Any]:
     """Return the numbers of all unsent writes, read as the sender does."""
     found: list[Any] = []
     while several := outbox.peek():
-        found += [given and given["number"] for _, given in several]
+        found += [isinstance(given, SetTags) and int(given.run) for _, given in several]
         outbox.sent(several[-1][0], len(several))
     return found
 
@@ -62,10 +63,10 @@ def test_a_damaged_line_and_a_damaged_head_cost_nothing_else(tmp_path: Path) -> 
     content = bytearray(box.file.read_bytes())
     content[HEAD + 3] = ord("\x00")
     box.file.write_bytes(content)
-    assert numbers(Outbox(box.file)) == [None, 1, 2]
+    assert numbers(Outbox(box.file)) == [False, 1, 2]
     content[:HEAD] = b"x" * (HEAD - 1) + b"\n"
     box.file.write_bytes(content)
-    assert numbers(Outbox(box.file)) == [None, 1, 2], "sent once more"
+    assert numbers(Outbox(box.file)) == [False, 1, 2], "sent once more"
 
 
 def test_long_lines_and_many_of_them_are_read_in_parts(
@@ -85,11 +86,15 @@ def test_progress_survives_the_removal_of_sent_writes(
     monkeypatch.setattr(module, "LARGE", 3000)
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(100):
-        box.append(write(number) | {"told": {"epoch": number, f"{number % 2}": True}})
-    box.append({"do": "close", "run": "1", "number": 100, "told": {"state": "complete"}})
-    progress = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
+        told = RunProgress(epoch=number) if number % 2 else RunProgress(measured=number)
+        box.append(SetTags(run="0", tags={}, told=told))
+    box.append(SetTags(run="1", tags={}, told=RunProgress(state="complete", best_tag=3)))
+    progress = {
+        "0": RunProgress(epoch=99, measured=98),
+        "1": RunProgress(state="complete", best_tag=3),
+    }
     assert box.run_progress == progress and box.file.stat().st_size > 3000
-    assert numbers(box) == list(range(101))
+    assert numbers(box) == [0] * 100 + [1]
     assert box.file.stat().st_size < 300, "nothing of it is needed any more"
     box.append(write(101))
     again = Outbox(box.file)
@@ -117,6 +122,39 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     room[0] = 0
     box.append(write(2))
     assert [given for _, given in box.peek()] == [write(0)] and box.unsent == 3
-    assert json.loads(box.file.read_bytes().splitlines()[-1]) == write(0), "no part of a line"
+    last = box.file.read_bytes().splitlines()[-1]
+    assert parse_line(last) == write(0), "no part of a line"
     room[0] = 1000
     assert numbers(box) == [0, 1, 2] and box.unsent == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"do": "open", "run": "parent", "name": "n", "tags": {}, "at": 1, "told": {"state": "a"}},
+        {"do": "points", "run": "0", "points": {"0": [["a", 1, 2, 3]]}, "told": {"epoch": 1}},
+        {"do": "params", "run": "0", "params": {"a": "b"}},
+        {"do": "tags", "run": "parent", "tags": {}, "told": {"best.tag": 3, "model": [3, 4]}},
+        {"do": "tags", "run": "0", "tags": {"a": "b"}, "without": ["c"], "existing": True},
+        {"do": "close", "run": "0", "tags": {}, "status": "FINISHED", "at": 1},
+        {"do": "text", "run": "0", "text": "t", "file": "a.json"},
+        {"do": "figures", "run": "0", "complete": True, "letters": ["a", "b"]},
+        {
+            "do": "front",
+            "run": "parent",
+            "plain": {"front": []},
+            "values": {"1": [0.5, 2]},
+            "numbers": [1],
+            "names": ["accuracy"],
+            "file": "front",
+        },
+        {"do": "dataset", "run": "0", "dataset": {"name": "n"}},
+        {"do": "model", "run": "parent", "trial": 1, "letter": "a", "tags": {}},
+        {"all_told": {"parent": {"best": [1, 2], "best.tag": 1, "teacher": True}}},
+    ],
+)
+def test_stored_lines_keep_their_form(line: dict[str, Any]) -> None:
+    content = parse_line(json.dumps(line).encode())
+    assert content is not None
+    stored = json.loads(json.dumps(content.plain()))
+    assert line.items() <= stored.items()

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.tracking import _client as writing
 from orchestrator.tracking._client import REFUSED, Writer, classify_error
-from orchestrator.tracking._outbox import Write
+from orchestrator.tracking._writes import LogPoints, LogText, SetTags, Write
 
 
 class Answer(Exception):
@@ -50,7 +50,7 @@ class Server:
 
     @property
     def numbers(self) -> list[int]:
-        return [write["number"] for write in self.taken]
+        return [int(write.run) for write in self.taken]
 
 
 @pytest.fixture(autouse=True)
@@ -78,12 +78,12 @@ def writer(
         each.close(timeout=0.0)
 
 
-def write(number: int, **more: Any) -> Write:
-    return {"do": "tags", "run": "0", "number": number, **more}
+def write(number: int) -> Write:
+    return SetTags(run=str(number), tags={})
 
 
 def points(number: int) -> Write:
-    return write(number) | {"do": "points"}
+    return LogPoints(run=str(number), points={})
 
 
 def hand_over(writer: Writer, *writes: Write) -> None:
@@ -139,9 +139,9 @@ def test_outage_loses_nothing_and_is_reported_once(writer: Any) -> None:
 
 
 def test_files_alone_that_cannot_be_sent_hold_nothing_else_up(writer: Any) -> None:
-    server = Server(lambda given: PermissionError("/srv") if "file" in given else None)
+    server = Server(lambda given: PermissionError("/srv") if isinstance(given, LogText) else None)
     sender, notes = writer(server)
-    sender.add(write(0, file="a"), files=True)
+    sender.add(LogText(run="0", text="", file="a"), files=True)
     hand_over(sender, write(1), write(2))
     sender.begin()
     until(lambda: server.numbers == [1, 2] and sender.files.tries > 1)
@@ -153,20 +153,21 @@ def test_files_alone_that_cannot_be_sent_hold_nothing_else_up(writer: Any) -> No
 def test_a_file_waits_until_its_run_was_opened(writer: Any) -> None:
     server = Server()
     sender, _ = writer(server)
-    sender.is_open = lambda given: "0" in {taken["run"] for taken in server.taken}
+    sender.is_open = lambda given: "0" in {taken.run for taken in server.taken}
     sender.add(write(9), files=True)
     hand_over(sender, write(0), write(1))
     assert sender.close() == 0 and server.numbers[0] == 0
 
 
 def test_what_is_refused_is_set_aside_and_the_others_go_on(writer: Any) -> None:
-    server = Server(lambda given: Answer(400) if given["number"] in (0, 4) else None)
+    server = Server(lambda given: Answer(400) if given.run in ("0", "4") else None)
     sender, notes = writer(server)
     hand_over(sender, write(0), write(1), *(points(number) for number in range(2, 7)), write(7))
     assert sender.close() == 0 and server.numbers == [1, 2, 3, 5, 6, 7]
     assert len(notes) == 1 and "refuses a write" in notes[0] and "abc" not in notes[0]
     kept = [json.loads(line) for line in (sender.folder / REFUSED).read_text().splitlines()]
-    assert [each["write"]["number"] for each in kept] == [0, 4] and "status 400" in kept[0]["error"]
+    assert [each["write"]["run"] for each in kept] == ["0", "4"]
+    assert "status 400" in kept[0]["error"]
     assert (sender.folder / REFUSED).stat().st_mode & 0o777 == 0o600
 
 
@@ -174,7 +175,7 @@ def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(
     writer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "STUBBORN", 3)
-    server = Server(lambda given: Answer(500) if given["number"] == 1 else None)
+    server = Server(lambda given: Answer(500) if given.run == "1" else None)
     sender, notes = writer(server)
     hand_over(sender, points(0), points(1), points(2))
     sender.begin()
@@ -227,7 +228,7 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
             sender: Writer = sender,
         ) -> None:
             server.perform(client, writes, again)
-            if writes[0]["number"] == at:  # MLflow has it, and the process ends before the answer
+            if int(writes[0].run) == at:  # MLflow has it, and the process ends before the answer
                 sender.given_up.set()
                 sender.writes.outbox.close()
 

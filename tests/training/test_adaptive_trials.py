@@ -101,10 +101,10 @@ def everything(spec: TrialSpec) -> dict[str, bytes]:
 def test_every_alpha_and_every_method_trains(name: str, form: str, distil: Specify) -> None:
     spec = distil(*MLP, "training.epochs=2", f"method.name={name}", *FORMS[form])
     records = records_of(spec)
-    assert [record["epoch"] for record in records] == [1, 2] and records[-1]["done"]
+    assert [record.epoch for record in records] == [1, 2] and records[-1].done
     for record in records:
-        assert all(math.isfinite(value) for value in record["metrics"].values())
-        assert 0 < record["metrics"]["train/alpha"] < 1
+        assert all(math.isfinite(value) for value in record.metrics.values())
+        assert 0 < record.metrics["train/alpha"] < 1
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_resume_is_bit_identical(form: str, epoch: int, distil: Specify) -> None
     records = records_of(whole)
     records_of(broken, dies_after=epoch)
     again = records_of(broken)
-    assert [record["epoch"] for record in again] == list(range(epoch, 4))
+    assert [record.epoch for record in again] == list(range(epoch, 4))
     assert everything(broken) == everything(whole)
     for mine, ours in zip(again, records[epoch - 1 :], strict=True):
         names = [
             name
-            for name in ours["metrics"]
+            for name in ours.metrics
             if name.startswith(("train/", "validation/", "test/")) and "per_second" not in name
         ]
-        assert {name: mine["metrics"][name] for name in names} == {
-            name: ours["metrics"][name] for name in names
+        assert {name: mine.metrics[name] for name in names} == {
+            name: ours.metrics[name] for name in names
         }
 
 

@@ -1,6 +1,7 @@
 """Test an adaptive alpha in two processes (gloo): both ranks have that of a single worker."""
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from trials_run import add_teacher, specification
 
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.training import _student as student
 from orchestrator.training._distillation_module import DistillationModule, replicate
 from orchestrator.training._trace import Trace
@@ -72,7 +73,7 @@ def train_and_collect(
     spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False
 ) -> dict[str, torch.Tensor]:
     """Return a rank's alphas, weights and method state; the trial may be stopped and resumed."""
-    modules, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
+    modules, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Any]()
     original = Trace.step
 
     def noting_replicate(module: DistillationModule, context: TrialContext) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from methods import METHODS, Knowledge, Output
 from methods.bank_plan import BankPlan
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, Stopped, TrialContext
+from orchestrator.core.context import Stopped, TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -35,15 +37,15 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Remembering, "bank_updates", [])
 
 
-def metrics(records: list[Record]) -> list[dict[str, float]]:
-    return [untimed(each["metrics"]) for each in records]
+def metrics(records: list[EpochRecord]) -> list[dict[str, float]]:
+    return [untimed(each.metrics) for each in records]
 
 
 def after_each_epoch(spec: TrialSpec, students: int = 1) -> list[list[dict[str, Tensor]]]:
     """Return the weights of a trial's students after each epoch."""
     found = []
 
-    def report(record: Record) -> None:
+    def report(record: Any) -> None:
         found.append([saved(spec, letter).student for letter in LETTERS[:students]])
 
     train(spec, TrialContext(report=report))
@@ -72,13 +74,13 @@ def test_bank_holds_the_outputs_on_the_clean_part_after_the_epoch(specify: Speci
 
 def test_bank_is_used_from_the_next_epoch_on(specify: Specify) -> None:
     records = records_of(specify(*SMALL, *STUDENTS["own"], "method.first=2"))
-    assert [record["metrics"]["train/remembered"] > 0 for record in records] == [
+    assert [record.metrics["train/remembered"] > 0 for record in records] == [
         False,
         False,
         True,
         True,
     ]
-    assert all(record["metrics"]["seconds/bank"] > 0 for record in records)
+    assert all(record.metrics["seconds/bank"] > 0 for record in records)
 
 
 @pytest.mark.parametrize("fill", ["epoch", "ema"])
@@ -352,7 +354,7 @@ def test_stop_request_interrupts_the_update_of_a_bank(
             compute_bank(self, raise_if_stopped)
         raise Stopped
 
-    records: list[Record] = []
+    records: list[Any] = []
     with monkeypatch.context() as patched:
         patched.setattr(StudentBank, "compute_bank", stopped)
         train(spec, TrialContext(report=records.append, stop_requested=lambda: bool(stop_requests)))

@@ -13,7 +13,7 @@ from trials_run import specification, untimed
 
 from methods import METHODS, Knowledge
 from orchestrator.cluster._pair import Pair
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.training._trainer import train
 from orchestrator.training.capabilities import _student_bank as bank
 from tests.process_group import on_every_rank
@@ -35,7 +35,7 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
     found = {}
     with patch.dict(METHODS, METHODS_WITH_IT), patch.object(bank, "nearest", brute_force):
         for name in names:
-            records: list[Record] = []
+            records: list[Any] = []
             Remembering.bank_updates.clear()
             spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(
                 update={"teacher": None}
@@ -50,7 +50,7 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
                     TrialContext(rank, world_size, CPU, records.append, stop_requested, pair=Pair),
                 )
             found[name] = [
-                [record["metrics"] for record in records],
+                [record.metrics for record in records],
                 [bank_content(each) for each in Remembering.bank_updates],
             ]
     return found

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 
 from orchestrator.config.trial import CHECKPOINT
 from orchestrator.core.context import TrialContext
+from orchestrator.core.reports import EpochRecord
+from orchestrator.store.progress import Progress, read_progress
+from orchestrator.store.store import read_json
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 
@@ -31,8 +35,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def progress(epoch: int) -> dict[str, Any]:
-    return {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
+def progress(epoch: int, **files: str) -> Progress:
+    return Progress(EpochRecord(epoch, {}), best_value=0.5, best_epoch=epoch, files=files)
 
 
 def made(epoch: int) -> Checkpoint:
@@ -68,8 +72,8 @@ def test_load_returns_the_saved_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(
         loaded.optimizer["optimizer"]["state"][0]["momentum_buffer"], torch.ones(3, 4)
     )
-    files = loaded.progress.pop("files")
-    assert loaded.progress == progress(3) and sorted(files) == sorted(
+    files = loaded.progress.files
+    assert loaded.progress == progress(3, **files) and sorted(files) == sorted(
         set(FILES) - {"progress.json"}
     )
 
@@ -101,7 +105,7 @@ def test_damaged_checkpoint_is_skipped_for_the_older_one(
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     loaded = load(tmp_path)
     assert loaded is not None
-    assert loaded.progress["record"]["epoch"] == 1
+    assert loaded.progress.record.epoch == 1
     assert torch.equal(loaded.student["weight"], torch.ones(3, 4))
 
 
@@ -116,7 +120,7 @@ def test_older_checkpoint_is_loaded_after_a_crash_between_renames(tmp_path: Path
     save(tmp_path, made(1))
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
     loaded = load(tmp_path)
-    assert loaded is not None and loaded.progress["record"]["epoch"] == 1
+    assert loaded is not None and loaded.progress.record.epoch == 1
 
 
 def test_failed_save_leaves_only_the_old_checkpoint(
@@ -132,7 +136,7 @@ def test_failed_save_leaves_only_the_old_checkpoint(
         save(tmp_path, made(2))
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     loaded = load(tmp_path)
-    assert loaded is not None and loaded.progress["record"]["epoch"] == 1
+    assert loaded is not None and loaded.progress.record.epoch == 1
 
 
 def test_optimizer_file_that_runs_code_is_skipped(tmp_path: Path) -> None:
@@ -160,7 +164,7 @@ def test_checkpoint_of_a_pair_has_the_first_student_at_the_top(tmp_path: Path) -
     checkpoint.save(tmp_path, pair(1), TrialContext())
     loaded = checkpoint.load(tmp_path, "ab", CPU)
     assert loaded is not None
-    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {
+    assert {letter: part.progress.record.epoch for letter, part in loaded.items()} == {
         "a": 1,
         "b": 11,
     }
@@ -181,7 +185,28 @@ def test_checkpoint_of_a_pair_is_skipped_if_one_student_is_damaged(
     (tmp_path / CHECKPOINT / file).write_bytes(b"")
     loaded = checkpoint.load(tmp_path, "ab", CPU)
     assert loaded is not None
-    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {
+    assert {letter: part.progress.record.epoch for letter, part in loaded.items()} == {
         "a": 1,
         "b": 11,
     }
+
+
+def test_progress_keeps_its_stored_form(tmp_path: Path) -> None:
+    records = [EpochRecord(1, {"a": 0.5}), EpochRecord(2, {"a": 1.0}, done=True, notes=("n",))]
+    saved = Progress(records[1], best_value=0.5, best_epoch=1, records=records)
+    save(tmp_path, replace(made(2), progress=saved))
+    stored = read_json(tmp_path / CHECKPOINT / "progress.json")
+    last = {"epoch": 2, "metrics": {"a": 1.0}, "done": True, "notes": ["n"]}
+    assert stored["record"] == last
+    assert stored["records"] == [{"epoch": 1, "metrics": {"a": 0.5}}, last]
+    assert stored["components"] == {} and (stored["best_value"], stored["best_epoch"]) == (0.5, 1)
+
+
+def test_progress_of_an_older_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").write_text(
+        '{"record": {"epoch": 2, "metrics": {"a": NaN, "b": 1}, "notes": []}, "best_value": 0.5, '
+        '"best_epoch": 1, "weights": {"noted": {}}}'
+    )
+    progress = read_progress(tmp_path)
+    assert progress.record.epoch == 2 and not progress.record.done and progress.records == []
+    assert progress.weights == {"noted": {}} and not progress.components and not progress.files

@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.models.network import Network
 from orchestrator.training._precompute import precompute_view
 from orchestrator.training._trainer import train
@@ -63,11 +63,11 @@ def trial(specify: Specify, make_teacher: MakeTeacher, folder: str, *pairs: str)
 
 
 def metrics_of(spec: TrialSpec) -> list[dict[str, float]]:
-    records: list[Record] = []
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append))
     timed = ("seconds/", "cache/", "train/images_per_second")
     return [
-        {key: value for key, value in record["metrics"].items() if not key.startswith(timed)}
+        {key: value for key, value in record.metrics.items() if not key.startswith(timed)}
         for record in records
     ]
 

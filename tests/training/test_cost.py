@@ -44,11 +44,11 @@ def test_resume_adds_the_reported_cost(clocks: SimpleNamespace) -> None:
 
 def test_records_hold_the_cost_of_the_trial_so_far(tmp_path: Path) -> None:
     spec = specification(tmp_path, "trial", *PLAIN)
-    first: list[dict[str, Any]] = records_of(spec, dies_after=2)
-    records: list[dict[str, Any]] = []
+    first = records_of(spec, dies_after=2)
+    records: list[Any] = []
     train(spec.model_copy(update={"known": 2}), TrialContext(report=records.append))
     for name in (TOTAL, CPU_TOTAL):
-        values = [record["metrics"][name] for record in (*first, *records[1:])]
+        values = [record.metrics[name] for record in (*first, *records[1:])]
         assert len(values) == 4 and values[0] > 0 and values == sorted(values)
-    parts = sum(record["metrics"]["seconds/epoch"] for record in (*first, *records[1:]))
-    assert records[-1]["metrics"][TOTAL] >= 0.9 * parts
+    parts = sum(record.metrics["seconds/epoch"] for record in (*first, *records[1:]))
+    assert records[-1].metrics[TOTAL] >= 0.9 * parts

@@ -13,7 +13,7 @@ from trials_run import add_teacher, left, records_of, specification, untimed
 from methods import Knowledge, ic_kd
 from methods.bank import Bank, BankQuery
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
@@ -69,7 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Return the metrics of an uninterrupted trial, and every tensor in its checkpoint."""
     spec = trial(root, name, f"whole-{name}")
-    return [untimed(record["metrics"]) for record in records_of(spec)], left(spec)
+    return [untimed(record.metrics) for record in records_of(spec)], left(spec)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_resume_is_bit_identical(root: Path, name: str, dies_after: int) -> None
     expected, tensors = whole(root, name)
     spec = trial(root, name, f"{name}-{dies_after}")
     before, after = records_of(spec, dies_after), records_of(spec)
-    assert [untimed(record["metrics"]) for record in [*before, *after[1:]]] == expected
+    assert [untimed(record.metrics) for record in [*before, *after[1:]]] == expected
     found = left(spec)
     assert set(found) == set(tensors) and all(
         torch.equal(value, found[key]) for key, value in tensors.items()
@@ -103,7 +103,7 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
     """Return each trial's metrics, and the banks in force at this rank."""
     found = {}
     for name in SHARED:
-        records, banks = list[Record](), list[dict[str, Tensor]]()
+        records, banks = list[Any](), list[dict[str, Tensor]]()
 
         def noted(
             knowledge: Knowledge, query: BankQuery, banks: list[dict[str, Tensor]] = banks
@@ -123,7 +123,7 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
                 trial(Path(root), name, f"{name}-of-{world_size}"),
                 TrialContext(rank, world_size, CPU, records.append),
             )
-        found[name] = [[untimed(record["metrics"]) for record in records], banks]
+        found[name] = [[untimed(record.metrics) for record in records], banks]
     return found
 
 

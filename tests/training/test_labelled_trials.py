@@ -88,7 +88,7 @@ def test_method_receives_labelled_samples_in_the_configured_share(
     known = {int((batch.labels != -1).sum()) for batch in seen}
     assert known == ({32} if name == "cross_entropy" else {8})
     assert len(seen) == 3 * (1 if name == "cross_entropy" else (256 - LABELLED) // 24)
-    assert records[-1]["done"] and all(len(batch.labels) == 32 for batch in seen)
+    assert records[-1].done and all(len(batch.labels) == 32 for batch in seen)
 
 
 def test_resume_continues_the_order_of_labelled_samples(distil: Specify) -> None:

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from trials_run import add_teacher, specification
 
 from orchestrator.cluster._pair import Pair
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
@@ -47,12 +48,12 @@ TRIALS = {
 TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
-def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
+def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[EpochRecord]:
     """Return the records that a rank of a trial reported.
 
     If the name contains "stopped", the trial is stopped and resumed.
     """
-    records: list[Record] = []
+    records: list[Any] = []
     stop_requests = (
         [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
     )
@@ -69,7 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
+def run(root: Path, name: str, world_size: int, *pairs: str) -> list[EpochRecord]:
     """Return the records of a trial with `world_size` workers, of which only rank 0 reports."""
     if world_size == 1:
         return trained(0, 1, str(root), name, *pairs)
@@ -78,8 +79,8 @@ def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
     return first
 
 
-def metrics(record: Record) -> dict[str, float]:
-    return {key: value for key, value in record["metrics"].items() if not key.startswith(TIMED)}
+def metrics(record: EpochRecord) -> dict[str, float]:
+    return {key: value for key, value in record.metrics.items() if not key.startswith(TIMED)}
 
 
 def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
@@ -142,7 +143,7 @@ def test_resume_of_a_pair_in_two_workers_is_bit_identical(
     pairs = (*COMMON, *DUAL, f"method.update={update}")
     whole, broken = f"whole-{update}-{world_size}", f"stopped-{update}-{world_size}"
     expected, found = run(root, whole, world_size, *pairs), run(root, broken, world_size, *pairs)
-    assert [record["epoch"] for record in found] == [1, 1, 2, 3]
+    assert [record.epoch for record in found] == [1, 1, 2, 3]
     assert [metrics(record) for record in found[1:]] == [metrics(record) for record in expected]
     for letter in "ab":
         ours = weights(root, broken, letter)

@@ -173,10 +173,10 @@ def test_resume_of_a_pair_is_bit_identical(distil: Specify, update: str) -> None
     expected = records_of(whole)
     records_of(broken, dies_after=1)
     resumed = records_of(broken)
-    assert [record["epoch"] for record in resumed] == [1, 2, 3]
+    assert [record.epoch for record in resumed] == [1, 2, 3]
     for one, other in zip(expected, resumed, strict=True):
         timeless = [
-            {key: value for key, value in each["metrics"].items() if not key.startswith(TIMED)}
+            {key: value for key, value in each.metrics.items() if not key.startswith(TIMED)}
             for each in (one, other)
         ]
         assert timeless[0] == timeless[1]
@@ -249,7 +249,7 @@ def test_republishing_leaves_the_running_statistics_unchanged(distil: Specify) -
 
 def test_records_hold_the_metrics_of_every_student(distil: Specify) -> None:
     spec = distil(*SMALL, *A, *B, *DUAL)
-    last = records_of(spec)[-1]["metrics"]
+    last = records_of(spec)[-1].metrics
     for name in ("validation/accuracy", "test/last/accuracy", "train/loss", "best_epoch"):
         assert last[name] == pytest.approx((last[f"a/{name}"] + last[f"b/{name}"]) / 2)
     sizes = [
@@ -269,7 +269,7 @@ def test_records_hold_the_metrics_of_every_student(distil: Specify) -> None:
 
 def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
     spec = distil(*SMALL, *A, *B, *DUAL)
-    agreement = records_of(spec)[-1]["metrics"]["pair/agreement"]
+    agreement = records_of(spec)[-1].metrics["pair/agreement"]
     dataset = Dataset.open(spec.data)
     part = dataset.split("validation")
     predicted = []

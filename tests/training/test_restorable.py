@@ -147,16 +147,16 @@ def without_sums(folder: Path) -> None:
 
 def resumed(spec: TrialSpec) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the metrics that a resume reports, and its notes."""
-    records: list[dict[str, Any]] = []
+    records: list[Any] = []
     notes: list[str] = []
     train(spec, TrialContext(report=records.append, note=notes.append))
-    return [untimed(record["metrics"]) for record in records], notes
+    return [untimed(record.metrics) for record in records], notes
 
 
 @pytest.fixture
 def whole(specify: Specify) -> list[dict[str, float]]:
     """Return the metrics of all epochs of an undisturbed trial."""
-    return [untimed(record["metrics"]) for record in records_of(specify(*PLAIN, folder="whole"))]
+    return [untimed(record.metrics) for record in records_of(specify(*PLAIN, folder="whole"))]
 
 
 @pytest.mark.parametrize("what", DAMAGES)

@@ -13,8 +13,9 @@ import torch
 from orchestrator.cluster import connect
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import ALLOCATOR, allocator
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.proxies import direct_loopback
+from orchestrator.core.reports import EpochRecord
 from orchestrator.training._precompute import precompute_view
 from orchestrator.training._trainer import train
 
@@ -47,8 +48,8 @@ def test_each_trial_uses_its_configured_number_of_threads(
 ) -> None:
     found: list[int] = []
 
-    def record_threads(record: Record) -> None:
-        if "epoch" in record:
+    def record_threads(record: Any) -> None:
+        if isinstance(record, EpochRecord):
             found.append(torch.get_num_threads())
 
     for number, threads in enumerate(

@@ -107,7 +107,7 @@ def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> N
         assert len(trace[f"steps/{name}"]) == 8 * EPOCHS
         means = trace[f"steps/{name}"].reshape(EPOCHS, 8).mean(1).tolist()
         assert means == pytest.approx(
-            [record["metrics"][f"train/{name}"] for record in records], rel=1e-5
+            [record.metrics[f"train/{name}"] for record in records], rel=1e-5
         )
     assert trace["epochs/alpha_histogram"].shape[0] == EPOCHS
     torch.testing.assert_close(trace["epochs/alpha_histogram"].sum(1), torch.ones(EPOCHS))
@@ -157,7 +157,7 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
     ]
     assert rows.shape == (EPOCHS, 10) and rows[-1].tolist() == pytest.approx(last)
     for row, record in zip(rows, records, strict=True):
-        metrics = record["metrics"]
+        metrics = record.metrics
         assert metrics["validation/worst_class_accuracy"] == pytest.approx(row.min().item())
         assert metrics["validation/class_gap"] == pytest.approx((row.max() - row.min()).item())
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,9 @@ from trials_run import records_of, saved
 from methods import Batch, Method, Objective, Settings
 from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
@@ -57,15 +59,15 @@ MakeTeacher = Callable[..., Path]
 Part = Literal["validation", "test"]
 
 
-def without_time(records: list[Record]) -> list[Record]:
+def without_time(records: list[EpochRecord]) -> list[EpochRecord]:
     quiet = []
     for record in records:
         kept = {
             k: v
-            for k, v in record["metrics"].items()
+            for k, v in record.metrics.items()
             if not k.startswith(("seconds/", "train/images_per_second", "cache/"))
         }
-        quiet.append(record | {"metrics": kept})
+        quiet.append(replace(record, metrics=kept, behind=False))
     return quiet
 
 
@@ -87,7 +89,7 @@ def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
         pairs = list(zip(tensors(getattr(one, name)), tensors(getattr(other, name)), strict=True))
         assert all(torch.equal(mine, yours) for mine, yours in pairs), name
     assert tensors(one.optimizer), "the optimizer has a state"
-    assert one.progress["best_epoch"] == other.progress["best_epoch"]
+    assert one.progress.best_epoch == other.progress.best_epoch
 
 
 def predictions(
@@ -160,14 +162,12 @@ def test_resume_resends_unacknowledged_records(specify: Specify, known: int) -> 
     before = records_of(broken, dies_after=3)
     after = records_of(broken.model_copy(update={"known": known}))
     missed = 3 - min(known, 2)  # if all were received, the last epoch is reported again
-    assert [record.pop("behind", False) for record in after] == [True] * (missed - 1) + [False] * (
-        EPOCHS - 2
-    )
-    assert after[:missed] == before[3 - missed :], (
+    assert [record.behind for record in after] == [True] * (missed - 1) + [False] * (EPOCHS - 2)
+    assert [replace(each, behind=False) for each in after[:missed]] == before[3 - missed :], (
         "as it was reported before, with the same seconds"
     )
     assert without_time(after) == expected[3 - missed :]
-    assert [record["epoch"] for record in saved(broken).progress["records"]] == [1, 2, 3, 4]
+    assert [record.epoch for record in saved(broken).progress.records] == [1, 2, 3, 4]
 
 
 def test_resume_with_dropout_and_clipping_is_bit_identical(specify: Specify) -> None:
@@ -189,11 +189,11 @@ def test_interrupted_epoch_is_repeated(specify: Specify) -> None:
         specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken")
     )
     records_of(whole)
-    records: list[Record] = []
+    records: list[Any] = []
     # 32 steps an epoch are two stop queries: the middle of the third epoch
     stop_requests = iter([False] * 5 + [True])
     train(broken, TrialContext(report=records.append, stop_requested=lambda: next(stop_requests)))
-    assert [record["epoch"] for record in records] == [1, 2]
+    assert [record.epoch for record in records] == [1, 2]
     records_of(broken)
     assert_same_bits(saved(broken), saved(whole))
 
@@ -228,7 +228,7 @@ def test_stop_request_is_honoured_within_some_steps(
         return stop_requests[0] > num_checks
 
     monkeypatch.setattr(trainer._Trainer, "_step", counted)
-    records: list[Record] = []
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append, stop_requested=stop_requested))
     assert steps[0] == num_checks * STOP_CHECK_STEPS
     assert not records and not (spec.folder / CHECKPOINT).exists()
@@ -283,14 +283,14 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(
     [("training.learning_rate=1e10",), ("training.learning_rate=1e30", "training.batch_size=256")],
 )
 def test_divergence_raises_a_trial_error(specify: Specify, pairs: tuple[str, ...]) -> None:
-    records: list[Record] = []
+    records: list[Any] = []
     spec = specify(*PLAIN, "training.epochs=9", *pairs)
     with refused(
         "training.learning_rate", spec.configuration.training.learning_rate, error=TrialError
     ) as raised:
         train(spec, TrialContext(report=records.append))
     assert "\n" not in str(raised.value)
-    assert not any(record.get("done") for record in records)
+    assert not any(record.done for record in records)
 
 
 def test_divergence_error_of_a_teacher_names_its_recipe(specify: Specify) -> None:
@@ -323,15 +323,15 @@ def test_records_hold_the_documented_metrics(specify: Specify, make_teacher: Mak
     last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {
         "best_epoch"
     }
-    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
-    assert [record.get("done", False) for record in records] == [False, False, False, True]
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert [record.done for record in records] == [False, False, False, True]
     for record in records:
-        named = {name for name in record["metrics"] if not name.startswith(("seconds/", "cache/"))}
-        assert named == every | (last if record.get("done") else set())
+        named = {name for name in record.metrics if not name.startswith(("seconds/", "cache/"))}
+        assert named == every | (last if record.done else set())
         assert {"seconds/data", "seconds/teacher", "seconds/student", "seconds/evaluation"} <= set(
-            record["metrics"]
+            record.metrics
         )
-        assert all(isinstance(value, float) for value in record["metrics"].values())
+        assert all(isinstance(value, float) for value in record.metrics.values())
 
 
 def test_metrics_are_those_of_the_saved_weights(
@@ -341,7 +341,7 @@ def test_metrics_are_those_of_the_saved_weights(
     folder = make_teacher(spec.data, width=32)
     spec = spec.model_copy(update={"teacher": folder})
     records = records_of(spec)
-    metrics, kept = records[-1]["metrics"], saved(spec)
+    metrics, kept = records[-1].metrics, saved(spec)
     accuracy, predicted = quality(spec, kept.student, "validation")
     assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert metrics["test/last/accuracy"] == pytest.approx(
@@ -350,7 +350,7 @@ def test_metrics_are_those_of_the_saved_weights(
     assert metrics["test/best/accuracy"] == pytest.approx(
         quality(spec, kept.best, "test")[0], abs=1e-12
     )
-    accuracies = [record["metrics"]["validation/accuracy"] for record in records]
+    accuracies = [record.metrics["validation/accuracy"] for record in records]
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), (
         "the first epoch with the highest accuracy"
     )
@@ -402,7 +402,7 @@ def test_a_student_learns_the_digits(specify: Specify) -> None:
         "training.epochs=6",
         "training.learning_rate=0.2",
     )
-    assert records_of(spec)[-1]["metrics"]["test/last/accuracy"] > 0.75
+    assert records_of(spec)[-1].metrics["test/last/accuracy"] > 0.75
 
 
 def test_student_starts_from_configured_weights(

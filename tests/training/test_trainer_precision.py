@@ -34,8 +34,8 @@ def test_bfloat16_trains_and_keeps_its_weights_in_float32(specify: Specify) -> N
         *PLAIN, "student.width=32", "training.precision=bfloat16", "training.learning_rate=0.1"
     )
     records = records_of(spec)
-    assert all(value == value for record in records for value in record["metrics"].values())
-    assert records[-1]["metrics"]["train/loss"] < records[0]["metrics"]["train/loss"]
+    assert all(value == value for record in records for value in record.metrics.values())
+    assert records[-1].metrics["train/loss"] < records[0].metrics["train/loss"]
     assert {value.dtype for value in saved(spec).student.values()} == {torch.float32}
     exact = specify(
         *PLAIN,
@@ -63,7 +63,7 @@ def test_evaluation_uses_its_precision_and_a_float32_head(
         "training.precision=bfloat16",
         *([f"training.{pair}"] if pair else []),
     )
-    found = records_of(spec)[-1]["metrics"]["validation/nll"]
+    found = records_of(spec)[-1].metrics["validation/nll"]
     dataset = Dataset.open(spec.data)
     network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
     network.load_state_dict(saved(spec).student)

@@ -13,8 +13,9 @@ from trials_run import add_teacher, specification
 
 from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -108,9 +109,9 @@ def worker(rank: int, world_size: int, root: Path) -> None:
             )
 
 
-def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Record], str]:
+def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[EpochRecord], str]:
     """Return a trial's records and its failure; one trial is stopped after epoch 1 and resumed."""
-    spec, records = trial(root, name), list[Record]()
+    spec, records = trial(root, name), list[Any]()
     stops = (
         (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
     )
@@ -155,16 +156,16 @@ def left(root: Path, name: str, rank: int) -> dict[str, Any]:
     return kept
 
 
-def without_time(records: list[Record]) -> list[dict[str, Any]]:
+def without_time(records: list[EpochRecord]) -> list[dict[str, Any]]:
     timed = ("seconds/", "train/images_per_second", "cache/")
     return [
-        {name: value for name, value in record["metrics"].items() if not name.startswith(timed)}
+        {name: value for name, value in record.metrics.items() if not name.startswith(timed)}
         for record in records
     ]
 
 
-def alone(root: Path, name: str) -> tuple[list[Record], dict[str, torch.Tensor]]:
-    records: list[Record] = []
+def alone(root: Path, name: str) -> tuple[list[EpochRecord], dict[str, torch.Tensor]]:
+    records: list[Any] = []
     spec = trial(root, name, folder=f"{name}-alone")
     train(spec, TrialContext(report=records.append))
     return records, load_file(spec.folder / "checkpoint" / "student.safetensors")
@@ -206,15 +207,15 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
             networks[who](whole.inputs).logits for who in ("student", "teacher")
         )
     scores.add(student_logits, whole.labels, teacher_logits.argmax(dim=1))
-    reported = left(root, name, 0)["records"][-1]["metrics"]
+    reported = left(root, name, 0)["records"][-1].metrics
     for key, value in scores.metrics(agreement=True).items():
         assert reported[f"validation/{key}"] == pytest.approx(value, rel=1e-5), key
 
 
 def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
     whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
-    assert [record["epoch"] for record in whole] == [1, 2, 3]
-    assert [record["epoch"] for record in broken] == [1, 1, 2, 3], (
+    assert [record.epoch for record in whole] == [1, 2, 3]
+    assert [record.epoch for record in broken] == [1, 1, 2, 3], (
         "stopped in the second epoch, and resumed"
     )
     assert without_time(broken[1:]) == without_time(whole)

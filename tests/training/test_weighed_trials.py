@@ -13,8 +13,9 @@ from torch import Tensor
 from trials_run import Interrupted, add_teacher, records_of, saved, specification
 
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._trainer import train
 from orchestrator.training.capabilities import _student_weights as sample_weights
@@ -75,8 +76,8 @@ def weighed(root: Path, request: pytest.FixtureRequest) -> Callable[..., TrialSp
     return make
 
 
-def metrics(record: Record) -> dict[str, float]:
-    return {key: value for key, value in record["metrics"].items() if not key.startswith(TIMED)}
+def metrics(record: EpochRecord) -> dict[str, float]:
+    return {key: value for key, value in record.metrics.items() if not key.startswith(TIMED)}
 
 
 def state(spec: TrialSpec) -> dict[str, Tensor]:
@@ -131,7 +132,7 @@ def test_weights_count_when_their_time_has_come(
     """First request after epoch 1 (static: 3); the weights take effect `lag` epochs later."""
     spec = weighed(form)
     records = records_of(spec)
-    spread = [record["metrics"]["influence/weight_std"] for record in records]
+    spread = [record.metrics["influence/weight_std"] for record in records]
     assert [value > 0 for value in spread] == [epoch > in_force for epoch in range(1, 7)]
     drawn = saved(spec).trace
     histogram = drawn["epochs/weight_histogram"]
@@ -140,13 +141,13 @@ def test_weights_count_when_their_time_has_come(
         histogram[in_force:].max(1).values < 1
     ).all()
     assert drawn["epochs/weight_noisy"].tolist() == pytest.approx(
-        [each["metrics"]["influence/weight_noisy"] for each in records]
+        [each.metrics["influence/weight_noisy"] for each in records]
     )
 
 
 def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec]) -> None:
     spec = weighed("iterative")
-    last = records_of(spec)[-1]["metrics"]
+    last = records_of(spec)[-1].metrics
     assert last["influence/weight_noisy"] < 0.9 < 1 < last["influence/weight_clean"]
     dataset, left = Dataset.open(spec.data), saved(spec).components["weights"].tensors
     wrong = torch.from_numpy(dataset.train.labels != dataset.clean_labels)
@@ -157,7 +158,7 @@ def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec])
 
 def test_most_harmful_and_helpful_samples_are_shown(weighed: Callable[..., TrialSpec]) -> None:
     spec = weighed("iterative")
-    auc = [each["metrics"].get("influence/auc_noisy") for each in records_of(spec)]
+    auc = [each.metrics.get("influence/auc_noisy") for each in records_of(spec)]
     left, dataset = saved(spec), Dataset.open(spec.data)
     scores, shown = left.components["weights"].tensors["scores"], left.shown
     assert shown["harmful_scores"].tolist() == scores.sort(descending=True).values[:8].tolist()
@@ -188,9 +189,9 @@ def test_static_student_restarts(
     monkeypatch.setattr(sample_weights, "compute_sample_weights", equal)
     eight = ("training.epochs=8", "data.views=1")
     records = records_of(weighed("static", *eight, name="one"))
-    rates = [record["metrics"]["train/learning_rate"] for record in records]
+    rates = [record.metrics["train/learning_rate"] for record in records]
     assert rates[:4] == pytest.approx(rates[4:]) and rates[0] > rates[3]
-    assert records[-1]["metrics"]["best_epoch"] > 4
+    assert records[-1].metrics["best_epoch"] > 4
     fresh = saved(weighed("static", *eight, name="one"))
     half = weighed("static", *eight, name="half")
     with pytest.raises(Interrupted):
@@ -201,9 +202,9 @@ def test_static_student_restarts(
     assert all(value.equal(fresh.student[name]) for name, value in saved(half).student.items())
 
 
-def _dies_after(epoch: int) -> Callable[[Record], None]:
-    def report(record: Record) -> None:
-        if record["epoch"] == epoch:
+def _dies_after(epoch: int) -> Callable[[Any], None]:
+    def report(record: Any) -> None:
+        if record.epoch == epoch:
             raise Interrupted
 
     return report
@@ -229,7 +230,7 @@ def test_updated_teacher_belongs_to_the_trial_alone(
         value.equal(load_file(spec.teacher / "weights.safetensors")[name])
         for name, value in stored.items()
     )
-    accuracies = [record["metrics"].get("influence/teacher_accuracy") for record in records]
+    accuracies = [record.metrics.get("influence/teacher_accuracy") for record in records]
     assert [value is not None for value in accuracies] == [epoch in (2, 4) for epoch in range(1, 7)]
     other = weighed("iterative", name="after")
     records_of(other)
@@ -253,7 +254,7 @@ def test_student_uses_the_updated_teacher(weighed: Callable[..., TrialSpec]) -> 
     )
     unweighted = records_of(kd)
     losses = [
-        [record["metrics"]["train/distillation"] for record in each]
+        [record.metrics["train/distillation"] for record in each]
         for each in (taught_records, same_records, unweighted)
     ]
     assert losses[1] == pytest.approx(losses[2], rel=1e-4)
@@ -286,8 +287,8 @@ class Helper:
         return [f"sent {len(self.jobs)}"] if self.jobs else []
 
 
-def with_helper(spec: TrialSpec, helper: Helper) -> list[Record]:
-    records: list[Record] = []
+def with_helper(spec: TrialSpec, helper: Helper) -> list[EpochRecord]:
+    records: list[Any] = []
     train(spec, TrialContext(report=records.append, influence_client=lambda: helper))
     return records
 
@@ -313,7 +314,7 @@ def test_influence_client_gives_the_weights_of_the_trainer(
     require_same(inline, external)
     assert len(helper.jobs) == (5 if form == "waiting" else 2)
     assert {job.epoch for job in helper.jobs} == ({1, 2, 3, 4, 5} if form == "waiting" else {1, 3})
-    notes = [note for record in found for note in record.get("notes", [])]
+    notes = [note for record in found for note in record.notes]
     assert (
         any("were not received; the trial's worker computed them instead" in note for note in notes)
         == late
@@ -332,7 +333,7 @@ def test_error_of_the_influence_client_fails_the_trial(
 def test_stop_request_interrupts_the_wait_for_weights(
     weighed: Callable[..., TrialSpec],
 ) -> None:
-    spec, records, helper = weighed("iterative"), list[Record](), Helper()
+    spec, records, helper = weighed("iterative"), list[Any](), Helper()
     context = TrialContext(
         report=records.append,
         influence_client=lambda: helper,
@@ -341,8 +342,8 @@ def test_stop_request_interrupts_the_wait_for_weights(
     helper.fails = "the wait was not interrupted"
     helper.receive = wait_for_ever  # type: ignore[method-assign]
     train(spec, context)
-    assert [record["epoch"] for record in records] == [1]
-    assert [record["epoch"] for record in records_of(spec)] == [1, 2, 3, 4, 5, 6]
+    assert [record.epoch for record in records] == [1]
+    assert [record.epoch for record in records_of(spec)] == [1, 2, 3, 4, 5, 6]
 
 
 def wait_for_ever(wait_s: float, heartbeat: Callable[[], None]) -> None:
@@ -352,11 +353,9 @@ def wait_for_ever(wait_s: float, heartbeat: Callable[[], None]) -> None:
 
 def test_notes_on_the_weights_are_in_the_record(weighed: Callable[..., TrialSpec]) -> None:
     records = records_of(weighed("ssl-hard", "method.threshold=1.0"))
-    assert [bool(record.get("notes")) for record in records] == [
-        epoch in (2, 4) for epoch in range(1, 7)
-    ]
-    assert "after epoch 1: no samples are weighted" in records[1]["notes"][0]
-    assert all(record["metrics"]["influence/weight_std"] == 0 for record in records)
+    assert [bool(record.notes) for record in records] == [epoch in (2, 4) for epoch in range(1, 7)]
+    assert "after epoch 1: no samples are weighted" in records[1].notes[0]
+    assert all(record.metrics["influence/weight_std"] == 0 for record in records)
 
 
 def test_divergence_of_the_estimator_raises_a_trial_error(
@@ -388,7 +387,7 @@ def test_colocated_students_have_separate_weights(
     weighed: Callable[..., TrialSpec],
 ) -> None:
     spec = weighed("iterative", "peers.b.network.name=cnn", "peers.b.network.width=4")
-    last = records_of(spec)[-1]["metrics"]
+    last = records_of(spec)[-1].metrics
     assert last["a/influence/weight_noisy"] != last["b/influence/weight_noisy"]
     alone = weighed("iterative", name="alone")
     records_of(alone)

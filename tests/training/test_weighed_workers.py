@@ -1,6 +1,7 @@
 """Test trials with sample weights on two workers (gloo): both have the weights of one worker."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from safetensors.torch import load_file
 from trials_run import add_teacher, specification
 
 from orchestrator.cluster._pair import Pair
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.core.reports import EpochRecord
 from orchestrator.training._trainer import train
 from orchestrator.training.sample_weighting import Snapshot
 from tests.process_group import on_every_rank
@@ -68,8 +70,8 @@ class Failing:
         return []
 
 
-def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
-    records: list[Record] = []
+def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[EpochRecord]:
+    records: list[Any] = []
     train(
         specification(Path(root), name, *pairs),
         TrialContext(rank, world_size, CPU, records.append, pair=Pair),
@@ -91,10 +93,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def metrics(record: Record) -> dict[str, float]:
+def metrics(record: EpochRecord) -> dict[str, float]:
     return {
         key: value
-        for key, value in record["metrics"].items()
+        for key, value in record.metrics.items()
         if not any(part in key for part in OTHER)
     }
 

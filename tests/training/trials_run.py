@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from orchestrator.config.loader import load
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.context import TrialContext
+from orchestrator.core.reports import EpochRecord
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
@@ -64,13 +66,13 @@ class Interrupted(Exception):
     """Simulated crash of the worker after an epoch."""
 
 
-def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
+def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[EpochRecord]:
     """Return the records of a trial; the worker crashes after the epoch `dies_after`."""
-    records: list[Record] = []
+    records: list[Any] = []
 
-    def report(record: Record) -> None:
+    def report(record: Any) -> None:
         records.append(copy.deepcopy(record))
-        if record["epoch"] == dies_after:
+        if record.epoch == dies_after:
             raise Interrupted
 
     if dies_after is None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.trial import Parameters
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._chart import (
     BROAD,
@@ -63,7 +64,7 @@ def groups(view: SweepView, found: Importance | None) -> list[Group]:
     return [group for group in chosen if group.names and len(group.trials) > 1]
 
 
-def _ranking(found: Importance | None, path: dict[str, Any]) -> Ranking | None:
+def _ranking(found: Importance | None, path: Parameters) -> Ranking | None:
     return (
         next((ranking for ranking in found.rankings if ranking.path == path), None)
         if found

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import Parameters
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import (
@@ -130,7 +131,7 @@ class Comparison(ComparisonRecord):
         return sweep_name(self.name, method)
 
     @property
-    def settings(self) -> dict[str, dict[str, Any]]:
+    def settings(self) -> dict[str, Parameters]:
         """Return the settings to train over seeds, by method, of the searches that found some."""
         return {method: one["settings"] for method, one in self.chosen.items() if "settings" in one}
 

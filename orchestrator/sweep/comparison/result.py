@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.config.schema import Network
-from orchestrator.config.trial import METHOD, SEED, apply
+from orchestrator.config.trial import METHOD, SEED, Parameters, apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
 from orchestrator.reporting.statistics import Difference, Mean, difference, holm, mean
@@ -60,7 +60,7 @@ class Row:
     """
 
     method: str
-    settings: dict[str, Any]
+    settings: Parameters
     message: str
     means: dict[str, Mean]
     against: dict[str, Against]

@@ -89,7 +89,7 @@ class SampleWeights:
             new_metrics = self._apply_pending()
         if self.weighting_plan.is_due(epoch):
             self.pending = Snapshot(
-                self.spec.plain(), self.letter, epoch, {}, self.current.cpu(), before=self.noted
+                self.spec, self.letter, epoch, {}, self.current.cpu(), before=self.noted
             )
             if self.context.is_main_process:
                 self.pending = replace(
@@ -204,7 +204,7 @@ class SampleWeights:
                 _select_prefix(f"pending/{name}/", tensors) for name in ("student", "teacher")
             )
             self.pending = Snapshot(
-                self.spec.plain(),
+                self.spec,
                 self.letter,
                 values["pending"],
                 student,
