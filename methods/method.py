@@ -10,9 +10,6 @@ from methods.batch import Batch, single_rank_mean
 from methods.retrieval import Neighbours, nearest
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
-from methods.settings import override_default as override_default
-from methods.settings import override_doc as override_doc
-from methods.settings import setting as setting
 
 
 @dataclass(frozen=True)
