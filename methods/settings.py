@@ -119,6 +119,8 @@ class Settings(BaseModel):
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, SettingsError):
             return cause
+        if not first["loc"]:
+            return SettingsError(first["msg"])
         name = str(first["loc"][0])
         field = cls.model_fields[name]
         value = values.get(name, field.default)
