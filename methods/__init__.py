@@ -29,7 +29,7 @@ from methods.settings import (
     allowed_values,
     describe_allowed,
     format_default,
-    setting,
+    list_choices,
 )
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
@@ -95,5 +95,5 @@ __all__ = [
     "build_method",
     "describe_allowed",
     "format_default",
-    "setting",
+    "list_choices",
 ]

@@ -1,66 +1,65 @@
 """AKD: distillation with an adaptive alpha and a class-wise reweighted teacher."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods import losses
-from methods.alpha import AlphaSettings
+from methods.alpha import AlphaSchedule, AlphaSettings
 from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
 from methods.method import Knowledge, ParameterGroup, Task
-from methods.settings import SettingsError, override_default, setting, temperature_setting
+from methods.settings import Positive, SettingsError, Temperature, override
 from methods.weighted import AlphaWeightedMethod, Soft
 
 
-@dataclass(frozen=True)
 class AKDSettings(AlphaSettings):
     """Hyper-parameters of AKD: those of alpha and of the Context-Aware Module (cam).
 
     By default the gap formula `ratio` sets alpha.
     """
 
-    alpha_schedule: str = override_default(AlphaSettings, "alpha_schedule", "gap")
-    alpha_min: float = override_default(AlphaSettings, "alpha_min", 0.05)
-    alpha_max: float = override_default(AlphaSettings, "alpha_max", 0.95)
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of teacher and student."
+    alpha_schedule: AlphaSchedule = override(AlphaSettings, "alpha_schedule", default="gap")
+    alpha_min: float = override(AlphaSettings, "alpha_min", default=0.05)
+    alpha_max: float = override(AlphaSettings, "alpha_max", default=0.95)
+    temperature: Temperature = Field(
+        4.0, description="T, the divisor of the logits of teacher and student."
     )
-    cam: bool = setting(
+    cam: bool = Field(
         False,
-        "Reweight the teacher's classes by the Context-Aware Module. Initially it changes nothing.",
+        description="Reweight the teacher's classes by the Context-Aware Module. Initially it "
+        "changes nothing.",
     )
-    cam_width: int = setting(
+    cam_width: int = Field(
         32,
-        "Dimension of the class tokens, a multiple of cam_heads. Used with cam.",
-        low=1,
-        high=4096,
+        description="Dimension of the class tokens, a multiple of cam_heads. Used with cam.",
+        ge=1,
+        le=4096,
     )
-    cam_heads: int = setting(
-        4, "Number of attention heads over the classes. Used with cam.", low=1, high=256
+    cam_heads: int = Field(
+        4, description="Number of attention heads over the classes. Used with cam.", ge=1, le=256
     )
-    cam_rho: float = setting(
+    cam_rho: float = Field(
         4.0,
-        "rho in the module's objective CE(y, p~) + rho D(p || p~): at 0 its optimum is the labels, "
-        "for large rho the teacher. Used with cam.",
-        low=0,
+        description="rho in the module's objective CE(y, p~) + rho D(p || p~): at 0 its optimum "
+        "is the labels, for large rho the teacher. Used with cam.",
+        ge=0,
     )
-    cam_grad: str = setting(
+    cam_grad: Literal["detached", "joint"] = Field(
         "detached",
-        "Objective that trains the module. detached: its own alone; joint: also the student's "
-        "loss, which the module can lower by copying the student. Used with cam.",
-        choices=("detached", "joint"),
+        description="Objective that trains the module. detached: its own alone; joint: also the "
+        "student's loss, which the module can lower by copying the student. Used with cam.",
     )
-    cam_learning_rate: float = setting(
+    cam_learning_rate: Positive = Field(
         0.02,
-        "Learning rate of the module, on the recipe's schedule and without weight decay. Used with "
-        "cam.",
-        above=0,
+        description="Learning rate of the module, on the recipe's schedule and without weight "
+        "decay. Used with cam.",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_cam(self) -> Self:
         if self.cam_width % self.cam_heads:
             below = self.cam_width - self.cam_width % self.cam_heads
             raise SettingsError(
@@ -70,6 +69,7 @@ class AKDSettings(AlphaSettings):
                 value=self.cam_width,
                 allowed=f"a multiple of cam_heads = {self.cam_heads}",
             )
+        return self
 
 
 class AKD(AlphaWeightedMethod):

@@ -6,114 +6,113 @@ from student and teacher; `weighted` selects one.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from methods.batch import Batch
 from methods.capabilities import LookAhead
 from methods.histogram import Histogram
 from methods.method import ParameterGroup, Progress, Task
-from methods.settings import Settings, SettingsError, setting
+from methods.settings import Positive, Settings, SettingsError
+
+AlphaSchedule = Literal["constant", "linear", "cosine", "step", "learnable", "gap"]
 
 
-@dataclass(frozen=True)
 class AlphaSettings(Settings):
     """Hyper-parameters of alpha for all schedules; each description names the ones that use it."""
 
-    alpha: float = setting(
+    alpha: float = Field(
         0.9,
-        "Weight of the soft term; cross entropy has the weight 1 - alpha. Used by the schedule "
-        "constant.",
-        low=0,
-        high=1,
+        description="Weight of the soft term; cross entropy has the weight 1 - alpha. Used by the "
+        "schedule constant.",
+        ge=0,
+        le=1,
     )
-    alpha_schedule: str = setting(
+    alpha_schedule: AlphaSchedule = Field(
         "constant",
-        "Source of alpha: a schedule over the epochs (constant, linear, cosine, step), training "
-        "(learnable), or a formula of the gap between student and teacher (gap).",
-        choices=("constant", "linear", "cosine", "step", "learnable", "gap"),
+        description="Source of alpha: a schedule over the epochs (constant, linear, cosine, "
+        "step), training (learnable), or a formula of the gap between student and teacher (gap).",
     )
-    alpha_start: float = setting(
-        0.9, "alpha of the first epoch. Used by linear, cosine and step.", low=0, high=1
+    alpha_start: float = Field(
+        0.9, description="alpha of the first epoch. Used by linear, cosine and step.", ge=0, le=1
     )
-    alpha_end: float = setting(
-        0.1, "alpha at the end of the schedule. Used by linear, cosine and step.", low=0, high=1
+    alpha_end: float = Field(
+        0.1,
+        description="alpha at the end of the schedule. Used by linear, cosine and step.",
+        ge=0,
+        le=1,
     )
-    alpha_when: float = setting(
+    alpha_when: Positive = Field(
         0.5,
-        "Share of the epochs after which alpha is alpha_end: linear and cosine reach it gradually, "
-        "step jumps to it.",
-        above=0,
-        high=1,
+        description="Share of the epochs after which alpha is alpha_end: linear and cosine reach "
+        "it gradually, step jumps to it.",
+        le=1,
     )
-    alpha_learnable: str = setting(
+    alpha_learnable: Literal["raw", "uncertainty", "entropy", "bayes", "bilevel"] = Field(
         "raw",
-        "Objective that trains alpha. raw: the student's loss, so that alpha moves to the smaller "
-        "term; uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; entropy: the loss minus tau times the "
-        "entropy of alpha; bayes: CE + beta KD - d/2 log beta; bilevel: the held-out loss after a "
-        "virtual step. Used by learnable.",
-        choices=("raw", "uncertainty", "entropy", "bayes", "bilevel"),
+        description="Objective that trains alpha. raw: the student's loss, so that alpha moves to "
+        "the smaller term; uncertainty: e^-s1 CE + e^-s2 KD + s1 + s2; entropy: the loss minus "
+        "tau times the entropy of alpha; bayes: CE + beta KD - d/2 log beta; bilevel: the "
+        "held-out loss after a virtual step. Used by learnable.",
     )
-    alpha_learning_rate: float = setting(
+    alpha_learning_rate: Positive = Field(
         0.02,
-        "Learning rate of alpha's parameters, constant and without weight decay. Used by "
-        "learnable.",
-        above=0,
+        description="Learning rate of alpha's parameters, constant and without weight decay. Used "
+        "by learnable.",
     )
-    alpha_tau: float = setting(
+    alpha_tau: Positive = Field(
         1.0,
-        "tau, the weight of the entropy of alpha; the losses are scaled to mean 1. Used by "
-        "learnable: entropy.",
-        above=0,
+        description="tau, the weight of the entropy of alpha; the losses are scaled to mean 1. "
+        "Used by learnable: entropy.",
     )
-    alpha_degrees: float = setting(
-        1.0, "d, the degrees of freedom of the soft term. Used by learnable: bayes.", above=0
+    alpha_degrees: Positive = Field(
+        1.0, description="d, the degrees of freedom of the soft term. Used by learnable: bayes."
     )
-    alpha_every: int = setting(
-        10, "Training steps from one virtual step to the next. Used by learnable: bilevel.", low=1
+    alpha_every: int = Field(
+        10,
+        description="Training steps from one virtual step to the next. Used by learnable: bilevel.",
+        ge=1,
     )
-    alpha_gap: str = setting(
+    alpha_gap: Literal["ratio", "kl", "label", "acc"] = Field(
         "ratio",
-        "Formula of the gap. ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: difference "
-        "between the teacher's and the student's probability of the label, per sample; acc: "
-        "difference of their training accuracies in the last epoch. Used by gap.",
-        choices=("ratio", "kl", "label", "acc"),
+        description="Formula of the gap. ratio: KD / (KD + CE); kl: 1 - exp(-D / scale); label: "
+        "difference between the teacher's and the student's probability of the label, per sample; "
+        "acc: difference of their training accuracies in the last epoch. Used by gap.",
     )
-    alpha_scale: float = setting(
+    alpha_scale: Positive = Field(
         1.0,
-        "Divergence in nats at which alpha has covered 63 % of its range. Used by gap: kl.",
-        above=0,
+        description="Divergence in nats at which alpha has covered 63 % of its range. Used by "
+        "gap: kl.",
     )
-    alpha_per_sample: bool = setting(
+    alpha_per_sample: bool = Field(
         False,
-        "Compute alpha for every sample instead of for the batch. Used by gap: kl; label always "
-        "does.",
+        description="Compute alpha for every sample instead of for the batch. Used by gap: kl; "
+        "label always does.",
     )
-    alpha_slope: float = setting(
+    alpha_slope: Positive = Field(
         5.0,
-        "kappa, the slope of the sigmoid that maps the difference to alpha. Used by gap: label and "
-        "acc.",
-        above=0,
+        description="kappa, the slope of the sigmoid that maps the difference to alpha. Used by "
+        "gap: label and acc.",
     )
-    alpha_ema: float = setting(
+    alpha_ema: float = Field(
         0.9,
-        "Share of the running mean of alpha that each step keeps; 0: no smoothing. Used by gap: "
-        "ratio and kl.",
-        low=0,
-        high=0.9999,
+        description="Share of the running mean of alpha that each step keeps; 0: no smoothing. "
+        "Used by gap: ratio and kl.",
+        ge=0,
+        le=0.9999,
     )
-    alpha_min: float = setting(
-        0.1, "Lower bound of alpha. Used by learnable and gap.", low=0, high=1
+    alpha_min: float = Field(
+        0.1, description="Lower bound of alpha. Used by learnable and gap.", ge=0, le=1
     )
-    alpha_max: float = setting(
-        0.9, "Upper bound of alpha. Used by learnable and gap.", low=0, high=1
+    alpha_max: float = Field(
+        0.9, description="Upper bound of alpha. Used by learnable and gap.", ge=0, le=1
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_alpha(self) -> Self:
         if self.alpha_min >= self.alpha_max:
             raise SettingsError(
                 f"alpha_min = {self.alpha_min} must be below alpha_max = {self.alpha_max}: "
@@ -130,6 +129,7 @@ class AlphaSettings(Settings):
                 value=1,
                 allowed=(0, 1),
             )
+        return self
 
 
 class Terms(NamedTuple):

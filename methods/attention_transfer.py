@@ -1,9 +1,9 @@
 """Attention transfer (AT): match where the feature maps of student and teacher are large."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,19 +11,19 @@ from methods.batch import Batch
 from methods.feature_distillation import FeatureMethod, FeatureSettings, pool_to_smaller
 from methods.feature_maps import FeatureStages
 from methods.method import Knowledge, Task
-from methods.settings import SettingsError, override_default, setting
+from methods.settings import SettingsError, override
 
 
-@dataclass(frozen=True)
 class AttentionTransferSettings(FeatureSettings):
     """Hyper-parameters of attention transfer."""
 
-    beta: float = override_default(FeatureSettings, "beta", 1000.0)
-    stages: int = setting(
+    beta: float = override(FeatureSettings, "beta", default=1000.0)
+    stages: int = Field(
         0,
-        "Number of pairs of stages, counted from the output; 0: as many as both networks have.",
-        low=0,
-        high=1000,
+        description="Number of pairs of stages, counted from the output; 0: as many as both "
+        "networks have.",
+        ge=0,
+        le=1000,
     )
 
 

@@ -1,18 +1,17 @@
 """Training on labels without a teacher: the baseline of every distillation method."""
 
-from dataclasses import dataclass
+from pydantic import Field
 
 from methods.batch import Batch
 from methods.method import Method, Needs, Objective
-from methods.settings import Settings, setting
+from methods.settings import Settings
 
 
-@dataclass(frozen=True)
 class CrossEntropySettings(Settings):
     """Hyper-parameters of training on labels."""
 
-    label_smoothing: float = setting(
-        0.0, "Share of the target that is uniform over all classes.", low=0, high=1
+    label_smoothing: float = Field(
+        0.0, description="Share of the target that is uniform over all classes.", ge=0, le=1
     )
 
 

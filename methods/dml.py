@@ -1,21 +1,18 @@
 """Deep mutual learning: students without a teacher learn from each other."""
 
-from dataclasses import dataclass
-
 from methods.batch import Batch
 from methods.method import Needs, Objective
-from methods.peers import PeerMethod, PeerSettings
-from methods.settings import override_default
+from methods.peers import PeerMethod, PeerSettings, UpdateOrder
+from methods.settings import override
 
 
-@dataclass(frozen=True)
 class DMLSettings(PeerSettings):
     """Hyper-parameters of DML.
 
     The defaults are the published ones: weight 1, T_p = 1, no warm-up, alternating updates.
     """
 
-    update: str = override_default(PeerSettings, "update", "alternating")
+    update: UpdateOrder = override(PeerSettings, "update", default="alternating")
 
 
 class DML(PeerMethod):

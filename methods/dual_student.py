@@ -1,9 +1,10 @@
 """Dual students: learn from labels, from a teacher weighted by its certainty, and from peers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods import losses
@@ -11,52 +12,48 @@ from methods.batch import Batch
 from methods.histogram import Histogram
 from methods.method import Knowledge, Needs, Objective, Progress, Task
 from methods.peers import PeerMethod, PeerSettings
-from methods.settings import SettingsError, override_default, setting, temperature_setting
+from methods.settings import SettingsError, Temperature, override
 
 MIN_MEAN_WEIGHT = 1e-6  # smallest mean weight to divide by: less is float32 rounding
 
 
-@dataclass(frozen=True)
 class DualStudentSettings(PeerSettings):
     """Hyper-parameters of dual students.
 
     If the weights sum to one, the learning rate has the same meaning as in the convex form of KD.
     """
 
-    lambda_ce: float = setting(0.3, "Weight of the cross entropy.", low=0)
-    lambda_kd: float = setting(0.5, "Weight of the teacher term.", low=0)
-    lambda_peer: float = override_default(PeerSettings, "lambda_peer", 0.2)
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of teacher and student."
+    lambda_ce: float = Field(0.3, description="Weight of the cross entropy.", ge=0)
+    lambda_kd: float = Field(0.5, description="Weight of the teacher term.", ge=0)
+    lambda_peer: float = override(PeerSettings, "lambda_peer", default=0.2)
+    temperature: Temperature = Field(
+        4.0, description="T, the divisor of the logits of teacher and student."
     )
-    certainty: str = setting(
+    certainty: Literal["certain", "uncertain", "none"] = Field(
         "certain",
-        "w, the weight of a sample in the teacher term. certain: 1 - H/log K, with the entropy H "
-        "of the teacher; uncertain: H/log K; none: 1.",
-        choices=("certain", "uncertain", "none"),
+        description="w, the weight of a sample in the teacher term. certain: 1 - H/log K, with "
+        "the entropy H of the teacher; uncertain: H/log K; none: 1.",
     )
-    certainty_temperature: float = temperature_setting(
+    certainty_temperature: Temperature = Field(
         1.0,
-        "T_w, the divisor of the teacher's logits in the entropy H. At 4 hardly any teacher is "
-        "certain.",
+        description="T_w, the divisor of the teacher's logits in the entropy H. At 4 hardly any "
+        "teacher is certain.",
     )
-    w_norm: str = setting(
+    w_norm: Literal["none", "mean1"] = Field(
         "none",
-        "Normalisation of w. mean1: w is divided by its mean over the batch of all ranks, so that "
-        "it changes the proportions of the samples and not the strength of the teacher term; none: "
-        "w is unchanged.",
-        choices=("none", "mean1"),
+        description="Normalisation of w. mean1: w is divided by its mean over the batch of all "
+        "ranks, so that it changes the proportions of the samples and not the strength of the "
+        "teacher term; none: w is unchanged.",
     )
-    peer_weight: str = setting(
+    peer_weight: Literal["none", "1-w"] = Field(
         "none",
-        "Weight of a sample in the peer term. 1-w: H/log K for any `certainty`, so that the "
-        "student relies on its peers if the teacher is uncertain; none: 1.",
-        choices=("none", "1-w"),
+        description="Weight of a sample in the peer term. 1-w: H/log K for any `certainty`, so "
+        "that the student relies on its peers if the teacher is uncertain; none: 1.",
     )
-    peer_warmup: float = override_default(PeerSettings, "peer_warmup", 0.2)
+    peer_warmup: float = override(PeerSettings, "peer_warmup", default=0.2)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
         if self.lambda_ce == self.lambda_kd == 0:
             raise SettingsError(
                 "lambda_kd = 0.0 is not allowed together with lambda_ce = 0.0, because the "
@@ -66,6 +63,7 @@ class DualStudentSettings(PeerSettings):
                 value=self.lambda_kd,
                 allowed="above 0",
             )
+        return self
 
 
 class DualStudent(PeerMethod):

@@ -1,30 +1,29 @@
 """Base of the methods that match feature maps of student and teacher."""
 
-from dataclasses import dataclass
-
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Needs, Objective
-from methods.settings import Settings, setting, temperature_setting
+from methods.settings import Settings, Temperature
 
 
-@dataclass(frozen=True)
 class FeatureSettings(Settings):
     """Hyper-parameters of the labels, the teacher's logits and the feature term."""
 
-    beta: float = setting(100.0, "Weight of the feature term.", low=0)
-    alpha: float = setting(
+    beta: float = Field(100.0, description="Weight of the feature term.", ge=0)
+    alpha: float = Field(
         0.0,
-        "Weight of the teacher's logits, T^2 D; cross entropy has the weight 1 - alpha. At 0 the "
-        "logits are not used.",
-        low=0,
-        high=1,
+        description="Weight of the teacher's logits, T^2 D; cross entropy has the weight 1 - alpha. "
+        "At 0 the logits are not used.",
+        ge=0,
+        le=1,
     )
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of teacher and student. Used with alpha above 0."
+    temperature: Temperature = Field(
+        4.0,
+        description="T, the divisor of the logits of teacher and student. Used with alpha above 0.",
     )
 
 

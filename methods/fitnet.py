@@ -1,9 +1,9 @@
 """FitNet: regress a feature map of the teacher from one of the student (hint learning)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,18 +11,19 @@ from methods.batch import Batch
 from methods.feature_distillation import FeatureMethod, FeatureSettings, pool_to_smaller
 from methods.feature_maps import FeatureStages, select_stage
 from methods.method import Knowledge, Task
-from methods.settings import setting
 
 
-@dataclass(frozen=True)
 class FitNetSettings(FeatureSettings):
     """Hyper-parameters of FitNet."""
 
-    student_stage: int = setting(
-        0, "Number of the student's stage, from 1; 0: the middle one.", low=0, high=1000
+    student_stage: int = Field(
+        0, description="Number of the student's stage, from 1; 0: the middle one.", ge=0, le=1000
     )
-    teacher_stage: int = setting(
-        0, "Number of the teacher's stage, the hint, from 1; 0: the middle one.", low=0, high=1000
+    teacher_stage: int = Field(
+        0,
+        description="Number of the teacher's stage, the hint, from 1; 0: the middle one.",
+        ge=0,
+        le=1000,
     )
 
 

@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods import contrastive, losses
@@ -15,109 +16,105 @@ from methods.bank_plan import BankPlan
 from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
-from methods.settings import Settings, SettingsError, setting, temperature_setting
+from methods.settings import Settings, SettingsError, Temperature
 
 
-@dataclass(frozen=True)
 class ICKDSettings(Settings):
     """Hyper-parameters of IC-KD.
 
     With picd = nicd = 0 it is KD in its convex form (offline), or mutual learning (online).
     """
 
-    paradigm: str = setting(
+    paradigm: Literal["offline", "online", "teacher_free"] = Field(
         "offline",
-        "Source of the bank. offline: a frozen teacher, computed once; online: the peers, during "
-        "training; teacher_free: the student itself.",
-        choices=("offline", "online", "teacher_free"),
+        description="Source of the bank. offline: a frozen teacher, computed once; online: the "
+        "peers, during training; teacher_free: the student itself.",
     )
-    alpha: float = setting(
+    alpha: float = Field(
         0.9,
-        "Weight of the teacher or its substitute; cross entropy has the weight 1 - alpha. Smaller "
-        "values, 0.1 to 0.5, suit online and teacher_free. teacher_free uses 0 until the first "
-        "bank.",
-        low=0,
-        high=1,
+        description="Weight of the teacher or its substitute; cross entropy has the weight 1 - "
+        "alpha. Smaller values, 0.1 to 0.5, suit online and teacher_free. teacher_free uses 0 "
+        "until the first bank.",
+        ge=0,
+        le=1,
     )
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of student and target."
+    temperature: Temperature = Field(
+        4.0, description="T, the divisor of the logits of student and target."
     )
-    picd: float = setting(
+    picd: float = Field(
         0.5,
-        "pi, the share of alpha for the target from positives; the sample's own target has the "
-        "share 1 - pi.",
-        low=0,
-        high=1,
+        description="pi, the share of alpha for the target from positives; the sample's own "
+        "target has the share 1 - pi.",
+        ge=0,
+        le=1,
     )
-    nicd: float = setting(0.2, "nu, the weight of the contrast with the negatives.", low=0)
-    positives: int = setting(
+    nicd: float = Field(0.2, description="nu, the weight of the contrast with the negatives.", ge=0)
+    positives: int = Field(
         8,
-        "k_p, the number of most similar samples of the same class that form a target; 0: the "
-        "whole class.",
-        low=0,
+        description="k_p, the number of most similar samples of the same class that form a "
+        "target; 0: the whole class.",
+        ge=0,
     )
-    negatives: int = setting(32, "k_n, the number of most similar samples of other classes.", low=1)
-    retrieval_temperature: float = setting(
+    negatives: int = Field(
+        32, description="k_n, the number of most similar samples of other classes.", ge=1
+    )
+    retrieval_temperature: float = Field(
         0.1,
-        "tau_r, the divisor of the similarities that weight the positives: 0.01 selects the "
-        "nearest one, 100 gives equal weights.",
-        low=1e-4,
+        description="tau_r, the divisor of the similarities that weight the positives: 0.01 "
+        "selects the nearest one, 100 gives equal weights.",
+        ge=1e-4,
     )
-    aggregate: str = setting(
+    aggregate: Literal["logit", "prob"] = Field(
         "logit",
-        "Quantity of the positives that is averaged. logit: their logits, which gives the "
-        "geometric mean of their distributions; prob: their distributions.",
-        choices=("logit", "prob"),
+        description="Quantity of the positives that is averaged. logit: their logits, which gives "
+        "the geometric mean of their distributions; prob: their distributions.",
     )
-    nicd_loss: str = setting(
+    nicd_loss: Literal["info_nce", "hinge"] = Field(
         "info_nce",
-        "Loss of the contrast. info_nce: InfoNCE with a positive; hinge: mean hinge loss of the "
-        "negatives alone.",
-        choices=("info_nce", "hinge"),
+        description="Loss of the contrast. info_nce: InfoNCE with a positive; hinge: mean hinge "
+        "loss of the negatives alone.",
     )
-    nicd_pos: str = setting(
+    nicd_pos: Literal["bank", "own"] = Field(
         "bank",
-        "Positive of InfoNCE. bank: the target from the positives; own: the logits of the teacher "
-        "or the bank for the sample itself.",
-        choices=("bank", "own"),
+        description="Positive of InfoNCE. bank: the target from the positives; own: the logits of "
+        "the teacher or the bank for the sample itself.",
     )
-    nicd_temperature: float = temperature_setting(
-        0.5, "tau, the divisor of the cosines in InfoNCE."
+    nicd_temperature: Temperature = Field(
+        0.5, description="tau, the divisor of the cosines in InfoNCE."
     )
-    nicd_margin: float = setting(
-        0.0, "Cosine above which a negative adds to the hinge loss.", low=-1, high=1
+    nicd_margin: float = Field(
+        0.0, description="Cosine above which a negative adds to the hinge loss.", ge=-1, le=1
     )
-    bank: str = setting(
+    bank: Literal["epoch", "ema", "momentum"] = Field(
         "epoch",
-        "How students fill the bank. epoch: a pass over the clean view after each epoch; ema: the "
-        "same with the moving average of their weights; momentum: their training outputs, blended "
-        "entry by entry, without a pass. Used by online and teacher_free.",
-        choices=("epoch", "ema", "momentum"),
+        description="How students fill the bank. epoch: a pass over the clean view after each "
+        "epoch; ema: the same with the moving average of their weights; momentum: their training "
+        "outputs, blended entry by entry, without a pass. Used by online and teacher_free.",
     )
-    bank_momentum: float = setting(
+    bank_momentum: float = Field(
         0.9,
-        "Share of the old value that a blend keeps: of an entry once per epoch (momentum), or of "
-        "the averaged weights once per step (ema).",
-        low=0,
-        high=1,
+        description="Share of the old value that a blend keeps: of an entry once per epoch "
+        "(momentum), or of the averaged weights once per step (ema).",
+        ge=0,
+        le=1,
     )
-    queue: int = setting(
+    queue: int = Field(
         16_384,
-        "Number of most recently drawn samples that can be retrieved; 0: all samples. Used by "
-        "online and teacher_free.",
-        low=0,
-        high=10**9,
+        description="Number of most recently drawn samples that can be retrieved; 0: all samples. "
+        "Used by online and teacher_free.",
+        ge=0,
+        le=10**9,
     )
-    warmup: float = setting(
+    warmup: float = Field(
         0.1,
-        "Share of the epochs before the first bank, at least one epoch. Used by online and "
-        "teacher_free.",
-        low=0,
-        high=1,
+        description="Share of the epochs before the first bank, at least one epoch. Used by "
+        "online and teacher_free.",
+        ge=0,
+        le=1,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_terms(self) -> Self:
         if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
             raise SettingsError(
                 "alpha = 0.0 is not allowed together with nicd = 0.0, because the bank would "
@@ -126,6 +123,7 @@ class ICKDSettings(Settings):
                 value=self.alpha,
                 allowed="above 0",
             )
+        return self
 
 
 class ICKD(Method):

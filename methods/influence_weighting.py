@@ -5,10 +5,10 @@ The estimators are in `influence.py`, the maps in `sample_weights.py`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,11 +16,12 @@ from methods import influence, losses
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, kfac
 from methods.sample_weighting import Part, StudentSurvey, WeightingResult
-from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
-from methods.settings import Settings, SettingsError, setting
+from methods.sample_weights import CLIPPED_SHARE, MapName, Sign, sample_weights
+from methods.settings import Positive, Settings, SettingsError
 from methods.tempered_objective import Losses
 
-UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
+Update = Literal["iterative", "static", "teacher_only", "both", "ssl"]
+EstimatorName = Literal["last_layer", "kfac", "cg", "lissa", "identity", "exact"]
 MAX_RESIDUAL = 1e-2  # largest relative residual of a solution that is accepted without a note
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
@@ -32,87 +33,84 @@ ESTIMATORS: dict[str, influence.Estimator] = {
 }
 
 
-@dataclass(frozen=True)
 class InfluenceWeightingSettings(Settings):
     """Hyper-parameters of sample weighting: schedule, score, and map from scores to weights."""
 
-    update: str = setting(
+    update: Update = Field(
         "iterative",
-        "Schedule and use of the weights. iterative: new weights every few epochs; static: once "
-        "halfway, after which the student restarts; teacher_only: for the teacher alone; both: for "
-        "teacher and student; ssl: for the unlabelled samples.",
-        choices=UPDATES,
+        description="Schedule and use of the weights. iterative: new weights every few epochs; "
+        "static: once halfway, after which the student restarts; teacher_only: for the teacher "
+        "alone; both: for teacher and student; ssl: for the unlabelled samples.",
     )
-    weigh_by: str = setting(
+    weigh_by: Literal["influence", "loss", "random", "none"] = Field(
         "influence",
-        "Score of the samples. influence: on the loss of the validation part. Baselines: loss, the "
-        "sample's own loss; random, the weights of influence, shuffled; none, equal weights.",
-        choices=("influence", "loss", "random", "none"),
+        description="Score of the samples. influence: on the loss of the validation part. "
+        "Baselines: loss, the sample's own loss; random, the weights of influence, shuffled; "
+        "none, equal weights.",
     )
-    estimator: str = setting(
+    estimator: EstimatorName = Field(
         "last_layer",
-        "Estimator of the influence. last_layer: of the classifier, in closed form. Of the whole "
-        "network: kfac, cg, lissa, exact (for few parameters), identity (inner products of "
-        "gradients).",
-        choices=tuple(ESTIMATORS),
+        description="Estimator of the influence. last_layer: of the classifier, in closed form. "
+        "Of the whole network: kfac, cg, lissa, exact (for few parameters), identity (inner "
+        "products of gradients).",
     )
-    damping: float = setting(0.01, "lambda, added to the diagonal of the curvature.", above=0)
-    weight_map: str = setting(
+    damping: Positive = Field(0.01, description="lambda, added to the diagonal of the curvature.")
+    weight_map: MapName = Field(
         "sigmoid",
-        "Map from influence to weights; hard: 1 for samples that are not harmful, else 0.",
-        choices=tuple(MAPS),
+        description="Map from influence to weights; hard: 1 for samples that are not harmful, "
+        "else 0.",
     )
-    sharpness: float = setting(
+    sharpness: Positive = Field(
         10.0,
-        "k, the length of the interval to which sigmoid scales the range of the influence.",
-        above=0,
+        description="k, the length of the interval to which sigmoid scales the range of the "
+        "influence.",
     )
-    clip: float = setting(
+    clip: float = Field(
         CLIPPED_SHARE,
-        "Share of the influence scores that is clipped at each end before the map; 0: no clipping.",
-        low=0,
-        high=0.25,
+        description="Share of the influence scores that is clipped at each end before the map; 0: "
+        "no clipping.",
+        ge=0,
+        le=0.25,
     )
-    sign: str = setting(
+    sign: Sign = Field(
         "correct",
-        "Sign of the influence. correct: harmful samples get smaller weights; released: larger "
-        "ones, as in the released code, for comparison.",
-        choices=SIGNS,
+        description="Sign of the influence. correct: harmful samples get smaller weights; "
+        "released: larger ones, as in the released code, for comparison.",
     )
-    warmup: float = setting(
+    warmup: float = Field(
         0.25,
-        "Share of the epochs before weights are first computed, at least one epoch. Not used by "
-        "static.",
-        low=0,
-        high=1,
+        description="Share of the epochs before weights are first computed, at least one epoch. "
+        "Not used by static.",
+        ge=0,
+        le=1,
     )
-    every: int = setting(
+    every: int = Field(
         2,
-        "R, the number of epochs from one computation of the weights to the next. Not used by "
-        "static.",
-        low=1,
+        description="R, the number of epochs from one computation of the weights to the next. Not "
+        "used by static.",
+        ge=1,
     )
-    lag: int = setting(
+    lag: int = Field(
         1,
-        "Epochs trained while new weights are computed, fewer if none would remain to use them; 0: "
-        "training waits for the weights. Not used by static.",
-        low=0,
+        description="Epochs trained while new weights are computed, fewer if none would remain to "
+        "use them; 0: training waits for the weights. Not used by static.",
+        ge=0,
     )
-    momentum: float = setting(
+    momentum: float = Field(
         0.5,
-        "Share of the current weights that new ones keep. Not used by static.",
-        low=0,
-        high=0.99,
+        description="Share of the current weights that new ones keep. Not used by static.",
+        ge=0,
+        le=0.99,
     )
-    clean_samples: int = setting(
+    clean_samples: int = Field(
         0,
-        "Number of validation samples used to score the training samples; 0: all.",
-        low=0,
-        high=10**9,
+        description="Number of validation samples used to score the training samples; 0: all.",
+        ge=0,
+        le=10**9,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_lag(self) -> Self:
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
                 f"lag = {self.lag} must not exceed every = {self.every}, because weights would be "
@@ -122,6 +120,7 @@ class InfluenceWeightingSettings(Settings):
                 value=self.lag,
                 allowed=(0, self.every),
             )
+        return self
 
 
 class WeightedObjective(NamedTuple):

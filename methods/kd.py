@@ -1,13 +1,10 @@
 """Hinton's knowledge distillation from labels and the teacher's softened distribution."""
 
-from dataclasses import dataclass
-
 from methods import losses
 from methods.batch import Batch
 from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
 
 
-@dataclass(frozen=True)
 class KDSettings(TwoFormSettings):
     """Hyper-parameters of KD; the soft term is T^2 D."""
 

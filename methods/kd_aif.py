@@ -3,9 +3,10 @@
 `influence_weighting.py` computes the weights.
 """
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,59 +19,58 @@ from methods.influence_weighting import (
 )
 from methods.method import Method, Needs, Objective
 from methods.sample_weighting import StudentSurvey
-from methods.settings import setting, temperature_setting
+from methods.settings import Positive, Temperature
 from methods.tempered_objective import Losses, Term
 
 TEACHER_UPDATES = ("teacher_only", "both")  # updates that train the teacher with the weights
 
 
-@dataclass(frozen=True)
 class KDAIFSettings(InfluenceWeightingSettings):
     """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form.
 
     The exception is `update: ssl`.
     """
 
-    alpha: float = setting(
+    alpha: float = Field(
         0.9,
-        "Weight of the teacher; cross entropy has the weight 1 - alpha. Not used by update: ssl.",
-        low=0,
-        high=1,
+        description="Weight of the teacher; cross entropy has the weight 1 - alpha. Not used by "
+        "update: ssl.",
+        ge=0,
+        le=1,
     )
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of teacher and student."
+    temperature: Temperature = Field(
+        4.0, description="T, the divisor of the logits of teacher and student."
     )
-    teacher_learning_rate: float = setting(
+    teacher_learning_rate: Positive = Field(
         0.01,
-        "Learning rate of the epoch in which the teacher is trained after new weights. Used by "
-        "teacher_only, both, and ssl with feedback.",
-        above=0,
+        description="Learning rate of the epoch in which the teacher is trained after new "
+        "weights. Used by teacher_only, both, and ssl with feedback.",
     )
-    unlabelled_weight: float = setting(
+    unlabelled_weight: float = Field(
         1.0,
-        "mu, the weight of the term of the unlabelled samples; cross entropy has weight 1. Used by "
-        "ssl.",
-        low=0,
+        description="mu, the weight of the term of the unlabelled samples; cross entropy has "
+        "weight 1. Used by ssl.",
+        ge=0,
     )
-    pseudo: str = setting(
+    pseudo: Literal["soft", "hard"] = Field(
         "soft",
-        "Targets of the unlabelled samples. soft: the teacher's softened distribution; hard: the "
-        "teacher's class if its probability reaches the threshold, else none. Used by ssl.",
-        choices=("soft", "hard"),
+        description="Targets of the unlabelled samples. soft: the teacher's softened "
+        "distribution; hard: the teacher's class if its probability reaches the threshold, else "
+        "none. Used by ssl.",
     )
-    threshold: float = setting(
+    threshold: float = Field(
         0.95,
-        "Least probability of the class that the teacher predicts for a hard pseudo-label. Used by "
-        "ssl with pseudo: hard.",
-        low=0,
-        high=1,
+        description="Least probability of the class that the teacher predicts for a hard "
+        "pseudo-label. Used by ssl with pseudo: hard.",
+        ge=0,
+        le=1,
     )
 
-    feedback: float = setting(
+    feedback: float = Field(
         0.0,
-        "eta, the strength of the teacher's update by the effect of its pseudo-labels on the "
-        "student's loss on labels; 0: no update. Used by ssl.",
-        low=0,
+        description="eta, the strength of the teacher's update by the effect of its pseudo-labels "
+        "on the student's loss on labels; 0: no update. Used by ssl.",
+        ge=0,
     )
 
 

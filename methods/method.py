@@ -11,9 +11,6 @@ from methods.feature_maps import MapShape
 from methods.retrieval import Neighbours, nearest
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
-from methods.settings import override_default as override_default
-from methods.settings import override_doc as override_doc
-from methods.settings import setting as setting
 
 
 @dataclass(frozen=True)

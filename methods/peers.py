@@ -1,45 +1,47 @@
 """Base of methods with peer learning: the peer term and its weight."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Objective, Progress
-from methods.settings import Settings, setting, temperature_setting
+from methods.settings import Settings, Temperature
+
+UpdateOrder = Literal["simultaneous", "alternating"]
 
 
-@dataclass(frozen=True)
 class PeerSettings(Settings):
     """Hyper-parameters of peer learning.
 
     The defaults are those of deep mutual learning, except for alternating updates.
     """
 
-    lambda_peer: float = setting(
+    lambda_peer: float = Field(
         1.0,
-        "Weight of the peer term; at 0 every student trains alone, without communication.",
-        low=0,
+        description="Weight of the peer term; at 0 every student trains alone, without "
+        "communication.",
+        ge=0,
     )
-    peer_temperature: float = temperature_setting(
-        1.0, "T_p, the divisor of the students' logits in the peer term."
+    peer_temperature: Temperature = Field(
+        1.0, description="T_p, the divisor of the students' logits in the peer term."
     )
-    peer_warmup: float = setting(
+    peer_warmup: float = Field(
         0.0,
-        "Share of the epochs over which the weight of the peer term grows linearly from 0; 0: no "
-        "warm-up.",
-        low=0,
-        high=1,
+        description="Share of the epochs over which the weight of the peer term grows linearly "
+        "from 0; 0: no warm-up.",
+        ge=0,
+        le=1,
     )
-    update: str = setting(
+    update: UpdateOrder = Field(
         "simultaneous",
-        "Order of the students' steps. simultaneous: all use the outputs before the step; "
-        "alternating: in turn, each with the outputs of its predecessors after their step, at the "
-        "cost of one additional forward pass.",
-        choices=("simultaneous", "alternating"),
+        description="Order of the students' steps. simultaneous: all use the outputs before the "
+        "step; alternating: in turn, each with the outputs of its predecessors after their step, "
+        "at the cost of one additional forward pass.",
     )
 
 

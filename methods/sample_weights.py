@@ -5,12 +5,14 @@ A score above 0 marks a harmful sample.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-SIGNS = ("correct", "released")
+Sign = Literal["correct", "released"]
+MapName = Literal["sigmoid", "sigmoid_std", "exp", "hard"]
 CLIPPED_SHARE = 0.01  # share of the scores at either end
 
 

@@ -1,12 +1,18 @@
 """Settings of methods and networks: documented, with defaults and bounds, and validated."""
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-SMALLEST, LARGEST = 1e-9, 1_000_000  # default bounds of numbers in `setting`
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+LARGEST = 1_000_000  # default bound of numbers
 LONGEST_TEXT = 200
+LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length")
+
+Positive = Annotated[float, Field(ge=1e-9)]  # which float32 distinguishes from 0
+# Divisor of logits or similarities: float32 distinguishes classes and does not overflow
+Temperature = Annotated[float, Field(ge=1e-3, le=1e4)]
 
 
 class SettingsError(ValueError):
@@ -35,87 +41,47 @@ class SettingsError(ValueError):
         self.allowed = allowed
 
 
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    above: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """Declare a documented hyper-parameter: true or false, a whole number, a number, or a text.
+class Settings(BaseModel):
+    """Hyper-parameters of a method or a network.
 
-    Args:
-        default: Default value, which determines the type.
-        doc: Description.
-        above: Exclusive lower bound of a number; 0 means at least 1e-9, which float32 distinguishes
-            from 0.
-        low: Lower bound of a number; -1,000,000 without `above` and `low`.
-        high: Upper bound of a number; 1,000,000 by default.
-        choices: Allowed texts; without them any text of at most 200 printable characters.
-
-    Raises:
-        TypeError: The default is of another type.
+    A subclass declares each as true or false, a whole number, a number, a text, or a `Literal` of
+    texts, by `Field` with a default, a `description` and bounds. A number without a bound is at
+    least -1,000,000 or at most 1,000,000; a text has at most 200 printable characters.
     """
-    if not isinstance(default, bool | int | float | str):
-        raise TypeError(
-            f"the default of a setting is true or false, a number or a text, not {default!r}"
-        )
-    if isinstance(default, int | float) and not isinstance(default, bool):
-        if above == 0 and isinstance(default, float):
-            above, low = None, SMALLEST
-        if above is None and low is None:
-            low = -LARGEST
-        high = LARGEST if high is None else high
-    return field(
-        default=default,
-        metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices},
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Check the types of the settings.
 
-def temperature_setting(default: float, doc: str) -> Any:
-    """Declare a divisor of logits or similarities, bounded to [1e-3, 1e4].
-
-    Beyond these bounds float32 cannot distinguish classes, or overflows.
-    """
-    return setting(default, doc, low=1e-3, high=1e4)
-
-
-def override_default(settings: type["Settings"], name: str, default: Any) -> Any:
-    """Declare the setting `name` of another class with a new default.
-
-    Documentation and limits stay the same.
-    """
-    return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
-
-
-def override_doc(settings: type["Settings"], name: str, doc: str) -> Any:
-    """Declare the setting `name` of another class with a new description.
-
-    Default and limits stay the same.
-    """
-    declared = settings.__dataclass_fields__[name]
-    return field(default=declared.default, metadata={**declared.metadata, "doc": doc})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters of a method.
-
-    Subclasses are frozen dataclasses whose fields are declared by `setting`.
-    """
-
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            accepted = describe_allowed(item)
-            if not _is_allowed(item, value):
-                message = (
-                    f"{item.name} = {_truncate(value)} is not allowed: give {accepted} (default: "
-                    f"{item.default!r})"
+        Raises:
+            TypeError: A setting has no default, or is of another type.
+        """
+        for name, field in cls.model_fields.items():
+            is_plain = field.annotation in (bool, int, float, str) or list_choices(field)
+            if field.is_required() or not is_plain:
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be true or false, a number or a text, with a "
+                    f"default"
                 )
-                raise SettingsError(message, item.name, value=value, allowed=allowed_values(item))
+
+    @field_validator("*")
+    @classmethod
+    def _check_default_limits(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if field.annotation is str:
+            is_allowed = len(value) <= LONGEST_TEXT and value.isprintable()
+        elif field.annotation in (int, float):
+            low, high = _bounds(read_limits(field.metadata))
+            is_allowed = low <= value <= high
+        else:
+            return value
+        if not is_allowed:
+            raise ValueError("beyond the default limits")
+        return value
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
@@ -124,93 +90,109 @@ class Settings:
         Raises:
             SettingsError: A key is unknown, or a value is outside its range; the message names it.
         """
-        fields_by_name = {item.name: item for item in dataclasses.fields(cls)}
+        known = cls.model_fields
         for key in values:
-            if key not in fields_by_name:
-                names = ", ".join(fields_by_name)
+            if key not in known:
+                names = ", ".join(known)
                 hint = f"the settings are {names}" if names else "leave it out, as there are none"
                 message = f"there is no setting {key!r}: {hint}"
                 raise SettingsError(
-                    message, key, unknown=True, value=values[key], allowed=tuple(fields_by_name)
+                    message, key, unknown=True, value=values[key], allowed=tuple(known)
                 )
-        return cls(**{key: _coerce(fields_by_name[key], value) for key, value in values.items()})
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise cls._refusal(error, values) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return these settings with other values for some.
+
+        Raises:
+            SettingsError: A key is unknown, or a value is not allowed.
+        """
+        return self.build(self.model_dump() | changes)
+
+    @classmethod
+    def _refusal(cls, error: ValidationError, values: Mapping[str, Any]) -> SettingsError:
+        """Convert the first error of a validation."""
+        first = error.errors(include_url=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, SettingsError):
+            return cause
+        if not first["loc"]:
+            return SettingsError(first["msg"])
+        name = str(first["loc"][0])
+        field = cls.model_fields[name]
+        value = values.get(name, field.default)
+        message = (
+            f"{name} = {_truncate(value)} is not allowed: give {describe_allowed(field)} "
+            f"(default: {field.default!r})"
+        )
+        return SettingsError(message, name, value=value, allowed=allowed_values(field))
 
 
-def describe_allowed(item: "dataclasses.Field[Any]") -> str:
+def override(settings: type[Settings], name: str, **changes: Any) -> Any:
+    """Declare the setting `name` of a base class with another `default` or `description`.
+
+    The rest, and the bounds, stay the same.
+    """
+    field = settings.model_fields[name]
+    return Field(**field.asdict()["attributes"] | read_limits(field.metadata) | changes)
+
+
+def read_limits(metadata: Iterable[Any]) -> dict[str, Any]:
+    """Return the bounds and lengths in the metadata of a field by the names that `Field` uses."""
+    return {
+        name: getattr(item, name) for item in metadata for name in LIMITS if hasattr(item, name)
+    }
+
+
+def list_choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the texts among which a setting chooses; empty for any other setting."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def allowed_values(field: FieldInfo) -> tuple[Any, ...] | type:
+    """Return the accepted values of a setting: its choices, its bounds (low, high), or its type."""
+    if field.annotation in (bool, str):
+        return field.annotation
+    return list_choices(field) or _bounds(read_limits(field.metadata))
+
+
+def describe_allowed(field: FieldInfo) -> str:
     """Describe the values that a setting accepts.
 
     Examples are `a number in [0.001, 10000]`, `one of convex, additive`, `true or false`.
     """
-    meta = item.metadata
-    if meta["choices"]:
-        return f"one of {', '.join(meta['choices'])}"
-    if isinstance(item.default, bool):
+    if choices := list_choices(field):
+        return f"one of {', '.join(choices)}"
+    if field.annotation is bool:
         return "true or false"
-    if isinstance(item.default, str):
+    if field.annotation is str:
         return f"a text of at most {LONGEST_TEXT} printable characters"
-    kind = "a whole number" if isinstance(item.default, int) else "a number"
-    left = (
-        f"({_format_bound(meta['above'])}"
-        if meta["above"] is not None
-        else f"[{_format_bound(meta['low'])}"
-    )
-    return f"{kind} in {left}, {_format_bound(meta['high'])}]"
+    kind = "a whole number" if field.annotation is int else "a number"
+    limits = read_limits(field.metadata)
+    low, high = map(format_bound, _bounds(limits))
+    left, right = "(" if "gt" in limits else "[", ")" if "lt" in limits else "]"
+    return f"{kind} in {left}{low}, {high}{right}"
 
 
-def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
-    """Return the accepted values of a setting: its choices, its bounds (low, high), or its type."""
-    meta = item.metadata
-    if meta["choices"]:
-        return tuple(meta["choices"])
-    if isinstance(item.default, bool | str):
-        return type(item.default)
-    return (meta["low"] if meta["above"] is None else meta["above"], meta["high"])
-
-
-def format_default(item: "dataclasses.Field[Any]") -> str:
+def format_default(field: FieldInfo) -> str:
     """Return a setting's default for a list of settings; a free text is in quotation marks."""
-    return (
-        repr(item.default)
-        if isinstance(item.default, str) and not item.metadata["choices"]
-        else str(item.default)
-    )
+    return repr(field.default) if field.annotation is str else str(field.default)
 
 
-def _format_bound(bound: float) -> str:
+def format_bound(bound: float) -> str:
     """Format a bound for people: 1000000, and 1e-09."""
     return str(int(bound)) if bound == int(bound) and abs(bound) < 1e12 else f"{bound:g}"
+
+
+def _bounds(limits: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the lower and upper bound of a number."""
+    low = limits.get("ge", limits.get("gt", -LARGEST))
+    return low, limits.get("le", limits.get("lt", LARGEST))
 
 
 def _truncate(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
-
-
-def _coerce(item: "dataclasses.Field[Any]", value: Any) -> Any:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return (
-        float(value)
-        if isinstance(item.default, float) and is_whole and _is_within_bounds(item, value)
-        else value
-    )
-
-
-def _is_allowed(item: "dataclasses.Field[Any]", value: Any) -> bool:
-    if isinstance(item.default, bool) or isinstance(value, bool):
-        return isinstance(item.default, bool) and isinstance(value, bool)
-    kind: Any = type(item.default)
-    if not isinstance(value, kind):
-        return False
-    if item.metadata["choices"] is not None:
-        return value in item.metadata["choices"]
-    if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT and value.isprintable()
-    return _is_within_bounds(item, value)
-
-
-def _is_within_bounds(item: "dataclasses.Field[Any]", value: Any) -> bool:
-    """Return whether a number is within the bounds of a setting; NaN is not."""
-    above, low = item.metadata["above"], item.metadata["low"]
-    return bool(
-        (value > above if above is not None else value >= low) and value <= item.metadata["high"]
-    )

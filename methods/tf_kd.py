@@ -1,52 +1,52 @@
 """Teacher-free distillation from a virtual teacher that is right about every label."""
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Needs, Objective
-from methods.settings import Settings, setting, temperature_setting
+from methods.settings import Positive, Settings, Temperature
 
 
-@dataclass(frozen=True)
 class TfKDSettings(Settings):
     """Hyper-parameters of Tf-KD.
 
     The paper's regularisation uses `correct` of 0.9 and more, and T of 20 and more.
     """
 
-    form: str = setting(
+    form: Literal["paper", "released"] = Field(
         "paper",
-        "Objective of the virtual teacher. paper: T^2 D(p_T || q_T), with teacher and student at "
-        "T; released: the term of the released code, multiplier / K times D(softmax(p / T) || q). "
-        "There T divides the teacher's probabilities, the student has no temperature, and the mean "
-        "is over samples and classes.",
-        choices=("paper", "released"),
+        description="Objective of the virtual teacher. paper: T^2 D(p_T || q_T), with teacher and "
+        "student at T; released: the term of the released code, multiplier / K times D(softmax(p "
+        "/ T) || q). There T divides the teacher's probabilities, the student has no temperature, "
+        "and the mean is over samples and classes.",
     )
-    alpha: float = setting(
-        0.1, "Weight of the virtual teacher; cross entropy has the weight 1 - alpha.", low=0, high=1
+    alpha: float = Field(
+        0.1,
+        description="Weight of the virtual teacher; cross entropy has the weight 1 - alpha.",
+        ge=0,
+        le=1,
     )
-    correct: float = setting(
+    correct: Positive = Field(
         0.99,
-        "a, the probability that the virtual teacher gives to the label; the other classes share "
-        "the rest equally.",
-        above=0,
-        high=0.9999,
+        description="a, the probability that the virtual teacher gives to the label; the other "
+        "classes share the rest equally.",
+        le=0.9999,
     )
-    temperature: float = temperature_setting(
+    temperature: Temperature = Field(
         20.0,
-        "T, the divisor of the logits of virtual teacher and student (paper), or of the teacher's "
-        "probabilities (released).",
+        description="T, the divisor of the logits of virtual teacher and student (paper), or of "
+        "the teacher's probabilities (released).",
     )
-    multiplier: float = setting(
+    multiplier: Positive = Field(
         100.0,
-        "Factor of the released code's term; its ResNet-18 on CIFAR-100 uses 100. Used by the form "
-        "released, else ignored.",
-        above=0,
-        high=1e6,
+        description="Factor of the released code's term; its ResNet-18 on CIFAR-100 uses 100. "
+        "Used by the form released, else ignored.",
+        le=1e6,
     )
 
 

@@ -5,22 +5,21 @@ The temperature softens the teacher only: the released code and the paper's tabl
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from methods import losses
 from methods.batch import Batch
 from methods.method import Knowledge, Task
-from methods.settings import SettingsError, override_default, override_doc, setting
-from methods.weighted import Soft, TwoFormMethod, TwoFormSettings
+from methods.settings import SettingsError, override
+from methods.weighted import Form, Soft, TwoFormMethod, TwoFormSettings
 
 # Samples per block of the mean power sum, since memory cannot hold two copies of ImageNet's logits.
 _BLOCK = 65_536
 
 
-@dataclass(frozen=True)
 class TTMSettings(TwoFormSettings):
     """Hyper-parameters of TTM.
 
@@ -28,34 +27,34 @@ class TTMSettings(TwoFormSettings):
     `normalize`.
     """
 
-    form: str = override_doc(
+    form: Form = override(
         TwoFormSettings,
         "form",
-        "Objective. convex: (1 - alpha) CE + alpha T D, which is 1 - alpha times CE + beta D with "
-        "beta = alpha T / (1 - alpha); additive: CE + beta D.",
+        description="Objective. convex: (1 - alpha) CE + alpha T D, which is 1 - alpha times CE + "
+        "beta D with beta = alpha T / (1 - alpha); additive: CE + beta D.",
     )
-    temperature: float = override_doc(
+    temperature: float = override(
         TwoFormSettings,
         "temperature",
-        "T, the divisor of the teacher's logits, 1/gamma in the paper's tables. The student's "
-        "logits are not divided.",
+        description="T, the divisor of the teacher's logits, 1/gamma in the paper's tables. The "
+        "student's logits are not divided.",
     )
-    beta: float = override_default(TwoFormSettings, "beta", 36.0)
-    normalize: bool = setting(
+    beta: float = override(TwoFormSettings, "beta", default=36.0)
+    normalize: bool = Field(
         True,
-        "Divide the loss by 1 + beta, so that beta does not change the effective learning rate; "
-        "false is the paper's form. Used by the form additive, else ignored.",
+        description="Divide the loss by 1 + beta, so that beta does not change the effective "
+        "learning rate; false is the paper's form. Used by the form additive, else ignored.",
     )
 
 
-@dataclass(frozen=True)
 class WTTMSettings(TTMSettings):
     """Hyper-parameters of WTTM: those of TTM, and the normalisation of the weights to mean one."""
 
-    mean_power_sum: bool = setting(
+    mean_power_sum: bool = Field(
         True,
-        "Divide each sample's power sum by its mean over the training part, so that alpha and beta "
-        "have the same effect as in TTM; false is equation 23 and the released code.",
+        description="Divide each sample's power sum by its mean over the training part, so that "
+        "alpha and beta have the same effect as in TTM; false is equation 23 and the released "
+        "code.",
     )
 
 

@@ -1,9 +1,9 @@
 """Base of the methods that weight labels and teacher by alpha."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods.alpha import Alpha, AlphaSettings, ScheduledAlpha, Terms
@@ -20,7 +20,7 @@ from methods.method import (
     Progress,
     Task,
 )
-from methods.settings import SettingsError, setting, temperature_setting
+from methods.settings import SettingsError, Temperature
 
 
 class Soft(NamedTuple):
@@ -103,31 +103,32 @@ class AlphaWeightedMethod(Method):
         return Terms(batch.cross_entropy(), soft.scale * soft.value, soft.divergence)
 
 
-@dataclass(frozen=True)
+Form = Literal["convex", "additive"]
+
+
 class TwoFormSettings(AlphaSettings):
     """Hyper-parameters of alpha, and of the form.
 
     `alpha` applies to the convex form only; the additive form has `beta` instead.
     """
 
-    form: str = setting(
+    form: Form = Field(
         "convex",
-        "Objective. convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, with a gradient "
-        "that grows with beta.",
-        choices=("convex", "additive"),
+        description="Objective. convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, "
+        "with a gradient that grows with beta.",
     )
-    temperature: float = temperature_setting(
-        4.0, "T, the divisor of the logits of teacher and student."
+    temperature: Temperature = Field(
+        4.0, description="T, the divisor of the logits of teacher and student."
     )
-    beta: float = setting(
+    beta: float = Field(
         9.0,
-        "Weight of the soft term; cross entropy has weight 1. Used by the form additive, else "
-        "ignored.",
-        low=0,
+        description="Weight of the soft term; cross entropy has weight 1. Used by the form "
+        "additive, else ignored.",
+        ge=0,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
         if self.form == "additive" and self.alpha_schedule != "constant":
             raise SettingsError(
                 f"alpha_schedule = {self.alpha_schedule!r} is not allowed with form = "
@@ -137,6 +138,7 @@ class TwoFormSettings(AlphaSettings):
                 value=self.alpha_schedule,
                 allowed=("constant",),
             )
+        return self
 
 
 class TwoFormMethod(AlphaWeightedMethod):

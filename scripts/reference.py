@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import run
-from methods import METHODS, describe_allowed, format_default
+from methods import METHODS, Settings, describe_allowed, format_default
+from methods.settings import format_bound, read_limits
 from orchestrator.config.fields import Choice
 from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.models.build import MODELS
@@ -97,18 +98,9 @@ def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return " or ".join(
             "null" if kind is type(None) else describe_type(kind, metadata) for kind in arguments
         )
-    bounds = [
-        f"{sign} {_number(getattr(item, name))}"
-        for item in metadata
-        for name, sign in BOUNDS.items()
-        if hasattr(item, name)
-    ]
-    bounds += [
-        text.format(getattr(item, name))
-        for item in metadata
-        for name, text in LENGTHS.items()
-        if hasattr(item, name)
-    ]
+    limits = read_limits(metadata)
+    bounds = [f"{BOUNDS[name]} {format_bound(limits[name])}" for name in limits if name in BOUNDS]
+    bounds += [LENGTHS[name].format(limits[name]) for name in limits if name in LENGTHS]
     if origin is Literal:
         kind = "one of " + ", ".join(map(code, arguments))
     elif origin is tuple:
@@ -128,10 +120,6 @@ def _flat(metadata: Iterable[Any]) -> list[Any]:
         for item in metadata
         for inner in (item.metadata if isinstance(item, FieldInfo) else [item])
     ]
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1e12 else f"{value:g}"
 
 
 def find_unit(field: FieldInfo) -> str:
@@ -205,6 +193,14 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
     return title + table(["Key", "Type", "Default", "Unit", "Meaning"], rows) + below
 
 
+def describe_settings(settings: type[Settings]) -> list[list[str]]:
+    """Return the name, allowed values, default and meaning of each setting."""
+    return [
+        [code(name), describe_allowed(field), code(format_default(field)), field.description or ""]
+        for name, field in settings.model_fields.items()
+    ]
+
+
 def write_configuration() -> str:
     """Return the page of all settings."""
     text = (
@@ -218,18 +214,8 @@ def write_configuration() -> str:
     )
     rows = []
     for name, builder in MODELS.items():
-        items = dataclasses.fields(builder.settings)
-        rows += [[code(name), "", "", "", "no settings"]] if not items else []
-        rows += [
-            [
-                code(name),
-                code(item.name),
-                describe_allowed(item),
-                code(format_default(item)),
-                item.metadata["doc"],
-            ]
-            for item in items
-        ]
+        settings = describe_settings(builder.settings) or [["", "", "", "no settings"]]
+        rows += [[code(name), *row] for row in settings]
     return text + table(["Network", "Setting", "Type", "Default", "Meaning"], rows)
 
 
@@ -247,16 +233,7 @@ def write_methods() -> str:
             if getattr(method.needs, field.name)
         ]
         text += f"Needs by default: {', '.join(map(code, needs)) or 'labels only'}.\n\n"
-        items = dataclasses.fields(method.Settings)
-        rows = [
-            [
-                code(item.name),
-                describe_allowed(item),
-                code(format_default(item)),
-                item.metadata["doc"],
-            ]
-            for item in items
-        ]
+        rows = describe_settings(method.Settings)
         text += (
             table(["Setting", "Type", "Default", "Meaning"], rows)
             if rows

@@ -1,8 +1,9 @@
 """Define a retrieval method for tests of checks and plans; its needs follow from its bank."""
 
-from dataclasses import dataclass
+from typing import Literal
 
 import pytest
+from pydantic import Field
 
 from methods import (
     METHODS,
@@ -13,24 +14,22 @@ from methods import (
     Objective,
     Settings,
     SettingsError,
-    setting,
 )
 from methods.bank_plan import BankPlan
 from search_spaces import SPACES
 from search_spaces.space import Space, Trial
 
 
-@dataclass(frozen=True)
 class RetrievingSettings(Settings):
     """Source of the bank, and the number of retrieved samples."""
 
-    paradigm: str = setting(
-        "offline", "Source of the bank.", choices=("offline", "online", "teacher_free")
+    paradigm: Literal["offline", "online", "teacher_free"] = Field(
+        "offline", description="Source of the bank."
     )
-    positives: int = setting(8, "Number of retrieved samples of the same class.", low=0)
-    negatives: int = setting(32, "Number of retrieved samples of other classes.", low=0)
-    first: int = setting(1, "Epochs before the first bank.", low=1)
-    queue: int = setting(0, "Number of samples that can be retrieved.", low=0)
+    positives: int = Field(8, description="Number of retrieved samples of the same class.", ge=0)
+    negatives: int = Field(32, description="Number of retrieved samples of other classes.", ge=0)
+    first: int = Field(1, description="Epochs before the first bank.", ge=1)
+    queue: int = Field(0, description="Number of samples that can be retrieved.", ge=0)
 
 
 class Retrieving(Method):

@@ -265,7 +265,7 @@ def test_methods_lists_every_setting() -> None:
     assert code == OK
     for name, method in METHODS.items():
         assert name in output and all(
-            f"  {setting} = " in output for setting in method.Settings.__dataclass_fields__
+            f"  {setting} = " in output for setting in method.Settings.model_fields
         )
 
 

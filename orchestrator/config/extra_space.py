@@ -4,7 +4,6 @@ These keys are searched in addition to the space of every method.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import product
 from math import prod
 from typing import Any
@@ -151,7 +150,7 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     section, _, name = key.rpartition(".")
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
-            known = asdict(MODELS[network.name].settings.build(network.settings))
+            known = MODELS[network.name].settings.build(network.settings).model_dump()
             # None: a setting of another network that may be chosen
             return (known | {"name": network.name}).get(name)
         if section == f"peers.{letter}.training":

@@ -30,7 +30,7 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
         method.Settings.build(given)
     except SettingsError as error:
         known = (
-            f"; {suggest_name(error.field, method.Settings.__dataclass_fields__)}"
+            f"; {suggest_name(error.field, method.Settings.model_fields)}"
             if error.unknown and error.field
             else ""
         )

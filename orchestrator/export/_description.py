@@ -1,6 +1,5 @@
 """Describe an exported student: its recipe, its data and its teacher."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def _method(configuration: Configuration) -> dict[str, Any]:
     check_settings(configuration, name, "method.name")
     kind = METHODS[name]
     return {"name": name, "provenance": kind.provenance} | {
-        "settings": asdict(kind.Settings.build(configuration.method.settings))
+        "settings": kind.Settings.build(configuration.method.settings).model_dump()
     }
 
 
@@ -100,7 +99,8 @@ def _needs(configuration: Configuration) -> Needs:
 
 def _resolved(network: Choice) -> dict[str, Any]:
     """Return the network's name and every setting, so that a default may change."""
-    return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
+    settings = MODELS[network.name].settings.build(network.settings)
+    return {"name": network.name, **settings.model_dump()}
 
 
 def _start(network: Choice) -> dict[str, Any]:

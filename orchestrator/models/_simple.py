@@ -1,44 +1,46 @@
 """Networks for small data: an MLP, a plain CNN and a depth-wise separable CNN."""
 
 import math
-from dataclasses import dataclass
 
+from pydantic import Field
 from torch import nn
 
-from methods import Settings, setting
+from methods import Settings
 from orchestrator.models.network import Network, Shape, convolution, kaiming
 
 
-@dataclass(frozen=True)
 class MLPSettings(Settings):
     """Size of a multi-layer perceptron."""
 
-    width: int = setting(128, "Units of each hidden layer.", low=1)
-    depth: int = setting(2, "Number of hidden layers.", low=1, high=1000)
-    dropout: float = setting(
-        0.0, "Share of each hidden layer's units that is dropped in training.", low=0, high=0.9
+    width: int = Field(128, description="Units of each hidden layer.", ge=1)
+    depth: int = Field(2, description="Number of hidden layers.", ge=1, le=1000)
+    dropout: float = Field(
+        0.0,
+        description="Share of each hidden layer's units that is dropped in training.",
+        ge=0,
+        le=0.9,
     )
 
 
-@dataclass(frozen=True)
 class CNNSettings(Settings):
     """Size of the convolutional network."""
 
-    width: int = setting(
+    width: int = Field(
         32,
-        "Channels of the first convolution; the second has twice, the third four times as many.",
-        low=1,
+        description="Channels of the first convolution; the second has twice, the third four "
+        "times as many.",
+        ge=1,
     )
 
 
-@dataclass(frozen=True)
 class SeparableCNNSettings(Settings):
     """Size of the depth-wise separable network."""
 
-    width: int = setting(
+    width: int = Field(
         32,
-        "Channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many.",
-        low=1,
+        description="Channels of the first convolution; the four blocks have 2, 4, 4 and 8 times "
+        "as many.",
+        ge=1,
     )
 
 

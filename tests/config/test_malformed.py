@@ -1,6 +1,5 @@
 """Test that malformed values of every key give a plan or one sentence, never a traceback."""
 
-import dataclasses
 import io
 from pathlib import Path
 
@@ -64,14 +63,12 @@ TEXTS = [
     "tracking.uri",
 ]
 NETWORKS = [
-    f"{part}.{item.name}"
+    f"{part}.{name}"
     for part in ("student", "teacher.network")
-    for item in dataclasses.fields(MODELS["mlp"].settings)
+    for name in MODELS["mlp"].settings.model_fields
 ]
 METHOD_SETTINGS = [
-    (name, item.name)
-    for name, method in METHODS.items()
-    for item in dataclasses.fields(method.Settings)
+    (name, setting) for name, method in METHODS.items() for setting in method.Settings.model_fields
 ]
 KEYS = [*TEXTS, *NUMBERS, *NETWORKS]
 

@@ -89,7 +89,7 @@ def prepare() -> Prepare:
     def make(name: str, **settings: object) -> Method:
         torch.manual_seed(0)
         kind = METHODS[name]
-        if "peer_warmup" in kind.Settings.__dataclass_fields__:
+        if "peer_warmup" in kind.Settings.model_fields:
             # otherwise the first epoch would not use the peers
             settings = {"peer_warmup": 0.0, **settings}
         method = kind(kind.Settings.build(settings))

@@ -314,7 +314,7 @@ def test_contradictory_settings_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in WEIGHTED if "form" in METHODS[name].Settings.__dataclass_fields__]
+    "name", [name for name in WEIGHTED if "form" in METHODS[name].Settings.model_fields]
 )
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "step", "learnable", "gap"])
 def test_the_additive_form_has_no_alpha_to_schedule(name: str, schedule: str) -> None:

@@ -1,12 +1,12 @@
 """Test the invariants of every method in METHODS."""
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from methods import (
@@ -20,11 +20,10 @@ from methods import (
     SettingsError,
     allowed_values,
     describe_allowed,
+    list_choices,
 )
 from methods.capabilities import uses_peers
 from tests.refusal import refused
-
-Field = dataclasses.Field[Any]
 
 every_method = pytest.mark.parametrize("name", METHODS)
 every_method_with_a_teacher = pytest.mark.parametrize(
@@ -37,34 +36,29 @@ every_method_with_peers = pytest.mark.parametrize(
 
 def every_setting() -> Iterator[Any]:
     for name, kind in METHODS.items():
-        for item in fields(kind.Settings):
-            yield pytest.param(name, item, id=f"{name}-{item.name}")
+        for setting in kind.Settings.model_fields:
+            yield pytest.param(name, setting, id=f"{name}-{setting}")
 
 
-def outside(item: Field) -> list[Any]:
+def outside(field: FieldInfo) -> list[Any]:
     """Return values that this setting must refuse."""
-    if item.metadata["choices"] is not None:
+    if list_choices(field):
         return ["no such choice", 0, None]
-    if isinstance(item.default, bool):
+    if field.annotation is bool:
         return [1, 0.5, "true", None]
-    low, above, high = (item.metadata[bound] for bound in ("low", "above", "high"))
-    wrong = [float("nan"), float("inf"), True, "1", None]
-    kind: Any = type(item.default)
-    wrong += [kind(above)] if above is not None else []
-    wrong += [kind(low) - 1, kind(low) - 1e-6] if low is not None else []
-    wrong += [kind(high) + 1, kind(high) + 1e-6] if high is not None else []
-    return wrong
+    kind: Any = field.annotation
+    bounds: Any = allowed_values(field)
+    low, high = map(kind, bounds)
+    beyond = [low - 1, low - 1e-6, high + 1, high + 1e-6]
+    return [float("nan"), float("inf"), True, "1", None, *beyond]
 
 
 def options() -> Iterator[Any]:
     """Yield every choice and every switch of every method, one at a time."""
     for name, kind in METHODS.items():
-        for item in fields(kind.Settings):
-            values = (
-                (False, True) if isinstance(item.default, bool) else item.metadata["choices"] or ()
-            )
-            for value in values:
-                yield pytest.param(name, {item.name: value}, id=f"{name}-{item.name}-{value}")
+        for setting, field in kind.Settings.model_fields.items():
+            for value in (False, True) if field.annotation is bool else list_choices(field):
+                yield pytest.param(name, {setting: value}, id=f"{name}-{setting}-{value}")
 
 
 def gradient(objective: Objective, batch: Batch) -> Tensor:
@@ -87,23 +81,26 @@ def test_provenance_is_documented(name: str) -> None:
 
 @every_method
 def test_unknown_setting_is_refused_by_name(name: str) -> None:
-    known = tuple(METHODS[name].Settings.__dataclass_fields__)
+    known = tuple(METHODS[name].Settings.model_fields)
     with refused("no_such_setting", 1, known, error=SettingsError) as caught:
         METHODS[name].Settings.build({"no_such_setting": 1})
     assert caught.value.unknown
 
 
-@pytest.mark.parametrize(("name", "item"), list(every_setting()))
-def test_value_outside_its_range_is_refused_with_the_allowed_values(name: str, item: Field) -> None:
-    for value in outside(item):
-        with refused(item.name, value, allowed_values(item), error=SettingsError) as caught:
-            METHODS[name].Settings.build({item.name: value})
-        assert describe_allowed(item) in str(caught.value)
+@pytest.mark.parametrize(("name", "setting"), list(every_setting()))
+def test_value_outside_its_range_is_refused_with_the_allowed_values(
+    name: str, setting: str
+) -> None:
+    field = METHODS[name].Settings.model_fields[setting]
+    for value in outside(field):
+        with refused(setting, value, allowed_values(field), error=SettingsError) as caught:
+            METHODS[name].Settings.build({setting: value})
+        assert describe_allowed(field) in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "item"), list(every_setting()))
-def test_setting_is_documented(name: str, item: Field) -> None:
-    assert len(item.metadata["doc"]) > 10
+@pytest.mark.parametrize(("name", "setting"), list(every_setting()))
+def test_setting_is_documented(name: str, setting: str) -> None:
+    assert len(METHODS[name].Settings.model_fields[setting].description or "") > 10
 
 
 @every_method

@@ -25,7 +25,7 @@ def with_fixed_weights(name: str, prepare: Any) -> Method:
 
     It is then linear in the labels.
     """
-    has_alpha = "alpha_schedule" in METHODS[name].Settings.__dataclass_fields__
+    has_alpha = "alpha_schedule" in METHODS[name].Settings.model_fields
     fixed: Method = prepare(name, **({"alpha_schedule": "constant"} if has_alpha else {}))
     return fixed
 

@@ -1,16 +1,18 @@
 """Test declared settings: texts with and without choices, and bounds of every number."""
 
-import dataclasses
 import io
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import Field
 from rich.console import Console
 
-from methods import METHODS, Settings, SettingsError, describe_allowed, setting
+from methods import METHODS, Settings, SettingsError, allowed_values, describe_allowed, list_choices
+from methods.influence_weighting import ESTIMATORS, InfluenceWeightingSettings
 from methods.kd import KD
+from methods.sample_weights import MAPS
+from methods.settings import Positive
 from orchestrator.config.conditional_space import list_branches
 from orchestrator.models.build import MODELS
 from orchestrator.reporting.terminal import methods_table
@@ -19,15 +21,14 @@ from search_spaces.space import Space
 from tests.refusal import refused
 
 
-@dataclass(frozen=True)
 class Own(Settings):
     """Settings of every type."""
 
-    text: str = setting("logits", "the name of what is compared")
-    mode: str = setting("a", "one of two", choices=("a", "b"))
-    count: int = setting(3, "a whole number")
-    weight: float = setting(0.5, "a number above 0", above=0)
-    ready: bool = setting(False, "true or false")
+    text: str = Field("logits", description="the name of what is compared")
+    mode: Literal["a", "b"] = Field("a", description="one of two")
+    count: int = Field(3, description="a whole number")
+    weight: Positive = Field(0.5, description="a number above 0")
+    ready: bool = Field(False, description="true or false")
 
 
 OWNERS = {
@@ -66,7 +67,7 @@ def test_refusal_names_setting_and_allowed_values(name: str, value: Any, bounds:
         Own.build({name: value})
     assert (
         name in str(caught.value)
-        and describe_allowed(Own.__dataclass_fields__[name]) in str(caught.value)
+        and describe_allowed(Own.model_fields[name]) in str(caught.value)
         and len(str(caught.value)) < 700
     )
 
@@ -74,23 +75,42 @@ def test_refusal_names_setting_and_allowed_values(name: str, value: Any, bounds:
 def test_a_whole_number_is_a_number_and_a_list_is_no_setting() -> None:
     assert Own.build({"weight": 2}) == Own(weight=2.0)
     with pytest.raises(TypeError, match="default"):
-        setting([], "a list")
+
+        class Listed(Settings):
+            several: list[str] = Field([], description="a list")
 
 
 @pytest.mark.parametrize("name", OWNERS)
 def test_every_number_has_bounds(name: str) -> None:
-    for item in dataclasses.fields(OWNERS[name]):
-        if isinstance(item.default, int | float) and not isinstance(item.default, bool):
-            lower = (
-                item.metadata["low"] if item.metadata["above"] is None else item.metadata["above"]
-            )
-            assert math.isfinite(lower) and math.isfinite(item.metadata["high"]), item.name
-            assert "inf" not in describe_allowed(item)
+    for setting, field in OWNERS[name].model_fields.items():
+        if field.annotation in (int, float):
+            bounds: Any = allowed_values(field)
+            assert all(map(math.isfinite, bounds)), setting
+            assert "inf" not in describe_allowed(field)
             for beyond in (10**400, -(10**400), 1e308, -1e308):
-                with refused(
-                    item.name, beyond, (lower, item.metadata["high"]), error=SettingsError
-                ):
-                    OWNERS[name].build({item.name: beyond})
+                with refused(setting, beyond, bounds, error=SettingsError):
+                    OWNERS[name].build({setting: beyond})
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_an_overridden_setting_keeps_its_allowed_values(name: str) -> None:
+    for base in OWNERS[name].__mro__[1:]:
+        if issubclass(base, Settings):
+            for setting, field in base.model_fields.items():
+                overridden = OWNERS[name].model_fields[setting]
+                assert allowed_values(overridden) == allowed_values(field), setting
+
+
+def test_other_values_are_checked_too() -> None:
+    assert Own(count=4).replace(weight=2) == Own(count=4, weight=2.0)
+    with refused("mode", "c", ("a", "b"), error=SettingsError):
+        Own().replace(mode="c")
+
+
+def test_choices_are_the_keys_of_their_tables() -> None:
+    fields = InfluenceWeightingSettings.model_fields
+    assert list_choices(fields["estimator"]) == tuple(ESTIMATORS)
+    assert list_choices(fields["weight_map"]) == tuple(MAPS)
 
 
 def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,12 @@
 """Define a method that depends on its bank, its trials, and the expected content of the banks."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from methods import METHODS, Batch, Knowledge, Method, Objective, Output, Settings, setting
+from methods import METHODS, Batch, Knowledge, Method, Objective, Output, Settings
 from methods.bank_plan import BankPlan
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import LETTERS
@@ -40,15 +40,14 @@ STUDENTS = {
 }
 
 
-@dataclass(frozen=True)
 class RememberingSettings(Settings):
     """Settings of the bank schedule."""
 
-    source: str = setting("own", "students of the bank", choices=("own", "peers"))
-    fill: str = setting("epoch", "update rule", choices=("epoch", "ema", "momentum"))
-    momentum: float = setting(0.5, "share of the old entry", low=0, high=1)
-    queue: int = setting(0, "entries that can be retrieved", low=0)
-    first: int = setting(1, "first epoch with a bank", low=1)
+    source: Literal["own", "peers"] = Field("own", description="students of the bank")
+    fill: Literal["epoch", "ema", "momentum"] = Field("epoch", description="update rule")
+    momentum: float = Field(0.5, description="share of the old entry", ge=0, le=1)
+    queue: int = Field(0, description="entries that can be retrieved", ge=0)
+    first: int = Field(1, description="first epoch with a bank", ge=1)
 
 
 class Remembering(Method):

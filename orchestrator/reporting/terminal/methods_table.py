@@ -1,6 +1,5 @@
 """Print the methods: provenance, settings with defaults and documentation, and search spaces."""
 
-import dataclasses
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +13,9 @@ def print_methods(console: Console) -> None:
     """Print every method with its settings and its search space."""
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
-        for item in dataclasses.fields(method.Settings):
-            values = f"{format_default(item)} ({describe_allowed(item)})"
-            line = f"  {item.name} = {values}: {item.metadata['doc']}"
+        for setting, field in method.Settings.model_fields.items():
+            values = f"{format_default(field)} ({describe_allowed(field)})"
+            line = f"  {setting} = {values}: {field.description}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         searched = "; ".join(search_parameters(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)

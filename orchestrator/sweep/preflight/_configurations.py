@@ -1,7 +1,6 @@
 """Check a sweep that trains a list of configurations without a search."""
 
 import json
-from dataclasses import asdict
 
 from methods import METHODS, SettingsError
 from orchestrator.config.fields import MOST_TRIALS
@@ -118,4 +117,4 @@ def _resolve_settings(
     except SettingsError as error:
         message = f"{field}: method {name}: {error}; see `python run.py methods`"
         raise ConfigurationError.from_error(error, message, field) from error
-    return json.dumps([trial.plain() | {"method": name}, asdict(resolved)], sort_keys=True)
+    return json.dumps([trial.plain() | {"method": name}, resolved.model_dump()], sort_keys=True)

@@ -1,10 +1,9 @@
 """Check that a method has the teacher or peers it needs, and name the setting that needs them."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from typing import Any
 
-from methods import Method, SettingsError
+from methods import Method, SettingsError, list_choices
 from methods.capabilities import uses_peers
 from orchestrator.config.method_variants import advise_method_name, build_variants
 from orchestrator.config.schema import Configuration
@@ -60,7 +59,7 @@ def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
     """
     for setting, value in _other_choices(method):
         try:
-            other = type(method)(replace(method.settings, **{setting: value}))
+            other = type(method)(method.settings.replace(**{setting: value}))
         except SettingsError:
             continue
         if not _missing_need(configuration, other):
@@ -70,7 +69,7 @@ def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
 
 def _other_choices(method: Method) -> Iterator[tuple[str, Any]]:
     """Yield every choice of each setting except the current one."""
-    for item in fields(method.settings):
-        for value in item.metadata["choices"] or ():
-            if value != getattr(method.settings, item.name):
-                yield item.name, value
+    for name, field in type(method.settings).model_fields.items():
+        for value in list_choices(field):
+            if value != getattr(method.settings, name):
+                yield name, value
