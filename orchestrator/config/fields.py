@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -128,6 +129,12 @@ class Choice(Section):
     def settings(self) -> dict[str, Any]:
         """Return the given settings, without the name and the fields that every choice has."""
         return dict(self.model_extra or {})
+
+
+def make_overrides(section: type[Section], *keys: str) -> type[Section]:
+    """Return a section with some keys of another section, each null by default."""
+    fields: dict[str, Any] = {key: (section.__annotations__[key] | None, None) for key in keys}
+    return create_model(f"{section.__name__}Overrides", __base__=Section, **fields)
 
 
 def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> object:
