@@ -80,11 +80,10 @@ def default_name(configuration: Configuration, kind: str) -> str:
     A search over several methods is named by its project.
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    prefix = (
-        methods[0]
-        if len(methods) == 1
-        else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
-    )
+    if len(methods) == 1:
+        prefix = methods[0]
+    else:
+        prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -73,11 +73,9 @@ def create_submission(
             raise ConfigurationError(
                 sentence, field=f"--{option}", value=given[option], allowed="left out"
             )
-    store, run, extra_files = (
-        _check_store_location(str(options["store"]) if "store" in given else None),
-        options.get("resume"),
-        {},
-    )
+    store = _check_store_location(str(options["store"]) if "store" in given else None)
+    run = options.get("resume")
+    extra_files = {}
     excluded = set(given) - RESUME_OPTIONS
     if run is not None and excluded:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))

@@ -38,9 +38,8 @@ def export(
     show_damage(Sweep.open(opened, name), opened.option)
     network, source = exported.settings["network"]["name"], exported.settings["source"]
     console.print(
-        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} "
-        f"weights, after epoch {source['epoch']}: "
-        f"{exported.folder}",
+        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, "
+        f"after epoch {source['epoch']}: {exported.folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,

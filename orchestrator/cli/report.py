@@ -37,11 +37,10 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     show_damage(sweep, opened.option)
     _write_page(target, built.html)
     reason = log_to_sweep(opened, sweep, {}, 0, "report", {f"{name}.html": built.html})
-    logged = (
-        f"not logged: {reason}"
-        if reason
-        else f"logged to the run {name} in MLflow: artifact report/{name}.html"
-    )
+    if reason:
+        logged = f"not logged: {reason}"
+    else:
+        logged = f"logged to the run {name} in MLflow: artifact report/{name}.html"
     for line in (*built.summary, f"report: {target}", logged):
         console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
     return errors.OK

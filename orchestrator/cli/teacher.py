@@ -48,10 +48,8 @@ def teacher(
 
     if fill:
         refuse_renamed("--fill", fill)
-    opened, configuration = (
-        Store.open(store),
-        load(config, pairs, cluster_address(address, local), seed=seed),
-    )
+    opened = Store.open(store)
+    configuration = load(config, pairs, cluster_address(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError(
             "teacher is null: set teacher.network.name, or choose another --config",

@@ -203,8 +203,7 @@ class InfluenceClient:
         if self.deaths > self.max_failures:
             self.unread_notes.append(
                 f"the influence actor died {self.deaths} times (resources.max_failures = "
-                f"{self.max_failures}): the snapshot of "
-                f"epoch {self.epoch} was not resent"
+                f"{self.max_failures}): the snapshot of epoch {self.epoch} was not resent"
             )
             return
         self.unread_notes.append(

@@ -233,8 +233,7 @@ def _callbacks(plan: Groups) -> list[Any]:
         require_hooks()
     except (ImportError, PreflightError) as error:
         raise PreflightError(
-            f"Ray {ray.__version__} does not support workers with different resources "
-            f"({error}): "
+            f"Ray {ray.__version__} does not support workers with different resources ({error}): "
             "install the Ray version in constraints.txt, or give all students the same "
             "cpus_per_worker and gpus_per_worker",
             field="ray",

@@ -218,9 +218,8 @@ class Cluster:
         while not (job := self.job(name)).has_ended:
             if time.monotonic() > until:
                 raise PreflightError(
-                    f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s "
-                    f"after the stop request: check it with "
-                    f"`python run.py status {name} --address {self.address}`",
+                    f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s after the stop request: "
+                    f"check it with `python run.py status {name} --address {self.address}`",
                     field="name",
                     value=name,
                     allowed=f"an end within {STOP_S + END_TIMEOUT_S:.0f} s",
@@ -264,16 +263,14 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            problem = (
-                "rejects the token"
-                if "failed" in str(error)
-                else "requires a token, and none is set"
-            )
+            if "failed" in str(error):
+                problem = "rejects the token"
+            else:
+                problem = "requires a token, and none is set"
             raise PreflightError(
-                f"--address {self.address}: the cluster {problem}: put the cluster's token "
-                f"into ~/.ray/auth_token or the file that "
-                "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token (`ray get-auth-token` "
-                "prints it on the head)",
+                f"--address {self.address}: the cluster {problem}: put the cluster's token into "
+                "~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names, and set "
+                "RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)",
                 field="--address",
                 value=self.address,
                 allowed="the cluster's token",

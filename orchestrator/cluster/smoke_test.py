@@ -51,9 +51,8 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         waited_s += POLL_S
     if thread.is_alive():
         raise PreflightError(
-            f"two workers did not respond within {timeout_s:g} s: check the load of the machine or "
-            f"the cluster (`ray status`), "
-            "and the ports that a firewall closes",
+            f"two workers did not respond within {timeout_s:g} s: check the load of the machine "
+            "or the cluster (`ray status`), and the ports that a firewall closes",
             field="workers",
             value=None,
             allowed=f"a response within {timeout_s:g} s",

@@ -157,11 +157,10 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
         )
         if inner is not None and str(part) in inner.model_fields:
             field = inner.model_fields[str(part)]
-            annotation = (
-                Annotated[(field.annotation, *field.metadata)]
-                if field.metadata
-                else field.annotation
-            )
+            if field.metadata:
+                annotation = Annotated[(field.annotation, *field.metadata)]
+            else:
+                annotation = field.annotation
         elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
             annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
         else:

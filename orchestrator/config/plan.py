@@ -414,11 +414,10 @@ def describe_comparisons(search: Search, epochs: int) -> str:
     if search.scheduler == "hyperband":
         trials_left, parts = search.trials, []
         for trials, milestones in hyperband_brackets(search, epochs):
-            after = (
-                f"compared after {', '.join(map(str, milestones))}"
-                if milestones
-                else "trained to the end"
-            )
+            if milestones:
+                after = f"compared after {', '.join(map(str, milestones))}"
+            else:
+                after = "trained to the end"
             parts += [f"{min(trials, trials_left)} {after}"] if trials_left > 0 else []
             trials_left -= trials
         return f"hyperband: trials in brackets: {'; '.join(parts)}" + (

@@ -66,11 +66,10 @@ def read_path(raw_path: str | Path, key: str, only_read: bool = False) -> Path:
     try:
         path = Path(raw_path).expanduser().resolve()
     except RuntimeError as error:  # raised for `~` and for links in a circle
-        reason = (
-            "is a loop of symbolic links"
-            if "loop" in str(error).lower()
-            else "begins with ~ and an unknown user"
-        )
+        if "loop" in str(error).lower():
+            reason = "is a loop of symbolic links"
+        else:
+            reason = "begins with ~ and an unknown user"
         raise ConfigurationError(
             f"{shown} {reason}: give an absolute path, for example /folder/file",
             field=key,

@@ -76,8 +76,7 @@ def _root(config: Data) -> Path:
     if config.size is None:
         raise ConfigurationError(
             "data.size is missing: data.name = folder needs the side length of the resized "
-            "images in "
-            "pixels; set it with --set data.size=224",
+            "images in pixels; set it with --set data.size=224",
             field="data.size",
             allowed=int,
         )
@@ -99,9 +98,8 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
         unread = listing.unread.restrict_to(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
             f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 "
-            f"images in {split}/: every part needs "
-            f"images of every class; add images ({', '.join(SUFFIXES)}) or remove the "
-            f"class{unread}",
+            f"images in {split}/: every part needs images of every class; add images "
+            f"({', '.join(SUFFIXES)}) or remove the class{unread}",
             field=str(root / split / empty[0]),
             value=0,
             allowed=(1, None),

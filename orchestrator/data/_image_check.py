@@ -76,9 +76,8 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     if damaged:
         path, reason = damaged[0]
         raise ConfigurationError(
-            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first "
-            f"is {path} ({reason}): "
-            "replace or remove them, then start again",
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is "
+            f"{path} ({reason}): replace or remove them, then start again",
             field=path,
             value=reason,
             allowed="an image that can be decoded",

@@ -72,11 +72,10 @@ class Unread:
         ]
         for name, paths in self.folders.items():
             count = sum(len(files) for path in paths for _, _, files in os.walk(path))
-            which = (
-                f"folder {self.relative(paths[0])}/"
-                if len(paths) == 1
-                else f"{len(paths)} folders {name}/"
-            )
+            if len(paths) == 1:
+                which = f"folder {self.relative(paths[0])}/"
+            else:
+                which = f"{len(paths)} folders {name}/"
             descriptions.append(f"{which}: {count} files")
         return descriptions
 
@@ -161,10 +160,8 @@ def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
 def _list_class(folder: Path, unread: Unread) -> list[str]:
     """Return the images of a class, as sorted paths below the root."""
     images: list[str] = []
-    pending, visited = (
-        [str(folder)],
-        {_folder_id(unread.root), _folder_id(folder.parent), _folder_id(folder)},
-    )
+    pending = [str(folder)]
+    visited = {_folder_id(unread.root), _folder_id(folder.parent), _folder_id(folder)}
     while pending:
         for entry in _scan_folder(pending.pop()):
             if _is_folder(entry):

@@ -121,8 +121,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         if missing := [key for key in required if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the required keys are "
-                f"{', '.join(required)}"
-                f"{describe_unread(_describe_unread_keys(members))}",
+                f"{', '.join(required)}{describe_unread(_describe_unread_keys(members))}",
                 field="data.path",
                 value=tuple(missing),
                 allowed=required,
@@ -255,9 +254,8 @@ def _require_memory(path: Path, needed: int) -> None:
     if COPIES * needed > free:
         raise PreflightError(
             f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, and preparing them "
-            f"takes "
-            f"{COPIES} times as much memory, but {free / 2**30:.3g} GiB are free: save fewer or "
-            f"smaller images, or use a machine with more memory",
+            f"takes {COPIES} times as much memory, but {free / 2**30:.3g} GiB are free: save "
+            "fewer or smaller images, or use a machine with more memory",
             field="data.path",
             value=COPIES * needed,
             allowed=(0, free),

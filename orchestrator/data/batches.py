@@ -70,13 +70,12 @@ class Batches:
         known = dataset.train.labels != UNLABELLED
         self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._unlabelled_index)
-        self.labelled = (
-            labelled_per_batch(
+        if mixed:
+            self.labelled = labelled_per_batch(
                 batch_size, labelled_share or 0, world_size, len(self._unlabelled_index)
             )
-            if mixed
-            else 0
-        )
+        else:
+            self.labelled = 0
         self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
@@ -316,9 +315,8 @@ def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelle
     if unlabelled < batch_size - labelled:
         raise ConfigurationError(
             f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the "
-            f"{batch_size - labelled} of a batch "
-            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower "
-            f"training.batch_size or data.labelled",
+            f"{batch_size - labelled} of a batch (training.batch_size = {batch_size}, "
+            f"data.labelled_share = {share:g}): lower training.batch_size or data.labelled",
             field="training.batch_size",
             value=batch_size,
             allowed=f"at most {unlabelled} unlabelled samples in a batch",

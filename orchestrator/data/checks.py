@@ -27,8 +27,7 @@ def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -
     if dtype != np.uint8:
         raise ConfigurationError(
             f"{where} has type {dtype}: only uint8 (0 to 255) is allowed; convert the images "
-            f"before "
-            f"saving them",
+            "before saving them",
             field=field,
             value=str(dtype),
             allowed="uint8",
@@ -117,10 +116,8 @@ def convert_labels(where: str, array: NDArray[Any], count: int, field: str) -> L
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
             f"{where} contains the label {largest} for {count} images: labels are class numbers "
-            f"from 0, and "
-            f"every class needs an image, so the largest allowed label is {count - 1}; renumber "
-            f"the "
-            f"classes",
+            "from 0, and every class needs an image, so the largest allowed label is "
+            f"{count - 1}; renumber the classes",
             field=field,
             value=largest,
             allowed=(0, count - 1),
@@ -232,8 +229,7 @@ def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
             wrong = low if low < 0 else high
             raise ConfigurationError(
                 f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are "
-                f"allowed "
-                f"for {classes} classes: correct the labels",
+                f"allowed for {classes} classes: correct the labels",
                 field=f"{field}[{name}]",
                 value=wrong,
                 allowed=(0, classes - 1),

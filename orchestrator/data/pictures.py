@@ -140,11 +140,10 @@ class _Images(data.Dataset[torch.Tensor | Damage]):
             image = decode_image(path, 3).image
         except ImageError as error:
             return Damage(str(path), str(error))
-        box = (
-            _middle(image.height, image.width)
-            if numbers is None
-            else _crop(numbers, image.height, image.width)
-        )
+        if numbers is None:
+            box = _middle(image.height, image.width)
+        else:
+            box = _crop(numbers, image.height, image.width)
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

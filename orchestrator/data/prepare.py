@@ -192,10 +192,8 @@ def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Par
     )
     train = Part(clean.inputs, noisy)
     if config.validation_in_training:
-        train, clean = (
-            train.followed_by(limited["validation"]),
-            clean.followed_by(limited["validation"]),
-        )
+        train = train.followed_by(limited["validation"])
+        clean = clean.followed_by(limited["validation"])
     return Parts(
         train, limited["validation"], limited["test"], parts.classes, parts.root
     ), clean.labels

@@ -188,11 +188,10 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
     trial = sweep.trials[number]
     if trial.state not in USABLE:
         usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
-        state = (
-            f"failed ({' '.join(trial.message.split())})"
-            if trial.state == "failed"
-            else "has not ended"
-        )
+        if trial.state == "failed":
+            state = f"failed ({' '.join(trial.message.split())})"
+        else:
+            state = "has not ended"
         raise ConfigurationError(
             f"--trial {number} of {sweep.name!r} {state}: give one of {usable}",
             field="--trial",
@@ -209,11 +208,9 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     by = describe_objective(sweep.configuration, primary_goal(search).name)
     if len(sweep.trials) == 1:
         return "the only trial of its run"
-    return (
-        f"one of {many}"
-        if number is not None
-        else f"the best of {many} by {by} of the last epoch{first}"
-    )
+    if number is not None:
+        return f"one of {many}"
+    return f"the best of {many} by {by} of the last epoch{first}"
 
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
@@ -244,11 +241,10 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
         )
         listed = ", ".join(str(number) for number in alternatives)
         raise ConfigurationError(
-            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it "
-            f"is not among its best "
-            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give "
-            f"one of {listed}, or train "
-            f"it again: its settings are in {storage.trial / 'trial.json'}",
+            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is "
+            "not among its best (search.keep_checkpoints = "
+            f"{sweep.configuration.search.keep_checkpoints}): give one of {listed}, or train it "
+            f"again: its settings are in {storage.trial / 'trial.json'}",
             field="--trial",
             value=trial.number,
             allowed=alternatives,

@@ -144,11 +144,10 @@ def read_plain(file: Path) -> bytes:
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
     if outside or odd:
-        reason = (
-            "it is not in the format of this PyTorch"
-            if outside
-            else f"its member {odd[0]} is pickled or unknown"
-        )
+        if outside:
+            reason = "it is not in the format of this PyTorch"
+        else:
+            reason = f"its member {odd[0]} is pickled or unknown"
         raise ConfigurationError(
             f"{file} is not opened, because {reason}: export it again with `python run.py export "
             f"--format torchexport`",

@@ -88,16 +88,14 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     ) as error:  # sizes that torch cannot count
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
-            f"({' '.join(str(error).split())[:200]}): "
-            "export it again with `python run.py export`",
+            f"({' '.join(str(error).split())[:200]}): export it again with `python run.py export`",
             field=str(file.parent / SETTINGS),
             value=settings["network"],
         ) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
-            f"{file.name} holds {file.stat().st_size}: "
-            "export it again with `python run.py export`",
+            f"{file.name} holds {file.stat().st_size}: export it again with `python run.py export`",
             field=str(file),
             value=file.stat().st_size,
             allowed=needed,

@@ -98,11 +98,9 @@ def read(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
             value=None,
             allowed=f"an image, or an array in a {ARRAYS} file",
         )
-    return (
-        _read_array(file, input_settings)
-        if file.suffix.lower() == ARRAYS
-        else [_read_image(file, input_settings)]
-    )
+    if file.suffix.lower() == ARRAYS:
+        return _read_array(file, input_settings)
+    return [_read_image(file, input_settings)]
 
 
 @torch.no_grad()

@@ -135,11 +135,10 @@ def _describe_archive(file: Path) -> str:
 
 def _advice(file: Path, kind: str) -> str:
     if kind == PICKLED:
-        target = (
-            file.with_name(f"{file.stem}-converted{SUFFIX}")
-            if file.suffix.lower() == SUFFIX
-            else file.with_suffix(SUFFIX)
-        )
+        if file.suffix.lower() == SUFFIX:
+            target = file.with_name(f"{file.stem}-converted{SUFFIX}")
+        else:
+            target = file.with_suffix(SUFFIX)
         return (
             f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, "
             f"which loads only tensors (also those under 'state_dict' or 'model'), and give the "

@@ -330,11 +330,10 @@ def _too_few(
     )
     middle = last[len(last) // 2] if last else None
     others = len(_values(trials, middle, until)) if middle is not None and middle != epoch else 0
-    advice = (
-        [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"]
-        if others >= LEAST
-        else []
-    )
+    if others >= LEAST:
+        advice = [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"]
+    else:
+        advice = []
     if changed:
         reason = (
             f"population based training changed the settings of {changed} others during training"

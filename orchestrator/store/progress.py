@@ -53,10 +53,8 @@ def read_progress(student: Path) -> Progress:
     """
     file = student / PROGRESS_FILE
     progress = PROGRESS.read(file)
-    last, epochs = (
-        progress["record"]["epoch"],
-        [record["epoch"] for record in progress.get("records", ())],
-    )
+    last = progress["record"]["epoch"]
+    epochs = [record["epoch"] for record in progress.get("records", ())]
     if epochs and (
         epochs[-1] != last or any(one >= other for one, other in itertools.pairwise(epochs))
     ):

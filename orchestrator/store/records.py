@@ -235,22 +235,17 @@ class Sweep(SweepRecord):
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
-            key, reason = (
-                "number",
-                f"number = {trial.number} is not allowed in the folder {file.parent.name}",
-            )
+            key = "number"
+            reason = f"number = {trial.number} is not allowed in the folder {file.parent.name}"
         elif len(trial.history) > trial.epochs:
-            key, reason = (
-                "history",
-                f"history has {len(trial.history)} epochs, but epochs = {trial.epochs}",
-            )
+            key = "history"
+            reason = f"history has {len(trial.history)} epochs, but epochs = {trial.epochs}"
         elif trial.value is None and (trial.state == "complete" or trial.values):
             key, reason = "value", f"value = null is not allowed with state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
-            key, reason = (
-                "values",
-                f"values has {len(trial.values)} numbers, but the sweep has {objectives} "
-                f"objectives",
+            key = "values"
+            reason = (
+                f"values has {len(trial.values)} numbers, but the sweep has {objectives} objectives"
             )
         else:
             key, reason = ("", "") if sealed or not usable else self._misfit(trial)

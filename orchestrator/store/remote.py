@@ -141,11 +141,10 @@ class Remote:
 
         store, failures = _run_with_timeout(ANSWER_S, probe)
         if store is None:
-            reason = (
-                " ".join(str(failures[0]).split())[:300]
-                if failures
-                else f"no response within {ANSWER_S:g} s"
-            )
+            if failures:
+                reason = " ".join(str(failures[0]).split())[:300]
+            else:
+                reason = f"no response within {ANSWER_S:g} s"
             raise PreflightError(
                 f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it "
                 f"is reachable from this machine, and that the credentials in the environment may "

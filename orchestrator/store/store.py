@@ -46,11 +46,9 @@ class Store:
     @property
     def option(self) -> str:
         """Return the command-line option that selects this store, empty for the default store."""
-        return (
-            f" --store {shlex.quote(self.uri or str(self.root))}"
-            if self.root != DEFAULT.resolve()
-            else ""
-        )
+        if self.root != DEFAULT.resolve():
+            return f" --store {shlex.quote(self.uri or str(self.root))}"
+        return ""
 
     @classmethod
     def named(cls, name: Path | str) -> "Store":
@@ -74,11 +72,10 @@ class Store:
         """
         store = cls.named(name)
         if not os.path.isdir(store.root):
-            where = (
-                f"{store.uri} has no runs that were started on this machine"
-                if store.uri
-                else f"{name} does not exist"
-            )
+            if store.uri:
+                where = f"{store.uri} has no runs that were started on this machine"
+            else:
+                where = f"{name} does not exist"
             raise ConfigurationError(
                 f"--store {where}: give the store of an earlier run, or start a sweep with `python "
                 f"run.py sweep{store.option}`",
@@ -313,11 +310,9 @@ def read_json(file: Path) -> Any:
     """
     try:
         value = json.loads(file.read_text())
-        return (
-            {name: each for name, each in value.items() if name != "checksum"}
-            if isinstance(value, dict)
-            else value
-        )
+        if isinstance(value, dict):
+            return {name: each for name, each in value.items() if name != "checksum"}
+        return value
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{file} cannot be read ({error}): remove it, or start again with another --name",

@@ -64,11 +64,9 @@ class Watchdog:
     def __init__(
         self, heartbeat_warning_s: float, heartbeat_timeout_s: float, actions: WatchdogActions
     ) -> None:
-        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.actions = (
-            heartbeat_warning_s,
-            heartbeat_timeout_s,
-            actions,
-        )
+        self.heartbeat_warning_s = heartbeat_warning_s
+        self.heartbeat_timeout_s = heartbeat_timeout_s
+        self.actions = actions
         self.life = ""
         self.groups: list[int] = []
         self.reported: set[str] = set()  # trials whose silence was reported
@@ -182,10 +180,8 @@ class Watchdog:
                 self.actions.remove_lost_group(group, "it sent no report after the dispatcher died")
 
     def _describe_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> str:
-        waiting, silent = (
-            overview["waiting"],
-            f"{trial['name']} has sent no heartbeat for {trial['silent_s']:.0f} s",
-        )
+        waiting = overview["waiting"]
+        silent = f"{trial['name']} has sent no heartbeat for {trial['silent_s']:.0f} s"
         wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
         if trial["group"] is not None:
             restarting = " and is being restarted" if not trial["workers"] else ""
@@ -196,22 +192,20 @@ class Watchdog:
         if not overview["serving"]:
             error = f" ({overview['last_error']})" if overview["last_error"] else ""
             return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
-        after = (
-            ", all of which must report first after the dispatcher's death"
-            if overview["missing"]
-            else ""
-        )
+        if overview["missing"]:
+            after = ", all of which must report first after the dispatcher's death"
+        else:
+            after = ""
         return (
             f"{silent}: it waits for one of {len(overview['groups'])} worker groups{after}; {wait}"
         )
 
     def _act_on_silence(self, trial: dict[str, Any], overview: dict[str, Any]) -> None:
         group, silent_s = trial["group"], trial["silent_s"]
-        limit_s = (
-            self.heartbeat_timeout_s
-            if trial["workers"]
-            else max(self.heartbeat_timeout_s, RETURN_S)
-        )
+        if trial["workers"]:
+            limit_s = self.heartbeat_timeout_s
+        else:
+            limit_s = max(self.heartbeat_timeout_s, RETURN_S)
         if silent_s < limit_s or (group is None and overview["missing"]):
             return
         limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
@@ -232,17 +226,13 @@ class DispatcherActions:
 
     def __init__(self, dispatcher_client: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.dispatcher_client, self.note = dispatcher_client, note
-        self.recover, self.replace, self.remove_lost_group, self.give_up = (
-            dispatcher_client.recover,
-            dispatcher_client.replace,
-            dispatcher_client.remove_lost_group,
-            dispatcher_client.give_up,
-        )
-        self.restart, self.end_reader, self.end_process = (
-            dispatcher_client.restart,
-            dispatcher_client.end_reader,
-            dispatcher_client.end_process,
-        )
+        self.recover = dispatcher_client.recover
+        self.replace = dispatcher_client.replace
+        self.remove_lost_group = dispatcher_client.remove_lost_group
+        self.give_up = dispatcher_client.give_up
+        self.restart = dispatcher_client.restart
+        self.end_reader = dispatcher_client.end_reader
+        self.end_process = dispatcher_client.end_process
 
     def cluster(self) -> str:
         import ray

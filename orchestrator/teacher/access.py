@@ -82,11 +82,10 @@ def decide_access(
     size = sizes.format_bytes(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "computed online at every step (teacher.mode = online)")
-    folder = (
-        _cluster_folder(teacher.cache)
-        if cluster
-        else _local_folder(teacher.cache or store.knowledge)
-    )
+    if cluster:
+        folder = _cluster_folder(teacher.cache)
+    else:
+        folder = _local_folder(teacher.cache or store.knowledge)
     excess = _describe_excess(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
     if not excess:
         return TeacherAccess(
@@ -99,8 +98,7 @@ def decide_access(
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
         f"teacher.mode = cached takes {size}, and {excess}: raise teacher.cache_gib, lower "
-        f"data.views, name another folder with "
-        "teacher.cache, or set teacher.mode=auto",
+        "data.views, name another folder with teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
         value=teacher.cache_gib if limited else str(folder),
         allowed=(needed / 2**30, None)

@@ -166,8 +166,7 @@ def _evaluate(
     if not all(map(math.isfinite, metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights "
-            "are: give other "
-            "teacher.network.weights, or leave them out to fit a teacher here",
+            "are: give other teacher.network.weights, or leave them out to fit a teacher here",
             field="teacher.network.weights",
             value=configuration.teacher.network.weights if configuration.teacher else None,
             allowed="weights with finite logits",
@@ -191,11 +190,10 @@ def _fit(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
         if record.get("failed"):
-            advice = (
-                ""
-                if "teacher." in record["failed"]
-                else "; change teacher.training or teacher.network"
-            )
+            if "teacher." in record["failed"]:
+                advice = ""
+            else:
+                advice = "; change teacher.training or teacher.network"
             raise ConfigurationError(
                 f"the teacher could not be fitted: {record['failed']}{advice}",
                 field="teacher",

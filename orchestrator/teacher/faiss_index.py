@@ -72,12 +72,10 @@ class FaissIndex:
 
         self.faiss: Any = faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self.features, self.labels, self.negatives, self.heartbeat = (
-            features,
-            labels.cpu(),
-            negatives,
-            heartbeat,
-        )
+        self.features = features
+        self.labels = labels.cpu()
+        self.negatives = negatives
+        self.heartbeat = heartbeat
         self.bank, self.positives = ByClass(features, labels), positives
         known = torch.nonzero(self.labels >= 0).flatten()
         self.order = known[self.labels[known].argsort(stable=True)]

@@ -52,8 +52,7 @@ def require_schema(database: Path) -> None:
     if version in revisions:
         raise PreflightError(
             f"MLflow's database {database} is out of date (its schema is {version}, MLflow "
-            f"{installed} needs {head}): back up the "
-            f"file, then run `{upgrade_command(database)}`",
+            f"{installed} needs {head}): back up the file, then run `{upgrade_command(database)}`",
             field=str(database),
             value=version,
             allowed=head,
@@ -178,11 +177,10 @@ def _contents(database: Path) -> tuple[set[str], str | None]:
             str(name)
             for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-        row = (
-            known.execute("SELECT version_num FROM alembic_version").fetchone()
-            if "alembic_version" in tables
-            else None
-        )
+        if "alembic_version" in tables:
+            row = known.execute("SELECT version_num FROM alembic_version").fetchone()
+        else:
+            row = None
     return tables, str(row[0]) if row else None
 
 

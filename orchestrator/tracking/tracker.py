@@ -110,10 +110,8 @@ class Tracker:
         method, number, key = configuration.method.name, trial.number, str(trial.number)
         resolved = apply_or_base(self.sweep.configuration, trial.settings)
         tags = described.tags(configuration, resolved.method.name) | {"kind": "trial"}
-        new, changing = (
-            key not in self.writer.run_progress,
-            self.sweep.configuration.search.scheduler == "pbt",
-        )
+        new = key not in self.writer.run_progress
+        changing = self.sweep.configuration.search.scheduler == "pbt"
         if changing:
             tags |= setting_tags(trial.settings)
         name = f"{self.sweep.name}/{number:03d} {method}"
@@ -167,10 +165,8 @@ class Tracker:
             [trial.params, *(change["params"] for change in trial.changes[:-1])],
         )
         configuration = apply_or_base(self.sweep.configuration, trial.settings)
-        points, tags = (
-            setting_points(change["params"], change["epoch"]),
-            setting_tags(change["params"]),
-        )
+        points = setting_points(change["params"], change["epoch"])
+        tags = setting_tags(change["params"])
         left = [
             name
             for name in setting_points(before[-1], 0)
@@ -332,10 +328,8 @@ class Tracker:
         if not self.registers_model:
             return progress
         if self._progress(PARENT).get("model") != source:
-            letter, configuration = (
-                self._leader(best),
-                apply_or_base(self.sweep.configuration, best.settings),
-            )
+            letter = self._leader(best)
+            configuration = apply_or_base(self.sweep.configuration, best.settings)
             student = configuration.students[letter].network.name
             tags = {
                 "trial": str(best.number),

@@ -44,11 +44,10 @@ def serve(store: Store, port: int, console: Console) -> int:
         PreflightError: The port is taken, or MLflow cannot use the database.
     """
     for uri in other_tracking_addresses(store):
-        step = (
-            "open it in a browser"
-            if scheme_of(uri) in WEB
-            else "run `mlflow server --backend-store-uri` with that address to see them"
-        )
+        if scheme_of(uri) in WEB:
+            step = "open it in a browser"
+        else:
+            step = "run `mlflow server --backend-store-uri` with that address to see them"
         console.print(
             f"sweeps of this store were written to {uri}: {step}",
             markup=False,

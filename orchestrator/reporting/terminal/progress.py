@@ -50,11 +50,9 @@ class Display:
         # Number of notes already shown, by trial
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}
         self.costs: dict[str, float] = {}
-        self.live = (
-            Live(self.frame(), console=console, refresh_per_second=4, transient=True)
-            if console.is_terminal
-            else None
-        )
+        self.live: Live | None = None
+        if console.is_terminal:
+            self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Display":
         if self.live:
@@ -180,10 +178,8 @@ class Display:
         done, total = ended, float(self.total)
         search, before = self.sweep.configuration.search, self.before
         if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # trials end together
-            done, before = (
-                sum(trial.epochs for trial in self.sweep.trials.values()),
-                self.epochs_before,
-            )
+            done = sum(trial.epochs for trial in self.sweep.trials.values())
+            before = self.epochs_before
             total = max(
                 count_planned_epochs(search, self.sweep.configuration.training.epochs), done
             )
@@ -241,11 +237,9 @@ def _describe_objective(sweep: Sweep) -> str:
 
 def _by_first(sweep: Sweep) -> str:
     """Return the objective that ranks trials, if there are several; else ""."""
-    return (
-        f" by {_describe_objective(sweep)}"
-        if sweep.configuration.search.objectives and sweep.kind == "sweep"
-        else ""
-    )
+    if sweep.configuration.search.objectives and sweep.kind == "sweep":
+        return f" by {_describe_objective(sweep)}"
+    return ""
 
 
 def _best_line(sweep: Sweep, best: Trial) -> str:
@@ -313,11 +307,10 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
             soft_wrap=True,
         )
     elif best:
-        advice = (
-            "increase search.time_budget or reduce training.epochs"
-            if sweep.state == "finished"
-            else "resume the sweep"
-        )
+        if sweep.state == "finished":
+            advice = "increase search.time_budget or reduce training.epochs"
+        else:
+            advice = "resume the sweep"
         console.print(
             f"no trial has trained all its epochs, so the test part was not read: {advice}",
             soft_wrap=True,
@@ -371,11 +364,10 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
     A line has the test accuracies, and the gain over single-student KD if it is known.
     """
     gains, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
-    lines = (
-        [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
-        if sweep.kind == "sweep"
-        else []
-    )
+    if sweep.kind == "sweep":
+        lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
+    else:
+        lines = []
     for letter, student in configuration.students.items():
         if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
             lines.append(f"student {letter} ({student.network.name}): {LOST}")
@@ -384,9 +376,8 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
         gain = gains.get(letter)
         over = f", {gain.test:+.4f} over single-student KD (trial {gain.baseline})," if gain else ""
         lines.append(
-            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with "
-            f"its last weights, "
-            f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation"
+            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its "
+            f"last weights, {chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation"
         )
     alone = [letter for letter in configuration.students if letter not in gains]
     if sweep.kind == "sweep" and alone and uses_peers(sweep, trial):
@@ -453,11 +444,10 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
         status = sweep.status()
         counts = Counter(trial["state"] for trial in status["trials"])
         best = status["best"]
-        value = (
-            f"{best['value']:.4f}, trial {best['number']}"
-            if best and best["value"] is not None
-            else ""
-        )
+        if best and best["value"] is not None:
+            value = f"{best['value']:.4f}, trial {best['number']}"
+        else:
+            value = ""
         trials = ", ".join(f"{count} {state}" for state, count in counts.items())
         table.add_row(
             sweep.name,

@@ -81,11 +81,10 @@ def conditions(result: Result) -> list[str]:
     """Return the experimental conditions as sentences."""
     seeds, trials = result.seeds, result.trials
     sizes = ", ".join(f"{size:,} {part}" for part, size in result.sizes.items())
-    accuracy_note = (
-        ""
-        if result.teacher_accuracy is None
-        else f" (validation accuracy {result.teacher_accuracy:.4f})"
-    )
+    if result.teacher_accuracy is None:
+        accuracy_note = ""
+    else:
+        accuracy_note = f" (validation accuracy {result.teacher_accuracy:.4f})"
     lines = [
         f"data {result.data} ({sizes}); teacher {result.teacher}{accuracy_note}; student "
         f"{result.student}; {result.epochs} epochs",

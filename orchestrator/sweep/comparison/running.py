@@ -144,13 +144,11 @@ class _ComparisonRunner:
         open_: contextlib.ExitStack,
         ship_of: ShipOf | None,
     ) -> None:
-        self.store, self.comparison, self.console, self.open, self.ship_of = (
-            store,
-            comparison,
-            console,
-            open_,
-            ship_of,
-        )
+        self.store = store
+        self.comparison = comparison
+        self.console = console
+        self.open = open_
+        self.ship_of = ship_of
         self.current: tuple[Sweep, Display] | None = None  # the running sweep and its display
         self.shared_groups: SharedGroups | None = None
 
@@ -179,11 +177,10 @@ class _ComparisonRunner:
     def run_sweep_to_end(self, name: str, configuration: Configuration) -> Sweep:
         """Create or resume a sweep of the comparison, and run it until it has ended."""
         resume = name in self.store.sweeps()
-        sweep = (
-            self._open_sweep(name, configuration)
-            if resume
-            else self._create_sweep(name, configuration)
-        )
+        if resume:
+            sweep = self._open_sweep(name, configuration)
+        else:
+            sweep = self._create_sweep(name, configuration)
         ship = self.ship_of(name) if self.ship_of else None
         with Display(sweep, self.console) as display:
             if resume and sweep.damaged:
@@ -319,11 +316,10 @@ def _require_same_design(sweep: Sweep, designed: Configuration) -> None:
 def _summarize_sweep(sweep: Sweep) -> str:
     best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
     failed = f", {states.count('failed')} failed" if "failed" in states else ""
-    best_text = (
-        f"; best trial {best.number} at {best.value:.4f}"
-        if best and not sweep.configuration.search.configurations
-        else ""
-    )
+    if best and not sweep.configuration.search.configurations:
+        best_text = f"; best trial {best.number} at {best.value:.4f}"
+    else:
+        best_text = ""
     return (
         f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} "
         f"trials{failed}{best_text}"

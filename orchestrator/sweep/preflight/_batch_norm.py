@@ -51,11 +51,9 @@ def _trained_networks(
 
     With `sync_batch_norm` the statistics are those of the whole batch, as with one worker.
     """
-    training, replicas, teacher = (
-        configuration.training,
-        configuration.replicas,
-        configuration.teacher,
-    )
+    training = configuration.training
+    replicas = configuration.replicas
+    teacher = configuration.teacher
     num_sharing = 1 if training.sync_batch_norm else replicas
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():

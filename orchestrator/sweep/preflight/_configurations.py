@@ -50,11 +50,10 @@ def check_configurations(configuration: Configuration) -> None:
         )
     listed = list_initial_points(configuration)
     if search.trials != len(listed):
-        times = (
-            f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"
-            if search.seeds
-            else "one for each configuration"
-        )
+        if search.seeds:
+            times = f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"
+        else:
+            times = "one for each configuration"
         raise ConfigurationError(
             f"search.trials = {search.trials}, but search.configurations needs {len(listed)} "
             f"trials ({times}): set search.trials={len(listed)}",

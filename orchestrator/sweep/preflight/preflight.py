@@ -310,11 +310,9 @@ def _check_with_data(
         The access to the teacher, the size of the checkpoints (bytes), and the trials that keep
         them.
     """
-    classes, searching, samples = (
-        len(summary["classes"]),
-        kind == "sweep",
-        summary["sizes"]["train"],
-    )
+    classes = len(summary["classes"])
+    searching = kind == "sweep"
+    samples = summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
     clean_view_bytes = teacher_parameters = 0
     if configuration.teacher:
@@ -371,18 +369,16 @@ def _network_line(network: dict[str, Any]) -> str:
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
-    searched = (
-        {*peer_rates(configuration), *configuration.search.extra_space}
-        if kind == "sweep"
-        else set()
-    )
+    if kind == "sweep":
+        searched = {*peer_rates(configuration), *configuration.search.extra_space}
+    else:
+        searched = set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
-        recipe_values = (
-            configuration.peers[letter].training.model_dump(exclude_none=True)
-            if letter in configuration.peers
-            else {}
-        )
+        if letter in configuration.peers:
+            recipe_values = configuration.peers[letter].training.model_dump(exclude_none=True)
+        else:
+            recipe_values = {}
         shown_values = {
             key: value
             for key, value in recipe_values.items()
@@ -405,20 +401,17 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     elif fit.teacher_exists(folder):
         source = "already in the store"
     else:
-        source = (
-            "weights to load"
-            if teacher.network.weights
-            else f"to be trained once for {teacher.training.epochs} epochs"
-        )
+        if teacher.network.weights:
+            source = "weights to load"
+        else:
+            source = f"to be trained once for {teacher.training.epochs} epochs"
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
 def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
     """Return how this machine decodes images, and a warning if its shared memory is too small."""
-    workers, share = (
-        configuration.data.loader_workers,
-        configuration.training.batch_size // configuration.replicas,
-    )
+    workers = configuration.data.loader_workers
+    share = configuration.training.batch_size // configuration.replicas
     if not workers:
         return "images are decoded in the training process"
     batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
@@ -436,11 +429,10 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
         f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search)
     )
     settings = count_settings(configuration)
-    num_settings = (
-        f" ({settings} different setting{'s' * (settings != 1)})"
-        if settings is not None and not search.configurations
-        else ""
-    )
+    if settings is not None and not search.configurations:
+        num_settings = f" ({settings} different setting{'s' * (settings != 1)})"
+    else:
+        num_settings = ""
     return {
         "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
         "epochs": f"{configuration.training.epochs}; "
