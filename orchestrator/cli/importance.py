@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.cli._run import console
 from orchestrator.config.objectives import describe_objective
 from orchestrator.core import errors
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -44,5 +45,5 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
         logged = f"not logged: {reason}"
     else:
         logged = f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
-    console.print(logged, markup=False, highlight=False, soft_wrap=True)
+    print_line(console, logged)
     return errors.OK

@@ -11,6 +11,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as build_report
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
@@ -42,7 +43,7 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     else:
         logged = f"logged to the run {name} in MLflow: artifact report/{name}.html"
     for line in (*built.summary, f"report: {target}", logged):
-        console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, sanitize(line))
     return errors.OK
 
 

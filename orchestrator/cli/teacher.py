@@ -11,6 +11,7 @@ from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Teacher
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 
 
@@ -88,11 +89,7 @@ def teacher(
 
 def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
     name = card["network"]["name"]
-    console.print(
-        f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)",
-        soft_wrap=True,
-        highlight=False,
-    )
+    print_line(console, f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)")
     for key in ("validation/accuracy", "test/last/accuracy"):
         if key in card["metrics"]:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)

@@ -119,10 +119,8 @@ class Tracker:
         if new:
             self._dataset(key)
         if new and changing:
-            self.writer.add(
-                {"do": "points", "run": key, "points": {key: setting_points(trial.params, 0)}}
-            )
-        self.writer.add({"do": "params", "run": key, "params": params})
+            self._write("points", key, points={key: setting_points(trial.params, 0)})
+        self._write("params", key, params=params)
         for letter in self.letters:
             student, below = configuration.students[letter], f"{number}/{letter}"
             student_tags = tags | {
@@ -135,7 +133,7 @@ class Tracker:
                 "training": student.training.model_dump(mode="json"),
             }
             self._open(below, f"{name}/{letter}", student_tags)
-            self.writer.add({"do": "params", "run": below, "params": flatten(parts)})
+            self._write("params", below, params=flatten(parts))
         self._configuration(key, resolved)
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
@@ -148,7 +146,7 @@ class Tracker:
             run: [(name, value, now, epoch) for name, value in values.items()]
             for run, values in split_by_run(trial.number, metrics, self.letters).items()
         }
-        self.writer.add({"do": "points", "run": key, "points": points, "told": {"epoch": epoch}})
+        self._write("points", key, points=points, told={"epoch": epoch})
         self._record_machine_load()
 
     def trial_changed(self, trial: Trial) -> None:
@@ -175,10 +173,8 @@ class Tracker:
         points += [(name, math.nan, now_ms(), change["epoch"]) for name, *_ in left]
         gone = sorted({name for settings in before for name in setting_tags(settings)} - set(tags))
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over}
-        self.writer.add({"do": "points", "run": key, "points": {key: points}})
-        self.writer.add(
-            {"do": "tags", "run": key, "tags": tags, "without": gone, "told": {"changes": number}}
-        )
+        self._write("points", key, points={key: points})
+        self._write("tags", key, tags=tags, without=gone, told={"changes": number})
         self._configuration(key, configuration)
 
     def trial_ended(self, trial: Trial) -> None:
@@ -186,23 +182,15 @@ class Tracker:
         key, state = str(trial.number), trial.state
         tags = {"state": str(state)} | ({"message": trial.remarks} if trial.remarks else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
-            progress = {"told": {"state": state}} if run == key else {}
-            self.writer.add(
-                {"do": "close", "run": run, "tags": tags, "status": STATUS[state], "at": now_ms()}
-                | progress
-            )
+            progress: dict[str, Any] = {"told": {"state": state}} if run == key else {}
+            self._write("close", run, tags=tags, status=STATUS[state], at=now_ms(), **progress)
         if trial.ended:
-            figures = {
-                "do": "figures",
-                "run": key,
-                "complete": state == "complete",
-                "letters": self.letters,
-            }
-            self.writer.add(figures, files=True)
+            complete = state == "complete"
+            self._write("figures", key, files=True, complete=complete, letters=self.letters)
         best = self.sweep.best()
         if best and best.value is not None and state == "complete":
             point = ("best_so_far", best.value, now_ms(), trial.number)
-            self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: [point]}})
+            self._write("points", PARENT, points={PARENT: [point]})
 
     def note(self, text: str) -> None:
         """Do nothing: the record of the sweep keeps the note."""
@@ -216,19 +204,12 @@ class Tracker:
         known = {**metrics, "seconds": seconds}
         if "teacher" not in self._progress(PARENT):
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
-            self.writer.add(
-                {
-                    "do": "points",
-                    "run": PARENT,
-                    "points": {PARENT: points},
-                    "told": {"teacher": True},
-                }
-            )
+            self._write("points", PARENT, points={PARENT: points}, told={"teacher": True})
         # The description now contains the teacher's accuracy
         tags = {"teacher.asked": access} | self._note("running")
         if ACCURACY in metrics:
             tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
+        self._write("tags", PARENT, tags=tags)
 
     def close(self, state: str, timeout: float | None = None) -> int:
         """Close the parent run with the best trial's metrics and the Pareto front.
@@ -255,6 +236,10 @@ class Tracker:
             self._close_parent(state, progress)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
+    def _write(self, do: str, run: str, files: bool = False, **values: Any) -> None:
+        """Queue a write; `values` are its further keys."""
+        self.writer.add({"do": do, "run": run, **values}, files)
+
     def _progress(self, run: str) -> Mapping[str, Any]:
         return self.writer.run_progress.get(run, {})
 
@@ -270,16 +255,16 @@ class Tracker:
         self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
         if new:
             self._dataset(PARENT)
-        self.writer.add({"do": "params", "run": PARENT, "params": flatten(plain)})
+        self._write("params", PARENT, params=flatten(plain))
         self._configuration(PARENT, self.sweep.configuration)
 
     def _open(self, key: str, name: str, tags: dict[str, str]) -> None:
-        opened = {"run": key, "name": name, "tags": tags | {"state": "running"}, "at": now_ms()}
-        self.writer.add({"do": "open", **opened, "told": {"state": "running"}})
+        state = {"state": "running"}
+        self._write("open", key, name=name, tags=tags | state, at=now_ms(), told=state)
 
     def _configuration(self, key: str, configuration: Configuration) -> None:
         text = json.dumps(configuration.plain(), indent=1)
-        self.writer.add({"do": "text", "run": key, "text": text, "file": CONFIGURATION}, files=True)
+        self._write("text", key, files=True, text=text, file=CONFIGURATION)
 
     def _note(self, state: str, model: str = "") -> dict[str, str]:
         """Return the description of the sweep as a tag."""
@@ -288,7 +273,7 @@ class Tracker:
     def _dataset(self, key: str) -> None:
         if self.data:
             dataset = described.dataset(self.sweep.configuration, self.data)
-            self.writer.add({"do": "dataset", "run": key, "dataset": dataset})
+            self._write("dataset", key, dataset=dataset)
 
     def _record_machine_load(self) -> None:
         if metrics := self.machine.measure():
@@ -296,9 +281,7 @@ class Tracker:
                 (name, value, now_ms(), self.machine.steps) for name, value in metrics.items()
             ]
             progress = {"measured": self.machine.steps}
-            self.writer.add(
-                {"do": "points", "run": PARENT, "points": {PARENT: points}, "told": progress}
-            )
+            self._write("points", PARENT, points={PARENT: points}, told=progress)
 
     def _tag_best_trial(self) -> dict[str, Any]:
         """Tag the best trial and queue its student as a model.
@@ -310,20 +293,10 @@ class Tracker:
         """
         best, before = self.sweep.best(), self._progress(PARENT).get("best.tag")
         if before not in (None, best.number if best else None):
-            self.writer.add(
-                {
-                    "do": "tags",
-                    "run": str(before),
-                    "tags": {},
-                    "without": ["best"],
-                    "existing": True,
-                }
-            )
+            self._write("tags", str(before), tags={}, without=["best"], existing=True)
         if best is None:
             return {}
-        self.writer.add(
-            {"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True}
-        )
+        self._write("tags", str(best.number), tags={"best": "true"}, existing=True)
         source, progress = [best.number, best.epochs], {"best.tag": best.number}
         if not self.registers_model:
             return progress
@@ -338,16 +311,7 @@ class Tracker:
                 "student": student,
             }
             tags |= {"method": configuration.method.name, "data": configuration.data.name}
-            self.writer.add(
-                {
-                    "do": "model",
-                    "run": PARENT,
-                    "trial": best.number,
-                    "letter": letter,
-                    "tags": tags,
-                },
-                files=True,
-            )
+            self._write("model", PARENT, files=True, trial=best.number, letter=letter, tags=tags)
         return progress | {"model": source}
 
     def _leader(self, best: Trial) -> str:
@@ -379,15 +343,7 @@ class Tracker:
                         "gain/test_accuracy": gain.test,
                     }
                     points = {key: [(name, value, now_ms(), 0) for name, value in named.items()]}
-                    self.writer.add(
-                        {
-                            "do": "points",
-                            "run": key,
-                            "points": points,
-                            "existing": True,
-                            "told": {"gains": values},
-                        }
-                    )
+                    self._write("points", key, points=points, existing=True, told={"gains": values})
 
     def _record_front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
@@ -408,19 +364,13 @@ class Tracker:
         ]
         plain = {"objectives": [goal._asdict() for goal in objectives], "front": members}
         words = [describe_objective(self.sweep.configuration, name) for name in names]
-        drawn = {
-            "plain": plain,
-            "values": values,
-            "numbers": numbers,
-            "names": words,
-            "file": FRONT,
-        }
-        self.writer.add({"do": "front", "run": PARENT, **drawn}, files=True)
+        drawn = {"plain": plain, "values": values, "numbers": numbers, "names": words}
+        self._write("front", PARENT, files=True, file=FRONT, **drawn)
         for number in values:
             key, among = str(number), str(number in numbers).lower()
             if self._progress(key).get("front") != among:
-                tags = {"tags": {FRONT: among}, "existing": True, "told": {"front": among}}
-                self.writer.add({"do": "tags", "run": key, **tags})
+                told = {"front": among}
+                self._write("tags", key, tags={FRONT: among}, existing=True, told=told)
 
     def _close_parent(self, state: str, progress: dict[str, Any]) -> None:
         note = self._note(
@@ -438,22 +388,15 @@ class Tracker:
                         (f"best/{name}", value, now_ms(), 0) for name, value in best.metrics.items()
                     ]
                 }
-                self.writer.add(
-                    {"do": "points", "run": PARENT, "points": points, "told": {"best": source}}
-                )
+                self._write("points", PARENT, points=points, told={"best": source})
             tags |= {"best.trial": str(best.number)} | {
                 f"best.{name}": str(value) for name, value in best.settings.items()
             }
             ids = {"best.run": str(best.number)}
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": progress})
+        self._write("tags", PARENT, tags=tags, ids=ids, told=progress)
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
-        ended = {
-            "tags": {"state": state},
-            "status": status,
-            "at": now_ms(),
-            "told": {"state": state},
-        }
-        self.writer.add({"do": "close", "run": PARENT, **ended})
+        ended = {"state": state}
+        self._write("close", PARENT, tags=ended, status=status, at=now_ms(), told=ended)
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator.config.uris import WEB, database_uri, scheme_of
 from orchestrator.core.errors import OK, ConfigurationError, PreflightError
 from orchestrator.core.signals import before_exit, remaining_timeout, stoppable
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store import run_lock
 from orchestrator.store.store import Store
 from orchestrator.tracking._relocation import relocate_artifacts
@@ -48,12 +49,7 @@ def serve(store: Store, port: int, console: Console) -> int:
             step = "open it in a browser"
         else:
             step = "run `mlflow server --backend-store-uri` with that address to see them"
-        console.print(
-            f"sweeps of this store were written to {uri}: {step}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"sweeps of this store were written to {uri}: {step}")
     if not store.database.exists():
         if other_tracking_addresses(store):
             return OK
@@ -73,7 +69,7 @@ def serve(store: Store, port: int, console: Console) -> int:
             f"ignored, because this command shows the store's own runs: {', '.join(left_out)} in "
             f"the environment"
         )
-        console.print(unused, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, unused)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (press Ctrl-C to stop)", highlight=False)
     backend = [
         "--backend-store-uri",
@@ -134,7 +130,7 @@ def _relocate(store: Store, console: Console) -> None:
                 f"the store was moved from {before}: its artifacts in MLflow now point to "
                 f"{store.artifacts}"
             )
-            console.print(moved, markup=False, highlight=False, soft_wrap=True)
+            print_line(console, moved)
 
 
 def require_free(port: int) -> None:

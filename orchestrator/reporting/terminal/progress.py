@@ -23,6 +23,7 @@ from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.peer_gain import peer_gains, uses_peers
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 
@@ -80,11 +81,11 @@ class Display:
 
     def teacher_ready(self, words: str) -> None:
         """Show that the teacher is ready. Unlike a step, this line remains in a terminal."""
-        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, words)
 
     def note(self, text: str) -> None:
         """Show a note about the run as a whole."""
-        self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, f"note: {text}")
 
     def trial_started(self, trial: Trial) -> None:
         """Show that a trial starts."""
@@ -98,7 +99,7 @@ class Display:
         A single training prints its metrics, a sweep updates its counts.
         """
         for note in trial.notes[self.noted.get(trial.number, 0) :]:
-            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, f"note: {note}")
         self.noted[trial.number] = len(trial.notes)
         for name, value in metrics.items():
             if name.startswith(COSTS) and name not in TOTALS:
@@ -134,7 +135,7 @@ class Display:
             text += f", {_describe_objective(self.sweep)} {trial.value:.4f}"
         text += f": {trial.message}" if trial.message else ""
         if self.live and trial.message:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, text)
         elif not self.live:
             self._print(f"{text} [{self._counts()}]")
             self._print_best()
@@ -155,7 +156,7 @@ class Display:
         if self.live:
             self._refresh()
         else:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, text)
 
     def _refresh(self) -> None:
         if self.live:
@@ -290,22 +291,17 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     best = sweep.best()
     if best and best.state == "complete" and sweep.configuration.peers:
         for line in students(sweep, best):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(console, line)
     elif best and best.metrics.keys() >= set(TESTED):
         last, chosen, epoch = (best.metrics[name] for name in TESTED)
-        console.print(
+        print_line(
+            console,
             f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} "
             f"with its last weights, "
             f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation",
-            highlight=False,
-            soft_wrap=True,
         )
     elif best and best.state == "complete":
-        console.print(
-            f"best student{_by_first(sweep)}: trial {best.number}; {LOST}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"best student{_by_first(sweep)}: trial {best.number}; {LOST}")
     elif best:
         if sweep.state == "finished":
             advice = "increase search.time_budget or reduce training.epochs"
@@ -316,25 +312,23 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
             soft_wrap=True,
         )
     if quality := read_quality(sweep.folder):
-        console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"teacher {quality.words}")
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
-        console.print(
+        print_line(
+            console,
             f"{waiting} trials did not start: increase search.time_budget or resume the sweep",
-            soft_wrap=True,
-            highlight=False,
         )
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
-        console.print(
+        print_line(
+            console,
             f"{failed} of {len(sweep.trials)} trials failed: run `{commands['status']}` to see the "
             f"reasons",
-            highlight=False,
-            soft_wrap=True,
         )
     for what, command in commands.items():
         if what != "status":
-            console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+            print_line(console, f"{what}: {command}")
 
 
 def _front(sweep: Sweep) -> Table:
@@ -482,9 +476,4 @@ def status_table(sweep: Sweep, console: Console) -> None:
         )
     console.print(table)
     for note in sweep.notes[-NOTES:]:
-        console.print(
-            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}")

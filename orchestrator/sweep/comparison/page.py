@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.reporting.statistics import LEVEL, Mean
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.sweep.comparison._published import Published
 from orchestrator.sweep.comparison.result import Against, Cost, Result, Row
 
@@ -169,7 +170,7 @@ def show(result: Result, console: Console) -> None:
             table.add_row(*row)
         console.print(table)
     for line in (*list_conclusions(result), *conditions(result)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def metrics(result: Result) -> dict[str, float]:

@@ -12,6 +12,7 @@ from orchestrator.config.path_settings import require_paths, without_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, TrialError
 from orchestrator.core.signals import stoppable
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -70,7 +71,7 @@ def run_comparison(
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+                print_line(console, note)
             searches = {
                 method: runner.run_sweep_to_end(
                     comparison.search(method), search_of(common, method)
@@ -205,7 +206,7 @@ class _ComparisonRunner:
             )
         if sweep.state == "interrupted":
             raise KeyboardInterrupt
-        self.console.print(_summarize_sweep(sweep), markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, _summarize_sweep(sweep))
         return sweep
 
     def require_searched_data(self) -> None:
@@ -337,4 +338,4 @@ def _print_choices(comparison: Comparison, console: Console) -> None:
             or f"trial {choice['trial']} at {choice['value']:.4f} on validation, with "
             f"{settings_text}"
         )
-        console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{method}: {text}")

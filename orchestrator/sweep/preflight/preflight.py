@@ -38,6 +38,7 @@ from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.models.build import build
 from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.staging import publish
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.sweep.preflight._automatic import explain_automatic
@@ -175,12 +176,10 @@ def show_plan(
         for index, sentence in enumerate(describe_yielded(configuration, kind), 1)
     }
     if note:
-        console.print(sanitize(note), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, sanitize(note))
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(
-            sanitize(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, sanitize(f"{name:{width}}{line}"))
 
 
 def require_weights(configuration: Configuration) -> None:
