@@ -50,6 +50,28 @@ def create_figure(
     return figure, axes
 
 
+def create_axis(
+    width: float, height: float, left: float, right: float, top: float, bottom: float
+) -> tuple["Figure", "Axes"]:
+    """Return an empty figure and its only axes, whose sides are given as parts of the figure."""
+    figure, (axis,) = create_figure(width, height)
+    figure.subplots_adjust(left=left, right=right, top=top, bottom=bottom)
+    return figure, axis
+
+
+def heat_map(axis: "Axes", shares: Array, extent: Sequence[float], **named: Any) -> Any:
+    """Draw shares (E, bins) as columns of percentages from the bottom up; return the image."""
+    return axis.imshow(
+        100 * shares.T,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="Blues",
+        interpolation="nearest",
+        **named,
+    )
+
+
 def named(number: "int | np.integer[Any]", classes: Sequence[str]) -> str:
     name = classes[int(number)] if 0 <= number < len(classes) else str(number)
     # Similar names differ at their ends
