@@ -67,11 +67,8 @@ def compare(
         if methods is None:
             raise ConfigurationError(
                 "--methods is missing: give two or more, such as --methods "
-                "cross_entropy,kd,wttm, or --resume NAME",
-                field="--methods",
-                value=None,
-                allowed="two or more methods",
-            )
+                "cross_entropy,kd,wttm, or --resume NAME"
+            ).with_details("--methods", None, "two or more methods")
         method_names = design.parse_methods(methods)
         options = (
             cluster_address(address)

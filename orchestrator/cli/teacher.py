@@ -53,11 +53,8 @@ def teacher(
     configuration = load(config, pairs, cluster_address(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError(
-            "teacher is null: set teacher.network.name, or choose another --config",
-            field="teacher",
-            value=None,
-            allowed="teacher.network.name",
-        )
+            "teacher is null: set teacher.network.name, or choose another --config"
+        ).with_details("teacher", None, "teacher.network.name")
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
@@ -65,11 +62,8 @@ def teacher(
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {prepared.teacher_access.words}: "
-            f"{_cache_advice(configuration.teacher)}",
-            field="--precompute",
-            value=True,
-            allowed=_cache_advice(configuration.teacher),
-        )
+            f"{_cache_advice(configuration.teacher)}"
+        ).with_details("--precompute", True, _cache_advice(configuration.teacher))
     with TeacherDisplay(console) as display:
         precompute_display = display if precompute else None
         folder, card, cost_s = prepare_teacher(

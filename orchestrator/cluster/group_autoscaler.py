@@ -327,11 +327,8 @@ class GroupAutoscaler:
             self.field = "resources.address"
             self.value = "head"
         if self.reason:
-            raise PreflightError(
-                f"{self.reason}: check that the cluster is healthy",
-                field=self.field,
-                value=self.value,
-                allowed="a cluster with room for a worker group",
+            raise PreflightError(f"{self.reason}: check that the cluster is healthy").with_details(
+                self.field, self.value, "a cluster with room for a worker group"
             )
 
 

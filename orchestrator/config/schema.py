@@ -295,10 +295,8 @@ class Search(Section):
         keys = [key for key, _ in leaves]
         if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
             raise FieldError(
-                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them",
-                value=twice,
-                allowed="once",
-            )
+                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them"
+            ).with_details(None, twice, "once")
         return dict(leaves)
 
 

@@ -176,11 +176,8 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
             given = f"the settings under method belong to {name}, which is"
         raise ConfigurationError(
             f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
-            f"one of the two; `python run.py methods` lists all methods",
-            field="method.name",
-            value=name,
-            allowed=methods,
-        )
+            f"one of the two; `python run.py methods` lists all methods"
+        ).with_details("method.name", name, methods)
 
 
 def with_yielding_values(

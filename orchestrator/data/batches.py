@@ -275,21 +275,15 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
             f"training.batch_size = {batch_size} cannot be divided among {world_size} workers: "
-            f"give a multiple of {world_size}",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=f"a multiple of {world_size}",
-        )
+            f"give a multiple of {world_size}"
+        ).with_details("training.batch_size", batch_size, f"a multiple of {world_size}")
     if samples < batch_size:
         raise ConfigurationError(
             f"the training part has {samples} samples, fewer than one batch of "
             f"{batch_size // world_size} for each of {world_size} "
             f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower "
-            f"training.batch_size or give more data",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=(world_size, samples),
-        )
+            f"training.batch_size or give more data"
+        ).with_details("training.batch_size", batch_size, (world_size, samples))
 
 
 def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
@@ -306,19 +300,15 @@ def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelle
         raise ConfigurationError(
             f"training.batch_size = {batch_size} gives each of {world_size} workers {each} "
             f"sample, and data.labelled needs a labelled and an unlabelled one: "
-            f"give at least {2 * world_size}",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=(2 * world_size, None),
-        )
+            f"give at least {2 * world_size}"
+        ).with_details("training.batch_size", batch_size, (2 * world_size, None))
     labelled = world_size * min(max(round(share * each), 1), each - 1)
     if unlabelled < batch_size - labelled:
         raise ConfigurationError(
             f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the "
             f"{batch_size - labelled} of a batch (training.batch_size = {batch_size}, "
-            f"data.labelled_share = {share:g}): lower training.batch_size or data.labelled",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=f"at most {unlabelled} unlabelled samples in a batch",
+            f"data.labelled_share = {share:g}): lower training.batch_size or data.labelled"
+        ).with_details(
+            "training.batch_size", batch_size, f"at most {unlabelled} unlabelled samples in a batch"
         )
     return labelled

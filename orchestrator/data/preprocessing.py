@@ -97,11 +97,8 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
         raise ConfigurationError(
             f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have "
             f"{_count(len(data.mean), 'value')} each, and the images have "
-            f"{_count(channels, 'channel')}: give {channels} values each, or remove both",
-            field="data.mean",
-            value=data.mean,
-            allowed=f"{channels} values",
-        )
+            f"{_count(channels, 'channel')}: give {channels} values each, or remove both"
+        ).with_details("data.mean", data.mean, f"{channels} values")
     return list(data.mean), list(data.std)
 
 

@@ -210,11 +210,8 @@ class RecordSchema(Generic[T]):
         if number > self.number:
             raise ConfigurationError(
                 f"{file} was written by a newer version of this program: update it to read the "
-                f"record",
-                field=str(file),
-                value=number,
-                allowed=(0, self.number),
-            )
+                f"record"
+            ).with_details(str(file), number, (0, self.number))
 
     def _require_names(self, file: Path, values: dict[str, Any]) -> None:
         """Require all keys in a record of the current format, and no unknown keys in any.

@@ -195,11 +195,8 @@ class Sweep(SweepRecord):
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} already exists in this store: give another name, or "
-                f"continue it with `python run.py sweep --resume {folder.name}{option}`",
-                field="--name",
-                value=folder.name,
-                allowed="a new name",
-            )
+                f"continue it with `python run.py sweep --resume {folder.name}{option}`"
+            ).with_details("--name", folder.name, "a new name")
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Sweep":
@@ -214,11 +211,8 @@ class Sweep(SweepRecord):
             names = store.sweeps()
             known = suggest_name(name, names) if names else "the store has no sweeps yet"
             raise ConfigurationError(
-                f"there is no sweep {name!r} in {store.root}: {known}",
-                field="name",
-                value=name,
-                allowed=tuple(names),
-            )
+                f"there is no sweep {name!r} in {store.root}: {known}"
+            ).with_details("name", name, tuple(names))
         record, damaged = own_record(folder)
         sweep = cls(**vars(record), folder=folder, damaged=damaged)
         for file in sorted(folder.glob(f"trials/*/{TRIAL_FILE}")):
@@ -435,8 +429,6 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
             f"the record of the sweep in {folder} and its copy are damaged ({reasons}): restore "
-            f"one of them from a backup, or give another --name",
-            field=str(folder / FILE),
-            value={file.name: reason for file, reason in damaged.items()},
-        )
+            f"one of them from a backup, or give another --name"
+        ).with_details(str(folder / FILE), {file.name: reason for file, reason in damaged.items()})
     return record, {file: reason for file, reason in damaged.items() if file.exists()}

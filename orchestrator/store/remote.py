@@ -132,11 +132,8 @@ class Remote:
         raise PreflightError(
             f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it is "
             f"reachable from this machine, and that the credentials in the environment may write "
-            f"to it",
-            field="--store",
-            value=uri,
-            allowed=allowed,
-        ) from error
+            f"to it"
+        ).with_details("--store", uri, allowed) from error
 
     def names(self, folder: str) -> dict[str, int]:
         """Return the files below a folder, with their sizes in bytes.

@@ -78,11 +78,8 @@ class Store:
                 where = f"{name} does not exist"
             raise ConfigurationError(
                 f"--store {where}: give the store of an earlier run, or start a sweep with `python "
-                f"run.py sweep{store.option}`",
-                field="--store",
-                value=store.uri or str(name),
-                allowed="the store of an earlier run",
-            )
+                f"run.py sweep{store.option}`"
+            ).with_details("--store", store.uri or str(name), "the store of an earlier run")
         if not any_format:
             store.require_format()
         return store
@@ -104,11 +101,8 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PreflightError(
-                f"--store {root} cannot be written ({reason}): give a writable folder",
-                field="--store",
-                value=str(root),
-                allowed="a writable folder",
-            ) from error
+                f"--store {root} cannot be written ({reason}): give a writable folder"
+            ).with_details("--store", str(root), "a writable folder") from error
         if store.uri:
             Remote.open(store.uri)
         store.require_space(SPARE_BYTES)
@@ -151,11 +145,8 @@ class Store:
             raise PreflightError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and "
                 f"{needed_bytes / 2**20:.0f} MiB are needed: free some space, or give another "
-                f"--store",
-                field="--store",
-                value=free,
-                allowed=(needed_bytes, None),
-            )
+                f"--store"
+            ).with_details("--store", free, (needed_bytes, None))
 
     @property
     def database(self) -> Path:
@@ -192,11 +183,8 @@ class Store:
         if not NAME.fullmatch(name):
             raise ConfigurationError(
                 f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at "
-                f"most 100, first a letter or digit)",
-                field="name",
-                value=name,
-                allowed="letters, digits, '.', '_' or '-'",
-            )
+                f"most 100, first a letter or digit)"
+            ).with_details("name", name, "letters, digits, '.', '_' or '-'")
         return self.root / "sweeps" / name
 
     def sweeps(self) -> list[str]:
@@ -210,11 +198,8 @@ def _read_format(file: Path) -> int:
     if type(number) is not int:
         raise ConfigurationError(
             f"{file} does not contain the format of the store: restore it from a backup, or give "
-            f"another --store",
-            field=str(file),
-            value=number,
-            allowed=FORMAT,
-        )
+            f"another --store"
+        ).with_details(str(file), number, FORMAT)
     return number
 
 
@@ -315,10 +300,8 @@ def read_json(file: Path) -> Any:
         return value
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{file} cannot be read ({error}): remove it, or start again with another --name",
-            field=str(file),
-            value=str(error),
-        ) from error
+            f"{file} cannot be read ({error}): remove it, or start again with another --name"
+        ).with_details(str(file), str(error)) from error
 
 
 # Path below the store -> description. NAME, FINGERPRINT, PART_ARRAY, N and LETTER stand for one

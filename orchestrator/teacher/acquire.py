@@ -123,10 +123,9 @@ def _hold_lock(folder: Path, configuration: Configuration, purpose: str) -> Iter
     except Timeout as error:
         raise PreflightError(
             f"waited {heartbeat_timeout_s:g} s for another run to {purpose} the teacher: find the "
-            f"process that holds {folder}.lock, and end it or wait",
-            field=f"{folder}.lock",
-            value=heartbeat_timeout_s,
-            allowed="a lock that no other run holds",
+            f"process that holds {folder}.lock, and end it or wait"
+        ).with_details(
+            f"{folder}.lock", heartbeat_timeout_s, "a lock that no other run holds"
         ) from error
 
 
@@ -158,10 +157,8 @@ def _evaluate(
         )
         if record.get("failed"):
             raise ConfigurationError(
-                f"the teacher could not be evaluated: {record['failed']}",
-                field="teacher",
-                value=record["failed"],
-            )
+                f"the teacher could not be evaluated: {record['failed']}"
+            ).with_details("teacher", record["failed"])
     metrics: dict[str, float] = record["metrics"]
     if not all(map(math.isfinite, metrics.values())):
         raise ConfigurationError(
@@ -195,10 +192,8 @@ def _fit(
             else:
                 advice = "; change teacher.training or teacher.network"
             raise ConfigurationError(
-                f"the teacher could not be fitted: {record['failed']}{advice}",
-                field="teacher",
-                value=record["failed"],
-            )
+                f"the teacher could not be fitted: {record['failed']}{advice}"
+            ).with_details("teacher", record["failed"])
         on_epoch(record["epoch"], record["metrics"])
         if record.get("done"):
             storage.download()

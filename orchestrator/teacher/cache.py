@@ -325,8 +325,5 @@ def convert_os_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise PreflightError(
             f"the cache cannot be used at {path} ({reason}): free some space, name another folder "
-            "with teacher.cache, or set teacher.mode=online",
-            field=str(path),
-            value=reason,
-            allowed="a folder with free space that can be written",
-        ) from error
+            "with teacher.cache, or set teacher.mode=online"
+        ).with_details(str(path), reason, "a folder with free space that can be written") from error

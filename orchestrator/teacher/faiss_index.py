@@ -63,11 +63,8 @@ class FaissIndex:
         if not is_installed():
             raise PreflightError(
                 f"resources.retrieval = approximate needs faiss, which is not installed on the "
-                f"workers: {INSTALL}",
-                field="resources.retrieval",
-                value="approximate",
-                allowed=("exact",),
-            )
+                f"workers: {INSTALL}"
+            ).with_details("resources.retrieval", "approximate", ("exact",))
         import faiss
 
         self.faiss: Any = faiss

@@ -146,11 +146,8 @@ def _show(
         if record.get("done") and computed[job] < len(shares[job]):
             raise TrialError(
                 f"the cache could not be precomputed: job {job} ended after {computed[job]} of "
-                f"{len(shares[job])} views",
-                field=f"fill-{job}",
-                value=computed[job],
-                allowed=len(shares[job]),
-            )
+                f"{len(shares[job])} views"
+            ).with_details(f"fill-{job}", computed[job], len(shares[job]))
 
 
 def _failure(record: dict[str, Any]) -> UserError:

@@ -55,11 +55,8 @@ def serve(store: Store, port: int, console: Console) -> int:
             return OK
         raise ConfigurationError(
             f"--store {store.root} holds no runs yet: start one with `python run.py "
-            f"sweep{store.option}`",
-            field="--store",
-            value=str(store.root),
-            allowed="a store with runs",
-        )
+            f"sweep{store.option}`"
+        ).with_details("--store", str(store.root), "a store with runs")
     require_schema(store.database)
     require_free(port)
     _relocate(store, console)
@@ -144,8 +141,5 @@ def require_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise PreflightError(
-                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): choose another port",
-                field="--port",
-                value=port,
-                allowed="a free port",
-            ) from error
+                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): choose another port"
+            ).with_details("--port", port, "a free port") from error

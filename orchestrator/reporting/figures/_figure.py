@@ -59,7 +59,9 @@ def create_axis(
     return figure, axis
 
 
-def heat_map(axis: "Axes", shares: Array, extent: Sequence[float], **named: Any) -> Any:
+def heat_map(
+    axis: "Axes", shares: Array, extent: tuple[float, float, float, float], **named: Any
+) -> Any:
     """Draw shares (E, bins) as columns of percentages from the bottom up; return the image."""
     return axis.imshow(
         100 * shares.T,

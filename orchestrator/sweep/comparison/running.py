@@ -88,10 +88,8 @@ def run_comparison(
             messages = {method: choice["message"] for method, choice in comparison.chosen.items()}
             reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
             raise TrialError(
-                f"no search of {comparison.name!r} found settings to compare: {reasons}",
-                field="search.methods",
-                value=messages,
-            )
+                f"no search of {comparison.name!r} found settings to compare: {reasons}"
+            ).with_details("search.methods", messages)
         runner.require_searched_data()
         return runner.run_sweep_to_end(
             comparison.over_seeds,
@@ -127,11 +125,8 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
         ):
             raise ConfigurationError(
                 f"the searches of {first} and {method} used different data, so the methods cannot "
-                f"be compared: restore the data, and start another comparison under a new --name",
-                field="data",
-                value=method,
-                allowed=f"the data of {first}",
-            )
+                f"be compared: restore the data, and start another comparison under a new --name"
+            ).with_details("data", method, f"the data of {first}")
 
 
 class _ComparisonRunner:
@@ -235,11 +230,8 @@ class _ComparisonRunner:
             raise ConfigurationError(
                 f"the data or weights of the searches of {comparison.name!r} have changed: "
                 f"{'; '.join(changes)}: restore them, or start another comparison under a new "
-                f"--name",
-                field="data",
-                value=tuple(changes),
-                allowed="the data and weights of the searches",
-            )
+                f"--name"
+            ).with_details("data", tuple(changes), "the data and weights of the searches")
 
     def _create_sweep(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
@@ -307,11 +299,8 @@ def _require_same_design(sweep: Sweep, designed: Configuration) -> None:
     if changes:
         raise ConfigurationError(
             f"the sweep {sweep.name!r} differs from its comparison in "
-            f"{' and '.join(changes)}: start another comparison under a new --name",
-            field=changes[0],
-            value=designed_values[changes[0]],
-            allowed=existing_values[changes[0]],
-        )
+            f"{' and '.join(changes)}: start another comparison under a new --name"
+        ).with_details(changes[0], designed_values[changes[0]], existing_values[changes[0]])
 
 
 def _summarize_sweep(sweep: Sweep) -> str:

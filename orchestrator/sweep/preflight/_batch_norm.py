@@ -37,11 +37,8 @@ def check_batch_norm(
                 f"{key} = {size} leaves one sample for a training step of {field}{workers}, but "
                 f"batch normalisation in {network.name} needs more than one value per channel: "
                 f"give at least {2 * sharing}{sync}, or choose a network without batch "
-                f"normalisation",
-                field=key,
-                value=size,
-                allowed=(2 * sharing, None),
-            )
+                f"normalisation"
+            ).with_details(key, size, (2 * sharing, None))
 
 
 def _trained_networks(
