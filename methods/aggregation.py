@@ -124,8 +124,6 @@ def _averaged_quantity(logits: Tensor, quantity: Quantity, temperature: float) -
 
 def _target_logits(mean: Tensor, quantity: Quantity, temperature: float) -> Tensor:
     """Return the target logits of an average; the logarithm of a zero probability stays finite."""
-    return (
-        mean
-        if quantity == "logit"
-        else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature
-    )
+    if quantity == "logit":
+        return mean
+    return mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature

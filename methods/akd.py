@@ -144,11 +144,9 @@ class AKD(AlphaWeightedMethod):
 
     def class_weights(self, batch: Batch) -> Tensor | None:
         """Return the factor of the module for each class, (B, K), or None without the module."""
-        return (
-            None
-            if self.context is None
-            else class_weights(self.context(batch.teacher_logits, batch.student.logits))
-        )
+        if self.context is None:
+            return None
+        return class_weights(self.context(batch.teacher_logits, batch.student.logits))
 
     def _scaled(self, divergence: Tensor, module_loss: Tensor | None = None) -> Soft:
         value = self.settings.temperature**2 * divergence

@@ -211,11 +211,10 @@ class Alpha(nn.Module):
         else:
             loss = (1 - alpha) * terms.hard + alpha * soft
         alpha_loss = self.alpha_loss(terms.hard.detach(), soft.detach())
-        tracked = (
-            alpha.detach().mean()
-            if isinstance(alpha, Tensor)
-            else soft.detach().new_full((), alpha)
-        )
+        if isinstance(alpha, Tensor):
+            tracked = alpha.detach().mean()
+        else:
+            tracked = soft.detach().new_full((), alpha)
         return WeightedLoss(loss, alpha_loss, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -76,11 +76,9 @@ class Bank:
 
         A sample without positives has its own logits.
         """
-        return (
-            self._aggregate_positives(index)
-            if self.targets is None
-            else self.targets.index_select(0, index)
-        )
+        if self.targets is None:
+            return self._aggregate_positives(index)
+        return self.targets.index_select(0, index)
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the directions (B, N, K) of the samples' negatives and their mask (B, N).

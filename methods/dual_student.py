@@ -135,11 +135,9 @@ class DualStudent(PeerMethod):
         if self.settings.certainty == "none":
             return torch.ones_like(uncertainty)
         weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
-        return (
-            weight / self._mean(weight.mean()).clamp(min=MIN_MEAN_WEIGHT)
-            if self.settings.w_norm == "mean1"
-            else weight
-        )
+        if self.settings.w_norm == "mean1":
+            return weight / self._mean(weight.mean()).clamp(min=MIN_MEAN_WEIGHT)
+        return weight
 
     def _mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks."""

@@ -16,8 +16,8 @@ class FeatureSettings(Settings):
     beta: float = Field(100.0, description="Weight of the feature term.", ge=0)
     alpha: float = Field(
         0.0,
-        description="Weight of the teacher's logits, T^2 D; cross entropy has the weight 1 - alpha. "
-        "At 0 the logits are not used.",
+        description="Weight of the teacher's logits, T^2 D; cross entropy has the weight "
+        "1 - alpha. At 0 the logits are not used.",
         ge=0,
         le=1,
     )

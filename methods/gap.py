@@ -56,11 +56,10 @@ class Divergence(Gap):
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha, () for the batch or (B,) for samples."""
-        divergence = (
-            terms.divergence
-            if self.settings.alpha_per_sample
-            else self.mean(terms.divergence.mean())
-        )
+        if self.settings.alpha_per_sample:
+            divergence = terms.divergence
+        else:
+            divergence = self.mean(terms.divergence.mean())
         return self._interpolate(-torch.expm1(-divergence / self.settings.alpha_scale))
 
 
@@ -73,10 +72,8 @@ class Label(Gap):
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """Return alpha per sample, (B,)."""
-        teacher, student = (
-            batch.teacher_logits.float().softmax(dim=1),
-            batch.student.logits.float().softmax(dim=1),
-        )
+        teacher = batch.teacher_logits.float().softmax(dim=1)
+        student = batch.student.logits.float().softmax(dim=1)
         difference = _value_at_label(teacher - student, batch.labels)
         if batch.mix is not None:
             difference = batch.mix.share * difference + (1 - batch.mix.share) * _value_at_label(

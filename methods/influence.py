@@ -157,16 +157,12 @@ class LastLayer(Problem):
         83 iterations to 29; with the plain mean of h~ h~^T it takes 36.
         """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
-        logit_factor, input_factor = (
-            self.weights.new_zeros(classes, classes),
-            self.weights.new_zeros(width, width),
-        )
+        logit_factor = self.weights.new_zeros(classes, classes)
+        input_factor = self.weights.new_zeros(width, width)
         for rows in self._blocks(6 * classes + 3 * width):
-            logits, weights, with_one = (
-                self.training.logits[rows],
-                self.weights[rows],
-                self._with_one(rows),
-            )
+            logits = self.training.logits[rows]
+            weights = self.weights[rows]
+            with_one = self._with_one(rows)
             logit_factor += self.losses.curvature_sum(logits, weights, rows)
             input_factor += with_one.T @ (
                 with_one * (weights * self.losses.curvature_traces(logits, rows))[:, None]

@@ -29,13 +29,11 @@ class WholeNetwork(Problem):
         weights: Tensor,
         hessian: bool = False,
     ) -> None:
-        self.network, self.losses, self.labels, self.weights, self.hessian = (
-            network,
-            losses,
-            labels,
-            weights,
-            hessian,
-        )
+        self.network = network
+        self.losses = losses
+        self.labels = labels
+        self.weights = weights
+        self.hessian = hessian
         self.parameters = {name: tensor.detach() for name, tensor in network.parameters.items()}
 
     @property

@@ -218,21 +218,17 @@ class InfluenceWeighting:
                 "no samples are weighted, because no prediction of the teacher reaches "
                 "method.threshold: lower it, or train the teacher longer"
             )
-        scores, new_weights = (
-            torch.full_like(survey.weights, math.nan),
-            torch.ones_like(survey.weights),
-        )
+        scores = torch.full_like(survey.weights, math.nan)
+        new_weights = torch.ones_like(survey.weights)
         if chosen.weigh_by != "none" and counted.any():
             if chosen.weigh_by == "loss":
                 scores = _sample_losses(survey.training, weighted.objective)
                 scores -= scores[counted].mean()
             else:
                 result = self._influence(survey, weighted)
-                scores, tracked, notes = (
-                    result.phi,
-                    tracked | _solver_metrics(result),
-                    notes + _convergence_notes(result),
-                )
+                scores = result.phi
+                tracked = tracked | _solver_metrics(result)
+                notes = notes + _convergence_notes(result)
             scores = torch.where(counted, scores, math.nan).float()
             new_weights = sample_weights(
                 scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip
@@ -286,8 +282,7 @@ def _convergence_notes(result: influence.InfluenceScores) -> list[str]:
         return []
     return [
         f"the influence did not converge: its relative residual is {result.residual:.2g} after "
-        f"{result.iterations} iterations; raise method.damping, or choose another "
-        "method.estimator"
+        f"{result.iterations} iterations; raise method.damping, or choose another method.estimator"
     ]
 
 

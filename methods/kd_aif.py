@@ -119,16 +119,13 @@ class KDAIF(Method):
         assert batch.weights is not None, (
             "the training loop provides weights to a method that weights samples"
         )
-        weights = (
-            torch.ones_like(batch.weights)
-            if self.settings.update == "teacher_only"
-            else batch.weights
-        )
-        return (
-            self._semi_supervised(batch, weights)
-            if self.settings.update == "ssl"
-            else self._supervised(batch, weights)
-        )
+        if self.settings.update == "teacher_only":
+            weights = torch.ones_like(batch.weights)
+        else:
+            weights = batch.weights
+        if self.settings.update == "ssl":
+            return self._semi_supervised(batch, weights)
+        return self._supervised(batch, weights)
 
     def weighted_objective(self, survey: StudentSurvey) -> WeightedObjective:
         """Return the objective of `forward` over the whole training part.
@@ -150,11 +147,10 @@ class KDAIF(Method):
                 Term((1 - chosen.alpha) * share * labelled, 1.0, truth),
                 Term(chosen.alpha * survey.rates, chosen.temperature, soft),
             )
-            weights = (
-                torch.ones_like(survey.weights)
-                if chosen.update == "teacher_only"
-                else survey.weights
-            )
+            if chosen.update == "teacher_only":
+                weights = torch.ones_like(survey.weights)
+            else:
+                weights = survey.weights
             return WeightedObjective(Losses(terms), weights, torch.ones_like(labelled))
         used, classes = self._select_pseudo_labels(survey.teacher, labels)
         strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used

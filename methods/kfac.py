@@ -56,10 +56,8 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
         ValueError: The network calls no linear or convolutional layer.
     """
     factors = compute_factors(problem, seed)
-    gradients, direction = (
-        problem.to_tensors(gradient),
-        problem.to_tensors(torch.zeros_like(gradient)),
-    )
+    gradients = problem.to_tensors(gradient)
+    direction = problem.to_tensors(torch.zeros_like(gradient))
     for name, layer in factors.items():
         inverse = Kronecker(
             layer.outputs / problem.samples, layer.inputs / problem.samples, damping
@@ -126,11 +124,9 @@ def _add_block(
 ) -> None:
     """Add a block's share to the factors of a layer, a bounded number of samples at a time."""
     name, bias = names[id(call.weight)], names.get(id(call.bias))
-    groups, outs, width = (
-        call.groups,
-        len(call.weight) // call.groups,
-        call.weight[0].numel() + (bias is not None),
-    )
+    groups = call.groups
+    outs = len(call.weight) // call.groups
+    width = call.weight[0].numel() + (bias is not None)
     if name not in factors:
         like = call.weight.detach()
         factors[name] = Factors(
@@ -190,10 +186,8 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> _Call:
-    kernel, dilations = (
-        weight.shape[2:],
-        dilation if isinstance(dilation, tuple) else (dilation, dilation),
-    )
+    kernel = weight.shape[2:]
+    dilations = dilation if isinstance(dilation, tuple) else (dilation, dilation)
 
     def patches(inputs: Tensor) -> Tensor:
         around: Any = padding

@@ -73,11 +73,10 @@ class TfKD(Method):
         the entropy of p.
         """
         classes, hard = batch.student.logits.shape[1], batch.cross_entropy()
-        soft = (
-            self._released(batch, classes)
-            if self.settings.form == "released"
-            else self._paper(batch, classes)
-        )
+        if self.settings.form == "released":
+            soft = self._released(batch, classes)
+        else:
+            soft = self._paper(batch, classes)
         loss = (1 - self.settings.alpha) * hard + self.settings.alpha * soft
         return Objective(loss, {"cross_entropy": hard.detach(), "distillation": soft.detach()})
 

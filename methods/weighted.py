@@ -131,9 +131,8 @@ class TwoFormSettings(AlphaSettings):
     def _check_form(self) -> Self:
         if self.form == "additive" and self.alpha_schedule != "constant":
             raise SettingsError(
-                f"alpha_schedule = {self.alpha_schedule!r} is not allowed with form = "
-                "'additive', which has no alpha: choose form = 'convex', or alpha_schedule = "
-                "'constant'",
+                f"alpha_schedule = {self.alpha_schedule!r} is not allowed with form = 'additive', "
+                "which has no alpha: choose form = 'convex', or alpha_schedule = 'constant'",
                 "alpha_schedule",
                 value=self.alpha_schedule,
                 allowed=("constant",),

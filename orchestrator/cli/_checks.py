@@ -336,11 +336,9 @@ def check_tracking(conditions: Conditions) -> Finding:
             f"MLflow cannot load registered models below {conditions.root}: remove the percent "
             f"code from the folder's name"
         )
-    return (
-        Finding("warn", "; ".join([finding.message, *remarks]))
-        if remarks and finding.fitness == "ok"
-        else finding
-    )
+    if remarks and finding.fitness == "ok":
+        return Finding("warn", "; ".join([finding.message, *remarks]))
+    return finding
 
 
 def _check_server(uri: str) -> Finding:
@@ -469,11 +467,10 @@ def _open_uri(uri: str) -> None:
     """
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
-    missing = (
-        [each for each in (folder, *folder.parents) if not each.exists()]
-        if parts.scheme == "file"
-        else []
-    )
+    if parts.scheme == "file":
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    else:
+        missing = []
     try:
         Remote.open(uri)
     finally:

@@ -20,11 +20,8 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
     """
     if address is not None and local:
         raise ConfigurationError(
-            "--address and --local exclude each other: leave one of them out",
-            field="--address",
-            value=address,
-            allowed="without --local",
-        )
+            "--address and --local exclude each other: leave one of them out"
+        ).with_details("--address", address, "without --local")
     return {"resources.address": address or None} if address is not None else {}
 
 
@@ -37,9 +34,6 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not match or float(match[1]) == 0:
         raise ConfigurationError(
-            f"--time-budget {text!r} is not a time: write 90s, 10m or 2h",
-            field="--time-budget",
-            value=text,
-            allowed="90s, 10m or 2h",
-        )
+            f"--time-budget {text!r} is not a time: write 90s, 10m or 2h"
+        ).with_details("--time-budget", text, "90s, 10m or 2h")
     return float(match[1]) * UNITS[match[2]]

@@ -16,6 +16,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -80,11 +81,10 @@ def default_name(configuration: Configuration, kind: str) -> str:
     A search over several methods is named by its project.
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    prefix = (
-        methods[0]
-        if len(methods) == 1
-        else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
-    )
+    if len(methods) == 1:
+        prefix = methods[0]
+    else:
+        prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -127,7 +127,7 @@ def resume_run(
 
 def print_note(text: str) -> None:
     """Print a note about behaviour that the user may not expect."""
-    console.print(sanitize(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
+    print_line(console, sanitize(f"note: {text}"))
 
 
 def _print_and_record_note(sweep: Sweep, note: str) -> None:
@@ -148,9 +148,7 @@ def _print_interruption(store: Store, sweep: Sweep | None) -> int:
         )
     else:
         resume = f"python run.py sweep --resume {sweep.name}{store.option}"
-        console.print(
-            f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, f"interrupted; resume: {resume}")
     return errors.INTERRUPTED
 
 

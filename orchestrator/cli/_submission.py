@@ -73,20 +73,15 @@ def create_submission(
             raise ConfigurationError(
                 sentence, field=f"--{option}", value=given[option], allowed="left out"
             )
-    store, run, extra_files = (
-        _check_store_location(str(options["store"]) if "store" in given else None),
-        options.get("resume"),
-        {},
-    )
+    store = _check_store_location(str(options["store"]) if "store" in given else None)
+    run = options.get("resume")
+    extra_files = {}
     excluded = set(given) - RESUME_OPTIONS
     if run is not None and excluded:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))
         raise ConfigurationError(
-            f"--resume continues the sweep with its own configuration: leave out {flags}",
-            field="--resume",
-            value=run,
-            allowed=f"without {flags}",
-        )
+            f"--resume continues the sweep with its own configuration: leave out {flags}"
+        ).with_details("--resume", run, f"without {flags}")
     if run is not None:
         _require_path_settings(options.get("set_") or ())
     if run is None or "config" in given:
@@ -105,11 +100,8 @@ def create_submission(
     if redact(entrypoint) != entrypoint:
         raise ConfigurationError(
             "the command line contains a secret, which every user of the cluster can read: "
-            "set it in the environment of the cluster's nodes instead",
-            field="command line",
-            value=command,
-            allowed="a command without a secret",
-        )
+            "set it in the environment of the cluster's nodes instead"
+        ).with_details("command line", command, "a command without a secret")
     job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
     if not name and run and not options.get("resume") and options["name"] is None:
         job = run  # the default name of a run contains the time already
@@ -130,11 +122,8 @@ def _parse_command_line(
     if command not in COMMANDS:
         raise ConfigurationError(
             f"{command!r} cannot run as a job: {suggest_name(command, COMMANDS)}; write "
-            f"`python run.py submit -- sweep ...`",
-            field="command",
-            value=command,
-            allowed=tuple(COMMANDS),
-        )
+            f"`python run.py submit -- sweep ...`"
+        ).with_details("command", command, tuple(COMMANDS))
     try:
         context = group.commands[command].make_context(
             command, list(words[1:]), help_option_names=[]
@@ -191,19 +180,13 @@ def _load_and_check(command: str, options: dict[str, Any], config: Path) -> Conf
         check_train(configuration)
     elif configuration.teacher is None:
         raise ConfigurationError(
-            "teacher is null: set teacher.network.name, or choose another --config",
-            field="teacher",
-            value=None,
-            allowed="teacher.network.name",
-        )
+            "teacher is null: set teacher.network.name, or choose another --config"
+        ).with_details("teacher", None, "teacher.network.name")
     if configuration.resources.address not in (None, "auto"):
         raise ConfigurationError(
             f"resources.address = {configuration.resources.address!r}: a job runs on the cluster "
-            f"that it is submitted to; leave this setting out",
-            field="resources.address",
-            value=configuration.resources.address,
-            allowed=(None, "auto"),
-        )
+            f"that it is submitted to; leave this setting out"
+        ).with_details("resources.address", configuration.resources.address, (None, "auto"))
     for key, path in _paths(configuration):
         _require_location_independent(key, path)
     return configuration
@@ -219,11 +202,8 @@ def _require_path_settings(pairs: Sequence[str]) -> None:
         if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
             raise ConfigurationError(
                 f"--set {key}: --resume continues the sweep with its own configuration; it accepts "
-                "only data.path, teacher.cache and *.weights, for files that have moved",
-                field="--set",
-                value=key,
-                allowed=("data.path", "teacher.cache", "*.weights"),
-            )
+                "only data.path, teacher.cache and *.weights, for files that have moved"
+            ).with_details("--set", key, ("data.path", "teacher.cache", "*.weights"))
         if path:
             _require_location_independent(key, path)
 
@@ -232,11 +212,8 @@ def _require_location_independent(key: str, path: str) -> None:
     if not _is_location_independent(path):
         raise ConfigurationError(
             f"{key} = {path!r} is relative to the job's own folder, which contains no data: "
-            "give an absolute path that all nodes share",
-            field=key,
-            value=path,
-            allowed="an absolute path that all nodes share",
-        )
+            "give an absolute path that all nodes share"
+        ).with_details(key, path, "an absolute path that all nodes share")
 
 
 def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
@@ -270,11 +247,8 @@ def _check_store_location(store: str | None) -> str:
         problem = "--store is missing" if store is None else f"--store {store!r} is relative"
         raise ConfigurationError(
             f"{problem}: the store would be in the job's own folder, which the cluster deletes; "
-            "give an absolute path that all nodes share, or a URI",
-            field="--store",
-            value=store,
-            allowed="an absolute path that all nodes share, or a URI",
-        )
+            "give an absolute path that all nodes share, or a URI"
+        ).with_details("--store", store, "an absolute path that all nodes share, or a URI")
     return check_uri(store) if is_uri(store) else store
 
 
@@ -294,8 +268,5 @@ def _require_name(name: str | None, option: str) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise ConfigurationError(
             f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most "
-            f"100, the first a letter or digit)",
-            field=option,
-            value=name,
-            allowed="letters, digits, '.', '_' or '-'",
-        )
+            f"100, the first a letter or digit)"
+        ).with_details(option, name, "letters, digits, '.', '_' or '-'")

@@ -18,6 +18,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, keep_json, replacing
 from orchestrator.sweep.comparison import design, page
@@ -66,11 +67,8 @@ def compare(
         if methods is None:
             raise ConfigurationError(
                 "--methods is missing: give two or more, such as --methods "
-                "cross_entropy,kd,wttm, or --resume NAME",
-                field="--methods",
-                value=None,
-                allowed="two or more methods",
-            )
+                "cross_entropy,kd,wttm, or --resume NAME"
+            ).with_details("--methods", None, "two or more methods")
         method_names = design.parse_methods(methods)
         options = (
             cluster_address(address)
@@ -131,9 +129,7 @@ def _create_comparison(
             f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
             f"{common.seed + count}"
         )
-        standard_console.print(
-            f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(standard_console, f"comparison: {each}, {trained}")
         return None
     prepared = prepare_run(store, common, "sweep", local=False, note=_print_note)
     for sentence in describe_yielded(common, "sweep"):
@@ -154,9 +150,7 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
         # a second interrupt must not suppress the resume command
         with contextlib.suppress(KeyboardInterrupt):
             _show_unfinished(store, comparison, console)
-        console.print(
-            f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, f"\ninterrupted; resume: {again}")
         return errors.INTERRUPTED
     except PreflightError as error:
         raise PreflightError.from_error(
@@ -171,7 +165,7 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
         "tables": comparison.folder / "comparison.md",
         "open MLflow": f"python run.py ui{store.option}",
     }.items():
-        console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{what}: {command}")
     return errors.OK if seed_sweep.state == "finished" else errors.NO_USABLE_TRIAL
 
 
@@ -204,4 +198,4 @@ def _write_and_log(
         partial_file.write_text(text, encoding="utf-8")
     files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
     if reason := log_to_sweep(store, seed_sweep, page.metrics(outcome), 0, FOLDER, files):
-        console.print(f"not logged: {reason}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"not logged: {reason}")

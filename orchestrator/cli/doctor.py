@@ -7,6 +7,7 @@ from orchestrator.cli._run import console
 from orchestrator.config.loader import load
 from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 
 
@@ -28,11 +29,6 @@ def doctor(
     configuration = load(config, pairs, cluster_address(address))
     named, fit = Store.named(store), True
     for name, finding in run_checks(Conditions(named.root, configuration, quick, named.uri)):
-        console.print(
-            sanitize(f"{name:13}{finding.fitness:6}{finding.message}"),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, sanitize(f"{name:13}{finding.fitness:6}{finding.message}"))
         fit = fit and finding.fitness != "bad"
     return errors.OK if fit else errors.UNFIT_ENVIRONMENT

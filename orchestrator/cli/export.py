@@ -4,6 +4,7 @@ from pathlib import Path
 
 from orchestrator.cli._run import console
 from orchestrator.core import errors
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -37,13 +38,10 @@ def export(
     exported = write(opened, name, student or "a", trial, weights, to, form)
     show_damage(Sweep.open(opened, name), opened.option)
     network, source = exported.settings["network"]["name"], exported.settings["source"]
-    console.print(
-        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} "
-        f"weights, after epoch {source['epoch']}: "
-        f"{exported.folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+    print_line(
+        console,
+        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, "
+        f"after epoch {source['epoch']}: {exported.folder}",
     )
     for key, value in source["metrics"].items():
         if key.endswith("/accuracy"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.cli._run import console
 from orchestrator.config.objectives import describe_objective
 from orchestrator.core import errors
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -40,10 +41,9 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     metrics = {f"{folder}/{setting}": share for setting, share in importances.metrics().items()}
     files = {"importance.json": json.dumps(importances.plain(), indent=1), **pages(displayed)}
     reason = log_to_sweep(opened, sweep, metrics, importances.trials, folder, files)
-    logged = (
-        f"not logged: {reason}"
-        if reason
-        else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
-    )
-    console.print(logged, markup=False, highlight=False, soft_wrap=True)
+    if reason:
+        logged = f"not logged: {reason}"
+    else:
+        logged = f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
+    print_line(console, logged)
     return errors.OK

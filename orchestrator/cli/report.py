@@ -11,6 +11,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as build_report
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
@@ -37,13 +38,12 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     show_damage(sweep, opened.option)
     _write_page(target, built.html)
     reason = log_to_sweep(opened, sweep, {}, 0, "report", {f"{name}.html": built.html})
-    logged = (
-        f"not logged: {reason}"
-        if reason
-        else f"logged to the run {name} in MLflow: artifact report/{name}.html"
-    )
+    if reason:
+        logged = f"not logged: {reason}"
+    else:
+        logged = f"logged to the run {name} in MLflow: artifact report/{name}.html"
     for line in (*built.summary, f"report: {target}", logged):
-        console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, sanitize(line))
     return errors.OK
 
 
@@ -58,34 +58,22 @@ def _check_target(target: Path, requires_folder: bool) -> None:
     if requires_folder and not os.path.isdir(target.parent):
         raise ConfigurationError(
             f"--to {target}: the folder {target.parent} does not exist: create it, or give a "
-            f"file in another folder",
-            field="--to",
-            value=str(target),
-            allowed="a file in a folder that exists",
-        )
+            f"file in another folder"
+        ).with_details("--to", str(target), "a file in a folder that exists")
     if os.path.isdir(target):
         raise ConfigurationError(
-            f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}",
-            field="--to",
-            value=str(target),
-            allowed="the name of a file",
-        )
+            f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}"
+        ).with_details("--to", str(target), "the name of a file")
     try:
         if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD_BYTES]:
             raise ConfigurationError(
                 f"--to {target} exists and is not an earlier report, so it is not replaced: "
-                f"give another name",
-                field="--to",
-                value=str(target),
-                allowed="a new file, or an earlier report",
-            )
+                f"give another name"
+            ).with_details("--to", str(target), "a new file, or an earlier report")
     except OSError as error:
         raise PreflightError(
-            f"--to {target} cannot be read ({error.strerror}): give another file",
-            field="--to",
-            value=str(target),
-            allowed="a file that can be read",
-        ) from error
+            f"--to {target} cannot be read ({error.strerror}): give another file"
+        ).with_details("--to", str(target), "a file that can be read") from error
 
 
 def _write_page(target: Path, html: str) -> None:
@@ -94,8 +82,5 @@ def _write_page(target: Path, html: str) -> None:
             partial_file.write_text(html, encoding="utf-8")
     except OSError as error:
         raise PreflightError(
-            f"--to {target} cannot be written ({error.strerror or error}): give another file",
-            field="--to",
-            value=str(target),
-            allowed="a file that can be written",
-        ) from error
+            f"--to {target} cannot be written ({error.strerror or error}): give another file"
+        ).with_details("--to", str(target), "a file that can be written") from error

@@ -65,11 +65,8 @@ def show_job_status(name: str | None, address: str | None, as_json: bool, follow
     if follow and name is None:
         raise ConfigurationError(
             "--follow needs the name of a job: `python run.py status --address HOST:PORT` "
-            "lists them",
-            field="--follow",
-            value=True,
-            allowed="with the name of a job",
-        )
+            "lists them"
+        ).with_details("--follow", True, "with the name of a job")
     cluster = Cluster(address)
     if name is None:
         list_jobs(cluster, as_json)

@@ -53,10 +53,7 @@ def sweep(
     if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume continues the sweep with its own configuration: leave out --name, --seed, "
-            "--scheduler and --dry-run",
-            field="--resume",
-            value=resume,
-            allowed="without --name, --seed, --scheduler and --dry-run",
-        )
+            "--scheduler and --dry-run"
+        ).with_details("--resume", resume, "without --name, --seed, --scheduler and --dry-run")
     Store.existing(store)
     return resume_run(Store.open(store), resume, trials, budget, config, address, pairs)

@@ -11,6 +11,7 @@ from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Teacher
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 
 
@@ -48,17 +49,12 @@ def teacher(
 
     if fill:
         refuse_renamed("--fill", fill)
-    opened, configuration = (
-        Store.open(store),
-        load(config, pairs, cluster_address(address, local), seed=seed),
-    )
+    opened = Store.open(store)
+    configuration = load(config, pairs, cluster_address(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError(
-            "teacher is null: set teacher.network.name, or choose another --config",
-            field="teacher",
-            value=None,
-            allowed="teacher.network.name",
-        )
+            "teacher is null: set teacher.network.name, or choose another --config"
+        ).with_details("teacher", None, "teacher.network.name")
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
@@ -66,11 +62,8 @@ def teacher(
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {prepared.teacher_access.words}: "
-            f"{_cache_advice(configuration.teacher)}",
-            field="--precompute",
-            value=True,
-            allowed=_cache_advice(configuration.teacher),
-        )
+            f"{_cache_advice(configuration.teacher)}"
+        ).with_details("--precompute", True, _cache_advice(configuration.teacher))
     with TeacherDisplay(console) as display:
         precompute_display = display if precompute else None
         folder, card, cost_s = prepare_teacher(
@@ -90,11 +83,7 @@ def teacher(
 
 def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
     name = card["network"]["name"]
-    console.print(
-        f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)",
-        soft_wrap=True,
-        highlight=False,
-    )
+    print_line(console, f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)")
     for key in ("validation/accuracy", "test/last/accuracy"):
         if key in card["metrics"]:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestrator.cli._run import list_next_commands
 from orchestrator.core import errors
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import Display, show_damage, summary
 from orchestrator.store import run_lock
 from orchestrator.store.records import Sweep, Trial
@@ -50,12 +51,7 @@ def watch(
             sweep = _follow(opened, sweep, elapsed_s, console, wait)
     except KeyboardInterrupt:
         watch_command = f"python run.py watch {name}{opened.option}"
-        console.print(
-            f"stopped watching; {name} continues; watch again: {watch_command}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"stopped watching; {name} continues; watch again: {watch_command}")
         return errors.OK
     summary(sweep, console, list_next_commands(sweep, opened))
     return errors.OK

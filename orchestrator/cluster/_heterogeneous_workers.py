@@ -53,11 +53,8 @@ def require_hooks() -> None:
         if step is None or (
             parameters and not set(parameters) <= set(inspect.signature(step).parameters)
         ):
-            raise PreflightError(
-                f"{owner.__name__}.{name} differs from Ray 2.60",
-                field="ray",
-                value=f"{owner.__name__}.{name}",
-                allowed="Ray 2.60",
+            raise PreflightError(f"{owner.__name__}.{name} differs from Ray 2.60").with_details(
+                "ray", f"{owner.__name__}.{name}", "Ray 2.60"
             )
 
 

@@ -186,10 +186,8 @@ class InfluenceClient:
                 raise TrialError.from_error(cause, str(cause)) from error
             self.actor_handle.end(self.actor)  # its device may be unusable, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
-            raise TrialError(
-                f"the sample weights could not be computed ({reason})",
-                field="resources.influence_backend",
-                value=reason,
+            raise TrialError(f"the sample weights could not be computed ({reason})").with_details(
+                "resources.influence_backend", reason
             ) from error
         except ray.exceptions.RayError as error:
             self._handle_death(error)
@@ -203,8 +201,7 @@ class InfluenceClient:
         if self.deaths > self.max_failures:
             self.unread_notes.append(
                 f"the influence actor died {self.deaths} times (resources.max_failures = "
-                f"{self.max_failures}): the snapshot of "
-                f"epoch {self.epoch} was not resent"
+                f"{self.max_failures}): the snapshot of epoch {self.epoch} was not resent"
             )
             return
         self.unread_notes.append(

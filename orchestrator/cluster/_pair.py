@@ -50,10 +50,8 @@ class Pair:
             in_turn: Send to earlier students only. Later ones receive the logits after this
                 student's step, by `republish`.
         """
-        logits, others = (
-            self._outgoing(logits),
-            [other for other in range(self.count) if other != position],
-        )
+        logits = self._outgoing(logits)
+        others = [other for other in range(self.count) if other != position]
         sends = [other for other in others if not in_turn or other < position]
         buffers = {other: torch.empty_like(logits) for other in others}
         ops = [dist.P2POp(dist.isend, logits, self.ranks[other]) for other in sends]

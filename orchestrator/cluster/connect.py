@@ -179,10 +179,9 @@ def _join_cluster(address: str) -> None:
         raise PreflightError(
             f"resources.address = {address!r}: cannot join a Ray cluster there ({reason}): start "
             f"one, use --address local, or, if it requires a token, set RAY_AUTH_MODE=token and "
-            "put the token into the file that RAY_AUTH_TOKEN_PATH names",
-            field="resources.address",
-            value=address,
-            allowed="a Ray cluster that this user may join, or local",
+            "put the token into the file that RAY_AUTH_TOKEN_PATH names"
+        ).with_details(
+            "resources.address", address, "a Ray cluster that this user may join, or local"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     bypass_proxies(
@@ -248,8 +247,5 @@ def _start_cluster(cpus: int | None) -> None:
         raise PreflightError(
             f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); "
             f"{location}: check that this "
-            "folder is writable and has free space, or set RAY_TMPDIR to one that is",
-            field=name or "RAY_TMPDIR",
-            value=folder,
-            allowed="a writable folder with free space",
-        ) from error
+            "folder is writable and has free space, or set RAY_TMPDIR to one that is"
+        ).with_details(name or "RAY_TMPDIR", folder, "a writable folder with free space") from error

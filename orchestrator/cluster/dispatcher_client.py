@@ -64,10 +64,9 @@ def wait_for_answer(
                 raise DispatcherTimeoutError(
                     f"the trial dispatcher has not answered for {patience_s:g} s "
                     f"({type(error).__name__}): check the Ray logs and, on a running cluster, "
-                    "`ray status`",
-                    field="dispatcher",
-                    value=type(error).__name__,
-                    allowed=f"an answer within {patience_s:g} s",
+                    "`ray status`"
+                ).with_details(
+                    "dispatcher", type(error).__name__, f"an answer within {patience_s:g} s"
                 ) from error
             time.sleep(PAUSE_S)
 

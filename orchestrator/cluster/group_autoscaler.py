@@ -162,10 +162,8 @@ class GroupAutoscaler:
             self.live_groups
         )
         if self.live_groups - self.served_groups:
-            previously_served, self.served_groups = (
-                self.served_groups,
-                self.served_groups | self.cluster.list_serving_groups(),
-            )
+            previously_served = self.served_groups
+            self.served_groups = self.served_groups | self.cluster.list_serving_groups()
             self.placement_failures = (
                 0 if self.served_groups - previously_served else self.placement_failures
             )
@@ -183,11 +181,10 @@ class GroupAutoscaler:
         with self.lock:
             group_errors, self.group_errors = self.group_errors, []
         if group_errors:
-            cause = (
-                "a node left"
-                if now - self.last_leave < RECENT_S
-                else f"a worker group ended ({group_errors[-1]})"
-            )
+            if now - self.last_leave < RECENT_S:
+                cause = "a node left"
+            else:
+                cause = f"a worker group ended ({group_errors[-1]})"
             self._note(f"{cause}: {self._format_group_count()}")
         if missing > 0:
             self._add_groups(snapshot, missing, now)
@@ -212,12 +209,10 @@ class GroupAutoscaler:
     def _track_nodes(self, snapshot: ClusterSnapshot, now: float) -> None:
         if self.nodes is not None and snapshot.nodes - self.nodes:
             # a group may succeed on the new node
-            self.last_join, self.next_start, self.failed_starts, self.placement_failures = (
-                now,
-                now,
-                0,
-                0,
-            )
+            self.last_join = now
+            self.next_start = now
+            self.failed_starts = 0
+            self.placement_failures = 0
         if self.nodes is not None and self.nodes - snapshot.nodes:
             self.last_leave = now
         self.nodes = snapshot.nodes
@@ -283,18 +278,16 @@ class GroupAutoscaler:
         elif not self.live_groups and now - self.last_served >= self.policy.heartbeat_timeout_s:
             self._give_up(
                 f"no worker group could be placed for {self.policy.heartbeat_timeout_s:g} s "
-                f"(resources.heartbeat_timeout_s): "
-                f"{self._describe_shortage(snapshot)}",
+                f"(resources.heartbeat_timeout_s): {self._describe_shortage(snapshot)}",
                 "resources.heartbeat_timeout_s",
                 self.policy.heartbeat_timeout_s,
             )
         elif now - self.last_note >= self.policy.heartbeat_warning_s:
             self.last_note = now
-            why = (
-                "no worker group has started yet"
-                if self.live_groups
-                else "no worker group can be placed"
-            )
+            if self.live_groups:
+                why = "no worker group has started yet"
+            else:
+                why = "no worker group can be placed"
             self._note(f"trials are waiting because {why}: {self._describe_shortage(snapshot)}")
 
     def _describe_shortage(self, snapshot: ClusterSnapshot) -> str:
@@ -329,18 +322,13 @@ class GroupAutoscaler:
         Raise it also if the run has `failed` because the head is lost.
         """
         if failed and not self.reason and not self.cluster.is_head_responsive():
-            self.reason, self.head_lost, self.field, self.value = (
-                HEAD_LOST,
-                True,
-                "resources.address",
-                "head",
-            )
+            self.reason = HEAD_LOST
+            self.head_lost = True
+            self.field = "resources.address"
+            self.value = "head"
         if self.reason:
-            raise PreflightError(
-                f"{self.reason}: check that the cluster is healthy",
-                field=self.field,
-                value=self.value,
-                allowed="a cluster with room for a worker group",
+            raise PreflightError(f"{self.reason}: check that the cluster is healthy").with_details(
+                self.field, self.value, "a cluster with room for a worker group"
             )
 
 

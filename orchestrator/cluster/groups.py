@@ -233,12 +233,10 @@ def _callbacks(plan: Groups) -> list[Any]:
         require_hooks()
     except (ImportError, PreflightError) as error:
         raise PreflightError(
-            f"Ray {ray.__version__} does not support workers with different resources "
-            f"({error}): "
+            f"Ray {ray.__version__} does not support workers with different resources ({error}): "
             "install the Ray version in constraints.txt, or give all students the same "
-            "cpus_per_worker and gpus_per_worker",
-            field="ray",
-            value=getattr(error, "value", str(error)),
-            allowed="the Ray of constraints.txt",
+            "cpus_per_worker and gpus_per_worker"
+        ).with_details(
+            "ray", getattr(error, "value", str(error)), "the Ray of constraints.txt"
         ) from error
     return [HeterogeneousWorkers(plan.bundles)]

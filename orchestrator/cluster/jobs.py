@@ -102,19 +102,13 @@ def server_address(address: str | None) -> str:
     if parts.username or parts.password:
         raise ConfigurationError(
             f"{field} contains a user or a password: remove them; Ray reads its token from "
-            f"the file that RAY_AUTH_TOKEN_PATH names",
-            field=field,
-            value=displayed,
-            allowed="an address without a user and a password",
-        )
+            f"the file that RAY_AUTH_TOKEN_PATH names"
+        ).with_details(field, displayed, "an address without a user and a password")
     if not is_valid:
         raise ConfigurationError(
             f"{field} = {displayed!r} is not the address of a job server: give HOST:PORT of the "
-            f"head's dashboard, such as 127.0.0.1:8265",
-            field=field,
-            value=displayed,
-            allowed="HOST:PORT of the head's dashboard",
-        )
+            f"head's dashboard, such as 127.0.0.1:8265"
+        ).with_details(field, displayed, "HOST:PORT of the head's dashboard")
     return url.rstrip("/")
 
 
@@ -218,13 +212,9 @@ class Cluster:
         while not (job := self.job(name)).has_ended:
             if time.monotonic() > until:
                 raise PreflightError(
-                    f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s "
-                    f"after the stop request: check it with "
-                    f"`python run.py status {name} --address {self.address}`",
-                    field="name",
-                    value=name,
-                    allowed=f"an end within {STOP_S + END_TIMEOUT_S:.0f} s",
-                )
+                    f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s after the stop request: "
+                    f"check it with `python run.py status {name} --address {self.address}`"
+                ).with_details("name", name, f"an end within {STOP_S + END_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
         return job, True
 
@@ -256,37 +246,26 @@ class Cluster:
         """
         if name and not NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{name!r} is not a valid job name: use letters, digits, '.', '_' or '-'",
-                field="name",
-                value=name,
-                allowed="letters, digits, '.', '_' or '-'",
-            )
+                f"{name!r} is not a valid job name: use letters, digits, '.', '_' or '-'"
+            ).with_details("name", name, "letters, digits, '.', '_' or '-'")
         try:
             yield
         except AuthenticationError as error:
-            problem = (
-                "rejects the token"
-                if "failed" in str(error)
-                else "requires a token, and none is set"
-            )
+            if "failed" in str(error):
+                problem = "rejects the token"
+            else:
+                problem = "requires a token, and none is set"
             raise PreflightError(
-                f"--address {self.address}: the cluster {problem}: put the cluster's token "
-                f"into ~/.ray/auth_token or the file that "
-                "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token (`ray get-auth-token` "
-                "prints it on the head)",
-                field="--address",
-                value=self.address,
-                allowed="the cluster's token",
-            ) from error
+                f"--address {self.address}: the cluster {problem}: put the cluster's token into "
+                "~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names, and set "
+                "RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)"
+            ).with_details("--address", self.address, "the cluster's token") from error
         except OSError as error:  # from Python or from requests
             raise PreflightError(
                 f"--address {self.address}: no Ray job server responds there: give HOST:PORT "
                 f"of the head's dashboard, usually "
-                "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
-                field="--address",
-                value=self.address,
-                allowed="a Ray job server",
-            ) from error
+                "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`"
+            ).with_details("--address", self.address, "a Ray job server") from error
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._refusal(name, error) from error
 
@@ -295,25 +274,17 @@ class Cluster:
         if name and "does not exist" in error_text and "404" in error_text:
             return ConfigurationError(
                 f"the cluster at {self.address} has no job {name!r}: "
-                f"`python run.py status --address {self.address}` lists its jobs",
-                field="name",
-                value=name,
-                allowed=f"a job of {self.address}",
-            )
+                f"`python run.py status --address {self.address}` lists its jobs"
+            ).with_details("name", name, f"a job of {self.address}")
         if name and "already exists" in error_text:
             return ConfigurationError(
                 f"--name {name!r} is already a job of {self.address}: use another name, or "
-                f"omit the option",
-                field="--name",
-                value=name,
-                allowed="a name that no job has",
-            )
+                f"omit the option"
+            ).with_details("--name", name, "a name that no job has")
         return PreflightError(
             f"--address {self.address}: the job server failed ({shorten_error(error)}): check "
-            f"the head's logs",
-            field="--address",
-            value=self.address,
-        )
+            f"the head's logs"
+        ).with_details("--address", self.address)
 
 
 class _LogWriter:

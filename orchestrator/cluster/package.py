@@ -53,11 +53,8 @@ class Package:
         raise ConfigurationError(
             f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take "
             f"{format_bytes(self.bytes)}, the largest are {largest_names}: "
-            "exclude some with --exclude, or raise the limit",
-            field="--limit-mib",
-            value=limit_mib,
-            allowed=(self.bytes / MIB, None),
-        )
+            "exclude some with --exclude, or raise the limit"
+        ).with_details("--limit-mib", limit_mib, (self.bytes / MIB, None))
 
     def write(self, archive: Path) -> int:
         """Write the files to a zip file, and return its size in bytes.
@@ -107,11 +104,8 @@ def collect(
     if "run.py" not in files:
         raise ConfigurationError(
             f"--exclude: the package lacks {root}/run.py, without which nothing can run: "
-            f"do not exclude it",
-            field="--exclude",
-            value="run.py",
-            allowed="patterns that do not match run.py",
-        )
+            f"do not exclude it"
+        ).with_details("--exclude", "run.py", "patterns that do not match run.py")
     return Package(files | dict(extra_files or {}))
 
 
@@ -123,11 +117,8 @@ def _files(path: Path, root: Path, excluded: PathSpec) -> Iterator[Path]:
     if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
         raise ConfigurationError(
             f"{name} is a link to {path.resolve()}, which cannot be packaged: replace it by a "
-            f"copy, or use --exclude {name}",
-            field=name,
-            value=str(path.resolve()),
-            allowed="a copy in the project",
-        )
+            f"copy, or use --exclude {name}"
+        ).with_details(name, str(path.resolve()), "a copy in the project")
     if path.is_dir():
         for inner in sorted(path.iterdir()):
             yield from _files(inner, root, excluded)

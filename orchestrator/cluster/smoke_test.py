@@ -51,13 +51,9 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         waited_s += POLL_S
     if thread.is_alive():
         raise PreflightError(
-            f"two workers did not respond within {timeout_s:g} s: check the load of the machine or "
-            f"the cluster (`ray status`), "
-            "and the ports that a firewall closes",
-            field="workers",
-            value=None,
-            allowed=f"a response within {timeout_s:g} s",
-        )
+            f"two workers did not respond within {timeout_s:g} s: check the load of the machine "
+            "or the cluster (`ray status`), and the ports that a firewall closes"
+        ).with_details("workers", None, f"a response within {timeout_s:g} s")
     if failures:
         reason = " ".join(str(failures[0]).split())[:500]
         raise PreflightError(
@@ -79,11 +75,8 @@ def sum_over_workers(rank: int, world_size: int) -> None:
         index = int((total != expected).nonzero()[0])
         raise PreflightError(
             f"the sum of {world_size} workers is wrong at {index}: {total[index]} instead of "
-            f"{expected[index]}",
-            field="workers",
-            value=float(total[index]),
-            allowed=float(expected[index]),
-        )
+            f"{expected[index]}"
+        ).with_details("workers", float(total[index]), float(expected[index]))
 
 
 def _run_worker(settings: dict[str, Any]) -> None:

@@ -220,20 +220,18 @@ class _Loader(yaml.SafeLoader):
         """
         text = str(self.construct_scalar(node)).replace("_", "").lower()
         try:
-            value = (
-                int(text, 0)
-                if kind is int
-                else float(text.replace(".inf", "inf").replace(".nan", "nan"))
-            )
+            if kind is int:
+                value: int | float = int(text, 0)
+            else:
+                value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError as error:
             digits = text.lstrip("-+")
             if digits.isdigit() and not digits.startswith("0"):  # too many digits for Python
                 raise refuse_large_number(node) from error
-            hint = (
-                "remove the leading zeros, or quote it"
-                if digits.isdigit()
-                else "write, for example, 8 or 1e-3"
-            )
+            if digits.isdigit():
+                hint = "remove the leading zeros, or quote it"
+            else:
+                hint = "write, for example, 8 or 1e-3"
             raise _refused(
                 f"{shorten(repr(node.value))} is not a number: {hint}", node.start_mark
             ) from error

@@ -46,11 +46,8 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
         if count > most:
             raise ConfigurationError(
                 f"{key} = {count} is more than {PROCESSES_PER_CORE} per core of the largest node, "
-                f"which has {cores:g} cores: give at most {most}",
-                field=key,
-                value=count,
-                allowed=(0, most),
-            )
+                f"which has {cores:g} cores: give at most {most}"
+            ).with_details(key, count, (0, most))
 
 
 def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int) -> None:
@@ -77,8 +74,5 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
         raise ConfigurationError(
             f"{largest} is too large: a worker group needs at least {format_bytes(total)} of "
             f"memory ({parts}), but this machine has {format_bytes(memory_bytes)}: "
-            f"reduce {largest}",
-            field=largest,
-            value=total,
-            allowed=(0, memory_bytes),
-        )
+            f"reduce {largest}"
+        ).with_details(largest, total, (0, memory_bytes))

@@ -117,9 +117,6 @@ class Data(Section):
         if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
             raise FieldError(
                 f"mean = {mean} with std = {std} is not allowed: give both with one value for each "
-                f"channel, or neither",
-                field="mean",
-                value=self.mean,
-                allowed="as many values as std has",
-            )
+                f"channel, or neither"
+            ).with_details("mean", self.mean, "as many values as std has")
         return self

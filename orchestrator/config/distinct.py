@@ -64,11 +64,9 @@ def limit_trials(configuration: Configuration, num_existing: int = 0) -> tuple[C
     Returns:
         The configuration, and a message if its trials were reduced, else "".
     """
-    requested, settings, names = (
-        configuration.search.trials,
-        count_settings(configuration),
-        ", ".join(searched_methods(configuration)),
-    )
+    requested = configuration.search.trials
+    settings = count_settings(configuration)
+    names = ", ".join(searched_methods(configuration))
     if (
         settings is None
         or configuration.search.configurations

@@ -43,19 +43,15 @@ def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
             raise ConfigurationError(
                 f"search.extra_space: {key} = {list(values)} is not allowed: give two or more "
-                f"different values",
-                field=f"search.extra_space.{key}",
-                value=values,
-                allowed="two or more different values",
-            )
+                f"different values"
+            ).with_details(f"search.extra_space.{key}", values, "two or more different values")
         invalid = [value for value in values if not isinstance(value, str | int | float | None)]
         if invalid:
             raise ConfigurationError(
                 f"search.extra_space: {key} = {invalid[0]!r} is not allowed: give numbers, "
-                f"strings, true, false or null",
-                field=f"search.extra_space.{key}",
-                value=invalid[0],
-                allowed="numbers, strings, true, false or null",
+                f"strings, true, false or null"
+            ).with_details(
+                f"search.extra_space.{key}", invalid[0], "numbers, strings, true, false or null"
             )
     _require_few_networks(configuration)
     try:
@@ -85,19 +81,13 @@ def _require_few_networks(configuration: Configuration) -> None:
         if prod(counts) > MOST_NETWORKS:
             raise ConfigurationError(
                 f"search.extra_space: {field} can be {' x '.join(map(str, counts))} different "
-                f"networks, and at most {MOST_NETWORKS} are allowed: give fewer values",
-                field=f"search.extra_space.{field}",
-                value=prod(counts),
-                allowed=(1, MOST_NETWORKS),
-            )
+                f"networks, and at most {MOST_NETWORKS} are allowed: give fewer values"
+            ).with_details(f"search.extra_space.{field}", prod(counts), (1, MOST_NETWORKS))
 
 
 def _key_error(key: str, problem: str, allowed: str = EXAMPLE) -> ConfigurationError:
-    return ConfigurationError(
-        f"search.extra_space = {key!r} {problem}",
-        field="search.extra_space",
-        value=key,
-        allowed=allowed,
+    return ConfigurationError(f"search.extra_space = {key!r} {problem}").with_details(
+        "search.extra_space", key, allowed
     )
 
 

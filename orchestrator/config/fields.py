@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -130,6 +131,12 @@ class Choice(Section):
         return dict(self.model_extra or {})
 
 
+def make_overrides(section: type[Section], *keys: str) -> type[Section]:
+    """Return a section with some keys of another section, each null by default."""
+    fields: dict[str, Any] = {key: (section.__annotations__[key] | None, None) for key in keys}
+    return create_model(f"{section.__name__}Overrides", __base__=Section, **fields)
+
+
 def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> object:
     """Return what a section allows at a location within it; None if it has no such key.
 
@@ -150,11 +157,10 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
         )
         if inner is not None and str(part) in inner.model_fields:
             field = inner.model_fields[str(part)]
-            annotation = (
-                Annotated[(field.annotation, *field.metadata)]
-                if field.metadata
-                else field.annotation
-            )
+            if field.metadata:
+                annotation = Annotated[(field.annotation, *field.metadata)]
+            else:
+                annotation = field.annotation
         elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
             annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
         else:

@@ -101,27 +101,18 @@ def _read(file: Path) -> dict[str, Any]:
             values = parse_yaml(stream.read(MAX_BYTES + 1))
     except OSError as error:
         raise ConfigurationError(
-            f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file",
-            field="--config",
-            value=str(file),
-            allowed="a YAML file",
-        ) from error
+            f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file"
+        ).with_details("--config", str(file), "a YAML file") from error
     except YamlError as error:
         what = "is not valid YAML, line" if error.syntax else "cannot be used, line"
         raise ConfigurationError(
-            f"--config {file} {what} {error.line}: {redact(str(error))}",
-            field="--config",
-            value=str(file),
-            allowed="a YAML file",
-        ) from error
+            f"--config {file} {what} {error.line}: {redact(str(error))}"
+        ).with_details("--config", str(file), "a YAML file") from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(
             f"--config {file} contains a {type(values).__name__} instead of a mapping: give keys "
-            f"such as `data:` and `method:`",
-            field="--config",
-            value=str(file),
-            allowed=dict,
-        )
+            f"such as `data:` and `method:`"
+        ).with_details("--config", str(file), dict)
     return values or {}
 
 
@@ -141,11 +132,8 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     if not equals or not all(path):
         raise ConfigurationError(
             f"--set {shown} is not of the form key=value: write, for example, --set "
-            f"method.temperature=4",
-            field="--set",
-            value=pair,
-            allowed="key=value",
-        )
+            f"method.temperature=4"
+        ).with_details("--set", pair, "key=value")
     try:
         value = parse_yaml(text) if text else None
     except YamlError as error:
@@ -163,10 +151,9 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
         if inner is not None and not isinstance(inner, dict):
             raise ConfigurationError(
                 f"--set {shorten(redact(pair))}: {name} is {quote(inner)} and not a section, so it "
-                f"has no keys below it",
-                field=pair.partition("=")[0].strip(),
-                value=pair.partition("=")[2],
-                allowed=f"a section {name}",
+                f"has no keys below it"
+            ).with_details(
+                pair.partition("=")[0].strip(), pair.partition("=")[2], f"a section {name}"
             )
         values[name] = inner = {} if inner is None else inner
         values = inner

@@ -19,11 +19,8 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     if name not in METHODS:
         raise ConfigurationError(
             f"{field} = {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
-            f"run.py methods`",
-            field=field,
-            value=name,
-            allowed=tuple(METHODS),
-        )
+            f"run.py methods`"
+        ).with_details(field, name, tuple(METHODS))
     method = METHODS[name]
     given = configuration.method.settings if name == configuration.method.name else {}
     try:

@@ -68,11 +68,10 @@ def describe_objective(configuration: Configuration, name: str) -> str:
 
     With several students it is, for example, `validation/accuracy (mean of a, b)`.
     """
-    how = (
-        f"sum of {', '.join(configuration.students)}"
-        if name == PARAMETERS
-        else describe_students(configuration)
-    )
+    if name == PARAMETERS:
+        how = f"sum of {', '.join(configuration.students)}"
+    else:
+        how = describe_students(configuration)
     return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
 
 

@@ -76,11 +76,8 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
             raise ConfigurationError(
                 f"--set {key}: a resumed run keeps its configuration; with --resume, --set "
                 f"changes only the path of files that were moved: "
-                f"{', '.join(_given(values, keys)) or 'this run has no path'}",
-                field=key,
-                value=pair.partition("=")[2],
-                allowed=tuple(_given(values, keys)),
-            )
+                f"{', '.join(_given(values, keys)) or 'this run has no path'}"
+            ).with_details(key, pair.partition("=")[2], tuple(_given(values, keys)))
     override(values, pairs)
     moved = build(values)
     for key in keys:
@@ -90,11 +87,8 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
             and _section(configuration.plain(), key)[0].get(name) is not None
             and section.get(name) is None
         ):
-            raise ConfigurationError(
-                f"--set {key} is empty: give the new path",
-                field=key,
-                value=None,
-                allowed=Path,
+            raise ConfigurationError(f"--set {key} is empty: give the new path").with_details(
+                key, None, Path
             )
     return resolve_paths(moved)
 
@@ -120,11 +114,8 @@ def require_paths(name: str, configuration: Configuration) -> None:
         ):
             raise ConfigurationError(
                 f"--resume {name}: {key} = {given} does not exist any more: restore it, or add "
-                f"`--set {key}=...` with the new path",
-                field=key,
-                value=given,
-                allowed="a path that exists",
-            )
+                f"`--set {key}=...` with the new path"
+            ).with_details(key, given, "a path that exists")
 
 
 def without_paths(configuration: Configuration) -> dict[str, Any]:

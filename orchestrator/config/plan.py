@@ -100,11 +100,8 @@ def worker_roles(
             f"a group of {resources.workers} workers with one GPU each needs {wanted:g} GPU and "
             f"the cluster has {gpus:g}: reduce resources.workers, or set "
             f"resources.gpus_per_worker to {gpus / resources.workers:.2g} to share GPUs, or to 0 "
-            f"to use CPUs only",
-            field="resources.gpus_per_worker",
-            value=None,
-            allowed=(0, gpus / resources.workers),
-        )
+            f"to use CPUs only"
+        ).with_details("resources.gpus_per_worker", None, (0, gpus / resources.workers))
     default = 1.0 if gpus else 0.0
     group_roles = []
     for letter, values in requested.items():
@@ -168,11 +165,8 @@ def plan_groups(
         reason = fit.reason(wanted, available, nodes)
         raise PreflightError(
             f"{wanted} x {len(bundles)} workers {reason}: reduce {', '.join(lower[:-1])} or "
-            f"{lower[-1]}",
-            field="resources.workers",
-            value=resources.workers,
-            allowed=fit.allowed(wanted, available),
-        )
+            f"{lower[-1]}"
+        ).with_details("resources.workers", resources.workers, fit.allowed(wanted, available))
     influence_needs: tuple[dict[str, float], ...] = ()
     if num_influence_actors:
         influence_needs = (_influence_role(configuration, nodes).needs,) * num_influence_actors
@@ -341,16 +335,11 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
                 f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} "
                 f"{name}): reduce it{otherwise}"
             )
-            raise ConfigurationError(
-                message, field=role.fields[name], value=value, allowed=(0, largest)
-            )
+            raise ConfigurationError(message).with_details(role.fields[name], value, (0, largest))
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
     raise ConfigurationError(
-        f"{both} do not fit any node together: reduce one of them{otherwise}",
-        field=role.fields[name],
-        value=value,
-        allowed="what one node has",
-    )
+        f"{both} do not fit any node together: reduce one of them{otherwise}"
+    ).with_details(role.fields[name], value, "what one node has")
 
 
 def asha_rungs(search: Search, epochs: int) -> list[int]:
@@ -414,11 +403,10 @@ def describe_comparisons(search: Search, epochs: int) -> str:
     if search.scheduler == "hyperband":
         trials_left, parts = search.trials, []
         for trials, milestones in hyperband_brackets(search, epochs):
-            after = (
-                f"compared after {', '.join(map(str, milestones))}"
-                if milestones
-                else "trained to the end"
-            )
+            if milestones:
+                after = f"compared after {', '.join(map(str, milestones))}"
+            else:
+                after = "trained to the end"
             parts += [f"{min(trials, trials_left)} {after}"] if trials_left > 0 else []
             trials_left -= trials
         return f"hyperband: trials in brackets: {'; '.join(parts)}" + (
@@ -473,17 +461,13 @@ def require_batches(
         if size % sharing:
             raise ConfigurationError(
                 f"{name}.batch_size = {size} cannot be divided equally among {words}: give a "
-                f"multiple of {sharing}",
-                field=f"{name}.batch_size",
-                value=size,
-                allowed=f"a multiple of {sharing}",
-            )
+                f"multiple of {sharing}"
+            ).with_details(f"{name}.batch_size", size, f"a multiple of {sharing}")
         if num_samples < size:
             raise ConfigurationError(
                 f"{name}.batch_size = {size} ({size // sharing} for each of {sharing} workers) is "
                 f"more than the {num_samples} {kind} of the training set: give at most "
-                f"{num_samples - num_samples % sharing}, or {more}",
-                field=f"{name}.batch_size",
-                value=size,
-                allowed=(sharing, num_samples - num_samples % sharing),
+                f"{num_samples - num_samples % sharing}, or {more}"
+            ).with_details(
+                f"{name}.batch_size", size, (sharing, num_samples - num_samples % sharing)
             )

@@ -28,9 +28,6 @@ def refuse_renamed(name: str, value: object) -> None:
         ConfigurationError: The name is a former one.
     """
     if name in RENAMED:
-        raise ConfigurationError(
-            f"{name} was renamed: write {RENAMED[name]}",
-            field=name,
-            value=value,
-            allowed=RENAMED[name],
+        raise ConfigurationError(f"{name} was renamed: write {RENAMED[name]}").with_details(
+            name, value, RENAMED[name]
         )

@@ -81,11 +81,8 @@ def require_short_sockets() -> None:
         raise PreflightError(
             f"{name} = {folder} is too long: the paths of Ray's sockets would have {longest} "
             f"bytes, and at most {LONGEST_SOCKET} are allowed: set {name} to a path of at most "
-            f"{most} bytes, or set RAY_TMPDIR=/tmp for Ray only",
-            field=name,
-            value=folder,
-            allowed=f"at most {most} bytes",
-        )
+            f"{most} bytes, or set RAY_TMPDIR=/tmp for Ray only"
+        ).with_details(name, folder, f"at most {most} bytes")
 
 
 def cluster_address(resources: Resources) -> str | None:
@@ -120,10 +117,9 @@ def find_cluster(address: str) -> str:
         raise PreflightError(
             "resources.address = 'auto': no Ray cluster is running on this machine: start one with "
             "`ray start --head`, give the host:port of another one, or give --address local to "
-            "start Ray here",
-            field="resources.address",
-            value=address,
-            allowed="a Ray cluster that runs on this machine",
+            "start Ray here"
+        ).with_details(
+            "resources.address", address, "a Ray cluster that runs on this machine"
         ) from error
     assert resolved is not None, "Ray resolves `auto` to an address or raises"
     return resolved
@@ -154,11 +150,8 @@ def require_answer(address: str) -> None:
     if address.startswith("ray://"):
         raise PreflightError(
             f"resources.address = {address!r} is an address of Ray Client, which is not supported: "
-            f"give the host:port of the cluster, or use `ray job submit`",
-            field="resources.address",
-            value=address,
-            allowed="host:port of the cluster",
-        )
+            f"give the host:port of the cluster, or use `ray job submit`"
+        ).with_details("resources.address", address, "host:port of the cluster")
     resolved = find_cluster(address)
     host, _, port = resolved.rpartition(":")
     try:
@@ -167,8 +160,7 @@ def require_answer(address: str) -> None:
         last = f" (resolved to {resolved})" if resolved != address else ""
         raise PreflightError(
             f"resources.address = {address!r}{last} does not accept connections ({error}): give "
-            f"the host:port of a running Ray cluster, or --address local to start Ray here",
-            field="resources.address",
-            value=address,
-            allowed="host:port of a running Ray cluster, or local",
+            f"the host:port of a running Ray cluster, or --address local to start Ray here"
+        ).with_details(
+            "resources.address", address, "host:port of a running Ray cluster, or local"
         ) from error

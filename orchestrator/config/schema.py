@@ -33,6 +33,7 @@ from orchestrator.config.fields import (
     WarmupEpochs,
     WeightDecay,
     Workers,
+    make_overrides,
 )
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
@@ -134,19 +135,15 @@ class Training(Section):
         return self
 
 
-class PeerTraining(Section):
-    """Overrides of `training` for a peer; all students share epochs and batches."""
+_TrainingOverrides: Any = make_overrides(
+    Training,
+    *("optimizer", "learning_rate", "momentum", "nesterov", "weight_decay"),
+    *("schedule", "milestones", "gamma", "warmup_epochs", "gradient_clip"),
+)
 
-    optimizer: Optimizer | None = None
-    learning_rate: LearningRate | None = None
-    momentum: Share | None = None
-    nesterov: bool | None = None
-    weight_decay: WeightDecay | None = None
-    schedule: Schedule | None = None
-    milestones: Milestones | None = None
-    gamma: Gamma | None = None
-    warmup_epochs: WarmupEpochs | None = None
-    gradient_clip: Norm | None = None
+
+class PeerTraining(_TrainingOverrides):
+    """Overrides of `training` for a peer; all students share epochs and batches."""
 
 
 class Peer(Section):
@@ -298,10 +295,8 @@ class Search(Section):
         keys = [key for key, _ in leaves]
         if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
             raise FieldError(
-                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them",
-                value=twice,
-                allowed="once",
-            )
+                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them"
+            ).with_details(None, twice, "once")
         return dict(leaves)
 
 

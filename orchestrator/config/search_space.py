@@ -69,10 +69,8 @@ class SuggestionRecorder:
         if len(choices) == 1 and name not in self.frozen:
             if self.point.get(qualify_name(name, self.prefix), choices[0]) == choices[0]:
                 return choices[0]
-            self.is_outside_space, choices = (
-                True,
-                tuple(dict.fromkeys([*choices, *self.point_values[name]])),
-            )
+            self.is_outside_space = True
+            choices = tuple(dict.fromkeys([*choices, *self.point_values[name]]))
         return self._suggest_value("suggest_categorical", name, choices)
 
     def _suggest_value(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
@@ -140,11 +138,10 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     methods, first = searched_methods(configuration), list_initial_points(configuration)
     number = getattr(trial, "number", len(first))
     point = first[number] if number < len(first) else {}
-    chosen = (
-        {}
-        if len(methods) == 1
-        else {"method.name": trial.suggest_categorical("method.name", methods)}
-    )
+    if len(methods) == 1:
+        chosen = {}
+    else:
+        chosen = {"method.name": trial.suggest_categorical("method.name", methods)}
     name = chosen.get("method.name", methods[0])
     recorder = _recorder(trial, configuration, name, point)
     _suggest(recorder, name, configuration)

@@ -162,10 +162,7 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
             section = section.get(part)
             if not isinstance(section, dict):
                 raise ConfigurationError(
-                    f"{key} is not a parameter: {part} has no keys below it",
-                    field=key,
-                    value=value,
-                    allowed=f"keys below {part}",
-                )
+                    f"{key} is not a parameter: {part} has no keys below it"
+                ).with_details(key, value, f"keys below {part}")
         section[path[-1]] = value
     return build(values)

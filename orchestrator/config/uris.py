@@ -23,18 +23,14 @@ def require_tracking(uri: str) -> None:
     if secret and scheme in WEB:
         raise FieldError(
             f"{redact(uri)} contains {secret}, which would be stored with every run: remove it and "
-            f"set the environment variables {CREDENTIALS}",
-            value=uri,
-            allowed="an address without a secret",
-        )
+            f"set the environment variables {CREDENTIALS}"
+        ).with_details(None, uri, "an address without a secret")
     if secret:
         raise FieldError(
             f"{redact(uri)} contains {secret}, which would be stored with every run: remove it and "
             f"let the database driver read it (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the "
-            f"http address of an MLflow server that uses the database",
-            value=uri,
-            allowed="an address without a secret",
-        )
+            f"http address of an MLflow server that uses the database"
+        ).with_details(None, uri, "an address without a secret")
     if (
         no_address
         or scheme == "file"
@@ -43,10 +39,8 @@ def require_tracking(uri: str) -> None:
         shown = f"***@{uri.rpartition('@')[2]}" if no_address else redact(uri)
         raise FieldError(
             f"{shown} is not a tracking URI of MLflow: give the address of a server, for example "
-            f"http://127.0.0.1:5000, or of a database, for example sqlite:////folder/mlflow.db",
-            value=shown,
-            allowed="the address of a server or a database",
-        )
+            f"http://127.0.0.1:5000, or of a database, for example sqlite:////folder/mlflow.db"
+        ).with_details(None, shown, "the address of a server or a database")
 
 
 def database_uri(file: Path) -> str:

@@ -29,11 +29,9 @@ class Origin:
             for typed in self.typed
         ):
             return COMMAND_LINE
-        return (
-            FILE
-            if any(key == known or known.startswith(f"{key}.") for known in self.file)
-            else DEFAULT
-        )
+        if any(key == known or known.startswith(f"{key}.") for known in self.file):
+            return FILE
+        return DEFAULT
 
     def yields(self, key: str, *others: str) -> bool:
         """Return whether a key has lower precedence than at least one of the others."""
@@ -87,11 +85,9 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
 
 
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
-    return (
-        float(f"{before / planned * epochs:.4g}")
-        if _positive(before) and epochs <= before < planned
-        else None
-    )
+    if _positive(before) and epochs <= before < planned:
+        return float(f"{before / planned * epochs:.4g}")
+    return None
 
 
 def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int] | None:
@@ -174,18 +170,14 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE
     ):
         typed = origin.rank("method.name") == COMMAND_LINE
-        given = (
-            f"method.name = {name} is"
-            if typed
-            else f"the settings under method belong to {name}, which is"
-        )
+        if typed:
+            given = f"method.name = {name} is"
+        else:
+            given = f"the settings under method belong to {name}, which is"
         raise ConfigurationError(
             f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
-            f"one of the two; `python run.py methods` lists all methods",
-            field="method.name",
-            value=name,
-            allowed=methods,
-        )
+            f"one of the two; `python run.py methods` lists all methods"
+        ).with_details("method.name", name, methods)
 
 
 def with_yielding_values(

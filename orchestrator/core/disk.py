@@ -112,10 +112,8 @@ class Pause:
             )
             self.end = f"the disk of {place} has free space again: writes continue"
             if away:
-                begin, self.end = (
-                    f"{away}: access is paused and continues automatically",
-                    "the store responds again: access continues",
-                )
+                begin = f"{away}: access is paused and continues automatically"
+                self.end = "the store responds again: access continues"
             self._report(begin, begins=True)
         time.sleep(POLL_S)
 

@@ -26,6 +26,11 @@ class _Refusal(Exception):
         self.value = without_secrets(value)
         self.allowed = allowed
 
+    def with_details(self, field: str | None, value: object = None, allowed: object = None) -> Self:
+        """Set the attributes and return the error, as `with_traceback` does."""
+        self.field, self.value, self.allowed = field, without_secrets(value), allowed
+        return self
+
     @classmethod
     def from_error(cls, error: Exception, message: str, below: str = "") -> Self:
         """Return an error with a new message that keeps the attributes of `error`.

@@ -66,40 +66,26 @@ def read_path(raw_path: str | Path, key: str, only_read: bool = False) -> Path:
     try:
         path = Path(raw_path).expanduser().resolve()
     except RuntimeError as error:  # raised for `~` and for links in a circle
-        reason = (
-            "is a loop of symbolic links"
-            if "loop" in str(error).lower()
-            else "begins with ~ and an unknown user"
-        )
+        if "loop" in str(error).lower():
+            reason = "is a loop of symbolic links"
+        else:
+            reason = "begins with ~ and an unknown user"
         raise ConfigurationError(
-            f"{shown} {reason}: give an absolute path, for example /folder/file",
-            field=key,
-            value=str(raw_path),
-            allowed="an absolute path",
-        ) from error
+            f"{shown} {reason}: give an absolute path, for example /folder/file"
+        ).with_details(key, str(raw_path), "an absolute path") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"{shown} cannot be resolved ({reason}): give another path",
-            field=key,
-            value=str(raw_path),
-            allowed=Path,
-        ) from error
+            f"{shown} cannot be resolved ({reason}): give another path"
+        ).with_details(key, str(raw_path), Path) from error
     if problem := path_problem(str(path), only_read):
         raise ConfigurationError(
-            f"{shown}, which resolves to {shorten(redact(str(path)))}, {problem}: give another "
-            f"path",
-            field=key,
-            value=str(raw_path),
-            allowed=Path,
-        )
+            f"{shown}, which resolves to {shorten(redact(str(path)))}, {problem}: give another path"
+        ).with_details(key, str(raw_path), Path)
     if path.parts[1:2] and path.parts[1] in KERNEL:
         raise ConfigurationError(
-            f"{shown} is in a virtual file system of the kernel: give a path on a disk",
-            field=key,
-            value=str(raw_path),
-            allowed="a path on a disk",
-        )
+            f"{shown} is in a virtual file system of the kernel: give a path on a disk"
+        ).with_details(key, str(raw_path), "a path on a disk")
     return path
 
 
@@ -138,29 +124,20 @@ def _readable(raw_path: str | Path, key: str, advice: str, kind: str) -> Path:
         mode = path.stat().st_mode
         if not (stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)):
             raise ConfigurationError(
-                f"{shown} is not a {kind} (it is {_kind(mode)}): {advice}",
-                field=key,
-                value=str(raw_path),
-                allowed=kind,
-            )
+                f"{shown} is not a {kind} (it is {_kind(mode)}): {advice}"
+            ).with_details(key, str(raw_path), kind)
         if kind == "folder":
             next(os.scandir(path), None)
         else:
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(
-            f"{shown} is not a {kind} ({error.strerror}): {advice}",
-            field=key,
-            value=str(raw_path),
-            allowed=kind,
-        ) from error
+            f"{shown} is not a {kind} ({error.strerror}): {advice}"
+        ).with_details(key, str(raw_path), kind) from error
     except OSError as error:
         raise ConfigurationError(
-            f"{shown} cannot be read ({error.strerror or error}): {advice}",
-            field=key,
-            value=str(raw_path),
-            allowed=f"a {kind} that can be read",
-        ) from error
+            f"{shown} cannot be read ({error.strerror or error}): {advice}"
+        ).with_details(key, str(raw_path), f"a {kind} that can be read") from error
     return path
 
 

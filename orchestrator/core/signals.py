@@ -176,12 +176,10 @@ def _watched() -> Iterator[None]:
         _state.sender = None
         thread.join()
         os.close(receiver)
-        _state.signalled_at, _state.raised, _state.reason, _state.code = (
-            None,
-            False,
-            "",
-            INTERRUPTED,
-        )
+        _state.signalled_at = None
+        _state.raised = False
+        _state.reason = ""
+        _state.code = INTERRUPTED
 
 
 def _watch(receiver: int) -> None:
@@ -190,11 +188,10 @@ def _watch(receiver: int) -> None:
     # thread has already handled counts once.
     first: float | None = None
     while True:
-        rest = (
-            None
-            if _state.signalled_at is None
-            else max(_state.signalled_at + LIMIT_S - time.monotonic(), 0.0)
-        )
+        if _state.signalled_at is None:
+            rest = None
+        else:
+            rest = max(_state.signalled_at + LIMIT_S - time.monotonic(), 0.0)
         if not select.select([receiver], [], [], rest)[0]:
             _end_at_once(_state.reason or LATE, _state.code)
         numbers = os.read(receiver, 64)

@@ -59,8 +59,6 @@ def quote(value: Any) -> str:
 
 def shorten(text: str) -> str:
     """Return the text, truncated after 200 characters."""
-    return (
-        text
-        if len(text) <= LONGEST_QUOTE
-        else f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"
-    )
+    if len(text) <= LONGEST_QUOTE:
+        return text
+    return f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"

@@ -33,14 +33,10 @@ def draw_crop_boxes(
     """
     area = height * width * (smallest_area + (1 - smallest_area) * numbers[:, AREA])
     ratio = np.exp((2 * numbers[:, RATIO] - 1) * math.log(LARGEST_RATIO))
-    crop_width, crop_height = (
-        np.minimum(np.sqrt(area * ratio), width),
-        np.minimum(np.sqrt(area / ratio), height),
-    )
-    left, top = (
-        numbers[:, HORIZONTAL] * (width - crop_width),
-        numbers[:, VERTICAL] * (height - crop_height),
-    )
+    crop_width = np.minimum(np.sqrt(area * ratio), width)
+    crop_height = np.minimum(np.sqrt(area / ratio), height)
+    left = numbers[:, HORIZONTAL] * (width - crop_width)
+    top = numbers[:, VERTICAL] * (height - crop_height)
     return np.stack([left, top, left + crop_width, top + crop_height], axis=1)
 
 

@@ -57,11 +57,8 @@ def _status(root: Path, path: str) -> list[Any]:
     except OSError as error:  # removed after it was listed
         raise ConfigurationError(
             f"{root / path} cannot be read ({error.strerror}): it changed while the run "
-            f"started: start the run again",
-            field=str(root / path),
-            value=error.strerror,
-            allowed="a file that can be read",
-        ) from error
+            f"started: start the run again"
+        ).with_details(str(root / path), error.strerror, "a file that can be read") from error
     return [os.fsencode(path).hex(), status.st_size, status.st_mtime_ns]
 
 
@@ -69,18 +66,13 @@ def _root(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
             "data.path is missing: data.name = folder needs a folder of images; set it with "
-            "--set data.path=FOLDER",
-            field="data.path",
-            allowed="a folder of images",
-        )
+            "--set data.path=FOLDER"
+        ).with_details("data.path", None, "a folder of images")
     if config.size is None:
         raise ConfigurationError(
             "data.size is missing: data.name = folder needs the side length of the resized "
-            "images in "
-            "pixels; set it with --set data.size=224",
-            field="data.size",
-            allowed=int,
-        )
+            "images in pixels; set it with --set data.size=224"
+        ).with_details("data.size", None, int)
     return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
 
 
@@ -90,22 +82,15 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
     if unknown := [name for name in images if name not in known]:
         raise ConfigurationError(
             f"{root / split / unknown[0]} is a class folder that {root / 'train'} does not have: "
-            f"add it there, or remove it",
-            field=str(root / split / unknown[0]),
-            value=unknown[0],
-            allowed=classes,
-        )
+            f"add it there, or remove it"
+        ).with_details(str(root / split / unknown[0]), unknown[0], classes)
     if empty := [name for name in classes if not images.get(name)]:
         unread = listing.unread.restrict_to(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
             f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 "
-            f"images in {split}/: every part needs "
-            f"images of every class; add images ({', '.join(SUFFIXES)}) or remove the "
-            f"class{unread}",
-            field=str(root / split / empty[0]),
-            value=0,
-            allowed=(1, None),
-        )
+            f"images in {split}/: every part needs images of every class; add images "
+            f"({', '.join(SUFFIXES)}) or remove the class{unread}"
+        ).with_details(str(root / split / empty[0]), 0, (1, None))
     paths = [os.fsencode(path) for name in classes for path in images[name]]
     return Part(
         np.array(paths, dtype=bytes),

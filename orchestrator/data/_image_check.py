@@ -68,21 +68,14 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     except RuntimeError as error:  # errors of an image are caught where it is decoded
         raise PreflightError(
             f"a process that decodes the images below {root} ended unexpectedly "
-            f"({' '.join(str(error).split())[:200]}): free some memory",
-            field="data.path",
-            value=str(root),
-            allowed="more free memory",
-        ) from error
+            f"({' '.join(str(error).split())[:200]}): free some memory"
+        ).with_details("data.path", str(root), "more free memory") from error
     if damaged:
         path, reason = damaged[0]
         raise ConfigurationError(
-            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first "
-            f"is {path} ({reason}): "
-            "replace or remove them, then start again",
-            field=path,
-            value=reason,
-            allowed="an image that can be decoded",
-        )
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is "
+            f"{path} ({reason}): replace or remove them, then start again"
+        ).with_details(path, reason, "an image that can be decoded")
     return dict(counts)
 
 

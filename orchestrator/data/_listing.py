@@ -72,11 +72,10 @@ class Unread:
         ]
         for name, paths in self.folders.items():
             count = sum(len(files) for path in paths for _, _, files in os.walk(path))
-            which = (
-                f"folder {self.relative(paths[0])}/"
-                if len(paths) == 1
-                else f"{len(paths)} folders {name}/"
-            )
+            if len(paths) == 1:
+                which = f"folder {self.relative(paths[0])}/"
+            else:
+                which = f"{len(paths)} folders {name}/"
             descriptions.append(f"{which}: {count} files")
         return descriptions
 
@@ -122,18 +121,13 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
         both = " and ".join(f"{name}/" for name in validation)
         raise ConfigurationError(
             f"data.path = {root} has {both}, and only one folder can be the validation part: "
-            f"keep one",
-            field="data.path[validation]",
-            value=tuple(validation),
-            allowed="one of them",
-        )
+            f"keep one"
+        ).with_details("data.path[validation]", tuple(validation), "one of them")
     if "train" not in present or not (validation or "test" in present):
         missing = "train/" if "train" not in present else "val/ and no test/"
         raise ConfigurationError(
-            f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}",
-            field=f"data.path[{'test' if 'train' in present else 'train'}]",
-            allowed=LAYOUT,
-        )
+            f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}"
+        ).with_details(f"data.path[{'test' if 'train' in present else 'train'}]", None, LAYOUT)
     if not validation:
         return {"train": "train", "test": "test"}
     return {"train": "train", "test": validation[0]} | (
@@ -150,21 +144,16 @@ def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
     if not names:
         unread_clause = unread.restrict_to(folder.name).as_clause()
         raise ConfigurationError(
-            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{unread_clause}",
-            field=str(folder),
-            value=0,
-            allowed=LAYOUT,
-        )
+            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{unread_clause}"
+        ).with_details(str(folder), 0, LAYOUT)
     return {name: _list_class(folder / name, unread) for name in names}
 
 
 def _list_class(folder: Path, unread: Unread) -> list[str]:
     """Return the images of a class, as sorted paths below the root."""
     images: list[str] = []
-    pending, visited = (
-        [str(folder)],
-        {_folder_id(unread.root), _folder_id(folder.parent), _folder_id(folder)},
-    )
+    pending = [str(folder)]
+    visited = {_folder_id(unread.root), _folder_id(folder.parent), _folder_id(folder)}
     while pending:
         for entry in _scan_folder(pending.pop()):
             if _is_folder(entry):
@@ -239,11 +228,8 @@ def _scan_folder(folder: Path | str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
         raise ConfigurationError(
-            f"{folder} cannot be read ({error.strerror}): make it readable",
-            field=str(folder),
-            value=error.strerror,
-            allowed="a folder that can be read",
-        ) from error
+            f"{folder} cannot be read ({error.strerror}): make it readable"
+        ).with_details(str(folder), error.strerror, "a folder that can be read") from error
 
 
 def _example(paths: Sequence[str]) -> str:

@@ -87,8 +87,6 @@ def _outside(boxes: Tensor, height: int, width: int) -> Tensor:
     """
     top, left, bottom, right = (edge[:, None] for edge in boxes.unbind(1))
     row, column = (torch.arange(side, device=boxes.device) for side in (height, width))
-    rows, columns = (
-        ((top <= row) & (row < bottom)).float(),
-        ((left <= column) & (column < right)).float(),
-    )
+    rows = ((top <= row) & (row < bottom)).float()
+    columns = ((left <= column) & (column < right)).float()
     return (1 - rows[:, :, None] * columns[:, None, :])[:, None]

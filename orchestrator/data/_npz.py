@@ -103,10 +103,8 @@ def _path(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError(
             "data.path is missing: data.name = npz needs an .npz file; set it with "
-            "--set data.path=FILE.npz",
-            field="data.path",
-            allowed="an .npz file",
-        )
+            "--set data.path=FILE.npz"
+        ).with_details("data.path", None, "an .npz file")
     return read_file(
         config.path,
         "data.path",
@@ -121,12 +119,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         if missing := [key for key in required if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the required keys are "
-                f"{', '.join(required)}"
-                f"{describe_unread(_describe_unread_keys(members))}",
-                field="data.path",
-                value=tuple(missing),
-                allowed=required,
-            )
+                f"{', '.join(required)}{describe_unread(_describe_unread_keys(members))}"
+            ).with_details("data.path", tuple(missing), required)
         known = {key: members[key] for key in KNOWN if key in members}
         headers = {key: _read_header(archive, key, member) for key, member in known.items()}
         _require_fit(path, headers)
@@ -143,11 +137,8 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                raise FieldError(
-                    "it is a single array",
-                    field="data.path",
-                    value="a single array",
-                    allowed="an archive of arrays",
+                raise FieldError("it is a single array").with_details(
+                    "data.path", "a single array", "an archive of arrays"
                 )
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -191,38 +182,26 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
             ) from error
         if version not in HEADERS:
             raise FieldError(
-                f"{key} has a header of the unsupported format {version}",
-                field=_field(key),
-                value=version,
-                allowed=tuple(HEADERS),
-            )
+                f"{key} has a header of the unsupported format {version}"
+            ).with_details(_field(key), version, tuple(HEADERS))
         try:
             shape, _, dtype = HEADERS[version](stream)
         except Exception as error:  # any error of damage; may repeat the whole header
             reason = shorten(" ".join(str(error).split()))
-            raise FieldError(
-                f"the header of {key} is damaged: {reason}",
-                field=_field(key),
-                value=reason,
-                allowed="a NumPy header",
+            raise FieldError(f"the header of {key} is damaged: {reason}").with_details(
+                _field(key), reason, "a NumPy header"
             ) from error
         header, stored_bytes = Header(shape, dtype), member.file_size - stream.tell()
     if dtype.hasobject:
-        raise FieldError(
-            f"{key} contains pickled objects, which are never loaded",
-            field=_field(key),
-            value=str(dtype),
-            allowed="no pickled objects",
+        raise FieldError(f"{key} contains pickled objects, which are never loaded").with_details(
+            _field(key), str(dtype), "no pickled objects"
         )
     if header.size != stored_bytes or min(shape, default=1) < 0:
         raise FieldError(
             f"the header of {key} declares {shorten(' x '.join(map(str, shape)))} of "
             f"{shorten(str(dtype))}, "
-            f"{shorten(str(header.size))} bytes, but {stored_bytes} bytes are stored",
-            field=_field(key),
-            value=shape,
-            allowed=f"{stored_bytes} bytes",
-        )
+            f"{shorten(str(header.size))} bytes, but {stored_bytes} bytes are stored"
+        ).with_details(_field(key), shape, f"{stored_bytes} bytes")
     return header
 
 
@@ -255,13 +234,9 @@ def _require_memory(path: Path, needed: int) -> None:
     if COPIES * needed > free:
         raise PreflightError(
             f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, and preparing them "
-            f"takes "
-            f"{COPIES} times as much memory, but {free / 2**30:.3g} GiB are free: save fewer or "
-            f"smaller images, or use a machine with more memory",
-            field="data.path",
-            value=COPIES * needed,
-            allowed=(0, free),
-        )
+            f"takes {COPIES} times as much memory, but {free / 2**30:.3g} GiB are free: save "
+            "fewer or smaller images, or use a machine with more memory"
+        ).with_details("data.path", COPIES * needed, (0, free))
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:

@@ -48,11 +48,8 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise PreflightError(
-            f"{target} cannot be written ({reason}): free some space, or give a writable --store",
-            field=str(target),
-            value=reason,
-            allowed="a folder that can be written",
-        ) from error
+            f"{target} cannot be written ({reason}): free some space, or give a writable --store"
+        ).with_details(str(target), reason, "a folder that can be written") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

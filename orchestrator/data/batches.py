@@ -70,13 +70,12 @@ class Batches:
         known = dataset.train.labels != UNLABELLED
         self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._unlabelled_index)
-        self.labelled = (
-            labelled_per_batch(
+        if mixed:
+            self.labelled = labelled_per_batch(
                 batch_size, labelled_share or 0, world_size, len(self._unlabelled_index)
             )
-            if mixed
-            else 0
-        )
+        else:
+            self.labelled = 0
         self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
@@ -276,21 +275,15 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
             f"training.batch_size = {batch_size} cannot be divided among {world_size} workers: "
-            f"give a multiple of {world_size}",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=f"a multiple of {world_size}",
-        )
+            f"give a multiple of {world_size}"
+        ).with_details("training.batch_size", batch_size, f"a multiple of {world_size}")
     if samples < batch_size:
         raise ConfigurationError(
             f"the training part has {samples} samples, fewer than one batch of "
             f"{batch_size // world_size} for each of {world_size} "
             f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower "
-            f"training.batch_size or give more data",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=(world_size, samples),
-        )
+            f"training.batch_size or give more data"
+        ).with_details("training.batch_size", batch_size, (world_size, samples))
 
 
 def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
@@ -307,20 +300,15 @@ def labelled_per_batch(batch_size: int, share: float, world_size: int, unlabelle
         raise ConfigurationError(
             f"training.batch_size = {batch_size} gives each of {world_size} workers {each} "
             f"sample, and data.labelled needs a labelled and an unlabelled one: "
-            f"give at least {2 * world_size}",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=(2 * world_size, None),
-        )
+            f"give at least {2 * world_size}"
+        ).with_details("training.batch_size", batch_size, (2 * world_size, None))
     labelled = world_size * min(max(round(share * each), 1), each - 1)
     if unlabelled < batch_size - labelled:
         raise ConfigurationError(
             f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the "
-            f"{batch_size - labelled} of a batch "
-            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower "
-            f"training.batch_size or data.labelled",
-            field="training.batch_size",
-            value=batch_size,
-            allowed=f"at most {unlabelled} unlabelled samples in a batch",
+            f"{batch_size - labelled} of a batch (training.batch_size = {batch_size}, "
+            f"data.labelled_share = {share:g}): lower training.batch_size or data.labelled"
+        ).with_details(
+            "training.batch_size", batch_size, f"at most {unlabelled} unlabelled samples in a batch"
         )
     return labelled

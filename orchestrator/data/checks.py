@@ -27,19 +27,14 @@ def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -
     if dtype != np.uint8:
         raise ConfigurationError(
             f"{where} has type {dtype}: only uint8 (0 to 255) is allowed; convert the images "
-            f"before "
-            f"saving them",
-            field=field,
-            value=str(dtype),
-            allowed="uint8",
-        )
+            "before saving them"
+        ).with_details(field, str(dtype), "uint8")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] > MOST_CHANNELS) or 0 in shape:
         raise ConfigurationError(
             f"{where} has shape {shape}: give at least one image as (n, height, width) or "
-            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels",
-            field=field,
-            value=shape,
-            allowed=f"(n, height, width) or (n, height, width, 1 to {MOST_CHANNELS})",
+            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels"
+        ).with_details(
+            field, shape, f"(n, height, width) or (n, height, width, 1 to {MOST_CHANNELS})"
         )
     return (*shape, 1) if len(shape) == 3 else shape
 
@@ -48,38 +43,26 @@ def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, f
     """Require one integer label, (n,) or (n, 1), for each of `count` images."""
     if dtype.kind not in "iu":
         raise ConfigurationError(
-            f"{where} has type {dtype}: only integers (class numbers from 0) are allowed",
-            field=field,
-            value=str(dtype),
-            allowed=int,
-        )
+            f"{where} has type {dtype}: only integers (class numbers from 0) are allowed"
+        ).with_details(field, str(dtype), int)
     if shape not in ((count,), (count, 1)):
         raise ConfigurationError(
             f"{where} has shape {shape} for {count} images: give one label for each image, "
-            f"({count},)",
-            field=field,
-            value=shape,
-            allowed=(count,),
-        )
+            f"({count},)"
+        ).with_details(field, shape, (count,))
 
 
 def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, field: str) -> None:
     """Require a one-dimensional array of text, no longer than the `count` training images."""
     if len(shape) != 1 or dtype.kind not in "US":
         raise ConfigurationError(
-            f"{where} has shape {shape} and type {dtype}: give one name for each class, as text",
-            field=field,
-            value=(shape, str(dtype)),
-            allowed=str,
-        )
+            f"{where} has shape {shape} and type {dtype}: give one name for each class, as text"
+        ).with_details(field, (shape, str(dtype)), str)
     if shape[0] > count:
         raise ConfigurationError(
             f"{where} holds {shape[0]} names for {count} training images: every class needs "
-            f"an image; remove names",
-            field=field,
-            value=shape[0],
-            allowed=(2, count),
-        )
+            f"an image; remove names"
+        ).with_details(field, shape[0], (2, count))
 
 
 def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field: str) -> None:
@@ -87,11 +70,8 @@ def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field:
     if shape != train:
         raise ConfigurationError(
             f"{where}: the {name} images have shape {shape} and the training images {train}: "
-            "give all images the same height, width and channels",
-            field=f"{field}[{name}]",
-            value=shape,
-            allowed=train,
-        )
+            "give all images the same height, width and channels"
+        ).with_details(f"{field}[{name}]", shape, train)
 
 
 def convert_images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
@@ -117,14 +97,9 @@ def convert_labels(where: str, array: NDArray[Any], count: int, field: str) -> L
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
             f"{where} contains the label {largest} for {count} images: labels are class numbers "
-            f"from 0, and "
-            f"every class needs an image, so the largest allowed label is {count - 1}; renumber "
-            f"the "
-            f"classes",
-            field=field,
-            value=largest,
-            allowed=(0, count - 1),
-        )
+            "from 0, and every class needs an image, so the largest allowed label is "
+            f"{count - 1}; renumber the classes"
+        ).with_details(field, largest, (0, count - 1))
     return array.reshape(count).astype(np.int64)
 
 
@@ -147,10 +122,9 @@ def decode_names(where: str, array: NDArray[Any], count: int, field: str) -> tup
         )
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{where} contains a name that is not Unicode ({error}): give text, or bytes in UTF-8",
-            field=field,
-            value=error.object[error.start : error.end],
-            allowed="text, or bytes in UTF-8",
+            f"{where} contains a name that is not Unicode ({error}): give text, or bytes in UTF-8"
+        ).with_details(
+            field, error.object[error.start : error.end], "text, or bytes in UTF-8"
         ) from error
     require_class_names(where, class_names, field)
     return class_names
@@ -162,27 +136,18 @@ def require_class_names(where: str, class_names: Sequence[str], field: str) -> N
     for index, name in enumerate(class_names):
         if not name.strip():
             raise ConfigurationError(
-                f"{where}[{index}] is empty: give each class a name",
-                field=f"{field}[{index}]",
-                value=name,
-                allowed="a name",
-            )
+                f"{where}[{index}] is empty: give each class a name"
+            ).with_details(f"{field}[{index}]", name, "a name")
         if odd := control_character(name, allowed=""):
             raise ConfigurationError(
                 f"{where}[{index}] = {quote(name)} contains the character {odd}: give a name of "
-                f"printable characters",
-                field=f"{field}[{index}]",
-                value=name,
-                allowed="printable characters",
-            )
+                f"printable characters"
+            ).with_details(f"{field}[{index}]", name, "printable characters")
         if first.setdefault(name, index) != index:
             raise ConfigurationError(
                 f"{where}[{first[name]}] and [{index}] are both {quote(name)}: give each class "
-                f"a unique name",
-                field=f"{field}[{index}]",
-                value=name,
-                allowed="a unique name",
-            )
+                f"a unique name"
+            ).with_details(f"{field}[{index}]", name, "a unique name")
 
 
 def require_printable(where: str, text: str, field: str) -> str:
@@ -190,19 +155,13 @@ def require_printable(where: str, text: str, field: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(
-            f"{where} has a name that is not UTF-8: rename it",
-            field=field,
-            value=text,
-            allowed="UTF-8",
+        raise ConfigurationError(f"{where} has a name that is not UTF-8: rename it").with_details(
+            field, text, "UTF-8"
         ) from error
     if odd := control_character(text, allowed=""):
         raise ConfigurationError(
-            f"{where} contains the character {odd} in its name: rename it",
-            field=field,
-            value=text,
-            allowed="printable characters",
-        )
+            f"{where} contains the character {odd} in its name: rename it"
+        ).with_details(field, text, "printable characters")
     return text
 
 
@@ -221,23 +180,16 @@ def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
     classes = len(parts.classes)
     if classes < 2:
         raise ConfigurationError(
-            f"{where} has {classes} class: give data with at least two classes",
-            field=field,
-            value=classes,
-            allowed=(2, None),
-        )
+            f"{where} has {classes} class: give data with at least two classes"
+        ).with_details(field, classes, (2, None))
     for name, part in parts.splits().items():
         low, high = int(part.labels.min()), int(part.labels.max())
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
             raise ConfigurationError(
                 f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are "
-                f"allowed "
-                f"for {classes} classes: correct the labels",
-                field=f"{field}[{name}]",
-                value=wrong,
-                allowed=(0, classes - 1),
-            )
+                f"allowed for {classes} classes: correct the labels"
+            ).with_details(f"{field}[{name}]", wrong, (0, classes - 1))
         require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
 
 
@@ -251,8 +203,5 @@ def require_every_class(
         raise ConfigurationError(
             f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} "
             f"samples of the {name} part: "
-            "every part needs samples of every class; add samples or remove the class",
-            field=f"{field}[{name}]",
-            value=classes[missing],
-            allowed="at least one sample of every class",
-        )
+            "every part needs samples of every class; add samples or remove the class"
+        ).with_details(f"{field}[{name}]", classes[missing], "at least one sample of every class")

@@ -43,11 +43,8 @@ def find(config: Data) -> Source:
     """Return the source of `config.name`. Raise ConfigurationError with the nearest known name."""
     if config.name not in DATASETS:
         raise ConfigurationError(
-            f"data.name = {config.name!r} is not known: {suggest_name(config.name, DATASETS)}",
-            field="data.name",
-            value=config.name,
-            allowed=tuple(DATASETS),
-        )
+            f"data.name = {config.name!r} is not known: {suggest_name(config.name, DATASETS)}"
+        ).with_details("data.name", config.name, tuple(DATASETS))
     return DATASETS[config.name]
 
 
@@ -86,11 +83,8 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
     except Exception as error:  # torchvision, scipy and pickle have no common error for damage
         if isinstance(error, OSError) and error.errno in UNFIT:
             raise PreflightError(
-                f"{root} cannot be used ({error.strerror}): give another data.path or --store",
-                field=str(root),
-                value=error.strerror,
-                allowed="a folder that can be written",
-            ) from error
+                f"{root} cannot be used ({error.strerror}): give another data.path or --store"
+            ).with_details(str(root), error.strerror, "a folder that can be written") from error
         # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
         reason = " ".join(str(error).split()) or "a file is truncated"
         if config.download:
@@ -98,11 +92,8 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
         else:
             step = "set data.download=true, or set data.path to the folder that contains the files"
         raise ConfigurationError(
-            f"data.name = {config.name} cannot be read below {root} ({reason}): {step}",
-            field="data.path",
-            value=str(root),
-            allowed=f"the files of {config.name}",
-        ) from error
+            f"data.name = {config.name} cannot be read below {root} ({reason}): {step}"
+        ).with_details("data.path", str(root), f"the files of {config.name}") from error
 
 
 def _torchvision_part(dataset: Any) -> Part:

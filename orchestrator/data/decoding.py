@@ -182,8 +182,7 @@ def _composite(image: Image.Image, notes: list[str]) -> Image.Image:
     ):
         raise ImageError(
             f"its colour equals the background {BACKGROUND} that transparent pixels are "
-            f"composited on: "
-            f"change its colour"
+            "composited on: change its colour"
         )
     notes.append(COMPOSITED)
     return composited

@@ -65,13 +65,11 @@ class Pass:
     def __init__(
         self, dataset: Dataset, part: str, views: Views, view: int | None, place: BatchPlacement
     ) -> None:
-        self.dataset, self.part, self.split, self.views, self.place = (
-            dataset,
-            part,
-            dataset.split(part),
-            views,
-            place,
-        )
+        self.dataset = dataset
+        self.part = part
+        self.split = dataset.split(part)
+        self.views = views
+        self.place = place
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
         # the decoding processes apply the crops
@@ -137,11 +135,9 @@ class Pass:
         )
 
     def _with_partners(self, index: Tensor) -> Tensor:
-        return (
-            index
-            if self.partner is None
-            else torch.cat([index, self.partner.index_select(0, index)])
-        )
+        if self.partner is None:
+            return index
+        return torch.cat([index, self.partner.index_select(0, index)])
 
     def _decode(self, samples: list[Tensor]) -> Iterator[Tensor]:
         """Return decoded images from files.
@@ -150,11 +146,10 @@ class Pass:
         """
         root, side = self.dataset.root, self.dataset.shape[1]
         assert root is not None
-        numbers = (
-            self.views.numbers(self.view)
-            if self.crops_in_loader and self.view is not None
-            else None
-        )
+        if self.crops_in_loader and self.view is not None:
+            numbers = self.views.numbers(self.view)
+        else:
+            numbers = None
         pin = self.device.type == "cuda"
         place = self.place
         return pictures.decode(

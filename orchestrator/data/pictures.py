@@ -77,11 +77,8 @@ def decode(
         if isinstance(pictures, Damage):
             raise ConfigurationError(
                 f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove "
-                f"this image, then start again",
-                field=pictures.path,
-                value=pictures.reason,
-                allowed="an image that can be decoded",
-            )
+                f"this image, then start again"
+            ).with_details(pictures.path, pictures.reason, "an image that can be decoded")
         yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
 
 
@@ -104,20 +101,15 @@ def _enforce_wait(loaded: Iterator[Stack], workers: int, wait_s: float) -> Itera
                 raise LoaderError(
                     f"a process that decodes images has ended ({reason}), usually because memory "
                     f"ran out: lower data.loader_workers = {workers}, or give this machine or "
-                    f"container more memory",
-                    field="data.loader_workers",
-                    value=workers,
-                    allowed=(0, workers - 1),
-                ) from error
+                    f"container more memory"
+                ).with_details("data.loader_workers", workers, (0, workers - 1)) from error
             if time.monotonic() - last >= wait_s:
                 raise LoaderError(
                     f"the data.loader_workers = {workers} processes delivered no batch of images "
                     f"within {wait_s:g} s, half of resources.heartbeat_timeout_s: check that the "
                     f"disk of data.path responds and that {SHARED} has space, or set "
-                    "data.loader_workers=0 to decode in the training process",
-                    field="resources.heartbeat_timeout_s",
-                    value=2 * wait_s,
-                ) from error
+                    "data.loader_workers=0 to decode in the training process"
+                ).with_details("resources.heartbeat_timeout_s", 2 * wait_s) from error
         else:
             last = time.monotonic()
 
@@ -140,11 +132,10 @@ class _Images(data.Dataset[torch.Tensor | Damage]):
             image = decode_image(path, 3).image
         except ImageError as error:
             return Damage(str(path), str(error))
-        box = (
-            _middle(image.height, image.width)
-            if numbers is None
-            else _crop(numbers, image.height, image.width)
-        )
+        if numbers is None:
+            box = _middle(image.height, image.width)
+        else:
+            box = _crop(numbers, image.height, image.width)
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

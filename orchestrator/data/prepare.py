@@ -192,10 +192,8 @@ def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Par
     )
     train = Part(clean.inputs, noisy)
     if config.validation_in_training:
-        train, clean = (
-            train.followed_by(limited["validation"]),
-            clean.followed_by(limited["validation"]),
-        )
+        train = train.followed_by(limited["validation"])
+        clean = clean.followed_by(limited["validation"])
     return Parts(
         train, limited["validation"], limited["test"], parts.classes, parts.root
     ), clean.labels
@@ -228,11 +226,8 @@ def _apply_limit(
     if limit < len(classes):
         raise ConfigurationError(
             f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one "
-            f"for each class",
-            field=f"data.limit.{name}",
-            value=limit,
-            allowed=(len(classes), None),
-        )
+            f"for each class"
+        ).with_details(f"data.limit.{name}", limit, (len(classes), None))
     return split_stratified(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
 
 
@@ -247,19 +242,13 @@ def _hide_unlabelled(labels: Labels, classes: tuple[str, ...], config: Data, see
     if requested >= samples:
         raise ConfigurationError(
             f"data.labelled = {requested} of {samples} training samples leaves none unlabelled: "
-            f"give a smaller number, or remove the setting",
-            field="data.labelled",
-            value=requested,
-            allowed=(len(classes), samples - 1),
-        )
+            f"give a smaller number, or remove the setting"
+        ).with_details("data.labelled", requested, (len(classes), samples - 1))
     if requested < len(classes):
         raise ConfigurationError(
             f"data.labelled = {requested} is not allowed: give at least {len(classes)}, one for "
-            f"each class",
-            field="data.labelled",
-            value=requested,
-            allowed=(len(classes), samples - 1),
-        )
+            f"each class"
+        ).with_details("data.labelled", requested, (len(classes), samples - 1))
     return hide_labels(
         labels, draw_stratified_mask(labels, requested, np.random.default_rng([seed, LABELLED]))
     )

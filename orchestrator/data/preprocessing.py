@@ -96,13 +96,9 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
     if len(data.mean) != channels:
         raise ConfigurationError(
             f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have "
-            f"{_count(len(data.mean), 'value')} each, and the "
-            f"images have {_count(channels, 'channel')}: give {channels} values each, or remove "
-            f"both",
-            field="data.mean",
-            value=data.mean,
-            allowed=f"{channels} values",
-        )
+            f"{_count(len(data.mean), 'value')} each, and the images have "
+            f"{_count(channels, 'channel')}: give {channels} values each, or remove both"
+        ).with_details("data.mean", data.mean, f"{channels} values")
     return list(data.mean), list(data.std)
 
 
@@ -115,11 +111,10 @@ def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
     values = f"mean {_format_values(summary['mean'])}, std {_format_values(summary['std'])}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
-    source = (
-        "those of ImageNet, as the files are not decoded beforehand"
-        if summary["root"]
-        else "those of the training images"
-    )
+    if summary["root"]:
+        source = "those of ImageNet, as the files are not decoded beforehand"
+    else:
+        source = "those of the training images"
     return f"{values}: {source}; set data.mean and data.std to change them"
 
 

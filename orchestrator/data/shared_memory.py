@@ -57,7 +57,6 @@ def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str
     size, required = shutil.disk_usage(SHARED).total / MIB, (needed + RESERVE_BYTES) / MIB
     return (
         f"{SHARED} ({size:.0f} MiB) has less free space than the {required:.0f} MiB that "
-        f"data.loader_workers = {workers} may need, "
-        f"{how}: enlarge it (docker run --shm-size=2g), or lower data.loader_workers or "
-        f"training.batch_size"
+        f"data.loader_workers = {workers} may need, {how}: enlarge it (docker run --shm-size=2g), "
+        "or lower data.loader_workers or training.batch_size"
     )

@@ -67,18 +67,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{folder} is not an exported student, or it is damaged ({_reason(error)}): export it "
-            f"again with `python run.py export`",
-            field=str(folder / SETTINGS),
-            value=_reason(error),
-        ) from error
+            f"again with `python run.py export`"
+        ).with_details(str(folder / SETTINGS), _reason(error)) from error
     if newer:
         raise ConfigurationError(
             f"{folder} was written by a newer version of this program: update it to load the "
-            f"student",
-            field=str(folder / SETTINGS),
-            value=(head.format, head.form),
-            allowed=(FORMAT, tuple(FORMATS)),
-        )
+            f"student"
+        ).with_details(str(folder / SETTINGS), (head.format, head.form), (FORMAT, tuple(FORMATS)))
     return settings
 
 

@@ -86,8 +86,6 @@ def compare_logits(
         if actual.shape != expected.shape:
             return {"largest": float("inf"), "same": False}
         difference = float((actual - expected).abs().max())
-        largest, same = (
-            max(largest, difference),
-            same and difference <= tolerance * float(expected.abs().max()),
-        )
+        largest = max(largest, difference)
+        same = same and difference <= tolerance * float(expected.abs().max())
     return {"largest": largest, "same": same}

@@ -93,11 +93,8 @@ def export(
     students = configuration.students
     if letter not in students:
         raise ConfigurationError(
-            f"--student {letter!r} is not a student of {name!r}: give one of {', '.join(students)}",
-            field="--student",
-            value=letter,
-            allowed=tuple(students),
-        )
+            f"--student {letter!r} is not a student of {name!r}: give one of {', '.join(students)}"
+        ).with_details("--student", letter, tuple(students))
     source = {
         "run": name,
         "trial": trial.number,
@@ -149,19 +146,13 @@ def _require_options(form: str, weights: str) -> None:
     """Raise ConfigurationError for an unknown option, PreflightError without a package."""
     if form not in FORMATS:
         raise ConfigurationError(
-            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}",
-            field="--format",
-            value=form,
-            allowed=tuple(FORMATS),
-        )
+            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}"
+        ).with_details("--format", form, tuple(FORMATS))
     FORMATS[form].require(form)
     if weights not in get_args(Weights):
         raise ConfigurationError(
-            f"--weights {weights!r} is not allowed: give best or last",
-            field="--weights",
-            value=weights,
-            allowed=get_args(Weights),
-        )
+            f"--weights {weights!r} is not allowed: give best or last"
+        ).with_details("--weights", weights, get_args(Weights))
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
@@ -171,34 +162,24 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
         if best is None:
             command = f"python run.py status {sweep.name}{store.option}"
             raise ConfigurationError(
-                f"{sweep.name!r} has no trial with results: run `{command}` for the reasons",
-                field="name",
-                value=sweep.name,
-                allowed="a run with a complete or early-stopped trial",
-            )
+                f"{sweep.name!r} has no trial with results: run `{command}` for the reasons"
+            ).with_details("name", sweep.name, "a run with a complete or early-stopped trial")
         return best
     if number not in sweep.trials:
         known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
         raise ConfigurationError(
-            f"--trial {number} is not a trial of {sweep.name!r}: give one of {known}",
-            field="--trial",
-            value=number,
-            allowed=tuple(sorted(sweep.trials)),
-        )
+            f"--trial {number} is not a trial of {sweep.name!r}: give one of {known}"
+        ).with_details("--trial", number, tuple(sorted(sweep.trials)))
     trial = sweep.trials[number]
     if trial.state not in USABLE:
         usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
-        state = (
-            f"failed ({' '.join(trial.message.split())})"
-            if trial.state == "failed"
-            else "has not ended"
-        )
+        if trial.state == "failed":
+            state = f"failed ({' '.join(trial.message.split())})"
+        else:
+            state = "has not ended"
         raise ConfigurationError(
-            f"--trial {number} of {sweep.name!r} {state}: give one of {usable}",
-            field="--trial",
-            value=number,
-            allowed=tuple(other.number for other in sweep.ranked()),
-        )
+            f"--trial {number} of {sweep.name!r} {state}: give one of {usable}"
+        ).with_details("--trial", number, tuple(other.number for other in sweep.ranked()))
     return trial
 
 
@@ -209,11 +190,9 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     by = describe_objective(sweep.configuration, primary_goal(search).name)
     if len(sweep.trials) == 1:
         return "the only trial of its run"
-    return (
-        f"one of {many}"
-        if number is not None
-        else f"the best of {many} by {by} of the last epoch{first}"
-    )
+    if number is not None:
+        return f"one of {many}"
+    return f"the best of {many} by {by} of the last epoch{first}"
 
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
@@ -225,34 +204,25 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
             f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} "
-            f"({reason}): check the connection and the credentials",
-            field="--store",
-            value=store.uri,
-        ) from error
+            f"({reason}): check the connection and the credentials"
+        ).with_details("--store", store.uri) from error
     folder = (storage.folders or [storage.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(
             f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give "
-            f"another --trial",
-            field=str(folder),
-            value=trial.number,
-            allowed="a trial with a checkpoint",
-        )
+            f"another --trial"
+        ).with_details(str(folder), trial.number, "a trial with a checkpoint")
     if not any((folder / file).exists() for file in FILES.values()):
         alternatives = tuple(
             sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()})
         )
         listed = ", ".join(str(number) for number in alternatives)
         raise ConfigurationError(
-            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it "
-            f"is not among its best "
-            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give "
-            f"one of {listed}, or train "
-            f"it again: its settings are in {storage.trial / 'trial.json'}",
-            field="--trial",
-            value=trial.number,
-            allowed=alternatives,
-        )
+            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is "
+            "not among its best (search.keep_checkpoints = "
+            f"{sweep.configuration.search.keep_checkpoints}): give one of {listed}, or train it "
+            f"again: its settings are in {storage.trial / 'trial.json'}"
+        ).with_details("--trial", trial.number, alternatives)
     return folder
 
 
@@ -262,19 +232,13 @@ def _require_free(target: Path) -> None:
         free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
         raise PreflightError(
-            f"--to {target} cannot be read ({error.strerror}): give another folder",
-            field="--to",
-            value=str(target),
-            allowed="a folder that can be read",
-        ) from error
+            f"--to {target} cannot be read ({error.strerror}): give another folder"
+        ).with_details("--to", str(target), "a folder that can be read") from error
     if not free:
         reason = "is not empty" if target.is_dir() else "is a file"
         raise ConfigurationError(
-            f"--to {target} {reason}: give a new or empty folder, because nothing is overwritten",
-            field="--to",
-            value=str(target),
-            allowed="a new or empty folder",
-        )
+            f"--to {target} {reason}: give a new or empty folder, because nothing is overwritten"
+        ).with_details("--to", str(target), "a new or empty folder")
 
 
 @contextlib.contextmanager
@@ -288,11 +252,8 @@ def _writing(target: Path) -> Iterator[Path]:
                 target.rmdir()  # else `replacing` would keep it as .old and remove an older .old
     except OSError as error:
         raise PreflightError(
-            f"--to {target} cannot be written ({error.strerror or error}): give another folder",
-            field="--to",
-            value=str(target),
-            allowed="a folder that can be written",
-        ) from error
+            f"--to {target} cannot be written ({error.strerror or error}): give another folder"
+        ).with_details("--to", str(target), "a folder that can be written") from error
 
 
 def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
@@ -335,10 +296,8 @@ def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationE
     reason = " ".join(str(error).split())
     return ConfigurationError(
         f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): "
-        f"give another --trial, or train again",
-        field=str(file),
-        value=reason,
-    )
+        f"give another --trial, or train again"
+    ).with_details(str(file), reason)
 
 
 def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
@@ -371,11 +330,8 @@ def _checked(
         step = "check the disk" if form == NAME else "give --format safetensors"
         raise PreflightError(
             f"--to {target}: the logits of the written file differ from the checkpoint's by "
-            f"{result['largest']:.2g}: {step}",
-            field="--to",
-            value=result["largest"],
-            allowed=tolerance,
-        )
+            f"{result['largest']:.2g}: {step}"
+        ).with_details("--to", result["largest"], tolerance)
     images = {name: len(batches.get(name, ())) for name in ("random", "validation")}
     return images | {"largest_difference": result["largest"], "tolerance": tolerance}
 

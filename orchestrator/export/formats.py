@@ -73,11 +73,8 @@ class Format:
         ]
         if missing:
             raise PreflightError(
-                f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}",
-                field="--format",
-                value=name,
-                allowed=INSTALL,
-            )
+                f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}"
+            ).with_details("--format", name, INSTALL)
 
 
 class Logits(nn.Module):
@@ -144,19 +141,17 @@ def read_plain(file: Path) -> bytes:
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
     if outside or odd:
-        reason = (
-            "it is not in the format of this PyTorch"
-            if outside
-            else f"its member {odd[0]} is pickled or unknown"
-        )
+        if outside:
+            reason = "it is not in the format of this PyTorch"
+        else:
+            reason = f"its member {odd[0]} is pickled or unknown"
         raise ConfigurationError(
             f"{file} is not opened, because {reason}: export it again with `python run.py export "
-            f"--format torchexport`",
-            field=str(file),
-            value=(outside or odd)[0],
-            allowed="members of the format of this PyTorch"
-            if outside
-            else "members that are not pickled",
+            f"--format torchexport`"
+        ).with_details(
+            str(file),
+            (outside or odd)[0],
+            "members of the format of this PyTorch" if outside else "members that are not pickled",
         )
     return data
 
@@ -239,10 +234,8 @@ def _example(shape: Shape) -> Tensor:
 def _unreadable(file: Path, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ConfigurationError(
-        f"{file} is missing or damaged ({reason}): export it again with `python run.py export`",
-        field=str(file),
-        value=reason,
-    )
+        f"{file} is missing or damaged ({reason}): export it again with `python run.py export`"
+    ).with_details(str(file), reason)
 
 
 @contextlib.contextmanager

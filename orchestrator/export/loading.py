@@ -38,11 +38,8 @@ def load_exported(folder: Path | str) -> Network:
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
             f"{folder} holds {FORMATS[settings['form']].file} and no network: load it with "
-            f"`load_predictions`, or export safetensors",
-            field=str(folder),
-            value=settings["form"],
-            allowed=NAME,
-        )
+            f"`load_predictions`, or export safetensors"
+        ).with_details(str(folder), settings["form"], NAME)
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
     network = _build_network(settings, folder)
@@ -62,10 +59,8 @@ def _build_network(settings: dict[str, Any], folder: Path) -> Network:
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "
-            f"with `python run.py export`",
-            field=str(folder / SETTINGS),
-            value=settings["network"],
-        ) from error
+            f"with `python run.py export`"
+        ).with_details(str(folder / SETTINGS), settings["network"]) from error
 
 
 def _require_size(settings: dict[str, Any], file: Path) -> None:
@@ -88,20 +83,13 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     ) as error:  # sizes that torch cannot count
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
-            f"({' '.join(str(error).split())[:200]}): "
-            "export it again with `python run.py export`",
-            field=str(file.parent / SETTINGS),
-            value=settings["network"],
-        ) from error
+            f"({' '.join(str(error).split())[:200]}): export it again with `python run.py export`"
+        ).with_details(str(file.parent / SETTINGS), settings["network"]) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
-            f"{file.name} holds {file.stat().st_size}: "
-            "export it again with `python run.py export`",
-            field=str(file),
-            value=file.stat().st_size,
-            allowed=needed,
-        )
+            f"{file.name} holds {file.stat().st_size}: export it again with `python run.py export`"
+        ).with_details(str(file), file.stat().st_size, needed)
 
 
 def load_predictions(folder: Path | str) -> Predictions:

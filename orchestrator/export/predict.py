@@ -92,17 +92,11 @@ def read(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
     """
     if not file.is_file():
         raise ConfigurationError(
-            f"{file} does not exist or is not a file: give an image, or an array in a {ARRAYS} "
-            f"file",
-            field=str(file),
-            value=None,
-            allowed=f"an image, or an array in a {ARRAYS} file",
-        )
-    return (
-        _read_array(file, input_settings)
-        if file.suffix.lower() == ARRAYS
-        else [_read_image(file, input_settings)]
-    )
+            f"{file} does not exist or is not a file: give an image, or an array in a {ARRAYS} file"
+        ).with_details(str(file), None, f"an image, or an array in a {ARRAYS} file")
+    if file.suffix.lower() == ARRAYS:
+        return _read_array(file, input_settings)
+    return [_read_image(file, input_settings)]
 
 
 @torch.no_grad()
@@ -123,18 +117,13 @@ def probabilities(student: Any, pictures: list[Picture], settings: dict[str, Any
         except Exception as error:
             raise ConfigurationError(
                 f"the student does not accept images of shape {shape}, the shape in its settings: "
-                f"export it again",
-                field="input.shape",
-                value=tuple(shape),
-            ) from error
+                f"export it again"
+            ).with_details("input.shape", tuple(shape)) from error
         if logits.shape != (len(images), len(settings["classes"])):
             raise ConfigurationError(
                 f"the student has {logits.shape[-1]} classes, but its settings name "
-                f"{len(settings['classes'])}: export it again",
-                field="classes",
-                value=logits.shape[-1],
-                allowed=len(settings["classes"]),
-            )
+                f"{len(settings['classes'])}: export it again"
+            ).with_details("classes", logits.shape[-1], len(settings["classes"]))
         rows.append(logits.softmax(1))
     return torch.cat(rows)
 
@@ -153,20 +142,14 @@ def _read_image(file: Path, input_settings: dict[str, Any]) -> Picture:
     if channels not in (1, 3):
         raise ConfigurationError(
             f"{file} cannot be used, because the student takes {channels} channels: give an array "
-            f"in a {ARRAYS} file",
-            field=str(file),
-            value=channels,
-            allowed=f"an array in a {ARRAYS} file",
-        )
+            f"in a {ARRAYS} file"
+        ).with_details(str(file), channels, f"an array in a {ARRAYS} file")
     try:
         image, done = decode_image(file, channels)
     except ImageError as error:
         raise ConfigurationError(
-            f"{file} cannot be decoded ({error}): give another image",
-            field=str(file),
-            value=str(error),
-            allowed="an image",
-        ) from error
+            f"{file} cannot be decoded ({error}): give another image"
+        ).with_details(str(file), str(error), "an image") from error
     notes = list(done)
     if input_settings["cut"] or image.size != (width, height):
         notes += (
@@ -207,11 +190,8 @@ def _read_array(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
     except Exception as error:  # numpy defines no error of damage: each kind has its own
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
-            f"{file} is not a readable array ({reason}): give a uint8 array written by numpy.save",
-            field=str(file),
-            value=reason,
-            allowed="a uint8 array written by numpy.save",
-        ) from error
+            f"{file} is not a readable array ({reason}): give a uint8 array written by numpy.save"
+        ).with_details(str(file), reason, "a uint8 array written by numpy.save") from error
     single = array.shape == (height, width, channels) or (
         channels == 1 and array.shape == (height, width)
     )
@@ -223,17 +203,13 @@ def _read_array(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
         wanted = f"{height} x {width} x {channels}"
         raise ConfigurationError(
             f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} "
-            f"for several images",
-            field=str(file),
-            value=(str(array.dtype), array.shape),
-            allowed=("uint8", (height, width, channels)),
+            f"for several images"
+        ).with_details(
+            str(file), (str(array.dtype), array.shape), ("uint8", (height, width, channels))
         )
     if not len(one):
         raise ConfigurationError(
-            f"{file} holds no image: give one or more of {height} x {width} x {channels}",
-            field=str(file),
-            value=0,
-            allowed=(1, None),
-        )
+            f"{file} holds no image: give one or more of {height} x {width} x {channels}"
+        ).with_details(str(file), 0, (1, None))
     names = [str(file)] if one.shape[0] == 1 else [f"{file}[{index}]" for index in range(len(one))]
     return [Picture(name, row.transpose(2, 0, 1)) for name, row in zip(names, one, strict=True)]

@@ -80,18 +80,14 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
         given, needed = len(misfits["head.weight"]), network.classes
         raise ConfigurationError(
             f"weights = {weights} has a classifier for {given} classes, but the data have "
-            f"{needed}: {step}",
-            field="weights",
-            value=weights,
-            allowed=f"a classifier for {needed} classes",
-        )
+            f"{needed}: {step}"
+        ).with_details("weights", weights, f"a classifier for {needed} classes")
     if misfits:
         raise ConfigurationError(
             f"weights = {weights} does not fit {', '.join(misfits)} of {network} for these images: "
-            f"{step}",
-            field="weights",
-            value=weights,
-            allowed={name: tuple(network.state_dict()[name].shape) for name in misfits},
+            f"{step}"
+        ).with_details(
+            "weights", weights, {name: tuple(network.state_dict()[name].shape) for name in misfits}
         )
 
 
@@ -107,11 +103,8 @@ def _find_weights(network: Network, weights: str) -> Any:
             f"for {network.name}"
         )
         raise ConfigurationError(
-            f"{message}: give a .safetensors file with weights of {network}",
-            field="weights",
-            value=weights,
-            allowed="a .safetensors file",
-        )
+            f"{message}: give a .safetensors file with weights of {network}"
+        ).with_details("weights", weights, "a .safetensors file")
     from torchvision.models import get_model_weights
 
     known: Any = get_model_weights(network.name)
@@ -121,11 +114,8 @@ def _find_weights(network: Network, weights: str) -> Any:
         message = (
             f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
         )
-        raise ConfigurationError(
-            f"{message}, or give a .safetensors file",
-            field="weights",
-            value=weights,
-            allowed=tuple(names),
+        raise ConfigurationError(f"{message}, or give a .safetensors file").with_details(
+            "weights", weights, tuple(names)
         )
     return known[name]
 
@@ -139,19 +129,13 @@ def _download(entry: Any, weights: str) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         file = Path(hub.get_dir(), "checkpoints", Path(entry.url).name)
         raise ConfigurationError(
-            f"{file} contains more than weights: remove it, so that it is downloaded again",
-            field="weights",
-            value=weights,
-            allowed="weights alone",
-        ) from error
+            f"{file} contains more than weights: remove it, so that it is downloaded again"
+        ).with_details("weights", weights, "weights alone") from error
     except (OSError, RuntimeError, EOFError) as error:
         message = f"the weights {entry} could not be downloaded from {entry.url} ({error})"
         raise ConfigurationError(
-            f"{message}: allow the connection, or give a .safetensors file",
-            field="weights",
-            value=weights,
-            allowed="a connection, or a .safetensors file",
-        ) from error
+            f"{message}: allow the connection, or give a .safetensors file"
+        ).with_details("weights", weights, "a connection, or a .safetensors file") from error
     return state
 
 

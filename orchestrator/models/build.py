@@ -47,11 +47,8 @@ def build(name: str, classes: int, shape: Shape, settings: Mapping[str, Any]) ->
     """
     if name not in MODELS:
         raise ConfigurationError(
-            f"there is no network {name!r}: {suggest_name(name, MODELS)}",
-            field="name",
-            value=name,
-            allowed=tuple(MODELS),
-        )
+            f"there is no network {name!r}: {suggest_name(name, MODELS)}"
+        ).with_details("name", name, tuple(MODELS))
     builder = MODELS[name]
     try:
         chosen = builder.settings.build(settings)

@@ -64,37 +64,25 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     if not file.is_file():
         raise ConfigurationError(
             f"{file} does not exist or is not a file: give a .safetensors file with weights of "
-            f"{wanted}",
-            field="weights",
-            value=weights,
-            allowed="a file that exists",
-        )
+            f"{wanted}"
+        ).with_details("weights", weights, "a file that exists")
     try:
         kind = describe_file(file)
         if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
             raise ConfigurationError(
                 f"{file} is a safetensors file with another suffix: rename it to "
-                f"{file.with_suffix(SUFFIX).name}",
-                field="weights",
-                value=weights,
-                allowed=file.with_suffix(SUFFIX).name,
-            )
+                f"{file.with_suffix(SUFFIX).name}"
+            ).with_details("weights", weights, file.with_suffix(SUFFIX).name)
         if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
-            raise ConfigurationError(
-                f"{file} is {kind}: {_advice(file, kind)}",
-                field="weights",
-                value=weights,
-                allowed=f"a {SUFFIX} file",
+            raise ConfigurationError(f"{file} is {kind}: {_advice(file, kind)}").with_details(
+                "weights", weights, f"a {SUFFIX} file"
             )
         return load_file(file)
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{file} is not a complete safetensors file ({reason}): give weights of {wanted}",
-            field="weights",
-            value=weights,
-            allowed=f"a complete {SUFFIX} file",
-        ) from error
+            f"{file} is not a complete safetensors file ({reason}): give weights of {wanted}"
+        ).with_details("weights", weights, f"a complete {SUFFIX} file") from error
 
 
 def describe_file(file: Path) -> str:
@@ -135,11 +123,10 @@ def _describe_archive(file: Path) -> str:
 
 def _advice(file: Path, kind: str) -> str:
     if kind == PICKLED:
-        target = (
-            file.with_name(f"{file.stem}-converted{SUFFIX}")
-            if file.suffix.lower() == SUFFIX
-            else file.with_suffix(SUFFIX)
-        )
+        if file.suffix.lower() == SUFFIX:
+            target = file.with_name(f"{file.stem}-converted{SUFFIX}")
+        else:
+            target = file.with_suffix(SUFFIX)
         return (
             f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, "
             f"which loads only tensors (also those under 'state_dict' or 'model'), and give the "

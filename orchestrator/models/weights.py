@@ -76,11 +76,8 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
         temporary.replace(file)
     except OSError as error:
         raise PreflightError(
-            f"{file} cannot be written ({error.strerror}): free disk space, or give another folder",
-            field=str(file),
-            value=error.strerror,
-            allowed="a file that can be written",
-        ) from error
+            f"{file} cannot be written ({error.strerror}): free disk space, or give another folder"
+        ).with_details(str(file), error.strerror, "a file that can be written") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -110,9 +107,6 @@ def _load_fitting(network: Network, weights: str) -> dict[str, Tensor]:
     if misfits:
         count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
         raise ConfigurationError(
-            f"{weights}: {count}; give weights of {network}\n{misfit_table(misfits)}",
-            field="weights",
-            value=weights,
-            allowed=f"weights of {network}",
-        )
+            f"{weights}: {count}; give weights of {network}\n{misfit_table(misfits)}"
+        ).with_details("weights", weights, f"weights of {network}")
     return state

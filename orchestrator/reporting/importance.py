@@ -126,11 +126,8 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
-        raise UserError(
-            _too_few(sweep, trials, len(values), epoch, option),
-            field="search.trials",
-            value=len(values),
-            allowed=(LEAST, None),
+        raise UserError(_too_few(sweep, trials, len(values), epoch, option)).with_details(
+            "search.trials", len(values), (LEAST, None)
         )
     objective, direction = primary_goal(sweep.configuration.search)
     used = [trial for trial in trials if trial.number in values]
@@ -139,11 +136,8 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     if not rankings:
         raise UserError(
             f"importance needs at least {LEAST} trials that differ in two settings they all have; "
-            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} do",
-            field="search.trials",
-            value=len(values),
-            allowed=f"{LEAST} that differ in two settings",
-        )
+            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} do"
+        ).with_details("search.trials", len(values), f"{LEAST} that differ in two settings")
     return Importance(
         objective=objective,
         direction=direction,
@@ -162,20 +156,14 @@ def _require_sweep(sweep: Sweep, epoch: int | None) -> None:
     if sweep.kind != "sweep":
         raise ConfigurationError(
             f"{sweep.name!r} is a single training, which searches no settings: give the name of a "
-            f"sweep",
-            field="name",
-            value=sweep.name,
-            allowed="a sweep",
-        )
+            f"sweep"
+        ).with_details("name", sweep.name, "a sweep")
     epochs = sweep.configuration.training.epochs
     if epoch is not None and not 1 <= epoch <= epochs:
         raise ConfigurationError(
             f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs} epochs, "
-            f"give 1 to {epochs}",
-            field="--epoch",
-            value=epoch,
-            allowed=(1, epochs),
-        )
+            f"give 1 to {epochs}"
+        ).with_details("--epoch", epoch, (1, epochs))
 
 
 def _require_differences(
@@ -185,19 +173,13 @@ def _require_differences(
     if len(set(values.values())) == 1:
         raise UserError(
             f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so the "
-            f"settings made no difference",
-            field=objective,
-            value=next(iter(values.values())),
-            allowed="values that differ",
-        )
+            f"settings made no difference"
+        ).with_details(objective, next(iter(values.values())), "values that differ")
     if not _varied(used):
         raise UserError(
             f"all {len(values)} trials of {sweep.name!r} have the same settings, so there "
-            f"is nothing to compare",
-            field="search.trials",
-            value=len(values),
-            allowed="settings that differ",
-        )
+            f"is nothing to compare"
+        ).with_details("search.trials", len(values), "settings that differ")
 
 
 def _rank_groups(
@@ -331,11 +313,10 @@ def _too_few(
     )
     middle = last[len(last) // 2] if last else None
     others = len(_values(trials, middle, until)) if middle is not None and middle != epoch else 0
-    advice = (
-        [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"]
-        if others >= LEAST
-        else []
-    )
+    if others >= LEAST:
+        advice = [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"]
+    else:
+        advice = []
     if changed:
         reason = (
             f"population based training changed the settings of {changed} others during training"

@@ -80,11 +80,9 @@ def difference(
     error, scale = _error(each), max(map(abs, (*mine.values(), *theirs.values())))
     if error * math.sqrt(pairs) <= ROUNDING * scale:
         same = abs(average) <= ROUNDING * scale
-        return (
-            Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs)
-            if same
-            else Difference(average, 0.0, None, None, None, pairs)
-        )
+        if same:
+            return Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs)
+        return Difference(average, 0.0, None, None, None, pairs)
     reach = float(stdtrit(pairs - 1, (1 + level) / 2)) * error
     p = float(2 * stdtr(pairs - 1, -abs(average) / error))
     return Difference(average, error, average - reach, average + reach, p, pairs)

@@ -224,11 +224,9 @@ def checkpoint_storage(store: Store, trial: Path) -> CheckpointStorage:
 
 def checkpoint_storage_for_spec(spec: TrialSpec) -> CheckpointStorage:
     """Return the checkpoint storage of a trial on the node that trains it."""
-    return (
-        RemoteCheckpoint(spec.folder, spec.root, spec.uri)
-        if spec.uri and spec.root
-        else LocalCheckpoint(spec.folder)
-    )
+    if spec.uri and spec.root:
+        return RemoteCheckpoint(spec.folder, spec.root, spec.uri)
+    return LocalCheckpoint(spec.folder)
 
 
 def _epoch(name: str) -> int:

@@ -127,11 +127,10 @@ class RecordSchema(Generic[T]):
         try:
             rest = {name: value for name, value in values.items() if name not in (FORMAT, CHECKSUM)}
             # pydantic builds a strict dataclass from JSON alone; it has no field for the format
-            record = (
-                self._adapter.validate_json(content)
-                if is_dataclass(self.kind)
-                else self._adapter.validate_python(rest)
-            )
+            if is_dataclass(self.kind):
+                record = self._adapter.validate_json(content)
+            else:
+                record = self._adapter.validate_python(rest)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise self._damaged(file, _reason(first), _key(first)) from error
@@ -211,11 +210,8 @@ class RecordSchema(Generic[T]):
         if number > self.number:
             raise ConfigurationError(
                 f"{file} was written by a newer version of this program: update it to read the "
-                f"record",
-                field=str(file),
-                value=number,
-                allowed=(0, self.number),
-            )
+                f"record"
+            ).with_details(str(file), number, (0, self.number))
 
     def _require_names(self, file: Path, values: dict[str, Any]) -> None:
         """Require all keys in a record of the current format, and no unknown keys in any.
@@ -224,17 +220,14 @@ class RecordSchema(Generic[T]):
         """
         if self.names is None:
             return
-        missing = (
-            self.names - values.keys()
-            if values.get(FORMAT) == self.number and is_dataclass(self.kind)
-            else set()
-        )
+        if values.get(FORMAT) == self.number and is_dataclass(self.kind):
+            missing = self.names - values.keys()
+        else:
+            missing = set()
         other = values.keys() - self.names - {FORMAT, CHECKSUM}
         if missing or other:
-            named, wrong = (
-                min(missing or other),
-                "is missing" if missing else "is not a key of this record",
-            )
+            named = min(missing or other)
+            wrong = "is missing" if missing else "is not a key of this record"
             raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}", named)
 
     def _damaged(self, file: Path, reason: str, key: str = "") -> DamagedRecordError:

@@ -196,11 +196,8 @@ class Sweep(SweepRecord):
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} already exists in this store: give another name, or "
-                f"continue it with `python run.py sweep --resume {folder.name}{option}`",
-                field="--name",
-                value=folder.name,
-                allowed="a new name",
-            )
+                f"continue it with `python run.py sweep --resume {folder.name}{option}`"
+            ).with_details("--name", folder.name, "a new name")
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Sweep":
@@ -215,11 +212,8 @@ class Sweep(SweepRecord):
             names = store.sweeps()
             known = suggest_name(name, names) if names else "the store has no sweeps yet"
             raise ConfigurationError(
-                f"there is no sweep {name!r} in {store.root}: {known}",
-                field="name",
-                value=name,
-                allowed=tuple(names),
-            )
+                f"there is no sweep {name!r} in {store.root}: {known}"
+            ).with_details("name", name, tuple(names))
         record, damaged = own_record(folder)
         sweep = cls(**vars(record), folder=folder, damaged=damaged)
         for file in sorted(folder.glob(f"trials/*/{TRIAL_FILE}")):
@@ -236,22 +230,17 @@ class Sweep(SweepRecord):
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
-            key, reason = (
-                "number",
-                f"number = {trial.number} is not allowed in the folder {file.parent.name}",
-            )
+            key = "number"
+            reason = f"number = {trial.number} is not allowed in the folder {file.parent.name}"
         elif len(trial.history) > trial.epochs:
-            key, reason = (
-                "history",
-                f"history has {len(trial.history)} epochs, but epochs = {trial.epochs}",
-            )
+            key = "history"
+            reason = f"history has {len(trial.history)} epochs, but epochs = {trial.epochs}"
         elif trial.value is None and (trial.state == "complete" or trial.values):
             key, reason = "value", f"value = null is not allowed with state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
-            key, reason = (
-                "values",
-                f"values has {len(trial.values)} numbers, but the sweep has {objectives} "
-                f"objectives",
+            key = "values"
+            reason = (
+                f"values has {len(trial.values)} numbers, but the sweep has {objectives} objectives"
             )
         else:
             key, reason = ("", "") if sealed or not usable else self._misfit(trial)
@@ -441,8 +430,6 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
             f"the record of the sweep in {folder} and its copy are damaged ({reasons}): restore "
-            f"one of them from a backup, or give another --name",
-            field=str(folder / FILE),
-            value={file.name: reason for file, reason in damaged.items()},
-        )
+            f"one of them from a backup, or give another --name"
+        ).with_details(str(folder / FILE), {file.name: reason for file, reason in damaged.items()})
     return record, {file: reason for file, reason in damaged.items() if file.exists()}

@@ -8,7 +8,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -23,6 +25,8 @@ SCHEMES = ("s3", "gs", "file")
 OPTIONS = {"region", "scheme", "endpoint_override"}
 # `~` is the home folder of the current user
 OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/stores")
+KNOWN = "s3://BUCKET/..., gs://BUCKET/... or file:///..."
+CREDENTIALS = "credentials come from the environment"
 ANSWER_S = 30.0
 ATTEMPTS = 2
 PAUSE_S = 0.5  # doubled after each attempt; callers handle longer outages
@@ -45,62 +49,39 @@ def check_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise ConfigurationError(
-            f"--store {shorten(redact(uri))} is not a URI ({error}): give {_known()}",
-            field="--store",
-            value=shorten(redact(uri)),
-            allowed=_known(),
-        ) from error
-    shown = f"--store {parts.scheme}://..."
+        given = shorten(redact(uri))
+        raise _refused(f"{given} is not a URI ({error}): give {KNOWN}", given) from error
+    shown = f"{parts.scheme}://..."
     if parts.scheme not in SCHEMES:
-        raise ConfigurationError(
-            f"{shown} has an unsupported scheme: give a folder that all nodes share, or {_known()}",
-            field="--store",
-            value=parts.scheme,
-            allowed=SCHEMES,
-        )
+        problem = f"an unsupported scheme: give a folder that all nodes share, or {KNOWN}"
+        raise _refused(f"{shown} has {problem}", parts.scheme, SCHEMES)
     if "@" in parts.netloc:
-        raise ConfigurationError(
-            f"{shown} contains a user name or a password: remove them; credentials come from the "
-            f"environment",
-            field="--store",
-            value=f"{parts.scheme}://...",
-            allowed="an address without a user name and a password",
+        raise _refused(
+            f"{shown} contains a user name or a password: remove them; {CREDENTIALS}",
+            shown,
+            "an address without a user name and a password",
         )
-    if parts.fragment or (
-        unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)
-    ):
-        what = "#..." if parts.fragment else f"?{unknown[0]}=..."
-        raise ConfigurationError(
-            f"{shown}{what} is not allowed: the options after ? are {', '.join(sorted(OPTIONS))}; "
-            f"credentials come from the environment",
-            field="--store",
-            value=what,
-            allowed=tuple(sorted(OPTIONS)),
-        )
+    unknown = sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)
+    if parts.fragment or unknown:
+        what, options = "#..." if parts.fragment else f"?{unknown[0]}=...", sorted(OPTIONS)
+        problem = f"is not allowed: the options after ? are {', '.join(options)}; {CREDENTIALS}"
+        raise _refused(f"{shown}{what} {problem}", what, tuple(options))
     path = unquote(parts.path)
     if problem := path_problem(f"/{path}"):
-        raise ConfigurationError(
-            f"{shown} {problem}: give {_known()}", field="--store", value=problem, allowed=_known()
-        )
+        raise _refused(f"{shown} {problem}: give {KNOWN}", problem)
     if (
         ".." in PurePosixPath(path).parts
         or (parts.scheme == "file") != (not parts.netloc)
         or not (parts.netloc or path.strip("/"))
     ):
-        raise ConfigurationError(
-            f"--store {parts.scheme}://{parts.netloc}{parts.path} is not the location of a "
-            f"store: give {_known()}",
-            field="--store",
-            value=f"{parts.scheme}://{parts.netloc}{parts.path}",
-            allowed=_known(),
-        )
+        given = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        raise _refused(f"{given} is not the location of a store: give {KNOWN}", given)
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{query}"
 
 
-def _known() -> str:
-    return "s3://BUCKET/..., gs://BUCKET/... or file:///..."
+def _refused(problem: str, value: object, allowed: object = KNOWN) -> ConfigurationError:
+    return ConfigurationError(f"--store {problem}", field="--store", value=value, allowed=allowed)
 
 
 def local_folder(uri: str) -> Path:
@@ -139,22 +120,20 @@ class Remote:
             remote.remove_file(".probe.json")
             return remote
 
-        store, failures = _run_with_timeout(ANSWER_S, probe)
-        if store is None:
-            reason = (
-                " ".join(str(failures[0]).split())[:300]
-                if failures
-                else f"no response within {ANSWER_S:g} s"
-            )
-            raise PreflightError(
-                f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it "
-                f"is reachable from this machine, and that the credentials in the environment may "
-                f"write to it",
-                field="--store",
-                value=uri,
-                allowed="a writable store" if failures else f"a response within {ANSWER_S:g} s",
-            ) from (failures[0] if failures else None)
-        return store
+        opened = _run_in_thread(probe)
+        if not wait([opened], ANSWER_S).done:
+            reason = f"no response within {ANSWER_S:g} s"
+            allowed = f"a response within {ANSWER_S:g} s"
+            error = None
+        elif error := opened.exception():
+            reason, allowed = " ".join(str(error).split())[:300], "a writable store"
+        else:
+            return opened.result()
+        raise PreflightError(
+            f"--store {uri} cannot be used ({reason}): check that the bucket exists, that it is "
+            f"reachable from this machine, and that the credentials in the environment may write "
+            f"to it"
+        ).with_details("--store", uri, allowed) from error
 
     def names(self, folder: str) -> dict[str, int]:
         """Return the files below a folder, with their sizes in bytes.
@@ -185,12 +164,8 @@ class Remote:
         """
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == last):
-            relative = file.relative_to(folder).as_posix()
-            self._attempt(
-                lambda file=file, relative=relative: self._put(
-                    file, f"{name}/{relative}", heartbeat
-                )  # type: ignore[misc]
-            )
+            target = f"{name}/{file.relative_to(folder).as_posix()}"
+            self._attempt(partial(self._put, file, target, heartbeat))
 
     def get(
         self,
@@ -219,9 +194,7 @@ class Remote:
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise OSError(f"{each!r} in {self.uri} points outside its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._attempt(
-                lambda each=each, target=target: self._get(f"{name}/{each}", target, heartbeat)  # type: ignore[misc]
-            )
+            self._attempt(partial(self._get, f"{name}/{each}", target, heartbeat))
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a file atomically: a reader sees the old content or the new content."""
@@ -265,15 +238,11 @@ class Remote:
 
     def _put(self, file: Path, name: str, heartbeat: Heartbeat) -> None:
         with file.open("rb") as source, self._writing(self._path(name)) as stream:
-            for chunk in _chunks(source.read):
-                stream.write(chunk)
-                heartbeat()
+            _copy(source, stream, heartbeat)
 
     def _get(self, name: str, target: Path, heartbeat: Heartbeat) -> None:
         with self.system.open_input_stream(self._path(name)) as source, target.open("wb") as stream:
-            for chunk in _chunks(source.read):
-                stream.write(chunk)
-                heartbeat()
+            _copy(source, stream, heartbeat)
 
     def _attempt(self, action: Callable[[], T]) -> T:
         """Return the result of `action`; retry after an outage of seconds.
@@ -290,29 +259,27 @@ class Remote:
         return action()
 
 
-def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while chunk := read(CHUNK_BYTES):
-        yield chunk
+def _copy(source: Any, stream: Any, heartbeat: Heartbeat) -> None:
+    while chunk := source.read(CHUNK_BYTES):
+        stream.write(chunk)
+        heartbeat()
 
 
-def _run_with_timeout(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exception]]:
-    """Return the result of `action`, or its exception.
+def _run_in_thread(action: Callable[[], T]) -> Future[T]:
+    """Return the future result of `action`, whose thread does not keep the process alive.
 
-    Return neither if it takes longer than `seconds`: a library may block forever.
+    A library may block forever.
     """
-    results: list[T] = []
-    failures: list[Exception] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(action())
+            future.set_result(action())
         except Exception as error:
-            failures.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return (results[0] if results else None), failures
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def has_name_in(names: Iterable[str]) -> Callable[[str], bool]:

@@ -78,11 +78,8 @@ def driver_status(folder: Path) -> DriverStatus | None:
 
 
 def _refusal(folder: Path) -> ConfigurationError:
-    return ConfigurationError(
-        describe_driver(folder),
-        field="name",
-        value=folder.name,
-        allowed="a sweep that no process runs",
+    return ConfigurationError(describe_driver(folder)).with_details(
+        "name", folder.name, "a sweep that no process runs"
     )
 
 

@@ -41,11 +41,8 @@ def publish(store: Store, folder: Path, mark: str) -> None:
         reason = " ".join(str(error).split())[:300]
         raise PreflightError(
             f"{name} cannot be written to {store.uri} ({reason}): check its free space and the "
-            f"credentials",
-            field="--store",
-            value=store.uri,
-            allowed="a writable store with free space",
-        ) from error
+            f"credentials"
+        ).with_details("--store", store.uri, "a writable store with free space") from error
 
 
 def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
@@ -106,9 +103,6 @@ def fetch_once(
             heartbeat()
         except FileNotFoundError as error:
             raise PreflightError(
-                f"{name} is not in {remote.uri}: resume the run on the machine that started it",
-                field="--store",
-                value=remote.uri,
-                allowed=f"a store with {name}",
-            ) from error
+                f"{name} is not in {remote.uri}: resume the run on the machine that started it"
+            ).with_details("--store", remote.uri, f"a store with {name}") from error
     return folder

@@ -47,11 +47,9 @@ class Store:
     @property
     def option(self) -> str:
         """Return the command-line option that selects this store, empty for the default store."""
-        return (
-            f" --store {shlex.quote(self.uri or str(self.root))}"
-            if self.root != DEFAULT.resolve()
-            else ""
-        )
+        if self.root != DEFAULT.resolve():
+            return f" --store {shlex.quote(self.uri or str(self.root))}"
+        return ""
 
     @classmethod
     def named(cls, name: Path | str) -> "Store":
@@ -75,18 +73,14 @@ class Store:
         """
         store = cls.named(name)
         if not os.path.isdir(store.root):
-            where = (
-                f"{store.uri} has no runs that were started on this machine"
-                if store.uri
-                else f"{name} does not exist"
-            )
+            if store.uri:
+                where = f"{store.uri} has no runs that were started on this machine"
+            else:
+                where = f"{name} does not exist"
             raise ConfigurationError(
                 f"--store {where}: give the store of an earlier run, or start a sweep with `python "
-                f"run.py sweep{store.option}`",
-                field="--store",
-                value=store.uri or str(name),
-                allowed="the store of an earlier run",
-            )
+                f"run.py sweep{store.option}`"
+            ).with_details("--store", store.uri or str(name), "the store of an earlier run")
         if not any_format:
             store.require_format()
         return store
@@ -108,11 +102,8 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PreflightError(
-                f"--store {root} cannot be written ({reason}): give a writable folder",
-                field="--store",
-                value=str(root),
-                allowed="a writable folder",
-            ) from error
+                f"--store {root} cannot be written ({reason}): give a writable folder"
+            ).with_details("--store", str(root), "a writable folder") from error
         if store.uri:
             Remote.open(store.uri)
         store.require_space(SPARE_BYTES)
@@ -161,11 +152,8 @@ class Store:
             raise PreflightError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and "
                 f"{needed_bytes / 2**20:.0f} MiB are needed: free some space, or give another "
-                f"--store",
-                field="--store",
-                value=free,
-                allowed=(needed_bytes, None),
-            )
+                f"--store"
+            ).with_details("--store", free, (needed_bytes, None))
 
     @property
     def database(self) -> Path:
@@ -202,11 +190,8 @@ class Store:
         if not NAME.fullmatch(name):
             raise ConfigurationError(
                 f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at "
-                f"most 100, first a letter or digit)",
-                field="name",
-                value=name,
-                allowed="letters, digits, '.', '_' or '-'",
-            )
+                f"most 100, first a letter or digit)"
+            ).with_details("name", name, "letters, digits, '.', '_' or '-'")
         return self.root / "sweeps" / name
 
     def sweeps(self) -> list[str]:
@@ -220,11 +205,8 @@ def _read_format(file: Path) -> int:
     if type(number) is not int:
         raise ConfigurationError(
             f"{file} does not contain the format of the store: restore it from a backup, or give "
-            f"another --store",
-            field=str(file),
-            value=number,
-            allowed=FORMAT,
-        )
+            f"another --store"
+        ).with_details(str(file), number, FORMAT)
     return number
 
 
@@ -320,17 +302,13 @@ def read_json(file: Path) -> Any:
     """
     try:
         value = json.loads(file.read_text())
-        return (
-            {name: each for name, each in value.items() if name != "checksum"}
-            if isinstance(value, dict)
-            else value
-        )
+        if isinstance(value, dict):
+            return {name: each for name, each in value.items() if name != "checksum"}
+        return value
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{file} cannot be read ({error}): remove it, or start again with another --name",
-            field=str(file),
-            value=str(error),
-        ) from error
+            f"{file} cannot be read ({error}): remove it, or start again with another --name"
+        ).with_details(str(file), str(error)) from error
 
 
 # Path below the store -> description. NAME, FINGERPRINT, PART_ARRAY, N and LETTER stand for one

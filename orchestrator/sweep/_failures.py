@@ -44,11 +44,10 @@ class FailuresInARow:
             usable = [
                 each for each in self.trials.values() if each.state in ("complete", "stopped_early")
             ]
-            many = (
-                f"the last {len(self.row)} trials all failed"
-                if len(self.row) > 1
-                else "the last trial failed"
-            )
+            if len(self.row) > 1:
+                many = f"the last {len(self.row)} trials all failed"
+            else:
+                many = "the last trial failed"
             self.reason = (
                 f"{many} (search.max_failed_trials = {self.limit}): "
                 f"{describe_failures(self.row, usable)}"

@@ -80,11 +80,10 @@ def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
         if each.state != TrialState.WAITING
     }
     for number, trial in list(sweep.trials.items()):
-        reason = (
-            _contradiction(started[number], trial)
-            if number in started
-            else _number_refusal(sweep, number)
-        )
+        if number in started:
+            reason = _contradiction(started[number], trial)
+        else:
+            reason = _number_refusal(sweep, number)
         if reason:
             sweep.damaged[sweep.trial_file(number)] = reason
             del sweep.trials[number]
@@ -125,11 +124,9 @@ def _number_refusal(sweep: Sweep, number: int) -> str:
     The study must not grow that far: a sweep never has fewer trials than it has started.
     """
     trials = sweep.configuration.search.trials
-    return (
-        f"number = {number} is not allowed: the sweep has {trials} trials"
-        if number >= trials
-        else ""
-    )
+    if number >= trials:
+        return f"number = {number} is not allowed: the sweep has {trials} trials"
+    return ""
 
 
 def create_trial(
@@ -159,11 +156,9 @@ def draw_params(
         try:
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
-            return (
-                suggest_configuration(optuna_trial, configuration)
-                if configuration.search.configurations
-                else draw(optuna_trial, configuration)
-            )
+            if configuration.search.configurations:
+                return suggest_configuration(optuna_trial, configuration)
+            return draw(optuna_trial, configuration)
         finally:
             study.sampler = sampler
 
@@ -212,11 +207,10 @@ def _rebuild_record(
 ) -> Trial:
     """Rebuild the record of a trial that exists only in the study: not written, or damaged."""
     ended = frozen.state.is_finished()
-    params = (
-        dict(frozen.params)
-        if ended
-        else draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
-    )
+    if ended:
+        params = dict(frozen.params)
+    else:
+        params = draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
     trial = Trial(frozen.number, params, changes=frozen.user_attrs.get("changes", []))
     if ended:
         trial.state = NAMES[frozen.state]
@@ -234,8 +228,6 @@ def _rebuild_record(
             record = replace(record, metrics=record.metrics | {names[0]: known[epoch]})
         trial.apply_report(record, names)
     if frozen.state == TrialState.COMPLETE:
-        trial.value, trial.values = (
-            frozen.values[0],
-            list(frozen.values) if len(names) > 1 else None,
-        )
+        trial.value = frozen.values[0]
+        trial.values = list(frozen.values) if len(names) > 1 else None
     return trial

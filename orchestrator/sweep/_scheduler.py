@@ -30,11 +30,9 @@ def build_scheduler(
         concurrency: Returns the number of concurrent trials.
     """
     if isinstance(searcher, SynchronousSearch):
-        return (
-            PbtScheduler(searcher, concurrency)
-            if searcher.configuration.search.scheduler == "pbt"
-            else HyperbandBrackets(searcher, concurrency)
-        )
+        if searcher.configuration.search.scheduler == "pbt":
+            return PbtScheduler(searcher, concurrency)
+        return HyperbandBrackets(searcher, concurrency)
     return build_independent_scheduler(searcher.configuration, sweep)
 
 

@@ -94,19 +94,13 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
         raise ConfigurationError(
             f"search.objectives = {requested} does not match the study of "
             f"{study.study_name!r}, which has the directions {', '.join(study_directions)}: "
-            f"restore its objectives, or start another sweep under a new --name",
-            field="search.objectives",
-            value=requested,
-            allowed=tuple(study_directions),
-        )
+            f"restore its objectives, or start another sweep under a new --name"
+        ).with_details("search.objectives", requested, tuple(study_directions))
     raise ConfigurationError(
         f"search.direction = {search.direction!r} does not match the study of "
         f"{study.study_name!r}, which has the direction {study_directions[0]}: restore it, or "
-        f"start another sweep under a new --name",
-        field="search.direction",
-        value=search.direction,
-        allowed=tuple(study_directions),
-    )
+        f"start another sweep under a new --name"
+    ).with_details("search.direction", search.direction, tuple(study_directions))
 
 
 class StudySearch(Searcher):

@@ -48,11 +48,9 @@ class SynchronousSearch(StudySearch):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while the last ones train, FINISHED when all have ended."""
         if len(self.trials) == self.total:
-            return (
-                None
-                if any(not trial.ended for trial in self.trials.values())
-                else Searcher.FINISHED
-            )
+            if any(not trial.ended for trial in self.trials.values()):
+                return None
+            return Searcher.FINISHED
         config = super().suggest(trial_id)
         trial = self.trials[trial_id]
         # the run may have ended before the weights were copied

@@ -226,17 +226,13 @@ class DispatcherActions:
 
     def __init__(self, dispatcher_client: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.dispatcher_client, self.note = dispatcher_client, note
-        self.recover, self.replace, self.remove_lost_group, self.give_up = (
-            dispatcher_client.recover,
-            dispatcher_client.replace,
-            dispatcher_client.remove_lost_group,
-            dispatcher_client.give_up,
-        )
-        self.restart, self.end_reader, self.end_process = (
-            dispatcher_client.restart,
-            dispatcher_client.end_reader,
-            dispatcher_client.end_process,
-        )
+        self.recover = dispatcher_client.recover
+        self.replace = dispatcher_client.replace
+        self.remove_lost_group = dispatcher_client.remove_lost_group
+        self.give_up = dispatcher_client.give_up
+        self.restart = dispatcher_client.restart
+        self.end_reader = dispatcher_client.end_reader
+        self.end_process = dispatcher_client.end_process
 
     def cluster(self) -> str:
         import ray

@@ -44,18 +44,12 @@ def change_configuration(
     """
     if sweep.alive:
         raise ConfigurationError(
-            f"--resume {sweep.name}: {run_lock.describe_driver(sweep.folder)}",
-            field="--resume",
-            value=sweep.name,
-            allowed="a sweep that no process runs",
-        )
+            f"--resume {sweep.name}: {run_lock.describe_driver(sweep.folder)}"
+        ).with_details("--resume", sweep.name, "a sweep that no process runs")
     if sweep.kind == "train" and (trials, time_budget_s) != (None, None):
         raise ConfigurationError(
-            f"--resume {sweep.name} is a single training: leave out --trials and --time-budget",
-            field="--resume",
-            value=sweep.name,
-            allowed="without --trials and --time-budget",
-        )
+            f"--resume {sweep.name} is a single training: leave out --trials and --time-budget"
+        ).with_details("--resume", sweep.name, "without --trials and --time-budget")
     search = sweep.configuration.search
     if trials is not None:
         _require_growth(sweep, trials)
@@ -86,11 +80,8 @@ def require_same(sweep: Sweep, present: Described) -> None:
     if changes:
         raise ConfigurationError(
             f"--resume {sweep.name}: {_join_changes(changes)}: restore the original, or start "
-            f"another sweep under a new --name",
-            field="--resume",
-            value=tuple(changes),
-            allowed="unchanged since the sweep started",
-        )
+            f"another sweep under a new --name"
+        ).with_details("--resume", tuple(changes), "unchanged since the sweep started")
 
 
 def _require_growth(sweep: Sweep, trials: int) -> None:
@@ -98,20 +89,14 @@ def _require_growth(sweep: Sweep, trials: int) -> None:
     if search.scheduler == "pbt" and trials != search.trials:
         raise ConfigurationError(
             f"--trials {trials} is not allowed: the population of {sweep.name!r} always has "
-            f"{search.trials} trials; leave --trials out",
-            field="--trials",
-            value=trials,
-            allowed=(search.trials, search.trials),
-        )
+            f"{search.trials} trials; leave --trials out"
+        ).with_details("--trials", trials, (search.trials, search.trials))
     least = max(search.trials, len(sweep.trials))
     if trials < least:
         raise ConfigurationError(
             f"--trials {trials} is less than the {least} trials of {sweep.name!r}: give at least "
-            f"{least}",
-            field="--trials",
-            value=trials,
-            allowed=(least, MOST_TRIALS),
-        )
+            f"{least}"
+        ).with_details("--trials", trials, (least, MOST_TRIALS))
 
 
 def _require_same_file(sweep: Sweep, file: Path) -> None:
@@ -125,11 +110,8 @@ def _require_same_file(sweep: Sweep, file: Path) -> None:
     if changes:
         raise ConfigurationError(
             f"--config {file}: {_join_changes(changes)}: leave --config out, because a resume "
-            f"uses the sweep's own configuration, or start another sweep under a new --name",
-            field="--config",
-            value=tuple(changes),
-            allowed="the configuration of the sweep",
-        )
+            f"uses the sweep's own configuration, or start another sweep under a new --name"
+        ).with_details("--config", tuple(changes), "the configuration of the sweep")
 
 
 def _list_changes(

@@ -243,11 +243,10 @@ def _num_trials(sweep: Sweep) -> int:
 def _describe_run(sweep: Sweep) -> str:
     """Describe trials, epochs, methods and data in one line."""
     configuration = sweep.configuration
-    methods = (
-        ", ".join(searched_methods(configuration))
-        if sweep.kind == "sweep"
-        else configuration.method.name
-    )
+    if sweep.kind == "sweep":
+        methods = ", ".join(searched_methods(configuration))
+    else:
+        methods = configuration.method.name
     return (
         f"{sweep.name}: {_num_trials(sweep)} x {configuration.training.epochs} epochs of {methods} "
         f"on {configuration.data.name}"
@@ -301,10 +300,8 @@ def _count_unfinished(sweep: Sweep, trials: int) -> int:
 def _use_shared_groups(shared_groups: SharedGroups, sweep: Sweep) -> Iterator[SharedGroups]:
     """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
     yield shared_groups
-    dispatcher_client, heartbeat_timeout_s = (
-        shared_groups[0],
-        sweep.configuration.resources.heartbeat_timeout_s,
-    )
+    dispatcher_client = shared_groups[0]
+    heartbeat_timeout_s = sweep.configuration.resources.heartbeat_timeout_s
     for number in sweep.trials:
         dispatcher_client.stop(trial_name(number))
     for number in sweep.trials:

@@ -118,11 +118,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         found += list(_compare_points(before["points"], now["points"]))
     if "data" in before and "data" in now and not is_same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
-        counted = (
-            f"{were:,} samples before, {samples:,} now"
-            if samples != were
-            else "the same number of samples, but different ones"
-        )
+        if samples != were:
+            counted = f"{were:,} samples before, {samples:,} now"
+        else:
+            counted = "the same number of samples, but different ones"
         found.append(f"{now['data']['where']} has changed ({counted})")
     for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
         if before[key]["sum"] != now[key]["sum"]:

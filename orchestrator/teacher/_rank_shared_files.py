@@ -63,11 +63,8 @@ class RankSharedFiles:
             created = self._create_missing(files, make) or created
         raise PreflightError(
             f"{next(iter(files.values()))} was removed as soon as it was created: raise "
-            f"teacher.cache_gib",
-            field="teacher.cache_gib",
-            value=self.cache.limit_bytes / 2**30,
-            allowed="more GiB",
-        )
+            f"teacher.cache_gib"
+        ).with_details("teacher.cache_gib", self.cache.limit_bytes / 2**30, "more GiB")
 
     def _wait_for_file_system(self, attempt: int) -> None:
         """Wait 2^attempt seconds if attempt > 1: a shared folder may show a new file late."""
@@ -127,11 +124,8 @@ class RankSharedFiles:
         if not acquired:
             raise PreflightError(
                 f"waited {self.wait_s:g} s for another process to write {lock.file}, without a "
-                f"heartbeat: find the process that holds {lock.path}, and end it",
-                field=str(lock.file),
-                value=self.wait_s,
-                allowed="a file that no other process holds",
-            )
+                f"heartbeat: find the process that holds {lock.path}, and end it"
+            ).with_details(str(lock.file), self.wait_s, "a file that no other process holds")
 
 
 def _create_marker(path: Path) -> None:

@@ -130,17 +130,11 @@ class SharedPass:
             if np.isfinite(rows).all():
                 raise PreflightError(
                     f"the teacher's {part} exceed the range of {self.dtype}: set "
-                    f"teacher.dtype=float32",
-                    field="teacher.dtype",
-                    value=self.dtype,
-                    allowed=("float32",),
-                )
+                    f"teacher.dtype=float32"
+                ).with_details("teacher.dtype", self.dtype, ("float32",))
             raise PreflightError(
-                f"the teacher's {part} are not finite: {self.teacher.remedy}",
-                field="teacher",
-                value=part,
-                allowed="finite values",
-            )
+                f"the teacher's {part} are not finite: {self.teacher.remedy}"
+            ).with_details("teacher", part, "finite values")
         return cast
 
 

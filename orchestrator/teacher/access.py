@@ -82,11 +82,10 @@ def decide_access(
     size = sizes.format_bytes(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "computed online at every step (teacher.mode = online)")
-    folder = (
-        _cluster_folder(teacher.cache)
-        if cluster
-        else _local_folder(teacher.cache or store.knowledge)
-    )
+    if cluster:
+        folder = _cluster_folder(teacher.cache)
+    else:
+        folder = _local_folder(teacher.cache or store.knowledge)
     excess = _describe_excess(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
     if not excess:
         return TeacherAccess(
@@ -99,13 +98,11 @@ def decide_access(
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
         f"teacher.mode = cached takes {size}, and {excess}: raise teacher.cache_gib, lower "
-        f"data.views, name another folder with "
-        "teacher.cache, or set teacher.mode=auto",
-        field="teacher.cache_gib" if limited else "teacher.cache",
-        value=teacher.cache_gib if limited else str(folder),
-        allowed=(needed / 2**30, None)
-        if limited
-        else f"{sizes.format_bytes(needed + reserve_bytes)} free",
+        "data.views, name another folder with teacher.cache, or set teacher.mode=auto"
+    ).with_details(
+        "teacher.cache_gib" if limited else "teacher.cache",
+        teacher.cache_gib if limited else str(folder),
+        (needed / 2**30, None) if limited else f"{sizes.format_bytes(needed + reserve_bytes)} free",
     )
 
 
@@ -113,11 +110,8 @@ def _cluster_folder(folder: Path | None) -> Path:
     if folder and not folder.is_absolute() and folder.parts[0] != "~":
         raise ConfigurationError(
             f"teacher.cache = {folder} is relative, and the nodes of a cluster have no common "
-            f"working directory: give an absolute path, or one that begins with ~/",
-            field="teacher.cache",
-            value=str(folder),
-            allowed="an absolute path",
-        )
+            f"working directory: give an absolute path, or one that begins with ~/"
+        ).with_details("teacher.cache", str(folder), "an absolute path")
     return folder or NODE_CACHE
 
 
@@ -130,11 +124,8 @@ def _local_folder(folder: Path) -> Path:
     ):
         raise ConfigurationError(
             f"teacher.cache = {folder} cannot be used ({nearest} is not a writable folder): give a "
-            f"folder that you may write to",
-            field="teacher.cache",
-            value=str(folder),
-            allowed="a folder that can be written",
-        )
+            f"folder that you may write to"
+        ).with_details("teacher.cache", str(folder), "a folder that can be written")
     return folder
 
 

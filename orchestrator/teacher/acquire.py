@@ -125,10 +125,9 @@ def _hold_lock(folder: Path, configuration: Configuration, purpose: str) -> Iter
     except Timeout as error:
         raise PreflightError(
             f"waited {heartbeat_timeout_s:g} s for another run to {purpose} the teacher: find the "
-            f"process that holds {folder}.lock, and end it or wait",
-            field=f"{folder}.lock",
-            value=heartbeat_timeout_s,
-            allowed="a lock that no other run holds",
+            f"process that holds {folder}.lock, and end it or wait"
+        ).with_details(
+            f"{folder}.lock", heartbeat_timeout_s, "a lock that no other run holds"
         ) from error
 
 
@@ -168,8 +167,7 @@ def _evaluate(
     if not all(map(math.isfinite, report.metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights "
-            "are: give other "
-            "teacher.network.weights, or leave them out to fit a teacher here",
+            "are: give other teacher.network.weights, or leave them out to fit a teacher here",
             field="teacher.network.weights",
             value=configuration.teacher.network.weights if configuration.teacher else None,
             allowed="weights with finite logits",

@@ -131,10 +131,8 @@ class Cache:
             for file in folder.glob("*.npy*")
             if (status := _status(file))
         ]
-        held_bytes, missing_bytes = (
-            sum(status.st_size for _, status in sized_files),
-            disk.RESERVE_BYTES - disk.free_bytes(self.root),
-        )
+        held_bytes = sum(status.st_size for _, status in sized_files)
+        missing_bytes = disk.RESERVE_BYTES - disk.free_bytes(self.root)
         excess_bytes = needed + max(held_bytes - self.limit_bytes, missing_bytes)
         removed = 0
         for file, status in sorted(sized_files, key=lambda pair: pair[1].st_mtime_ns):
@@ -326,10 +324,6 @@ def convert_os_errors(path: Path) -> Iterator[None]:
     except OSError as error:  # includes Timeout
         reason = error.strerror or str(error)
         raise PreflightError(
-            f"the cache cannot be used at {path} ({reason}): free some space, name another "
-            f"folder with teacher.cache, "
-            "or set teacher.mode=online",
-            field=str(path),
-            value=reason,
-            allowed="a folder with free space that can be written",
-        ) from error
+            f"the cache cannot be used at {path} ({reason}): free some space, name another folder "
+            "with teacher.cache, or set teacher.mode=online"
+        ).with_details(str(path), reason, "a folder with free space that can be written") from error

@@ -63,21 +63,16 @@ class FaissIndex:
         if not is_installed():
             raise PreflightError(
                 f"resources.retrieval = approximate needs faiss, which is not installed on the "
-                f"workers: {INSTALL}",
-                field="resources.retrieval",
-                value="approximate",
-                allowed=("exact",),
-            )
+                f"workers: {INSTALL}"
+            ).with_details("resources.retrieval", "approximate", ("exact",))
         import faiss
 
         self.faiss: Any = faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
-        self.features, self.labels, self.negatives, self.heartbeat = (
-            features,
-            labels.cpu(),
-            negatives,
-            heartbeat,
-        )
+        self.features = features
+        self.labels = labels.cpu()
+        self.negatives = negatives
+        self.heartbeat = heartbeat
         self.bank, self.positives = ByClass(features, labels), positives
         known = torch.nonzero(self.labels >= 0).flatten()
         self.order = known[self.labels[known].argsort(stable=True)]

@@ -190,11 +190,8 @@ def adopt_fitted(
     if not weights_file.exists():
         raise ConfigurationError(
             f"the teacher's weights are not in {weights_file}: the store must be a folder that all "
-            f"nodes share, or a URI",
-            field="--store",
-            value=str(weights_file),
-            allowed="a folder that all nodes share, or a URI",
-        )
+            f"nodes share, or a URI"
+        ).with_details("--store", str(weights_file), "a folder that all nodes share, or a URI")
     weights = network_fingerprint(load_file(weights_file))
     record = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
     disk.retry_while_disk_full(lambda: _copy_weights(weights_file, record, folder), folder)

@@ -101,11 +101,8 @@ class FrozenTeacher(nn.Module):
             reason = " ".join(str(error).split())
             raise PreflightError(
                 f"the teacher cannot be read ({reason}): start the run again; it creates the "
-                f"teacher again",
-                field=str(folder),
-                value=reason,
-                allowed="a complete teacher",
-            ) from error
+                f"teacher again"
+            ).with_details(str(folder), reason, "a complete teacher") from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(
             network.to(device, memory_format=layout),  # type: ignore[call-overload]

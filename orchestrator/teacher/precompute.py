@@ -150,11 +150,8 @@ def _show(shares: list[Share], reports: _Reports, show: PrecomputeProgress) -> N
         if report.done and report.epoch < len(shares[job]):
             raise TrialError(
                 f"the cache could not be precomputed: job {job} ended after {computed[job]} of "
-                f"{len(shares[job])} views",
-                field=f"fill-{job}",
-                value=computed[job],
-                allowed=len(shares[job]),
-            )
+                f"{len(shares[job])} views"
+            ).with_details(f"fill-{job}", computed[job], len(shares[job]))
 
 
 def _failure(cause: TrialFailure | Exception) -> UserError:

@@ -47,12 +47,10 @@ class Retrieval:
         sharing: RankSharedFiles | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.context, self.approximate, self.sharing, self.about = (
-            context,
-            approximate,
-            sharing,
-            about or {},
-        )
+        self.context = context
+        self.approximate = approximate
+        self.sharing = sharing
+        self.about = about or {}
         self.results: dict[tuple[int, int], Neighbours] = {}
 
     def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:

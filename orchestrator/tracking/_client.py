@@ -96,16 +96,12 @@ class Writer:
         self.notify_pending: Callable[[str], None] = lambda text: self.notify(text)
         self.settled: Callable[[], None] = lambda: None
         self.folder = folder
-        self.writes, self.files = (
-            Lane(Outbox(folder / OUTBOX)),
-            Lane(Outbox(folder / FILES), files=True),
-        )
+        self.writes = Lane(Outbox(folder / OUTBOX))
+        self.files = Lane(Outbox(folder / FILES), files=True)
         self.client: Any = None
-        self.wake, self.closing, self.given_up = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
+        self.wake = threading.Event()
+        self.closing = threading.Event()
+        self.given_up = threading.Event()
         self.progress = time.monotonic()
         self.note_times: dict[str, float] = {}
         self.out = False  # whether an outage was reported

@@ -100,11 +100,10 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
 
 def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
     configuration, many = sweep.configuration, len(sweep.trials)
-    teacher = (
-        f", teacher `{configuration.teacher.network.name}`"
-        if configuration.teacher
-        else ", no teacher"
-    )
+    if configuration.teacher:
+        teacher = f", teacher `{configuration.teacher.network.name}`"
+    else:
+        teacher = ", no teacher"
     if quality := read_quality(sweep.folder):
         teacher += f" ({quality.accuracy_in_words})"
     trials = "1 trial" if many == 1 else f"{many} trials"
@@ -155,20 +154,18 @@ def _settings(best: Trial) -> str:
         f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |"
         for name, value in settings[:SETTINGS]
     ]
-    more = (
-        f"\n\n{len(settings) - SETTINGS} more settings are in its run."
-        if len(settings) > SETTINGS
-        else ""
-    )
+    if len(settings) > SETTINGS:
+        more = f"\n\n{len(settings) - SETTINGS} more settings are in its run."
+    else:
+        more = ""
     return "## Best settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + more
 
 
 def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bool) -> str:
-    ran = (
-        f"[`configuration.json`]({RUN}/artifacts/configuration.json)"
-        if linked
-        else "`configuration.json`"
-    )
+    if linked:
+        ran = f"[`configuration.json`]({RUN}/artifacts/configuration.json)"
+    else:
+        ran = "`configuration.json`"
     lines = [
         "- Its trials are the runs below it: `tags.sweep = '"
         + sweep.name

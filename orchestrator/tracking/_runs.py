@@ -63,17 +63,13 @@ class Runs:
         classes: Sequence[str] = (),
         export_program: ExportProgram | None = None,
     ) -> None:
-        self.store, self.sweep, self.classes, self.export_program = (
-            store,
-            sweep,
-            classes,
-            export_program,
-        )
-        self.artifacts = (
-            store.artifacts
-            if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES
-            else None
-        )
+        self.store = store
+        self.sweep = sweep
+        self.classes = classes
+        self.export_program = export_program
+        self.artifacts: Path | None = None
+        if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES:
+            self.artifacts = store.artifacts
         self.notify: Callable[[str], None] = log.warning
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS

@@ -35,16 +35,12 @@ def log_to_sweep(
     Returns:
         "" on success, else the reason as the end of a sentence.
     """
-    uri, is_local = (
-        tracking_uri(store, sweep.configuration),
-        sweep.configuration.tracking.uri is None,
-    )
+    uri = tracking_uri(store, sweep.configuration)
+    is_local = sweep.configuration.tracking.uri is None
     if not (sweep.folder / RUNS).exists() or (is_local and not store.database.exists()):
-        return (
-            f"the run of {sweep.name!r} was removed from MLflow"
-            if (sweep.folder / RUNS).exists()
-            else "it has no run in MLflow"
-        )
+        if (sweep.folder / RUNS).exists():
+            return f"the run of {sweep.name!r} was removed from MLflow"
+        return "it has no run in MLflow"
     try:
         run = RUN_IDS.read(sweep.folder / RUNS).get(PARENT)
     except DamagedRecordError as error:

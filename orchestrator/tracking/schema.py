@@ -41,10 +41,8 @@ def require_schema(database: Path) -> None:
         raise PreflightError(
             f"the schema of MLflow's database {database} is incomplete: an interrupted migration "
             f"left the table {leftover}; restore the file from a backup, or remove it if it "
-            "holds no runs yet, and it is created again",
-            field=str(database),
-            value=leftover,
-        )
+            "holds no runs yet, and it is created again"
+        ).with_details(str(database), leftover)
     revisions, head = _revisions()
     if version is None or head is None or version == head:
         return
@@ -52,19 +50,12 @@ def require_schema(database: Path) -> None:
     if version in revisions:
         raise PreflightError(
             f"MLflow's database {database} is out of date (its schema is {version}, MLflow "
-            f"{installed} needs {head}): back up the "
-            f"file, then run `{upgrade_command(database)}`",
-            field=str(database),
-            value=version,
-            allowed=head,
-        )
+            f"{installed} needs {head}): back up the file, then run `{upgrade_command(database)}`"
+        ).with_details(str(database), version, head)
     raise PreflightError(
         f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, "
-        f"and the newest of MLflow {installed} is {head}): update MLflow, or set another --store",
-        field=str(database),
-        value=version,
-        allowed=f"at most {head}",
-    )
+        f"and the newest of MLflow {installed} is {head}): update MLflow, or set another --store"
+    ).with_details(str(database), version, f"at most {head}")
 
 
 def schema_problem(store: Store, configuration: Configuration) -> str:
@@ -129,10 +120,8 @@ def locked(database: Path) -> Iterator[None]:
     except Timeout as error:
         raise PreflightError(
             f"waited {LOCK_S:g} s for another process to create {database}: check which process "
-            f"holds {lock.lock_file}",
-            field=str(lock.lock_file),
-            value=LOCK_S,
-        ) from error
+            f"holds {lock.lock_file}"
+        ).with_details(str(lock.lock_file), LOCK_S) from error
 
 
 @contextlib.contextmanager
@@ -149,18 +138,12 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError as error:
         raise PreflightError(
             f"SQLite cannot use {database} ({error}): check which process holds it and "
-            f"whether it is writable",
-            field=str(database),
-            value=str(error),
-            allowed="a file that can be read and written",
-        ) from error
+            f"whether it is writable"
+        ).with_details(str(database), str(error), "a file that can be read and written") from error
     except sqlite3.DatabaseError as error:
         raise PreflightError(
-            f"{database} is damaged ({error}): restore it from a backup, or move it away",
-            field=str(database),
-            value=str(error),
-            allowed="an SQLite database",
-        ) from error
+            f"{database} is damaged ({error}): restore it from a backup, or move it away"
+        ).with_details(str(database), str(error), "an SQLite database") from error
 
 
 def _initialize(database: Path, artifacts: Path) -> None:
@@ -178,11 +161,10 @@ def _contents(database: Path) -> tuple[set[str], str | None]:
             str(name)
             for (name,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
-        row = (
-            known.execute("SELECT version_num FROM alembic_version").fetchone()
-            if "alembic_version" in tables
-            else None
-        )
+        if "alembic_version" in tables:
+            row = known.execute("SELECT version_num FROM alembic_version").fetchone()
+        else:
+            row = None
     return tables, str(row[0]) if row else None
 
 

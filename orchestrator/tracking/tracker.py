@@ -124,10 +124,8 @@ class Tracker:
         method, number, key = configuration.method.name, trial.number, str(trial.number)
         resolved = apply_or_base(self.sweep.configuration, trial.settings)
         tags = described.tags(configuration, resolved.method.name) | {"kind": "trial"}
-        new, changing = (
-            key not in self.writer.run_progress,
-            self.sweep.configuration.search.scheduler == "pbt",
-        )
+        new = key not in self.writer.run_progress
+        changing = self.sweep.configuration.search.scheduler == "pbt"
         if changing:
             tags |= setting_tags(trial.settings)
         name = f"{self.sweep.name}/{number:03d} {method}"
@@ -179,10 +177,8 @@ class Tracker:
             [trial.params, *(change["params"] for change in trial.changes[:-1])],
         )
         configuration = apply_or_base(self.sweep.configuration, trial.settings)
-        points, tags = (
-            setting_points(change["params"], change["epoch"]),
-            setting_tags(change["params"]),
-        )
+        points = setting_points(change["params"], change["epoch"])
+        tags = setting_tags(change["params"])
         left = [
             name
             for name in setting_points(before[-1], 0)

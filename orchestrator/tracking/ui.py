@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator.config.uris import WEB, database_uri, scheme_of
 from orchestrator.core.errors import OK, ConfigurationError, PreflightError
 from orchestrator.core.signals import before_exit, remaining_timeout, stoppable
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store import run_lock
 from orchestrator.store.store import Store
 from orchestrator.tracking._relocation import relocate_artifacts
@@ -44,27 +45,18 @@ def serve(store: Store, port: int, console: Console) -> int:
         PreflightError: The port is taken, or MLflow cannot use the database.
     """
     for uri in other_tracking_addresses(store):
-        step = (
-            "open it in a browser"
-            if scheme_of(uri) in WEB
-            else "run `mlflow server --backend-store-uri` with that address to see them"
-        )
-        console.print(
-            f"sweeps of this store were written to {uri}: {step}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        if scheme_of(uri) in WEB:
+            step = "open it in a browser"
+        else:
+            step = "run `mlflow server --backend-store-uri` with that address to see them"
+        print_line(console, f"sweeps of this store were written to {uri}: {step}")
     if not store.database.exists():
         if other_tracking_addresses(store):
             return OK
         raise ConfigurationError(
             f"--store {store.root} holds no runs yet: start one with `python run.py "
-            f"sweep{store.option}`",
-            field="--store",
-            value=str(store.root),
-            allowed="a store with runs",
-        )
+            f"sweep{store.option}`"
+        ).with_details("--store", str(store.root), "a store with runs")
     require_schema(store.database)
     require_free(port)
     _relocate(store, console)
@@ -74,7 +66,7 @@ def serve(store: Store, port: int, console: Console) -> int:
             f"ignored, because this command shows the store's own runs: {', '.join(left_out)} in "
             f"the environment"
         )
-        console.print(unused, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, unused)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (press Ctrl-C to stop)", highlight=False)
     backend = [
         "--backend-store-uri",
@@ -135,7 +127,7 @@ def _relocate(store: Store, console: Console) -> None:
                 f"the store was moved from {before}: its artifacts in MLflow now point to "
                 f"{store.artifacts}"
             )
-            console.print(moved, markup=False, highlight=False, soft_wrap=True)
+            print_line(console, moved)
 
 
 def require_free(port: int) -> None:
@@ -149,8 +141,5 @@ def require_free(port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise PreflightError(
-                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): choose another port",
-                field="--port",
-                value=port,
-                allowed="a free port",
-            ) from error
+                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): choose another port"
+            ).with_details("--port", port, "a free port") from error

@@ -125,7 +125,7 @@ def test_resumed_trial_is_bit_identical(method: str, augmentation: str, distil_m
     expected = records_of(whole)
     records_of(broken, dies_after=1)
     found = records_of(broken)
-    assert found[-1]["metrics"]["test/last/nll"] == expected[-1]["metrics"]["test/last/nll"]
+    assert found[-1].metrics["test/last/nll"] == expected[-1].metrics["test/last/nll"]
     states: list[Mapping[str, Tensor]] = [
         saved(each).student | saved(each).method for each in (whole, broken)
     ]
@@ -135,7 +135,7 @@ def test_resumed_trial_is_bit_identical(method: str, augmentation: str, distil_m
 def test_students_of_different_depth_share_one_teacher(distil_maps: Make) -> None:
     peers = ("peers.b.network.name=mlp", "peers.b.network.width=8", "peers.b.network.depth=3")
     records = records_of(distil_maps("method.name=fitnet", *peers))
-    assert {"a/train/features", "b/train/features"} <= set(records[-1]["metrics"])
+    assert {"a/train/features", "b/train/features"} <= set(records[-1].metrics)
 
 
 class FeatureMatching(CrossEntropy):

@@ -15,10 +15,12 @@ from orchestrator.reporting.figures._figure import (
     SKY,
     VERMILLION,
     Array,
+    create_axis,
     create_figure,
     dots,
     epochs_along,
     finite,
+    heat_map,
     limits,
 )
 
@@ -102,19 +104,8 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     shares = _shares(histogram)
     epochs, bins = shares.shape
     middles = (np.arange(bins) + 0.5) / bins
-    figure, axes = create_figure(7.0, 3.8)
-    figure.subplots_adjust(left=0.095, right=0.925, top=0.905, bottom=0.135)
-    (axis,) = axes
-    edges = (0.5, epochs + 0.5, 0.0, 1.0)
-    image = axis.imshow(
-        100 * shares.T,
-        origin="lower",
-        aspect="auto",
-        extent=edges,
-        cmap="Blues",
-        interpolation="nearest",
-        vmin=0,
-    )
+    figure, axis = create_axis(7.0, 3.8, left=0.095, right=0.925, top=0.905, bottom=0.135)
+    image = heat_map(axis, shares, (0.5, epochs + 0.5, 0.0, 1.0), vmin=0)
     means = np.where(shares.any(1), shares @ middles, np.nan)
     axis.plot(
         np.arange(1, epochs + 1), means, color=VERMILLION, linewidth=2, label="mean", **dots(means)
@@ -188,15 +179,7 @@ def _spread_of_weights(axis: "Axes", shares: Array) -> None:
     extent = (0.5, epochs + 0.5, 0.0, WEIGHT_RANGE)
     # Before the first weights all samples are in one bin; on a linear scale the rest would be white
     norm = PowerNorm(0.5, 0.0)
-    image = axis.imshow(
-        100 * shares.T,
-        origin="lower",
-        aspect="auto",
-        extent=extent,
-        cmap="Blues",
-        interpolation="nearest",
-        norm=norm,
-    )
+    image = heat_map(axis, shares, extent, norm=norm)
     axis.axhline(1.0, color=VERMILLION, linewidth=1.2, linestyle="--")
     axis.set(xlabel="epoch", ylabel="sample weight (1: mean)", ylim=(0, top))
     beyond = (
@@ -252,9 +235,7 @@ def uncertainty(histogram: Array) -> "Figure | None":
     shares, bins = counts / counts.sum(), len(counts)
     middles = (np.arange(bins) + 0.5) / bins
     mean = float(shares @ middles)
-    figure, axes = create_figure(7.0, 3.4)
-    figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
-    (axis,) = axes
+    figure, axis = create_axis(7.0, 3.4, left=0.095, right=0.975, top=0.895, bottom=0.15)
     axis.bar(middles, 100 * shares, 0.92 / bins, color=BLUE, linewidth=0)
     axis.axvline(mean, color=VERMILLION, linewidth=1.6)
     axis.set(
@@ -287,9 +268,7 @@ def agreement(shares: Array) -> "Figure | None":
     """
     if shares.ndim != 1 or not len(shares):
         return None
-    figure, axes = create_figure(7.0, 3.4)
-    figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
-    (axis,) = axes
+    figure, axis = create_axis(7.0, 3.4, left=0.095, right=0.975, top=0.895, bottom=0.15)
     axis.plot(
         np.arange(1, len(shares) + 1), 100 * shares, "o-", color=BLUE, markersize=4, linewidth=1.4
     )

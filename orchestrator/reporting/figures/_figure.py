@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 # Okabe & Ito's palette, which colour-blind readers can distinguish
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
 DPI = 90
 
 
@@ -50,6 +48,30 @@ def create_figure(
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     return figure, axes
+
+
+def create_axis(
+    width: float, height: float, left: float, right: float, top: float, bottom: float
+) -> tuple["Figure", "Axes"]:
+    """Return an empty figure and its only axes, whose sides are given as parts of the figure."""
+    figure, (axis,) = create_figure(width, height)
+    figure.subplots_adjust(left=left, right=right, top=top, bottom=bottom)
+    return figure, axis
+
+
+def heat_map(
+    axis: "Axes", shares: Array, extent: tuple[float, float, float, float], **named: Any
+) -> Any:
+    """Draw shares (E, bins) as columns of percentages from the bottom up; return the image."""
+    return axis.imshow(
+        100 * shares.T,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="Blues",
+        interpolation="nearest",
+        **named,
+    )
 
 
 def named(number: "int | np.integer[Any]", classes: Sequence[str]) -> str:

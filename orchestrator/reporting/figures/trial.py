@@ -25,7 +25,7 @@ from orchestrator.reporting.figures._epochs import (
     uncertainty,
     weights,
 )
-from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, create_figure
+from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, create_axis
 from orchestrator.reporting.figures._samples import influence, retrieved
 from orchestrator.training.checkpoint import FIGURE_DATA
 
@@ -54,22 +54,13 @@ def trial_figures(
         letter: The letter of the student.
     """
     trace = _read(folder, Path(student_folder(letter), TRACE))
-    steps = {
-        name.removeprefix("steps/"): values
-        for name, values in trace.items()
-        if name.startswith("steps/")
-    }
-    figure = _attempt(folder, "terms", lambda: terms(steps))
+    figure = _attempt(folder, "terms", lambda: terms(_below(trace, "steps/")))
     if figure:
         yield "terms", figure
     if not complete:
         return
     shown = _read(folder, Path(student_folder(letter), SHOWN))
-    epochs = {
-        name.removeprefix("epochs/"): values
-        for name, values in trace.items()
-        if name.startswith("epochs/")
-    }
+    epochs = _below(trace, "epochs/")
 
     def deferred(
         arrays: Mapping[str, Array], name: str, draw: "Callable[[Array], Figure | None]"
@@ -167,9 +158,7 @@ def pareto_front(
         front: The numbers of the trials on the front.
         names: The names of the objectives.
     """
-    figure, axes = create_figure(6.4, 4.6)
-    figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
-    (axis,) = axes
+    figure, axis = create_axis(6.4, 4.6, left=0.13, right=0.96, top=0.92, bottom=0.115)
     dominated = np.array([points[number][:2] for number in points if number not in front]).reshape(
         -1, 2
     )
@@ -197,6 +186,15 @@ def pareto_front(
     also = f" ({len(names)} objectives)" if len(names) > 2 else ""
     axis.set_title(f"Complete trials and Pareto front{also}", fontsize=11)
     return figure
+
+
+def _below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """Return the arrays whose names begin with the prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _read(folder: Path, name: Path) -> dict[str, Array]:

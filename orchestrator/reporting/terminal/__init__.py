@@ -2,6 +2,7 @@
 
 __all__ = [
     "importance",
+    "lines",
     "methods_table",
     "progress",
     "teacher",

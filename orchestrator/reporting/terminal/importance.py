@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.reporting.terminal.lines import print_line
+
 
 def importance_tables(found: Mapping[str, Any], least: int, console: Console) -> None:
     """Print a table for each group of trials.
@@ -36,30 +38,26 @@ def importance_tables(found: Mapping[str, Any], least: int, console: Console) ->
             f"all trials that reached epoch {found['epoch']}, by their value after it, including "
             f"trials that were stopped early later"
         )
-    _print(console, f"compared: {trials}")
-    _print(
+    print_line(console, f"compared: {trials}")
+    print_line(
         console,
         f"PED-ANOVA: separates the best trials from the others, by {found['objective']} "
         f"({found['direction']})",
     )
-    _print(
+    print_line(
         console,
         "chance: how often PED-ANOVA finds at least this share in shuffled values; above 0.05 the "
         "share may be noise",
     )
-    _print(console, "fANOVA: explains the variance of all values")
+    print_line(console, "fANOVA: explains the variance of all values")
     if found["changed"]:
         reason = "population based training changed their settings during training"
-        _print(console, f"omitted: {found['changed']} trials, because {reason}")
+        print_line(console, f"omitted: {found['changed']} trials, because {reason}")
     if found["too_few"]:
-        _print(console, f"too few trials (fewer than {least}): {'; '.join(found['too_few'])}")
+        print_line(console, f"too few trials (fewer than {least}): {'; '.join(found['too_few'])}")
     if found["alike"]:
-        _print(
+        print_line(
             console,
             f"nothing to compare (fewer than two settings differ, or all values are equal): "
             f"{'; '.join(found['alike'])}",
         )
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
+from orchestrator.reporting.terminal.lines import print_line
 from search_spaces import SPACES
 
 
@@ -16,15 +17,10 @@ def print_methods(console: Console) -> None:
         for setting, field in method.Settings.model_fields.items():
             values = f"{format_default(field)} ({describe_allowed(field)})"
             line = f"  {setting} = {values}: {field.description}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(console, line)
         searched = "; ".join(search_parameters(name)) or "nothing"
-        console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"  first tried: {'; '.join(first_points(name))}\n",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"  searched: {searched}")
+        print_line(console, f"  first tried: {'; '.join(first_points(name))}\n")
 
 
 def first_points(name: str) -> list[str]:

@@ -23,6 +23,7 @@ from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.peer_gain import peer_gains, uses_peers
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 
@@ -50,11 +51,9 @@ class Display:
         # Number of notes already shown, by trial
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}
         self.costs: dict[str, float] = {}
-        self.live = (
-            Live(self.frame(), console=console, refresh_per_second=4, transient=True)
-            if console.is_terminal
-            else None
-        )
+        self.live: Live | None = None
+        if console.is_terminal:
+            self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Display":
         if self.live:
@@ -82,11 +81,11 @@ class Display:
 
     def teacher_ready(self, words: str) -> None:
         """Show that the teacher is ready. Unlike a step, this line remains in a terminal."""
-        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, words)
 
     def note(self, text: str) -> None:
         """Show a note about the run as a whole."""
-        self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, f"note: {text}")
 
     def trial_started(self, trial: Trial) -> None:
         """Show that a trial starts."""
@@ -100,7 +99,7 @@ class Display:
         A single training prints its metrics, a sweep updates its counts.
         """
         for note in trial.notes[self.noted.get(trial.number, 0) :]:
-            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, f"note: {note}")
         self.noted[trial.number] = len(trial.notes)
         for name, value in metrics.items():
             if name.startswith(COSTS) and name not in TOTALS:
@@ -136,7 +135,7 @@ class Display:
             text += f", {_describe_objective(self.sweep)} {trial.value:.4f}"
         text += f": {trial.message}" if trial.message else ""
         if self.live and trial.message:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, text)
         elif not self.live:
             self._print(f"{text} [{self._counts()}]")
             self._print_best()
@@ -157,7 +156,7 @@ class Display:
         if self.live:
             self._refresh()
         else:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, text)
 
     def _refresh(self) -> None:
         if self.live:
@@ -180,10 +179,8 @@ class Display:
         done, total = ended, float(self.total)
         search, before = self.sweep.configuration.search, self.before
         if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # trials end together
-            done, before = (
-                sum(trial.epochs for trial in self.sweep.trials.values()),
-                self.epochs_before,
-            )
+            done = sum(trial.epochs for trial in self.sweep.trials.values())
+            before = self.epochs_before
             total = max(
                 count_planned_epochs(search, self.sweep.configuration.training.epochs), done
             )
@@ -241,11 +238,9 @@ def _describe_objective(sweep: Sweep) -> str:
 
 def _by_first(sweep: Sweep) -> str:
     """Return the objective that ranks trials, if there are several; else ""."""
-    return (
-        f" by {_describe_objective(sweep)}"
-        if sweep.configuration.search.objectives and sweep.kind == "sweep"
-        else ""
-    )
+    if sweep.configuration.search.objectives and sweep.kind == "sweep":
+        return f" by {_describe_objective(sweep)}"
+    return ""
 
 
 def _best_line(sweep: Sweep, best: Trial) -> str:
@@ -296,52 +291,44 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     best = sweep.best()
     if best and best.state == "complete" and sweep.configuration.peers:
         for line in students(sweep, best):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            print_line(console, line)
     elif best and best.metrics.keys() >= set(TESTED):
         last, chosen, epoch = (best.metrics[name] for name in TESTED)
-        console.print(
+        print_line(
+            console,
             f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} "
             f"with its last weights, "
             f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation",
-            highlight=False,
-            soft_wrap=True,
         )
     elif best and best.state == "complete":
-        console.print(
-            f"best student{_by_first(sweep)}: trial {best.number}; {LOST}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"best student{_by_first(sweep)}: trial {best.number}; {LOST}")
     elif best:
-        advice = (
-            "increase search.time_budget or reduce training.epochs"
-            if sweep.state == "finished"
-            else "resume the sweep"
-        )
+        if sweep.state == "finished":
+            advice = "increase search.time_budget or reduce training.epochs"
+        else:
+            advice = "resume the sweep"
         console.print(
             f"no trial has trained all its epochs, so the test part was not read: {advice}",
             soft_wrap=True,
         )
     if quality := read_quality(sweep.folder):
-        console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
+        print_line(console, f"teacher {quality.words}")
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
-        console.print(
+        print_line(
+            console,
             f"{waiting} trials did not start: increase search.time_budget or resume the sweep",
-            soft_wrap=True,
-            highlight=False,
         )
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
-        console.print(
+        print_line(
+            console,
             f"{failed} of {len(sweep.trials)} trials failed: run `{commands['status']}` to see the "
             f"reasons",
-            highlight=False,
-            soft_wrap=True,
         )
     for what, command in commands.items():
         if what != "status":
-            console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+            print_line(console, f"{what}: {command}")
 
 
 def _front(sweep: Sweep) -> Table:
@@ -371,11 +358,10 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
     A line has the test accuracies, and the gain over single-student KD if it is known.
     """
     gains, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
-    lines = (
-        [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
-        if sweep.kind == "sweep"
-        else []
-    )
+    if sweep.kind == "sweep":
+        lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"]
+    else:
+        lines = []
     for letter, student in configuration.students.items():
         if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
             lines.append(f"student {letter} ({student.network.name}): {LOST}")
@@ -384,9 +370,8 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
         gain = gains.get(letter)
         over = f", {gain.test:+.4f} over single-student KD (trial {gain.baseline})," if gain else ""
         lines.append(
-            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with "
-            f"its last weights, "
-            f"{chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation"
+            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its "
+            f"last weights, {chosen:.4f} with the weights of epoch {epoch:.0f}, best on validation"
         )
     alone = [letter for letter in configuration.students if letter not in gains]
     if sweep.kind == "sweep" and alone and uses_peers(sweep, trial):
@@ -453,11 +438,10 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
         status = sweep.status()
         counts = Counter(trial["state"] for trial in status["trials"])
         best = status["best"]
-        value = (
-            f"{best['value']:.4f}, trial {best['number']}"
-            if best and best["value"] is not None
-            else ""
-        )
+        if best and best["value"] is not None:
+            value = f"{best['value']:.4f}, trial {best['number']}"
+        else:
+            value = ""
         trials = ", ".join(f"{count} {state}" for state, count in counts.items())
         table.add_row(
             sweep.name,
@@ -492,9 +476,4 @@ def status_table(sweep: Sweep, console: Console) -> None:
         )
     console.print(table)
     for note in sweep.notes[-NOTES:]:
-        console.print(
-            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_line(console, f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}")

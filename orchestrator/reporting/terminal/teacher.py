@@ -10,6 +10,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from orchestrator.reporting.terminal.lines import print_line
+
 
 class TeacherDisplay:
     """Listener that displays the training of a teacher and the computation of its cache.
@@ -95,4 +97,4 @@ class TeacherDisplay:
         self._print(f"cache: {self.computed} views computed, {self.cached} were cached")
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, text)

@@ -30,54 +30,19 @@ class Published:
     conditions: str = WTTM_CONDITIONS
 
 
-def _cifar100(
-    teacher: str,
-    student: str,
-    teacher_accuracy: float,
-    cross_entropy: float,
-    **accuracies: tuple[float, float],
-) -> Published:
-    by_method = {"cross_entropy": (cross_entropy, None), **accuracies}
-    return Published("CIFAR100", teacher, student, 240, teacher_accuracy, by_method)
-
-
-PUBLISHED = (
-    _cifar100(
-        "resnet56",
-        "resnet20",
-        72.34,
-        69.06,
-        kd=(70.66, 0.24),
-        ttm=(71.83, 0.16),
-        wttm=(71.92, 0.40),
-    ),
-    _cifar100(
-        "resnet110",
-        "resnet20",
-        74.31,
-        69.06,
-        kd=(70.67, 0.27),
-        ttm=(71.46, 0.16),
-        wttm=(71.67, 0.28),
-    ),
-    _cifar100(
-        "resnet110",
-        "resnet32",
-        74.31,
-        71.14,
-        kd=(73.08, 0.18),
-        ttm=(73.97, 0.23),
-        wttm=(74.13, 0.37),
-    ),
-    _cifar100(
-        "resnet32x4",
-        "resnet8x4",
-        79.42,
-        72.50,
-        kd=(73.33, 0.25),
-        ttm=(76.17, 0.28),
-        wttm=(76.06, 0.27),
-    ),
+# Networks and accuracies of the teacher and the student, then those of kd, ttm and wttm
+_CIFAR100 = (
+    ("resnet56", "resnet20", 72.34, 69.06, (70.66, 0.24), (71.83, 0.16), (71.92, 0.40)),
+    ("resnet110", "resnet20", 74.31, 69.06, (70.67, 0.27), (71.46, 0.16), (71.67, 0.28)),
+    ("resnet110", "resnet32", 74.31, 71.14, (73.08, 0.18), (73.97, 0.23), (74.13, 0.37)),
+    ("resnet32x4", "resnet8x4", 79.42, 72.50, (73.33, 0.25), (76.17, 0.28), (76.06, 0.27)),
+)
+PUBLISHED = tuple(
+    Published(
+        *("CIFAR100", teacher, student, 240, teacher_accuracy),
+        {"cross_entropy": (cross_entropy, None), "kd": kd, "ttm": ttm, "wttm": wttm},
+    )
+    for teacher, student, teacher_accuracy, cross_entropy, kd, ttm, wttm in _CIFAR100
 )
 
 

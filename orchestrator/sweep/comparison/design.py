@@ -32,26 +32,17 @@ def parse_methods(text: str) -> tuple[str, ...]:
         if name not in METHODS:
             raise ConfigurationError(
                 f"--methods: {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
-                f"run.py methods`",
-                field="--methods",
-                value=name,
-                allowed=tuple(METHODS),
-            )
+                f"run.py methods`"
+            ).with_details("--methods", name, tuple(METHODS))
     if repeated := [name for i, name in enumerate(methods) if name in methods[:i]]:
         raise ConfigurationError(
-            f"--methods contains {repeated[0]!r} twice: give each method once",
-            field="--methods",
-            value=repeated[0],
-            allowed="each method once",
-        )
+            f"--methods contains {repeated[0]!r} twice: give each method once"
+        ).with_details("--methods", repeated[0], "each method once")
     if len(methods) < 2:
         given = f"contains only {methods[0]!r}" if methods else "is empty"
         raise ConfigurationError(
-            f"--methods {given}: give two or more, such as cross_entropy,kd,wttm",
-            field="--methods",
-            value=methods,
-            allowed="two or more methods",
-        )
+            f"--methods {given}: give two or more, such as cross_entropy,kd,wttm"
+        ).with_details("--methods", methods, "two or more methods")
     return methods
 
 
@@ -66,35 +57,23 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     search = configuration.search
     if not 1 <= seeds <= LONGEST_LIST:
         raise ConfigurationError(
-            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, preferably 10",
-            field="--seeds",
-            value=seeds,
-            allowed=(1, LONGEST_LIST),
-        )
+            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, preferably 10"
+        ).with_details("--seeds", seeds, (1, LONGEST_LIST))
     if configuration.seed + seeds > LARGEST_SEED:
         raise ConfigurationError(
             f"seed = {configuration.seed} leaves no room for {seeds} further seeds: give at most "
-            f"{LARGEST_SEED - seeds}",
-            field="seed",
-            value=configuration.seed,
-            allowed=(0, LARGEST_SEED - seeds),
-        )
+            f"{LARGEST_SEED - seeds}"
+        ).with_details("seed", configuration.seed, (0, LARGEST_SEED - seeds))
     if search.configurations:
         raise ConfigurationError(
             "search.configurations is not allowed in a comparison, which searches for the "
-            "settings of each method: leave it out",
-            field="search.configurations",
-            value=search.configurations,
-            allowed="left out",
-        )
+            "settings of each method: leave it out"
+        ).with_details("search.configurations", search.configurations, "left out")
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' changes settings during a trial, so that they cannot be "
-            "trained again over seeds: set search.scheduler to asha, median, hyperband or none",
-            field="search.scheduler",
-            value="pbt",
-            allowed=("asha", "median", "hyperband", "none"),
-        )
+            "trained again over seeds: set search.scheduler to asha, median, hyperband or none"
+        ).with_details("search.scheduler", "pbt", ("asha", "median", "hyperband", "none"))
     method = (
         configuration.method if configuration.method.name in methods else Choice(name=methods[0])
     )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.reporting.statistics import LEVEL, Mean
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.sweep.comparison._published import Published
 from orchestrator.sweep.comparison.result import Against, Cost, Result, Row
 
@@ -81,11 +82,10 @@ def conditions(result: Result) -> list[str]:
     """Return the experimental conditions as sentences."""
     seeds, trials = result.seeds, result.trials
     sizes = ", ".join(f"{size:,} {part}" for part, size in result.sizes.items())
-    accuracy_note = (
-        ""
-        if result.teacher_accuracy is None
-        else f" (validation accuracy {result.teacher_accuracy:.4f})"
-    )
+    if result.teacher_accuracy is None:
+        accuracy_note = ""
+    else:
+        accuracy_note = f" (validation accuracy {result.teacher_accuracy:.4f})"
     lines = [
         f"data {result.data} ({sizes}); teacher {result.teacher}{accuracy_note}; student "
         f"{result.student}; {result.epochs} epochs",
@@ -170,7 +170,7 @@ def show(result: Result, console: Console) -> None:
             table.add_row(*row)
         console.print(table)
     for line in (*list_conclusions(result), *conditions(result)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def metrics(result: Result) -> dict[str, float]:

@@ -96,11 +96,8 @@ class Comparison(ComparisonRecord):
             )
             known = suggest_name(name, names) if names else "the store has no comparison yet"
             raise ConfigurationError(
-                f"there is no comparison {name!r} in {store.root}: {known}",
-                field="name",
-                value=name,
-                allowed=tuple(names),
-            )
+                f"there is no comparison {name!r} in {store.root}: {known}"
+            ).with_details("name", name, tuple(names))
         comparison = cls(**vars(COMPARISON.read(file)), folder=file.parent)
         if unknown := comparison.chosen.keys() - set(comparison.methods):
             raise DamagedRecordError(
@@ -166,19 +163,13 @@ def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
     if (comparison_folder(store, name) / FILE).exists():
         raise ConfigurationError(
             f"--name {name!r} exists already in this store: give another name, or continue with "
-            f"`compare --resume {name}{store.option}`",
-            field="--name",
-            value=name,
-            allowed="a new name",
-        )
+            f"`compare --resume {name}{store.option}`"
+        ).with_details("--name", name, "a new name")
     for part in (*methods, OVER_SEEDS):
         try:
             Sweep.require_new(store.sweep(sweep_name(name, part)))
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"--name {name!r} needs a new sweep {sweep_name(name, part)!r}, which exists "
-                f"already: give another name",
-                field="--name",
-                value=sweep_name(name, part),
-                allowed="a new name",
-            ) from error
+                f"already: give another name"
+            ).with_details("--name", sweep_name(name, part), "a new name") from error

@@ -150,11 +150,9 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     reached = quality.accuracy if quality else None
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
-    data, trials_each, published_result = (
-        str(summary["name"]),
-        configuration.search.trials,
-        find_published(configuration),
-    )
+    data = str(summary["name"])
+    trials_each = configuration.search.trials
+    published_result = find_published(configuration)
     sizes = summary["sizes"]
     return Result(
         comparison.name,

@@ -12,6 +12,7 @@ from orchestrator.config.path_settings import require_paths, without_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, TrialError
 from orchestrator.core.signals import stoppable
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -70,7 +71,7 @@ def run_comparison(
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+                print_line(console, note)
             searches = {
                 method: runner.run_sweep_to_end(
                     comparison.search(method), search_of(common, method)
@@ -87,10 +88,8 @@ def run_comparison(
             messages = {method: choice["message"] for method, choice in comparison.chosen.items()}
             reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
             raise TrialError(
-                f"no search of {comparison.name!r} found settings to compare: {reasons}",
-                field="search.methods",
-                value=messages,
-            )
+                f"no search of {comparison.name!r} found settings to compare: {reasons}"
+            ).with_details("search.methods", messages)
         runner.require_searched_data()
         return runner.run_sweep_to_end(
             comparison.over_seeds,
@@ -126,11 +125,8 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
         ):
             raise ConfigurationError(
                 f"the searches of {first} and {method} used different data, so the methods cannot "
-                f"be compared: restore the data, and start another comparison under a new --name",
-                field="data",
-                value=method,
-                allowed=f"the data of {first}",
-            )
+                f"be compared: restore the data, and start another comparison under a new --name"
+            ).with_details("data", method, f"the data of {first}")
 
 
 class _ComparisonRunner:
@@ -144,13 +140,11 @@ class _ComparisonRunner:
         open_: contextlib.ExitStack,
         ship_of: ShipOf | None,
     ) -> None:
-        self.store, self.comparison, self.console, self.open, self.ship_of = (
-            store,
-            comparison,
-            console,
-            open_,
-            ship_of,
-        )
+        self.store = store
+        self.comparison = comparison
+        self.console = console
+        self.open = open_
+        self.ship_of = ship_of
         self.current: tuple[Sweep, Display] | None = None  # the running sweep and its display
         self.shared_groups: SharedGroups | None = None
 
@@ -179,11 +173,10 @@ class _ComparisonRunner:
     def run_sweep_to_end(self, name: str, configuration: Configuration) -> Sweep:
         """Create or resume a sweep of the comparison, and run it until it has ended."""
         resume = name in self.store.sweeps()
-        sweep = (
-            self._open_sweep(name, configuration)
-            if resume
-            else self._create_sweep(name, configuration)
-        )
+        if resume:
+            sweep = self._open_sweep(name, configuration)
+        else:
+            sweep = self._create_sweep(name, configuration)
         ship = self.ship_of(name) if self.ship_of else None
         with Display(sweep, self.console) as display:
             if resume and sweep.damaged:
@@ -208,7 +201,7 @@ class _ComparisonRunner:
             )
         if sweep.state == "interrupted":
             raise KeyboardInterrupt
-        self.console.print(_summarize_sweep(sweep), markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, _summarize_sweep(sweep))
         return sweep
 
     def require_searched_data(self) -> None:
@@ -237,11 +230,8 @@ class _ComparisonRunner:
             raise ConfigurationError(
                 f"the data or weights of the searches of {comparison.name!r} have changed: "
                 f"{'; '.join(changes)}: restore them, or start another comparison under a new "
-                f"--name",
-                field="data",
-                value=tuple(changes),
-                allowed="the data and weights of the searches",
-            )
+                f"--name"
+            ).with_details("data", tuple(changes), "the data and weights of the searches")
 
     def _create_sweep(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
@@ -309,21 +299,17 @@ def _require_same_design(sweep: Sweep, designed: Configuration) -> None:
     if changes:
         raise ConfigurationError(
             f"the sweep {sweep.name!r} differs from its comparison in "
-            f"{' and '.join(changes)}: start another comparison under a new --name",
-            field=changes[0],
-            value=designed_values[changes[0]],
-            allowed=existing_values[changes[0]],
-        )
+            f"{' and '.join(changes)}: start another comparison under a new --name"
+        ).with_details(changes[0], designed_values[changes[0]], existing_values[changes[0]])
 
 
 def _summarize_sweep(sweep: Sweep) -> str:
     best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
     failed = f", {states.count('failed')} failed" if "failed" in states else ""
-    best_text = (
-        f"; best trial {best.number} at {best.value:.4f}"
-        if best and not sweep.configuration.search.configurations
-        else ""
-    )
+    if best and not sweep.configuration.search.configurations:
+        best_text = f"; best trial {best.number} at {best.value:.4f}"
+    else:
+        best_text = ""
     return (
         f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} "
         f"trials{failed}{best_text}"
@@ -341,4 +327,4 @@ def _print_choices(comparison: Comparison, console: Console) -> None:
             or f"trial {choice['trial']} at {choice['value']:.4f} on validation, with "
             f"{settings_text}"
         )
-        console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{method}: {text}")

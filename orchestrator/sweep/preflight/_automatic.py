@@ -43,11 +43,10 @@ def explain_automatic(
 
 
 def _precisions(configuration: Configuration, kind: str, gpu: bool) -> list[str]:
-    keys = (
-        ["training.precision"]
-        if kind != "teacher" and configuration.training.precision == "auto"
-        else []
-    )
+    if kind != "teacher" and configuration.training.precision == "auto":
+        keys = ["training.precision"]
+    else:
+        keys = []
     if configuration.teacher:
         keys += (
             ["teacher.training.precision"]
@@ -83,11 +82,10 @@ def _data(configuration: Configuration, augmentation: str, gpu: bool) -> list[st
     data, lines = configuration.data, []
     if data.views is None:
         vary = sizes.varies(configuration, augmentation)
-        views = (
-            f"{sizes.views(configuration)} (one for each epoch)"
-            if vary
-            else "1 (images do not vary)"
-        )
+        if vary:
+            views = f"{sizes.views(configuration)} (one for each epoch)"
+        else:
+            views = "1 (images do not vary)"
         lines.append(f"data.views = {views}")
     if data.on_device is None and gpu:
         lines.append(

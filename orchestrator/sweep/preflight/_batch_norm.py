@@ -37,11 +37,8 @@ def check_batch_norm(
                 f"{key} = {size} leaves one sample for a training step of {field}{workers}, but "
                 f"batch normalisation in {network.name} needs more than one value per channel: "
                 f"give at least {2 * sharing}{sync}, or choose a network without batch "
-                f"normalisation",
-                field=key,
-                value=size,
-                allowed=(2 * sharing, None),
-            )
+                f"normalisation"
+            ).with_details(key, size, (2 * sharing, None))
 
 
 def _trained_networks(
@@ -51,11 +48,9 @@ def _trained_networks(
 
     With `sync_batch_norm` the statistics are those of the whole batch, as with one worker.
     """
-    training, replicas, teacher = (
-        configuration.training,
-        configuration.replicas,
-        configuration.teacher,
-    )
+    training = configuration.training
+    replicas = configuration.replicas
+    teacher = configuration.teacher
     num_sharing = 1 if training.sync_batch_norm else replicas
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():

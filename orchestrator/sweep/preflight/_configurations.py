@@ -17,50 +17,34 @@ def check_configurations(configuration: Configuration) -> None:
         if search.seeds:
             raise ConfigurationError(
                 f"search.seeds = {list(search.seeds)} needs search.configurations, which is "
-                f"empty: give configurations, or leave search.seeds out",
-                field="search.seeds",
-                value=search.seeds,
-                allowed=(),
-            )
+                f"empty: give configurations, or leave search.seeds out"
+            ).with_details("search.seeds", search.seeds, ())
         return
     if len(set(search.seeds)) < len(search.seeds):
         raise ConfigurationError(
-            f"search.seeds = {list(search.seeds)} contains a seed twice: give each seed once",
-            field="search.seeds",
-            value=search.seeds,
-            allowed="each once",
-        )
+            f"search.seeds = {list(search.seeds)} contains a seed twice: give each seed once"
+        ).with_details("search.seeds", search.seeds, "each once")
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies settings, but search.configurations fixes them: "
-            "set search.scheduler=none",
-            field="search.scheduler",
-            value=search.scheduler,
-            allowed=("none",),
-        )
+            "set search.scheduler=none"
+        ).with_details("search.scheduler", search.scheduler, ("none",))
     if (trials := len(search.configurations) * max(len(search.seeds), 1)) > MOST_TRIALS:
         raise ConfigurationError(
             f"search.configurations has {len(search.configurations)} entries and search.seeds "
             f"{len(search.seeds)} seeds, which makes {trials} trials: give fewer, for at most "
-            f"{MOST_TRIALS} trials",
-            field="search.configurations",
-            value=trials,
-            allowed=(1, MOST_TRIALS),
-        )
+            f"{MOST_TRIALS} trials"
+        ).with_details("search.configurations", trials, (1, MOST_TRIALS))
     listed = list_initial_points(configuration)
     if search.trials != len(listed):
-        times = (
-            f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"
-            if search.seeds
-            else "one for each configuration"
-        )
+        if search.seeds:
+            times = f"{len(search.configurations)} configurations x {len(search.seeds)} seeds"
+        else:
+            times = "one for each configuration"
         raise ConfigurationError(
             f"search.trials = {search.trials}, but search.configurations needs {len(listed)} "
-            f"trials ({times}): set search.trials={len(listed)}",
-            field="search.trials",
-            value=search.trials,
-            allowed=(len(listed), len(listed)),
-        )
+            f"trials ({times}): set search.trials={len(listed)}"
+        ).with_details("search.trials", search.trials, (len(listed), len(listed)))
     known: dict[str, int] = {}
     for number, entry in enumerate(search.configurations):
         duplicate_of = known.setdefault(
@@ -69,11 +53,8 @@ def check_configurations(configuration: Configuration) -> None:
         if duplicate_of != number:
             raise ConfigurationError(
                 f"search.configurations[{number}] repeats search.configurations[{duplicate_of}]: "
-                f"leave it out, or set search.seeds to train each configuration more than once",
-                field=f"search.configurations[{number}]",
-                value=dict(entry),
-                allowed="each once",
-            )
+                f"leave it out, or set search.seeds to train each configuration more than once"
+            ).with_details(f"search.configurations[{number}]", dict(entry), "each once")
 
 
 def _resolve_settings(
@@ -83,21 +64,17 @@ def _resolve_settings(
     field = f"search.configurations[{number}]"
     if SEED in settings:
         raise ConfigurationError(
-            f"{field} contains a seed: give all seeds in search.seeds",
-            field=f"{field}.{SEED}",
-            value=settings[SEED],
-            allowed="search.seeds",
-        )
+            f"{field} contains a seed: give all seeds in search.seeds"
+        ).with_details(f"{field}.{SEED}", settings[SEED], "search.seeds")
     invalid = [
         name for name, value in settings.items() if not isinstance(value, str | int | float | None)
     ]
     if invalid:
         raise ConfigurationError(
             f"{field}: {invalid[0]} = {settings[invalid[0]]!r} is not allowed: give a number, "
-            f"text, true, false or null",
-            field=f"{field}.{invalid[0]}",
-            value=settings[invalid[0]],
-            allowed="a number, text, true, false or null",
+            f"text, true, false or null"
+        ).with_details(
+            f"{field}.{invalid[0]}", settings[invalid[0]], "a number, text, true, false or null"
         )
     try:
         trial = apply(configuration, settings)
@@ -107,11 +84,8 @@ def _resolve_settings(
     if name not in searched_methods(configuration):
         raise ConfigurationError(
             f"{field} has method.name = {name!r}, which is not among the searched methods "
-            f"{list(searched_methods(configuration))}: add it to search.methods",
-            field=f"{field}.method.name",
-            value=name,
-            allowed=tuple(searched_methods(configuration)),
-        )
+            f"{list(searched_methods(configuration))}: add it to search.methods"
+        ).with_details(f"{field}.method.name", name, tuple(searched_methods(configuration)))
     try:
         resolved = METHODS[name].Settings.build(trial.method.settings)
     except SettingsError as error:

@@ -27,19 +27,13 @@ def check_data(configuration: Configuration, searching: bool) -> None:
             raise ConfigurationError(
                 f"data.mixing = {data.mixing!r} blends two samples into one image, but method "
                 f"{name} gives each sample its own weight: set data.mixing=none, or choose "
-                f"another method",
-                field="data.mixing",
-                value=data.mixing,
-                allowed=("none",),
-            )
+                f"another method"
+            ).with_details("data.mixing", data.mixing, ("none",))
         if data.validation_in_training:
             raise ConfigurationError(
                 f"data.validation_in_training = true trains on the validation labels, from which "
-                f"method {name} derives its sample weights: leave it out, or choose another method",
-                field="data.validation_in_training",
-                value=True,
-                allowed=(False,),
-            )
+                f"method {name} derives its sample weights: leave it out, or choose another method"
+            ).with_details("data.validation_in_training", True, (False,))
 
 
 def check_searched_data(configuration: Configuration) -> None:
@@ -48,11 +42,8 @@ def check_searched_data(configuration: Configuration) -> None:
         raise ConfigurationError(
             "data.validation_in_training = true is not allowed in a sweep, because "
             "search.objective would be measured on training samples: leave it out, or use "
-            "`python run.py train`",
-            field="data.validation_in_training",
-            value=True,
-            allowed=(False,),
-        )
+            "`python run.py train`"
+        ).with_details("data.validation_in_training", True, (False,))
 
 
 def check_batches(

@@ -30,19 +30,13 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
             )
             raise ConfigurationError(
                 f"{subject} needs a teacher, but `teacher` is null: configure one, or choose "
-                f"{alternative}",
-                field=key,
-                value=value,
-                allowed=f"with a teacher, or {alternative}",
-            )
+                f"{alternative}"
+            ).with_details(key, value, f"with a teacher, or {alternative}")
         alternative = other or ("kd" if configuration.teacher else "cross_entropy")
         raise ConfigurationError(
             f"{subject} trains students that learn from each other, but there are no peers: "
-            f"configure peers.b.network, or choose {alternative}",
-            field=key,
-            value=value,
-            allowed=f"with peers, or {alternative}",
-        )
+            f"configure peers.b.network, or choose {alternative}"
+        ).with_details(key, value, f"with peers, or {alternative}")
 
 
 def _missing_need(configuration: Configuration, method: Method) -> str:

@@ -15,30 +15,21 @@ def check_peers(configuration: Configuration) -> None:
         if resources.peer_placement:
             raise ConfigurationError(
                 f"resources.peer_placement = {resources.peer_placement!r} has no effect with one "
-                f"student: leave it out, or set peers.b.network.name",
-                field="resources.peer_placement",
-                value=resources.peer_placement,
-                allowed=(None,),
-            )
+                f"student: leave it out, or set peers.b.network.name"
+            ).with_details("resources.peer_placement", resources.peer_placement, (None,))
     elif not configuration.colocated:
         if resources.workers % students:
             raise ConfigurationError(
                 f"resources.workers = {resources.workers} cannot be divided among {students} "
                 f"students: give a multiple of {students}, or set "
-                f"resources.peer_placement=colocated and resources.workers=1",
-                field="resources.workers",
-                value=resources.workers,
-                allowed=f"a multiple of {students}",
-            )
+                f"resources.peer_placement=colocated and resources.workers=1"
+            ).with_details("resources.workers", resources.workers, f"a multiple of {students}")
     elif resources.workers > 1:
         raise ConfigurationError(
             f"resources.peer_placement = 'colocated' trains all students in one worker, but "
             f"resources.workers = {resources.workers}: set resources.workers=1, or "
-            f"resources.peer_placement=actors",
-            field="resources.workers",
-            value=resources.workers,
-            allowed=(1, 1),
-        )
+            f"resources.peer_placement=actors"
+        ).with_details("resources.workers", resources.workers, (1, 1))
     else:
         _require_shared_resources(configuration)
 
@@ -50,11 +41,8 @@ def require_one_process(configuration: Configuration) -> None:
             f"--local trains all students in this process, but resources.workers = "
             f"{configuration.resources.workers} and resources.peer_placement = "
             f"{configuration.resources.peer_placement or 'null'} give them separate workers: set "
-            f"resources.workers=1 and leave resources.peer_placement out, or leave --local out",
-            field="--local",
-            value=True,
-            allowed="with resources.workers = 1",
-        )
+            f"resources.workers=1 and leave resources.peer_placement out, or leave --local out"
+        ).with_details("--local", True, "with resources.workers = 1")
 
 
 def _require_shared_resources(configuration: Configuration) -> None:
@@ -65,8 +53,5 @@ def _require_shared_resources(configuration: Configuration) -> None:
                 raise ConfigurationError(
                     f"peers.{letter}.{key} = {getattr(peer, key):g} has no effect if one worker "
                     f"trains all students: set resources.{key}, or give each student its own "
-                    f"worker with resources.workers={students}",
-                    field=f"peers.{letter}.{key}",
-                    value=getattr(peer, key),
-                    allowed=(None,),
-                )
+                    f"worker with resources.workers={students}"
+                ).with_details(f"peers.{letter}.{key}", getattr(peer, key), (None,))

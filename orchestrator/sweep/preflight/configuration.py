@@ -106,19 +106,13 @@ def check_objective(configuration: Configuration) -> None:
     known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
         raise ConfigurationError(
-            f"search.objective = {search.objective!r} {_objective_refusal(configuration, known)}",
-            field="search.objective",
-            value=search.objective,
-            allowed=tuple(known),
-        )
+            f"search.objective = {search.objective!r} {_objective_refusal(configuration, known)}"
+        ).with_details("search.objective", search.objective, tuple(known))
     if search.direction not in BETTER[search.objective]:
         raise ConfigurationError(
             f"search.direction = {search.direction!r} would find the worst {search.objective}: "
-            f"set search.direction={BETTER[search.objective][0]}",
-            field="search.direction",
-            value=search.direction,
-            allowed=BETTER[search.objective],
-        )
+            f"set search.direction={BETTER[search.objective][0]}"
+        ).with_details("search.direction", search.direction, BETTER[search.objective])
 
 
 def _objective_refusal(configuration: Configuration, known: Sequence[str]) -> str:
@@ -141,20 +135,14 @@ def _check_evaluated_students(configuration: Configuration) -> None:
     if not configuration.peers and students != "mean":
         raise ConfigurationError(
             f"search.students = {students!r} is not allowed with one student: set "
-            f"search.students=mean, or configure peers",
-            field="search.students",
-            value=students,
-            allowed=("mean",),
-        )
+            f"search.students=mean, or configure peers"
+        ).with_details("search.students", students, ("mean",))
     if students not in ("mean", "min", *configuration.students):
         letters = ", ".join(configuration.students)
         raise ConfigurationError(
             f"search.students = {students!r} is not allowed: give mean, min, or a student "
-            f"({letters})",
-            field="search.students",
-            value=students,
-            allowed=("mean", "min", *configuration.students),
-        )
+            f"({letters})"
+        ).with_details("search.students", students, ("mean", "min", *configuration.students))
 
 
 def _check_objectives(configuration: Configuration) -> None:
@@ -166,27 +154,18 @@ def _check_objectives(configuration: Configuration) -> None:
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
             f"search.objectives = {list(names)} is not allowed: give two or more different "
-            f"objectives, or set search.objective for a single one",
-            field="search.objectives",
-            value=names,
-            allowed="two or more, each once",
-        )
+            f"objectives, or set search.objective for a single one"
+        ).with_details("search.objectives", names, "two or more, each once")
     for name in names:
         if len(BETTER.get(unlettered(name), ())) > 1:
             raise ConfigurationError(
                 f"search.objectives = {name!r} has no single direction that improves it: choose "
-                f"another objective, or set search.objective and search.direction",
-                field="search.objectives",
-                value=name,
-                allowed=tuple(known),
-            )
+                f"another objective, or set search.objective and search.direction"
+            ).with_details("search.objectives", name, tuple(known))
         if name not in known:
             raise ConfigurationError(
-                f"search.objectives = {name!r} is not reported: {suggest_name(name, known)}",
-                field="search.objectives",
-                value=name,
-                allowed=tuple(known),
-            )
+                f"search.objectives = {name!r} is not reported: {suggest_name(name, known)}"
+            ).with_details("search.objectives", name, tuple(known))
 
 
 def _check_sizes(configuration: Configuration) -> None:
@@ -202,11 +181,8 @@ def _check_sizes(configuration: Configuration) -> None:
             raise ConfigurationError(
                 f"search.objectives = {name!r} is the same in every trial, because "
                 f"search.extra_space does not vary its network: add for example "
-                f"search.extra_space.{sections[0]}.width=[8, 16, 32], or leave the objective out",
-                field="search.objectives",
-                value=name,
-                allowed=f"with search.extra_space.{sections[0]}",
-            )
+                f"search.extra_space.{sections[0]}.width=[8, 16, 32], or leave the objective out"
+            ).with_details("search.objectives", name, f"with search.extra_space.{sections[0]}")
 
 
 def check_train(configuration: Configuration) -> None:
@@ -251,18 +227,12 @@ def _check_method_is_searched(configuration: Configuration) -> None:
     if chosen.settings and chosen.name not in searched_methods(configuration):
         raise ConfigurationError(
             f"method.name = {chosen.name!r} has settings, but is not among search.methods = "
-            f"{list(search.methods)}: add it there, or leave its settings out",
-            field="method.name",
-            value=chosen.name,
-            allowed=search.methods,
-        )
+            f"{list(search.methods)}: add it there, or leave its settings out"
+        ).with_details("method.name", chosen.name, search.methods)
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(
-            f"search.methods = {list(search.methods)} contains a method twice: give each once",
-            field="search.methods",
-            value=search.methods,
-            allowed="each once",
-        )
+            f"search.methods = {list(search.methods)} contains a method twice: give each once"
+        ).with_details("search.methods", search.methods, "each once")
 
 
 def _check_frozen_keys(configuration: Configuration) -> None:
@@ -273,11 +243,8 @@ def _check_frozen_keys(configuration: Configuration) -> None:
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
                 f"search.freeze = {key!r} is not a key of the configuration: give for example "
-                f"training.learning_rate",
-                field="search.freeze",
-                value=key,
-                allowed="keys of the configuration",
-            ) from error
+                f"training.learning_rate"
+            ).with_details("search.freeze", key, "keys of the configuration") from error
 
 
 def _check_searched_method(configuration: Configuration, name: str) -> None:
@@ -286,11 +253,8 @@ def _check_searched_method(configuration: Configuration, name: str) -> None:
     check_settings(configuration, name, field)
     if name not in SPACES:
         raise ConfigurationError(
-            f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}",
-            field="search.methods",
-            value=name,
-            allowed=tuple(SPACES),
-        )
+            f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}"
+        ).with_details("search.methods", name, tuple(SPACES))
     check_frozen_values(configuration, name)
     check_needs(configuration, name, field, searching=True)
     check_sample_weights(configuration, name, searching=True)
@@ -303,21 +267,17 @@ def _check_scheduler(configuration: Configuration) -> None:
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
             f"search.scheduler = {search.scheduler!r} compares trials by one objective, but "
-            f"search.objectives has {len(search.objectives)}: set search.scheduler=none",
-            field="search.scheduler",
-            value=search.scheduler,
-            allowed=("none",),
-        )
+            f"search.objectives has {len(search.objectives)}: set search.scheduler=none"
+        ).with_details("search.scheduler", search.scheduler, ("none",))
     if search.grace_epochs > configuration.training.epochs and search.scheduler in (
         "asha",
         "median",
     ):
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = "
-            f"{configuration.training.epochs}: give at most {configuration.training.epochs}",
-            field="search.grace_epochs",
-            value=search.grace_epochs,
-            allowed=(1, configuration.training.epochs),
+            f"{configuration.training.epochs}: give at most {configuration.training.epochs}"
+        ).with_details(
+            "search.grace_epochs", search.grace_epochs, (1, configuration.training.epochs)
         )
 
 
@@ -339,19 +299,15 @@ def check_population(configuration: Configuration) -> None:
     if search.trials < 2:
         raise ConfigurationError(
             f"search.trials = {search.trials} is too few for search.scheduler = 'pbt': give at "
-            f"least 2, preferably 4 or more",
-            field="search.trials",
-            value=search.trials,
-            allowed=(2, MOST_TRIALS),
-        )
+            f"least 2, preferably 4 or more"
+        ).with_details("search.trials", search.trials, (2, MOST_TRIALS))
     if search.perturb_epochs >= epochs:
         raise ConfigurationError(
             f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after the first "
             f"comparison, because training.epochs = {epochs}: "
-            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs"),
-            field="search.perturb_epochs",
-            value=search.perturb_epochs,
-            allowed=(1, epochs - 1) if epochs > 1 else None,
+            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
+        ).with_details(
+            "search.perturb_epochs", search.perturb_epochs, (1, epochs - 1) if epochs > 1 else None
         )
     branches = [
         branch
@@ -362,11 +318,8 @@ def check_population(configuration: Configuration) -> None:
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, but all of them are frozen: "
             "leave one out of search.freeze or of the settings under method, or choose another "
-            "scheduler",
-            field="search.scheduler",
-            value="pbt",
-            allowed="with a continuous setting that is searched",
-        )
+            "scheduler"
+        ).with_details("search.scheduler", "pbt", "with a continuous setting that is searched")
 
 
 def check_frozen_values(configuration: Configuration, name: str) -> None:
@@ -394,8 +347,5 @@ def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
     if uri and kind == "sweep" and scheduler in PAUSING:
         raise ConfigurationError(
             f"search.scheduler = {scheduler!r} copies checkpoint folders, but --store is a URI: "
-            f"give a folder that all nodes share, or set search.scheduler to asha, median or none",
-            field="search.scheduler",
-            value=scheduler,
-            allowed=("asha", "median", "none"),
-        )
+            f"give a folder that all nodes share, or set search.scheduler to asha, median or none"
+        ).with_details("search.scheduler", scheduler, ("asha", "median", "none"))

@@ -38,6 +38,7 @@ from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.models.build import build
 from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
+from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.staging import publish
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.sweep.preflight._automatic import explain_automatic
@@ -188,12 +189,10 @@ def show_plan(
         for index, sentence in enumerate(describe_yielded(configuration, kind), 1)
     }
     if note:
-        console.print(sanitize(note), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, sanitize(note))
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(
-            sanitize(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(console, sanitize(f"{name:{width}}{line}"))
 
 
 def require_weights(configuration: Configuration) -> None:
@@ -323,11 +322,9 @@ def _check_with_data(
         The access to the teacher, the size of the checkpoints (bytes), and the trials that keep
         them.
     """
-    classes, searching, samples = (
-        len(summary["classes"]),
-        kind == "sweep",
-        summary["sizes"]["train"],
-    )
+    classes = len(summary["classes"])
+    searching = kind == "sweep"
+    samples = summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
     clean_view_bytes = teacher_parameters = 0
     if configuration.teacher:
@@ -388,18 +385,16 @@ def _network_line(network: dict[str, Any]) -> str:
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
-    searched = (
-        {*peer_rates(configuration), *configuration.search.extra_space}
-        if kind == "sweep"
-        else set()
-    )
+    if kind == "sweep":
+        searched = {*peer_rates(configuration), *configuration.search.extra_space}
+    else:
+        searched = set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
-        recipe_values = (
-            configuration.peers[letter].training.model_dump(exclude_none=True)
-            if letter in configuration.peers
-            else {}
-        )
+        if letter in configuration.peers:
+            recipe_values = configuration.peers[letter].training.model_dump(exclude_none=True)
+        else:
+            recipe_values = {}
         shown_values = {
             key: value
             for key, value in recipe_values.items()
@@ -422,20 +417,17 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     elif fit.teacher_exists(folder):
         source = "already in the store"
     else:
-        source = (
-            "weights to load"
-            if teacher.network.weights
-            else f"to be trained once for {teacher.training.epochs} epochs"
-        )
+        if teacher.network.weights:
+            source = "weights to load"
+        else:
+            source = f"to be trained once for {teacher.training.epochs} epochs"
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
 def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
     """Return how this machine decodes images, and a warning if its shared memory is too small."""
-    workers, share = (
-        configuration.data.loader_workers,
-        configuration.training.batch_size // configuration.replicas,
-    )
+    workers = configuration.data.loader_workers
+    share = configuration.training.batch_size // configuration.replicas
     if not workers:
         return "images are decoded in the training process"
     batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
@@ -453,11 +445,10 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
         f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search)
     )
     settings = count_settings(configuration)
-    num_settings = (
-        f" ({settings} different setting{'s' * (settings != 1)})"
-        if settings is not None and not search.configurations
-        else ""
-    )
+    if settings is not None and not search.configurations:
+        num_settings = f" ({settings} different setting{'s' * (settings != 1)})"
+    else:
+        num_settings = ""
     return {
         "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
         "epochs": f"{configuration.training.epochs}; "
