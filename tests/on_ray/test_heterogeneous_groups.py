@@ -95,6 +95,8 @@ def three_nodes(own_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
             cluster.shutdown()
 
 
+# the test above has the same group, ranks and resources on one node, and in a restarted group
+@pytest.mark.slow
 def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -270,6 +270,9 @@ def submit_and_read(
     return {who: psutil.Process(int(pid)) for who, pid in record.metrics.items()}
 
 
+# the tests above kill the actor, and training in test_sweeps.py (kd_aif) has one in its worker;
+# `make faults` kills workers
+@pytest.mark.slow
 def test_actor_lives_as_long_as_its_worker(
     ray_here: None, handle: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

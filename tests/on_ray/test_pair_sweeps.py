@@ -58,7 +58,7 @@ def test_sweep_of_pairs_with_and_without_peer_learning(
         "search.grace_epochs=2",
     )
     # seconds a trial; a decision takes milliseconds
-    slow = ("student.name=cnn", "training.epochs=20")
+    slow = ("student.name=cnn", "training.epochs=12")
     sweep = run(
         *given,
         *PAIRS,
@@ -85,7 +85,7 @@ def test_sweep_of_pairs_with_and_without_peer_learning(
         progress = json.loads(
             (sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text()
         )
-        assert progress["record"]["epoch"] < 20
+        assert progress["record"]["epoch"] < 12
     study = open_study(sweep.folder, sweep.configuration, resume=True)
     assert [study.trials[number].state.name for number in (0, 2, 3, 4)] == [
         "COMPLETE",

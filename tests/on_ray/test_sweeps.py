@@ -17,6 +17,7 @@ from search_spaces import SPACES, Space
 from tests.sweep_runs import RunSweep, SharedGroups, Watch, prepare_here
 
 pytestmark = pytest.mark.ray
+LONG = 25  # epochs of which an early stop leaves out most
 STATES = {
     "complete": TrialState.COMPLETE,
     "stopped_early": TrialState.PRUNED,
@@ -49,7 +50,7 @@ def test_sweep_with_failures_and_early_stops(
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
     watch = Watch()
     # seconds a trial; a decision takes milliseconds
-    slow = ("student.name=cnn", "training.epochs=50")
+    slow = ("student.name=cnn", f"training.epochs={LONG}", "data.limit.train=600")
     sweep = run(
         "method.name=kd",
         "search.trials=6",
@@ -68,7 +69,7 @@ def test_sweep_with_failures_and_early_stops(
         progress = json.loads(
             (sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text()
         )
-        assert progress["record"]["epoch"] < 50
+        assert progress["record"]["epoch"] < LONG
     assert sweep.best() is not None and sweep.best().number in (0, 3)  # type: ignore[union-attr]
     check_study(sweep)
     check_mlflow(sweep)
@@ -138,6 +139,7 @@ def test_training_on_ray_equals_training_in_this_process(
     settings: tuple[str, ...], run: RunSweep
 ) -> None:
     """With and without sample weights of an influence actor."""
+    settings = (*settings, "data.limit.train=400")
     local = run(*settings, kind="train", name="local", local=True)
     on_ray = run(*settings, kind="train", name="on-ray")
     assert local.state == on_ray.state == "finished"
@@ -154,7 +156,7 @@ def test_sweep_of_two_objectives_over_the_student_width(run: RunSweep) -> None:
         "search.extra_space={student.width: [4, 16], training.batch_size: [64, 128]}",
         "search.sampler=random",
     )
-    sweep = run("method.name=kd", "search.trials=5", "training.epochs=3", *objectives, *chosen)
+    sweep = run("method.name=kd", "search.trials=4", "training.epochs=3", *objectives, *chosen)
     assert sweep.state == "finished" and {trial.state for trial in sweep.trials.values()} == {
         "complete"
     }

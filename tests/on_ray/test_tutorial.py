@@ -1,10 +1,11 @@
-"""Run every command of docs/tutorial.md in order, unchanged, in an empty folder."""
+"""Run every command of docs/tutorial.md in order, as printed, in an empty folder."""
 
 import subprocess
 from pathlib import Path
 from runpy import run_path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import run
@@ -13,6 +14,7 @@ from tests.pages import Block, blocks, commands
 
 ROOT = Path(__file__).parents[2]
 PAGE = "tutorial.md"
+EXPERIMENT = Path("configs", "digits.yaml")  # that of a command without `--config`
 
 
 def installs(words: list[str]) -> bool:
@@ -49,12 +51,28 @@ def test_the_installation_of_the_page_is_a_target() -> None:
     assert done.returncode == 0 and "pip install" in done.stdout
 
 
+def write_small_experiment(folder: Path) -> None:
+    """Write the experiment of the page with fewer images and epochs of the teacher."""
+    experiment = yaml.safe_load((ROOT / EXPERIMENT).read_text())
+    experiment["data"]["limit"] = {"train": 400}
+    experiment["teacher"]["training"]["epochs"] = 3
+    (folder / EXPERIMENT).parent.mkdir()
+    (folder / EXPERIMENT).write_text(yaml.safe_dump(experiment))
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("own_ray")
-def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_every_command_of_the_page_runs(
+    small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands are those of the page; the small variant replaces the experiment's file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    if small:
+        write_small_experiment(tmp_path)
+    else:
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
     printed: dict[str, str] = {}
     for block in blocks(PAGE):
         if block.language == "python":

@@ -18,7 +18,7 @@ SMALL = (
     "teacher.network.width=16",
     "teacher.training.epochs=1",
     "student.width=6",
-    "training.epochs=2",
+    "training.epochs=1",
     "search.grace_epochs=1",
 )
 
