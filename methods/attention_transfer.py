@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from methods.batch import Batch
 from methods.feature_distillation import FeatureMethod, FeatureSettings, pool_to_smaller
-from methods.feature_maps import FeatureStages
+from methods.feature_maps import FeatureStages, require_stages
 from methods.method import Knowledge, Task
 from methods.settings import SettingsError, override
 
@@ -49,6 +49,8 @@ class AttentionTransfer(FeatureMethod):
         Raises:
             SettingsError: A network has fewer stages than `stages`.
         """
+        for stages in (student, teacher):
+            require_stages(stages, self.settings.stages, "stages")
         available = min(len(student), len(teacher))
         count = self.settings.stages or available
         if count > available:

@@ -21,6 +21,18 @@ class FeatureStages(NamedTuple):
     teacher: tuple[str, ...]
 
 
+def require_stages(stages: Sequence[str], number: int, setting: str) -> None:
+    """Raise SettingsError, about a setting and its value, if a network has no stages."""
+    if not stages:
+        raise SettingsError(
+            "a network names no stages, so it has no feature maps: choose another network, or name "
+            "its stages where it is built",
+            setting,
+            value=number,
+            allowed="a network with stages",
+        )
+
+
 def select_stage(stages: Sequence[str], number: int, setting: str) -> str:
     """Return the stage of a number, counted from 1; the middle one for 0.
 
@@ -32,6 +44,7 @@ def select_stage(stages: Sequence[str], number: int, setting: str) -> str:
     Raises:
         SettingsError: There is no such stage.
     """
+    require_stages(stages, number, setting)
     if number > len(stages):
         raise SettingsError(
             f"{setting} = {number} is not a stage of a network with {len(stages)} stages: give at "

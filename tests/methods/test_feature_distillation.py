@@ -100,6 +100,13 @@ def test_stage_that_does_not_exist_is_refused() -> None:
         )
 
 
+def test_network_without_stages_is_refused() -> None:
+    with refused("student_stage", 0, error=SettingsError):
+        FitNet(FitNet.Settings()).select_stages((), THREE)
+    with refused("stages", 0, error=SettingsError):
+        AttentionTransfer(AttentionTransfer.Settings()).select_stages(THREE, ())
+
+
 def transfer(**settings: Any) -> AttentionTransfer:
     return AttentionTransfer(AttentionTransfer.Settings.build(settings))
 

@@ -435,9 +435,9 @@ def test_random_draws_of_the_cache_do_not_change_the_trial(
     records_of(quiet)
     open_view = CachedTeacher.open_view
 
-    def drawn(self: CachedTeacher, view: int | None, features: bool = False) -> None:
+    def drawn(self: CachedTeacher, *arguments: Any) -> None:
         torch.rand(3)
-        open_view(self, view, features)
+        open_view(self, *arguments)
 
     monkeypatch.setattr(CachedTeacher, "open_view", drawn)
     records_of(drawing)
