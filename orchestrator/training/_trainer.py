@@ -5,7 +5,6 @@ seeded per epoch, and the learning rate follows from the progress. So a resumed 
 bit-identically.
 """
 
-import functools
 import time
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training._clock import Clock
 from orchestrator.training._exchange import build_exchange
+from orchestrator.training._resume import load_fitting_checkpoint, restore_checkpoint
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training._trial_metrics import (
     Metrics,
@@ -29,12 +29,10 @@ from orchestrator.training._trial_metrics import (
     gather_metrics,
     gather_validation,
     require_finite,
-    select_student_metrics,
 )
 from orchestrator.training._trial_teacher import TrialTeacher
-from orchestrator.training.capabilities.component import Component, RunningTrial, Step
+from orchestrator.training.capabilities.component import RunningTrial, Step
 from orchestrator.training.capabilities.components import select_components
-from orchestrator.training.checkpoint import Checkpoint, ComponentState
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import load_teacher, open_batches
 
@@ -91,11 +89,11 @@ class _Trainer:
         if network:
             ranks = (context, exchange.context)
             self.teacher = TrialTeacher(network, spec, batches, *ranks, self.clock, self.students)
-        trial = RunningTrial(
+        self.trial = RunningTrial(
             spec, context, exchange, batches, self.students, self.teacher, self.clock, self.cost
         )
-        self.components = trial.components
-        self.components += [kind(trial) for kind in select_components(method, self.epochs)]
+        self.components = self.trial.components
+        self.components += [kind(self.trial) for kind in select_components(method, self.epochs)]
         teacher = self.teacher
         knowledge = (lambda: teacher.knowledge) if teacher else None
         for student in self.students:
@@ -150,80 +148,9 @@ class _Trainer:
 
     def _resume(self) -> None:
         """Restore the newest checkpoint that fits, if there is one."""
-        saved = self._load()
-        if saved is None:
-            return
-        record = saved["a"].progress.record
-        self.records = saved["a"].progress.records or [record]  # older ones have only the last
-        self.cost.resume(record.metrics)
-        for student in self.students:
-            metrics = select_student_metrics(
-                record.metrics, student.letter, self.exchange.count > 1
-            )
-            student.restore(saved[student.letter], record.epoch, metrics)
-        for component in self.components:
-            states = {letter: _component_state(part, component) for letter, part in saved.items()}
-            component.load_state_dict(states, record.epoch)
-
-    def _load(self) -> dict[str, Checkpoint] | None:
-        """Return the newest checkpoint that fits, the same on all ranks; report skipped ones."""
-        letters, skipped_reasons = LETTERS[: self.exchange.count], list[str]()
-        # on the host, where every rank can receive it, independent of its device
-        load = functools.partial(
-            checkpoints.load,
-            self.storage,
-            letters,
-            torch.device("cpu"),
-            self.context.heartbeat,
-            skipped_reasons=skipped_reasons,
-        )
-        saved: dict[str, Checkpoint] | None = None
-        while True:
-            saved = self.context.broadcast_object(
-                self.storage.run_on_all_ranks(
-                    self.context, lambda: load() if self.context.is_main_process else None
-                )
-            )
-            misfits = [
-                misfit
-                for misfit in self.context.all_gather_object(
-                    self._find_misfit(saved) if saved else ""
-                )
-                if misfit
-            ]
-            if not misfits:
-                break
-            skipped_reasons.append(misfits[0])
-        if skipped_reasons and self.context.is_main_process:
-            after = (
-                f"continues after epoch {saved['a'].progress.record.epoch}"
-                if saved
-                else "restarts from the first epoch"
-            )
-            self.context.note(
-                f"the checkpoint is damaged ({skipped_reasons[0]}): the trial {after}"
-            )
-        return saved
-
-    def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
-        """Return why a checkpoint does not fit this trial, as seen by this rank; "" if it fits."""
-        record, several = saved["a"].progress.record, self.exchange.count > 1
-        if record.epoch > self.epochs or record.done != (record.epoch == self.epochs):
-            return f"its record has epoch {record.epoch} of {self.epochs} and done = {record.done}"
-        for student in self.students:
-            if "validation/accuracy" not in select_student_metrics(
-                record.metrics, student.letter, several
-            ):
-                return f"its record has no accuracy for student {student.letter}"
-            misfits = (
-                each.find_misfit(student, _component_state(saved[student.letter], each))
-                for each in self.components
-            )
-            if misfit := student.find_misfit(saved[student.letter]) or next(
-                filter(None, misfits), ""
-            ):
-                return f"student {student.letter}: {misfit}" if several else misfit
-        return ""
+        saved = load_fitting_checkpoint(self.trial, self.storage)
+        if saved is not None:
+            self.records = restore_checkpoint(self.trial, saved)
 
     def _train_epoch(self, epoch: int) -> bool:
         """Train one epoch; return False if a stop request interrupted it."""
@@ -326,7 +253,3 @@ class _Trainer:
         }
         costs |= self.cost.metrics(self.context)
         return costs | {f"cache/{name}": value for name, value in counts.items()}
-
-
-def _component_state(saved: Checkpoint, component: Component) -> ComponentState:
-    return saved.components.get(component.name, ComponentState({}))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from methods.histogram import BINS, WEIGHT_RANGE
@@ -32,6 +33,21 @@ from orchestrator.training.sample_weighting import (
 NUM_EXTREME_SAMPLES = 8  # displayed samples of each kind
 LATE_S = 1.0  # a longer wait is reported
 Metrics = dict[str, float]
+
+
+class StoredValues(BaseModel):
+    """JSON values of the sample weights in a checkpoint.
+
+    Attributes:
+        noted: Values that the last weighting noted.
+        pending: Epoch of the snapshot whose weights are pending; None without one.
+        before: Values that the weighting before the pending one noted.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    noted: dict[str, float]
+    pending: int | None = Field(None, ge=1)
+    before: dict[str, float] = Field(default_factory=dict)
 
 
 class SampleWeights:
@@ -185,12 +201,14 @@ class SampleWeights:
             return misfit
         if not bool(torch.isfinite(tensors["weights"]).all()):
             return "weights of the sample weights is not finite"
-        missing_names = [
-            name
-            for name in ("noted", *(("before",) if "pending" in values else ()))
-            if name not in values
-        ]
-        return f"weights.{missing_names[0]} is missing in its progress" if missing_names else ""
+        try:
+            stored = StoredValues.model_validate(values)
+        except ValidationError as error:
+            (first, *_) = error.errors(include_url=False)
+            return f"weights.{'.'.join(map(str, first['loc']))} in its progress: {first['msg']}"
+        if stored.pending and "before" not in values:
+            return "weights.before is missing in its progress"
+        return ""
 
     def restore(self, tensors: State, values: Mapping[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
