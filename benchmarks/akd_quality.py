@@ -81,15 +81,10 @@ def train_variant(plain: dict[str, Any]) -> Trial:
         trace = load_file(spec.folder / "checkpoint" / "trace.safetensors")
         curve = {key: means(trace[f"steps/{key}"].numpy()) for key in CURVE}
     return Trial(
-        variant=spec.name,
-        seed=spec.configuration.seed,
-        accuracy=last["test/last/accuracy"],
-        nll=last["test/last/nll"],
-        ece=last["test/last/ece"],
+        **paired.test_results(spec, last, seconds),
         validation=[metrics["validation/accuracy"] for metrics in every],
         alpha=last.get("train/alpha", fixed),
         curve=curve,
-        seconds=seconds,
     )
 
 

@@ -40,30 +40,19 @@ ADAPTIVE: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Trial(paired_report.Trial):
+class Trial(paired_report.TestedTrial):
     """Test metrics of the last epoch's student, with its validation accuracies of all epochs.
 
     Attributes:
-        accuracy: Test accuracy.
-        nll: Test negative log-likelihood.
-        ece: Test expected calibration error.
         validation: Validation accuracy of each epoch.
         alpha: Mean alpha of the last epoch.
         curve: Values of epoch, alpha, cross_entropy and distillation during training, for the drawn
             variants.
     """
 
-    accuracy: float
-    nll: float
-    ece: float
     validation: list[float]
     alpha: float | None
     curve: dict[str, list[float]]
-
-    @property
-    def outcome(self) -> str:
-        """Return the test accuracy as text."""
-        return f"{self.accuracy:.4f}"
 
     @property
     def movement(self) -> float:

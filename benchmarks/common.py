@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,27 @@ def make_parser(documentation: str | None) -> argparse.ArgumentParser:
     """Return a parser with the script's first line as description, and `--json`."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    return parser
+
+
+def make_size_parser(documentation: str | None, cases: Iterable[str]) -> argparse.ArgumentParser:
+    """Return a parser with the options of a benchmark over numbers of samples and classes."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(word) for word in text.split(",")]
+
+    parser, names = make_parser(documentation), list(cases)
+    parser.add_argument(
+        "--cases",
+        type=lambda text: text.split(","),
+        default=names,
+        help=f"of {', '.join(names)}",
+    )
+    parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
+    parser.add_argument("--classes", type=numbers, default=[10, 100])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--theirs-limit-gib", type=float, default=4.0)
     return parser
 
 

@@ -95,12 +95,7 @@ def train_variant(plain: dict[str, Any]) -> Trial:
     last = every[-1]
     of_first = "a/" if spec.configuration.peers else ""
     return Trial(
-        variant=spec.name,
-        seed=spec.configuration.seed,
-        seconds=seconds,
-        accuracy=last["test/last/accuracy"],
-        nll=last["test/last/nll"],
-        ece=last["test/last/ece"],
+        **paired.test_results(spec, last, seconds),
         validation=last["validation/accuracy"],
         bank={name: last[key] for name in METRICS if (key := f"{of_first}method/{name}") in last},
     )

@@ -58,27 +58,16 @@ METRICS = ("retrieved_right", "own_entropy", "target_entropy")
 
 
 @dataclass(frozen=True)
-class Trial(paired_report.Trial):
+class Trial(paired_report.TestedTrial):
     """Test metrics of the last epoch's student; means if there are several students.
 
     Attributes:
-        accuracy: Test accuracy.
-        nll: Test negative log-likelihood.
-        ece: Test expected calibration error.
         validation: Validation accuracy.
         bank: The metrics of `METRICS`.
     """
 
-    accuracy: float
-    nll: float
-    ece: float
     validation: float
     bank: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def outcome(self) -> str:
-        """Return the test accuracy as text."""
-        return f"{self.accuracy:.4f}"
 
 
 def markdown(trials: list[Trial], study: str) -> str:

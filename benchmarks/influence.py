@@ -36,7 +36,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import ROOT, Result, compare_results, make_parser, make_result, print_results
+from benchmarks.common import (
+    ROOT,
+    Result,
+    compare_results,
+    make_result,
+    make_size_parser,
+    print_results,
+)
 from methods import influence
 from methods.influence import LastLayer
 from methods.sample_weighting import Part
@@ -290,22 +297,7 @@ CASES = {"last_layer": last_layer}
 
 def read_options() -> Namespace:
     """Parse the command line."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(word) for word in text.split(",")]
-
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "--cases",
-        type=lambda text: text.split(","),
-        default=list(CASES),
-        help=f"of {', '.join(CASES)}",
-    )
-    parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
-    parser.add_argument("--classes", type=numbers, default=[10, 100])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--theirs-limit-gib", type=float, default=4.0)
+    parser = make_size_parser(__doc__, CASES)
     parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
     parser.add_argument("--scores", type=Path, help=SUPPRESS)
     return parser.parse_args()

@@ -105,12 +105,7 @@ def train_variant(plain: dict[str, Any]) -> Trial:
             if key.startswith("influence/")
         }
     return Trial(
-        variant=spec.name,
-        seed=spec.configuration.seed,
-        seconds=seconds,
-        accuracy=last["test/last/accuracy"],
-        nll=last["test/last/nll"],
-        ece=last["test/last/ece"],
+        **paired.test_results(spec, last, seconds),
         validation=last["validation/accuracy"],
         influence=influence,
     )

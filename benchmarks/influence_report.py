@@ -113,21 +113,15 @@ COLUMNS = {  # metrics of the sample weights: title and number of digits
 
 
 @dataclass(frozen=True)
-class Trial(paired_report.Trial):
+class Trial(paired_report.TestedTrial):
     """Test metrics of the last epoch's student, and the metrics of its sample weights.
 
     Attributes:
-        accuracy: Test accuracy.
-        nll: Test negative log-likelihood.
-        ece: Test expected calibration error.
         validation: Validation accuracy.
         influence: Last value of each metric of the weights; `auc_noisy` belongs to the underlying
             scores.
     """
 
-    accuracy: float
-    nll: float
-    ece: float
     validation: float
     influence: dict[str, float]
 

@@ -210,6 +210,13 @@ def train_trial(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
     return [record.metrics for record in records], time.monotonic() - start
 
 
+def test_results(spec: TrialSpec, last: dict[str, float], seconds: float) -> dict[str, Any]:
+    """Return the fields of a `TestedTrial`, from the metrics of its last epoch."""
+    metrics = {name: last[f"test/last/{name}"] for name in ("accuracy", "nll", "ece")}
+    named = {"variant": spec.name, "seed": spec.configuration.seed, "seconds": seconds}
+    return named | metrics
+
+
 class Results(Generic[Kept]):
     """A file of one setup with one line per trial.
 

@@ -1,15 +1,17 @@
-"""Compute statistics of paired trials: differences, standard errors, Holm's correction.
+"""Tabulate statistics of paired trials: means and differences with standard errors.
 
 A subclass of `Trial` defines the results of one trial.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.reporting.statistics import Difference, difference, holm
 
 Values = NDArray[np.float64]
 
@@ -36,12 +38,23 @@ Kept = TypeVar("Kept", bound=Trial)
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean over paired seeds, its standard error, and the two-sided paired t-test's p-value."""
+class TestedTrial(Trial):
+    """Test metrics of the last epoch's student; subclasses add their own.
 
-    mean: float
-    error: float
-    p: float
+    Attributes:
+        accuracy: Test accuracy.
+        nll: Test negative log-likelihood.
+        ece: Test expected calibration error.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+
+    @property
+    def outcome(self) -> str:
+        """Return the test accuracy as text."""
+        return f"{self.accuracy:.4f}"
 
 
 class Table(Generic[Kept]):
@@ -58,11 +71,13 @@ class Table(Generic[Kept]):
 
     def difference(self, variant: str, other: str, of: Callable[[Kept], float]) -> Difference:
         """Return the difference of a value between two variants, over their common seeds."""
-        mine, theirs = self.rows[variant], self.rows[other]
-        each = np.array(
-            [of(mine[seed]) - of(theirs[seed]) for seed in sorted(set(mine) & set(theirs))]
+        mine, theirs = (
+            {seed: of(trial) for seed, trial in self.rows[name].items()}
+            for name in (variant, other)
         )
-        return Difference(float(each.mean()), error(each), p_value(each))
+        found = difference(mine, theirs)
+        assert found, f"{variant} and {other} have no seed in common"
+        return found
 
     def gains(
         self, rival: str, names: list[str], tested: set[str], of: Callable[[Kept], float]
@@ -76,16 +91,15 @@ class Table(Generic[Kept]):
             of: The compared value, as a fraction of 1.
         """
         gains = {name: self.difference(name, rival, of) for name in names if name != rival}
-        corrected = holm({name: gain.p for name, gain in gains.items() if name in tested})
+        known = {name: gain.p for name, gain in gains.items() if name in tested}
+        corrected = holm({name: p for name, p in known.items() if p is not None})
         cells = {
-            name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True)
+            name: plus_minus(
+                100 * gain.mean, math.nan if gain.error is None else 100 * gain.error, sign=True
+            )
             for name, gain in gains.items()
         }
-        cells |= {
-            name: f"{cells[name]} (p = {p:.2g})"
-            for name, p in corrected.items()
-            if not math.isnan(p)
-        }
+        cells |= {name: f"{cells[name]} (p = {p:.2g})" for name, p in corrected.items()}
         return {rival: "0", **cells}
 
     def cell(self, variant: str, of: Callable[[Kept], float], digits: int = 2) -> str:
@@ -104,31 +118,6 @@ class Table(Generic[Kept]):
 def error(values: Values) -> float:
     """Return the standard error of the mean; NaN for one value."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
-def p_value(differences: Values) -> float:
-    """Return the p-value of a two-sided paired t-test.
-
-    It is 1 if all differences are zero, and NaN for a single difference.
-    """
-    from scipy.stats import ttest_1samp  # type: ignore[import-untyped]
-
-    if len(differences) < 2:
-        return math.nan
-    return 1.0 if not differences.any() else float(ttest_1samp(differences, 0.0).pvalue)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values corrected for their number (Holm 1979).
-
-    The smallest is multiplied by m, the next by m - 1, and so on; values never fall and are at most
-    1.
-    """
-    corrected, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        corrected[name] = math.nan if math.isnan(p_values[name]) else largest
-    return corrected
 
 
 def plus_minus(mean: float, deviation: float, digits: int = 2, sign: bool = False) -> str:

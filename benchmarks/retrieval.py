@@ -36,7 +36,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from benchmarks.common import ROOT, Result, compare_results, make_parser, make_result, print_results
+from benchmarks.common import (
+    ROOT,
+    Result,
+    compare_results,
+    make_result,
+    make_size_parser,
+    print_results,
+)
 from benchmarks.influence import GIB, MIB, Memory, now
 from methods.aggregation import aggregate_class_logits
 from methods.retrieval import nearest, recall
@@ -201,22 +208,7 @@ CASES = ("neighbours", "positives", "class")
 
 def read_options() -> Namespace:
     """Parse the command line."""
-
-    def numbers(text: str) -> list[int]:
-        return [int(word) for word in text.split(",")]
-
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "--cases",
-        type=lambda text: text.split(","),
-        default=list(CASES),
-        help=f"of {', '.join(CASES)}",
-    )
-    parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
-    parser.add_argument("--classes", type=numbers, default=[10, 100])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--theirs-limit-gib", type=float, default=4.0)
+    parser = make_size_parser(__doc__, CASES)
     parser.add_argument("--side", choices=["ours", "theirs", "whole"], help=SUPPRESS)
     parser.add_argument("--found", type=Path, help=SUPPRESS)
     return parser.parse_args()

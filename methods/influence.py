@@ -338,27 +338,6 @@ def scores(
     return InfluenceScores(-problem.directional_derivatives(direction), iterations, residual)
 
 
-def self_influence(problem: LastLayer, damping: float) -> Tensor:
-    """Return grad l_i^T (H + damping I)^-1 grad l_i of every training sample, (n,), non-negative.
-
-    It is computed by Cholesky, in blocks of samples.
-    """
-    matrix = problem.matrix()
-    matrix.diagonal().add_(damping)
-    factor = _cholesky(matrix, damping)
-    block_rows = max(1, problem.limit_bytes // (4 * 8 * problem.size))
-    influences = []
-    for start in range(0, problem.samples, block_rows):
-        gradients = problem.gradients(
-            slice(start, min(start + block_rows, problem.samples))
-        ).double()
-        influences.append(
-            torch.linalg.solve_triangular(factor, gradients.T, upper=False).square_().sum(dim=0)
-        )
-        del gradients  # otherwise two blocks are held at once
-    return torch.cat(influences).to(problem.weights)
-
-
 def largest_eigenvalue(
     problem: Problem, like: Tensor, iterations: int = 50, seed: int = 0
 ) -> float:

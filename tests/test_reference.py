@@ -1,6 +1,8 @@
 """Test that reference pages are complete and current, and that metrics and files are described."""
 
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from orchestrator.config.objectives import BETTER
 from orchestrator.config.schema import Configuration, PeerTraining
 from orchestrator.reporting.figures.trial import pictures
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import STORE_FILES, Store, undescribed_files
+from orchestrator.store.store import STORE_FILES, Store
 from orchestrator.training.metric_names import FIGURES, METRICS, is_described
 from scripts import reference
 
@@ -105,6 +107,35 @@ def test_every_figure_of_a_trial_is_described(store: Store) -> None:
     folder = next((store.root / "sweeps" / "mine" / "trials").iterdir())
     drawn = set(pictures(folder, complete=True))
     assert {"terms", "distributions"} <= drawn <= set(FIGURES)
+
+
+PARTS = {
+    "NAME": r"[^/]+",
+    "FINGERPRINT": r"[0-9a-f]{8,64}",
+    "PART_ARRAY": r"(train|validation|test)_[a-z_]+",
+    "LETTER": r"[b-h]",
+    "N": r"\d+",
+    "**": r".+",
+    "*": r"[^/]+",
+}
+_TOKEN = re.compile("|".join(map(re.escape, PARTS)))
+
+
+def undescribed_files(root: Path) -> Iterator[str]:
+    """Yield each file of a store, relative to its root, that `STORE_FILES` does not describe."""
+    patterns = [re.compile(_expression(pattern)) for pattern in STORE_FILES]
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not any(pattern.fullmatch(name) for pattern in patterns):
+            yield name
+
+
+def _expression(pattern: str) -> str:
+    tokens = _TOKEN.split(pattern)
+    return "".join(
+        re.escape(text) + (PARTS[token] if token else "")
+        for text, token in zip(tokens, [*_TOKEN.findall(pattern), ""], strict=True)
+    )
 
 
 def test_every_file_of_a_store_is_described(store: Store) -> None:

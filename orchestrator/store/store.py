@@ -379,30 +379,3 @@ STORE_FILES: dict[str, str] = {
     "sweeps/NAME/trials/N/influence/**": "snapshots for the influence actor",
     "**.damaged": "a damaged file or folder that was renamed; it is not read and can be removed",
 }
-PARTS = {
-    "NAME": r"[^/]+",
-    "FINGERPRINT": r"[0-9a-f]{8,64}",
-    "PART_ARRAY": r"(train|validation|test)_[a-z_]+",
-    "LETTER": r"[b-h]",
-    "N": r"\d+",
-    "**": r".+",
-    "*": r"[^/]+",
-}
-_TOKEN = re.compile("|".join(map(re.escape, PARTS)))
-
-
-def undescribed_files(root: Path) -> Iterator[str]:
-    """Yield each file of a store, relative to its root, that `STORE_FILES` does not describe."""
-    patterns = [re.compile(_expression(pattern)) for pattern in STORE_FILES]
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and not any(pattern.fullmatch(name) for pattern in patterns):
-            yield name
-
-
-def _expression(pattern: str) -> str:
-    tokens = _TOKEN.split(pattern)
-    return "".join(
-        re.escape(text) + (PARTS[token] if token else "")
-        for text, token in zip(tokens, [*_TOKEN.findall(pattern), ""], strict=True)
-    )

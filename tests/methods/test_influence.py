@@ -316,20 +316,6 @@ def test_flat_held_out_loss_gives_no_influence(
     assert torch.equal(found.direction, torch.zeros(problem.size).double())
 
 
-@pytest.mark.parametrize("limit_bytes", [1, 1 << 20])
-def test_self_influence_is_the_quadratic_form_of_every_gradient(
-    small: Small, limit_bytes: int
-) -> None:
-    problem = small.problem(limit_bytes)
-    inverse = torch.linalg.inv(
-        dense(small) + DAMPING * torch.eye(problem.size, dtype=torch.float64)
-    )
-    gradients = problem.gradients(ALL)
-    found = influence.self_influence(problem, DAMPING)
-    torch.testing.assert_close(found, torch.einsum("np,pq,nq->n", gradients, inverse, gradients))
-    assert (found >= 0).all()
-
-
 def test_only_exact_estimator_needs_memory_for_a_matrix() -> None:
     size = 100 * 513
     assert influence.needed_bytes("exact", 50_000, 100, 512, size) > 2 * 8 * size**2 - 1
