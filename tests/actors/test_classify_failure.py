@@ -97,7 +97,7 @@ def test_classification_on_a_device(
         (
             MemoryError(),
             "teacher",
-            "out of memory on cuda:0 with teacher.training.batch_size = 256: lower "
+            "out of memory on cuda:0 with teacher.training.batch_size = 64: lower "
             "teacher.training.batch",
         ),
     ],
