@@ -1,10 +1,13 @@
 """Fixtures of all tests: one thread, and configurations that run in a second."""
 
+import contextlib
 import os
+import shutil
+import sqlite3
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +23,13 @@ from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import write_json
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS
-from orchestrator.tracking import model_registry, overrides
+from orchestrator.tracking import model_registry, overrides, schema
 
 torch.set_num_threads(1)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
+Initialize = Callable[[Path, Path], None]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +47,30 @@ def no_variables_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name in overrides.UNUSED:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def initialize_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Initialize]:
+    """Copy MLflow's schema into new databases, and return the function that creates one.
+
+    The creation takes seconds for each store. Tests of it put this function back.
+    """
+    template, initialize = tmp_path_factory.mktemp("schema") / "mlflow.db", schema._initialize
+
+    def copy(database: Path, artifacts: Path) -> None:
+        if database.is_file() and database.stat().st_size:
+            initialize(database, artifacts)
+            return
+        if not template.exists():
+            initialize(template, template.parent)
+        shutil.copyfile(template, database)
+        default = "UPDATE experiments SET artifact_location = ?"  # that of the only experiment
+        with contextlib.closing(sqlite3.connect(database)) as known, known:
+            known.execute(default, (f"{artifacts.as_uri()}/0",))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "_initialize", copy)
+        yield initialize
 
 
 @pytest.fixture(scope="session")

@@ -153,6 +153,8 @@ def test_existing_name_is_refused(store: str) -> None:
         "--set",
         "training.epochs=1",
         "--set",
+        "data.limit.train=200",
+        "--set",
         "teacher=null",
         "--set",
         "method.name=cross_entropy",
@@ -180,6 +182,10 @@ def test_diverging_training_has_no_usable_trial(store: str) -> None:
         "training.learning_rate=1e12",
         "--set",
         "method.name=kd",
+        "--set",
+        "data.limit.train=200",
+        "--set",
+        "teacher.training.epochs=1",
     )
     assert code == NO_USABLE_TRIAL and "the loss is not finite in epoch 1" in output
 

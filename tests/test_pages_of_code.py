@@ -20,6 +20,7 @@ COPIED_FOLDERS = (
     "tests/search_spaces",
     "tests/training",
 )
+FULL, SMALL = "data: {name: digits}", "data: {name: digits, limit: {train: 320}}"
 RUN_ALL = """
 import json, runpy, sys
 for words in json.loads(sys.argv[1]):
@@ -37,7 +38,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy the parts of the project that the pages change; return the copy."""
+    """Copy the parts of the project that the pages change, with fewer images; return the copy."""
     for name in COPIED_FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (
@@ -48,6 +49,10 @@ def copy_project(folder: Path) -> Path:
         "tests/refusal.py",
     ):
         shutil.copy(ROOT / name, folder / name)
+    experiment = folder / "configs" / "digits.yaml"  # that of a command without `--config`
+    text = experiment.read_text()
+    assert FULL in text
+    experiment.write_text(text.replace(FULL, SMALL))
     return folder
 
 

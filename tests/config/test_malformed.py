@@ -97,7 +97,9 @@ def test_a_malformed_value_is_planned_or_refused_in_one_sentence(
         if key.startswith("peers.b.")
         else []
     )
-    for value in VALUES:
+    # numbers have one parser, and test_capacity.py tests their bounds: each gets a third of these
+    first, step = (KEYS.index(key) % 3, 3) if key in NUMBERS else (0, 1)
+    for value in VALUES[first::step]:
         planned(store, [*companions, f"{key}={value}"], "sweep")
 
 

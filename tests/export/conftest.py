@@ -12,6 +12,7 @@ from orchestrator.store.store import FORMAT_FILE, Store
 SETTINGS = (
     "training.epochs=3",
     "teacher.training.epochs=1",
+    "data.limit.train=400",
     "student.name=cnn",
     "student.width=4",
     "method.temperature=3",

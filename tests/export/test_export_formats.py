@@ -23,6 +23,9 @@ from orchestrator.models.network import Network
 from tests.families import SMALL, trained
 
 LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX
+# tests/tracking/test_served_families.py writes and reads the program of every family
+REPEATED = pytest.mark.slow
+ONNX_MARKS = {"cnn": REPEATED}  # separable_cnn has its layers
 ONNX = [
     package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None
 ]
@@ -44,7 +47,9 @@ def test_every_network_is_of_a_family_that_is_looked_at() -> None:
     assert set(MODELS) == set(SMALL) | set(DEPTHS) | {"resnet34", "resnet50"}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=REPEATED if name in LARGE else ()) for name in SMALL]
+)
 def test_a_program_gives_the_logits_of_the_student_for_any_batch_and_unpickles_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +72,10 @@ def test_a_program_gives_the_logits_of_the_student_for_any_batch_and_unpickles_n
 @needs_onnx
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.faults if name in LARGE else ()) for name in SMALL],
+    [
+        pytest.param(name, marks=pytest.mark.faults if name in LARGE else ONNX_MARKS.get(name, ()))
+        for name in SMALL
+    ],
 )
 def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_path: Path) -> None:
     shape, settings = SMALL[name]

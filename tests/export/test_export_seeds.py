@@ -13,7 +13,14 @@ from orchestrator.export.export import export
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json, write_json
 
-SETTINGS = ("training.epochs=1", "student.name=mlp", "student.width=4", "method.name=cross_entropy")
+SETTINGS = (
+    "training.epochs=1",
+    "teacher.training.epochs=1",
+    "data.limit.train=200",
+    "student.name=mlp",
+    "student.width=4",
+    "method.name=cross_entropy",
+)
 UNKNOWN = "One training, with seed 1: the variation over seeds was not measured."
 
 

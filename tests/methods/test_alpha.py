@@ -123,8 +123,10 @@ def test_many_steps_against_the_clamp_leave_alpha_finite_and_within(
     assert all(parameter.isfinite().all() for parameter in method.parameters())
 
 
-@pytest.mark.parametrize("form", ["raw", "uncertainty", "entropy", "bayes"])
-@pytest.mark.parametrize("scale", [3.0, 1e4])
+@pytest.mark.parametrize(
+    ("form", "scale"),
+    [*((form, 3.0) for form in ("raw", "uncertainty", "entropy", "bayes")), ("raw", 1e4)],
+)
 def test_learned_alpha_returns_from_both_ends_of_the_clamp(
     form: str, scale: float, prepare: Any, make_batch: Any
 ) -> None:

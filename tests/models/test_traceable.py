@@ -18,6 +18,7 @@ CLASSES = 7
 # A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. Both repeat the block of
 # resnet8, resnet32x4 that of resnet8x4, and resnet34 that of resnet18. resnet50 has equal layers.
 LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
+REPEATED = set(LONG) - {"resnet50"}  # the blocks of the others are exported too
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,10 @@ def step(network: nn.Module, inputs: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in MODELS],
+)
 def test_exported_network_supports_other_batch_sizes(name: str) -> None:
     network = made(name).eval()
     dynamic = {"inputs": {0: torch.export.Dim("batch")}}
@@ -101,7 +105,10 @@ def test_dropout_is_drawn_as_without_compilation() -> None:
     assert torch.equal(step(eager, images("mlp", 6)), step(compiled, images("mlp", 6)))
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8", "mobilenet_v2"])
+# the step of mobilenet_v2 is compiled once by the test of each network above
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", "resnet8", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
+)
 def test_a_second_network_of_the_same_shape_is_not_compiled_again(name: str) -> None:
     compiler, losses = Counting(), []
     for seed in range(2):

@@ -6,6 +6,7 @@ from orchestrator.core.errors import TrialError
 from tests.refusal import refused
 from tests.sweep_runs import RunSweep, student_trace
 
+FEW = ("data.limit.train=200", "data.limit.validation=100", "data.limit.test=100")
 B = (
     "peers.b.network.name=mlp",
     "peers.b.network.width=8",
@@ -19,6 +20,7 @@ def test_failed_training_reports_the_reason(run: RunSweep) -> None:
             "method.name=cross_entropy",
             "teacher=null",
             "training.learning_rate=1e12",
+            *FEW,
             kind="train",
             local=True,
         )
@@ -33,7 +35,13 @@ def test_every_method_trains(run: RunSweep) -> None:
             else ()
         )
         sweep = run(
-            f"method.name={name}", "training.epochs=2", *peers, kind="train", name=name, local=True
+            f"method.name={name}",
+            "training.epochs=2",
+            *FEW,
+            *peers,
+            kind="train",
+            name=name,
+            local=True,
         )
         metrics = sweep.trials[0].metrics
         assert sweep.trials[0].state == "complete" and "validation/agreement" in metrics
@@ -47,7 +55,7 @@ def test_every_method_trains(run: RunSweep) -> None:
 
 
 def test_local_training_of_two_students_uses_one_process(run: RunSweep) -> None:
-    given = ("method.name=dual_student", *B, "data.limit.train=200", "training.epochs=3")
+    given = ("method.name=dual_student", *B, *FEW, "training.epochs=3")
     sweep = run(*given, kind="train", local=True)
     (trial,) = sweep.trials.values()
     assert trial.state == "complete" and trial.epochs == 3

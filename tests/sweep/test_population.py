@@ -116,7 +116,7 @@ def test_copying_trial_continues_with_its_changed_settings(tmp_path: Path) -> No
 
 def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
     played = []
-    for order in range(5):
+    for order in range(3):
         random.seed(order)  # other random draws have no effect
         played.append(play(tmp_path / str(order), order=order, concurrency=1 + order)[0])
     changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
@@ -131,17 +131,16 @@ def test_failed_trial_does_not_block_the_others(epoch: int, number: int, tmp_pat
     def failing(each: int, at: int) -> float | None:
         return None if each == number and at == epoch else better_later(each, at)
 
-    for order in range(2):
-        sweep, _ = play(tmp_path / str(order), score=failing, order=order)
-        states = {each: trial.state for each, trial in sweep.trials.items()}
-        assert states.pop(number) == "failed" and set(states.values()) == {"complete"}
-        late = [
-            change
-            for trial in sweep.trials.values()
-            for change in trial.changes
-            if change["epoch"] >= epoch
-        ]
-        assert not any(change["source"] == number for change in late), "no trial copies its weights"
+    sweep, _ = play(tmp_path, score=failing, order=(number + epoch) % 2)
+    states = {each: trial.state for each, trial in sweep.trials.items()}
+    assert states.pop(number) == "failed" and set(states.values()) == {"complete"}
+    late = [
+        change
+        for trial in sweep.trials.values()
+        for change in trial.changes
+        if change["epoch"] >= epoch
+    ]
+    assert not any(change["source"] == number for change in late), "no trial copies its weights"
 
 
 def test_all_but_one_fail(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of a store with an MLflow database, which takes five seconds to create."""
+"""Fixtures of a store with an MLflow database."""
 
 import shutil
 from pathlib import Path

@@ -25,8 +25,15 @@ from orchestrator.tracking.schema import (
     schema_problem,
     upgrade_command,
 )
+from tests.conftest import Initialize
 
 OLDER = "451aebb31d03"  # MLflow's second revision
+
+
+@pytest.fixture(autouse=True)
+def created(initialize_schema: Initialize, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MLflow create the schema of every database."""
+    monkeypatch.setattr(schema, "_initialize", initialize_schema)
 
 
 def execute(database: Path, *statements: str) -> None:
