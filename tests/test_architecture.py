@@ -141,6 +141,8 @@ def test_lower_packages_do_not_import_the_orchestrator_or_the_command_line() -> 
             ),
         ),
         ("faiss", ("orchestrator.teacher.faiss_index",)),
+        ("matplotlib", ("orchestrator.reporting",)),
+        ("jinja2", ("orchestrator.export._model_card", "orchestrator.reporting.html.page")),
     ],
 )
 def test_a_library_is_imported_in_its_package_only(library: str, homes: tuple[str, ...]) -> None:
