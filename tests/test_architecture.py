@@ -25,7 +25,7 @@ EVERY_FILE = [
     for folder in (*PACKAGES, "tests", "benchmarks", "scripts")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ] + [file.name for file in sorted(ROOT.glob("*.py"))]
-HEAVY = ("torch", "ray", "mlflow", "optuna")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "matplotlib", "jinja2")
 BANDS = (  # a package imports only packages before it
     *("core", "models", "config", "store", "data", "teacher", "training"),
     *("cluster", "reporting", "export", "tracking", "sweep", "cli"),
