@@ -25,7 +25,7 @@ EVERY_FILE = [
     for folder in (*PACKAGES, "tests", "benchmarks", "scripts")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ] + [file.name for file in sorted(ROOT.glob("*.py"))]
-HEAVY = ("torch", "ray", "mlflow", "optuna")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "matplotlib", "jinja2")
 BANDS = (  # a package imports only packages before it
     *("core", "models", "config", "store", "data", "teacher", "training"),
     *("cluster", "reporting", "export", "tracking", "sweep", "cli"),
@@ -146,6 +146,8 @@ def test_lower_packages_do_not_import_the_orchestrator_or_the_command_line() -> 
             ),
         ),
         ("faiss", ("orchestrator.teacher.faiss_index",)),
+        ("matplotlib", ("orchestrator.reporting",)),
+        ("jinja2", ("orchestrator.export._model_card", "orchestrator.reporting.html.page")),
     ],
 )
 def test_a_library_is_imported_in_its_package_only(library: str, homes: tuple[str, ...]) -> None:

@@ -1,6 +1,5 @@
 """Test the page of a sweep in every state: well-formed, complete, self-contained, escaped."""
 
-import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from markupsafe import escape
 from safetensors.torch import load_file
 from torch import from_numpy
 
@@ -15,7 +15,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.trial import apply
 from orchestrator.data.dataset import Dataset
 from orchestrator.models.build import build
-from orchestrator.reporting.html._chart import Chart
+from orchestrator.reporting.html._chart import Chart, Style
 from orchestrator.reporting.html._predictions import Predictions, predict_held_out
 from orchestrator.reporting.html._sweep_view import SweepView
 from orchestrator.reporting.html.page import POLICY
@@ -216,7 +216,7 @@ def test_hostile_names_and_messages_are_text(tmp_path: Path) -> None:
         and "<img src=x" not in text
     )
     assert found.text.count("<script>alert(1)</script>") >= 4
-    assert html.escape(HOSTILE) in text
+    assert str(escape(HOSTILE)) in text
 
 
 def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +224,9 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sweep = made(tmp_path / "store", 12, "finished", "sweep", "secret")
     change(sweep, 9, message="it said abcdef-secret and password=hunter22")
     charted = Chart("secret", "a title with abcdef-secret")
-    charted.text(1, 1, "abcdef-secret\x1b[2J")
-    assert "abcdef-secret" not in charted.svg() and "\x1b" not in charted.svg()
+    charted.label("abcdef-secret\x1b[2J")
+    charted.marks([(0, 0, "abcdef-secret")], Style(0))
+    assert "abcdef-secret" not in charted.svg and "\x1b" not in charted.svg
     text = page_of(sweep).text
     assert "abcdef-secret" not in text and "hunter22" not in text and "***" in text
 

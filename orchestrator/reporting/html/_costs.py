@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from orchestrator.config.objectives import Goal, describe_objective, goals, pareto_front
-from orchestrator.reporting.html import page
-from orchestrator.reporting.html._chart import Chart, Style, fitted, number
+from orchestrator.reporting.html._chart import COLOURS, MUTED, Chart, Style, scale
+from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
+from orchestrator.reporting.html.page import Figure, Table
 from orchestrator.store.records import Trial
 
 ACCURACY = "validation/accuracy"
@@ -22,7 +25,7 @@ class Measured(NamedTuple):
     up: float
 
 
-def against_cost(view: SweepView) -> list[str]:
+def against_cost(view: SweepView) -> list[Figure]:
     """Return charts of validation accuracy against costs of complete trials.
 
     The costs are the seconds of an epoch and the number of parameters. A cost that does not differ
@@ -48,24 +51,24 @@ def against_cost(view: SweepView) -> list[str]:
     return figures
 
 
-def objectives(view: SweepView) -> str:
+def objectives(view: SweepView) -> Figure | None:
     """Return a chart of the first two objectives.
 
-    The result is "" if there are not several objectives, or no complete trial.
+    The result is None if there are not several objectives, or no complete trial.
     """
     wanted = goals(view.sweep.configuration.search)
     if len(wanted) < 2 or not view.searched:
-        return ""
+        return None
     points = [Measured(trial, *trial.values[:2]) for trial in view.complete if trial.values]
     if not points:
-        return ""
+        return None
     names = [describe_objective(view.sweep.configuration, goal.name) for goal in wanted]
     also = f" The front takes all {len(names)} objectives into account." if len(names) > 2 else ""
     best = {trial.number for trial in view.sweep.front()}
     return _scatter(view, "objectives", points, (names[0], names[1]), best, also)
 
 
-def front_table(view: SweepView) -> str:
+def front_table(view: SweepView) -> Table:
     """Return a table of the trials on the Pareto front of several objectives."""
     wanted = goals(view.sweep.configuration.search)
     names = [
@@ -76,7 +79,7 @@ def front_table(view: SweepView) -> str:
         [trial.number, view.method(trial), *(number(value) for value in trial.values or ())]
         for trial in view.sweep.front()
     ]
-    return page.table(["trial", "method", *names], rows)
+    return Table(["trial", "method", *names], rows)
 
 
 def _measured(view: SweepView, cost: str, reached: str) -> list[Measured]:
@@ -105,47 +108,42 @@ def _scatter(
     labels: tuple[str, str],
     best: set[int],
     also: str,
-) -> str:
+) -> Figure:
     chart = Chart(anchor, f"{labels[1]} against {labels[0]}", height=320)
-    x = fitted([point.across for point in points], chart.left, chart.right)
-    y = fitted([point.up for point in points], chart.bottom, chart.top, log=False)
-    chart.x_axis(x, labels[0] + (" (logarithmic)" if x.log else ""))
-    chart.y_axis(y, labels[1])
+    axes = chart.axes
+    scale(axes.xaxis, [point.across for point in points])
+    scale(axes.yaxis, [point.up for point in points], log=False)
+    chart.label(labels[0] + (" (logarithmic)" if axes.get_xscale() == "log" else ""), labels[1])
+    for method in view.methods:
+        for inside in (False, True):
+            marks = [
+                (
+                    point.across,
+                    point.up,
+                    f"{view.label(point.trial)}: {number(point.up)} at {number(point.across)}",
+                )
+                for point in points
+                if view.method(point.trial) == method and (point.trial.number in best) == inside
+            ]
+            chart.marks(marks, Style(view.methods.index(method)), inside, 9 if inside else 6)
     steps = sorted(
         (point for point in points if point.trial.number in best),
         key=lambda point: (point.across, point.up),
     )
     if len(steps) > 1:
-        chart.line(
-            [(x(point.across), y(point.up)) for point in steps],
-            "s6 thin",
-            "4 3",
-            "the Pareto front",
+        axes.plot(
+            [point.across for point in steps],
+            [point.up for point in steps],
+            color=COLOURS[-1],
+            linestyle="--",
+            linewidth=1,
+            alpha=0.55,
+            url="the Pareto front",
         )
-    for point in sorted(points, key=lambda point: point.trial.number in best):
-        style, inside = view.style(point.trial), point.trial.number in best
-        tooltip = f"{view.label(point.trial)}: {number(point.up)} at {number(point.across)}"
-        fill = f"f{style.colour}" if inside else "hollow"
-        chart.mark(
-            x(point.across),
-            y(point.up),
-            style.marker,
-            f"{fill} s{style.colour}",
-            tooltip,
-            size=5 if inside else 3.5,
-        )
-    named: list[tuple[float, float]] = []
-    for point in steps:
-        place = x(point.across), y(point.up)
-        if all(abs(place[0] - across) > 24 or abs(place[1] - up) > 12 for across, up in named):
-            named.append(place)
-            chart.text(place[0], place[1] - 9, str(point.trial.number), "middle")
+    _number_points(chart, steps)
     used = sorted({view.method(point.trial) for point in points})
-    entries = (
-        [(method, Style(view.methods.index(method))) for method in used]
-        if len(view.methods) > 1
-        else []
-    )
+    if len(view.methods) > 1:
+        chart.legend([(method, Style(view.methods.index(method))) for method in used], lines=False)
     caption = (
         f"{len(points)} complete trials. Filled markers with trial numbers, connected by the "
         f"dashed line: the Pareto front.{also}"
@@ -163,4 +161,25 @@ def _scatter(
         )[:ROWS]
     ]
     head = ["trial", "method", *labels, "on the front"]
-    return page.figure(chart, caption, page.legend(entries, lines=False), page.table(head, rows))
+    return Figure(chart, caption, Table(head, rows))
+
+
+def _number_points(chart: Chart, points: Sequence[Measured]) -> None:
+    """Write the numbers of trials above their points, if these are not too close to another."""
+    axes = chart.axes
+    axes.get_xlim(), axes.get_ylim()  # fits the limits to the points
+    to_shares = axes.transScale + axes.transLimits
+    numbered: list[np.ndarray] = []
+    for point in points:
+        place = to_shares.transform((point.across, point.up))
+        if all((abs(place - other) > (0.06, 0.05)).any() for other in numbered):
+            numbered.append(place)
+            axes.annotate(
+                str(point.trial.number),
+                (point.across, point.up),
+                (0, 8),
+                textcoords="offset points",
+                ha="center",
+                fontsize=11,
+                color=MUTED,
+            )

@@ -3,9 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from orchestrator.reporting.html import page
-from orchestrator.reporting.html._chart import BROAD, Chart, Scale, Style, fitted, number
+from orchestrator.reporting.html._chart import (
+    BROAD,
+    MUTED,
+    Chart,
+    Style,
+    category_scale,
+    epochs_scale,
+    scale,
+)
+from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView
+from orchestrator.reporting.html.page import Cell, Figure, Table
 from orchestrator.store.records import Trial
 
 CURVES = 150  # largest number of curves in a chart
@@ -21,41 +30,47 @@ STATES = {  # appearance of the end of a trial
 }
 
 
-def learning_curves(view: SweepView) -> str:
+def learning_curves(view: SweepView) -> Figure | None:
     """Return a chart of the objective of every trial after each epoch.
 
-    The most relevant trials have colours. The result is "" if no epoch was reported.
+    The most relevant trials have colours. The result is None if no epoch was reported.
     """
     known = [trial for trial in view.trials if trial.known]
     if not known:
-        return ""
+        return None
     named = _named(view)
     unnamed = [trial for trial in known if trial.number not in {each.number for each in named}]
     drawn = _spread(unnamed, CURVES - len(named))
     chart = Chart("learning", f"{view.objective} after each epoch", BROAD, 380)
-    last = max(trial.known[-1][0] for trial in known)
-    x = _epochs(max(last, 2), chart.left, chart.right)
-    y = fitted(
-        [value for trial in (*drawn, *named) for _, value in trial.known], chart.bottom, chart.top
-    )
-    chart.x_axis(x, "epoch")
-    chart.y_axis(y, view.objective)
+    epochs_scale(chart.axes.xaxis, 1, max(2, *(trial.known[-1][0] for trial in known)))
+    scale(chart.axes.yaxis, [value for trial in (*drawn, *named) for _, value in trial.known])
+    chart.label("epoch", view.objective)
     for trial in drawn:
-        chart.line(
-            [(x(epoch), y(value)) for epoch, value in trial.known],
-            "faint",
-            title=_ended(view, trial),
+        chart.axes.plot(
+            *zip(*trial.known, strict=True),
+            color=MUTED,
+            alpha=0.4,
+            linewidth=1,
+            url=_ended(view, trial),
         )
-    for place, trial in enumerate(named):
-        style, points = Style(place), [(x(epoch), y(value)) for epoch, value in trial.known]
-        chart.line(points, f"s{style.colour}", style.dash, _ended(view, trial))
-        chart.mark(
-            *points[-1], style.marker, f"f{style.colour} s{style.colour}", _ended(view, trial)
+    styles = {trial.number: Style(place) for place, trial in enumerate(named)}
+    for trial in named:
+        style = styles[trial.number]
+        chart.axes.plot(
+            *zip(*trial.known, strict=True),
+            color=style.colour,
+            linestyle=style.dash,
+            linewidth=2,
+            marker=style.marker,
+            markevery=[len(trial.known) - 1],
+            url=_ended(view, trial),
         )
-    entries = [
-        (f"{view.label(trial)}, {trial.state.replace('_', ' ')}", Style(place))
-        for place, trial in enumerate(named)
-    ]
+    chart.legend(
+        [
+            (f"{view.label(trial)}, {trial.state.replace('_', ' ')}", styles[trial.number])
+            for trial in named
+        ]
+    )
     left_out = len(unnamed) - len(drawn)
     caption = (
         f"Each line is a trial; "
@@ -64,7 +79,7 @@ def learning_curves(view: SweepView) -> str:
     )
     caption += ", the others in grey." if drawn else "."
     caption += f" {left_out} of {len(known)} trials are omitted, evenly spaced." if left_out else ""
-    return page.figure(chart, caption, page.legend(entries), _values(view, named or known[:NAMED]))
+    return Figure(chart, caption, _values(view, named or known[:NAMED]))
 
 
 def _named(view: SweepView) -> list[Trial]:
@@ -93,7 +108,7 @@ def _ended(view: SweepView, trial: Trial) -> str:
     )
 
 
-def _values(view: SweepView, trials: Sequence[Trial]) -> str:
+def _values(view: SweepView, trials: Sequence[Trial]) -> Table:
     last = max(trial.epochs for trial in trials)
     every = -(-last // ROWS)
     epochs = sorted({*range(every, last + 1, every), last})
@@ -102,100 +117,76 @@ def _values(view: SweepView, trials: Sequence[Trial]) -> str:
         [epoch, *(number(values[epoch]) if epoch in values else "" for values in known)]
         for epoch in epochs
     ]
-    return page.table(["epoch", *(view.label(trial) for trial in trials)], rows)
+    return Table(["epoch", *(view.label(trial) for trial in trials)], rows)
 
 
-def _epochs(last: int, start: float, end: float, first: float = 1.0) -> "Epochs":
-    return Epochs(first, float(last), start, end)
-
-
-class Epochs(Scale):
-    """Scale whose ticks are whole epochs and include the last one."""
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return positions and labels of its ticks."""
-        first, last = int(self.low), int(self.high)
-        step = next(
-            step
-            for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6)
-            if (last - first) / step <= 10
-        )
-        ticks = [
-            epoch
-            for epoch in range(-(-first // step) * step, last + 1, step)
-            if last - epoch >= 0.6 * step
-        ] + [last]
-        return [(self(epoch), str(epoch)) for epoch in ticks]
-
-
-def stopped(view: SweepView) -> str:
-    """Return a chart of the trained epochs and final states of the trials; "" for one trial."""
+def stopped(view: SweepView) -> Figure | None:
+    """Return a chart of the trained epochs and final states of the trials; None for one trial."""
     if len(view.trials) < 2:
-        return ""
+        return None
     return _lanes(view) if len(view.trials) <= LANES else _remaining(view)
 
 
-def _lanes(view: SweepView) -> str:
+def _lanes(view: SweepView) -> Figure:
     trials = view.trials
-    chart = Chart(
-        "stopped",
-        "Epochs trained by each trial",
-        BROAD,
-        70 + max(13.0 * len(trials), 60.0),
-        (14, 20, 46, 44),
-    )
-    x = _epochs(view.epochs, chart.left, chart.right, first=0.0)
-    chart.x_axis(x, "epochs trained")
-    band = (chart.bottom - chart.top) / len(trials)
+    height = 70 + max(13.0 * len(trials), 60.0)
+    chart = Chart("stopped", "Epochs trained by each trial", BROAD, height)
+    epochs_scale(chart.axes.xaxis, 0, view.epochs)
+    category_scale(chart.axes.yaxis, [str(trial.number) for trial in trials])
+    chart.axes.invert_yaxis()
+    chart.label("epochs trained", "trial")
     for place, trial in enumerate(trials):
-        y = chart.top + (place + 0.5) * band
         state = view.state_of(trial)
-        style = STATES[state]
-        tooltip = f"{view.label(trial)}: {state.replace('_', ' ')} after {trial.epochs} epochs"
-        chart.text(chart.left - 8, y + 4, str(trial.number), "end")
-        chart.line([(x(0), y), (x(trial.epochs), y)], f"s{style.colour}", style.dash, tooltip)
-        chart.mark(x(trial.epochs), y, style.marker, f"f{style.colour} s{style.colour}", tooltip)
-    chart.text(13, (chart.top + chart.bottom) / 2, "trial", "middle", "label", turn=-90)
+        chart.axes.plot(
+            (0, trial.epochs),
+            (place, place),
+            color=STATES[state].colour,
+            linestyle=STATES[state].dash,
+            linewidth=2,
+            marker=STATES[state].marker,
+            markevery=[1],
+            clip_on=False,
+            url=f"{view.label(trial)}: {state.replace('_', ' ')} after {trial.epochs} epochs",
+        )
     counts = Counter(view.state_of(trial) for trial in trials)
-    entries = [
-        (f"{state.replace('_', ' ')} ({counts[state]})", style)
-        for state, style in STATES.items()
-        if counts[state]
-    ]
+    chart.legend(
+        [
+            (f"{state.replace('_', ' ')} ({counts[state]})", style)
+            for state, style in STATES.items()
+            if counts[state]
+        ]
+    )
     caption = "The length of a line is the number of epochs; the marker shows the final state."
-    return page.figure(chart, caption, page.legend(entries), _endings(view))
+    return Figure(chart, caption, _endings(view))
 
 
-def _remaining(view: SweepView) -> str:
+def _remaining(view: SweepView) -> Figure:
     """Return a chart of how many trials reached each epoch, for many trials."""
     chart = Chart("stopped", "Number of trials that reached each epoch", BROAD, 320)
-    x = _epochs(view.epochs, chart.left, chart.right, first=0.0)
-    y = Scale(0.0, float(len(view.trials)), chart.bottom, chart.top)
-    chart.x_axis(x, "epochs trained")
-    chart.y_axis(y, "trials")
-    points = []
-    for epoch in range(view.epochs + 1):
-        reached = sum(trial.epochs >= epoch for trial in view.trials)
-        points += [(x(max(epoch - 1, 0)), y(reached)), (x(epoch), y(reached))]
-    chart.line(points, "s0")
+    epochs = range(view.epochs + 1)
+    reached = [sum(trial.epochs >= epoch for trial in view.trials) for epoch in epochs]
+    chart.axes.step(epochs, reached, where="pre", color=Style(0).colour, linewidth=2)
+    epochs_scale(chart.axes.xaxis, 0, view.epochs)
+    scale(chart.axes.yaxis, reached, log=False)
+    chart.axes.set_ylim(bottom=0)
+    chart.label("epochs trained", "trials")
     caption = (
         f"Number of the {len(view.trials)} trials that trained at least this many epochs; the "
         f"curve drops where trials ended."
     )
-    return page.figure(chart, caption, behind=_endings(view))
+    return Figure(chart, caption, _endings(view))
 
 
-def _endings(view: SweepView) -> str:
+def _endings(view: SweepView) -> Table:
     """Return a table of the trials that ended after each epoch, by state."""
     ended: dict[tuple[int, str], list[int]] = {}
     for trial in view.trials:
         ended.setdefault((trial.epochs, view.state_of(trial)), []).append(trial.number)
     rows = [
-        [epochs, state.replace("_", " "), len(numbers), page.Cell(_listed(numbers), words=True)]
+        [epochs, state.replace("_", " "), len(numbers), Cell(_listed(numbers), words=True)]
         for (epochs, state), numbers in sorted(ended.items())
     ]
-    return page.table(["after epoch", "state", "trials", "numbers"], rows)
+    return Table(["after epoch", "state", "trials", "numbers"], rows)
 
 
 def _listed(numbers: Sequence[int], most: int = 40) -> str:

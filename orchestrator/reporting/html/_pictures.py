@@ -4,8 +4,8 @@ import io
 from typing import TYPE_CHECKING
 
 from orchestrator.config.trial import apply
-from orchestrator.reporting.html import page
 from orchestrator.reporting.html._sweep_view import SweepView
+from orchestrator.reporting.html.page import Picture
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Trial
 from orchestrator.store.store import Store
@@ -32,24 +32,23 @@ CAPTIONS = {
 }
 
 
-def pictures(store: Store, view: SweepView) -> str:
-    """Return the figures of the best trial of each method; "" if there are none."""
-    return "".join(
-        filter(
-            None,
-            (_figures_of_trial(store, view, trial) for trial in view.best_of_methods()[:TRIALS]),
-        )
-    )
+def pictures(store: Store, view: SweepView) -> list[tuple[str, list[Picture] | str]]:
+    """Return the name of the best trial of each method with its figures, or why it has none."""
+    shown = [
+        (view.label(trial), _figures_of_trial(store, view, trial))
+        for trial in view.best_of_methods()[:TRIALS]
+    ]
+    return [(label, figures) for label, figures in shown if figures]
 
 
-def _figures_of_trial(store: Store, view: SweepView, trial: Trial) -> str:
+def _figures_of_trial(store: Store, view: SweepView, trial: Trial) -> list[Picture] | str:
     from orchestrator.reporting.figures.trial import trial_figures
 
     folder, figures = view.sweep.trial_folder(trial.number), []
     try:
         checkpoint_storage(store, folder).download(LIGHT)
     except OSError as error:
-        return page.paragraph(
+        return (
             f"The figures of {view.label(trial)} could not be fetched "
             f"({' '.join(str(error).split())[:300]})."
         )
@@ -59,17 +58,9 @@ def _figures_of_trial(store: Store, view: SweepView, trial: Trial) -> str:
         for name, drawn in trial_figures(folder, trial.state == "complete", view.classes, letter):
             kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
             title = f"{prefix}{name.replace('_', ' ')}"
-            broad = drawn.get_figwidth() > BROAD
-            figures.append(
-                page.picture(
-                    kind,
-                    content,
-                    title,
-                    f"{view.label(trial)}: {CAPTIONS.get(name, title)}.",
-                    broad,
-                )
-            )
-    return f"<h3>{page.text(view.label(trial))}</h3>{page.charts(figures)}" if figures else ""
+            caption = f"{view.label(trial)}: {CAPTIONS.get(name, title)}."
+            figures.append(Picture(kind, content, title, caption, drawn.get_figwidth() > BROAD))
+    return figures
 
 
 def _file(drawn: "Figure", salt: str) -> tuple[str, bytes]:

@@ -4,25 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator.config.trial import Parameters
-from orchestrator.reporting.html import page
 from orchestrator.reporting.html._chart import (
     BROAD,
-    NARROW,
-    Axis,
+    COLOURS,
+    MUTED,
+    PAPER,
     Chart,
-    Names,
-    Scale,
     Style,
-    axis_of,
-    fitted,
-    is_number,
-    number,
-    short,
-    slants,
-    word,
+    category_scale,
+    is_wide,
+    label_bars,
+    locator,
+    scale,
+    setting_scale,
 )
+from orchestrator.reporting.html._format import is_number, number, short, word
 from orchestrator.reporting.html._sweep_view import SweepView
+from orchestrator.reporting.html.page import Cell, Figure, Table
 from orchestrator.reporting.importance import METHOD, Importance, Ranking
 from orchestrator.store.records import Trial
 
@@ -30,10 +32,18 @@ BARS = 8  # settings of a ranking in a chart
 RANKINGS = 4  # rankings with a chart; the table has all
 AXES = 9  # of parallel coordinates, including the objective
 LINES = 200
-GRID = 22  # cells of a contour plot along each side
+GRID = 40  # points of a contour plot along each side
+LEVELS = 9  # of a contour plot
+GAP = 0.1  # share of an axis of parallel coordinates below its numbers, for trials without a value
 LEAST = 4  # least number of trials in a contour plot
 EDGE = 0.05  # share of a range that counts as its edge
 MISSING = "not set"
+TICK: dict[str, Any] = {  # on an axis of parallel coordinates, readable in front of the lines
+    "fontsize": 10,
+    "color": MUTED,
+    "zorder": 3,
+    "bbox": {"facecolor": PAPER, "alpha": 0.7, "edgecolor": "none", "pad": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -116,52 +126,52 @@ def at_the_edge(trial: Trial, found: Importance) -> list[str]:
         low, high = (getattr(bounds.get(name), end, None) for end in ("low", "high"))
         if low is None or high is None or low >= high or not is_number(value):
             continue
-        share = Scale(float(low), float(high), 0.0, 1.0, bool(getattr(bounds[name], "log", False)))(
-            value
-        )
-        if min(share, 1 - share) < EDGE:
+        scaled = np.log if getattr(bounds[name], "log", False) else np.float64
+        first, share, last = scaled(low), scaled(value), scaled(high)
+        if min(share - first, last - share) < EDGE * (last - first):
             near.append(f"{name} = {word(value)} of {word(low)} to {word(high)}")
     return near
 
 
-def importance_bars(found: Importance) -> list[str]:
-    """Return a chart for each of the widest groups of trials, and a table of all groups."""
-    figures = [_bars(place, ranking) for place, ranking in enumerate(found.rankings[:RANKINGS])]
+def importance_bars(found: Importance) -> list[Figure]:
+    """Return a chart for each of the widest groups of trials."""
+    return [_bars(place, ranking) for place, ranking in enumerate(found.rankings[:RANKINGS])]
+
+
+def importance_table(found: Importance) -> Table:
+    """Return the importance of all settings in all groups."""
     rows = [
         [ranking.branch, ranking.trials, name, share, ranking.chance[name], ranking.fanova[name]]
         for ranking in found.rankings
         for name, share in ranking.ped_anova.items()
     ]
-    head = ["group", "trials", "setting", "PED-ANOVA", "chance", "fANOVA"]
-    details = page.details("all groups and settings", page.table(head, rows))
-    return [*figures, f'<div class="broad">{details}</div>']
+    return Table(["group", "trials", "setting", "PED-ANOVA", "chance", "fANOVA"], rows)
 
 
-def _bars(place: int, ranking: Ranking) -> str:
+def _bars(place: int, ranking: Ranking) -> Figure:
     names = list(ranking.ped_anova)[:BARS]
-    chart = Chart(
-        f"importance-{place}",
-        f"Importance of settings: {ranking.branch}",
-        height=70 + 34.0 * len(names),
-        margins=(8, 44, 46, 136),
+    title = f"Importance of settings: {ranking.branch}"
+    chart = Chart(f"importance-{place}", title, height=70 + 34.0 * len(names))
+    kinds = (
+        ("PED-ANOVA", ranking.ped_anova, COLOURS[0], -0.2, COLOURS[0]),
+        ("fANOVA", ranking.fanova, COLOURS[1], 0.2, PAPER),
     )
-    x = Scale(0.0, 1.0, chart.left, chart.right)
-    chart.x_axis(x, "share of the importance")
-    for row, name in enumerate(names):
-        y = chart.top + 34 * row + 4
-        chart.text(chart.left - 8, y + 17, short(name, 20), "end")
-        for turn, (share, kind) in enumerate(
-            ((ranking.ped_anova[name], "f0"), (ranking.fanova[name], "hollow s1"))
-        ):
-            chart.box(
-                x(0),
-                y + 13 * turn,
-                x(share) - x(0),
-                11,
-                kind,
-                f"{name}: {'fANOVA' if turn else 'PED-ANOVA'} {share:.3f}",
-            )
-            chart.text(x(share) + 5, y + 13 * turn + 10, f"{share:.2f}")
+    for kind, values, colour, offset, fill in kinds:
+        shares = [values[name] for name in names]
+        bars = chart.axes.barh(
+            np.arange(len(names)) + offset,
+            shares,
+            0.34,
+            color=fill,
+            edgecolor=colour,
+            linewidth=1.6,
+        )
+        label_bars(chart, bars, [f"{share:.2f}" for share in shares])
+        for bar, name in zip(bars, names, strict=True):
+            bar.set_url(f"{name}: {kind} {values[name]:.3f}")
+    category_scale(chart.axes.yaxis, names, 20)
+    chart.axes.invert_yaxis()
+    chart.label("share of the importance")
     left_out = (
         f" {len(ranking.ped_anova) - BARS} more settings are in the table."
         if len(ranking.ped_anova) > BARS
@@ -174,50 +184,39 @@ def _bars(place: int, ranking: Ranking) -> str:
         if noise
         else ""
     )
-    kinds = (
+    explained = (
         "Filled: PED-ANOVA, which separates the best trials from the others; hollow: fANOVA, "
         "which explains the variance of all values."
     )
-    return page.figure(chart, f"{ranking.trials} trials. {kinds}{doubt}{left_out}")
+    return Figure(chart, f"{ranking.trials} trials. {explained}{doubt}{left_out}")
 
 
-def parallel(view: SweepView, place: int, group: Group) -> str:
+def parallel(view: SweepView, place: int, group: Group) -> Figure:
     """Return parallel coordinates: a line per trial through its settings, up to the objective."""
     ranked = group.trials
-    drawn = ranked[:LINES]
+    drawn = [trial for trial in ranked[:LINES] if trial.value is not None]
     names = group.names[: AXES - 1]
-    chart = Chart(
-        f"parallel-{place}",
-        f"Parallel coordinates: {group.description}",
-        BROAD,
-        330,
-        (20, 60, 64, 110),
-    )
-    values = [trial.value for trial in drawn if trial.value is not None]
-    axes: list[Axis] = [_axis_with_gaps(name, drawn, chart) for name in names] + [
-        fitted(values, chart.bottom, chart.top, log=False)
-    ]
-    step = (chart.right - chart.left) / len(names)
-    places = [chart.left + step * index for index in range(len(axes))]
-    for x, axis, name in zip(places, axes, [*names, view.objective], strict=True):
-        chart.straight((x, chart.top), (x, chart.bottom), "edge")
-        for y, label in axis.ticks:
-            chart.text(x + 4, y + 4, short(label, 13), classes="tick small")
-        chart.text(x, chart.bottom + 14, short(name, 18), "end", "tick", turn=-20)
+    title = f"Parallel coordinates: {group.description}"
+    chart = Chart(f"parallel-{place}", title, BROAD, 330)
+    axes = chart.axes
+    columns = [[trial.settings.get(name, MISSING) for trial in drawn] for name in names]
+    heights = []
+    for x, values in enumerate([*columns, [trial.value for trial in drawn]]):
+        positions, ticks = _unit_positions(values)
+        heights.append(positions)
+        for height, label in ticks:
+            axes.text(x + 0.03, height, short(label, 13), va="center", **TICK)
     good = {trial.number for trial in ranked[: max(1, len(ranked) // 5)]}
-    for trial in reversed(drawn):
-        points = [
-            (x, axis(_value(trial, name, axis)))
-            for x, axis, name in zip(places, axes, [*names, None], strict=True)
-        ]
-        first, dashed = trial is ranked[0], trial.number in good
-        kind = "s1" if first else "s0 thin" if dashed else "faint"
-        chart.line(
-            points,
-            kind,
-            "6 2" if dashed and not first else "",
-            f"{view.label(trial)}: {_value_text(trial)}",
-        )
+    for trial, line in reversed(list(zip(drawn, np.transpose(heights), strict=True))):
+        look: dict[str, Any] = {"color": MUTED, "alpha": 0.4, "linewidth": 1}
+        if trial is ranked[0]:
+            look = {"color": COLOURS[1], "linewidth": 2}
+        elif trial.number in good:
+            look = {"color": COLOURS[0], "alpha": 0.55, "linewidth": 1, "linestyle": (0, (6, 2))}
+        axes.plot(line, url=f"{view.label(trial)}: {_value_text(trial)}", **look)
+    category_scale(axes.xaxis, [*names, view.objective])
+    axes.set(xlim=(-0.05, len(names) + 0.35), ylim=(-0.02, 1.02), yticks=[])
+    axes.grid(color=MUTED, linewidth=1, axis="x")
     left_out = (
         f" Only the best {LINES} of {len(ranked)} trials are drawn." if len(ranked) > LINES else ""
     )
@@ -230,45 +229,38 @@ def parallel(view: SweepView, place: int, group: Group) -> str:
     caption = (
         f"Thick: the best trial; dashed: the best 20 %; grey: the others.{left_out}{more} {behind}"
     )
-    return page.figure(chart, caption)
+    return Figure(chart, caption)
 
 
-def _axis_with_gaps(name: str, trials: Sequence[Trial], chart: Chart) -> Axis:
-    """Return the axis of a setting that some trials may lack."""
-    known = [trial.settings[name] for trial in trials if name in trial.settings]
-    axis = axis_of(known, chart.bottom - 4, chart.top + 4)
-    if len(known) == len(trials):
-        return axis
-    if isinstance(axis, Names):
-        return Names((MISSING, *axis.values), axis.start, axis.end)
-    return _Gapped(axis.low, axis.high, axis.start - 26, axis.end, axis.log)
+def _unit_positions(values: Sequence[Any]) -> tuple[NDArray[Any], list[tuple[float, str]]]:
+    """Return positions of values within 0..1, and positions and labels of ticks.
 
-
-class _Gapped(Scale):
-    """Scale with a position at its start for trials without a value; numbers begin 26 above it."""
-
-    def __call__(self, value: Any) -> float:
-        return (
-            self.start
-            if value == MISSING
-            else Scale(self.low, self.high, self.start - 26, self.end, self.log)(value)
-        )
-
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        return [
-            (self.start, MISSING),
-            *Scale(self.low, self.high, self.start - 26, self.end, self.log).ticks,
+    Trials that lack the setting are at 0.
+    """
+    known = [value for value in values if value != MISSING]
+    if not known or not all(is_number(value) for value in known):
+        names = sorted({word(value) for value in values}, key=lambda name: (name != MISSING, name))
+        at = {name: (place + 0.5) / len(names) for place, name in enumerate(names)}
+        return np.array([at[word(value)] for value in values]), [
+            (height, name) for name, height in at.items()
         ]
+    low, high, log = min(known), max(known), is_wide(known)
+    scaled = np.log if log else np.float64
+    start = GAP if len(known) < len(values) else 0.0
+
+    def position(value: Any) -> float:
+        if value == MISSING:
+            return 0.0
+        share = (scaled(value) - scaled(low)) / (scaled(high) - scaled(low)) if high > low else 0.5
+        return float(start + (1 - start) * share)
+
+    ticks = [tick for tick in locator(log).tick_values(low, high) if low <= tick <= high]
+    labels = [(position(tick), number(tick)) for tick in ticks or [low]]
+    gap = [(0.0, MISSING)] if start else []
+    return np.array([position(value) for value in values]), [*gap, *labels]
 
 
-def _value(trial: Trial, name: str | None, axis: Axis) -> Any:
-    if name is None:
-        return trial.value
-    return trial.settings.get(name, MISSING)
-
-
-def slices(view: SweepView, place: int, group: Group) -> list[str]:
+def slices(view: SweepView, place: int, group: Group) -> list[Figure]:
     """Return charts of the objective against each of the two most important settings."""
     return [
         _slice(view, f"slice-{place}-{index}", group, name)
@@ -276,35 +268,35 @@ def slices(view: SweepView, place: int, group: Group) -> list[str]:
     ]
 
 
-def _slice(view: SweepView, anchor: str, group: Group, name: str) -> str:
+def _slice(view: SweepView, anchor: str, group: Group, name: str) -> Figure:
     trials = [trial for trial in group.trials if name in trial.settings and trial.value is not None]
-    title, values = f"{view.objective} against {name}", [trial.settings[name] for trial in trials]
-    slanted = slants(axis_of(values, 60, NARROW - 16))
-    chart = Chart(
-        anchor, title, height=328 if slanted else 300, margins=(14, 16, 76 if slanted else 48, 60)
-    )
-    x = axis_of(values, chart.left, chart.right)
-    y = fitted(
-        [trial.value for trial in trials if trial.value is not None],
-        chart.bottom,
-        chart.top,
-        log=False,
-    )
-    chart.x_axis(x, name + (" (logarithmic)" if isinstance(x, Scale) and x.log else ""))
-    chart.y_axis(y, view.objective)
-    best = trials[0] if trials and trials[0] is view.sweep.best() else None
-    for trial in reversed(trials):
-        where, style = _spread_out(x, trial, name), view.style(trial)
-        tooltip = f"{view.label(trial)}: {_value_text(trial)} at {word(trial.settings[name])}"
-        chart.mark(
-            where, y(trial.value or 0.0), style.marker, f"f{style.colour} s{style.colour}", tooltip
-        )
-        if trial is best:
-            chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
+    chart = Chart(anchor, f"{view.objective} against {name}")
+    axes = chart.axes
+    x = setting_scale(axes.xaxis, [trial.settings[name] for trial in trials])
+    if not all(is_number(trial.settings[name]) for trial in trials):
+        # Without an offset, trials with the same name would hide one another
+        x = x + [(trial.number * 0.618 % 1 - 0.5) * 0.5 for trial in trials]
+    y = [trial.value for trial in trials if trial.value is not None]
+    scale(axes.yaxis, y, log=False)
+    chart.label(name + (" (logarithmic)" if axes.get_xscale() == "log" else ""), view.objective)
     used = sorted({view.method(trial) for trial in trials})
-    entries = (
-        [(method, Style(view.methods.index(method))) for method in used] if len(used) > 1 else []
-    )
+    styles = {method: Style(view.methods.index(method)) for method in used}
+    for method, style in styles.items():
+        points = [
+            (
+                across,
+                up,
+                f"{view.label(trial)}: {_value_text(trial)} at {word(trial.settings[name])}",
+            )
+            for trial, across, up in zip(trials, x, y, strict=True)
+            if view.method(trial) == method
+        ]
+        chart.marks(points, style)
+    best = trials[0] if trials and trials[0] is view.sweep.best() else None
+    if best:
+        axes.scatter(x[:1], y[:1], 300, "none", edgecolors=MUTED, urls=["the best trial"])
+    if len(used) > 1:
+        chart.legend(list(styles.items()), lines=False)
     ring = " The ring marks the best trial." if best else ""
     caption = (
         f"{len(trials)} trials: {group.description} with this setting.{ring} Shown: {group.why}."
@@ -313,34 +305,16 @@ def _slice(view: SweepView, anchor: str, group: Group, name: str) -> str:
         [trial.number, view.method(trial), trial.settings[name], trial.value]
         for trial in trials[:LINES]
     ]
-    return page.figure(
-        chart,
-        caption,
-        page.legend(entries, lines=False),
-        page.table(["trial", "method", name, view.objective], rows),
-    )
+    return Figure(chart, caption, Table(["trial", "method", name, view.objective], rows))
 
 
-def _spread_out(axis: Axis, trial: Trial, name: str) -> float:
-    """Return the position of a trial, with a small offset on an axis of names.
-
-    Without the offset trials would hide one another.
-    """
-    place = axis(trial.settings[name])
-    return (
-        place + ((trial.number * 0.618) % 1 - 0.5) * 0.5 * axis.band
-        if isinstance(axis, Names)
-        else place
-    )
-
-
-def contour(view: SweepView, place: int, group: Group) -> str:
+def contour(view: SweepView, place: int, group: Group) -> Figure | None:
     """Return a chart of the objective over the two most important settings.
 
-    The result is "" if there are not two settings, or too few trials.
+    The result is None if there are not two settings, or too few trials.
     """
     if len(group.names) < 2:
-        return ""
+        return None
     one, two = group.names[:2]
     trials = [
         trial
@@ -348,30 +322,24 @@ def contour(view: SweepView, place: int, group: Group) -> str:
         if {one, two} <= set(trial.settings) and trial.value is not None
     ]
     if len(trials) < LEAST or len(_varied(trials).keys() & {one, two}) < 2:
-        return ""
-    across = [trial.settings[one] for trial in trials]
-    slanted = slants(axis_of(across, 110, BROAD - 120))
-    title = f"{view.objective} over {one} and {two}"
-    chart = Chart(f"contour-{place}", title, BROAD, 420, (14, 120, 76 if slanted else 48, 110))
-    x = axis_of(across, chart.left, chart.right)
-    y = axis_of([trial.settings[two] for trial in trials], chart.bottom, chart.top)
-    points = [
-        (x(trial.settings[one]), y(trial.settings[two]), trial.value or 0.0) for trial in trials
-    ]
-    low, high = min(point[2] for point in points), max(point[2] for point in points)
-    _ground(chart, points, low, high)
-    chart.x_axis(x, one, grid=False)
-    chart.y_axis(y, two, grid=False)
-    for trial, (right, up, _) in zip(trials, points, strict=True):
-        chart.mark(
-            right,
-            up,
-            "circle",
-            "hollow s6",
-            f"{view.label(trial)}: {_value_text(trial)}",
-            size=3.5,
-        )
-    _key(chart, low, high)
+        return None
+    chart = Chart(f"contour-{place}", f"{view.objective} over {one} and {two}", BROAD, 420)
+    axes = chart.axes
+    axes.grid(visible=False)
+    x = setting_scale(axes.xaxis, [trial.settings[one] for trial in trials])
+    y = setting_scale(axes.yaxis, [trial.settings[two] for trial in trials])
+    chart.label(one, two)
+    axes.scatter(
+        x,
+        y,
+        40,
+        PAPER,
+        edgecolors=COLOURS[-1],
+        urls=[f"{view.label(trial)}: {_value_text(trial)}" for trial in trials],
+        zorder=3,
+        clip_on=False,
+    )
+    _draw_interpolation(chart, x, y, np.array([trial.value for trial in trials], np.float64))
     caption = (
         f"Circles: {len(trials)} trials ({group.description}). Background: interpolation by "
         f"inverse squared distance, unreliable far from circles; a darker blue is a larger value."
@@ -382,48 +350,46 @@ def contour(view: SweepView, place: int, group: Group) -> str:
             trial.settings[one],
             trial.settings[two],
             trial.value,
-            page.Cell(view.settings(trial), words=True),
+            Cell(view.settings(trial), words=True),
         ]
         for trial in trials[:LINES]
     ]
-    return page.figure(
-        chart, caption, behind=page.table(["trial", one, two, view.objective, "settings"], rows)
-    )
+    return Figure(chart, caption, Table(["trial", one, two, view.objective, "settings"], rows))
 
 
-def _ground(
-    chart: Chart, points: Sequence[tuple[float, float, float]], low: float, high: float
+def _draw_interpolation(
+    chart: Chart, x: NDArray[Any], y: NDArray[Any], values: NDArray[Any]
 ) -> None:
-    """Draw cells with the mean of the points, weighted by inverse squared distance.
+    """Draw contours of the mean of the points, weighted by inverse squared distance, and their key.
 
     This is the interpolation of Shepard (1968).
     """
-    width, height = (chart.right - chart.left) / GRID, (chart.bottom - chart.top) / GRID
-    for column in range(GRID):
-        for row in range(GRID):
-            x, y = chart.left + (column + 0.5) * width, chart.top + (row + 0.5) * height
-            weights = [1 / ((x - across) ** 2 + (y - up) ** 2 + 1.0) for across, up, _ in points]
-            value = sum(
-                weight * point[2] for weight, point in zip(weights, points, strict=True)
-            ) / sum(weights)
-            share = (value - low) / (high - low) if high > low else 0.5
-            chart.box(
-                x - width / 2,
-                y - height / 2,
-                width,
-                height,
-                "f0 crisp",
-                opacity=0.06 + 0.86 * round(8 * share) / 8,
-            )
-
-
-def _key(chart: Chart, low: float, high: float) -> None:
-    step = (chart.bottom - chart.top) / 9
-    for level in range(9):
-        y = chart.bottom - (level + 1) * step
-        chart.box(chart.right + 16, y, 18, step, "f0 crisp", opacity=0.06 + 0.86 * level / 8)
-        if level % 2 == 0:
-            chart.text(chart.right + 40, y + step / 2 + 4, number(low + (high - low) * level / 8))
+    low, high = values.min(), values.max()
+    if low == high:
+        return
+    axes, size = chart.axes, np.array([chart.width, chart.height])
+    limits = axes.get_xlim(), axes.get_ylim()
+    to_shares = axes.transScale + axes.transLimits
+    points = to_shares.transform(np.column_stack([x, y])) * size
+    side = np.linspace(0, 1, GRID)
+    grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    weights = 1 / (((grid[:, None] * size - points) ** 2).sum(-1) + 1)
+    means = (weights * values).sum(1) / weights.sum(1)
+    across, up = to_shares.inverted().transform(grid).reshape(GRID, GRID, 2).transpose(2, 0, 1)
+    contours = axes.contourf(
+        across,
+        up,
+        means.reshape(GRID, GRID),
+        np.linspace(low, high, LEVELS + 1),
+        colors=[(COLOURS[0], opacity) for opacity in np.linspace(0.06, 0.92, LEVELS)],
+    )
+    axes.set(xlim=limits[0], ylim=limits[1])
+    key = chart.figure.colorbar(
+        contours, ax=axes, use_gridspec=False, format=lambda value, _: number(value)
+    )
+    key.outline.set_visible(False)
+    key.ax.patch.set_visible(False)
+    key.ax.tick_params(length=0, labelsize=11, labelcolor=MUTED)
 
 
 def _value_text(trial: Trial) -> str:

@@ -2,9 +2,18 @@
 
 import numpy as np
 
-from orchestrator.reporting.html import page
-from orchestrator.reporting.html._chart import BROAD, NARROW, Chart, Names, Scale, short
+from orchestrator.reporting.html._chart import (
+    BROAD,
+    COLOURS,
+    MUTED,
+    NARROW,
+    PAPER,
+    Chart,
+    category_scale,
+    label_bars,
+)
 from orchestrator.reporting.html._predictions import Predictions
+from orchestrator.reporting.html.page import Figure, Table
 from orchestrator.training.metrics import BINS
 
 MATRIX = 25  # largest number of classes in a readable matrix
@@ -12,109 +21,94 @@ COUNTED = 12  # largest number of classes with numbers in the cells
 WORST = 20  # confusions, and classes, that are shown if there are more
 
 
-def confusion(found: Predictions) -> str:
+def confusion(found: Predictions) -> Figure:
     """Return the confusion matrix. With many classes, return the most frequent confusions."""
     counts = found.confusion
     names = found.classes
     wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
     wrong.sort(key=lambda each: (-each[0], each[1], each[2]))
-    rows = [
-        [names[i], names[j], count, f"{count / counts[i].sum():.1%}"]
-        for count, i, j in wrong[:WORST]
-    ]
-    listed = (
-        page.table(["true class", "predicted class", "samples", "share of the class"], rows)
-        if rows
-        else page.paragraph("No sample is misclassified.")
+    table = Table(
+        ["true class", "predicted class", "samples", "share of the class"],
+        [
+            [names[i], names[j], count, f"{count / counts[i].sum():.1%}"]
+            for count, i, j in wrong[:WORST]
+        ],
+        empty="No sample is misclassified.",
     )
     if len(names) > MATRIX:
-        note = page.paragraph(
+        note = (
             f"With {len(names)} classes a matrix is not readable; the table lists the most "
-            f"frequent confusions.",
-            "muted",
+            f"frequent confusions."
         )
-        return f"<figure><h3>Confusions</h3>{note}{listed}</figure>"
-    chart = _matrix(found)
+        return Figure(None, note, table, "Confusions")
     caption = (
         f"Rows: true classes; columns: predicted classes; colour: share of the row. "
         f"{_sample_note(found)}"
     )
-    return page.figure(chart, caption, behind=listed)
+    return Figure(_matrix(found), caption, table)
 
 
 def _matrix(found: Predictions) -> Chart:
-    counts, names = found.confusion, tuple(found.classes)
+    counts, names = found.confusion, found.classes
     side = NARROW if len(names) <= COUNTED else BROAD
-    left = 40 + 6.2 * max(len(short(name, 12)) for name in names)
-    chart = Chart(f"confusion-{found.letter}", "Confusion matrix", side, side, (8, 8, left, left))
-    shown = tuple(short(f"{name}", 12) for name in names)
-    distinct = (
-        shown
-        if len(set(shown)) == len(shown)
-        else tuple(f"{place} {name}" for place, name in enumerate(shown))
-    )
-    x, y = Names(distinct, chart.left, chart.right), Names(distinct, chart.top, chart.bottom)
-    chart.x_axis(x, "predicted class", grid=False)
-    chart.y_axis(y, "true class", grid=False)
-    for row, column in np.ndindex(counts.shape):
+    chart = Chart(f"confusion-{found.letter}", "Confusion matrix", side, side)
+    axes = chart.axes
+    axes.grid(visible=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        category_scale(axis, names, 12)
+    axes.invert_yaxis()
+    chart.label("predicted class", "true class")
+    for row, column in np.argwhere(counts):
         count, whole = int(counts[row, column]), int(counts[row].sum())
-        share = count / whole if whole else 0.0
-        across, up = chart.left + column * x.band, chart.top + row * y.band
-        tooltip = f"{names[row]} predicted as {names[column]}: {count} of {whole}" if count else ""
-        if count:
-            chart.box(
-                across, up, x.band - 1, y.band - 1, "f0", tooltip, opacity=0.12 + 0.85 * share
-            )
-        if count and len(names) <= COUNTED:
-            kind = "inverse" if share > 0.5 else "tick"
-            chart.text(across + x.band / 2, up + y.band / 2 + 4, str(count), "middle", kind)
+        share = count / whole
+        (cell,) = axes.bar(column, 0.97, 0.97, row - 0.485, color=(COLOURS[0], 0.12 + 0.85 * share))
+        cell.set_url(f"{names[row]} predicted as {names[column]}: {count} of {whole}")
+        if len(names) <= COUNTED:
+            colour = PAPER if share > 0.5 else MUTED
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=11)
     return chart
 
 
-def reliability(found: Predictions) -> str:
+def reliability(found: Predictions) -> Figure:
     """Return the reliability diagram: accuracy by confidence, with the number of samples below."""
-    chart = Chart(
-        f"reliability-{found.letter}", "Reliability diagram", height=400, margins=(14, 16, 110, 60)
+    bins = found.bins
+    name = f"reliability-{found.letter}"
+    chart = Chart(name, "Reliability diagram", height=400, ratios=(5, 1))
+    centres, width = [each.low + 0.5 / BINS for each in bins], 0.92 / BINS
+    tooltips = [
+        f"{each.samples} samples, mean confidence {each.confidence:.3f}, "
+        f"accuracy {each.accuracy:.3f}"
+        for each in bins
+    ]
+    accuracies, samples = [each.accuracy for each in bins], [float(each.samples) for each in bins]
+    above, below = chart.rows
+    for axes, values, colour in ((above, accuracies, COLOURS[0]), (below, samples, COLOURS[2])):
+        bars = axes.bar(centres, values, width, color=(colour, 0.75))
+        for bar, tooltip in zip(bars, tooltips, strict=True):
+            bar.set_url(tooltip)
+        axes.set_xlim(0, 1)
+    above.plot(
+        (0, 1),
+        (0, 1),
+        color=COLOURS[-1],
+        linestyle="--",
+        linewidth=1,
+        alpha=0.55,
+        url="perfect calibration",
     )
-    x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, 1.0, chart.bottom, chart.top)
-    width = (chart.right - chart.left) / BINS
-    chart.y_axis(y, "accuracy")
-    for position, label in x.ticks:
-        chart.text(position, chart.bottom + 16, label, "middle")
-    most = max(each.samples for each in found.bins)
-    floor = chart.height - 24
-    for each in found.bins:
-        tooltip = (
-            f"{each.samples} samples, mean confidence {each.confidence:.3f}, "
-            f"accuracy {each.accuracy:.3f}"
-        )
-        chart.box(
-            x(each.low) + 1,
-            y(each.accuracy),
-            width - 2,
-            y(0) - y(each.accuracy),
-            "f0",
-            tooltip,
-            opacity=0.75,
-        )
-        chart.mark(x(each.confidence), y(each.accuracy), "diamond", "f1 s1", tooltip)
-        chart.box(
-            x(each.low) + 1,
-            floor,
-            width - 2,
-            -50 * each.samples / most,
-            "f2",
-            tooltip,
-            opacity=0.75,
-        )
-    chart.line([(x(0), y(0)), (x(1), y(1))], "s6 thin", "5 4", "perfect calibration")
-    chart.text(
-        (chart.left + chart.right) / 2,
-        chart.height - 6,
-        "confidence (bars at the bottom: number of samples)",
-        "middle",
-        "label",
+    above.scatter(
+        [each.confidence for each in bins],
+        accuracies,
+        36,
+        color=COLOURS[1],
+        marker="D",
+        urls=tooltips,
+        zorder=3,
     )
+    above.set_ylim(0, 1)
+    above.tick_params(labelbottom=False)
+    below.set_yticks([])
+    chart.label("confidence (bars at the bottom: number of samples)", "accuracy")
     rows = [
         [
             f"{each.low:.3f} to {each.low + 1 / BINS:.3f}",
@@ -122,7 +116,7 @@ def reliability(found: Predictions) -> str:
             f"{each.confidence:.4f}",
             f"{each.accuracy:.4f}",
         ]
-        for each in found.bins
+        for each in bins
     ]
     caption = (
         "Bars: accuracy of the predictions in each confidence bin; diamonds: the accuracy at the "
@@ -130,14 +124,12 @@ def reliability(found: Predictions) -> str:
         f"Expected calibration error {found.calibration_error:.4f} "
         f"({BINS} bins). {_sample_note(found)}"
     )
-    return page.figure(
-        chart,
-        caption,
-        behind=page.table(["confidence", "samples", "mean confidence", "accuracy"], rows),
+    return Figure(
+        chart, caption, Table(["confidence", "samples", "mean confidence", "accuracy"], rows)
     )
 
 
-def per_class(found: Predictions) -> str:
+def per_class(found: Predictions) -> Figure:
     """Return a chart of the accuracy in each class, the worst first.
 
     With many classes it shows the worst and the best.
@@ -148,19 +140,17 @@ def per_class(found: Predictions) -> str:
     order = sorted(known, key=lambda place: (counts[place, place] / totals[place], place))
     drawn = order if len(order) <= 30 else [*order[:WORST], *order[-5:]]
     chart = Chart(
-        f"classes-{found.letter}",
-        "Accuracy of each class",
-        height=64 + 20.0 * len(drawn),
-        margins=(8, 52, 44, 118),
+        f"classes-{found.letter}", "Accuracy of each class", height=64 + 20.0 * len(drawn)
     )
-    x = Scale(0.0, 1.0, chart.left, chart.right)
-    chart.x_axis(x, "accuracy")
-    for row, place in enumerate(drawn):
-        share, y = counts[place, place] / totals[place], chart.top + 20 * row
-        tooltip = f"{found.classes[place]}: {counts[place, place]} of {totals[place]}"
-        chart.text(chart.left - 8, y + 14, short(found.classes[place], 17), "end")
-        chart.box(x(0), y + 3, x(share) - x(0), 14, "f1" if row == 0 else "f0", tooltip)
-        chart.text(x(share) + 5, y + 14, f"{share:.1%}")
+    shares = [counts[place, place] / totals[place] for place in drawn]
+    colours = [COLOURS[1], *[COLOURS[0]] * (len(drawn) - 1)]
+    bars = chart.axes.barh(range(len(drawn)), shares, 0.7, color=colours)
+    for bar, place in zip(bars, drawn, strict=True):
+        bar.set_url(f"{found.classes[place]}: {counts[place, place]} of {totals[place]}")
+    label_bars(chart, bars, [f"{share:.1%}" for share in shares])
+    category_scale(chart.axes.yaxis, [found.classes[place] for place in drawn], 17)
+    chart.axes.invert_yaxis()
+    chart.label("accuracy")
     rows = [
         [
             found.classes[place],
@@ -176,9 +166,7 @@ def per_class(found: Predictions) -> str:
         else ""
     )
     caption = f"The worst class is highlighted.{left_out} {_sample_note(found)}"
-    return page.figure(
-        chart, caption, behind=page.table(["class", "samples", "correct", "accuracy"], rows)
-    )
+    return Figure(chart, caption, Table(["class", "samples", "correct", "accuracy"], rows))
 
 
 def _sample_note(found: Predictions) -> str:

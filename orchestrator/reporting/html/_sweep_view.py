@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from orchestrator.config.objectives import Goal, describe_objective, primary_goal
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
-from orchestrator.reporting.html._chart import Style, word
+from orchestrator.reporting.html._format import word
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep, Trial
@@ -85,10 +85,6 @@ class SweepView:
         The index of a method is the number of its style.
         """
         return sorted({self.method(trial) for trial in self.trials})
-
-    def style(self, trial: Trial) -> Style:
-        """Return the style of a trial's marks, which is that of its method."""
-        return Style(self.methods.index(self.method(trial)))
 
     def label(self, trial: Trial) -> str:
         """Return a short name of a trial."""

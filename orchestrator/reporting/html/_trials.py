@@ -1,10 +1,10 @@
-"""Render the tables of trials: the best ones, and the failed ones with reasons."""
+"""Make the tables of trials: the best ones, and the failed ones with reasons."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.reporting.html import page
 from orchestrator.reporting.html._sweep_view import SweepView, measure
-from orchestrator.reporting.html.page import Cell
+from orchestrator.reporting.html.page import Cell, Table
 from orchestrator.store.records import Trial
 
 BEST = 20  # trials in the table
@@ -13,22 +13,40 @@ TESTED = ("accuracy", "nll", "ece")  # on the test part, with the weights best o
 COSTS = ("seconds/epoch", "parameters")
 
 
-def trials(view: SweepView) -> str:
+@dataclass(frozen=True)
+class Trials:
+    """Tables of the best and of the failed trials; None without such trials.
+
+    `failures` is the number of all failed trials, and `waiting` that of trials that have not ended.
+    """
+
+    best: Table | None
+    note: str
+    failed: Table | None
+    failures: int
+    waiting: int
+
+
+def trials(view: SweepView) -> Trials:
     """Return both tables, and the number of trials that have not ended."""
     ranked = {trial.number for trial in view.sweep.ranked()}
     unranked = [trial for trial in view.trials if trial.number not in ranked]
     failed = [trial for trial in unranked if trial.state == "failed"]
-    waiting = len(unranked) - len(failed)
-    note = page.paragraph(f"{waiting} trials have not ended.") if waiting else ""
-    return _best(view, len(ranked)) + _failed(view, failed) + note or page.paragraph(
-        "There are no trials yet."
+    shown = view.shown(BEST)
+    which = (
+        f"The best {BEST} and the best of every method, of {len(ranked)} ranked trials"
+        if len(shown) < len(ranked)
+        else "All ranked trials"
     )
+    note = (
+        f"{which}, complete trials first. Test metrics use the weights that were best on "
+        f"validation."
+    )
+    waiting = len(unranked) - len(failed)
+    return Trials(_best(view, shown), note, _failed(view, failed), len(failed), waiting)
 
 
-def _best(view: SweepView, ranked: int) -> str:
-    shown, best = view.shown(BEST), view.sweep.best()
-    if not shown:
-        return ""
+def _best(view: SweepView, shown: list[Trial]) -> Table | None:
     head = [
         "trial",
         "method",
@@ -39,19 +57,9 @@ def _best(view: SweepView, ranked: int) -> str:
         *COSTS,
         "settings",
     ]
-    shown_trials = (
-        f"The best {BEST} and the best of every method, of {ranked} ranked trials"
-        if len(shown) < ranked
-        else "All ranked trials"
-    )
-    note = (
-        f"{shown_trials}, complete trials first. Test metrics use the weights that were best on "
-        f"validation."
-    )
+    best = view.sweep.best()
     place = next((place for place, trial in enumerate(shown) if trial is best), None)
-    return page.table(head, [_row(view, trial) for trial in shown], place) + page.paragraph(
-        note, "muted"
-    )
+    return Table(head, [_row(view, trial) for trial in shown], place) if shown else None
 
 
 def _row(view: SweepView, trial: Trial) -> list[Any]:
@@ -69,9 +77,7 @@ def _row(view: SweepView, trial: Trial) -> list[Any]:
     ]
 
 
-def _failed(view: SweepView, failed: list[Trial]) -> str:
-    if not failed:
-        return ""
+def _failed(view: SweepView, failed: list[Trial]) -> Table | None:
     rows = [
         [
             trial.number,
@@ -82,7 +88,4 @@ def _failed(view: SweepView, failed: list[Trial]) -> str:
         ]
         for trial in failed[:FAILED]
     ]
-    first = f" (the first {FAILED})" if len(failed) > FAILED else ""
-    return f"<h3>{len(failed)} failed trials{first}</h3>" + page.table(
-        ["trial", "method", "epochs", "reason", "settings"], rows
-    )
+    return Table(["trial", "method", "epochs", "reason", "settings"], rows) if rows else None

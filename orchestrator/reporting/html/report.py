@@ -17,7 +17,6 @@ from orchestrator.reporting.html import _costs as costs
 from orchestrator.reporting.html import _epochs as epochs
 from orchestrator.reporting.html import _settings_charts as settings_charts
 from orchestrator.reporting.html import _student as student
-from orchestrator.reporting.html import page
 from orchestrator.reporting.html._pictures import pictures
 from orchestrator.reporting.html._predictions import Predictions, predict_held_out
 from orchestrator.reporting.html._summary import (
@@ -29,10 +28,12 @@ from orchestrator.reporting.html._summary import (
 )
 from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._trials import trials
-from orchestrator.reporting.html.page import Section
+from orchestrator.reporting.html.page import Figure, Table, render
 from orchestrator.reporting.importance import Importance, importance
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
+
+TESTED = "test/best/accuracy"
 
 
 @dataclass(frozen=True)
@@ -48,157 +49,89 @@ def report(store: Store, sweep: Sweep) -> Report:
 
     The page names damaged records.
     """
-    view = SweepView.of(sweep)
-    commands = list_reproduce_commands(store, view)
-    settings_importance = _importance(store, view)
-    topics = summarize_sweep(view)
-    sections = (
-        Section("summary", "Summary", _summary(view, commands, topics, settings_importance)),
-        Section("trials", "Best trials" if view.searched else "Trial", trials(view)),
-        Section(
-            "curves",
-            "Learning curves",
-            epochs.learning_curves(view) or page.paragraph("No epoch has been reported yet."),
-        ),
-        Section(
-            "stopped",
-            "Early stopping",
-            epochs.stopped(view) or page.paragraph("There is only one trial."),
-        ),
-        Section("settings", "Settings", _settings(view, settings_importance)),
-        Section("cost", "Accuracy and cost", _costs(view)),
-        Section("student", "Best student", _student(store, view)),
-        Section(
-            "pictures",
-            "Method figures",
-            pictures(store, view) or page.paragraph("No trial has stored figures."),
-        ),
-        Section("configuration", "Configuration", page.preformatted(resolved(sweep))),
-        Section("environment", "Environment", _environment(view)),
-        Section("reproduce", "Commands", _reproduce(view, commands)),
+    view, best = SweepView.of(sweep), sweep.best()
+    commands, topics, found = list_reproduce_commands(store, view), summarize_sweep(view), None
+    reason = ""
+    try:
+        found = importance(sweep, option=store.option)
+    except UserError as error:
+        reason = str(error)
+    edges = settings_charts.at_the_edge(best, found) if best and found else []
+    several = costs.objectives(view)
+    html = render(
+        view=view,
+        started=f"{datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}",
+        created=f"{datetime.now():%d %B %Y, %H:%M}",
+        commands=commands,
+        topics=topics,
+        key_numbers=key_numbers(view),
+        next_steps=next_steps(view, commands, edges),
+        trials=trials(view),
+        curves=epochs.learning_curves(view),
+        stopped=epochs.stopped(view),
+        importance=found and settings_charts.importance_bars(found),
+        importance_table=found and settings_charts.importance_table(found),
+        no_importance=reason,
+        settings=_settings(view, found),
+        costs=[*([several] if several else []), *costs.against_cost(view)],
+        front=costs.front_table(view) if several else None,
+        students=_students(store, view),
+        pictures=pictures(store, view),
+        configuration=resolved(sweep),
+        environment=Table(["item", "value"], sorted((view.environment or describe()).items())),
+        copied=bool(best and best.changes),
+        warnings=warnings_of(view, commands),
     )
-    lead = (
-        f"{'A search' if view.searched else 'A training'} of "
-        f"{datetime.fromtimestamp(sweep.started):%d %B %Y, %H:%M}"
-    )
-    foot = (
-        f"Created {datetime.now():%d %B %Y, %H:%M} from the store as it was then. This page "
-        f"loads no external files and runs no scripts."
-    )
-    html = page.page(sweep.name, lead, warnings_of(view, commands), sections, foot)
     return Report(html, [text for topic, text in topics if topic in ("Best trial", "Lead")])
 
 
-def _summary(
-    view: SweepView, commands: Commands, topics: list[tuple[str, str]], found: Importance | str
-) -> str:
-    best = view.sweep.best()
-    edges = settings_charts.at_the_edge(best, found) if best and not isinstance(found, str) else []
-    paragraphs = [
-        f"<p><strong>{page.text(topic)}.</strong> {page.text(sentence)}</p>"
-        for topic, sentence in topics
-    ]
-    following = [page.step(what, command) for what, command in next_steps(view, commands, edges)]
-    return (
-        page.view(key_numbers(view))
-        + "".join(paragraphs)
-        + ("<h3>Next steps</h3>" + "".join(following) if following else "")
-    )
-
-
-def _importance(store: Store, view: SweepView) -> Importance | str:
-    """Return the importance of the settings, or why it is not known."""
-    try:
-        return importance(view.sweep, option=store.option)
-    except UserError as error:
-        return str(error)
-
-
-def _settings(view: SweepView, found: Importance | str) -> str:
-    if not view.searched:
-        return page.paragraph("A single training searches no settings.")
-    drawn = [] if isinstance(found, str) else settings_charts.importance_bars(found)
-    notes = page.paragraph(f"No importance: {found}.") if isinstance(found, str) else ""
-    groups = settings_charts.groups(view, None if isinstance(found, str) else found)
-    for place, group in enumerate(groups):
+def _settings(view: SweepView, found: Importance | None) -> list[Figure]:
+    drawn: list[Figure | None] = []
+    for place, group in enumerate(settings_charts.groups(view, found) if view.searched else []):
         drawn.append(settings_charts.parallel(view, place, group))
         drawn += settings_charts.slices(view, place, group)
         drawn.append(settings_charts.contour(view, place, group))
-    if not groups:
-        notes += page.paragraph(
-            "Parallel coordinates, slices and contours need at least two complete trials with "
-            "different settings."
-        )
-    return notes + page.charts([each for each in drawn if each])
+    return [figure for figure in drawn if figure]
 
 
-def _costs(view: SweepView) -> str:
-    drawn = costs.against_cost(view)
-    several = costs.objectives(view)
-    if several:
-        drawn = [several, *drawn]
-    note = (
-        ""
-        if drawn
-        else page.paragraph("No chart: it needs at least two complete trials that differ in cost.")
-    )
-    return (
-        note
-        + page.charts(drawn)
-        + (f"<h3>Pareto front</h3>{costs.front_table(view)}" if several else "")
-    )
+@dataclass(frozen=True)
+class Student:
+    """A student of the best trial, with figures of its predictions if they are known."""
+
+    letter: str
+    text: str
+    figures: list[Figure]
 
 
-def _student(store: Store, view: SweepView) -> str:
+def _students(store: Store, view: SweepView) -> list[Student]:
     best = view.sweep.best()
     if best is None:
-        return page.paragraph("No trial has a value yet, so there is no best student.")
+        return []
     letters = list(apply(view.sweep.configuration, best.settings).students)
-    parts = [
-        page.paragraph(f"From {view.label(best)}, with the weights that were best on validation.")
-    ]
-    for letter in letters:
-        predictions = predict_held_out(store, view.sweep, best, letter, view.data)
-        heading = f"<h3>Student {letter}</h3>" if len(letters) > 1 else ""
-        parts.append(
-            heading
-            + (
-                _missing_predictions(predictions)
-                if isinstance(predictions, str)
-                else _prediction_charts(best, predictions, len(letters) > 1)
-            )
+    return [
+        _student(
+            letter,
+            predict_held_out(store, view.sweep, best, letter, view.data),
+            measure(best, f"{letter}/{TESTED}" if len(letters) > 1 else TESTED),
         )
-    return "".join(parts)
+        for letter in letters
+    ]
 
 
-def _missing_predictions(why: str) -> str:
-    return page.paragraph(f"No confusion matrix, reliability diagram and class accuracy: {why}.")
-
-
-def _prediction_charts(best: Trial, found: Predictions, several: bool) -> str:
-    recorded = measure(
-        best, f"{found.letter}/test/best/accuracy" if several else "test/best/accuracy"
-    )
+def _student(letter: str, found: Predictions | str, recorded: float | None) -> Student:
+    if isinstance(found, str):
+        reason = f"No confusion matrix, reliability diagram and class accuracy: {found}."
+        return Student(letter, reason, [])
     text = (
         f"Its accuracy, recomputed for this page, is {found.accuracy:.4f} on "
         f"{len(found.labels)} samples of the {found.part} part"
     )
-    whole = len(found.labels) == found.whole and found.part == "test" and recorded is not None
-    text += f"; the training recorded {recorded:.4f}." if whole else "."
-    return page.paragraph(text) + page.charts(
-        [student.confusion(found), student.reliability(found), student.per_class(found)]
-    )
-
-
-def _environment(view: SweepView) -> str:
-    known = view.environment
-    text = (
-        "Software and hardware at the last start of the run:"
-        if known
-        else "The run did not record its environment. This is the current machine:"
-    )
-    return page.paragraph(text, "muted") + page.table(
-        ["item", "value"], sorted((known or describe()).items())
+    whole = len(found.labels) == found.whole and found.part == "test"
+    text += f"; the training recorded {recorded:.4f}." if whole and recorded is not None else "."
+    return Student(
+        letter,
+        text,
+        [student.confusion(found), student.reliability(found), student.per_class(found)],
     )
 
 
@@ -240,25 +173,3 @@ def pairs(sweep: Sweep, trial: Trial) -> str:
         key = key if name in (METHOD, SEED) or "." in key else f"method.{key}"
         options.append(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}")
     return "".join(options)
-
-
-def _reproduce(view: SweepView, commands: Commands) -> str:
-    file = f"{view.sweep.name}.yaml"
-    taken = view.sweep.best() is not None and view.sweep.best().changes  # type: ignore[union-attr]
-    steps = [
-        (
-            f"Save the configuration above as {file}, then repeat the {view.sweep.kind}:",
-            commands.again,
-        ),
-        (f"Continue this {view.sweep.kind}:", commands.resume),
-        (
-            "Train the best trial alone"
-            + (" (without the weights that it copied from other trials):" if taken else ":"),
-            commands.once,
-        ),
-        ("Export its student:", commands.export),
-        ("Open MLflow:", commands.ui),
-    ]
-    return "".join(
-        page.paragraph(what) + page.preformatted(command) for what, command in steps if command
-    )
