@@ -70,8 +70,8 @@ def create_submission(
     command, given, options = _parse_command_line(group, words)
     for option, sentence in LOCAL_OPTIONS.items():
         if given.get(option):
-            raise ConfigurationError(
-                sentence, field=f"--{option}", value=given[option], allowed="left out"
+            raise ConfigurationError(sentence).with_details(
+                f"--{option}", given[option], "left out"
             )
     store = _check_store_location(str(options["store"]) if "store" in given else None)
     run = options.get("resume")
@@ -135,10 +135,10 @@ def _parse_command_line(
         parameter = getattr(error, "param", None)
         raise ConfigurationError(
             f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists "
-            f"the options",
-            field=getattr(error, "option_name", None)
-            or (parameter.opts[0] if parameter else command),
-            value=error.format_message(),
+            f"the options"
+        ).with_details(
+            getattr(error, "option_name", None) or (parameter.opts[0] if parameter else command),
+            error.format_message(),
         ) from error
     given = {
         key: value

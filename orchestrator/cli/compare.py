@@ -89,10 +89,11 @@ def compare(
         if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
                 "--resume continues the comparison with its own configuration: leave out "
-                "--methods, --seeds, --trials, --config, --name and --dry-run",
-                field="--resume",
-                value=resume,
-                allowed="without --methods, --seeds, --trials, --config, --name and --dry-run",
+                "--methods, --seeds, --trials, --config, --name and --dry-run"
+            ).with_details(
+                "--resume",
+                resume,
+                "without --methods, --seeds, --trials, --config, --name and --dry-run",
             )
         comparison = Comparison.open(Store.existing(store), resume)
         values = move_paths(comparison.configuration, pairs).plain()

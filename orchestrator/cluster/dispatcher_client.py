@@ -150,7 +150,7 @@ class DispatcherClient:
                 heartbeat_timeout_s,
             )
             if isinstance(answer, NoWorkers):
-                raise PreflightError(answer.reason, field="trial", value=answer.reason)
+                raise PreflightError(answer.reason).with_details("trial", answer.reason)
             if isinstance(answer, UnknownTrial):
                 submission.received = 0
                 # `known`: epochs that the worker need not report
@@ -181,10 +181,11 @@ class DispatcherClient:
                 raise PreflightError(
                     f"the trial was not released within {wait_s:g} s: {holder}; check the load of "
                     "the cluster, and raise resources.heartbeat_timeout_s only if a single step "
-                    "takes longer",
-                    field="resources.heartbeat_timeout_s",
-                    value=wait_s,
-                    allowed="longer than a single step of the trial",
+                    "takes longer"
+                ).with_details(
+                    "resources.heartbeat_timeout_s",
+                    wait_s,
+                    "longer than a single step of the trial",
                 )
 
     def is_released(self, trial: str) -> bool:

@@ -63,14 +63,15 @@ class LocalDispatcher:
                         f"{trial} has sent no heartbeat for {heartbeat_timeout_s:g} s "
                         f"(resources.heartbeat_timeout_s), last at {self.activity}: check what "
                         "it waits for, such as a disk, and raise "
-                        "resources.heartbeat_timeout_s only if a single step takes longer",
-                        field="resources.heartbeat_timeout_s",
-                        value=heartbeat_timeout_s,
-                        allowed=f"longer than {self.activity} takes",
+                        "resources.heartbeat_timeout_s only if a single step takes longer"
+                    ).with_details(
+                        "resources.heartbeat_timeout_s",
+                        heartbeat_timeout_s,
+                        f"longer than {self.activity} takes",
                     ) from error
                 continue
             if isinstance(report, NoWorkers):
-                raise PreflightError(report.reason, field="trial", value=report.reason)
+                raise PreflightError(report.reason).with_details("trial", report.reason)
             return report
 
     def stop(self, trial: str) -> None:

@@ -56,8 +56,8 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
         ).with_details("workers", None, f"a response within {timeout_s:g} s")
     if failures:
         reason = " ".join(str(failures[0]).split())[:500]
-        raise PreflightError(
-            f"two workers could not sum a tensor: {reason}", field="workers", value=reason
+        raise PreflightError(f"two workers could not sum a tensor: {reason}").with_details(
+            "workers", reason
         )
 
 

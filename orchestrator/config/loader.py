@@ -138,8 +138,8 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
         value = parse_yaml(text) if text else None
     except YamlError as error:
         problem = "the value is not valid YAML; quote it" if error.syntax else redact(str(error))
-        raise ConfigurationError(
-            f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML"
+        raise ConfigurationError(f"--set {shown}: {problem}").with_details(
+            key.strip(), text, "YAML"
         ) from error
     _put(values, path, value, pair)
     return {key for key, _ in _leaves({".".join(path): value})}
@@ -180,7 +180,7 @@ def _refusal(error: ValidationError) -> ConfigurationError:
     is_unknown = first["type"] == "extra_forbidden"
     value = None if first["type"] == "missing" else first["input"]
     allowed = allowed_at(Configuration, location[:-1] if is_unknown else location)
-    return ConfigurationError(_sentence(error), field=path or None, value=value, allowed=allowed)
+    return ConfigurationError(_sentence(error)).with_details(path or None, value, allowed)
 
 
 def _sentence(error: ValidationError) -> str:

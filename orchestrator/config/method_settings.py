@@ -26,10 +26,9 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     try:
         method.Settings.build(given)
     except SettingsError as error:
-        known = (
-            f"; {suggest_name(error.field, method.Settings.model_fields)}"
-            if error.unknown and error.field
-            else ""
-        )
+        if error.unknown and error.field:
+            known = f"; {suggest_name(error.field, method.Settings.model_fields)}"
+        else:
+            known = ""
         message = f"method {name}: {error}{known}; see `python run.py methods`"
         raise ConfigurationError.from_error(error, message, "method") from error

@@ -265,10 +265,11 @@ def _fit_with_influence_actors(
             f"{influence_needs.fields[short]} = {influence_needs.needs.get(short, 0):g}: {wanted} "
             f"x {len(bundles)} workers, each group with {_actors(num_influence_actors)}, "
             f"{fit.reason(wanted, available, nodes)}: reduce {', '.join(lower[:-1])} or "
-            f"{lower[-1]}, or set {INLINE}",
-            field=influence_needs.fields[short],
-            value=influence_needs.needs.get(short, 0),
-            allowed=fit.allowed(wanted, available),
+            f"{lower[-1]}, or set {INLINE}"
+        ).with_details(
+            influence_needs.fields[short],
+            influence_needs.needs.get(short, 0),
+            fit.allowed(wanted, available),
         )
     return fit
 
@@ -285,10 +286,11 @@ def _influence_role(
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
         raise ConfigurationError(
             f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a "
-            f"fraction of one GPU or a whole number of GPUs",
-            field="resources.influence_gpus",
-            value=resources.influence_gpus,
-            allowed="a fraction of one GPU or a whole number of GPUs",
+            f"fraction of one GPU or a whole number of GPUs"
+        ).with_details(
+            "resources.influence_gpus",
+            resources.influence_gpus,
+            "a fraction of one GPU or a whole number of GPUs",
         )
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
     amounts = {name: getattr(resources, key) for name, key in fields.items()}

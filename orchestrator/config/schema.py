@@ -123,14 +123,14 @@ class Training(Section):
                 "milestones = [] is not allowed with schedule = multi_step: give one epoch or "
                 "more, for example [150, 180, 210]"
             )
-            raise FieldError(message, field="milestones", value=(), allowed="one epoch or more")
+            raise FieldError(message).with_details("milestones", (), "one epoch or more")
         if self.warmup_epochs >= self.epochs:
             message = (
                 f"warmup_epochs = {self.warmup_epochs} is not allowed: give a number less than "
                 f"epochs = {self.epochs}"
             )
-            raise FieldError(
-                message, field="warmup_epochs", value=self.warmup_epochs, allowed=(0, self.epochs)
+            raise FieldError(message).with_details(
+                "warmup_epochs", self.warmup_epochs, (0, self.epochs)
             )
         return self
 
@@ -446,7 +446,7 @@ class Configuration(Section):
                 f"{list(peers)} is not allowed: name the peers in alphabetical order, beginning "
                 f"with b: {', '.join(wanted) or 'b'}"
             )
-            raise FieldError(message, value=tuple(peers), allowed=tuple(wanted))
+            raise FieldError(message).with_details(None, tuple(peers), tuple(wanted))
         return dict(sorted(peers.items()))
 
     @model_validator(mode="after")

@@ -138,10 +138,11 @@ def require_milestones(configuration: Configuration) -> None:
             raise ConfigurationError(
                 f"{section}.milestones = {list(recipe.milestones)} is not allowed with "
                 f"{epochs_key} = {recipe.epochs}: give milestones less than the epochs, or "
-                f"another {section}.schedule",
-                field=f"{section}.milestones",
-                value=recipe.milestones,
-                allowed=(1, recipe.epochs - 1) if recipe.epochs > 1 else None,
+                f"another {section}.schedule"
+            ).with_details(
+                f"{section}.milestones",
+                recipe.milestones,
+                (1, recipe.epochs - 1) if recipe.epochs > 1 else None,
             )
 
 

@@ -13,18 +13,9 @@ UNEXPECTED = 1  # an error in the program itself, as in Python
 class _Refusal(Exception):
     """Error with the field, its value and the allowed values."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        field: str | None = None,
-        value: object = None,
-        allowed: object = None,
-    ) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = without_secrets(value)
-        self.allowed = allowed
+    field: str | None = None
+    value: object = None
+    allowed: object = None
 
     def with_details(self, field: str | None, value: object = None, allowed: object = None) -> Self:
         """Set the attributes and return the error, as `with_traceback` does."""
@@ -42,7 +33,7 @@ class _Refusal(Exception):
         """
         field = ".".join(part for part in (below, getattr(error, "field", None)) if part)
         value, allowed = getattr(error, "value", None), getattr(error, "allowed", None)
-        return cls(message, field=field or None, value=value, allowed=allowed)
+        return cls(message).with_details(field or None, value, allowed)
 
 
 class UserError(_Refusal):

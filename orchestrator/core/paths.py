@@ -60,8 +60,8 @@ def read_path(raw_path: str | Path, key: str, only_read: bool = False) -> Path:
     """
     shown = _shown(raw_path, key)
     if problem := path_problem(str(raw_path), only_read):
-        raise ConfigurationError(
-            f"{shown} {problem}: give another path", field=key, value=str(raw_path), allowed=Path
+        raise ConfigurationError(f"{shown} {problem}: give another path").with_details(
+            key, str(raw_path), Path
         )
     try:
         path = Path(raw_path).expanduser().resolve()

@@ -151,8 +151,8 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         )
         if isinstance(error, FieldError):
             raise ConfigurationError.from_error(error, message) from error
-        raise ConfigurationError(
-            message, field="data.path", value=str(path), allowed="a file of numpy.savez"
+        raise ConfigurationError(message).with_details(
+            "data.path", str(path), "a file of numpy.savez"
         ) from error
 
 
@@ -162,7 +162,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in members:
-            raise FieldError(f"it contains {key} twice", field=_field(key), value=2, allowed=1)
+            raise FieldError(f"it contains {key} twice").with_details(_field(key), 2, 1)
         members[key] = member
     return members
 
@@ -177,8 +177,8 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
         try:
             version = npy.read_magic(stream)
         except ValueError as error:
-            raise FieldError(
-                f"{key} is not a NumPy array", field=_field(key), allowed="a NumPy array"
+            raise FieldError(f"{key} is not a NumPy array").with_details(
+                _field(key), None, "a NumPy array"
             ) from error
         if version not in HEADERS:
             raise FieldError(

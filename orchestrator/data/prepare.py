@@ -206,10 +206,11 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
         raise ConfigurationError(
             f"data.validation = {config.validation} of {len(parts.train)} training samples is "
             f"{total}, which leaves {len(parts.train) - total} for training: both parts need at "
-            f"least one sample of each of {classes} classes; give another share or more data",
-            field="data.validation",
-            value=config.validation,
-            allowed=(classes / len(parts.train), 1 - classes / len(parts.train)),
+            f"least one sample of each of {classes} classes; give another share or more data"
+        ).with_details(
+            "data.validation",
+            config.validation,
+            (classes / len(parts.train), 1 - classes / len(parts.train)),
         )
     train, validation = split_stratified(parts.train, total, np.random.default_rng([seed, CUT]))
     return replace(parts, train=train, validation=validation)

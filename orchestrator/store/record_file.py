@@ -58,8 +58,8 @@ class DamagedRecordError(ConfigurationError):
     """
 
     def __init__(self, file: Path, reason: str, advice: str = "", key: str = "") -> None:
-        super().__init__("", field=str(file), value=key or reason)
-        self.args = file, reason, advice, key
+        super().__init__(file, reason, advice, key)
+        self.with_details(str(file), key or reason)
         self.file, self.reason, self.advice = file, reason, advice
 
     def __str__(self) -> str:

@@ -81,7 +81,7 @@ def check_uri(uri: str) -> str:
 
 
 def _refused(problem: str, value: object, allowed: object = KNOWN) -> ConfigurationError:
-    return ConfigurationError(f"--store {problem}", field="--store", value=value, allowed=allowed)
+    return ConfigurationError(f"--store {problem}").with_details("--store", value, allowed)
 
 
 def local_folder(uri: str) -> Path:

@@ -130,8 +130,8 @@ class Store:
                 f"has format {number} of an older version of this program: resume its runs with "
                 f"the version that wrote them, or give a new folder"
             )
-        raise ConfigurationError(
-            f"--store {self.uri or self.root} {what}", field="--store", value=number, allowed=FORMAT
+        raise ConfigurationError(f"--store {self.uri or self.root} {what}").with_details(
+            "--store", number, FORMAT
         )
 
     def folders(

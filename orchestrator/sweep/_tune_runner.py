@@ -89,7 +89,7 @@ def run_trials(
     num_trials = remaining + synchronous  # the extra one is never drawn: see SynchronousSearch
     _tune(sweep, dispatcher_client, folders, searcher, stopper, num_trials, concurrency, started)
     if stopper.unfit:
-        raise PreflightError(f"{stopper.unfit}", field="trial", value=stopper.unfit)
+        raise PreflightError(f"{stopper.unfit}").with_details("trial", stopper.unfit)
     if failures.reason:
         return failures.reason
     limit_time(searcher)

@@ -65,11 +65,9 @@ class Watchdog:
     def __init__(
         self, heartbeat_warning_s: float, heartbeat_timeout_s: float, actions: WatchdogActions
     ) -> None:
-        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.actions = (
-            heartbeat_warning_s,
-            heartbeat_timeout_s,
-            actions,
-        )
+        self.heartbeat_warning_s = heartbeat_warning_s
+        self.heartbeat_timeout_s = heartbeat_timeout_s
+        self.actions = actions
         self.instance_id = ""
         self.groups: list[int] = []
         self.reported: set[str] = set()  # trials whose silence was reported
@@ -180,10 +178,8 @@ class Watchdog:
                 self.actions.remove_lost_group(group, "it sent no report after the dispatcher died")
 
     def _describe_silence(self, trial: TrialOverview, overview: DispatcherOverview) -> str:
-        waiting, silent = (
-            overview.waiting,
-            f"{trial.name} has sent no heartbeat for {trial.silent_s:.0f} s",
-        )
+        waiting = overview.waiting
+        silent = f"{trial.name} has sent no heartbeat for {trial.silent_s:.0f} s"
         wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
         if trial.group is not None:
             restarting = " and is being restarted" if not trial.workers else ""
@@ -194,11 +190,10 @@ class Watchdog:
         if not overview.serving_groups:
             error = f" ({overview.last_error})" if overview.last_error else ""
             return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
-        after = (
-            ", all of which must report first after the dispatcher's death"
-            if overview.unreported_groups
-            else ""
-        )
+        if overview.unreported_groups:
+            after = ", all of which must report first after the dispatcher's death"
+        else:
+            after = ""
         return f"{silent}: it waits for one of {len(overview.groups)} worker groups{after}; {wait}"
 
     def _act_on_silence(self, trial: TrialOverview, overview: DispatcherOverview) -> None:

@@ -423,7 +423,7 @@ def _train_single(
         )
         if isinstance(report, TrialFailure):
             events.end(trial, "failed", report.message)
-            raise TrialError(report.message, field="trial", value=report.message)
+            raise TrialError(report.message).with_details("trial", report.message)
         if isinstance(report, EpochRecord):
             events.report(trial, report)
             if report.done:

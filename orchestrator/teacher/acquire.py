@@ -160,17 +160,16 @@ def _evaluate(
         )
         if isinstance(report, TrialFailure):
             raise ConfigurationError(
-                f"the teacher could not be evaluated: {report.message}",
-                field="teacher",
-                value=report.message,
-            )
+                f"the teacher could not be evaluated: {report.message}"
+            ).with_details("teacher", report.message)
     if not all(map(math.isfinite, report.metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights "
-            "are: give other teacher.network.weights, or leave them out to fit a teacher here",
-            field="teacher.network.weights",
-            value=configuration.teacher.network.weights if configuration.teacher else None,
-            allowed="weights with finite logits",
+            "are: give other teacher.network.weights, or leave them out to fit a teacher here"
+        ).with_details(
+            "teacher.network.weights",
+            configuration.teacher.network.weights if configuration.teacher else None,
+            "weights with finite logits",
         )
     return report.metrics
 
@@ -191,16 +190,13 @@ def _fit(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
         if isinstance(report, TrialFailure):
-            advice = (
-                ""
-                if "teacher." in report.message
-                else "; change teacher.training or teacher.network"
-            )
+            if "teacher." in report.message:
+                advice = ""
+            else:
+                advice = "; change teacher.training or teacher.network"
             raise ConfigurationError(
-                f"the teacher could not be fitted: {report.message}{advice}",
-                field="teacher",
-                value=report.message,
-            )
+                f"the teacher could not be fitted: {report.message}{advice}"
+            ).with_details("teacher", report.message)
         if not isinstance(report, EpochRecord):
             continue
         on_epoch(report.epoch, report.metrics)

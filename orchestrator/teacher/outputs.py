@@ -120,11 +120,10 @@ class CachedTeacher:
             Logits (B, K), and features (B, D), or (B, 0) if they were not requested.
         """
         logits = self._rows("logits", batch)
-        features = (
-            self._rows("features", batch)
-            if "features" in self.arrays
-            else logits.new_empty(len(logits), 0)
-        )
+        if "features" in self.arrays:
+            features = self._rows("features", batch)
+        else:
+            features = logits.new_empty(len(logits), 0)
         self.maps = {
             stage: self._rows(part, batch).view(-1, *shape)
             for stage, shape in self.shapes.items()

@@ -165,4 +165,4 @@ def _failure(cause: TrialFailure | Exception) -> UserError:
         return (PreflightError if isinstance(cause, PreflightError) else TrialError).from_error(
             cause, message
         )
-    return TrialError(message, field="teacher", value=reason)
+    return TrialError(message).with_details("teacher", reason)

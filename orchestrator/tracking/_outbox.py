@@ -153,11 +153,10 @@ class Outbox:
         The file stays as it is if the disk has no room.
         """
         compacted = CompactedWrites(all_told=self.run_progress)
-        line = (
-            json.dumps(compacted.plain(), separators=(",", ":")).encode() + b"\n"
-            if self.run_progress
-            else b""
-        )
+        if self.run_progress:
+            line = json.dumps(compacted.plain(), separators=(",", ":")).encode() + b"\n"
+        else:
+            line = b""
         temporary = make_temporary_path(self.file)
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:

@@ -36,11 +36,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested values under dotted names, as text."""
     pairs: dict[str, str] = {}
     for name, value in values.items():
-        inner = (
-            flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": str(value)}
-        )
+        if isinstance(value, dict):
+            inner = flatten(value, f"{prefix}{name}.")
+        else:
+            inner = {f"{prefix}{name}": str(value)}
         pairs |= inner
     return pairs
 

@@ -249,11 +249,10 @@ class Tracker:
             self._record_peer_gains()
             if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
                 self._record_front()
-            progress = (
-                self._tag_best_trial()
-                if state == "finished" and self.sweep.kind == "sweep"
-                else RunProgress()
-            )
+            if state == "finished" and self.sweep.kind == "sweep":
+                progress = self._tag_best_trial()
+            else:
+                progress = RunProgress()
             self._close_parent(state, progress)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
@@ -318,10 +317,8 @@ class Tracker:
         if not self.registers_model:
             return progress
         if self._progress(PARENT).model != source:
-            letter, configuration = (
-                self._leader(best),
-                apply_or_base(self.sweep.configuration, best.settings),
-            )
+            letter = self._leader(best)
+            configuration = apply_or_base(self.sweep.configuration, best.settings)
             student = configuration.students[letter].network.name
             tags = {
                 "trial": str(best.number),

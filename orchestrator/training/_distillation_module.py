@@ -34,12 +34,10 @@ class DistillationModule(nn.Module):
         eval_half_type: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.method, self.half_type, self.eval_half_type = (
-            student,
-            method,
-            half_type,
-            eval_half_type,
-        )
+        self.student = student
+        self.method = method
+        self.half_type = half_type
+        self.eval_half_type = eval_half_type
         self.lookup_weights: Callable[[Tensor], Tensor] | None = (
             None  # training samples (B,) -> their weights (B,)
         )

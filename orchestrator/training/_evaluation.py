@@ -44,11 +44,9 @@ def evaluate(
     """
     training = distillation_module.training
     distillation_module.eval()
-    scores, num_done, classes = (
-        Scores(len(batches.dataset.classes), context.device),
-        0,
-        list[Tensor](),
-    )
+    scores = Scores(len(batches.dataset.classes), context.device)
+    num_done = 0
+    classes = list[Tensor]()
     for batch in batches.iterate_in_order(part):
         logits = distillation_module.compute_output(batch).logits
         scores.add(

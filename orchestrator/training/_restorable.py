@@ -127,11 +127,10 @@ def _find_moment_misfit(
     for name, value in values.items():
         if not isinstance(value, Tensor):
             return f"{shorten(str(name))} of the optimizer is not a tensor"
-        shape = (
-            parameters[number].shape
-            if name not in expected or expected[name].dim()
-            else torch.Size()
-        )
+        if name not in expected or expected[name].dim():
+            shape = parameters[number].shape
+        else:
+            shape = torch.Size()
         if value.shape != shape:
             return f"{name} of the optimizer has shape {list(value.shape)}, expected {list(shape)}"
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):

@@ -36,11 +36,10 @@ def load_fitting_checkpoint(trial: RunningTrial, storage: CheckpointStorage) -> 
             break
         skipped_reasons.append(next(filter(None, misfits)))
     if skipped_reasons and context.is_main_process:
-        after = (
-            f"continues after epoch {saved['a'].progress.record.epoch}"
-            if saved
-            else "restarts from the first epoch"
-        )
+        if saved:
+            after = f"continues after epoch {saved['a'].progress.record.epoch}"
+        else:
+            after = "restarts from the first epoch"
         context.note(f"the checkpoint is damaged ({skipped_reasons[0]}): the trial {after}")
     return saved
 

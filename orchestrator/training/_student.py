@@ -80,10 +80,8 @@ class TrainedStudent:
             half_type(precision, device) for precision in (self.recipe.precision, eval_precision)
         )
         self.distillation_module = DistillationModule(self.student, self.method, *types)
-        self.distillation_module.mean, self.distillation_module.all_labelled = (
-            self.context.mean,
-            batches.all_labelled,
-        )
+        self.distillation_module.mean = self.context.mean
+        self.distillation_module.all_labelled = batches.all_labelled
         self.read_peers: PeerReader | None = None  # set if the students learn from each other
         self.restart_epoch: int | None = None  # set if the student restarts at this epoch
         self.draws = Draws(device, is_separate=len(exchange.local_positions) > 1)

@@ -93,19 +93,19 @@ def require_finite(epoch: int, by_student: dict[str, Metrics], spec: TrialSpec) 
         if not all(math.isfinite(value) for value in metrics.values())
     ]
     if diverged:
-        students = (
-            f" of student{'s' * (len(diverged) > 1)} {' and '.join(diverged)}"
-            if len(by_student) > 1
-            else ""
-        )
+        if len(by_student) > 1:
+            students = f" of student{'s' * (len(diverged) > 1)} {' and '.join(diverged)}"
+        else:
+            students = ""
         recipes = [recipe_key(spec.role, letter) for letter in diverged]
         advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
         raise TrialError(
             f"the loss{students} is not finite in epoch {epoch + 1}: lower {advice}, or set "
-            f"{recipes[-1]}.gradient_clip",
-            field=f"{recipes[0]}.learning_rate",
-            value=spec.configuration.students[diverged[0]].training.learning_rate,
-            allowed="a lower one",
+            f"{recipes[-1]}.gradient_clip"
+        ).with_details(
+            f"{recipes[0]}.learning_rate",
+            spec.configuration.students[diverged[0]].training.learning_rate,
+            "a lower one",
         )
 
 

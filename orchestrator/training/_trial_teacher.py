@@ -17,6 +17,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
+from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.training._clock import Clock
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training.checkpoint import State
@@ -65,11 +66,9 @@ class TrialTeacher:
         self.uses_outputs = method.needs.teacher or self.features or bool(self.stages)
         self.changed = False  # whether the trial has changed the weights
         self.source = self._build_source(spec, network)
-        self.retrieval = (
-            build_retrieval(spec, self.source, batches, context)
-            if uses_teacher_bank(method, spec.configuration.training.epochs)
-            else None
-        )
+        self.retrieval: Retrieval | None = None
+        if uses_teacher_bank(method, spec.configuration.training.epochs):
+            self.retrieval = build_retrieval(spec, self.source, batches, context)
 
     def _build_source(self, spec: TrialSpec, network: FrozenTeacher) -> TeacherOutputSource:
         return compute_teacher_outputs(

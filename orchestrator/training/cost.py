@@ -42,10 +42,8 @@ class TrialCost:
             process has a GPU, or a part of one, also `seconds/gpu_total`: the wall time of such
             processes.
         """
-        wall, cpu = (
-            time.perf_counter() - self.start,
-            time.process_time() - self.cpu_start + self.other_cpu_s,
-        )
+        wall = time.perf_counter() - self.start
+        cpu = time.process_time() - self.cpu_start + self.other_cpu_s
         local = [wall, cpu, wall if context.device.type == "cuda" else 0.0]
         totals = context.all_reduce_sum(
             torch.tensor(local, dtype=torch.float64, device=context.device)

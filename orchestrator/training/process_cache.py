@@ -95,10 +95,8 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         not is_precompute
         and build_method(configuration.method.name, configuration.method.settings).needs.labels
     )
-    dataset, on_device = (
-        (open_labelled if labels else open_dataset)(spec.data),
-        configuration.data.on_device,
-    )
+    dataset = (open_labelled if labels else open_dataset)(spec.data)
+    on_device = configuration.data.on_device
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
@@ -233,11 +231,10 @@ def compute_clean_knowledge(
     """
     source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
-    tables = (
-        source.read_all_outputs()
-        if isinstance(source, CachedTeacher)
-        else _compute_clean_outputs(source, batches, context, features)
-    )
+    if isinstance(source, CachedTeacher):
+        tables = source.read_all_outputs()
+    else:
+        tables = _compute_clean_outputs(source, batches, context, features)
     return Knowledge(tables[0].to(context.device), tables[1], labels, find=find)
 
 

@@ -325,7 +325,7 @@ VIEW = EpochRecord(1, {"cache/hits": 1.0, "cache/misses": 0.0})
     [
         (TrialFailure("the disk is full"), TrialError),
         (
-            PreflightError("the disk is full", field="teacher", value="the disk is full"),
+            PreflightError("the disk is full").with_details("teacher", "the disk is full"),
             PreflightError,
         ),
     ],

@@ -277,7 +277,7 @@ class Helper:
     def receive(self, wait_s: float, heartbeat: Callable[[], None]) -> Any:
         heartbeat()
         if self.fails:
-            raise TrialError(self.fails, field="method", value="sent")
+            raise TrialError(self.fails).with_details("method", "sent")
         return None if self.late else compute_sample_weights(self.jobs[-1], torch.device("cpu"))
 
     def drop(self) -> None:

@@ -61,7 +61,7 @@ class Failing:
         """Accept the snapshot."""
 
     def receive(self, wait_s: float, heartbeat: object) -> None:
-        raise TrialError("the error of the actor", field="method", value=3)
+        raise TrialError("the error of the actor").with_details("method", 3)
 
     def drop(self) -> None:
         """Do nothing, because nothing runs."""

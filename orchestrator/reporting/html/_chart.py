@@ -177,11 +177,9 @@ def locator(log: bool, ticks: int = 6) -> "Locator":
     """Return the positions of ticks on an axis of numbers."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    return (
-        LogLocator(subs=(1, 2, 5), numticks=2 * ticks)
-        if log
-        else MaxNLocator(ticks, steps=[1, 2, 5, 10])
-    )
+    if log:
+        return LogLocator(subs=(1, 2, 5), numticks=2 * ticks)
+    return MaxNLocator(ticks, steps=[1, 2, 5, 10])
 
 
 def scale(axis: "Axis", values: Sequence[float], log: bool | None = None) -> None:

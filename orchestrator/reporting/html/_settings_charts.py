@@ -75,11 +75,9 @@ def groups(view: SweepView, found: Importance | None) -> list[Group]:
 
 
 def _ranking(found: Importance | None, path: Parameters) -> Ranking | None:
-    return (
-        next((ranking for ranking in found.rankings if ranking.path == path), None)
-        if found
-        else None
-    )
+    if found:
+        return next((ranking for ranking in found.rankings if ranking.path == path), None)
+    return None
 
 
 def _group(
@@ -116,11 +114,10 @@ def at_the_edge(trial: Trial, found: Importance) -> list[str]:
 
     Each text includes the range.
     """
-    bounds = (
-        found.study.trials[trial.number].distributions
-        if trial.number < len(found.study.trials)
-        else {}
-    )
+    if trial.number < len(found.study.trials):
+        bounds = found.study.trials[trial.number].distributions
+    else:
+        bounds = {}
     near = []
     for name, value in trial.settings.items():
         low, high = (getattr(bounds.get(name), end, None) for end in ("low", "high"))
@@ -172,11 +169,10 @@ def _bars(place: int, ranking: Ranking) -> Figure:
     category_scale(chart.axes.yaxis, names, 20)
     chart.axes.invert_yaxis()
     chart.label("share of the importance")
-    left_out = (
-        f" {len(ranking.ped_anova) - BARS} more settings are in the table."
-        if len(ranking.ped_anova) > BARS
-        else ""
-    )
+    if len(ranking.ped_anova) > BARS:
+        left_out = f" {len(ranking.ped_anova) - BARS} more settings are in the table."
+    else:
+        left_out = ""
     noise = [name for name in names if ranking.chance[name] > 0.05]
     doubt = (
         f" May be chance (shuffled values reach this share in more than 5 % of repetitions): "
@@ -220,11 +216,10 @@ def parallel(view: SweepView, place: int, group: Group) -> Figure:
     left_out = (
         f" Only the best {LINES} of {len(ranked)} trials are drawn." if len(ranked) > LINES else ""
     )
-    more = (
-        f" {len(group.names) - len(names)} more settings are omitted."
-        if len(group.names) > len(names)
-        else ""
-    )
+    if len(group.names) > len(names):
+        more = f" {len(group.names) - len(names)} more settings are omitted."
+    else:
+        more = ""
     behind = "The values are in the tables of trials and below the slice plots."
     caption = (
         f"Thick: the best trial; dashed: the best 20 %; grey: the others.{left_out}{more} {behind}"

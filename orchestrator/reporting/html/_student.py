@@ -160,11 +160,10 @@ def per_class(found: Predictions) -> Figure:
         ]
         for place in order
     ]
-    left_out = (
-        f" Only the {WORST} worst and the 5 best of {len(order)} classes are drawn."
-        if len(drawn) < len(order)
-        else ""
-    )
+    if len(drawn) < len(order):
+        left_out = f" Only the {WORST} worst and the 5 best of {len(order)} classes are drawn."
+    else:
+        left_out = ""
     caption = f"The worst class is highlighted.{left_out} {_sample_note(found)}"
     return Figure(chart, caption, Table(["class", "samples", "correct", "accuracy"], rows))
 

@@ -53,11 +53,10 @@ def warnings_of(view: SweepView, commands: Commands) -> list[str]:
             f"preliminary.{advice}"
         )
     if not view.complete:
-        ranking = (
-            "the ranked trials were stopped early and are compared after fewer epochs"
-            if view.sweep.ranked()
-            else "there is no ranking"
-        )
+        if view.sweep.ranked():
+            ranking = "the ranked trials were stopped early and are compared after fewer epochs"
+        else:
+            ranking = "there is no ranking"
         warnings.append(
             f"No trial has trained all its {view.epochs} epochs: {ranking}; the test part was "
             f"not read."
@@ -124,11 +123,9 @@ def _counts(view: SweepView) -> str:
     states = [view.state_of(trial) for trial in view.trials]
     names = ("complete", "stopped_early", "failed", "running", "waiting")
     counts = [f"{states.count(name)} {name.replace('_', ' ')}" for name in names if name in states]
-    return (
-        f"{'' if view.state == 'finished' else 'So far '}{', '.join(counts)}."
-        if counts
-        else "No trial has started."
-    )
+    if counts:
+        return f"{'' if view.state == 'finished' else 'So far '}{', '.join(counts)}."
+    return "No trial has started."
 
 
 def _best_trial(view: SweepView) -> str:
@@ -195,11 +192,10 @@ def _lead_in_method(view: SweepView) -> str:
 
 def _doubt(view: SweepView, best: Trial, other: Trial) -> str:
     """Return how much of a lead may be chance, if the objective is an accuracy."""
-    proof = (
-        "this compares two trainings"
-        if view.sweep.configuration.search.seeds
-        else "each is one training with one seed"
-    )
+    if view.sweep.configuration.search.seeds:
+        proof = "this compares two trainings"
+    else:
+        proof = "each is one training with one seed"
     error = view.standard_error(best.value or 0.0, "validation")
     if (
         view.goal != Goal("validation/accuracy", "maximize")
@@ -220,11 +216,10 @@ def _doubt(view: SweepView, best: Trial, other: Trial) -> str:
 def _cost(view: SweepView) -> str:
     trained = _trained(view)
     whole = len(view.trials) * view.epochs
-    saved = (
-        f", {1 - trained / whole:.0%} less than {len(view.trials)} complete trials"
-        if view.searched and trained < whole
-        else ""
-    )
+    if view.searched and trained < whole:
+        saved = f", {1 - trained / whole:.0%} less than {len(view.trials)} complete trials"
+    else:
+        saved = ""
     return (
         f"{duration(view.sweep.seconds)} of wall-clock time, including the training of the "
         f"teacher; {trained:,} epochs trained{saved}."
@@ -294,8 +289,6 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds // 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min"
-        if minutes >= 60
-        else f"{minutes} min {seconds % 60:.0f} s"
-    )
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {seconds % 60:.0f} s"

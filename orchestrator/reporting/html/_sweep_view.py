@@ -88,11 +88,9 @@ class SweepView:
 
     def label(self, trial: Trial) -> str:
         """Return a short name of a trial."""
-        return (
-            f"trial {trial.number} ({self.method(trial)})"
-            if len(self.methods) > 1
-            else f"trial {trial.number}"
-        )
+        if len(self.methods) > 1:
+            return f"trial {trial.number} ({self.method(trial)})"
+        return f"trial {trial.number}"
 
     def settings(self, trial: Trial) -> str:
         """Return the parameters in force, without the method and without its name as a prefix.

@@ -26,11 +26,10 @@ def teacher_gain(view: SweepView) -> str:
     if plain is None or distilled is None:
         return ""
     names = f"{view.method(distilled)} over {PLAIN}"
-    seeds = (
-        difference(_by_seed(view, distilled), _by_seed(view, plain))
-        if view.sweep.configuration.search.seeds
-        else None
-    )
+    if view.sweep.configuration.search.seeds:
+        seeds = difference(_by_seed(view, distilled), _by_seed(view, plain))
+    else:
+        seeds = None
     if seeds is not None and seeds.low is not None and seeds.high is not None:
         verdict = "significant" if seeds.low > 0 or seeds.high < 0 else "not significant"
         return (

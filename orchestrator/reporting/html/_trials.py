@@ -33,11 +33,10 @@ def trials(view: SweepView) -> Trials:
     unranked = [trial for trial in view.trials if trial.number not in ranked]
     failed = [trial for trial in unranked if trial.state == "failed"]
     shown = view.shown(BEST)
-    which = (
-        f"The best {BEST} and the best of every method, of {len(ranked)} ranked trials"
-        if len(shown) < len(ranked)
-        else "All ranked trials"
-    )
+    if len(shown) < len(ranked):
+        which = f"The best {BEST} and the best of every method, of {len(ranked)} ranked trials"
+    else:
+        which = "All ranked trials"
     note = (
         f"{which}, complete trials first. Test metrics use the weights that were best on "
         f"validation."

@@ -27,8 +27,8 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
             require_weights(model, str(network.weights), exact)
         except ConfigurationError as error:
             message = f"{key}.weights: {error}"
-            raise ConfigurationError(
-                message, field=f"{key}.weights", value=network.weights, allowed=error.allowed
+            raise ConfigurationError(message).with_details(
+                f"{key}.weights", network.weights, error.allowed
             ) from error
 
 

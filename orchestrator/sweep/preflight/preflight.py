@@ -302,8 +302,8 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
                 load_weights(student, network.weights)
             except ConfigurationError as error:
                 key = f"{network_key(letter)}.weights"
-                raise ConfigurationError(
-                    f"{key}: {error}", field=key, value=network.weights, allowed=error.allowed
+                raise ConfigurationError(f"{key}: {error}").with_details(
+                    key, network.weights, error.allowed
                 ) from error
 
 

@@ -39,12 +39,10 @@ class StudentBank:
         batches: Batches,
         context: TrialContext,
     ) -> None:
-        self.plan, self.distillation_module, self.batches, self.context = (
-            plan,
-            distillation_module,
-            batches,
-            context,
-        )
+        self.plan = plan
+        self.distillation_module = distillation_module
+        self.batches = batches
+        self.context = context
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
         self.average: State = self._copy_weights() if plan.fill == "ema" else {}
@@ -76,10 +74,8 @@ class StudentBank:
 
         The first output of a sample is stored as it is.
         """
-        index, outputs = (
-            to_device(index, self.context.device),
-            Output(*(part.float() for part in output)),
-        )
+        index = to_device(index, self.context.device)
+        outputs = Output(*(part.float() for part in output))
         if self.batches.labelled:  # a sample may occur twice in a batch: its last output counts
             positions = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, positions, 0).amax(dim=1)
@@ -204,15 +200,13 @@ class StudentBank:
     def find_misfit(self, saved: State) -> str:
         """Return why a saved state does not fit this bank; "" if it fits."""
         if self.plan.fill == "ema":
-            return (
-                find_misfit(
+            if saved:
+                return find_misfit(
                     "bank",
                     {f"{AVERAGE}{name}": value for name, value in self._copy_weights().items()},
                     saved,
                 )
-                if saved
-                else ""
-            )
+            return ""
         if self.plan.fill != "momentum" or not saved:
             return ""
         samples = len(self.has_entry)

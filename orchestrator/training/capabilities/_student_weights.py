@@ -64,13 +64,11 @@ class SampleWeights:
         dataset: Dataset,
         context: TrialContext,
     ) -> None:
-        self.spec, self.letter, self.weighting_plan, self.dataset, self.context = (
-            spec,
-            letter,
-            weighting_plan,
-            dataset,
-            context,
-        )
+        self.spec = spec
+        self.letter = letter
+        self.weighting_plan = weighting_plan
+        self.dataset = dataset
+        self.context = context
         self.current = torch.ones(len(dataset.train), device=context.device)
         self.scores = torch.full((len(dataset.train),), math.nan)
         self.pending: Snapshot | None = None
@@ -212,10 +210,8 @@ class SampleWeights:
 
     def restore(self, tensors: State, values: Mapping[str, Any]) -> None:
         """Restore a saved state, and send a pending snapshot again."""
-        self.current, self.scores = (
-            tensors["weights"].to(self.context.device),
-            tensors["scores"].cpu(),
-        )
+        self.current = tensors["weights"].to(self.context.device)
+        self.scores = tensors["scores"].cpu()
         self.noted = values["noted"]
         if "pending" in values:
             student, teacher = (
@@ -274,10 +270,8 @@ class SampleWeights:
             weighting: SampleWeighting | None = self.influence_client.receive(
                 wait_s, self._send_heartbeat
             )
-            waited, subject = (
-                time.monotonic() - started,
-                f"the sample weights after epoch {self.pending.epoch}",
-            )
+            waited = time.monotonic() - started
+            subject = f"the sample weights after epoch {self.pending.epoch}"
             if weighting is not None:
                 if self.weighting_plan.lag and waited > LATE_S:
                     self.pending_notes.append(

@@ -104,11 +104,8 @@ def _refuse_compiled(configuration: Configuration, name: str) -> None:
             raise ConfigurationError(
                 f"training.compile = true is not allowed with method {name}, which uses feature "
                 f"maps of student {letter}: a compiled network does not give them; set "
-                "training.compile=false",
-                field="training.compile",
-                value=True,
-                allowed=(False,),
-            )
+                "training.compile=false"
+            ).with_details("training.compile", True, (False,))
 
 
 def _students(

@@ -34,11 +34,8 @@ def check_bank(configuration: Configuration, name: str, searching: bool) -> None
             raise ConfigurationError(
                 f"data.mixing = {configuration.data.mixing!r} blends two samples into one image, "
                 f"but method {name} retrieves samples that are similar to a single one: set "
-                f"data.mixing=none, or choose another method",
-                field="data.mixing",
-                value=configuration.data.mixing,
-                allowed=("none",),
-            )
+                f"data.mixing=none, or choose another method"
+            ).with_details("data.mixing", configuration.data.mixing, ("none",))
         if plan and 0 < plan.queue < _minimum_queue(plan):
             too_small.append(plan)
     if too_small:
@@ -50,11 +47,8 @@ def check_bank(configuration: Configuration, name: str, searching: bool) -> None
             f"method {name}: method.queue = {queue} is less than "
             f"{' and less than '.join(shortages)}: give method.queue of at least "
             f"{_minimum_queue(plan)}, or 0 for all samples"
-            f"{advise_method_name(configuration, name, searching)}",
-            field="method.queue",
-            value=queue,
-            allowed=(_minimum_queue(plan), None),
-        )
+            f"{advise_method_name(configuration, name, searching)}"
+        ).with_details("method.queue", queue, (_minimum_queue(plan), None))
 
 
 def _minimum_queue(plan: BankPlan) -> int:
@@ -90,18 +84,14 @@ def check_retrieval(
         and not faiss_index.is_installed()
     ):
         chosen = configuration.resources.retrieval
-        why = (
-            f" for more than {byte_sizes.EXACT_SAMPLES} samples on a CPU (here {sum(sizes)})"
-            if chosen == "auto"
-            else ""
-        )
+        if chosen == "auto":
+            why = f" for more than {byte_sizes.EXACT_SAMPLES} samples on a CPU (here {sum(sizes)})"
+        else:
+            why = ""
         raise ConfigurationError(
             f"resources.retrieval = {chosen!r} needs faiss for the approximate search{why}, but "
-            f"faiss is not installed: {faiss_index.INSTALL}",
-            field="resources.retrieval",
-            value=chosen,
-            allowed=("exact",),
-        )
+            f"faiss is not installed: {faiss_index.INSTALL}"
+        ).with_details("resources.retrieval", chosen, ("exact",))
 
 
 def _check_numbers(
@@ -139,11 +129,8 @@ def _check_numbers(
         f"method {name}: {' and '.join(f'{side} = {requested[side]}' for side in exceeded)} "
         f"{'are' if exceeded[1:] else 'is'} more than the training part has: its largest class "
         f"{' and '.join(limits[side] for side in exceeded)} with a label; "
-        + (f"freeze {advice}, or give more data" if drawn else f"give {advice}, or more data"),
-        field=f"method.{exceeded[0]}",
-        value=requested[exceeded[0]],
-        allowed=(0, available[exceeded[0]]),
-    )
+        + (f"freeze {advice}, or give more data" if drawn else f"give {advice}, or more data")
+    ).with_details(f"method.{exceeded[0]}", requested[exceeded[0]], (0, available[exceeded[0]]))
 
 
 def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, int]]:
@@ -193,11 +180,10 @@ def retrieval_line(
         return ""
     samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
     if pairs:
-        how = (
-            "approximate, by faiss"
-            if _is_approximate(configuration, searching, samples, gpu)
-            else "exact"
-        )
+        if _is_approximate(configuration, searching, samples, gpu):
+            how = "approximate, by faiss"
+        else:
+            how = "exact"
         size = byte_sizes.format_bytes(
             sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs)
         )

@@ -31,20 +31,14 @@ def check_sample_weights(configuration: Configuration, name: str, searching: boo
             raise ConfigurationError(
                 f"data.labelled = null keeps all labels, but method {name} with these settings "
                 f"also needs unlabelled samples: set data.labelled to the number of labels to "
-                f"keep, or choose another method.update",
-                field="data.labelled",
-                value=None,
-                allowed=int,
-            )
+                f"keep, or choose another method.update"
+            ).with_details("data.labelled", None, int)
         if plan and teacher_lr(method) and configuration.peers:
             raise ConfigurationError(
                 f"method {name} with these settings trains the teacher for one student, but "
                 f"peers ({', '.join(configuration.peers)}) share the teacher: leave the peers "
-                f"out, or set method.update=iterative",
-                field="peers",
-                value=tuple(configuration.peers),
-                allowed=(),
-            )
+                f"out, or set method.update=iterative"
+            ).with_details("peers", tuple(configuration.peers), ())
 
 
 def check_memory(
@@ -69,11 +63,8 @@ def check_memory(
                     f"resources.influence_gib = {limit_gib:g} is too little: method {name} needs "
                     f"{sizes.format_bytes(needed)} of memory for the weights of {samples} samples "
                     f"with {field}; raise it, set method.estimator=last_layer, or give a smaller "
-                    f"data.limit.train",
-                    field="resources.influence_gib",
-                    value=limit_gib,
-                    allowed=(needed / 2**30, None),
-                )
+                    f"data.limit.train"
+                ).with_details("resources.influence_gib", limit_gib, (needed / 2**30, None))
 
 
 def _students(
