@@ -15,6 +15,7 @@ from tests.pages import DOCS, blocks, commands, printed_commands, variations
 ROOT = DOCS.parent
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("how-to/*.md"))
 PAGES_OF_CODE = {
+    "how-to/capability.md",
     "how-to/method.md",
     "how-to/network.md",
 }  # they change code: tests/test_pages_of_code.py

@@ -1,7 +1,7 @@
 """Train in this process, without Ray: every method, a failure, and two students."""
 
 from methods import METHODS
-from methods.capabilities import uses_peers
+from methods.capabilities import UsesFeatureMaps, uses_peers
 from orchestrator.core.errors import TrialError
 from tests.refusal import refused
 from tests.sweep_runs import RunSweep, student_trace
@@ -27,6 +27,13 @@ def test_failed_training_reports_the_reason(run: RunSweep) -> None:
     assert "not finite" in str(refusal.value.value)
 
 
+CONVOLUTIONAL = (
+    "student.name=cnn",
+    "student.width=4",
+    "teacher.network={name: cnn, width: 4}",
+)
+
+
 def test_every_method_trains(run: RunSweep) -> None:
     for name, kind in METHODS.items():
         peers = (
@@ -34,11 +41,13 @@ def test_every_method_trains(run: RunSweep) -> None:
             if uses_peers(kind(kind.Settings()))
             else ()
         )
+        maps = isinstance(kind(kind.Settings()), UsesFeatureMaps)
         sweep = run(
             f"method.name={name}",
             "training.epochs=2",
             *FEW,
             *peers,
+            *(CONVOLUTIONAL if maps else ()),
             kind="train",
             name=name,
             local=True,

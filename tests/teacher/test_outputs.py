@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ class Counting(FrozenTeacher):
 
     samples_seen = 0
 
-    def forward(self, inputs: torch.Tensor) -> Any:
-        """Return the teacher's output."""
+    def compute_with_maps(self, inputs: torch.Tensor, stages: Sequence[str]) -> Any:
+        """Return the teacher's output and feature maps."""
         self.samples_seen += len(inputs)
-        return super().forward(inputs)
+        return super().compute_with_maps(inputs, stages)
 
 
 @pytest.fixture

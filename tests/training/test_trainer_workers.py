@@ -105,7 +105,7 @@ def worker(rank: int, world_size: int, root: Path) -> None:
             }
             save_file(state, root / f"{name}-{rank}.safetensors")
             (root / f"{name}-{rank}.json").write_text(
-                json.dumps({"records": records, "failure": failure})
+                json.dumps({"records": [record.plain() for record in records], "failure": failure})
             )
 
 
@@ -153,7 +153,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def left(root: Path, name: str, rank: int) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads((root / f"{name}-{rank}.json").read_text())
-    return kept
+    return kept | {"records": [EpochRecord(**record) for record in kept["records"]]}
 
 
 def without_time(records: list[EpochRecord]) -> list[dict[str, Any]]:
