@@ -1,5 +1,6 @@
 """Describe an exported student: its recipe, its data and its teacher."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from methods import METHODS, Needs, build_method
 from orchestrator.config.method_settings import check_settings
 from orchestrator.config.schema import Configuration
 from orchestrator.config.schema import Network as Choice
+from orchestrator.data.dataset import DataSummary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.models.build import MODELS
@@ -35,21 +37,21 @@ def describe_recipe(configuration: Configuration, letter: str) -> dict[str, Any]
     }
 
 
-def describe_inputs(summary: dict[str, Any]) -> dict[str, Any]:
+def describe_inputs(summary: DataSummary) -> dict[str, Any]:
     """Return the classes and image preparation; `cut` is the share of the short side."""
     prepared = {
-        "shape": summary["shape"],
+        "shape": summary.shape,
         "range": [0, 1],
-        "mean": summary["mean"],
-        "std": summary["std"],
+        "mean": summary.mean,
+        "std": summary.std,
     }
     return {
-        "classes": summary["classes"],
-        "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None},
+        "classes": summary.classes,
+        "input": prepared | {"cut": CLEAN_SHARE if summary.root else None},
     }
 
 
-def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
+def describe_data(configuration: Configuration, summary: DataSummary) -> dict[str, Any]:
     """Describe the data, without the paths of this machine."""
     fields = {
         "validation",
@@ -67,13 +69,13 @@ def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict
     settings = configuration.data.model_dump(mode="json", include=fields)
     settings["augmentation"] = resolve_augmentation(configuration.data, summary)
     settings["limit"] = {part: limit for part, limit in settings["limit"].items() if limit}
-    sizes = summary["sizes"]
-    if _needs(configuration).labels:  # the other samples were not used
-        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
+    sizes = summary.sizes
+    if _needs(configuration).labels and summary.labelled is not None:  # the others were not used
+        sizes = replace(sizes, train=summary.labelled)
     return {
-        "name": summary["name"],
-        "fingerprint": summary["fingerprint"],
-        "sizes": sizes,
+        "name": summary.name,
+        "fingerprint": summary.fingerprint,
+        "sizes": asdict(sizes),
     } | settings
 
 
@@ -108,7 +110,7 @@ def _start(network: Choice) -> dict[str, Any]:
     return {"start": Path(network.weights).name if network.weights else None}
 
 
-def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+def describe_teacher(store: Store, sweep: Sweep, summary: DataSummary) -> dict[str, Any] | None:
     """Describe the teacher and its metrics.
 
     The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
@@ -117,7 +119,7 @@ def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dic
     if teacher is None:
         return None
     augmentation = resolve_augmentation(configuration.data, summary)
-    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
+    folder = store.teachers / fit.fingerprint(configuration, summary.fingerprint, augmentation)
     card = read_card(sweep.folder) or (None if fit.damage(folder) else fit.card(folder))
     parts, recorded = ("validation/", "test/"), card.get("metrics", {}) if card else {}
     metrics = {name: value for name, value in recorded.items() if name.startswith(parts)}

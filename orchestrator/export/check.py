@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.data.dataset import Dataset
+from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.pictures import decode
 from orchestrator.export.formats import Predictions
 from orchestrator.store.store import Store
@@ -19,21 +19,21 @@ from orchestrator.store.store import Store
 RANDOM, REAL = 4, 16  # images of each batch
 
 
-def check_batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
+def check_batches(store: Store, summary: DataSummary) -> dict[str, Tensor]:
     """Return prepared images (B, C, H, W) float32 by their origin.
 
     `random` are random images. `one` is a single one of them, because every batch size must work.
     `validation` are images of that part, if it can be read.
     """
-    shape = summary["shape"]
+    shape = summary.shape
     random = torch.randn(RANDOM, *shape, generator=torch.Generator().manual_seed(0))
     images = {"random": random, "one": random[:1]}
-    folder = store.root / "data" / summary["fingerprint"]
+    folder = store.root / "data" / summary.fingerprint
     if (folder / "data.json").exists():
         # damaged data, or data without its files, are reported by training
         with contextlib.suppress(ConfigurationError):
             images["validation"] = normalize(
-                pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"]
+                pictures(Dataset.open(folder), REAL), summary.mean, summary.std
             )
     return images
 

@@ -19,7 +19,7 @@ from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
-from orchestrator.data.dataset import SUMMARY_FILE, read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, DataSummary, read_summary
 from orchestrator.data.prepare import describe
 from orchestrator.export._description import (
     describe_data,
@@ -132,7 +132,7 @@ def export(
         **describe_recipe(configuration, letter),
     }
     with _writing(target) as temporary:
-        FORMATS[form].write(network, tuple(summary["shape"]), temporary / FORMATS[form].file)
+        FORMATS[form].write(network, summary.shape, temporary / FORMATS[form].file)
         write_json(temporary / SETTINGS, settings)
         settings["checked"] = _checked(
             network, load_predictions(temporary), form, store, summary, target
@@ -256,9 +256,9 @@ def _writing(target: Path) -> Iterator[Path]:
         ).with_details("--to", str(target), "a folder that can be written") from error
 
 
-def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
+def _network(chosen: Choice, summary: DataSummary, file: Path, trial: Trial) -> Network:
     """Return the student with the weights of a file of its checkpoint."""
-    network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
+    network = build(chosen.name, len(summary.classes), summary.shape, chosen.settings)
     try:
         network.load_state_dict(load_file(file))
     except (
@@ -300,7 +300,7 @@ def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationE
     ).with_details(str(file), reason)
 
 
-def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
+def _data(store: Store, sweep: Sweep) -> DataSummary:
     """Return the run's summary of its data; without a copy, describe the source now."""
     file = sweep.folder / SUMMARY_FILE
     if file.exists():
@@ -317,7 +317,7 @@ def _checked(
     written: Predictions,
     form: str,
     store: Store,
-    summary: dict[str, Any],
+    summary: DataSummary,
     target: Path,
 ) -> dict[str, Any]:
     """Check the written export's logits; return image counts, difference and tolerance.

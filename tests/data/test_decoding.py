@@ -221,7 +221,7 @@ def test_training_and_predict_decode_alike_and_report_conversions(tmp_path: Path
             Image.fromarray(values if bits == 8 else values.astype(np.uint16) * 257).save(file)
         config = Data(name="folder", path=root, size=16)
         prepared[bits] = Dataset.open(prepare(config, tmp_path, 0))
-        plan_lines = list_notes(describe(config, tmp_path, 0))
+        plan_lines = list_notes(config, describe(config, tmp_path, 0))
         assert plan_lines == ({} if bits == 8 else {"images": "16-bit grey scaled to 8 bits: 36"})
     expected_input = {"shape": [3, 16, 16], "cut": 224 / 256}
     for part in ("train", "test"):
