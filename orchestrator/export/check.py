@@ -4,7 +4,7 @@ The images are random, and real ones too if the store has them.
 """
 
 import contextlib
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,13 @@ from orchestrator.export.formats import Predictions
 from orchestrator.store.store import Store
 
 RANDOM, REAL = 4, 16  # images of each batch
+
+
+class Difference(NamedTuple):
+    """Largest difference of logits, and whether all differences are allowed."""
+
+    largest: float
+    same: bool
 
 
 def check_batches(store: Store, summary: DataSummary) -> dict[str, Tensor]:
@@ -68,7 +75,7 @@ def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 @torch.no_grad()
 def compare_logits(
     network: Predictions, written: Predictions, batches: dict[str, Tensor], tolerance: float
-) -> dict[str, Any]:
+) -> Difference:
     """Compare the logits of a written export with those of the network.
 
     Args:
@@ -76,16 +83,13 @@ def compare_logits(
         written: The same of the written export.
         batches: Batches of prepared images by their origin.
         tolerance: Allowed difference, as a share of the network's largest logit on that batch.
-
-    Returns:
-        `largest`, the largest difference, and `same`, whether all differences are allowed.
     """
     largest, same = 0.0, True
     for images in batches.values():
         expected, actual = network(images), written(images)
         if actual.shape != expected.shape:
-            return {"largest": float("inf"), "same": False}
+            return Difference(float("inf"), same=False)
         difference = float((actual - expected).abs().max())
         largest = max(largest, difference)
         same = same and difference <= tolerance * float(expected.abs().max())
-    return {"largest": largest, "same": same}
+    return Difference(largest, same)
