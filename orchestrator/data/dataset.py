@@ -36,23 +36,16 @@ class DataSummary:
     """Summary of prepared data.
 
     Attributes:
-        name: The name of the data set.
-        classes: The names of the classes.
         shape: (C, H, W) of an image.
-        mean: Mean of each channel, in 0..1.
-        std: Standard deviation of each channel, in 0..1.
-        sizes: Number of samples in each part.
-        class_sizes: Training samples per label. Earlier versions did not record them.
-        augmentation: The policy of the run, with auto resolved; empty if prepared data were read.
-            Earlier versions recorded the policy of auto here.
+        mean: Mean of each channel, in 0..1; `std` likewise.
+        class_sizes: Training samples per label; older files lack them.
+        augmentation: Policy of the run. Only older files have one: that of `auto` at their time.
         labelled: Number of labelled training samples, if not all are.
-        label_noise: The share of wrong training labels. Earlier versions did not record it.
-        validation_in_training: Whether the training part includes the validation part.
         root: Folder of the images of folder data, else None.
         fingerprint: Hash of the source and the cuts.
         decoded: Number of images for each conversion.
         contents: Hash of the image files of folder data.
-        sha256: Checksum of each array file, by its name.
+        sha256: Checksum of each array file.
     """
 
     __pydantic_config__ = STRICT

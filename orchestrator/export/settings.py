@@ -14,8 +14,6 @@ from orchestrator.export.formats import FORMATS, NAME, SETTINGS
 FORMAT = 1
 LARGEST_SIDE = 2**13  # pixels: an image of three channels is 800 MB as float32
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-
-
 Values = dict[str, Any]  # JSON values that only the card shows
 
 
@@ -57,10 +55,6 @@ class Source(_Section):
     """Origin of the weights, and the metrics of the student.
 
     Attributes:
-        run: The name of the run.
-        trial: The number of the trial.
-        state: The state of the trial.
-        student: The letter of the student.
         weights: `best` or `last`.
         asked: Whether the trial was chosen by its number.
         chosen: How the trial was chosen, in words.
@@ -110,11 +104,7 @@ class UsedMethod(_Section):
 
 
 class Checked(_Section):
-    """Comparison of the logits of the written file and of the student.
-
-    `random` and `validation` are numbers of images. `tolerance` is a share of a batch's largest
-    logit.
-    """
+    """Result of a check: numbers of images, and the difference of the logits."""
 
     random: int
     validation: int
