@@ -33,7 +33,7 @@ def start_sweep(store: Store, *pairs: str, name: str = "mine") -> Sweep:
     sweep = Sweep.create(store.sweep(name), configuration, "sweep")
     write_json(
         sweep.folder / "data.json",
-        read_summary(prepare(configuration.data, store.root, configuration.data.seed)),
+        read_summary(prepare(configuration.data, store.root, configuration.data.seed)).plain(),
     )
     return sweep
 

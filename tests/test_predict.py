@@ -15,6 +15,7 @@ import run
 from orchestrator.data.pictures import decode
 from orchestrator.export import predict
 from orchestrator.export.loading import load_exported
+from orchestrator.export.settings import Input, StudentSettings
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
 from orchestrator.store.store import write_json
@@ -24,20 +25,24 @@ GREY = {"shape": [1, 8, 8], "range": [0, 1], "mean": [0.3], "std": [0.4], "cut":
 CLASSES = ["zero", "one", "two"]
 
 
+def _input(shape: tuple[int, int, int], cut: float | None = None) -> Input:
+    values = [0.5] * shape[0]
+    return Input(shape=shape, mean=values, std=values, cut=cut)
+
+
+SETTINGS: dict[str, Any] = {
+    "format": 1,
+    "network": {"name": "mlp", "width": 4},
+    "classes": CLASSES,
+}
+
+
 def exported(folder: Path, prepared: dict[str, Any] = GREY) -> Path:
     """Write an export with random weights and only the settings for predictions."""
     torch.manual_seed(2)
     network = build("mlp", 3, tuple(prepared["shape"]), {"width": 4})
     save_weights(network, folder / "model.safetensors")
-    write_json(
-        folder / "settings.json",
-        {
-            "format": 1,
-            "network": {"name": "mlp", "width": 4},
-            "classes": CLASSES,
-            "input": prepared,
-        },
-    )
+    write_json(folder / "settings.json", SETTINGS | {"input": prepared})
     return folder
 
 
@@ -88,10 +93,10 @@ def test_pictures_of_other_sizes_are_cut_as_those_that_were_trained_on(tmp_path:
     clean = next(
         decode(tmp_path, np.array([b"wide.png"]), [np.array([0])], 16, None, workers=0, pin=False)
     )
-    input_settings = {"shape": [3, 16, 16], "cut": 224 / 256}
+    input_settings = _input((3, 16, 16), 224 / 256)
     (found,) = predict.read(tmp_path / "wide.png", input_settings)
     assert np.array_equal(found.pixels, clean[0].numpy().transpose(2, 0, 1)) and not found.note
-    (whole,) = predict.read(tmp_path / "wide.png", input_settings | {"cut": None})
+    (whole,) = predict.read(tmp_path / "wide.png", input_settings.model_copy(update={"cut": None}))
     assert (
         whole.pixels.shape == (3, 16, 16) and whole.note == "scaled from 60 x 40 to 16 x 16 pixels"
     )
@@ -197,22 +202,22 @@ def test_invalid_folder_is_refused_with_the_system_message() -> None:
 @pytest.mark.parametrize(
     ("wanted", "given", "count"),
     [
-        ([1, 8, 8], (8, 8), 1),
-        ([1, 8, 8], (8, 8, 1), 1),
-        ([1, 8, 8], (8, 8, 8), 8),
-        ([1, 8, 8], (8, 8, 8, 1), 8),
-        ([1, 8, 8], (1, 8, 8), 1),
-        ([3, 16, 16], (16, 16, 3), 1),
-        ([3, 16, 16], (16, 16, 16, 3), 16),
-        ([1, 8, 6], (8, 8, 6), 8),
+        ((1, 8, 8), (8, 8), 1),
+        ((1, 8, 8), (8, 8, 1), 1),
+        ((1, 8, 8), (8, 8, 8), 8),
+        ((1, 8, 8), (8, 8, 8, 1), 8),
+        ((1, 8, 8), (1, 8, 8), 1),
+        ((3, 16, 16), (16, 16, 3), 1),
+        ((3, 16, 16), (16, 16, 16, 3), 16),
+        ((1, 8, 6), (8, 8, 6), 8),
     ],
 )
 def test_as_many_pictures_as_one_is_high_are_many(
-    tmp_path: Path, wanted: list[int], given: tuple[int, ...], count: int
+    tmp_path: Path, wanted: tuple[int, int, int], given: tuple[int, ...], count: int
 ) -> None:
     raw = pixels(1, *given)[0]
     np.save(tmp_path / "a.npy", raw)
-    found = predict.read(tmp_path / "a.npy", {"shape": wanted})
+    found = predict.read(tmp_path / "a.npy", _input(wanted))
     assert np.array_equal(
         np.stack([one.pixels.transpose(1, 2, 0) for one in found]),
         raw.reshape(count, *wanted[1:], wanted[0]),
@@ -333,7 +338,7 @@ def test_settings_that_are_no_json_of_ours_are_one_sentence(tmp_path: Path, cont
 
 def test_settings_that_do_not_fit_the_program_are_one_sentence(tmp_path: Path) -> None:
     picture = predict.Picture("a", pixels(1, 1, 8, 8)[0])
-    settings = {"input": GREY, "classes": CLASSES}
+    settings = StudentSettings.model_validate(SETTINGS | {"input": GREY})
 
     def fails(_: torch.Tensor) -> torch.Tensor:
         raise AssertionError("Guard failed: images.size()[2] == 9")
@@ -355,7 +360,9 @@ def test_large_pictures_are_looked_at_in_smaller_batches(monkeypatch: pytest.Mon
     pictures = [
         predict.Picture(str(number), each) for number, each in enumerate(pixels(7, 1, 8, 8))
     ]
-    rows = predict.probabilities(answers, pictures, {"input": GREY, "classes": CLASSES})
+    rows = predict.probabilities(
+        answers, pictures, StudentSettings.model_validate(SETTINGS | {"input": GREY})
+    )
     expected = (
         (torch.from_numpy(np.stack([one.pixels for one in pictures])).float() / 255 - 0.3) / 0.4
     ).flatten(1)[:, :3]

@@ -37,13 +37,13 @@ def export(
     opened = Store.existing(store)
     exported = write(opened, name, student or "a", trial, weights, to, form)
     show_damage(Sweep.open(opened, name), opened.option)
-    network, source = exported.settings["network"]["name"], exported.settings["source"]
+    network, source = exported.settings.network.name, exported.settings.source
     print_line(
         console,
-        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, "
-        f"after epoch {source['epoch']}: {exported.folder}",
+        f"student {source.student} ({network}) of trial {source.trial}, {weights} weights, "
+        f"after epoch {source.epoch}: {exported.folder}",
     )
-    for key, value in source["metrics"].items():
+    for key, value in source.metrics.items():
         if key.endswith("/accuracy"):
             console.print(f"  {key} {value:.4f}", highlight=False)
     if exported.peers and student is None:

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from orchestrator.config.schema import Configuration, Network
-from orchestrator.config.trial import apply, network_key
+from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
@@ -184,11 +184,11 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
     return networks_by_student
 
 
-def _with(network: Network, field: str, combination: dict[str, Any]) -> Network:
+def _with(network: Network, field: str, combination: Parameters) -> Network:
     overrides = {key.removeprefix(f"{field}."): value for key, value in combination.items()}
     return Network.model_validate(network.model_dump() | overrides)
 
 
-def _words(field: str, combination: dict[str, Any]) -> str:
+def _words(field: str, combination: Parameters) -> str:
     chosen = ", ".join(f"{key} = {value!r}" for key, value in combination.items())
     return f"search.extra_space: {field} with {chosen}" if chosen else field

@@ -6,17 +6,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from orchestrator.core.errors import PreflightError
 from orchestrator.data._parts import Labels, Parts
-from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
+from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE, DataSummary
 
 
-def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) -> None:
+def write(target: Path, parts: Parts, clean: Labels, summary: DataSummary) -> None:
     """Write the folder `target`. If another process wrote it first, keep that folder.
 
     Raises:
@@ -30,7 +30,7 @@ def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) ->
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
         hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        SUMMARY.write(temporary / SUMMARY_FILE, summary | {"sha256": hashes})
+        SUMMARY.write(temporary / SUMMARY_FILE, replace(summary, sha256=hashes).plain())
 
 
 @contextlib.contextmanager

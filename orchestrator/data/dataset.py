@@ -4,14 +4,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, with_config
-from typing_extensions import TypedDict
+from pydantic import Field
 
 from orchestrator.data._parts import UNLABELLED
 from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
@@ -19,42 +18,61 @@ from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Fi
 SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a sweep
 
 
-@with_config(STRICT)
-class Sizes(TypedDict):
+@dataclass(frozen=True)
+class Sizes:
     """Number of samples in each part."""
 
+    __pydantic_config__ = STRICT
     train: Count
     validation: Count
     test: Count
 
 
-@with_config(STRICT)
-class Summary(TypedDict):
+Side = Annotated[int, Field(ge=1, le=10**6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
     """Summary of prepared data.
 
-    `shape` is [C, H, W]. `sha256` maps each array file to its checksum.
+    Attributes:
+        shape: (C, H, W) of an image.
+        mean: Mean of each channel, in 0..1; `std` likewise.
+        class_sizes: Training samples per label; older files lack them.
+        augmentation: Policy of the run. Only older files have one: that of `auto` at their time.
+        labelled: Number of labelled training samples, if not all are.
+        root: Folder of the images of folder data, else None.
+        fingerprint: Hash of the source and the cuts.
+        decoded: Number of images for each conversion.
+        contents: Hash of the image files of folder data.
+        sha256: Checksum of each array file.
     """
 
+    __pydantic_config__ = STRICT
     name: str
     classes: Annotated[list[str], Field(min_length=1)]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(min_length=3, max_length=3)]
+    shape: tuple[Side, Side, Side]
     mean: list[Finite]
     std: list[Annotated[Finite, Field(gt=0)]]
     sizes: Sizes
-    class_sizes: NotRequired[list[Count]]
-    augmentation: NotRequired[str]  # written by earlier versions; now a property of the run
-    labelled: NotRequired[Count]
-    label_noise: NotRequired[Finite]
-    validation_in_training: NotRequired[bool]
+    class_sizes: list[Count] = field(default_factory=list)
+    augmentation: str = ""
+    labelled: Count | None = None
+    label_noise: Finite | None = None
+    validation_in_training: bool = False
     root: str | None
     fingerprint: str
-    sha256: NotRequired[dict[str, str]]
-    contents: NotRequired[str]
-    decoded: NotRequired[dict[str, Count]]
+    decoded: dict[str, Count] = field(default_factory=dict)
+    contents: str = ""
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the summary as JSON values, without defaults."""
+        return SUMMARY.plain(self)
 
 
 ADVICE = "remove it, and the next run prepares the data again"
-SUMMARY = RecordSchema[Summary](Summary, advice=ADVICE, other_keys=True)
+SUMMARY = RecordSchema[DataSummary](DataSummary, advice=ADVICE, other_keys=True)
 
 
 @dataclass(frozen=True)
@@ -110,23 +128,23 @@ class Dataset:
         """
         summary = read_summary(folder)
         with _convert_damage(folder):
-            channels, height, width = summary["shape"]
-            sizes, classes = summary["sizes"], len(summary["classes"])
-            shape = () if summary["root"] else (height, width, channels)
+            channels, height, width = summary.shape
+            sizes, classes = asdict(summary.sizes), len(summary.classes)
+            shape = () if summary.root else (height, width, channels)
             return cls(
-                name=summary["name"],
-                classes=tuple(summary["classes"]),
-                shape=(channels, height, width),
-                mean=tuple(summary["mean"]),
-                std=tuple(summary["std"]),
-                fingerprint=summary["fingerprint"],
+                name=summary.name,
+                classes=tuple(summary.classes),
+                shape=summary.shape,
+                mean=tuple(summary.mean),
+                std=tuple(summary.std),
+                fingerprint=summary.fingerprint,
                 content=_content(summary),
                 **{
-                    name: _open_split(folder, name, sizes[name], classes, shape)
-                    for name in ("train", "validation", "test")
+                    name: _open_split(folder, name, size, classes, shape)
+                    for name, size in sizes.items()
                 },
                 clean_labels=read_labels(folder, "train_clean_labels", sizes["train"], classes),
-                root=Path(summary["root"]) if summary["root"] else None,
+                root=Path(summary.root) if summary.root else None,
             )
 
     def split(self, name: str) -> Split:
@@ -153,7 +171,7 @@ class Dataset:
         )
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> DataSummary:
     """Return the content of `data.json` in `folder`.
 
     Raises:
@@ -161,28 +179,23 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     file = folder / SUMMARY_FILE
     summary = SUMMARY.read(file)
-    channels = summary["shape"][0]
-    for name, values in (("mean", summary["mean"]), ("std", summary["std"])):
+    channels = summary.shape[0]
+    for name, values in (("mean", summary.mean), ("std", summary.std)):
         if len(values) != channels:
             raise DamagedRecordError(
                 file, f"{name} has {len(values)} values for {channels} channels"
             )
-    return dict(summary)
+    return summary
 
 
-def _content(summary: dict[str, Any]) -> str:
+def _content(summary: DataSummary) -> str:
     """Return a hash of the training images and their normalisation.
 
     Arrays are identified by their bytes. Files are identified by their names, and by the sizes and
     times in the fingerprint.
     """
-    determining = [
-        summary["sha256"]["train_inputs.npy"],
-        summary["shape"],
-        summary["mean"],
-        summary["std"],
-    ]
-    determining += [summary["fingerprint"]] if summary["root"] else []
+    determining = [summary.sha256["train_inputs.npy"], summary.shape, summary.mean, summary.std]
+    determining += [summary.fingerprint] if summary.root else []
     return hashlib.sha256(json.dumps(determining).encode()).hexdigest()[:16]
 
 

@@ -4,10 +4,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,14 @@ from orchestrator.data._parts import (
     split_stratified,
 )
 from orchestrator.data._writing import write
-from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
+from orchestrator.data.dataset import (
+    SUMMARY_FILE,
+    Dataset,
+    DataSummary,
+    Sizes,
+    read_labels,
+    read_summary,
+)
 from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import set_aside
@@ -69,9 +75,8 @@ def prepare(
         parts, clean = _build(config, store, seed)
         summary = _summary(config, parts, target.name)
         if parts.root is not None:
-            if decoded := check_images(parts, note):
-                summary["decoded"] = decoded
-            summary["contents"] = hash_contents(parts)
+            decoded = check_images(parts, note)
+            summary = replace(summary, decoded=decoded, contents=hash_contents(parts))
         if has_summary:
             log.warning(
                 "the damaged data are kept as %s, and the data are prepared again",
@@ -92,44 +97,33 @@ def _is_usable(target: Path) -> bool:
     return True
 
 
-def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
+def describe(config: Data, store: Path, seed: int) -> DataSummary:
     """Return the content of `data.json` without checksums, prepared or not.
 
-    Nothing is written or downloaded. Raise as `prepare` does.
-
-    Returns:
-        name, classes, shape [C, H, W], mean, std, sizes, `class_sizes` (training samples per
-        label), `augmentation` (of `config`, with auto resolved; not in `data.json`), and more. Keys
-        that only some data have: `labelled` (number of labelled training samples, if not all are),
-        `validation_in_training` (the training part includes the validation part), `unread` (kinds
-        of files or keys that are not read), `decoded` (number of images for each conversion).
+    Nothing is written or downloaded. Raise as `prepare` does. `augmentation` is the policy of
+    `config`.
     """
-    unread = datasets.find(config).list_unread(config)
-    summary = _read_or_build_summary(config, store, seed) | ({"unread": unread} if unread else {})
-    return summary | {"augmentation": resolve_augmentation(config)}
+    summary = _read_or_build_summary(config, store, seed)
+    return replace(summary, augmentation=resolve_augmentation(config))
 
 
-def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return the lines of a plan about unread files and converted images, by their titles.
-
-    `summary` is the result of `describe`.
-    """
-    unread, lines = summary.get("unread", []), {}
-    if unread:
+def list_notes(config: Data, summary: DataSummary) -> dict[str, str]:
+    """Return the lines of a plan about unread files and converted images, by their titles."""
+    lines = {}
+    if unread := datasets.find(config).list_unread(config):
         lines["not read"] = list_kinds(unread)
-    if decoded := summary.get("decoded"):
-        lines["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
+    if summary.decoded:
+        lines["images"] = "; ".join(f"{kind}: {count}" for kind, count in summary.decoded.items())
     return lines
 
 
-def _read_or_build_summary(config: Data, store: Path, seed: int) -> dict[str, Any]:
+def _read_or_build_summary(config: Data, store: Path, seed: int) -> DataSummary:
     target = _folder(config, store, seed)
     if _is_usable(target):
-        summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
-        labels = read_labels(
-            target, "train_labels", summary["sizes"]["train"], len(summary["classes"])
-        )
-        return {"class_sizes": _class_sizes(labels, len(summary["classes"])), **summary}
+        summary = replace(read_summary(target), sha256={})
+        classes = len(summary.classes)
+        labels = read_labels(target, "train_labels", summary.sizes.train, classes)
+        return replace(summary, class_sizes=summary.class_sizes or _class_sizes(labels, classes))
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
@@ -260,7 +254,7 @@ def _class_sizes(labels: Labels, classes: int) -> list[int]:
     return [int(count) for count in np.bincount(labels[labels != UNLABELLED], minlength=classes)]
 
 
-def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
+def _summary(config: Data, parts: Parts, fingerprint: str) -> DataSummary:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
         own_samples = len(parts.train) - (
@@ -274,17 +268,17 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         statistic = None
     mean, std = choose_normalization(config, channels, statistic)
     labelled = int(np.count_nonzero(parts.train.labels != UNLABELLED))
-    return {
-        "name": config.name,
-        "classes": list(parts.classes),
-        "shape": [channels, height, width],
-        "mean": mean,
-        "std": std,
-        "sizes": {name: len(part) for name, part in parts.splits().items()},
-        "class_sizes": _class_sizes(parts.train.labels, len(parts.classes)),
-        **({"labelled": labelled} if labelled < len(parts.train) else {}),
-        "label_noise": config.label_noise,
-        **({"validation_in_training": True} if config.validation_in_training else {}),
-        "root": str(parts.root) if parts.root else None,
-        "fingerprint": fingerprint,
-    }
+    return DataSummary(
+        name=config.name,
+        classes=list(parts.classes),
+        shape=(channels, height, width),
+        mean=mean,
+        std=std,
+        sizes=Sizes(**{name: len(part) for name, part in parts.splits().items()}),
+        class_sizes=_class_sizes(parts.train.labels, len(parts.classes)),
+        labelled=labelled if labelled < len(parts.train) else None,
+        label_noise=config.label_noise,
+        validation_in_training=config.validation_in_training,
+        root=str(parts.root) if parts.root else None,
+        fingerprint=fingerprint,
+    )

@@ -1,10 +1,11 @@
 """Resolve the augmentation and the normalisation of a data set, and explain both."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import DataSummary
 
 Statistics = tuple[list[float], list[float]]
 # the values that pretrained weights expect; no image needs to be decoded
@@ -37,15 +38,16 @@ AUTOMATIC = {
 }
 
 
-def resolve_augmentation(data: Data, summary: Mapping[str, Any] | None = None) -> str:
+def resolve_augmentation(data: Data, summary: DataSummary | None = None) -> str:
     """Return the augmentation policy in effect.
 
     Args:
         data: The data section of the configuration; `auto` stands for the policy of its data set.
         summary: The `data.json` of a run. Runs of earlier versions have their policy only there.
     """
-    automatic = (summary or {}).get("augmentation", AUTOMATIC[data.name].policy)
-    return str(automatic) if data.augmentation == "auto" else data.augmentation
+    recorded = summary.augmentation if summary else ""
+    automatic = recorded or AUTOMATIC[data.name].policy
+    return automatic if data.augmentation == "auto" else data.augmentation
 
 
 def shift_pixels(shape: Sequence[int]) -> int:
@@ -102,26 +104,25 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
     return list(data.mean), list(data.std)
 
 
-def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
+def explain_normalization(data: Data, summary: DataSummary) -> str:
     """Return a sentence on the normalisation.
 
     It names mean and deviation of each channel, their source, and the settings to change them.
-    `summary` is the result of `describe`.
     """
-    values = f"mean {_format_values(summary['mean'])}, std {_format_values(summary['std'])}"
+    values = f"mean {_format_values(summary.mean)}, std {_format_values(summary.std)}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
-    if summary["root"]:
+    if summary.root:
         source = "those of ImageNet, as the files are not decoded beforehand"
     else:
         source = "those of the training images"
     return f"{values}: {source}; set data.mean and data.std to change them"
 
 
-def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
+def explain(data: Data, summary: DataSummary) -> dict[str, str]:
     """Return the lines of a plan about augmentation and normalisation, by their titles."""
     return {
-        "augmentation": explain_augmentation(data, summary["shape"]),
+        "augmentation": explain_augmentation(data, summary.shape),
         "normalisation": explain_normalization(data, summary),
     }
 

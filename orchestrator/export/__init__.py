@@ -6,4 +6,5 @@ __all__ = [
     "formats",
     "loading",
     "predict",
+    "settings",
 ]

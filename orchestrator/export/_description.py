@@ -1,14 +1,15 @@
 """Describe an exported student: its recipe, its data and its teacher."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from methods import METHODS, Needs, build_method
 from orchestrator.config.method_settings import check_settings
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Training
 from orchestrator.config.schema import Network as Choice
-from orchestrator.data.pictures import CLEAN_SHARE
+from orchestrator.data.dataset import DataSummary
 from orchestrator.data.preprocessing import resolve_augmentation
+from orchestrator.export.settings import NamedNetwork, UsedData, UsedMethod, Values
 from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -16,40 +17,7 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.quality import read_card
 
 
-def describe_recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
-    """Return network, method and training of a student, and the networks of the students trained
-    with it.
-    """
-    students = configuration.students
-    return {
-        "network": _resolved(students[letter].network),
-        "method": _method(configuration),
-        "training": students[letter].training.model_dump(mode="json")
-        | _start(students[letter].network),
-        "seed": configuration.seed,
-        "beside": {
-            other: _resolved(student.network)
-            for other, student in students.items()
-            if other != letter
-        },
-    }
-
-
-def describe_inputs(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the classes and image preparation; `cut` is the share of the short side."""
-    prepared = {
-        "shape": summary["shape"],
-        "range": [0, 1],
-        "mean": summary["mean"],
-        "std": summary["std"],
-    }
-    return {
-        "classes": summary["classes"],
-        "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None},
-    }
-
-
-def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
+def describe_data(configuration: Configuration, summary: DataSummary) -> UsedData:
     """Describe the data, without the paths of this machine."""
     fields = {
         "validation",
@@ -67,24 +35,21 @@ def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict
     settings = configuration.data.model_dump(mode="json", include=fields)
     settings["augmentation"] = resolve_augmentation(configuration.data, summary)
     settings["limit"] = {part: limit for part, limit in settings["limit"].items() if limit}
-    sizes = summary["sizes"]
-    if _needs(configuration).labels:  # the other samples were not used
-        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
-    return {
-        "name": summary["name"],
-        "fingerprint": summary["fingerprint"],
-        "sizes": sizes,
-    } | settings
+    sizes = summary.sizes
+    if _needs(configuration).labels and summary.labelled is not None:  # the others were not used
+        sizes = replace(sizes, train=summary.labelled)
+    return UsedData(
+        name=summary.name, fingerprint=summary.fingerprint, sizes=asdict(sizes), **settings
+    )
 
 
-def _method(configuration: Configuration) -> dict[str, Any]:
+def describe_method(configuration: Configuration) -> UsedMethod:
     """Return the method's name, provenance and every setting, defaults too."""
     name = configuration.method.name
     check_settings(configuration, name, "method.name")
     kind = METHODS[name]
-    return {"name": name, "provenance": kind.provenance} | {
-        "settings": kind.Settings.build(configuration.method.settings).model_dump()
-    }
+    settings = kind.Settings.build(configuration.method.settings).model_dump()
+    return UsedMethod(name=name, provenance=kind.provenance, settings=settings)
 
 
 def needs_teacher(configuration: Configuration) -> bool:
@@ -97,18 +62,22 @@ def _needs(configuration: Configuration) -> Needs:
     return build_method(configuration.method.name, configuration.method.settings).needs
 
 
-def _resolved(network: Choice) -> dict[str, Any]:
+def describe_network(network: Choice) -> NamedNetwork:
     """Return the network's name and every setting, so that a default may change."""
     settings = MODELS[network.name].settings.build(network.settings)
-    return {"name": network.name, **settings.model_dump()}
+    return NamedNetwork(name=network.name, **settings.model_dump())
 
 
-def _start(network: Choice) -> dict[str, Any]:
-    """Return the initial weights, without the folders of this machine."""
+def describe_training(training: Training, network: Choice) -> Values:
+    """Return the training, and the initial weights without the folders of this machine."""
+    return training.model_dump(mode="json") | _start(network)
+
+
+def _start(network: Choice) -> Values:
     return {"start": Path(network.weights).name if network.weights else None}
 
 
-def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+def describe_teacher(store: Store, sweep: Sweep, summary: DataSummary) -> Values | None:
     """Describe the teacher and its metrics.
 
     The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
@@ -117,7 +86,7 @@ def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dic
     if teacher is None:
         return None
     augmentation = resolve_augmentation(configuration.data, summary)
-    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
+    folder = store.teachers / fit.fingerprint(configuration, summary.fingerprint, augmentation)
     card = read_card(sweep.folder) or (None if fit.damage(folder) else fit.card(folder))
     parts, recorded = ("validation/", "test/"), card.get("metrics", {}) if card else {}
     metrics = {name: value for name, value in recorded.items() if name.startswith(parts)}

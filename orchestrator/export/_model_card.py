@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-Values = dict[str, Any]
+from orchestrator.export.settings import ExportSettings, Source, Values
+
 TEMPLATES = Path(__file__).with_name("templates")
 METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
 
 
-def model_card(settings: Values) -> str:
+def model_card(settings: ExportSettings) -> str:
     """Return the text of README.md for the content of settings.json."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -26,41 +27,37 @@ def model_card(settings: Values) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["one_line"] = _one_line
-    over_seeds = settings["over_seeds"]
+    over_seeds = settings.over_seeds
     return environment.get_template("model_card.md.jinja").render(
-        settings,
+        settings.plain(),
         front=_front(settings),
-        tested=_tested(settings["source"]),
-        metrics=_table(settings["source"]["metrics"], lambda value: f"{value:.4f}"),
+        tested=_tested(settings.source),
+        metrics=_table(settings.source.metrics, lambda value: f"{value:.4f}"),
         means=over_seeds
-        and _table(
-            over_seeds["metrics"], lambda value: f"{value['mean']:.4f} ± {value['error']:.4f}"
-        ),
+        and _table(over_seeds.metrics, lambda value: f"{value['mean']:.4f} ± {value['error']:.4f}"),
     )
 
 
-def _front(settings: Values) -> str:
-    data, source = settings["data"], settings["source"]
+def _front(settings: ExportSettings) -> str:
+    data, source = settings.data, settings.source
     part = "test" if _tested(source) else "validation"
-    value = source["metrics"][f"{part}/{source['weights']}/accuracy"]
+    value = source.metrics[f"{part}/{source.weights}/accuracy"]
     result = {
         "task": {"type": "image-classification"},
-        "dataset": {"name": data["name"], "type": data["name"], "split": part},
+        "dataset": {"name": data.name, "type": data.name, "split": part},
         "metrics": [{"type": "accuracy", "name": f"{part} accuracy", "value": value}],
     }
-    distilled = (
-        ["knowledge-distillation"] if settings["teacher"] or settings["hears_others"] else []
-    )
+    distilled = ["knowledge-distillation"] if settings.teacher or settings.hears_others else []
     values = {
         "tags": [
             "image-classification",
             *distilled,
-            settings["method"]["name"],
-            settings["network"]["name"],
+            settings.method.name,
+            settings.network.name,
         ],
         "pipeline_tag": "image-classification",
         "metrics": ["accuracy"],
-        "model-index": [{"name": settings["name"], "results": [result]}],
+        "model-index": [{"name": settings.name, "results": [result]}],
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -83,8 +80,8 @@ def _table(metrics: Values, format_value: Callable[[Any], str]) -> str:
     return "\n".join(rows)
 
 
-def _tested(source: Values) -> bool:
-    return any(name.startswith("test/") for name in source["metrics"])
+def _tested(source: Source) -> bool:
+    return any(name.startswith("test/") for name in source.metrics)
 
 
 def _one_line(values: Values, *without: str) -> str:

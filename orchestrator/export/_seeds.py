@@ -1,15 +1,14 @@
 """Average the metrics of an exported student's settings over the seeds of its run."""
 
-from typing import Any
-
 from orchestrator.config.trial import SEED, Parameters
+from orchestrator.export.settings import OverSeeds
 from orchestrator.reporting.statistics import mean
 from orchestrator.store.records import Sweep, Trial
 
 PARTS = ("validation/", "test/")
 
 
-def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None:
+def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> OverSeeds | None:
     """Average the metrics of the complete trials with the trial's settings over their seeds.
 
     Args:
@@ -18,9 +17,9 @@ def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any
         letter: Letter of the exported student.
 
     Returns:
-        The `seeds`, and for each metric its `mean` and standard `error`. Metrics are named as those
-        of the export: `validation/last/nll`, `test/best/accuracy`. A metric that not all trials
-        have is left out. None if the run named no seeds, or fewer than two such trials exist.
+        The averages. Metrics are named as those of the export: `validation/last/nll`,
+        `test/best/accuracy`. A metric that not all trials have is left out. None if the run named
+        no seeds, or fewer than two such trials exist.
     """
     alike = [
         one
@@ -33,10 +32,8 @@ def average_over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any
     shared = sorted(set[str].intersection(*map(set, trial_metrics)))
     means = {name: mean([metrics[name] for metrics in trial_metrics]) for name in shared}
     seeds = sorted(one.settings.get(SEED, sweep.configuration.seed) for one in alike)
-    return {
-        "seeds": seeds,
-        "metrics": {name: {"mean": one.value, "error": one.error} for name, one in means.items()},
-    }
+    metrics = {name: {"mean": one.value, "error": one.error} for name, one in means.items()}
+    return OverSeeds(seeds=seeds, metrics=metrics)
 
 
 def student_metrics(metrics: dict[str, float], letter: str) -> dict[str, float]:

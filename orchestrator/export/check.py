@@ -4,14 +4,14 @@ The images are random, and real ones too if the store has them.
 """
 
 import contextlib
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.data.dataset import Dataset
+from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.pictures import decode
 from orchestrator.export.formats import Predictions
 from orchestrator.store.store import Store
@@ -19,21 +19,28 @@ from orchestrator.store.store import Store
 RANDOM, REAL = 4, 16  # images of each batch
 
 
-def check_batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
+class Difference(NamedTuple):
+    """Largest difference of logits, and whether all differences are allowed."""
+
+    largest: float
+    same: bool
+
+
+def check_batches(store: Store, summary: DataSummary) -> dict[str, Tensor]:
     """Return prepared images (B, C, H, W) float32 by their origin.
 
     `random` are random images. `one` is a single one of them, because every batch size must work.
     `validation` are images of that part, if it can be read.
     """
-    shape = summary["shape"]
+    shape = summary.shape
     random = torch.randn(RANDOM, *shape, generator=torch.Generator().manual_seed(0))
     images = {"random": random, "one": random[:1]}
-    folder = store.root / "data" / summary["fingerprint"]
+    folder = store.root / "data" / summary.fingerprint
     if (folder / "data.json").exists():
         # damaged data, or data without its files, are reported by training
         with contextlib.suppress(ConfigurationError):
             images["validation"] = normalize(
-                pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"]
+                pictures(Dataset.open(folder), REAL), summary.mean, summary.std
             )
     return images
 
@@ -68,7 +75,7 @@ def normalize(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 @torch.no_grad()
 def compare_logits(
     network: Predictions, written: Predictions, batches: dict[str, Tensor], tolerance: float
-) -> dict[str, Any]:
+) -> Difference:
     """Compare the logits of a written export with those of the network.
 
     Args:
@@ -76,16 +83,13 @@ def compare_logits(
         written: The same of the written export.
         batches: Batches of prepared images by their origin.
         tolerance: Allowed difference, as a share of the network's largest logit on that batch.
-
-    Returns:
-        `largest`, the largest difference, and `same`, whether all differences are allowed.
     """
     largest, same = 0.0, True
     for images in batches.values():
         expected, actual = network(images), written(images)
         if actual.shape != expected.shape:
-            return {"largest": float("inf"), "same": False}
+            return Difference(float("inf"), same=False)
         difference = float((actual - expected).abs().max())
         largest = max(largest, difference)
         same = same and difference <= tolerance * float(expected.abs().max())
-    return {"largest": largest, "same": same}
+    return Difference(largest, same)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,21 +19,23 @@ from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
-from orchestrator.data.dataset import SUMMARY_FILE, read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, DataSummary, read_summary
+from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.data.prepare import describe
 from orchestrator.export._description import (
     describe_data,
-    describe_inputs,
-    describe_recipe,
+    describe_method,
+    describe_network,
     describe_teacher,
+    describe_training,
     needs_teacher,
 )
 from orchestrator.export._model_card import model_card
 from orchestrator.export._seeds import average_over_seeds, heldout_metrics, student_metrics
-from orchestrator.export._settings import FORMAT
 from orchestrator.export.check import check_batches, compare_logits
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
 from orchestrator.export.loading import load_predictions
+from orchestrator.export.settings import FORMAT, Checked, ExportSettings, Input, Source, Values
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
@@ -56,7 +58,7 @@ class Exported:
     """Folder and settings of an exported student, and the letters of its peers."""
 
     folder: Path
-    settings: dict[str, Any]
+    settings: ExportSettings
     peers: tuple[str, ...]
 
 
@@ -95,49 +97,59 @@ def export(
         raise ConfigurationError(
             f"--student {letter!r} is not a student of {name!r}: give one of {', '.join(students)}"
         ).with_details("--student", letter, tuple(students))
-    source = {
-        "run": name,
-        "trial": trial.number,
-        "state": trial.state,
-        "student": letter,
-        "weights": weights,
-    }
-    source |= {
-        "asked": number is not None,
-        "chosen": _chosen(sweep, number),
-        "taken_over": trial.changes,
-    }
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
     target = requested or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
-    network = _network(students[letter].network, summary, folder / FILES[weights], trial)
-    settings = {
-        "format": FORMAT,
-        "name": title,
-        "form": form,
-        "file": FORMATS[form].file,
-        "fingerprint": network_fingerprint(network.state_dict()),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        **describe_inputs(summary),
-        "source": source | _progress(folder, trial, letter, weights),
-        "over_seeds": average_over_seeds(sweep, trial, letter),
-        "searched": trial.settings,
-        "data": describe_data(configuration, summary),
-        "teacher": describe_teacher(store, sweep, summary)
-        if needs_teacher(configuration)
-        else None,
-        "hears_others": uses_peers(sweep, trial),
-        **describe_recipe(configuration, letter),
-    }
+    chosen = students[letter]
+    network = _network(chosen.network, summary, folder / FILES[weights], trial)
+    settings = ExportSettings(
+        format=FORMAT,
+        form=form,
+        network=describe_network(chosen.network),
+        classes=summary.classes,
+        input=Input(
+            shape=summary.shape,
+            mean=summary.mean,
+            std=summary.std,
+            cut=CLEAN_SHARE if summary.root else None,
+        ),
+        name=title,
+        file=FORMATS[form].file,
+        fingerprint=network_fingerprint(network.state_dict()),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        source=Source(
+            run=name,
+            trial=trial.number,
+            state=trial.state,
+            student=letter,
+            weights=weights,
+            asked=number is not None,
+            chosen=_chosen(sweep, number),
+            taken_over=trial.changes,
+            **_progress(folder, trial, letter, weights),
+        ),
+        over_seeds=average_over_seeds(sweep, trial, letter),
+        searched=trial.settings,
+        data=describe_data(configuration, summary),
+        teacher=(describe_teacher(store, sweep, summary) if needs_teacher(configuration) else None),
+        hears_others=uses_peers(sweep, trial),
+        method=describe_method(configuration),
+        training=describe_training(chosen.training, chosen.network),
+        seed=configuration.seed,
+        beside={
+            other: describe_network(student.network)
+            for other, student in students.items()
+            if other != letter
+        },
+    )
     with _writing(target) as temporary:
-        FORMATS[form].write(network, tuple(summary["shape"]), temporary / FORMATS[form].file)
-        write_json(temporary / SETTINGS, settings)
-        settings["checked"] = _checked(
-            network, load_predictions(temporary), form, store, summary, target
-        )
-        write_json(temporary / SETTINGS, settings)
+        FORMATS[form].write(network, summary.shape, temporary / FORMATS[form].file)
+        write_json(temporary / SETTINGS, settings.plain())
+        checked = _checked(network, load_predictions(temporary), form, store, summary, target)
+        settings = settings.model_copy(update={"checked": checked})
+        write_json(temporary / SETTINGS, settings.plain())
         (temporary / CARD).write_text(model_card(settings), encoding="utf-8")
     return Exported(target, settings, tuple(other for other in students if other != letter))
 
@@ -256,9 +268,9 @@ def _writing(target: Path) -> Iterator[Path]:
         ).with_details("--to", str(target), "a folder that can be written") from error
 
 
-def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
+def _network(chosen: Choice, summary: DataSummary, file: Path, trial: Trial) -> Network:
     """Return the student with the weights of a file of its checkpoint."""
-    network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
+    network = build(chosen.name, len(summary.classes), summary.shape, chosen.settings)
     try:
         network.load_state_dict(load_file(file))
     except (
@@ -270,7 +282,7 @@ def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) 
     return network.eval()
 
 
-def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
+def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> Values:
     """Return the epoch of the weights and the student's metrics.
 
     The source is the checkpoint, because the trial's record may be behind it.
@@ -300,7 +312,7 @@ def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationE
     ).with_details(str(file), reason)
 
 
-def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
+def _data(store: Store, sweep: Sweep) -> DataSummary:
     """Return the run's summary of its data; without a copy, describe the source now."""
     file = sweep.folder / SUMMARY_FILE
     if file.exists():
@@ -317,26 +329,30 @@ def _checked(
     written: Predictions,
     form: str,
     store: Store,
-    summary: dict[str, Any],
+    summary: DataSummary,
     target: Path,
-) -> dict[str, Any]:
+) -> Checked:
     """Check the written export's logits; return image counts, difference and tolerance.
 
     Raise PreflightError if they differ from the student's.
     """
     batches, tolerance = check_batches(store, summary), FORMATS[form].tolerance
     result = compare_logits(lambda images: network(images).logits, written, batches, tolerance)
-    if not result["same"]:
+    if not result.same:
         step = "check the disk" if form == NAME else "give --format safetensors"
         raise PreflightError(
             f"--to {target}: the logits of the written file differ from the checkpoint's by "
-            f"{result['largest']:.2g}: {step}"
-        ).with_details("--to", result["largest"], tolerance)
-    images = {name: len(batches.get(name, ())) for name in ("random", "validation")}
-    return images | {"largest_difference": result["largest"], "tolerance": tolerance}
+            f"{result.largest:.2g}: {step}"
+        ).with_details("--to", result.largest, tolerance)
+    return Checked(
+        random=len(batches["random"]),
+        validation=len(batches.get("validation", ())),
+        largest_difference=result.largest,
+        tolerance=tolerance,
+    )
 
 
-def export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
+def export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> ExportSettings:
     """Export a student of a sweep as a program, and return its settings.
 
     A program needs neither this project nor a pickle where it is loaded.

@@ -1,13 +1,11 @@
 """Load an exported student."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
-from orchestrator.export._settings import read_settings
 from orchestrator.export.formats import (
     FORMATS,
     NAME,
@@ -16,6 +14,7 @@ from orchestrator.export.formats import (
     load_onnx,
     load_program,
 )
+from orchestrator.export.settings import StudentSettings, read_settings
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
@@ -35,11 +34,11 @@ def load_exported(folder: Path | str) -> Network:
     """
     folder = read_path(folder, "folder")
     settings = read_settings(folder)
-    if settings.get("form", NAME) != NAME:
+    if settings.form != NAME:
         raise ConfigurationError(
-            f"{folder} holds {FORMATS[settings['form']].file} and no network: load it with "
+            f"{folder} holds {FORMATS[settings.form].file} and no network: load it with "
             f"`load_predictions`, or export safetensors"
-        ).with_details(str(folder), settings["form"], NAME)
+        ).with_details(str(folder), settings.form, NAME)
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
     network = _build_network(settings, folder)
@@ -47,23 +46,18 @@ def load_exported(folder: Path | str) -> Network:
     return network.eval()
 
 
-def _build_network(settings: dict[str, Any], folder: Path) -> Network:
-    network = dict(settings["network"])
+def _build_network(settings: StudentSettings, folder: Path) -> Network:
+    network = settings.network
     try:
-        return build(
-            network.pop("name"),
-            len(settings["classes"]),
-            tuple(settings["input"]["shape"]),
-            network,
-        )
+        return build(network.name, len(settings.classes), settings.input.shape, network.settings)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "
             f"with `python run.py export`"
-        ).with_details(str(folder / SETTINGS), settings["network"]) from error
+        ).with_details(str(folder / SETTINGS), settings.network.model_dump()) from error
 
 
-def _require_size(settings: dict[str, Any], file: Path) -> None:
+def _require_size(settings: StudentSettings, file: Path) -> None:
     """Raise ConfigurationError if a network is large, and larger than its weights file.
 
     Only shapes are computed, which takes no memory. Other mismatches of a smaller network are
@@ -84,7 +78,7 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
             f"({' '.join(str(error).split())[:200]}): export it again with `python run.py export`"
-        ).with_details(str(file.parent / SETTINGS), settings["network"]) from error
+        ).with_details(str(file.parent / SETTINGS), settings.network.model_dump()) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
@@ -103,7 +97,7 @@ def load_predictions(folder: Path | str) -> Predictions:
         PreflightError: A package of the format is missing.
     """
     folder = read_path(folder, "folder")
-    form = read_settings(folder).get("form", NAME)
+    form = read_settings(folder).form
     if form == NAME:
         network = load_exported(folder)
         return lambda images: network(images).logits

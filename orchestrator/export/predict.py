@@ -18,9 +18,9 @@ from orchestrator.core.errors import BAD_CONFIGURATION, OK, ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.core.text import shorten
 from orchestrator.data.decoding import ImageError, decode_image
-from orchestrator.export._settings import read_settings
 from orchestrator.export.check import normalize
 from orchestrator.export.loading import load_predictions
+from orchestrator.export.settings import Input, StudentSettings, read_settings
 
 ARRAYS = ".npy"
 TOGETHER, VALUES = 256, 2**26  # most images of one batch, and most values in them
@@ -56,14 +56,14 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
     pictures: list[Picture] = []
     for name in images:
         try:
-            pictures += read(read_path(name, "IMAGES", only_read=True), settings["input"])
+            pictures += read(read_path(name, "IMAGES", only_read=True), settings.input)
         except ConfigurationError as error:
             print(privacy.sanitize(f"error: {error}"), file=sys.stderr)
     if not pictures:
         return BAD_CONFIGURATION
     rows = probabilities(student, pictures, settings)
     predictions = [
-        (picture, likeliest(row, settings["classes"], top))
+        (picture, likeliest(row, settings.classes, top))
         for picture, row in zip(pictures, rows, strict=True)
     ]
     if as_json:
@@ -84,7 +84,7 @@ def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
+def read(file: Path, input_settings: Input) -> list[Picture]:
     """Return the images of a file, in the form that `input` in settings.json demands.
 
     Raises:
@@ -100,13 +100,13 @@ def read(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
 
 
 @torch.no_grad()
-def probabilities(student: Any, pictures: list[Picture], settings: dict[str, Any]) -> Tensor:
+def probabilities(student: Any, pictures: list[Picture], settings: StudentSettings) -> Tensor:
     """Return the probabilities (n, K) of the classes for each image.
 
     Raises:
         ConfigurationError: The student does not fit its settings.
     """
-    mean, std, shape = (settings["input"][name] for name in ("mean", "std", "shape"))
+    mean, std, shape = settings.input.mean, settings.input.std, list(settings.input.shape)
     together, rows = max(1, min(TOGETHER, VALUES // math.prod(shape))), []
     for start in range(0, len(pictures), together):
         pixels = np.stack([picture.pixels for picture in pictures[start : start + together]])
@@ -119,11 +119,11 @@ def probabilities(student: Any, pictures: list[Picture], settings: dict[str, Any
                 f"the student does not accept images of shape {shape}, the shape in its settings: "
                 f"export it again"
             ).with_details("input.shape", tuple(shape)) from error
-        if logits.shape != (len(images), len(settings["classes"])):
+        if logits.shape != (len(images), len(settings.classes)):
             raise ConfigurationError(
                 f"the student has {logits.shape[-1]} classes, but its settings name "
-                f"{len(settings['classes'])}: export it again"
-            ).with_details("classes", logits.shape[-1], len(settings["classes"]))
+                f"{len(settings.classes)}: export it again"
+            ).with_details("classes", logits.shape[-1], len(settings.classes))
         rows.append(logits.softmax(1))
     return torch.cat(rows)
 
@@ -137,8 +137,8 @@ def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]
     ]
 
 
-def _read_image(file: Path, input_settings: dict[str, Any]) -> Picture:
-    channels, height, width = input_settings["shape"]
+def _read_image(file: Path, input_settings: Input) -> Picture:
+    channels, height, width = input_settings.shape
     if channels not in (1, 3):
         raise ConfigurationError(
             f"{file} cannot be used, because the student takes {channels} channels: give an array "
@@ -151,16 +151,16 @@ def _read_image(file: Path, input_settings: dict[str, Any]) -> Picture:
             f"{file} cannot be decoded ({error}): give another image"
         ).with_details(str(file), str(error), "an image") from error
     notes = list(done)
-    if input_settings["cut"] or image.size != (width, height):
+    if input_settings.cut or image.size != (width, height):
         notes += (
             []
-            if input_settings["cut"]
+            if input_settings.cut
             else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
         )
         image = image.resize(
             (width, height),
             Image.Resampling.BILINEAR,
-            box=_box(image, width / height, input_settings["cut"] or 1.0),
+            box=_box(image, width / height, input_settings.cut or 1.0),
         )
     pixels = np.array(image)
     return Picture(
@@ -181,8 +181,8 @@ def _box(image: Image.Image, ratio: float, share: float) -> tuple[float, float, 
     return left, top, left + width, top + height
 
 
-def _read_array(file: Path, input_settings: dict[str, Any]) -> list[Picture]:
-    channels, height, width = input_settings["shape"]
+def _read_array(file: Path, input_settings: Input) -> list[Picture]:
+    channels, height, width = input_settings.shape
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):

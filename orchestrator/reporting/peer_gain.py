@@ -4,9 +4,9 @@ The baseline is the best of the sweep's KD trials in which the student has the s
 search may vary the network too.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from orchestrator.config.trial import apply, network_key
+from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.store.records import Sweep, Trial
 
 BASELINE = "kd"
@@ -76,7 +76,7 @@ def _method(sweep: Sweep, trial: Trial) -> str:
     return str(trial.settings.get("method.name", sweep.configuration.method.name))
 
 
-def _network(trial: Trial, letter: str) -> dict[str, Any]:
+def _network(trial: Trial, letter: str) -> Parameters:
     """Return the searched settings of a student's network."""
     section = f"{network_key(letter)}."
     return {key: value for key, value in trial.settings.items() if key.startswith(section)}

@@ -76,7 +76,7 @@ class RecordSchema(Generic[T]):
         number: The format that is written. Records of an older format, or of none, may lack keys
             that have a default.
         advice: The next step for the user if a record is damaged.
-        other_keys: Whether keys outside the schema are kept rather than refused.
+        other_keys: Whether keys outside the schema are allowed. A dataclass ignores them.
     """
 
     def __init__(
@@ -174,6 +174,13 @@ class RecordSchema(Generic[T]):
         """Return the record as JSON, with its format and checksum."""
         body = json.dumps({FORMAT: self.number, **values}, indent=1)
         return f'{body[:-2]},\n "{CHECKSUM}": "{_checksum(body.encode())}"\n}}'
+
+    def plain(self, record: T) -> dict[str, Any]:
+        """Return a record as JSON values, without those that equal their default."""
+        plain: dict[str, Any] = self._adapter.dump_python(
+            record, mode="json", exclude_defaults=True
+        )
+        return plain
 
     def damage(self, file: Path) -> DamagedRecordError | None:
         """Return the damage of a file, or None if it is readable or missing."""

@@ -51,7 +51,7 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
     if not accuracies:
         return ""
     return quality.student_warning(
-        max(accuracies), best.number, read_summary(data)["sizes"]["validation"]
+        max(accuracies), best.number, read_summary(data).sizes.validation
     )
 
 

@@ -165,7 +165,7 @@ def flush_tracking(
     """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
 
-    tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
+    tracker, state = Tracker(store, sweep, read_summary(data).classes, ship), sweep.state
     events = Events(sweep, [display])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     with stoppable():
@@ -189,7 +189,7 @@ def _run_trials_and_track(
     started = time.monotonic()
     sweep.state = "running"
     sweep.save()
-    tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
+    tracker = Tracker(store, sweep, read_summary(data).classes, ship)
     events = Events(sweep, [tracker, display])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     state = "failed"

@@ -17,7 +17,7 @@ def keep(folder: Path, data: Path) -> None:
     Every start writes both. An export needs the first without the data, a report the second.
     """
     for schema, name, values in (
-        (SUMMARY, SUMMARY_FILE, read_summary(data)),
+        (SUMMARY, SUMMARY_FILE, read_summary(data).plain()),
         (ENVIRONMENT, ENVIRONMENT_FILE, describe()),
     ):
         if damage := schema.damage(folder / name):

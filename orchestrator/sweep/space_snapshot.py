@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,14 @@ def described_data(configuration: Configuration, data: Path) -> Described:
     summary = read_summary(data)
     found: Described = {
         "data": {
-            "where": str(configuration.data.path or summary["name"]),
-            "sizes": summary["sizes"],
+            "where": str(configuration.data.path or summary.name),
+            "sizes": asdict(summary.sizes),
         }
     }
     found["data"] |= {
-        "sums": summary.get("sha256", {})
-        | ({"files": summary["fingerprint"]} if summary["root"] else {})
+        "sums": summary.sha256 | ({"files": summary.fingerprint} if summary.root else {})
     }
-    found["data"] |= {"contents": summary["contents"]} if "contents" in summary else {}
+    found["data"] |= {"contents": summary.contents} if summary.contents else {}
     if configuration.teacher and (weights := _describe_file(configuration.teacher.network.weights)):
         found["weights"] = weights
     given = {

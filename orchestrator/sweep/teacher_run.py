@@ -37,9 +37,7 @@ def prepare_teacher(
         The teacher's folder, its card, and its cost in seconds.
     """
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    views = (
-        views_to_precompute(configuration, summary["augmentation"]) if precompute_progress else []
-    )
+    views = views_to_precompute(configuration, summary.augmentation) if precompute_progress else []
     jobs = max(len(views), 1)
     explain_data(configuration, data, display)
     with (
@@ -74,7 +72,7 @@ def prepare_teacher(
             )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
             display.preparing(f"precomputing {len(views)} views in {cache.folder}")
-            precompute_progress.begin(sum(map(len, shares)), summary["sizes"]["train"])
+            precompute_progress.begin(sum(map(len, shares)), summary.sizes.train)
             precompute_views(
                 configuration, folders, shares, features, dispatcher_client, precompute_progress
             )

@@ -6,16 +6,16 @@ The decision is made once per run, before anything starts.
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from orchestrator.config import sizes
 from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
+from orchestrator.data.dataset import DataSummary
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.teacher.cache import list_folders
 
@@ -45,7 +45,7 @@ class TeacherAccess:
 def decide_access(
     store: Store,
     configuration: Configuration,
-    data: Mapping[str, Any],
+    data: DataSummary,
     local: bool,
     reserve_bytes: int = SPARE_BYTES,
     clean_bytes: int = 0,
@@ -73,12 +73,10 @@ def decide_access(
     assert teacher is not None
     cluster = not local and cluster_address(configuration.resources) is not None
     needed = (
-        sizes.cache_bytes(
-            configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]
-        )
+        sizes.cache_bytes(configuration, data.sizes.train, len(data.classes), data.augmentation)
         + clean_bytes
     )
-    views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
+    views = sizes.views(configuration) if sizes.varies(configuration, data.augmentation) else 0
     size = sizes.format_bytes(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "computed online at every step (teacher.mode = online)")

@@ -29,7 +29,7 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     if teacher is None or teacher.network.weights:
         return
     try:
-        before = read_summary(sweep)["fingerprint"]
+        before = read_summary(sweep).fingerprint
     except (ConfigurationError, KeyError):
         return  # the sweep was interrupted before it wrote a summary
     dataset = Dataset.open(data)

@@ -5,11 +5,10 @@ best one, and commands that show more.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from orchestrator.config.objectives import describe_objective, primary_goal
 from orchestrator.config.schema import Configuration
+from orchestrator.data.dataset import DataSummary
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.teacher.quality import read_quality
@@ -62,13 +61,13 @@ def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
     )
 
 
-def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[str, str]:
+def dataset(configuration: Configuration, summary: DataSummary) -> dict[str, str]:
     """Return the data as MLflow's dataset entity.
 
     Returns:
         Name, digest (the fingerprint), source, schema and profile. The last three are JSON.
     """
-    shape, classes = summary["shape"], summary["classes"]
+    shape, classes = summary.shape, summary.classes
     keys = (
         "sizes",
         "class_sizes",
@@ -79,7 +78,8 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
         "label_noise",
         "validation_in_training",
     )
-    profile = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}
+    plain = summary.plain()
+    profile = {key: plain[key] for key in keys if key in plain} | {"classes": len(classes)}
     features = [
         {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:], shape[0]]}}
     ]
@@ -89,10 +89,10 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
     }
     path = configuration.data.path
     return {
-        "name": summary["name"],
-        "digest": summary["fingerprint"][:DIGEST],
+        "name": summary.name,
+        "digest": summary.fingerprint[:DIGEST],
         "source_type": "local",
-        "source": json.dumps({"uri": str(path) if path else summary["name"]}),
+        "source": json.dumps({"uri": str(path) if path else summary.name}),
         "schema": json.dumps(schema),
         "profile": json.dumps(profile),
     }

@@ -11,13 +11,16 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import UserError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.tracking._client import status_of
 from orchestrator.tracking._description import DIGEST, LONGEST, NOTE
+
+if TYPE_CHECKING:
+    from orchestrator.export.settings import ExportSettings
 
 KINDS = ("sweep",)  # kinds of runs that register a model; a single training (`train`) does not
 ALIAS = "best"
@@ -29,7 +32,7 @@ VERSIONS = "mlflow.modelVersions"  # tag from which a logged model's page reads 
 PACKAGES = ("mlflow", "numpy", "torch")
 Tags = dict[str, str]
 # Exports a student, given by trial and letter, into a folder as a program; returns its settings
-ExportProgram = Callable[[int, str, Path], dict[str, Any]]
+ExportProgram = Callable[[int, str, Path], "ExportSettings"]
 
 
 def model_name(sweep: Sweep) -> str:
@@ -125,12 +128,12 @@ def _log(
 
     exported = folder / "export"
     settings = export_program(trial, letter, exported)
-    source = settings["source"]
-    params = {name: str(value)[:500] for name, value in settings["searched"].items()}
+    source = settings.source
+    params = {name: str(value)[:500] for name, value in settings.searched.items()}
     params |= {
-        "network": settings["network"]["name"],
-        "parameters": str(settings["parameters"]),
-        "epoch": str(source["epoch"]),
+        "network": settings.network.name,
+        "parameters": str(settings.parameters),
+        "epoch": str(source.epoch),
     }
     card = (exported / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
     note = {NOTE: card[: card.rindex("\n", 0, LONGEST)]}
@@ -148,13 +151,11 @@ def _log(
     client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
     timestamp = model.creation_timestamp
     shown = {
-        name: value
-        for name, value in source["metrics"].items()
-        if name.rpartition("/")[2] in METRICS
+        name: value for name, value in source.metrics.items() if name.rpartition("/")[2] in METRICS
     }
     data = {
-        "dataset_name": settings["data"]["name"],
-        "dataset_digest": settings["data"]["fingerprint"][:DIGEST],
+        "dataset_name": settings.data.name,
+        "dataset_digest": settings.data.fingerprint[:DIGEST],
     }
     metrics = [
         Metric(f"student/{name}", value, timestamp, 0, model_id=model.model_id, **data)
@@ -165,7 +166,7 @@ def _log(
 
 
 def _save(
-    store: Store, exported: Path, settings: dict[str, Any], target: Path, model: Any, run: str
+    store: Store, exported: Path, settings: "ExportSettings", target: Path, model: Any, run: str
 ) -> None:
     """Write the folder that MLflow loads: code, program, settings, card, signature and example."""
     import numpy as np
@@ -175,10 +176,10 @@ def _save(
 
     from orchestrator.export.formats import CARD, SETTINGS
 
-    shape, float32 = settings["input"]["shape"], np.dtype("float32")
+    shape, float32 = settings.input.shape, np.dtype("float32")
     signature = ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, *shape))]),
-        outputs=Schema([TensorSpec(float32, (-1, len(settings["classes"])))]),
+        outputs=Schema([TensorSpec(float32, (-1, len(settings.classes)))]),
     )
     named = {
         "artifact_path": model.artifact_location,
@@ -186,8 +187,8 @@ def _save(
         "run_id": run,
         "model_id": model.model_id,
     }
-    files = {"program": settings["file"], "settings": SETTINGS, "card": CARD}
-    described = {key: settings[key] for key in ("name", "classes", "input", "network")}
+    files = {"program": settings.file, "settings": SETTINGS, "card": CARD}
+    described = settings.model_dump(mode="json", include={"name", "classes", "input", "network"})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pyfunc.save_model(
@@ -204,7 +205,7 @@ def _save(
         )
 
 
-def _example(store: Store, settings: dict[str, Any]) -> Any:
+def _example(store: Store, settings: "ExportSettings") -> Any:
     """Return images (2, C, H, W) float32 in 0..1.
 
     They are from the validation part if the store has it, else zeros.
@@ -214,11 +215,11 @@ def _example(store: Store, settings: dict[str, Any]) -> Any:
     from orchestrator.data.dataset import Dataset
     from orchestrator.export.check import pictures
 
-    folder = store.root / "data" / settings["data"]["fingerprint"]
+    folder = store.root / "data" / settings.data.fingerprint
     with contextlib.suppress(UserError):
         if (folder / "data.json").exists():
             return pictures(Dataset.open(folder), EXAMPLES).contiguous().numpy()
-    return np.zeros((EXAMPLES, *settings["input"]["shape"]), np.float32)
+    return np.zeros((EXAMPLES, *settings.input.shape), np.float32)
 
 
 def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: Tags) -> str:

@@ -8,13 +8,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.provenance import describe
-from orchestrator.data.dataset import read_summary
+from orchestrator.data.dataset import DataSummary, read_summary
 from orchestrator.reporting.peer_gain import peer_gains
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -420,9 +419,9 @@ class Tracker:
         self.writer.add(CloseRun(run=PARENT, tags=ended, status=status, at=now_ms(), told=closed))
 
 
-def _data(sweep: Sweep) -> dict[str, Any]:
-    """Return the summary of the run's data; empty if the run has no valid copy."""
+def _data(sweep: Sweep) -> DataSummary | None:
+    """Return the summary of the run's data; None if the run has no valid copy."""
     try:
         return read_summary(sweep.folder)
     except ConfigurationError:
-        return {}
+        return None

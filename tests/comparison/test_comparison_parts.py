@@ -23,6 +23,7 @@ from orchestrator.sweep.comparison._student_cost import student_cost
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
 from orchestrator.sweep.preflight.configuration import check_search
+from tests.data_summary import data_summary
 from tests.refusal import refused
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -215,7 +216,7 @@ def test_published_results_name_existing_networks_and_methods() -> None:
 
 def test_the_cost_of_a_student_is_counted() -> None:
     """By hand: an mlp of 64 -> 16 -> 10, and a convolutional network, layer by layer."""
-    summary = {"classes": ["one"] * 10, "shape": [1, 8, 8]}
+    summary = data_summary(classes=["one"] * 10)
     found = student_cost(
         Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3
     )
@@ -224,7 +225,7 @@ def test_the_cost_of_a_student_is_counted() -> None:
         64 * 16 + 16 * 10,
     )
     assert found.latency_ms > 0
-    summary = {"classes": ["one"] * 100, "shape": [3, 32, 32]}
+    summary = data_summary(classes=["one"] * 100, shape=(3, 32, 32))
     resnet = student_cost(Network(name="resnet20"), summary, repeats=1)
     stem, stages = 32 * 32 * 3 * 16 * 9, [(32, 16, 16), (16, 16, 32), (8, 32, 64)]
     blocks = sum(

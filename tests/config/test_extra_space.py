@@ -12,6 +12,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.configuration import check_search, check_students, check_train
 from orchestrator.sweep.preflight.preflight import _check_with_data
+from tests.data_summary import data_summary
 from tests.refusal import refused
 
 PEER = "peers.b.network.name=mlp"
@@ -231,13 +232,7 @@ def test_a_training_ignores_extra_space() -> None:
 
 def test_every_searched_batch_size_is_checked_against_the_data(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    summary = {
-        "classes": ["a", "b"],
-        "sizes": {"train": 100},
-        "shape": [1, 8, 8],
-        "augmentation": "none",
-        "name": "digits",
-    }
+    summary = data_summary(train=100)
     configuration = load(
         None,
         [

@@ -162,7 +162,7 @@ def test_moved_data_are_compared_and_keep_their_teacher(
     moved = change_configuration(sweep, None, None, None, pairs=[f"data.path={same}"])
     there = prepare(moved.data, store.root, 0)
     require_same(sweep, described_data(moved, there))
-    assert read_summary(there)["fingerprint"] != read_summary(data)["fingerprint"]
+    assert read_summary(there).fingerprint != read_summary(data).fingerprint
     carry_teacher_over(store, sweep.folder, moved, there)
     kept = fit.teacher_folder(store, moved, there)
     assert kept != teacher and (kept / WEIGHTS).read_bytes() == b"weights"

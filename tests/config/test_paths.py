@@ -16,6 +16,7 @@ from orchestrator.data.prepare import describe
 from orchestrator.export.loading import load_exported
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import require_weights
+from tests.data_summary import data_summary
 from tests.refusal import refused
 
 PROBLEMS = {
@@ -152,7 +153,7 @@ def _cache_of(configuration: Configuration, store: Path) -> None:
     decide_access(
         Store(store),
         configuration,
-        {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"},
+        data_summary(train=10),
         local=True,
     )
 

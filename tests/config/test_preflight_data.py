@@ -20,10 +20,11 @@ from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight.configuration import check_search, check_train
 from orchestrator.sweep.preflight.preflight import show_plan
 from search_spaces import SPACES
+from tests.data_summary import data_summary
 from tests.refusal import refused
 
 FEW = ("data.limit.train=400", "data.labelled=40")
-SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
+SUMMARY = data_summary(train=400, labelled=40)
 
 
 class WeightingPlan(KD):
@@ -150,8 +151,7 @@ def test_batches_are_counted_over_the_samples_used_in_training(
 
 
 def test_fully_labelled_data_are_used_by_every_method() -> None:
-    whole = {"sizes": {"train": 64}}
-    check_batches(searching(load(None, []), "kd", "cross_entropy"), True, whole)
+    check_batches(searching(load(None, []), "kd", "cross_entropy"), True, data_summary(train=64))
     with refused("training.batch_size", 64, (1, 63)):
-        check_batches(load(None, ["method.name=cross_entropy"]), False, {"sizes": {"train": 63}})
+        check_batches(load(None, ["method.name=cross_entropy"]), False, data_summary(train=63))
     plan.require_batches(load(None, []), 64)

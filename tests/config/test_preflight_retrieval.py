@@ -1,6 +1,7 @@
 """Test a retrieval method in every form of training: refusals, the plan, the cache."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,12 @@ from orchestrator.training.capabilities.memory_bank_checks import (
     clean_bytes,
     retrieval_line,
 )
+from tests.data_summary import data_summary
 from tests.refusal import refused
 from tests.retrieving import retrieving_method
 
 PEER = "peers.b.network.name=cnn"
-SUMMARY: dict[str, Any] = {
-    "sizes": {"train": 50},
-    "class_sizes": [9, 20, 13],
-    "classes": ["a", "b", "c"],
-    "shape": [1, 8, 8],
-}
+SUMMARY = data_summary(classes=["a", "b", "c"], class_sizes=[9, 20, 13])
 
 
 @pytest.fixture(autouse=True)
@@ -177,12 +174,12 @@ def test_all_existing_samples_can_be_retrieved() -> None:
     check_retrieval(
         configured("method.positives=19", "method.negatives=22"), False, SUMMARY, gpu=False
     )
-    check_retrieval(load(None, ["method.name=kd"]), False, {}, gpu=False)
+    check_retrieval(load(None, ["method.name=kd"]), False, data_summary(), gpu=False)
     with refused("method.negatives", 32, (0, 22)):
         check_retrieval(configured("method.paradigm=offline"), True, SUMMARY, gpu=False)
 
 
-FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
+FEW = replace(SUMMARY, class_sizes=[7, 6, 5])
 
 
 @pytest.mark.parametrize(
@@ -326,7 +323,7 @@ def test_an_approximate_search_needs_its_library(
     configuration = configured(
         f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9"
     )
-    summary = SUMMARY | {"class_sizes": [samples - 20, 10, 10]}
+    summary = replace(SUMMARY, class_sizes=[samples - 20, 10, 10])
     check_retrieval(configuration, False, summary, gpu)
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     if not missing:
@@ -384,17 +381,14 @@ def test_class_sizes_count_labelled_samples(tmp_path: Path) -> None:
     data = load(None, ["data.limit.train=101", "data.labelled=50", "data.label_noise=0.1"]).data
     before = describe(data, tmp_path, 0)
     folder = prepare(data, tmp_path, 0)
-    assert sum(before["class_sizes"]) == 50 and len(before["class_sizes"]) == 10
+    assert sum(before.class_sizes) == 50 and len(before.class_sizes) == 10
     assert (
-        describe(data, tmp_path, 0)["class_sizes"]
-        == before["class_sizes"]
-        == read_summary(folder)["class_sizes"]
+        describe(data, tmp_path, 0).class_sizes
+        == before.class_sizes
+        == read_summary(folder).class_sizes
     )
-    write_json(
-        folder / "data.json",
-        {name: value for name, value in read_summary(folder).items() if name != "class_sizes"},
-    )
-    assert describe(data, tmp_path, 0)["class_sizes"] == before["class_sizes"]
+    write_json(folder / "data.json", replace(read_summary(folder), class_sizes=[]).plain())
+    assert describe(data, tmp_path, 0).class_sizes == before.class_sizes
 
 
 def test_an_exported_student_names_the_teacher_it_used() -> None:

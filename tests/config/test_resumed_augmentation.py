@@ -1,5 +1,6 @@
 """Test that a sweep keeps its initial augmentation, even if `auto` later means another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.loader import load
@@ -33,7 +34,7 @@ def test_an_older_sweep_keeps_the_augmentation_of_its_data(
         "of such a sweep nothing is known"
     )
     summary = describe(sweep.configuration.data, tmp_path, 0)
-    write_json(sweep.folder / "data.json", summary | {"augmentation": "crop"})
+    write_json(sweep.folder / "data.json", replace(summary, augmentation="crop").plain())
     assert change_configuration(sweep, None, None, None).data.augmentation == "crop"
 
 

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from orchestrator.config.data_schema import Data, Limit
 from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
 from orchestrator.data._parts import apportion, draw_stratified_mask
-from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.data.dataset import Dataset, Sizes, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
 from orchestrator.store.record_file import DamagedRecordError
@@ -193,18 +194,11 @@ def test_describe_returns_what_prepare_writes_and_writes_nothing(tmp_path: Path)
     config, store = Data(name="npz", path=npz(tmp_path), limit=Limit(train=40)), tmp_path / "store"
     before = describe(config, store, 0)
     assert not store.exists()
-    assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [
-        3,
-        8,
-        8,
-    ]
+    assert before.sizes == Sizes(train=40, validation=18, test=40) and before.shape == (3, 8, 8)
     written = read_summary(prepare(config, store, 0))
-    policy = {"augmentation": "none"}  # of the run, not of the data
-    assert (
-        describe(config, store, 0)
-        == before
-        == {key: value for key, value in written.items() if key != "sha256"} | policy
-    )
+    # the policy is of the run, not of the data
+    of_data = replace(written, sha256={}, augmentation="none")
+    assert describe(config, store, 0) == before == of_data
 
 
 def test_describe_returns_the_policy_of_the_configuration(
@@ -214,8 +208,8 @@ def test_describe_returns_the_policy_of_the_configuration(
         Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop")
     )
     for _ in range(2):
-        assert describe(config, tmp_path / "store", 0)["augmentation"] == "none"
-        assert describe(requested, tmp_path / "store", 0)["augmentation"] == "crop"
+        assert describe(config, tmp_path / "store", 0).augmentation == "none"
+        assert describe(requested, tmp_path / "store", 0).augmentation == "crop"
         prepare(requested, tmp_path / "store", 0)
 
 
@@ -223,7 +217,7 @@ def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -
     """Such a `data.json` holds the former meaning of `auto` for digits."""
     folder = prepare(Data(), tmp_path, 0)
     write_json(folder / "data.json", read_json(folder / "data.json") | {"augmentation": "crop"})
-    assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
+    assert describe(Data(), tmp_path, 0).augmentation == "none"
     assert Views.from_config(Dataset.open(folder), Data(), 0).policy == "none"
 
 
@@ -387,7 +381,7 @@ def test_invalid_prepared_labels_are_refused_and_prepared_again(
         Dataset.open(folder)
     assert "\n" not in str(refusal.value)
     assert describe(config, tmp_path, 0) == before  # of the source
-    assert len(Dataset.open(prepare(config, tmp_path, 0)).train) == before["sizes"]["train"]
+    assert len(Dataset.open(prepare(config, tmp_path, 0)).train) == before.sizes.train
 
 
 def test_prepared_images_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(
         raise AssertionError("an array was read")
 
     of(2 * held)
-    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 40
+    assert describe(config, tmp_path / "store", 0).sizes.test == 40
     of(2 * held - 1)
     monkeypatch.setattr(np.lib.format, "read_array", refuse)
     with refused("data.path", 2 * held, (0, 2 * held - 1), PreflightError):
@@ -303,9 +303,9 @@ def test_class_names_may_be_utf8_bytes(tmp_path: Path) -> None:
         np.array(names).astype(">U8"),
     ):
         assert (
-            describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)[
-                "classes"
-            ]
+            describe(
+                Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0
+            ).classes
             == names
         )
 
@@ -328,9 +328,11 @@ def test_the_error_about_a_missing_key_lists_the_unread_keys(tmp_path: Path) -> 
 
 def test_unread_keys_are_listed(tmp_path: Path) -> None:
     file = npz(tmp_path, valid_images=images(20), notes=np.array(["x"]))
-    summary = describe(Data(name="npz", path=file), tmp_path / "store", 0)
-    assert list_notes(summary) == {"not read": "keys of the file: 2 (valid_images, notes)"}
-    assert not list_notes(describe(Data(name="npz", path=npz(tmp_path)), tmp_path / "store", 0))
+    config = Data(name="npz", path=file)
+    summary = describe(config, tmp_path / "store", 0)
+    notes = list_notes(config, summary)
+    assert notes == {"not read": "keys of the file: 2 (valid_images, notes)"}
+    assert not list_notes(Data(name="npz", path=npz(tmp_path)), summary)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -20])

@@ -17,6 +17,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import BACKGROUND, ORIENTATION, ImageError, decode_image
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.export.predict import read
+from orchestrator.export.settings import Input
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 10), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)
@@ -221,9 +222,9 @@ def test_training_and_predict_decode_alike_and_report_conversions(tmp_path: Path
             Image.fromarray(values if bits == 8 else values.astype(np.uint16) * 257).save(file)
         config = Data(name="folder", path=root, size=16)
         prepared[bits] = Dataset.open(prepare(config, tmp_path, 0))
-        plan_lines = list_notes(describe(config, tmp_path, 0))
+        plan_lines = list_notes(config, describe(config, tmp_path, 0))
         assert plan_lines == ({} if bits == 8 else {"images": "16-bit grey scaled to 8 bits: 36"})
-    expected_input = {"shape": [3, 16, 16], "cut": 224 / 256}
+    expected_input = Input(shape=(3, 16, 16), mean=[0.5] * 3, std=[0.5] * 3, cut=224 / 256)
     for part in ("train", "test"):
         for path in prepared[8].split(part).inputs:
             (eight,), (sixteen,) = (

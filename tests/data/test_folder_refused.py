@@ -99,7 +99,7 @@ def test_undecodable_images_are_counted_before_training(
         and "\n" not in str(caught.value)
         and not (tmp_path / "store").exists()
     )
-    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, (
+    assert describe(config, tmp_path / "store", 0).sizes.test == 12, (
         "a dry run lists files without opening them"
     )
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import build
-from orchestrator.data._listing import LAYOUT, SUFFIXES, list_images
+from orchestrator.data._listing import LAYOUT, SUFFIXES, list_images, list_kinds
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import FORMATS
 from orchestrator.data.prepare import describe, list_notes, prepare
@@ -58,7 +58,7 @@ def test_every_usual_name_of_the_validation_folder_is_read(tmp_path: Path, name:
 def test_unread_files_are_listed_with_counts_and_have_no_effect(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     before = describe(config(root), tmp_path / "store", 0)
-    assert not list_notes(before)
+    assert not list_notes(config(root), before)
     for hidden in (
         "train/cat/._0.png",
         "train/dog/._1.png",
@@ -81,7 +81,8 @@ def test_unread_files_are_listed_with_counts_and_have_no_effect(tmp_path: Path) 
         image(root / "train" / name / ".ipynb_checkpoints" / "0-checkpoint.png")
     (root / "train" / "__MACOSX").mkdir()
     after = describe(config(root), tmp_path / "store", 0)
-    assert set(after["unread"]) == {
+    unread = list_notes(config(root), after)["not read"].split("; ")
+    assert set(unread) == {
         "hidden or system files: 5 (such as ._train)",
         "files of .txt: 2 (such as train/cat/a.txt)",
         "files of .heic: 1 (test/dog/c.heic)",
@@ -92,9 +93,8 @@ def test_unread_files_are_listed_with_counts_and_have_no_effect(tmp_path: Path) 
         "2 folders __MACOSX/: 1 files",
         "2 folders .ipynb_checkpoints/: 2 files",
     }
-    assert list_notes(after)["not read"] == "; ".join(after["unread"])
-    assert {key: value for key, value in after.items() if key != "unread"} == before
-    assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], (
+    assert after == before
+    assert prepare(config(root), tmp_path / "store", 0).name == before.fingerprint, (
         "unread files do not change the data"
     )
 
@@ -171,9 +171,7 @@ def test_an_error_lists_the_unread_files(tmp_path: Path) -> None:
 
 
 def test_a_long_list_of_kinds_is_truncated_with_a_count() -> None:
-    messages = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})[
-        "not read"
-    ]
+    messages = list_kinds([f"files of .{number}: 1 (x)" for number in range(20)])
     assert messages.count("; ") == 12 and messages.endswith("; 8 more kinds")
 
 

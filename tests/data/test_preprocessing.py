@@ -1,5 +1,6 @@
 """Test augmentation and normalisation: the applied ones, and their lines in the plan."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,14 +27,12 @@ from orchestrator.data.preprocessing import (
 from orchestrator.data.views import Views
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import show_plan
+from tests.data_summary import data_summary
 from tests.refusal import refused
 
-SUMMARY: dict[str, Any] = {
-    "shape": [3, 32, 32],
-    "mean": [0.5, 0.25, 0.125],
-    "std": [0.2, 0.2, 0.25],
-    "root": None,
-}
+SUMMARY = data_summary(
+    shape=(3, 32, 32), mean=[0.5, 0.25, 0.125], std=[0.2, 0.2, 0.25], augmentation=""
+)
 
 
 def test_every_data_set_has_an_automatic_policy_and_no_digit_is_mirrored() -> None:
@@ -51,8 +50,8 @@ def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy:
     data = Data(name=name, augmentation=policy)
     automatic, reason = AUTOMATIC[name]
     applies = automatic if policy == "auto" else policy
-    assert resolve_augmentation(data) == resolve_augmentation(data, {}) == applies
-    assert resolve_augmentation(data, {"augmentation": "crop"}) == (
+    assert resolve_augmentation(data) == resolve_augmentation(data, SUMMARY) == applies
+    assert resolve_augmentation(data, replace(SUMMARY, augmentation="crop")) == (
         "crop" if policy == "auto" else policy
     ), "the run keeps its policy"
     line = explain(data, SUMMARY)["augmentation"]
@@ -93,7 +92,7 @@ def test_the_explained_shift_is_the_drawn_shift(side: int, most: int) -> None:
 def test_the_plan_names_the_normalisation_and_its_source(
     data: Data, root: str | None, fragments: tuple[str, ...]
 ) -> None:
-    line = explain(data, SUMMARY | {"root": root})["normalisation"]
+    line = explain(data, replace(SUMMARY, root=root))["normalisation"]
     assert all(part in line for part in fragments), line
 
 

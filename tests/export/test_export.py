@@ -54,7 +54,7 @@ def test_an_export_gives_the_logits_of_its_checkpoint_without_the_store(
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     network = load_exported(moved)
     assert not network.training and torch.equal(network(images()).logits, expected)
-    assert found.settings["fingerprint"] == network_fingerprint(network.state_dict())
+    assert found.settings.fingerprint == network_fingerprint(network.state_dict())
     assert sorted(path.name for path in moved.iterdir()) == [
         "README.md",
         "model.safetensors",
@@ -67,9 +67,11 @@ def test_normalized_images_reproduce_the_test_accuracy(
     store: Store,
 ) -> None:
     found = export(store, "mine")
-    prepared, metrics = found.settings["input"], found.settings["source"]["metrics"]
+    prepared, metrics = found.settings.input, found.settings.source.metrics
     split = Dataset.open(next((store.root / "data").glob("*/data.json")).parent).test
-    mean, deviation = (torch.tensor(prepared[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    mean, deviation = (
+        torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.std)
+    )
     pictures = torch.from_numpy(split.inputs.copy()).permute(0, 3, 1, 2) / 255
     answers = load_exported(found.folder)((pictures - mean) / deviation).logits.argmax(1).numpy()
     # another order of the same arithmetic may change one sample
@@ -80,7 +82,7 @@ def test_settings_describe_the_training(store: Store) -> None:
     found = export(store, "mine")
     assert found.folder == store.root / "exports" / "mine-0-a" and found.peers == ()
     settings = read_json(found.folder / "settings.json")
-    assert settings == found.settings
+    assert settings == found.settings.plain()
     data = read_json(next((store.root / "data").glob("*/data.json")))
     assert settings["network"] == {"name": "cnn", "width": 4}
     assert settings["classes"] == [str(digit) for digit in range(10)]
@@ -104,10 +106,7 @@ def test_settings_describe_the_training(store: Store) -> None:
     progress = read_json(trial_folder(store) / "checkpoint" / "progress.json")
     assert exported["validation/best/accuracy"] == progress["best_value"]
     assert settings["source"]["epoch"] == progress["best_epoch"] == metrics["best_epoch"]
-    assert (
-        export(store, "mine", weights="last", to=store.root / "last").settings["source"]["epoch"]
-        == 3
-    )
+    assert export(store, "mine", weights="last", to=store.root / "last").settings.source.epoch == 3
 
 
 def test_card_has_the_numbers_of_labelled_and_training_images(store: Store) -> None:
@@ -127,7 +126,7 @@ def test_card_has_the_numbers_of_labelled_and_training_images(store: Store) -> N
         )
         assert (
             "also trained on the validation part" in card
-            and found.settings["data"]["sizes"]["train"] == learned
+            and found.settings.data.sizes["train"] == learned
         )
 
 
@@ -203,18 +202,18 @@ def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store
     metrics = Sweep.open(store, "mine").trials[0].metrics
     for found, factor in ((first, 1.0), (second, 0.5)):
         assert (
-            found.settings["source"]["metrics"]["test/last/accuracy"]
+            found.settings.source.metrics["test/last/accuracy"]
             == factor * metrics["test/last/accuracy"]
         )
     assert (
-        second.settings["source"]["metrics"]["validation/best/accuracy"] == 0.25
-        and second.settings["source"]["epoch"] == 1
+        second.settings.source.metrics["validation/best/accuracy"] == 0.25
+        and second.settings.source.epoch == 1
     )
     assert (
-        second.settings["training"]["learning_rate"] == 0.01
-        and first.settings["training"]["learning_rate"] == 0.05
+        second.settings.training["learning_rate"] == 0.01
+        and first.settings.training["learning_rate"] == 0.05
     )
-    assert second.settings["beside"] == {"a": {"name": "cnn", "width": 4}}
+    assert second.settings.plain()["beside"] == {"a": {"name": "cnn", "width": 4}}
     assert "trained together with a (`cnn`)" in (second.folder / "README.md").read_text()
 
 
@@ -222,12 +221,12 @@ def test_card_names_the_metric_that_selected_the_trial(store: Store) -> None:
     give_peer(store)
     add_trial(store, 1, value=0.0)
     sweep = Sweep.open(store, "mine")
-    chosen = export(store, "mine", "b").settings["source"]["chosen"]
+    chosen = export(store, "mine", "b").settings.source.chosen
     assert chosen == "the best of 2 trials by validation/accuracy (mean of a, b) of the last epoch"
     objectives = {"objectives": ["b/validation/nll", "parameters"], "direction": "maximize"}
     sweep.configuration = configure(sweep.configuration.plain() | {"search": objectives})
     sweep.save()
-    chosen = export(store, "mine", "b", to=store.root / "first").settings["source"]["chosen"]
+    chosen = export(store, "mine", "b", to=store.root / "first").settings.source.chosen
     assert (
         chosen
         == "the best of 2 trials by b/validation/nll of the last epoch, the first of 2 objectives"
@@ -257,16 +256,11 @@ def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
         store, 2, value=3.0, state="stopped_early", params={"temperature": 4.0}, changes=changes
     )
     best, by_number = export(store, "mine").settings, export(store, "mine", number=2).settings
-    assert best["source"]["trial"] == 1 and best["source"]["chosen"].startswith(
-        "the best of 3 trials"
-    )
+    assert best.source.trial == 1 and best.source.chosen.startswith("the best of 3 trials")
+    assert best.method.settings["temperature"] == 5.0 and best.training["learning_rate"] == 0.2
     assert (
-        best["method"]["settings"]["temperature"] == 5.0
-        and best["training"]["learning_rate"] == 0.2
-    )
-    assert (
-        by_number["searched"] == {"temperature": 6.0}
-        and by_number["method"]["settings"]["temperature"] == 6.0
+        by_number.searched == {"temperature": 6.0}
+        and by_number.method.settings["temperature"] == 6.0
     )
     card = (store.exports / "mine-2-a" / "README.md").read_text()
     assert "after epoch 2 (trial 1)" in card and "selected by its number" in card
@@ -287,7 +281,7 @@ def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> Non
         | {"record": record, "records": [*progress["records"][:1], record], "best_epoch": 1},
     )
     found = export(store, "mine", weights="last")
-    assert found.settings["source"]["epoch"] == 2
+    assert found.settings.source.epoch == 2
     text = (found.folder / "README.md").read_text()
     assert (
         "the test part was not evaluated" in text
@@ -301,7 +295,7 @@ def test_export_without_data_reads_the_description_from_the_source(
 ) -> None:
     shutil.rmtree(store.root / "data")
     first = export(store, "mine").settings
-    assert first["checked"]["validation"] == 0
+    assert first.checked and first.checked.validation == 0
     (store.sweep("mine") / "data.json").unlink()
     assert export(store, "mine", to=store.root / "again").settings == first
 
@@ -320,14 +314,14 @@ def test_images_of_files_are_cut_as_in_training(store: Store) -> None:
 
 def test_method_without_a_teacher_is_not_tagged_as_distillation(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
-    assert export(store, "mine").settings["teacher"]["metrics"]["validation/accuracy"] > 0
+    assert (export(store, "mine").settings.teacher or {})["metrics"]["validation/accuracy"] > 0
     sweep.configuration = configure(
         sweep.configuration.plain() | {"method": {"name": "cross_entropy"}}
     )
     sweep.save()
     found = export(store, "mine", to=store.root / "plain")
     assert (
-        found.settings["teacher"] is None
+        found.settings.teacher is None
         and "knowledge-distillation" not in (found.folder / "README.md").read_text()
     )
 

@@ -39,7 +39,7 @@ def same(
 ) -> None:
     inputs = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
     result = compare_logits(lambda images: network(images).logits, written, inputs, tolerance)
-    assert result["same"], result["largest"]
+    assert result.same, result.largest
 
 
 def test_every_network_is_of_a_family_that_is_looked_at() -> None:
@@ -94,10 +94,10 @@ def test_logits_of_another_student_differ() -> None:
         inputs,
         1e-2,
     )
-    assert not result["same"] and result["largest"] > 0
+    assert not result.same and result.largest > 0
     assert not compare_logits(
         lambda images: network(images).logits, lambda images: images.flatten(1), inputs, 1e9
-    )["same"]
+    ).same
 
 
 @pytest.fixture(scope="module")

@@ -82,14 +82,14 @@ def test_mean_and_standard_error_are_of_the_complete_trials_with_equal_settings(
     ]
     store = seeded(trained, tmp_path / "store", trials, [1, 2, 3, 4])
     found = export(store, "mine", number=0)
-    over = found.settings["over_seeds"]
-    assert over["seeds"] == [1, 2, 3]
-    assert over["metrics"]["test/last/accuracy"] == pytest.approx(
+    over = found.settings.over_seeds
+    assert over and over.seeds == [1, 2, 3]
+    assert over.metrics["test/last/accuracy"] == pytest.approx(
         {"mean": 0.83, "error": 0.03 / 3**0.5}
     )
-    assert {"validation/last/nll", "test/best/accuracy"} <= set(over["metrics"])
-    assert not any(name.startswith(("train/", "seconds/")) for name in over["metrics"])
-    assert read_json(found.folder / "settings.json") == found.settings
+    assert {"validation/last/nll", "test/best/accuracy"} <= set(over.metrics)
+    assert not any(name.startswith(("train/", "seconds/")) for name in over.metrics)
+    assert read_json(found.folder / "settings.json") == found.settings.plain()
     card = (found.folder / "README.md").read_text()
     assert (
         "of the 3 seeds with these settings (1, 2, 3):" in card
@@ -110,4 +110,4 @@ def test_card_of_one_seed_has_no_variation_over_seeds(
     )
     found = export(store, "mine", number=0)
     card = (found.folder / "README.md").read_text()
-    assert found.settings["over_seeds"] is None and UNKNOWN in card and "±" not in card
+    assert found.settings.over_seeds is None and UNKNOWN in card and "±" not in card

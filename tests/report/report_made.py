@@ -138,7 +138,7 @@ def study(sweep: Sweep, again: bool = False) -> None:
 def give_data(root: Path, sweep: Sweep) -> None:
     """Prepare the digits, and write their summary to the sweep."""
     folder = prepare(sweep.configuration.data, root, sweep.configuration.data.seed)
-    write_json(sweep.folder / "data.json", read_summary(folder))
+    write_json(sweep.folder / "data.json", read_summary(folder).plain())
 
 
 def give_weights(sweep: Sweep, number: int, letter: str = "") -> None:

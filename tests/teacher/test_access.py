@@ -1,24 +1,24 @@
 """Test the choice between cached and online, by limits, disks and clusters."""
 
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.loader import load
+from orchestrator.data.dataset import DataSummary
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.teacher.access import NODE_CACHE, TeacherAccess, decide_access
+from tests.data_summary import data_summary
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
-VARIED: dict[str, Any] = {
-    "sizes": {"train": SAMPLES},
-    "classes": [str(name) for name in range(CLASSES)],
-    "augmentation": "crop",
-}
-PLAIN = VARIED | {"augmentation": "none"}
+VARIED = data_summary(
+    train=SAMPLES, classes=[str(name) for name in range(CLASSES)], augmentation="crop"
+)
+PLAIN = replace(VARIED, augmentation="none")
 NEEDED = (VIEWS + 1) * SAMPLES * CLASSES * 2  # float16: 253.9 KiB
 LOTS = 2**40
 Usage = namedtuple("Usage", "total used free")
@@ -47,7 +47,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
 
 
 def decide(
-    store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True
+    store: Store, *pairs: str, data: DataSummary = VARIED, local: bool = True
 ) -> TeacherAccess:
     return decide_access(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
 

@@ -11,6 +11,7 @@ from orchestrator.store.store import Store
 from orchestrator.tracking import _machine as machine
 from orchestrator.tracking._description import LONGEST, ROWS, dataset, description
 from orchestrator.tracking._machine import Machine
+from tests.data_summary import data_summary
 
 
 def sweep_of(folder: Path, *trials: Trial) -> Sweep:
@@ -82,16 +83,17 @@ def test_description_of_an_empty_and_of_a_large_sweep(tmp_path: Path) -> None:
 
 
 def test_the_data_are_known_by_their_fingerprint() -> None:
-    summary = {
-        "name": "digits",
-        "shape": [3, 8, 9],
-        "classes": ["0", "1"],
-        "fingerprint": "f" * 50,
-        "sizes": {"train": 7},
-    }
+    summary = data_summary(train=7, shape=(3, 8, 9), labelled=5)
     found = dataset(load(None, []), summary)
     assert (found["name"], found["digest"]) == ("digits", "f" * 36)  # MLflow accepts no longer one
-    assert json.loads(found["profile"]) == {"sizes": {"train": 7}, "shape": [3, 8, 9], "classes": 2}
+    assert json.loads(found["profile"]) == {
+        "sizes": {"train": 7, "validation": 10, "test": 10},
+        "shape": [3, 8, 9],
+        "mean": [0.5],
+        "std": [0.5],
+        "labelled": 5,
+        "classes": 2,
+    }
     features = json.loads(json.loads(found["schema"])["mlflow_tensorspec"]["features"])
     assert features[0]["tensor-spec"]["shape"] == [-1, 8, 9, 3]
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply, student_folder
 from orchestrator.core.errors import UserError
 from orchestrator.data.batches import Batches
-from orchestrator.data.dataset import Dataset
+from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
@@ -97,7 +97,7 @@ class Predictions:
 
 
 def predict_held_out(
-    store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]
+    store: Store, sweep: Sweep, trial: Trial, letter: str, data: DataSummary | None
 ) -> Predictions | str:
     """Return the predictions of a student of a trial, or why there are none.
 
@@ -109,9 +109,9 @@ def predict_held_out(
         sweep: The sweep.
         trial: The trial.
         letter: The letter of the student.
-        data: The summary of the sweep's data.
+        data: The summary of the sweep's data, None if it cannot be read.
     """
-    folder = store.root / "data" / str(data.get("fingerprint", ""))
+    folder = store.root / "data" / (data.fingerprint if data else "")
     if not data or not (folder / "data.json").is_file():
         return "the prepared data were removed from the store"
     storage = checkpoint_storage(store, sweep.trial_folder(trial.number))

@@ -77,7 +77,7 @@ def summarize_sweep(view: SweepView) -> list[tuple[str, str]]:
 
 def _searched(view: SweepView) -> str:
     configuration, search = view.sweep.configuration, view.sweep.configuration.search
-    data = view.data.get("name", configuration.data.name)
+    data = view.data.name if view.data else configuration.data.name
     parts = ", ".join(
         f"{view.samples(part)} {part}"
         for part in ("train", "validation", "test")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from orchestrator.config.objectives import Goal, describe_objective, primary_goal
-from orchestrator.data.dataset import SUMMARY_FILE, read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, DataSummary, read_summary
 from orchestrator.reporting.html._format import word
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.record_file import DamagedRecordError
@@ -21,21 +21,20 @@ T = TypeVar("T")
 class SweepView:
     """A sweep with values derived from its records.
 
-    `data` is its data.json, and empty if that cannot be read. `environment` is the recorded
+    `data` is its data.json, and None if that cannot be read. `environment` is the recorded
     environment of the run; None if there is no record.
     """
 
     sweep: Sweep
     state: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: DataSummary | None = None
     environment: dict[str, str] | None = None
 
     @classmethod
     def of(cls, sweep: Sweep) -> "SweepView":
         """Return the view of a sweep as it is in the store now."""
-        data = (
-            read_or_note(sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent))
-            or {}
+        data = read_or_note(
+            sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent)
         )
         environment = read_or_note(sweep, sweep.folder / ENVIRONMENT_FILE, ENVIRONMENT.read)
         return cls(sweep, str(sweep.status()["state"]), data, environment)
@@ -133,12 +132,11 @@ class SweepView:
     @property
     def classes(self) -> list[str]:
         """Return the names of the classes; empty if they are not known."""
-        return [str(name) for name in self.data.get("classes", [])]
+        return self.data.classes if self.data else []
 
     def samples(self, part: str) -> int | None:
         """Return the number of samples of a part, or None if it is not known."""
-        size = self.data.get("sizes", {}).get(part)
-        return int(size) if size else None
+        return (asdict(self.data.sizes)[part] or None) if self.data else None
 
     def standard_error(self, accuracy: float, part: str) -> float | None:
         """Return the binomial standard error of an accuracy on a part.

@@ -1,11 +1,10 @@
 """Print the methods: provenance, settings with defaults and documentation, and search spaces."""
 
-from typing import Any
-
 from rich.console import Console
 
 from methods import METHODS, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
+from orchestrator.config.trial import Parameters
 from orchestrator.reporting.terminal.lines import print_line
 from search_spaces import SPACES
 
@@ -28,7 +27,7 @@ def first_points(name: str) -> list[str]:
     return [_point(point) for point in SPACES[name].points]
 
 
-def _point(point: dict[str, Any]) -> str:
+def _point(point: Parameters) -> str:
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in point.items()

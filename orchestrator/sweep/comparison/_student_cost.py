@@ -4,13 +4,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.config.schema import Network
+from orchestrator.data.dataset import DataSummary
 from orchestrator.models.build import build
 
 WARM_UP, REPEATS = 10, 50
@@ -29,7 +29,7 @@ class StudentCost:
     latency_ms: float
 
 
-def student_cost(network: Network, summary: dict[str, Any], repeats: int = REPEATS) -> StudentCost:
+def student_cost(network: Network, summary: DataSummary, repeats: int = REPEATS) -> StudentCost:
     """Return the cost of a student: float32 on the CPU, in eval mode, one image, one thread.
 
     The weights do not affect the cost and are random.
@@ -39,10 +39,8 @@ def student_cost(network: Network, summary: dict[str, Any], repeats: int = REPEA
         summary: Description of the data, with classes and shape.
         repeats: Repetitions of the latency measurement.
     """
-    student = build(
-        network.name, len(summary["classes"]), tuple(summary["shape"]), network.settings
-    ).eval()
-    image = torch.zeros(1, *summary["shape"])
+    student = build(network.name, len(summary.classes), summary.shape, network.settings).eval()
+    image = torch.zeros(1, *summary.shape)
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         student(image)
     latency_ms = 1000 * _median_s(lambda: student(image).logits, repeats)

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.config.schema import Network
 from orchestrator.config.trial import METHOD, SEED, Parameters, apply
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.data.dataset import read_summary
+from orchestrator.data.dataset import DataSummary, read_summary
 from orchestrator.reporting.statistics import Difference, Mean, difference, holm, mean
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -150,10 +150,10 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     reached = quality.accuracy if quality else None
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
-    data = str(summary["name"])
+    data = summary.name
     trials_each = configuration.search.trials
     published_result = find_published(configuration)
-    sizes = summary["sizes"]
+    sizes = asdict(summary.sizes)
     return Result(
         comparison.name,
         data,
@@ -242,7 +242,7 @@ def _mean(values: Values) -> Mean | None:
     return mean(list(values.values())) if values else None
 
 
-def _cost(network: Network, summary: dict[str, Any], known: dict[str, StudentCost]) -> StudentCost:
+def _cost(network: Network, summary: DataSummary, known: dict[str, StudentCost]) -> StudentCost:
     """Return the cost of a network, measured once.
 
     Methods that train the same student must not differ by noise.

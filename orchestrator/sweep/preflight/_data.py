@@ -1,14 +1,12 @@
 """Check that methods and batch sizes suit the data."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from methods.capabilities import WeightsSamples
 from orchestrator.config.method_variants import build_all_variants, build_variants, trained_methods
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.batches import labelled_per_batch
+from orchestrator.data.dataset import DataSummary
 
 
 def check_data(configuration: Configuration, searching: bool) -> None:
@@ -46,9 +44,7 @@ def check_searched_data(configuration: Configuration) -> None:
         ).with_details("data.validation_in_training", True, (False,))
 
 
-def check_batches(
-    configuration: Configuration, searching: bool, summary: Mapping[str, Any]
-) -> None:
+def check_batches(configuration: Configuration, searching: bool, summary: DataSummary) -> None:
     """Raise ConfigurationError if a batch of a method or of the teacher cannot be shared or filled.
 
     Args:
@@ -56,7 +52,7 @@ def check_batches(
         searching: Whether to check all searched methods.
         summary: Description of the data, from `describe`.
     """
-    samples, labelled = summary["sizes"]["train"], summary.get("labelled")
+    samples, labelled = summary.sizes.train, summary.labelled
     alone = {method.needs.labels for method in build_all_variants(configuration, searching)}
     require_batches(configuration, samples, labelled, any(alone))
     if labelled is not None and not all(alone):

@@ -1,7 +1,7 @@
 """Refuse invalid runs before anything expensive starts, and print the plan of `--dry-run`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_file
 from orchestrator.core.privacy import sanitize
-from orchestrator.data.dataset import Dataset
+from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
 from orchestrator.data.shared_memory import describe_shortage
@@ -103,7 +103,7 @@ def prepare_run(
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    for name, line in list_notes(summary).items():
+    for name, line in list_notes(configuration.data, summary).items():
         note(f"{name}: {line}")
     teacher_access, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
@@ -140,7 +140,7 @@ def show_plan(
         + (f", {configuration.data.mixing}" if configuration.data.mixing != "none" else "")
     }
     lines |= (
-        list_notes(summary)
+        list_notes(configuration.data, summary)
         | explain(configuration.data, summary)
         | _student_lines(configuration, kind)
     )
@@ -155,12 +155,10 @@ def show_plan(
     if kind != "teacher" and (
         maps := maps_line(
             configuration,
-            check_feature_maps(
-                configuration, kind == "sweep", len(summary["classes"]), summary["shape"]
-            ),
-            summary["sizes"]["train"],
+            check_feature_maps(configuration, kind == "sweep", len(summary.classes), summary.shape),
+            summary.sizes.train,
             cached,
-            not byte_sizes.varies(configuration, summary["augmentation"]),
+            not byte_sizes.varies(configuration, summary.augmentation),
         )
     ):
         lines["feature maps"] = maps
@@ -175,7 +173,7 @@ def show_plan(
         else {"epochs": str(configuration.training.epochs)}
     )
     if automatic := explain_automatic(
-        configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")
+        configuration, kind, summary.augmentation, gpu, lines.get("retrieval", "")
     ):
         lines["automatic"] = automatic
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
@@ -312,7 +310,7 @@ def _check_with_data(
     configuration: Configuration,
     kind: str,
     local: bool,
-    summary: dict[str, Any],
+    summary: DataSummary,
     gpu: bool,
     groups: int = 1,
 ) -> tuple[TeacherAccess | None, int, str]:
@@ -322,33 +320,33 @@ def _check_with_data(
         The access to the teacher, the size of the checkpoints (bytes), and the trials that keep
         them.
     """
-    classes = len(summary["classes"])
+    classes = len(summary.classes)
     searching = kind == "sweep"
-    samples = summary["sizes"]["train"]
-    parameters = check_students(configuration, searching, classes, summary["shape"])
+    samples = summary.sizes.train
+    parameters = check_students(configuration, searching, classes, summary.shape)
     clean_view_bytes = teacher_parameters = 0
     if configuration.teacher:
         teacher_parameters = check_network(
-            configuration.teacher.network, "teacher.network", classes, summary["shape"]
+            configuration.teacher.network, "teacher.network", classes, summary.shape
         )
-        width = feature_width(configuration.teacher.network, classes, summary["shape"])
+        width = feature_width(configuration.teacher.network, classes, summary.shape)
         clean_view_bytes = clean_bytes(configuration, searching, samples, width)
-        maps = check_feature_maps(configuration, searching, classes, summary["shape"])
-        clean_views = not byte_sizes.varies(configuration, summary["augmentation"])
+        maps = check_feature_maps(configuration, searching, classes, summary.shape)
+        clean_views = not byte_sizes.varies(configuration, summary.augmentation)
         if clean_views and byte_sizes.maps_fit(configuration.teacher, samples, maps.values()):
             clean_view_bytes += byte_sizes.map_bytes(configuration.teacher, samples, maps.values())
-    check_given_weights(configuration, classes, summary["shape"])
+    check_given_weights(configuration, classes, summary.shape)
     fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):
         check_batches(each, searching, summary)
-        check_batch_norm(each, searching, summary["shape"], fits_teacher)
+        check_batch_norm(each, searching, summary.shape, fits_teacher)
     if local or cluster_address(configuration.resources) is None:
         require_memory(
             configuration,
-            Sizes(parameters, teacher_parameters, prod(summary["shape"])),
+            Sizes(parameters, teacher_parameters, prod(summary.shape)),
             local_memory(),
         )
-    check_memory(configuration, searching, samples, classes, summary["shape"])
+    check_memory(configuration, searching, samples, classes, summary.shape)
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
     copies, kept_trials = (
@@ -367,15 +365,15 @@ def _check_with_data(
     return teacher_access, checkpoint_bytes, kept_trials
 
 
-def _data_line(summary: dict[str, Any]) -> str:
-    size_texts = {name: str(size) for name, size in summary["sizes"].items()}
-    if "labelled" in summary:
-        size_texts["train"] = f"{summary['labelled']} labelled of {size_texts['train']}"
-    if "validation_in_training" in summary:
+def _data_line(summary: DataSummary) -> str:
+    size_texts = {name: str(size) for name, size in asdict(summary.sizes).items()}
+    if summary.labelled is not None:
+        size_texts["train"] = f"{summary.labelled} labelled of {size_texts['train']}"
+    if summary.validation_in_training:
         size_texts["train"] += " with the validation part"
     sizes = ", ".join(f"{name} {size}" for name, size in size_texts.items())
-    shape = "x".join(str(side) for side in summary["shape"])
-    return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}"
+    shape = "x".join(str(side) for side in summary.shape)
+    return f"{summary.name}: {sizes}; {len(summary.classes)} classes, {shape}"
 
 
 def _network_line(network: dict[str, Any]) -> str:
@@ -406,11 +404,11 @@ def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     return lines
 
 
-def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:
+def _teacher_line(store: Store, configuration: Configuration, summary: DataSummary) -> str:
     teacher = configuration.teacher
     assert teacher is not None
     folder = store.teachers / fit.fingerprint(
-        configuration, summary["fingerprint"], summary["augmentation"]
+        configuration, summary.fingerprint, summary.augmentation
     )
     if damage := fit.damage(folder):
         source = f"{damage}: it will be rebuilt"
@@ -424,13 +422,13 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
-def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
+def _loader_line(configuration: Configuration, summary: DataSummary, groups: int) -> str:
     """Return how this machine decodes images, and a warning if its shared memory is too small."""
     workers = configuration.data.loader_workers
     share = configuration.training.batch_size // configuration.replicas
     if not workers:
         return "images are decoded in the training process"
-    batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
+    batch_bytes = prod(summary.shape) * share * (1 if configuration.data.mixing == "none" else 2)
     shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
     return f"{workers} processes decode images for each worker" + (
         f"; {shortage}" if shortage else ""

@@ -1,7 +1,6 @@
 """Check feature banks and retrieval before a run, and describe them in the plan."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from methods import SettingsError
 from methods.bank_plan import BankPlan
@@ -11,6 +10,7 @@ from orchestrator.config.method_variants import advise_method_name, build_varian
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import DataSummary
 from orchestrator.teacher import faiss_index
 
 SIDES = ("positives", "negatives")
@@ -57,7 +57,7 @@ def _minimum_queue(plan: BankPlan) -> int:
 
 
 def check_retrieval(
-    configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool
+    configuration: Configuration, searching: bool, summary: DataSummary, gpu: bool
 ) -> None:
     """Raise ConfigurationError if no class has enough samples, or approximate search is missing.
 
@@ -70,7 +70,7 @@ def check_retrieval(
     variants = list(_retrieving(configuration, searching))
     if not variants:
         return
-    sizes = summary["class_sizes"]
+    sizes = summary.class_sizes
     for name in dict.fromkeys(name for name, _ in variants):
         _check_numbers(
             configuration,
@@ -167,7 +167,7 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
 def retrieval_line(
     configuration: Configuration,
     searching: bool,
-    summary: Mapping[str, Any],
+    summary: DataSummary,
     gpu: bool,
     cached: bool,
 ) -> str:
@@ -178,14 +178,14 @@ def retrieval_line(
     variants = list(_retrieving(configuration, searching))
     if not variants:
         return ""
-    samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
+    samples, pairs, lines = sum(summary.class_sizes), retrieved(configuration, searching), []
     if pairs:
         if _is_approximate(configuration, searching, samples, gpu):
             how = "approximate, by faiss"
         else:
             how = "exact"
         size = byte_sizes.format_bytes(
-            sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs)
+            sum(byte_sizes.neighbours_bytes(summary.sizes.train, sum(pair)) for pair in pairs)
         )
         pair_texts = ", ".join(
             f"{positives} + {negatives}" for positives, negatives in sorted(pairs)
