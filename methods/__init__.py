@@ -6,7 +6,7 @@ from typing import Any
 from methods.akd import AKD
 from methods.attention_transfer import AttentionTransfer
 from methods.batch import Batch, Mix, Output
-from methods.capabilities import LookAhead
+from methods.capabilities import LookAhead, check_capabilities
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -59,8 +59,10 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
 
     Raises:
         SettingsError: A setting is unknown or its value is not allowed.
+        TypeError: The method implements a part of a capability.
     """
     kind = METHODS[name]
+    check_capabilities(kind)  # type: ignore[arg-type]  # classes are hashable
     return kind(kind.Settings.build(settings))
 
 

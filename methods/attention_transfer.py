@@ -73,8 +73,9 @@ class AttentionTransfer(FeatureMethod):
             for name, shape in shapes.items():
                 if shape.height * shape.width == 1:
                     raise SettingsError(
-                        f"{name} of the {side} has a single position, where attention is always 1: "
-                        f"choose a convolutional network as {side}, or fewer stages",
+                        f"stages = {self.settings.stages} includes {name} of the {side}, whose map "
+                        f"has a single position, where attention is always 1: choose a network as "
+                        f"{side} that reduces the side less, or method.name=fitnet",
                         "stages",
                         value=self.settings.stages,
                         allowed="stages with several positions",

@@ -7,9 +7,11 @@ the end return a neutral value for a method without the capability.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+from typing_extensions import get_protocol_members
 
 from methods.bank_plan import BankPlan
 from methods.batch import Batch
@@ -99,7 +101,7 @@ class UsesMemoryBank(Protocol):
 
 
 @runtime_checkable
-class UpdatesTeacher(Protocol):
+class UpdatesTeacher(WeightsSamples, Protocol):
     """Method that weights samples, and trains the teacher whenever new weights come into force."""
 
     @property
@@ -147,6 +149,33 @@ class Plots(Protocol):
 
         The result is None if the settings reweight no classes.
         """
+
+
+CAPABILITIES: tuple[type, ...] = (
+    LooksAhead,
+    PeerAware,
+    WeightsSamples,
+    UsesMemoryBank,
+    UpdatesTeacher,
+    UsesFeatureMaps,
+    Plots,
+)
+
+
+@lru_cache
+def check_capabilities(kind: type[Method]) -> None:
+    """Raise TypeError if a method implements only some members of a capability.
+
+    It would not have the capability, and what it implements would be ignored.
+    """
+    for capability in CAPABILITIES:
+        members = {name: hasattr(kind, name) for name in get_protocol_members(capability)}
+        own = set(vars(capability)) & set(members)
+        if any(members[name] for name in own) and not all(members.values()):
+            missing = ", ".join(name for name, found in members.items() if not found)
+            raise TypeError(
+                f"{kind.__name__} implements a part of {capability.__name__}: add {missing}"
+            )
 
 
 def uses_peers(method: Method) -> bool:

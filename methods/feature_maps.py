@@ -25,8 +25,8 @@ def require_stages(stages: Sequence[str], number: int, setting: str) -> None:
     """Raise SettingsError, about a setting and its value, if a network has no stages."""
     if not stages:
         raise SettingsError(
-            "a network names no stages, so it has no feature maps: choose another network, or name "
-            "its stages where it is built",
+            f"{setting} = {number} needs a network with stages, but one names none: choose another "
+            "network, or name its stages where it is built",
             setting,
             value=number,
             allowed="a network with stages",
@@ -47,8 +47,8 @@ def select_stage(stages: Sequence[str], number: int, setting: str) -> str:
     require_stages(stages, number, setting)
     if number > len(stages):
         raise SettingsError(
-            f"{setting} = {number} is not a stage of a network with {len(stages)} stages: give at "
-            f"most {len(stages)}, or 0 for the middle one",
+            f"{setting} = {number} is not a stage of that network, which has {len(stages)} stages: "
+            f"give at most {len(stages)}, or 0 for the middle one",
             setting,
             value=number,
             allowed=(0, len(stages)),

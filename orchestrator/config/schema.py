@@ -176,7 +176,7 @@ class Teacher(Section):
         "computes them at every step; auto is cached if the outputs fit into teacher.cache_gib.",
     )
     dtype: Literal["float16", "float32"] = Field(
-        "float16", description="Data type of the cached logits and features."
+        "float16", description="Data type of the cached logits, features and feature maps."
     )
     precision: Precision = Field(
         "auto",

@@ -82,6 +82,7 @@ class TrialSpec(Section):
             step.
         views: The views of `fill`; null is the clean one.
         features: Whether `fill` caches the features of the clean view.
+        stages: Stages whose feature maps of the clean view `fill` caches.
         until: The epochs after which the worker releases its group; null for all. The trial is not
             finished then and its checkpoint remains in the folder.
         uri: The URI of the store. The folders are then below its folder `root`.
@@ -99,6 +100,7 @@ class TrialSpec(Section):
     knowledge: Path | None = None
     views: tuple[int | None, ...] = ()
     features: bool = False
+    stages: tuple[str, ...] = ()
     until: int | None = None
     uri: str = ""
     root: Path | None = None

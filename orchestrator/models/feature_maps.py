@@ -52,7 +52,9 @@ def feature_stages(method: Method, student: nn.Module, teacher: nn.Module) -> Fe
     if not isinstance(method, UsesFeatureMaps):
         return FeatureStages((), ())
     assert isinstance(student, Network) and isinstance(teacher, Network)
-    return method.select_stages(tuple(student.stages), tuple(teacher.stages))
+    stages = method.select_stages(tuple(student.stages), tuple(teacher.stages))
+    assert all(len(set(each)) == len(each) for each in stages), "a stage is selected once"
+    return stages
 
 
 @torch.no_grad()

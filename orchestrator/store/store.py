@@ -334,6 +334,7 @@ STORE_FILES: dict[str, str] = {
     "knowledge/FINGERPRINT/about.json": "teacher, data and view policy of the cached outputs",
     "knowledge/FINGERPRINT/clean.npy": "logits of the images without augmentation",
     "knowledge/FINGERPRINT/clean-features.npy": "features of the images without augmentation",
+    "knowledge/FINGERPRINT/clean-map-STAGE.npy": "feature maps of the images without augmentation",
     "knowledge/FINGERPRINT/view-N.npy": "logits of an augmented view",
     "knowledge/FINGERPRINT/*": "locks of the cache, and the neighbours that were retrieved "
     "from a bank",

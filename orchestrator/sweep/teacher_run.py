@@ -20,6 +20,10 @@ from orchestrator.teacher.precompute import (
     precompute_views,
     views_to_precompute,
 )
+from orchestrator.training.capabilities.feature_maps_checks import (
+    check_feature_maps,
+    select_cached_maps,
+)
 
 
 def prepare_teacher(
@@ -70,10 +74,24 @@ def prepare_teacher(
                 uses_teacher_bank(method, configuration.training.epochs)
                 for method in build_all_variants(configuration, searching=True)
             )
+            variants = check_feature_maps(
+                configuration, searching=True, classes=len(summary.classes), shape=summary.shape
+            )
+            stages = tuple(
+                select_cached_maps(
+                    configuration, variants, summary.sizes.train, summary.augmentation
+                )
+            )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
             display.preparing(f"precomputing {len(views)} views in {cache.folder}")
             precompute_progress.begin(sum(map(len, shares)), summary.sizes.train)
             precompute_views(
-                configuration, folders, shares, features, dispatcher_client, precompute_progress
+                configuration,
+                folders,
+                shares,
+                features,
+                stages,
+                dispatcher_client,
+                precompute_progress,
             )
         return teacher

@@ -127,6 +127,7 @@ class SharedPass:
         with np.errstate(over="ignore"):
             cast = rows.astype(self.dtype)
         if not np.isfinite(cast).all():
+            part = f"feature maps of {part.removeprefix(MAP)}" if part.startswith(MAP) else part
             if np.isfinite(rows).all():
                 raise PreflightError(
                     f"the teacher's {part} exceed the range of {self.dtype}: set "

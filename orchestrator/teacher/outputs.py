@@ -169,13 +169,13 @@ class CachedTeacher:
         }
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
-        if self.batches.on_device:
+        if self.batches.on_device and not part.startswith(MAP):  # maps may not fit there
             if part not in self.arrays_on_device:
                 self.arrays_on_device[part] = torch.from_numpy(np.array(self.arrays[part])).to(
                     self.batches.device
                 )
             return self.arrays_on_device[part].index_select(0, batch.index).float()
-        rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
+        rows = torch.from_numpy(self.arrays[part][batch.index.cpu().numpy()])
         return to_device(rows, batch.inputs.device).float()
 
 

@@ -64,6 +64,7 @@ def precompute_views(
     folders: Folders,
     shares: list[Share],
     features: bool,
+    stages: tuple[str, ...],
     dispatcher_client: TrialDispatcher,
     show: PrecomputeProgress,
 ) -> None:
@@ -74,6 +75,7 @@ def precompute_views(
         folders: The folders of the run; the jobs share the folder `trials`.
         shares: The views of each job.
         features: Whether to cache features of the clean view.
+        stages: Stages whose feature maps of the clean view to cache.
         dispatcher_client: The backend that runs the jobs.
         show: Receives the progress.
 
@@ -92,6 +94,7 @@ def precompute_views(
             knowledge=folders.knowledge,
             views=share,
             features=features,
+            stages=stages,
             uri=folders.uri,
             root=folders.root,
         )

@@ -91,7 +91,7 @@ class DistillationModule(nn.Module):
             torch.autocast(
                 batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
             ),
-            recorded_maps(self.student, self.stages) as self.student_maps,
+            recorded_maps(self.student, self.stages if self.training else ()) as maps,
         ):
             if parameters is None:
                 output = cast(Output, self.student(batch.inputs))
@@ -101,6 +101,7 @@ class DistillationModule(nn.Module):
                     Output,
                     functional_call(self.student, {**parameters, **buffers}, (batch.inputs,)),
                 )
+        self.student_maps = maps
         if self.training or half is None:
             return output
         head = parameters or dict(self.student.named_parameters())
@@ -139,7 +140,9 @@ class DistillationModule(nn.Module):
             *part,
             mean=self.mean,
             all_labelled=self.all_labelled,
-            student_maps=self.student_maps,
+            student_maps={
+                name: self.student_maps[name] for name in self.stages if name in self.student_maps
+            },
             teacher_maps=teacher_maps,
         )
 

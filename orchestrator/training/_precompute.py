@@ -23,12 +23,13 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     try:
         teacher = load_teacher(spec, context)
         assert teacher is not None
-        source = compute_teacher_outputs(spec, teacher, batches, context)
+        source = compute_teacher_outputs(spec, teacher, batches, context, stages=spec.stages)
         assert isinstance(source, CachedTeacher), "only cached outputs can be precomputed"
         source.shared_pass.on_progress = _ProgressReporter(context)
         for number, view in enumerate(spec.views, 1):
             context.phase("the teacher's forward pass over a view")
-            source.open_view(view, spec.features and view is None)
+            clean = view is None
+            source.open_view(view, spec.features and clean, bool(spec.stages) and clean)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
             is_last, notes = number == len(spec.views), tuple(source.notes())
             if context.is_main_process:

@@ -100,6 +100,8 @@ class _Trainer:
             student.prepare(knowledge, network and network.network)
         for component in self.components:
             component.prepare()
+        if teacher:
+            teacher.release_knowledge()
 
     def run(self) -> None:
         """Train all missing epochs, or those up to `until`.

@@ -75,6 +75,10 @@ class TrialTeacher:
             spec, network, self.batches, self.context, self.features, self.stages
         )
 
+    def release_knowledge(self) -> None:
+        """Free the outputs on the clean training part, unless a method holds them."""
+        self.__dict__.pop("knowledge", None)
+
     @functools.cached_property
     def knowledge(self) -> Knowledge:
         """The outputs on the clean training part; computed at the first use."""

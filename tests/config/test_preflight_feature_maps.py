@@ -5,7 +5,11 @@ import pytest
 from methods.feature_maps import MapShape
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.training.capabilities.feature_maps_checks import check_feature_maps, maps_line
+from orchestrator.training.capabilities.feature_maps_checks import (
+    check_feature_maps,
+    maps_line,
+    select_cached_maps,
+)
 from tests.refusal import refused
 
 SHAPE, CLASSES = (1, 8, 8), 10
@@ -18,9 +22,9 @@ def configured(*pairs: str) -> Configuration:
 
 
 def test_maps_of_the_teacher_that_are_used_are_returned() -> None:
-    assert check_feature_maps(configured(), False, CLASSES, SHAPE) == MIDDLE
+    assert check_feature_maps(configured(), False, CLASSES, SHAPE) == [MIDDLE]
     kd = load(None, ["method.name=kd", *CNN])
-    assert check_feature_maps(kd, False, CLASSES, SHAPE) == {}
+    assert check_feature_maps(kd, False, CLASSES, SHAPE) == []
 
 
 def test_networks_of_all_students_and_searched_methods_are_checked() -> None:
@@ -50,17 +54,28 @@ def test_maps_that_do_not_suit_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "cached", "clean", "expected"),
+    ("pairs", "cached", "augmentation", "expected"),
     [
-        ((), True, True, "stage2 12x4x4; 375 KiB in the cache, once for all trials"),
-        ((), True, False, "computed online at every step, because the views differ"),
-        ((), False, True, "computed online at every step, as all outputs of the teacher"),
-        (("teacher.cache_gib=0.0005",), True, True, "because 375 KiB are more than half of"),
+        ((), True, "none", "stage2 12x4x4; 375 KiB in the cache, once for all trials"),
+        ((), True, "crop", "runs at every step of methods that use them, because the views differ"),
+        ((), False, "none", "computed online, as all outputs of the teacher"),
+        (
+            ("teacher.cache_gib=0.0005",),
+            True,
+            "none",
+            "more than half of teacher.cache_gib",
+        ),
     ],
 )
 def test_plan_states_what_the_maps_cost(
-    pairs: tuple[str, ...], cached: bool, clean: bool, expected: str
+    pairs: tuple[str, ...], cached: bool, augmentation: str, expected: str
 ) -> None:
-    line = maps_line(configured(*pairs), MIDDLE, 1000, cached, clean)
+    line = maps_line(configured(*pairs), [MIDDLE], 1000, augmentation, cached)
     assert expected in line
-    assert maps_line(configured(), {}, 1000, cached, clean) == ""
+    assert maps_line(configured(), [], 1000, augmentation, cached) == ""
+
+
+def test_maps_of_each_method_are_cached_if_they_fit() -> None:
+    large, teacher = {"stage1": MapShape(900, 9, 9)}, configured("teacher.cache_gib=0.01")
+    assert select_cached_maps(teacher, [MIDDLE, large], 1000, "none") == MIDDLE
+    assert select_cached_maps(teacher, [MIDDLE], 1000, "crop") == {}

@@ -12,6 +12,7 @@ from torch import Tensor
 from methods import (
     METHODS,
     Batch,
+    CrossEntropy,
     Method,
     Mix,
     Objective,
@@ -19,6 +20,7 @@ from methods import (
     Progress,
     SettingsError,
     allowed_values,
+    build_method,
     describe_allowed,
     list_choices,
 )
@@ -257,6 +259,16 @@ def test_missing_peers_are_refused(name: str, prepare: Any, make_batch: Any) -> 
             method(batch)
     else:
         assert method(batch).loss.isfinite()
+
+
+def test_part_of_a_capability_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Partial(CrossEntropy):
+        def class_weights(self, batch: Batch) -> None:
+            return None
+
+    monkeypatch.setitem(METHODS, "partial", Partial)
+    with pytest.raises(TypeError, match="part of Plots: add class_distributions"):
+        build_method("partial", {})
 
 
 @every_method

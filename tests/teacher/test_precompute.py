@@ -150,6 +150,7 @@ def filled(
         folders,
         distribute_views(VIEWS, groups, everywhere=False),
         features,
+        (),
         dispatcher_client,
         show,
     )

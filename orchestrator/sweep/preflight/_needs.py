@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from methods import Method, SettingsError, list_choices
-from methods.capabilities import uses_peers
+from methods.capabilities import UsesFeatureMaps, uses_peers
 from orchestrator.config.method_variants import advise_method_name, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -41,7 +41,9 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
 
 def _missing_need(configuration: Configuration, method: Method) -> str:
     """Return which need is missing: teacher or peers; empty if none is."""
-    if configuration.teacher is None and (method.needs.teacher or method.needs.features):
+    if configuration.teacher is None and (
+        method.needs.teacher or method.needs.features or isinstance(method, UsesFeatureMaps)
+    ):
         return "teacher"
     return "peers" if uses_peers(method) and not configuration.peers else ""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from methods.capabilities import UsesFeatureMaps
 from orchestrator.config import plan
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
@@ -16,6 +17,7 @@ from orchestrator.config.checkpoints import count_kept_checkpoints
 from orchestrator.config.distinct import count_settings, limit_trials
 from orchestrator.config.extra_space import alone
 from orchestrator.config.influence_actors import count_influence_actors
+from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.resources import (
     cluster_address,
@@ -58,7 +60,11 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
-from orchestrator.training.capabilities.feature_maps_checks import check_feature_maps, maps_line
+from orchestrator.training.capabilities.feature_maps_checks import (
+    check_feature_maps,
+    maps_line,
+    select_cached_maps,
+)
 from orchestrator.training.capabilities.memory_bank_checks import (
     check_retrieval,
     clean_bytes,
@@ -152,16 +158,8 @@ def show_plan(
         retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)
     ):
         lines["retrieval"] = retrieval
-    if kind != "teacher" and (
-        maps := maps_line(
-            configuration,
-            check_feature_maps(configuration, kind == "sweep", len(summary.classes), summary.shape),
-            summary.sizes.train,
-            cached,
-            not byte_sizes.varies(configuration, summary.augmentation),
-        )
-    ):
-        lines["feature maps"] = maps
+    if kind != "teacher":
+        lines |= _maps_lines(configuration, kind == "sweep", summary, cached)
     if configuration.data.name == "folder" and (
         local or not cluster_address(configuration.resources)
     ):
@@ -331,10 +329,9 @@ def _check_with_data(
         )
         width = feature_width(configuration.teacher.network, classes, summary.shape)
         clean_view_bytes = clean_bytes(configuration, searching, samples, width)
-        maps = check_feature_maps(configuration, searching, classes, summary.shape)
-        clean_views = not byte_sizes.varies(configuration, summary.augmentation)
-        if clean_views and byte_sizes.maps_fit(configuration.teacher, samples, maps.values()):
-            clean_view_bytes += byte_sizes.map_bytes(configuration.teacher, samples, maps.values())
+        variants = check_feature_maps(configuration, searching, classes, summary.shape)
+        maps = select_cached_maps(configuration, variants, samples, summary.augmentation)
+        clean_view_bytes += byte_sizes.map_bytes(configuration.teacher, samples, maps.values())
     check_given_weights(configuration, classes, summary.shape)
     fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):
@@ -363,6 +360,28 @@ def _check_with_data(
         else None
     )
     return teacher_access, checkpoint_bytes, kept_trials
+
+
+def _maps_lines(
+    configuration: Configuration, searching: bool, summary: DataSummary, cached: bool
+) -> dict[str, str]:
+    """Return the lines about feature maps, and about a cache that no method can use for them."""
+    classes, samples = len(summary.classes), summary.sizes.train
+    variants = check_feature_maps(configuration, searching, classes, summary.shape)
+    line = maps_line(configuration, variants, samples, summary.augmentation, cached)
+    if not line:
+        return {}
+    in_cache = select_cached_maps(configuration, variants, samples, summary.augmentation)
+    if (
+        cached
+        and not in_cache
+        and all(
+            isinstance(method, UsesFeatureMaps) or not method.needs.teacher
+            for method in build_all_variants(configuration, searching)
+        )
+    ):
+        return {"feature maps": line, "cache": "not used: the teacher runs at every step"}
+    return {"feature maps": line}
 
 
 def _data_line(summary: DataSummary) -> str:

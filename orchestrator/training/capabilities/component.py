@@ -91,7 +91,8 @@ class Component:
     """Part of the training loop for one capability; every hook does nothing here.
 
     A component serves all students of its process. All ranks of a trial have the same components
-    and call each hook together, in the order of `COMPONENTS`.
+    and call each hook together, in the order of `COMPONENTS`; the first rank of a student alone
+    calls `state_dict` and `collect_samples`.
 
     Attributes:
         name: Name of its state in a checkpoint.
@@ -146,7 +147,7 @@ class Component:
         return []
 
     def state_dict(self, student: TrainedStudent) -> ComponentState:
-        """Return the state that a resume needs for a student of this process."""
+        """Return the state that a resume needs for a student; called by its first rank alone."""
         return ComponentState({})
 
     def find_misfit(self, student: TrainedStudent, saved: ComponentState) -> str:

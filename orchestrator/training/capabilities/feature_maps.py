@@ -15,12 +15,18 @@ class FeatureMapsComponent(Component):
         """Return whether the method uses feature maps."""
         return isinstance(method, UsesFeatureMaps)
 
-    def on_step_start(self, step: Step) -> None:
-        """Provide the maps of the stages that each student's method selects."""
+    def prepare(self) -> None:
+        """Select the stages of each student's teacher maps."""
         teacher = self.trial.teacher
         assert teacher is not None, "the checks of a run require a teacher"
-        for student in self.trial.students:
-            stages = student.select_stages(teacher.network.network).teacher
-            student.distillation_module.teacher_maps = {
-                name: teacher.source.maps[name] for name in stages
-            }
+        self.teacher = teacher
+        self.stages = [
+            student.select_stages(teacher.network.network).teacher
+            for student in self.trial.students
+        ]
+
+    def on_step_start(self, step: Step) -> None:
+        """Provide the maps of the selected stages."""
+        maps, self.teacher.source.maps = self.teacher.source.maps, {}
+        for student, stages in zip(self.trial.students, self.stages, strict=True):
+            student.distillation_module.teacher_maps = {name: maps[name] for name in stages}

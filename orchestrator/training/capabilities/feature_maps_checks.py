@@ -17,26 +17,29 @@ from orchestrator.models.build import build
 from orchestrator.models.feature_maps import feature_stages, map_shapes
 from orchestrator.models.network import Network
 
+Maps = dict[str, MapShape]  # the teacher's maps, by stage
+
 
 def check_feature_maps(
     configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
-) -> dict[str, MapShape]:
+) -> list[Maps]:
     """Check every method that uses feature maps with every network of a student.
 
     Returns:
-        The shapes of all maps of the teacher that are used, by stage.
+        The teacher's maps that each variant of a method uses.
 
     Raises:
         ConfigurationError: A network lacks a stage, a map does not suit the method, or networks are
             compiled.
     """
-    used: dict[str, MapShape] = {}
+    variants: list[Maps] = []
     methods = list(_methods(configuration, searching))
     if not methods or configuration.teacher is None:
-        return used
+        return variants
     teacher = _build(configuration.teacher.network, classes, shape)
     for name, method in methods:
         _refuse_compiled(configuration, name)
+        used: Maps = {}
         for field, student in _students(configuration, searching, classes, shape):
             try:
                 stages = feature_stages(method, student, teacher)
@@ -57,36 +60,63 @@ def check_feature_maps(
                     "method",
                 ) from error
             used |= maps
-    return used
+        variants.append(used)
+    return variants
+
+
+def select_cached_maps(
+    configuration: Configuration, variants: Sequence[Maps], samples: int, augmentation: str
+) -> Maps:
+    """Return the maps that the cache will hold: those of the clean view that are not too large.
+
+    Args:
+        configuration: The configuration.
+        variants: The maps that each variant of a method uses.
+        samples: Number of training samples.
+        augmentation: The resolved augmentation policy.
+    """
+    teacher, cached = configuration.teacher, Maps()
+    if teacher and not sizes.varies(configuration, augmentation):
+        for used in variants:
+            if sizes.maps_fit(teacher, samples, used.values()):
+                cached |= used
+    return cached
 
 
 def maps_line(
-    configuration: Configuration, used: dict[str, MapShape], samples: int, cached: bool, clean: bool
+    configuration: Configuration,
+    variants: Sequence[Maps],
+    samples: int,
+    augmentation: str,
+    cached: bool,
 ) -> str:
     """Return what the teacher's feature maps cost; "" if none are used.
 
     Args:
         configuration: The configuration, with a teacher if maps are used.
-        used: The shapes of the maps by stage.
+        variants: The maps that each variant of a method uses.
         samples: Number of training samples.
+        augmentation: The resolved augmentation policy.
         cached: Whether the teacher's outputs are cached.
-        clean: Whether every view is the clean one.
     """
+    used = {name: shape for variant in variants for name, shape in variant.items()}
     if not used or configuration.teacher is None:
         return ""
-    total = sizes.map_bytes(configuration.teacher, samples, used.values())
     shown = ", ".join(f"{name} {'x'.join(map(str, each))}" for name, each in used.items())
-    size = sizes.format_bytes(total)
+    in_cache = select_cached_maps(configuration, variants, samples, augmentation)
+    online = "the teacher runs at every step of methods that use them"
     if not cached:
-        where = "computed online at every step, as all outputs of the teacher"
-    elif not clean:
-        where = "computed online at every step, because the views differ"
-    elif sizes.maps_fit(configuration.teacher, samples, used.values()):
-        where = f"{size} in the cache, once for all trials"
+        where = "computed online, as all outputs of the teacher"
+    elif sizes.varies(configuration, augmentation):
+        where = f"{online}, because the views differ"
+    elif in_cache == used:
+        size = sizes.map_bytes(configuration.teacher, samples, used.values())
+        where = f"{sizes.format_bytes(size)} in the cache, once for all trials"
     else:
+        size = sizes.map_bytes(configuration.teacher, samples, used.values())
         where = (
-            f"computed online at every step, because {size} are more than half of "
-            f"teacher.cache_gib = {configuration.teacher.cache_gib:g}"
+            f"{online}, if the maps of a trial are more than half of teacher.cache_gib = "
+            f"{configuration.teacher.cache_gib:g}; all together take {sizes.format_bytes(size)}"
         )
     return f"of the teacher: {shown}; {where}"
 
@@ -99,13 +129,11 @@ def _methods(configuration: Configuration, searching: bool) -> Iterator[tuple[st
 
 
 def _refuse_compiled(configuration: Configuration, name: str) -> None:
-    for letter, (_, recipe) in configuration.students.items():
-        if recipe.compile:
-            raise ConfigurationError(
-                f"training.compile = true is not allowed with method {name}, which uses feature "
-                f"maps of student {letter}: a compiled network does not give them; set "
-                "training.compile=false"
-            ).with_details("training.compile", True, (False,))
+    if configuration.training.compile:
+        raise ConfigurationError(
+            f"training.compile = true is not allowed with method {name}, which uses feature maps: "
+            "a compiled network does not give them; set training.compile=false"
+        ).with_details("training.compile", True, (False,))
 
 
 def _students(

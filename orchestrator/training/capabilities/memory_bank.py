@@ -31,6 +31,9 @@ class MemoryBankComponent(Component):
         self.plan, self.banks = plan, {}
         for student in self.trial.students:
             self.on_restart(student)
+            if not plan.by_students:
+                assert self.trial.teacher is not None, "the checks of a run require a teacher"
+                _method(student).update_bank(self.trial.teacher.knowledge)
 
     def on_restart(self, student: TrainedStudent) -> None:
         """Start the bank of a student with its initial weights."""
@@ -38,9 +41,6 @@ class MemoryBankComponent(Component):
             self.banks[student.letter] = StudentBank(
                 self.plan, student.distillation_module, self.trial.batches, student.context
             )
-        else:
-            assert self.trial.teacher is not None, "the checks of a run require a teacher"
-            _method(student).update_bank(self.trial.teacher.knowledge)
 
     def on_student_step(self, student: TrainedStudent, step: object) -> None:
         """Update the average of the student's weights."""
