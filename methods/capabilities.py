@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-from typing_extensions import get_protocol_members
 
 from methods.bank_plan import BankPlan
 from methods.batch import Batch
@@ -169,12 +168,13 @@ def check_capabilities(kind: type[Method]) -> None:
     It would not have the capability, and what it implements would be ignored.
     """
     for capability in CAPABILITIES:
-        members = {name: hasattr(kind, name) for name in get_protocol_members(capability)}
-        own = set(vars(capability)) & set(members)
-        if any(members[name] for name in own) and not all(members.values()):
-            missing = ", ".join(name for name, found in members.items() if not found)
+        own = [name for name in vars(capability) if not name.startswith("_")]
+        names = [name for base in capability.__mro__ for name in vars(base) if name[0] != "_"]
+        missing = [name for name in names if not hasattr(kind, name)]
+        if missing and any(hasattr(kind, name) for name in own):
             raise TypeError(
-                f"{kind.__name__} implements a part of {capability.__name__}: add {missing}"
+                f"{kind.__name__} implements a part of {capability.__name__}: add "
+                f"{', '.join(missing)}"
             )
 
 
