@@ -19,7 +19,8 @@ from orchestrator.cluster import groups
 from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, list_nodes
 from orchestrator.config.plan import Groups
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
+# tests/actors/test_heterogeneous_workers.py covers bundles and ranks without Ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
 PAIRS = Groups(1, (A, B, A, B), "")
 
@@ -95,8 +96,6 @@ def three_nodes(own_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
             cluster.shutdown()
 
 
-# the test above has the same group, ranks and resources on one node, and in a restarted group
-@pytest.mark.slow
 def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

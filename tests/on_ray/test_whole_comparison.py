@@ -13,7 +13,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import running
 from orchestrator.sweep.driver import open_dispatcher
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
+# tests/comparison runs whole comparisons in this process; this one adds Ray and its worker groups
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 SMALL = (
     "teacher.network.width=16",
     "teacher.training.epochs=1",
