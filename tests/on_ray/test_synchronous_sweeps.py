@@ -13,6 +13,7 @@ from tests.sweep_runs import RunSweep, Watch
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow  # decisions: tests/sweep/test_population.py; copies on Ray: test_pair_sweeps.py
 def test_population_of_four_on_two_groups(run: RunSweep) -> None:
     from mlflow import MlflowClient
 
