@@ -96,10 +96,7 @@ def make_size_parser(documentation: str | None, cases: Iterable[str]) -> argpars
 
     parser, names = make_parser(documentation), list(cases)
     parser.add_argument(
-        "--cases",
-        type=lambda text: text.split(","),
-        default=names,
-        help=f"of {', '.join(names)}",
+        "--cases", type=lambda text: text.split(","), default=names, help=f"of {', '.join(names)}"
     )
     parser.add_argument("--samples", type=numbers, default=[5000, 50_000])
     parser.add_argument("--classes", type=numbers, default=[10, 100])

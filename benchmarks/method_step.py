@@ -68,23 +68,11 @@ ENVIRONMENT = {**allocator(), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 KD = ("kd", "alpha=0.9")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "constant": (
-        "akd",
-        "alpha_schedule=constant",
-    ),
-    "ratio": (
-        "akd",
-        "alpha_gap=ratio",
-    ),
+    "constant": ("akd", "alpha_schedule=constant"),
+    "ratio": ("akd", "alpha_gap=ratio"),
     "kl per sample": ("akd", "alpha_gap=kl", "alpha_per_sample=true"),
-    "label": (
-        "akd",
-        "alpha_gap=label",
-    ),
-    "acc": (
-        "akd",
-        "alpha_gap=acc",
-    ),
+    "label": ("akd", "alpha_gap=label"),
+    "acc": ("akd", "alpha_gap=acc"),
     "raw": ("akd", "alpha_schedule=learnable", "alpha_learnable=raw"),
     "uncertainty": ("akd", "alpha_schedule=learnable", "alpha_learnable=uncertainty"),
     "entropy": ("akd", "alpha_schedule=learnable", "alpha_learnable=entropy"),

@@ -104,10 +104,7 @@ def main() -> None:
         "--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays"
     )
     parser.add_argument(
-        "--fashion-mnist",
-        type=Path,
-        metavar="FOLDER",
-        help="root folder of torchvision's download",
+        "--fashion-mnist", type=Path, metavar="FOLDER", help="root folder of torchvision's download"
     )
     parser.add_argument("--teacher", default="resnet56")
     parser.add_argument("--student", default="resnet20")

@@ -14,15 +14,7 @@ from methods.fitnet import FitNet
 from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
-from methods.method import (
-    Knowledge,
-    Method,
-    Needs,
-    Objective,
-    ParameterGroup,
-    Progress,
-    Task,
-)
+from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
 from methods.settings import (
     Settings,
     SettingsError,

@@ -43,12 +43,8 @@ class FeatureMethod(Method):
         terms = {"cross_entropy": hard.detach(), "features": features.detach()}
         loss = (1 - chosen.alpha) * hard + chosen.beta * features
         if chosen.alpha > 0:
-            soft = (
-                chosen.temperature**2
-                * losses.tempered_kl(
-                    batch.teacher_logits, batch.student.logits, chosen.temperature
-                ).mean()
-            )
+            logits, temperature = (batch.teacher_logits, batch.student.logits), chosen.temperature
+            soft = temperature**2 * losses.tempered_kl(*logits, temperature).mean()
             loss, terms["distillation"] = loss + chosen.alpha * soft, soft.detach()
         return Objective(loss, terms)
 

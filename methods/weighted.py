@@ -11,15 +11,7 @@ from methods.batch import Batch
 from methods.capabilities import LookAhead
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
-from methods.method import (
-    Knowledge,
-    Method,
-    Needs,
-    Objective,
-    ParameterGroup,
-    Progress,
-    Task,
-)
+from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
 from methods.settings import SettingsError, Temperature
 
 

@@ -5,16 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from methods import (
-    METHODS,
-    Batch,
-    Knowledge,
-    Method,
-    Needs,
-    Objective,
-    Settings,
-    SettingsError,
-)
+from methods import METHODS, Batch, Knowledge, Method, Needs, Objective, Settings, SettingsError
 from methods.bank_plan import BankPlan
 from search_spaces import SPACES
 from search_spaces.space import Space, Trial
@@ -58,8 +49,7 @@ class Retrieving(Method):
             return BankPlan("teacher", *retrieved)
         if chosen.first >= epochs:
             raise SettingsError(
-                f"first = {chosen.first} leaves no epoch of {epochs} with a bank: lower it",
-                "first",
+                f"first = {chosen.first} leaves no epoch of {epochs} with a bank: lower it", "first"
             )
         source = "peers" if self.uses_peers else "own"
         return BankPlan(source, *retrieved, queue=chosen.queue, first=chosen.first)  # type: ignore[arg-type]

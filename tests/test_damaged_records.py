@@ -113,10 +113,7 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
             newer = "99" in what
             assert code == (
                 2 if newer and name != run_lock.HEARTBEAT_FILE and len(command) > 1 else 0
-            ), (
-                what,
-                output,
-            )
+            ), (what, output)
             is_damaged = changed is None or (
                 b'"checksum"' in changed and json.loads(changed) != json.loads(content)
             )
@@ -125,10 +122,7 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
                 or newer
                 or name == run_lock.HEARTBEAT_FILE
                 or f"{name} is damaged: " in output
-            ), (
-                what,
-                output,
-            )
+            ), (what, output)
         if name == FILE:
             shutil.copy(
                 file, copy
@@ -200,9 +194,7 @@ def test_a_damage_error_keeps_file_and_key_when_pickled(
     )
 
 
-def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(
-    store: Store,
-) -> None:
+def test_a_reformatted_record_is_valid_and_a_changed_digit_is_damage(store: Store) -> None:
     file = file_of(store, TRIAL)
     values = json.loads(file.read_bytes())
     file.write_text(json.dumps(values))

@@ -334,13 +334,7 @@ def test_file_system_without_locks_is_bad(
     ("store_free", "temporary_free", "shared_free", "fitness", "message"),
     [
         (AMPLE_BYTES, AMPLE_BYTES, AMPLE_BYTES, "ok", "store 931.3 GiB free"),
-        (
-            2**20,
-            AMPLE_BYTES,
-            AMPLE_BYTES,
-            "bad",
-            "store 1 MiB free, but 200 MiB are needed",
-        ),
+        (2**20, AMPLE_BYTES, AMPLE_BYTES, "bad", "store 1 MiB free, but 200 MiB are needed"),
         (2**30, AMPLE_BYTES, AMPLE_BYTES, "warn", "--dry-run"),
         (AMPLE_BYTES, 2**20, AMPLE_BYTES, "bad", "RAY_TMPDIR"),
         (AMPLE_BYTES, 10 * 2**30, AMPLE_BYTES, "warn", "more than 95% full"),

@@ -30,11 +30,7 @@ def _input(shape: tuple[int, int, int], cut: float | None = None) -> Input:
     return Input(shape=shape, mean=values, std=values, cut=cut)
 
 
-SETTINGS: dict[str, Any] = {
-    "format": 1,
-    "network": {"name": "mlp", "width": 4},
-    "classes": CLASSES,
-}
+SETTINGS: dict[str, Any] = {"format": 1, "network": {"name": "mlp", "width": 4}, "classes": CLASSES}
 
 
 def exported(folder: Path, prepared: dict[str, Any] = GREY) -> Path:
@@ -369,9 +365,7 @@ def test_large_pictures_are_looked_at_in_smaller_batches(monkeypatch: pytest.Mon
     assert sizes == [3, 3, 1] and torch.allclose(rows, expected.softmax(1))
 
 
-def test_images_of_8_and_16_bits_have_equal_predictions_and_notes(
-    tmp_path: Path,
-) -> None:
+def test_images_of_8_and_16_bits_have_equal_predictions_and_notes(tmp_path: Path) -> None:
     folder, raw = exported(tmp_path / "out"), pixels(1, 8, 8)[0]
     Image.fromarray(raw).save(tmp_path / "eight.png")
     Image.fromarray(raw.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")

@@ -80,11 +80,7 @@ def test_cache_is_filled_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("pair", "reason", "advice"),
     [
-        (
-            "teacher.mode=online",
-            "(teacher.mode = online)",
-            ": set teacher.mode=cached",
-        ),
+        ("teacher.mode=online", "(teacher.mode = online)", ": set teacher.mode=cached"),
         (
             "teacher.cache_gib=1e-6",
             "teacher.cache_gib = 1e-06",

@@ -46,7 +46,7 @@ TRAIN = {  # values that the user has set are kept
 OWN_CLUSTER = {
     # Ray uses loopback only where clusters are disabled; it reads this at import, and its processes
     # read it from the environment
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }
 LOOPBACK = "127.0.0.1"
 # many times the duration of a shutdown; half of it after the processes were killed

@@ -255,8 +255,7 @@ class _Loader(yaml.SafeLoader):
     def construct_undefined(self, node: Any) -> Any:
         """Refuse dates, sets and all other tags."""
         raise _refused(
-            f"the tag {_tag(node)} is not supported: remove it, and quote strings",
-            node.start_mark,
+            f"the tag {_tag(node)} is not supported: remove it, and quote strings", node.start_mark
         )
 
 

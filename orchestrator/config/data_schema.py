@@ -5,14 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.config.fields import Choice as Choice
-from orchestrator.config.fields import (
-    Epochs,
-    GivenPath,
-    OpenShare,
-    Samples,
-    Seed,
-    Share,
-)
+from orchestrator.config.fields import Epochs, GivenPath, OpenShare, Samples, Seed, Share
 from orchestrator.config.fields import Section as Section
 from orchestrator.core.errors import FieldError
 

@@ -36,9 +36,7 @@ def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
             )
         if key in searched_keys:
             raise _key_error(
-                key,
-                "is already part of the search space: remove it",
-                "not in the search space",
+                key, "is already part of the search space: remove it", "not in the search space"
             )
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
             raise ConfigurationError(

@@ -52,8 +52,7 @@ class Network(Choice):
     """Network, selected by `name`, with the settings of that network."""
 
     weights: PathText | None = Field(
-        None,
-        description="Initial weights: a .safetensors file or the name of torchvision weights.",
+        None, description="Initial weights: a .safetensors file or the name of torchvision weights."
     )
 
 
@@ -230,8 +229,7 @@ class Search(Section):
         "unfinished trials also keep theirs.",
     )
     max_failed_trials: Trials | None = Field(
-        5,
-        description="Consecutive failed trials that end the sweep; null sets no limit.",
+        5, description="Consecutive failed trials that end the sweep; null sets no limit."
     )
     protect_initial_trials: bool = Field(
         True,
@@ -255,8 +253,7 @@ class Search(Section):
         "tpe", description="Optuna sampler: tpe (tree-structured Parzen estimator) or random."
     )
     objective: str = Field(
-        "validation/accuracy",
-        description="Metric to optimize, by its value after the last epoch.",
+        "validation/accuracy", description="Metric to optimize, by its value after the last epoch."
     )
     direction: Literal["maximize", "minimize"] = Field(
         "maximize", description="Direction of search.objective."

@@ -1,10 +1,3 @@
 """Export a student: weights, settings, model card, predictions."""
 
-__all__ = [
-    "check",
-    "export",
-    "formats",
-    "loading",
-    "predict",
-    "settings",
-]
+__all__ = ["check", "export", "formats", "loading", "predict", "settings"]

@@ -49,12 +49,7 @@ def _front(settings: ExportSettings) -> str:
     }
     distilled = ["knowledge-distillation"] if settings.teacher or settings.hears_others else []
     values = {
-        "tags": [
-            "image-classification",
-            *distilled,
-            settings.method.name,
-            settings.network.name,
-        ],
+        "tags": ["image-classification", *distilled, settings.method.name, settings.network.name],
         "pipeline_tag": "image-classification",
         "metrics": ["accuracy"],
         "model-index": [{"name": settings.name, "results": [result]}],

@@ -1,7 +1,8 @@
 """Record the outputs of a network's stages: its feature maps."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,21 +27,14 @@ def recorded_maps(network: nn.Module, stages: Sequence[str]) -> Iterator[dict[st
     maps: dict[str, Tensor] = {}
     with contextlib.ExitStack() as stack:
         for name in stages:
-            handle = _stage(network, name).register_forward_hook(_recorder(maps, name))
-            stack.callback(handle.remove)
+            assert isinstance(network, Network)
+            stage = network.get_submodule(network.stages[name])
+            stack.callback(stage.register_forward_hook(partial(_record, maps, name)).remove)
         yield maps
 
 
-def _recorder(maps: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-    def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        maps[name] = output if output.ndim == 4 else output[:, :, None, None]
-
-    return record
-
-
-def _stage(network: nn.Module, name: str) -> nn.Module:
-    assert isinstance(network, Network)
-    return network.get_submodule(network.stages[name])
+def _record(maps: dict[str, Tensor], name: str, stage: nn.Module, _: Any, output: Tensor) -> None:
+    maps[name] = output if output.ndim == 4 else output[:, :, None, None]
 
 
 def feature_stages(method: Method, student: nn.Module, teacher: nn.Module) -> FeatureStages:

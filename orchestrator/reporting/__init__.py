@@ -1,10 +1,3 @@
 """Report results: terminal output, HTML pages, figures, importance and statistics."""
 
-__all__ = [
-    "figures",
-    "html",
-    "importance",
-    "peer_gain",
-    "statistics",
-    "terminal",
-]
+__all__ = ["figures", "html", "importance", "peer_gain", "statistics", "terminal"]

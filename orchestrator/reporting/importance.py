@@ -350,11 +350,7 @@ def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna
 
 
 def _ranking(
-    path: Parameters,
-    sweep: Sweep,
-    trials: Sequence[FrozenTrial],
-    names: list[str],
-    values: Values,
+    path: Parameters, sweep: Sweep, trials: Sequence[FrozenTrial], names: list[str], values: Values
 ) -> Ranking:
     study = _copy(sweep, trials, values)
     ped_anova = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, BEST / len(trials))))

@@ -139,9 +139,7 @@ class RecordSchema(Generic[T]):
         self._require_names(file, values)
         if CHECKSUM in values and not _holds(content, values):
             raise self._damaged(
-                file,
-                f"its content was changed: its {CHECKSUM} does not match",
-                CHECKSUM,
+                file, f"its content was changed: its {CHECKSUM} does not match", CHECKSUM
             )
         return record, CHECKSUM in values
 

@@ -56,10 +56,7 @@ def prepare_teacher(
             display,
             display.note,
             lambda: jobs,
-        ) as (
-            dispatcher_client,
-            concurrency,
-        ),
+        ) as (dispatcher_client, concurrency),
     ):
         teacher = acquire_teacher(
             store, configuration, data, dispatcher_client, display.teacher_epoch

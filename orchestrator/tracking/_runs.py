@@ -316,9 +316,7 @@ class Runs:
     def _front(self, client: Any, write: LogFront) -> None:
         """Log the Pareto front as a file and a picture."""
         client.log_text(
-            self._id(client, write.run),
-            json.dumps(write.content, indent=1),
-            f"{write.file}.json",
+            self._id(client, write.run), json.dumps(write.content, indent=1), f"{write.file}.json"
         )
         if write.numbers:
             trial.set_font_cache(self.fonts)

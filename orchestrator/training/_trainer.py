@@ -212,7 +212,8 @@ class _Trainer:
             with self.clock.measure("evaluation"):
                 for student in self.students:
                     local[student.letter] |= student.test()
-                    self._collect_samples(student)
+                    for component in self.components if student.context.is_main_process else ():
+                        student.shown |= component.collect_samples(student)
         ended = gather_metrics(local, self.context, self.exchange.count)
         by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
         metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
@@ -228,12 +229,6 @@ class _Trainer:
             for component in self.components
             for name, value in component.epoch_values(student).items()
         }
-
-    def _collect_samples(self, student: TrainedStudent) -> None:
-        """Keep samples with predictions for display."""
-        if student.context.is_main_process:
-            for component in self.components:
-                student.shown |= component.collect_samples(student)
 
     def _costs(self, steps: int) -> Metrics:
         """Return the time by part and the cache counts of this process, and the trial's cost.

@@ -37,10 +37,7 @@ METRICS: dict[str, tuple[str, str]] = {
     **{f"test/last/{name}": value for name, value in QUALITY.items()},
     "best_epoch": ("epochs", "epoch with the highest validation accuracy"),
     "parameters": ("", "number of parameters of the student; the sum for several students"),
-    "pair/agreement": (
-        "share",
-        "validation samples for which all students predict the same class",
-    ),
+    "pair/agreement": ("share", "validation samples for which all students predict the same class"),
     "method/peer_weight": ("", "weight of the peer term"),
     "method/retrieved_right": ("share", "retrieved samples with the requested label"),
     "method/target_entropy": (
@@ -70,10 +67,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "influence/seconds": ("s", "wall time of computing the weights"),
     "influence/cpu_seconds": ("s", "CPU time of computing the weights"),
     "influence/gpu_seconds": ("s", "wall time of computing the weights, on a GPU"),
-    "influence/teacher_accuracy": (
-        "share",
-        "validation accuracy of the updated teacher",
-    ),
+    "influence/teacher_accuracy": ("share", "validation accuracy of the updated teacher"),
     "seconds/setup": ("s", "setup of data, networks and process groups, before the first epoch"),
     "seconds/teacher": ("s", "forward passes of the teacher, or reads of its cached outputs"),
     "seconds/retrieval": ("s", "retrieval of similar samples, before the first epoch"),

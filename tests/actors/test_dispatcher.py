@@ -62,11 +62,7 @@ def test_reports_arrive_in_order_per_trial() -> None:
         for epoch in (1, 2, 3):
             await dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3))
         await dispatcher.report("b", EpochRecord(1, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
-            1,
-            2,
-            3,
-        ]
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [1, 2, 3]
         assert await dispatcher.next_report("b", LONG_S) == EpochRecord(1, {})
 
     asyncio.run(play())
@@ -91,11 +87,7 @@ def test_a_repeated_epoch_is_dropped() -> None:
         await dispatcher.submit(spec("a"))
         for epoch in (1, 2, 2, 1, 3):
             await dispatcher.report("a", EpochRecord(epoch, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [
-            1,
-            2,
-            3,
-        ]
+        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [1, 2, 3]
         assert await has_no_record(dispatcher, "a")
 
     asyncio.run(play())

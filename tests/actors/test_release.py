@@ -64,10 +64,9 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
         assert await dispatcher.take_trial(1, LONG_S) == spec("a", until=4)
         await dispatcher.report("a", EpochRecord(2, {}))
         await dispatcher.report("a", EpochRecord(3, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(2)] == [
-            2,
-            3,
-        ], "the reader drops known epochs"
+        assert [(await next_record(dispatcher)).epoch for _ in range(2)] == [2, 3], (
+            "the reader drops known epochs"
+        )
 
     asyncio.run(play())
 

@@ -40,10 +40,7 @@ def test_a_listening_address_is_accepted_and_others_are_refused(nothing_listens:
         with refused("resources.address", address, LISTENING, PreflightError):
             require_answer(address)
     with refused(
-        "resources.address",
-        "ray://127.0.0.1:10001",
-        "host:port of the cluster",
-        PreflightError,
+        "resources.address", "ray://127.0.0.1:10001", "host:port of the cluster", PreflightError
     ):
         require_answer("ray://127.0.0.1:10001")
 

@@ -329,9 +329,7 @@ def test_a_name_that_changes_the_url_is_refused(command: str) -> None:
     assert {line for line, _ in requests} == {"GET /api/version"}
 
 
-def test_following_an_unresponsive_cluster_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_following_an_unresponsive_cluster_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "RESPONSE_TIMEOUT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
     with (
@@ -389,11 +387,7 @@ def test_exit_codes_of_jobs() -> None:
     assert [
         Job("a", state, "", returned=code).exit_code
         for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]
-    ] == [
-        3,
-        1,
-        0,
-    ]
+    ] == [3, 1, 0]
     assert not Job("a", "pending", "").has_ended
 
 

@@ -9,9 +9,7 @@ from tests.refusal import refused
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigurationError, PreflightError, TrialError])
-def test_an_error_keeps_field_value_and_allowed_when_pickled(
-    kind: type[UserError],
-) -> None:
+def test_an_error_keeps_field_value_and_allowed_when_pickled(kind: type[UserError]) -> None:
     error = copy.copy(
         kind("training.epochs is 0").with_details("training.epochs", 0, (1, None))
     )  # through __reduce__, as in pickle

@@ -110,10 +110,7 @@ def test_keys_that_cannot_be_searched_are_refused(choices: str, expected: tuple[
 
 @pytest.mark.parametrize(
     ("choices", "hint"),
-    [
-        ("student.name: [mlp, resnet2]", "resnet"),
-        ("training.batchsize: [32, 64]", "batch_size"),
-    ],
+    [("student.name: [mlp, resnet2]", "resnet"), ("training.batchsize: [32, 64]", "batch_size")],
 )
 def test_a_misspelled_name_in_extra_space_gets_a_suggestion(choices: str, hint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"did you mean '{hint}"):

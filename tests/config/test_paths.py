@@ -150,12 +150,7 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(
 def _cache_of(configuration: Configuration, store: Path) -> None:
     from orchestrator.teacher.access import decide_access
 
-    decide_access(
-        Store(store),
-        configuration,
-        data_summary(train=10),
-        local=True,
-    )
+    decide_access(Store(store), configuration, data_summary(train=10), local=True)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)

@@ -107,9 +107,7 @@ def test_workers_get_gpus_if_a_whole_group_can_have_them(
         ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5"),
     ],
 )
-def test_too_few_gpus_are_refused_instead_of_training_on_cpus(
-    peers: tuple[str, ...],
-) -> None:
+def test_too_few_gpus_are_refused_instead_of_training_on_cpus(peers: tuple[str, ...]) -> None:
     with refused("resources.gpus_per_worker", None, (0, 0.5), error=PreflightError):
         plan.plan_groups(
             load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9
@@ -321,11 +319,7 @@ OR_INLINE = "or set resources.influence_backend=inline"
 @pytest.mark.parametrize(
     ("changes", "nodes", "expected"),
     [
-        (
-            (),
-            [{"CPU": 1.0}],
-            ("resources.influence_cpus", 1.0, "1 CPU"),
-        ),
+        ((), [{"CPU": 1.0}], ("resources.influence_cpus", 1.0, "1 CPU")),
         (
             ("resources.groups=2", "resources.workers=2"),
             [{"CPU": 5.0}],

@@ -116,10 +116,7 @@ def test_the_defaults_pass() -> None:
             ("search.scheduler=pbt", "training.epochs=5", "search.perturb_epochs=5"),
             ("search.perturb_epochs", 5, (1, 4)),
         ),
-        (
-            HELD,
-            ("search.scheduler", "pbt", "with a continuous setting that is searched"),
-        ),
+        (HELD, ("search.scheduler", "pbt", "with a continuous setting that is searched")),
         (
             ("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"),
             ("search.grace_epochs", 5, (1, 4)),

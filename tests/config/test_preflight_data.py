@@ -45,10 +45,7 @@ def weighting_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     ("change", "expected"),
     [
         ("data.mixing=cutmix", ("data.mixing", "cutmix", ("none",))),
-        (
-            "data.validation_in_training=true",
-            ("data.validation_in_training", True, (False,)),
-        ),
+        ("data.validation_in_training=true", ("data.validation_in_training", True, (False,))),
     ],
 )
 def test_data_that_do_not_fit_sample_weights_are_refused(
@@ -124,17 +121,9 @@ def searching(configuration: Configuration, *methods: str) -> Configuration:
     ("configuration", "methods", "expected"),
     [
         (batched("kd", 64), ["kd"], None),
-        (
-            batched("kd", 64, 48),
-            ["kd"],
-            ("teacher.training.batch_size", 48, (1, 40)),
-        ),
+        (batched("kd", 64, 48), ["kd"], ("teacher.training.batch_size", 48, (1, 40))),
         (batched("cross_entropy", 40), ["cross_entropy"], None),
-        (
-            batched("cross_entropy", 64),
-            ["cross_entropy"],
-            ("training.batch_size", 64, (1, 40)),
-        ),
+        (batched("cross_entropy", 64), ["cross_entropy"], ("training.batch_size", 64, (1, 40))),
         (batched("kd", 64), ["kd", "cross_entropy"], ("training.batch_size", 64, (1, 40))),
         (batched("kd", 64, 32, "teacher=null"), ["kd"], None),
         (batched("kd", 401), ["kd"], ("training.batch_size", 401, (1, 400))),

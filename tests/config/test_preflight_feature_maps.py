@@ -59,12 +59,7 @@ def test_maps_that_do_not_suit_are_refused(
         ((), True, "none", "stage2 12x4x4; 375 KiB in the cache, once for all trials"),
         ((), True, "crop", "runs at every step of methods that use them, because the views differ"),
         ((), False, "none", "computed online, as all outputs of the teacher"),
-        (
-            ("teacher.cache_gib=0.0005",),
-            True,
-            "none",
-            "more than half of teacher.cache_gib",
-        ),
+        (("teacher.cache_gib=0.0005",), True, "none", "more than half of teacher.cache_gib"),
     ],
 )
 def test_plan_states_what_the_maps_cost(

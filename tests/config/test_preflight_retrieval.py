@@ -145,22 +145,13 @@ def test_variants_are_the_configured_method_or_all_searched_choices() -> None:
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        (
-            ["method.positives=20", "method.negatives=1"],
-            ("method.positives", 20, (0, 19)),
-        ),
-        (
-            ["method.negatives=23"],
-            ("method.negatives", 23, (0, 22)),
-        ),
+        (["method.positives=20", "method.negatives=1"], ("method.positives", 20, (0, 19))),
+        (["method.negatives=23"], ("method.negatives", 23, (0, 22))),
         (
             ["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"],
             ("method.positives", 20, (0, 19)),
         ),
-        (
-            ["method.positives=20", "method.negatives=23"],
-            ("method.positives", 20, (0, 19)),
-        ),
+        (["method.positives=20", "method.negatives=23"], ("method.positives", 20, (0, 19))),
     ],
 )
 def test_retrieving_more_samples_than_exist_is_refused(
@@ -245,18 +236,9 @@ QUEUED = ["method.paradigm=teacher_free", "method.positives=8", "method.negative
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        (
-            ["method.queue=31"],
-            ("method.queue", 31, (32, None)),
-        ),
-        (
-            ["method.queue=8", "method.negatives=0"],
-            ("method.queue", 8, (9, None)),
-        ),
-        (
-            ["method.queue=1"],
-            ("method.queue", 1, (32, None)),
-        ),
+        (["method.queue=31"], ("method.queue", 31, (32, None))),
+        (["method.queue=8", "method.negatives=0"], ("method.queue", 8, (9, None))),
+        (["method.queue=1"], ("method.queue", 1, (32, None))),
         (["method.queue=32"], None),
         (["method.queue=9", "method.negatives=0"], None),
         (["method.queue=1", "method.positives=0", "method.negatives=0"], None),

@@ -28,26 +28,17 @@ ACTORS, ONE = "resources.peer_placement=actors", "resources.peer_placement=coloc
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (
-            (PEER, "resources.workers=3"),
-            ("resources.workers", 3, "a multiple of 2"),
-        ),
+        ((PEER, "resources.workers=3"), ("resources.workers", 3, "a multiple of 2")),
         ((PEER, ACTORS), ("resources.workers", 1, "a multiple of 2")),
         (
             (PEER, "peers.c.network.name=mlp", "resources.workers=4"),
             ("resources.workers", 4, "a multiple of 3"),
         ),
-        (
-            (PEER, ONE, "resources.workers=2"),
-            ("resources.workers", 2, (1, 1)),
-        ),
+        ((PEER, ONE, "resources.workers=2"), ("resources.workers", 2, (1, 1))),
         ((ACTORS,), ("resources.peer_placement", "actors", (None,))),
         ((ONE,), ("resources.peer_placement", "colocated", (None,))),
         ((PEER, "peers.b.cpus_per_worker=2"), ("peers.b.cpus_per_worker", 2.0, (None,))),
-        (
-            (PEER, ONE, "peers.b.gpus_per_worker=0"),
-            ("peers.b.gpus_per_worker", 0.0, (None,)),
-        ),
+        ((PEER, ONE, "peers.b.gpus_per_worker=0"), ("peers.b.gpus_per_worker", 0.0, (None,))),
     ],
 )
 def test_workers_that_cannot_be_divided_among_students_are_refused(

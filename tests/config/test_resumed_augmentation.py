@@ -26,9 +26,7 @@ def test_a_run_records_the_resolved_augmentation(tmp_path: Path) -> None:
         )
 
 
-def test_an_older_sweep_keeps_the_augmentation_of_its_data(
-    tmp_path: Path,
-) -> None:
+def test_an_older_sweep_keeps_the_augmentation_of_its_data(tmp_path: Path) -> None:
     sweep = prepared(Store.open(tmp_path / "store"))
     assert change_configuration(sweep, None, None, None).data.augmentation == "none", (
         "of such a sweep nothing is known"

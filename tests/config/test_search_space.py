@@ -188,10 +188,9 @@ def test_points_that_become_equal_are_tried_once() -> None:
     given = ("method.alpha=0.5", "method.temperature=2", "search.freeze=[training.learning_rate]")
     assert list_initial_points(
         configured("search.methods=[kd, ttm]", "method.name=ttm", *given)
-    ) == [
-        {"method.name": "kd", "kd.temperature": 4.0, "kd.alpha": 0.9},
-        {"method.name": "ttm"},
-    ], "both points of ttm come to the same"
+    ) == [{"method.name": "kd", "kd.temperature": 4.0, "kd.alpha": 0.9}, {"method.name": "ttm"}], (
+        "both points of ttm come to the same"
+    )
 
 
 def test_a_point_that_contradicts_a_frozen_choice_is_dropped() -> None:

@@ -85,10 +85,7 @@ def test_yielding_values_are_valid_and_reported(
         (("search.methods=[kd]", "method.name=wttm"), ("method.name", "wttm", ("kd",))),
         (("method.name=wttm", "search.methods=[kd, akd]"), ("method.name", "wttm", ("kd", "akd"))),
         (("search={methods: [akd]}", "method={name: kd}"), ("method.name", "kd", ("akd",))),
-        (
-            ("search.methods=[akd]", "method.temperature=2"),
-            ("method.name", "kd", ("akd",)),
-        ),
+        (("search.methods=[akd]", "method.temperature=2"), ("method.name", "kd", ("akd",))),
         (
             ("search.objective=validation/nll", "search.direction=maximize"),
             ("search.direction", "maximize", ("minimize",)),
@@ -168,14 +165,8 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
             ("training.epochs=1", "training.schedule=multi_step"),
             ("training.milestones", (150, 180, 210), None),
         ),
-        (
-            ("teacher.training.milestones=[100]",),
-            ("teacher.training.milestones", (100,), (1, 99)),
-        ),
-        (
-            ("peers.b.training.milestones=[240]",),
-            ("peers.b.training.milestones", (240,), (1, 239)),
-        ),
+        (("teacher.training.milestones=[100]",), ("teacher.training.milestones", (100,), (1, 99))),
+        (("peers.b.training.milestones=[240]",), ("peers.b.training.milestones", (240,), (1, 239))),
     ],
 )
 def test_milestones_that_were_typed_are_below_the_epochs(

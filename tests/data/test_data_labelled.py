@@ -130,10 +130,7 @@ def test_the_summary_has_the_number_of_labelled_samples_if_some_are_unlabelled(
         assert before.validation_in_training is config.validation_in_training
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [SAMPLES, 5000, 3],
-)
+@pytest.mark.parametrize("wanted", [SAMPLES, 5000, 3])
 def test_an_impossible_number_of_labels_is_refused(tmp_path: Path, wanted: int) -> None:
     config = Data(name="npz", path=npz(tmp_path), labelled=wanted)
     for refuse in (prepare, describe):

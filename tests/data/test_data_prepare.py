@@ -201,9 +201,7 @@ def test_describe_returns_what_prepare_writes_and_writes_nothing(tmp_path: Path)
     assert describe(config, store, 0) == before == of_data
 
 
-def test_describe_returns_the_policy_of_the_configuration(
-    tmp_path: Path,
-) -> None:
+def test_describe_returns_the_policy_of_the_configuration(tmp_path: Path) -> None:
     config, requested = (
         Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop")
     )

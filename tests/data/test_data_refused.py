@@ -220,9 +220,7 @@ def test_a_member_that_is_not_an_array_is_refused(
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700 + len(str(tmp_path))
 
 
-def test_invalid_names_duplicate_members_and_encrypted_members_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_invalid_names_duplicate_members_and_encrypted_members_are_refused(tmp_path: Path) -> None:
     made = [(f"{key}.npy", packed(array)) for key, array in arrays().items()]
     names = ("classes.npy", header((4,), "<U1") + b"\xff\xff\xff\x7f" * 4)
     locked = bytearray(archive(tmp_path / "locked.npz", made).read_bytes())

@@ -126,9 +126,7 @@ def test_parallel_checks_agree_with_one_process_and_a_killed_process_is_reported
         prepare(config, tmp_path / "store", 0)
 
 
-def test_a_truncated_jpeg_and_an_animation_are_found_before_training(
-    tmp_path: Path,
-) -> None:
+def test_a_truncated_jpeg_and_an_animation_are_found_before_training(tmp_path: Path) -> None:
     """The header of such a JPEG is complete."""
     root = folder(tmp_path / "images")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)

@@ -125,9 +125,7 @@ def test_a_normalisation_with_a_wrong_number_of_values_is_refused(
         load(None, pairs)
 
 
-def test_a_set_normalisation_is_applied_and_has_a_separate_folder(
-    tmp_path: Path,
-) -> None:
+def test_a_set_normalisation_is_applied_and_has_a_separate_folder(tmp_path: Path) -> None:
     file = npz(tmp_path)
     config = Data(name="npz", path=file, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 0.25))
     folder = prepare(config, tmp_path, 0)

@@ -63,9 +63,7 @@ def test_an_export_gives_the_logits_of_its_checkpoint_without_the_store(
 
 
 @torch.no_grad()
-def test_normalized_images_reproduce_the_test_accuracy(
-    store: Store,
-) -> None:
+def test_normalized_images_reproduce_the_test_accuracy(store: Store) -> None:
     found = export(store, "mine")
     prepared, metrics = found.settings.input, found.settings.source.metrics
     split = Dataset.open(next((store.root / "data").glob("*/data.json")).parent).test
@@ -290,9 +288,7 @@ def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> Non
     )
 
 
-def test_export_without_data_reads_the_description_from_the_source(
-    store: Store,
-) -> None:
+def test_export_without_data_reads_the_description_from_the_source(store: Store) -> None:
     shutil.rmtree(store.root / "data")
     first = export(store, "mine").settings
     assert first.checked and first.checked.validation == 0
@@ -391,10 +387,7 @@ def test_unwritable_target_is_refused(store: Store, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda folder: (folder / "settings.json").unlink(), "is not an exported student"),
-        (
-            lambda folder: (folder / "settings.json").write_text("[1]"),
-            "is not an exported student",
-        ),
+        (lambda folder: (folder / "settings.json").write_text("[1]"), "is not an exported student"),
         (
             lambda folder: (folder / "settings.json").write_text('{"format": 1}'),
             "is not an exported student",

@@ -89,10 +89,7 @@ def test_logits_of_another_student_differ() -> None:
     network, other = (build("mlp", 10, (1, 8, 8), {"width": 8}).eval() for _ in range(2))
     inputs = {"random": torch.randn(4, 1, 8, 8)}
     result = compare_logits(
-        lambda images: network(images).logits,
-        lambda images: other(images).logits,
-        inputs,
-        1e-2,
+        lambda images: network(images).logits, lambda images: other(images).logits, inputs, 1e-2
     )
     assert not result.same and result.largest > 0
     assert not compare_logits(
@@ -231,8 +228,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
         importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object()
     )
     with pytest.raises(
-        PreflightError,
-        match="--format onnx needs onnxruntime, which is not installed: install it",
+        PreflightError, match="--format onnx needs onnxruntime, which is not installed: install it"
     ):
         FORMATS["onnx"].require("onnx")
 

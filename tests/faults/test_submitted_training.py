@@ -29,10 +29,7 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
         code, output = cluster.call(
             "submit", *address, "--", "train", "--store", str(store), token="another", cwd=elsewhere
         )
-        assert (code, output.count("\n")) == (
-            3,
-            1,
-        ) and "the cluster rejects the token" in output
+        assert (code, output.count("\n")) == (3, 1) and "the cluster rejects the token" in output
         assert "another" not in output.removeprefix("error")
         code, output = cluster.call(
             "submit",

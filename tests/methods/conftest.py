@@ -20,11 +20,7 @@ from methods.feature_maps import FeatureStages, MapShape
 CLASSES, FEATURES, SAMPLES = 10, 6, 24
 STAGES = {"stage1": MapShape(4, 6, 6), "stage2": MapShape(6, 3, 3), "stage3": MapShape(8, 2, 2)}
 TASK = Task(
-    classes=CLASSES,
-    samples=SAMPLES,
-    epochs=3,
-    student_features=FEATURES,
-    teacher_features=FEATURES,
+    classes=CLASSES, samples=SAMPLES, epochs=3, student_features=FEATURES, teacher_features=FEATURES
 )
 
 Prepare = Callable[..., Method]

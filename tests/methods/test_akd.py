@@ -146,9 +146,7 @@ def test_the_modules_objective_is_cross_entropy_and_rho_times_the_divergence_fro
 
 
 @every_size
-def test_detached_module_and_student_have_separate_gradients(
-    classes: int,
-) -> None:
+def test_detached_module_and_student_have_separate_gradients(classes: int) -> None:
     method, batch = awake(method_for(classes)).double(), batch_of(classes)
     assert isinstance(method, AKD)
     soft, hard = method.soft(batch), batch.cross_entropy()

@@ -347,9 +347,7 @@ def test_only_offline_needs_a_teacher() -> None:
     assert {each for each, need in needs.items() if need.teacher} == {"offline"}
 
 
-def test_teacher_free_without_bank_equals_plain_training(
-    knowledge: Knowledge,
-) -> None:
+def test_teacher_free_without_bank_equals_plain_training(knowledge: Knowledge) -> None:
     chosen, seen = method(paradigm="teacher_free"), batch(knowledge, teacher=None)
     assert torch.equal(chosen(seen).loss, seen.cross_entropy()) and not chosen.end_epoch(None)  # type: ignore[arg-type]
 

@@ -66,12 +66,7 @@ def compute(
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
     weights = torch.tensor([0.5, 1.5])
     return Snapshot(
-        TrialSpec(
-            name=order,
-            configuration=Configuration(),
-            folder=folder or Path(),
-            data=Path(),
-        ),
+        TrialSpec(name=order, configuration=Configuration(), folder=folder or Path(), data=Path()),
         "a",
         epoch,
         {"weight": torch.ones(2)},
@@ -157,9 +152,7 @@ def test_file_system_error_counts_as_a_death_of_the_actor(
     ]
 
 
-def test_idle_actor_that_died_is_restarted_for_the_next_snapshot(
-    client: InfluenceClient,
-) -> None:
+def test_idle_actor_that_died_is_restarted_for_the_next_snapshot(client: InfluenceClient) -> None:
     client.send(snapshot(1))
     process = psutil.Process(int(answered(client).tracked["pid"]))
     process.kill()

@@ -57,10 +57,7 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     printed = json.loads(done.stdout)
     assert [row["method"] for row in printed["rows"]] == ["cross_entropy", "kd"] and printed[
         "seeds"
-    ] == [
-        1,
-        2,
-    ]
+    ] == [1, 2]
     last = Sweep.open(Store(tmp_path), "mine-seeds")
     for row in printed["rows"]:
         reached = [

@@ -65,10 +65,7 @@ def test_no_sentence_without_both_trainings(
     ("third", "ending"),
     [
         # differences 0.01, 0.02, 0.02: mean 1/60, standard error 1/300, t(2, 97.5 %) = 4.302653
-        (
-            0.98,
-            "mean of 3 seeds: +0.0167, 95 % interval [+0.0023, +0.0310]: significant.",
-        ),
+        (0.98, "mean of 3 seeds: +0.0167, 95 % interval [+0.0023, +0.0310]: significant."),
         # differences 0.01, 0.02, -0.02: mean 1/300, standard error 0.0120185
         (0.94, "mean of 3 seeds: +0.0033, 95 % interval [-0.0484, +0.0550]: not significant."),
     ],

@@ -78,9 +78,7 @@ def test_resumed_search_ends_with_trials_past_the_next_milestones(
     assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
 
 
-def test_trials_all_past_the_next_milestones_are_compared_at_once(
-    tmp_path: Path,
-) -> None:
+def test_trials_all_past_the_next_milestones_are_compared_at_once(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, *HYPERBAND)
     for number in range(12):
         searcher.suggest(str(number))

@@ -27,11 +27,7 @@ def test_failed_training_reports_the_reason(run: RunSweep) -> None:
     assert "not finite" in str(refusal.value.value)
 
 
-CONVOLUTIONAL = (
-    "student.name=cnn",
-    "student.width=4",
-    "teacher.network={name: cnn, width: 4}",
-)
+CONVOLUTIONAL = ("student.name=cnn", "student.width=4", "teacher.network={name: cnn, width: 4}")
 
 
 def test_every_method_trains(run: RunSweep) -> None:

@@ -188,9 +188,7 @@ def test_resumed_population_keeps_its_settings_and_compares_again(
     assert all(len(trial.history) == 12 for trial in found.trials.values())
 
 
-def test_copy_missed_by_a_dead_driver_is_done_on_resume(
-    tmp_path: Path,
-) -> None:
+def test_copy_missed_by_a_dead_driver_is_done_on_resume(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=4")
     SimulatedTune(searcher, PbtScheduler(searcher, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)

@@ -197,9 +197,7 @@ def test_unresponsive_dispatcher_is_restarted_and_reported_once(
     assert len(actions.notes) == 4
 
 
-def test_dispatcher_is_restarted_before_its_clients_give_up(
-    actions: RecordedActions,
-) -> None:
+def test_dispatcher_is_restarted_before_its_clients_give_up(actions: RecordedActions) -> None:
     watchdog = Watchdog(SILENCE_S, 8.0, actions)
     for second in range(int(RETURN_S)):
         watchdog.check(None, second)

@@ -189,10 +189,7 @@ def _weights(configuration: Configuration) -> str:
 
 def _evaluate(rank: int, world_size: int, spec: TrialSpec) -> dict[str, float]:
     records: list[Any] = []
-    evaluate_teacher(
-        spec,
-        TrialContext(rank=rank, world_size=world_size, report=records.append),
-    )
+    evaluate_teacher(spec, TrialContext(rank=rank, world_size=world_size, report=records.append))
     assert len(records) == (rank == 0)
     return dict(records[0].metrics) if records else {}
 

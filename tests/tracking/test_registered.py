@@ -91,10 +91,7 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
             *model.metadata.signature.inputs.inputs,
             *model.metadata.signature.outputs.inputs,
         )
-    ] == [
-        (-1, 1, 8, 8),
-        (-1, 10),
-    ]
+    ] == [(-1, 1, 8, 8), (-1, 10)]
     shown = np.load(next((tracked_store.root / "data").glob("*/validation_inputs.npy")))[:2]
     assert np.allclose(np.array(example["inputs"]), shown.transpose(0, 3, 1, 2) / 255)
 
@@ -151,9 +148,7 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     )
 
 
-def test_best_trial_without_weights_is_reported_and_not_registered(
-    tracked_store: Store,
-) -> None:
+def test_best_trial_without_weights_is_reported_and_not_registered(tracked_store: Store) -> None:
     sweep = start_sweep(tracked_store)
     trial = with_student(sweep, 0, 0.5)
     for file in (sweep.trial_folder(0) / "checkpoint").glob("*.safetensors"):

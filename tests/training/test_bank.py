@@ -101,9 +101,7 @@ def test_updating_the_bank_does_not_change_the_training(
     )
 
 
-def test_momentum_bank_without_momentum_equals_a_forward_pass(
-    specify: Specify,
-) -> None:
+def test_momentum_bank_without_momentum_equals_a_forward_pass(specify: Specify) -> None:
     """This includes samples that the last incomplete batch dropped."""
     still = (
         "data.augmentation=none",

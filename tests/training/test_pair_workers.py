@@ -176,9 +176,7 @@ def exchange_logits(rank: int, world_size: int, in_turn: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("in_turn", [False, True])
-def test_pair_exchanges_logits_and_its_replicas_reduce(
-    in_turn: bool,
-) -> None:
+def test_pair_exchanges_logits_and_its_replicas_reduce(in_turn: bool) -> None:
     for rank, (received, place, replicas, total, waited) in enumerate(
         on_every_rank(4, exchange_logits, in_turn)
     ):

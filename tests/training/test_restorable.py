@@ -284,10 +284,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["state"][1].clear(),
         "step of the optimizer is missing for parameter 1",
     ),
-    "an entry that is absent": (
-        lambda s: s["state"].pop(1),
-        "of 1 parameters, but 2 were saved",
-    ),
+    "an entry that is absent": (lambda s: s["state"].pop(1), "of 1 parameters, but 2 were saved"),
     "no rate": (
         lambda s: group(s).pop("lr"),
         "lr of a parameter group of the optimizer is missing",

@@ -63,9 +63,7 @@ def test_each_trial_uses_its_configured_number_of_threads(
     assert found == [3, 2, 1], "each trial of a process sets its own number; the default is 1"
 
 
-def test_allocator_settings_of_the_user_are_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_allocator_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TRIM, raising=False)
     monkeypatch.delenv(MMAP, raising=False)
     assert allocator() == ALLOCATOR

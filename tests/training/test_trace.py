@@ -162,9 +162,7 @@ def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) 
         assert metrics["validation/class_gap"] == pytest.approx((row.max() - row.min()).item())
 
 
-def test_finished_student_shows_distributions_and_class_weights(
-    distil: Specify,
-) -> None:
+def test_finished_student_shows_distributions_and_class_weights(distil: Specify) -> None:
     spec = distil(*CAM)
     records_of(spec)
     shown = load_figure_data(spec, "shown")

@@ -323,16 +323,12 @@ def test_influence_client_gives_the_weights_of_the_trainer(
     assert notes[-1] == f"sent {len(helper.jobs)}"
 
 
-def test_error_of_the_influence_client_fails_the_trial(
-    weighed: Callable[..., TrialSpec],
-) -> None:
+def test_error_of_the_influence_client_fails_the_trial(weighed: Callable[..., TrialSpec]) -> None:
     with refused("method", "sent", error=TrialError):
         with_helper(weighed("iterative"), Helper(fails="the error of the actor"))
 
 
-def test_stop_request_interrupts_the_wait_for_weights(
-    weighed: Callable[..., TrialSpec],
-) -> None:
+def test_stop_request_interrupts_the_wait_for_weights(weighed: Callable[..., TrialSpec]) -> None:
     spec, records, helper = weighed("iterative"), list[Any](), Helper()
     context = TrialContext(
         report=records.append,
@@ -370,9 +366,7 @@ def test_divergence_of_the_estimator_raises_a_trial_error(
     assert refusal.value.field == "method"
 
 
-def test_pending_snapshot_is_sent_again_after_a_resume(
-    weighed: Callable[..., TrialSpec],
-) -> None:
+def test_pending_snapshot_is_sent_again_after_a_resume(weighed: Callable[..., TrialSpec]) -> None:
     spec, first, second = weighed("two-behind"), Helper(), Helper()
     with pytest.raises(Interrupted):
         train(spec, TrialContext(report=_dies_after(2), influence_client=lambda: first))
@@ -383,9 +377,7 @@ def test_pending_snapshot_is_sent_again_after_a_resume(
     assert replace(again, student={}).before == first.jobs[0].before
 
 
-def test_colocated_students_have_separate_weights(
-    weighed: Callable[..., TrialSpec],
-) -> None:
+def test_colocated_students_have_separate_weights(weighed: Callable[..., TrialSpec]) -> None:
     spec = weighed("iterative", "peers.b.network.name=cnn", "peers.b.network.width=4")
     last = records_of(spec)[-1].metrics
     assert last["a/influence/weight_noisy"] != last["b/influence/weight_noisy"]

@@ -1,5 +1,3 @@
 """Draw the figures of a trial with matplotlib."""
 
-__all__ = [
-    "trial",
-]
+__all__ = ["trial"]

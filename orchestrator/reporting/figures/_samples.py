@@ -24,9 +24,8 @@ BELOW = (
 )
 RETRIEVED_BELOW = (
     "Above an image: its label, and the true class if it differs. Positives have the label of "
-    "the query, negatives another.\n"
-    "Below: cosine similarity to the query, # its index in the training part, T: the class that "
-    "the teacher predicts (red: not the label)."
+    "the query, negatives another.\nBelow: cosine similarity to the query, # its index in the "
+    "training part, T: the class that the teacher predicts (red: not the label)."
 )
 
 

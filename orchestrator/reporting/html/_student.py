@@ -120,9 +120,8 @@ def reliability(found: Predictions) -> Figure:
     ]
     caption = (
         "Bars: accuracy of the predictions in each confidence bin; diamonds: the accuracy at the "
-        "mean confidence of the bin; dashed line: perfect calibration. "
-        f"Expected calibration error {found.calibration_error:.4f} "
-        f"({BINS} bins). {_sample_note(found)}"
+        "mean confidence of the bin; dashed line: perfect calibration. Expected calibration "
+        f"error {found.calibration_error:.4f} ({BINS} bins). {_sample_note(found)}"
     )
     return Figure(
         chart, caption, Table(["confidence", "samples", "mean confidence", "accuracy"], rows)

@@ -101,15 +101,13 @@ def _searched(view: SweepView) -> str:
         seeds = f", each with the seeds {', '.join(map(str, search.seeds))}" if search.seeds else ""
         return (
             f"None: {len(search.configurations)} fixed configurations of {methods} were trained, "
-            f"for the student {networks} on {setup}{seeds}. "
-            f"{_counts(view)}"
+            f"for the student {networks} on {setup}{seeds}. {_counts(view)}"
         )
     how = "no early stopping" if search.scheduler == "none" else f"scheduler {search.scheduler}"
     return (
-        f"The settings of {methods} for the student {networks} on {setup}: {_total(view)} "
-        f"trials of at most {view.epochs} epochs, "
-        f"sampler {search.sampler}, {how}. {_counts(view)} Objective: "
-        f"{view.goal.direction} {view.objective} of the last "
+        f"The settings of {methods} for the student {networks} on {setup}: {_total(view)} trials "
+        f"of at most {view.epochs} epochs, sampler {search.sampler}, {how}. {_counts(view)} "
+        f"Objective: {view.goal.direction} {view.objective} of the last "
         f"epoch{list_other_objectives(view)}."
     )
 

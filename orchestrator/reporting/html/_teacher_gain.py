@@ -34,8 +34,7 @@ def teacher_gain(view: SweepView) -> str:
         verdict = "significant" if seeds.low > 0 or seeds.high < 0 else "not significant"
         return (
             f"{names}, test accuracy with the last weights, mean of {seeds.pairs} seeds: "
-            f"{seeds.mean:+.4f}, 95 % interval "
-            f"[{seeds.low:+.4f}, {seeds.high:+.4f}]: {verdict}."
+            f"{seeds.mean:+.4f}, 95 % interval [{seeds.low:+.4f}, {seeds.high:+.4f}]: {verdict}."
         )
     gain = (measure(distilled, TESTED) or 0.0) - (measure(plain, TESTED) or 0.0)
     return (

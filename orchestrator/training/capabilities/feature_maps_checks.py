@@ -104,19 +104,18 @@ def maps_line(
         return ""
     shown = ", ".join(f"{name} {'x'.join(map(str, each))}" for name, each in used.items())
     in_cache = select_cached_maps(configuration, variants, samples, augmentation)
+    size = sizes.format_bytes(sizes.map_bytes(configuration.teacher, samples, used.values()))
     online = "the teacher runs at every step of methods that use them"
     if not cached:
         where = "computed online, as all outputs of the teacher"
     elif sizes.varies(configuration, augmentation):
         where = f"{online}, because the views differ"
     elif in_cache == used:
-        size = sizes.map_bytes(configuration.teacher, samples, used.values())
-        where = f"{sizes.format_bytes(size)} in the cache, once for all trials"
+        where = f"{size} in the cache, once for all trials"
     else:
-        size = sizes.map_bytes(configuration.teacher, samples, used.values())
         where = (
             f"{online}, if the maps of a trial are more than half of teacher.cache_gib = "
-            f"{configuration.teacher.cache_gib:g}; all together take {sizes.format_bytes(size)}"
+            f"{configuration.teacher.cache_gib:g}; all together take {size}"
         )
     return f"of the teacher: {shown}; {where}"
 

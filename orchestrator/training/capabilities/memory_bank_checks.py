@@ -165,11 +165,7 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
 
 
 def retrieval_line(
-    configuration: Configuration,
-    searching: bool,
-    summary: DataSummary,
-    gpu: bool,
-    cached: bool,
+    configuration: Configuration, searching: bool, summary: DataSummary, gpu: bool, cached: bool
 ) -> str:
     """Return how samples are retrieved, from how many, and what the cache holds of them.
 
