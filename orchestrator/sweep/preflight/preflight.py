@@ -61,6 +61,7 @@ from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
 from orchestrator.training.capabilities.feature_maps_checks import (
+    Maps,
     check_feature_maps,
     maps_line,
     select_cached_maps,
@@ -111,7 +112,7 @@ def prepare_run(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     for name, line in list_notes(configuration.data, summary).items():
         note(f"{name}: {line}")
-    teacher_access, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    teacher_access, *_ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         note(problem)
     check_weights(store, configuration, folder)
@@ -138,7 +139,7 @@ def show_plan(
     configuration, note = _resolve_configuration(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    teacher_access, checkpoint_bytes, kept_trials = _check_with_data(
+    teacher_access, checkpoint_bytes, kept_trials, variants = _check_with_data(
         store, configuration, kind, local, summary, gpu, groups
     )
     lines = {
@@ -159,7 +160,7 @@ def show_plan(
     ):
         lines["retrieval"] = retrieval
     if kind != "teacher":
-        lines |= _maps_lines(configuration, kind == "sweep", summary, cached)
+        lines |= _maps_lines(configuration, kind == "sweep", summary, variants, cached)
     if configuration.data.name == "folder" and (
         local or not cluster_address(configuration.resources)
     ):
@@ -311,18 +312,19 @@ def _check_with_data(
     summary: DataSummary,
     gpu: bool,
     groups: int = 1,
-) -> tuple[TeacherAccess | None, int, str]:
+) -> tuple[TeacherAccess | None, int, str, list[Maps]]:
     """Check networks, batches and free space against the data.
 
     Returns:
         The access to the teacher, the size of the checkpoints (bytes), and the trials that keep
-        them.
+        them, and the feature maps that each variant of a method uses.
     """
     classes = len(summary.classes)
     searching = kind == "sweep"
     samples = summary.sizes.train
     parameters = check_students(configuration, searching, classes, summary.shape)
     clean_view_bytes = teacher_parameters = 0
+    variants: list[Maps] = []
     if configuration.teacher:
         teacher_parameters = check_network(
             configuration.teacher.network, "teacher.network", classes, summary.shape
@@ -359,15 +361,18 @@ def _check_with_data(
         if configuration.teacher
         else None
     )
-    return teacher_access, checkpoint_bytes, kept_trials
+    return teacher_access, checkpoint_bytes, kept_trials, variants
 
 
 def _maps_lines(
-    configuration: Configuration, searching: bool, summary: DataSummary, cached: bool
+    configuration: Configuration,
+    searching: bool,
+    summary: DataSummary,
+    variants: list[Maps],
+    cached: bool,
 ) -> dict[str, str]:
     """Return the lines about feature maps, and about a cache that no method can use for them."""
-    classes, samples = len(summary.classes), summary.sizes.train
-    variants = check_feature_maps(configuration, searching, classes, summary.shape)
+    samples = summary.sizes.train
     line = maps_line(configuration, variants, samples, summary.augmentation, cached)
     if not line:
         return {}
