@@ -61,7 +61,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6},
     )
     outbox = Outbox(sweep.folder / "outbox.jsonl")
-    outbox.append(LogPoints(run="0", points={"0": [("a", 0.5, 1, 1)]}, told=RunProgress(epoch=1)))
+    outbox.append(
+        LogPoints(run="0", points={"0": [("a", 0.5, 1, 1)]}, progress=RunProgress(epoch=1))
+    )
     outbox.close()
     Comparison(
         sweep.configuration,

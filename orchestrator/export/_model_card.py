@@ -47,7 +47,7 @@ def _front(settings: ExportSettings) -> str:
         "dataset": {"name": data.name, "type": data.name, "split": part},
         "metrics": [{"type": "accuracy", "name": f"{part} accuracy", "value": value}],
     }
-    distilled = ["knowledge-distillation"] if settings.teacher or settings.hears_others else []
+    distilled = ["knowledge-distillation"] if settings.teacher or settings.uses_peers else []
     values = {
         "tags": ["image-classification", *distilled, settings.method.name, settings.network.name],
         "pipeline_tag": "image-classification",

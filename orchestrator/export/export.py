@@ -125,7 +125,7 @@ def export(
             state=trial.state,
             student=letter,
             weights=weights,
-            asked=number is not None,
+            by_number=number is not None,
             chosen=_chosen(sweep, number),
             taken_over=trial.changes,
             **_progress(folder, trial, letter, weights),
@@ -134,11 +134,11 @@ def export(
         searched=trial.settings,
         data=describe_data(configuration, summary),
         teacher=(describe_teacher(store, sweep, summary) if needs_teacher(configuration) else None),
-        hears_others=uses_peers(sweep, trial),
+        uses_peers=uses_peers(sweep, trial),
         method=describe_method(configuration),
         training=describe_training(chosen.training, chosen.network),
         seed=configuration.seed,
-        beside={
+        peers={
             other: describe_network(student.network)
             for other, student in students.items()
             if other != letter

@@ -18,7 +18,7 @@ Values = dict[str, Any]  # JSON values that only the card shows
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
 
 
 class Input(_Section):
@@ -56,7 +56,7 @@ class Source(_Section):
 
     Attributes:
         weights: `best` or `last`.
-        asked: Whether the trial was chosen by its number.
+        by_number: Whether the trial was chosen by its number.
         chosen: How the trial was chosen, in words.
         taken_over: The weight transfers from other trials.
         epoch: The epoch of the weights.
@@ -70,7 +70,7 @@ class Source(_Section):
     state: str
     student: str
     weights: str
-    asked: bool
+    by_number: bool = Field(alias="asked")
     chosen: str
     taken_over: list[Any]
     epoch: int
@@ -137,16 +137,16 @@ class ExportSettings(StudentSettings):
     searched: Values
     data: UsedData
     teacher: Values | None
-    hears_others: bool
+    uses_peers: bool = Field(alias="hears_others")
     method: UsedMethod
     training: Values
     seed: int
-    beside: dict[str, NamedNetwork]
+    peers: dict[str, NamedNetwork] = Field(alias="beside")
     checked: Checked | None = None  # written last
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def read_settings(folder: Path) -> StudentSettings:

@@ -24,8 +24,8 @@ HEAD = 32  # bytes of line 1
 class Outbox:
     """Ordered queue of writes in a file, for one process at a time and any number of threads.
 
-    `run_progress` is the progress of each run after all writes: the `told` of each write, merged by
-    its `run`. It survives the removal of sent writes. `recovered` is a byte offset: writes up to it
+    `run_progress` is the progress of each run after all writes: that of each write, merged by its
+    `run`. It survives the removal of sent writes. `recovered` is a byte offset: writes up to it
     were in the file before, and an earlier process may have tried to send them.
     """
 
@@ -113,10 +113,10 @@ class Outbox:
 
     def _fold(self, line: Line) -> None:
         if isinstance(line, CompactedWrites):
-            told = line.all_told
+            progress_by_run = line.progress
         else:
-            told = {line.run: line.told} if line and line.told else {}
-        for run, progress in told.items():
+            progress_by_run = {line.run: line.progress} if line and line.progress else {}
+        for run, progress in progress_by_run.items():
             self.run_progress[run] = self.run_progress.get(run, RunProgress()).merge(progress)
 
     def _lines(self, start: int) -> list[tuple[int, Line]]:
@@ -152,7 +152,7 @@ class Outbox:
 
         The file stays as it is if the disk has no room.
         """
-        compacted = CompactedWrites(all_told=self.run_progress)
+        compacted = CompactedWrites(progress=self.run_progress)
         if self.run_progress:
             line = json.dumps(compacted.plain(), separators=(",", ":")).encode() + b"\n"
         else:

@@ -55,12 +55,13 @@ class RunProgress:
 class _RunWrite:
     """Write to the run with the key `run`.
 
-    `told` is the progress after the write. With `existing`, a missing run is not created.
+    `progress` is the progress after the write, stored as `told`. With `existing`, a missing run is
+    not created.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     run: str
-    told: RunProgress | None = None
+    progress: Annotated[RunProgress | None, Field(alias="told")] = None
     existing: bool = False
 
     def plain(self) -> dict[str, Any]:
@@ -68,8 +69,8 @@ class _RunWrite:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         if not self.existing:
             del values["existing"]
-        told = values.pop("told")
-        return values | ({"told": told.plain()} if told is not None else {})
+        progress = values.pop("progress")
+        return values | ({"told": progress.plain()} if progress is not None else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +185,11 @@ class CompactedWrites:
     """The progress of each run after all writes that were removed from the file."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    all_told: dict[str, RunProgress]
+    progress: Annotated[dict[str, RunProgress], Field(alias="all_told")]
 
     def plain(self) -> dict[str, Any]:
         """Return the progress of the runs as JSON values."""
-        return {"all_told": {run: progress.plain() for run, progress in self.all_told.items()}}
+        return {"all_told": {run: each.plain() for run, each in self.progress.items()}}
 
 
 Write = (

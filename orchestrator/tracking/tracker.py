@@ -159,7 +159,7 @@ class Tracker:
             run: [(name, value, now, epoch) for name, value in values.items()]
             for run, values in split_by_run(trial.number, metrics, self.letters).items()
         }
-        self.writer.add(LogPoints(run=key, points=points, told=RunProgress(epoch=epoch)))
+        self.writer.add(LogPoints(run=key, points=points, progress=RunProgress(epoch=epoch)))
         self._record_machine_load()
 
     def trial_changed(self, trial: Trial) -> None:
@@ -188,7 +188,7 @@ class Tracker:
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over}
         self.writer.add(LogPoints(run=key, points={key: points}))
         progress = RunProgress(changes=number)
-        self.writer.add(SetTags(run=key, tags=tags, without=tuple(gone), told=progress))
+        self.writer.add(SetTags(run=key, tags=tags, without=tuple(gone), progress=progress))
         self._configuration(key, configuration)
 
     def trial_ended(self, trial: Trial) -> None:
@@ -198,7 +198,7 @@ class Tracker:
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
             progress = RunProgress(state=state) if run == key else None
             self.writer.add(
-                CloseRun(run=run, tags=tags, status=STATUS[state], at=now_ms(), told=progress)
+                CloseRun(run=run, tags=tags, status=STATUS[state], at=now_ms(), progress=progress)
             )
         if trial.ended:
             figures = LogFigures(run=key, complete=state == "complete", letters=self.letters)
@@ -221,7 +221,7 @@ class Tracker:
         if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
             self.writer.add(
-                LogPoints(run=PARENT, points={PARENT: points}, told=RunProgress(teacher=True))
+                LogPoints(run=PARENT, points={PARENT: points}, progress=RunProgress(teacher=True))
             )
         # The description now contains the teacher's accuracy
         tags = {"teacher.asked": access} | self._note("running")
@@ -275,7 +275,7 @@ class Tracker:
 
     def _open(self, key: str, name: str, tags: dict[str, str]) -> None:
         running, progress = tags | {"state": "running"}, RunProgress(state="running")
-        self.writer.add(OpenRun(run=key, name=name, tags=running, at=now_ms(), told=progress))
+        self.writer.add(OpenRun(run=key, name=name, tags=running, at=now_ms(), progress=progress))
 
     def _configuration(self, key: str, configuration: Configuration) -> None:
         text = json.dumps(configuration.plain(), indent=1)
@@ -296,7 +296,7 @@ class Tracker:
                 (name, value, now_ms(), self.machine.steps) for name, value in metrics.items()
             ]
             progress = RunProgress(measured=self.machine.steps)
-            self.writer.add(LogPoints(run=PARENT, points={PARENT: points}, told=progress))
+            self.writer.add(LogPoints(run=PARENT, points={PARENT: points}, progress=progress))
 
     def _tag_best_trial(self) -> RunProgress:
         """Tag the best trial and queue its student as a model.
@@ -361,7 +361,9 @@ class Tracker:
                     }
                     points = {key: [(name, value, now_ms(), 0) for name, value in named.items()]}
                     progress = RunProgress(gains=values)
-                    self.writer.add(LogPoints(run=key, points=points, existing=True, told=progress))
+                    self.writer.add(
+                        LogPoints(run=key, points=points, existing=True, progress=progress)
+                    )
 
     def _record_front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
@@ -390,7 +392,9 @@ class Tracker:
             among = str(int(key) in numbers).lower()
             if self._progress(key).front != among:
                 progress = RunProgress(front=among)
-                self.writer.add(SetTags(run=key, tags={FRONT: among}, existing=True, told=progress))
+                self.writer.add(
+                    SetTags(run=key, tags={FRONT: among}, existing=True, progress=progress)
+                )
 
     def _close_parent(self, state: str, progress: RunProgress) -> None:
         note = self._note(
@@ -408,15 +412,19 @@ class Tracker:
                         (f"best/{name}", value, now_ms(), 0) for name, value in best.metrics.items()
                     ]
                 }
-                self.writer.add(LogPoints(run=PARENT, points=points, told=RunProgress(best=source)))
+                self.writer.add(
+                    LogPoints(run=PARENT, points=points, progress=RunProgress(best=source))
+                )
             tags |= {"best.trial": str(best.number)} | {
                 f"best.{name}": str(value) for name, value in best.settings.items()
             }
             ids = {"best.run": str(best.number)}
-        self.writer.add(SetTags(run=PARENT, tags=tags, ids=ids, told=progress))
+        self.writer.add(SetTags(run=PARENT, tags=tags, ids=ids, progress=progress))
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         ended, closed = {"state": state}, RunProgress(state=state)
-        self.writer.add(CloseRun(run=PARENT, tags=ended, status=status, at=now_ms(), told=closed))
+        self.writer.add(
+            CloseRun(run=PARENT, tags=ended, status=status, at=now_ms(), progress=closed)
+        )
 
 
 def _data(sweep: Sweep) -> DataSummary | None:

@@ -14,7 +14,7 @@ from orchestrator.tracking._writes import RunProgress, SetTags, Write, parse_lin
 
 
 def write(number: int, text: str = "", told: RunProgress | None = None) -> Write:
-    return SetTags(run=str(number), tags={"text": text}, told=told)
+    return SetTags(run=str(number), tags={"text": text}, progress=told)
 
 
 def numbers(outbox: Outbox) -> list[Any]:
@@ -87,8 +87,8 @@ def test_progress_survives_the_removal_of_sent_writes(
     box = Outbox(tmp_path / "outbox.jsonl")
     for number in range(100):
         told = RunProgress(epoch=number) if number % 2 else RunProgress(measured=number)
-        box.append(SetTags(run="0", tags={}, told=told))
-    box.append(SetTags(run="1", tags={}, told=RunProgress(state="complete", best_tag=3)))
+        box.append(SetTags(run="0", tags={}, progress=told))
+    box.append(SetTags(run="1", tags={}, progress=RunProgress(state="complete", best_tag=3)))
     progress = {
         "0": RunProgress(epoch=99, measured=98),
         "1": RunProgress(state="complete", best_tag=3),
