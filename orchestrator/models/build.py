@@ -1,8 +1,10 @@
 """List all networks, and build one by its name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from methods import Settings, SettingsError
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -55,3 +57,12 @@ def build(name: str, classes: int, shape: Shape, settings: Mapping[str, Any]) ->
     except SettingsError as error:
         raise ConfigurationError.from_error(error, f"network {name}: {error}") from error
     return builder.make(chosen, classes, shape)
+
+
+def build_on_meta(
+    name: str, classes: int, shape: Sequence[int], settings: Mapping[str, Any]
+) -> Network:
+    """Build a network on the device `meta`: its shapes alone, without memory; otherwise `build`."""
+    channels, height, width = shape
+    with torch.device("meta"):
+        return build(name, classes, (channels, height, width), settings)

@@ -9,7 +9,7 @@ from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.build import build
+from orchestrator.models.build import build_on_meta
 
 
 def check_batch_norm(
@@ -80,11 +80,9 @@ def _trained_networks(
 
 def _accepts_one_sample(network: Network, shape: Sequence[int]) -> bool:
     """Return whether the network trains on a single image, without allocating memory."""
-    channels, height, width = shape
-    with torch.device("meta"):
-        model = build(network.name, 2, (channels, height, width), network.settings).train()
-        try:
-            model(torch.empty(1, channels, height, width))
-        except ValueError:  # torch raises it for one value per channel
-            return False
+    model = build_on_meta(network.name, 2, shape, network.settings).train()
+    try:
+        model(torch.empty(1, *shape, device="meta"))
+    except ValueError:  # torch raises it for one value per channel
+        return False
     return True

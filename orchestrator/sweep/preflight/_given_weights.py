@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.build import build
+from orchestrator.models.build import build_on_meta
 from orchestrator.models.weights import require_weights
 
 
@@ -19,10 +17,8 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
         classes: Number of classes.
         shape: (channels, height, width) of the images.
     """
-    channels, height, width = shape
     for key, network, exact in _networks_with_weights(configuration):
-        with torch.device("meta"):  # shapes alone, no memory
-            model = build(network.name, classes, (channels, height, width), network.settings)
+        model = build_on_meta(network.name, classes, shape, network.settings)
         try:
             require_weights(model, str(network.weights), exact)
         except ConfigurationError as error:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from methods import METHODS, SettingsError
 from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.extra_space import check_keys, networks
@@ -20,7 +18,7 @@ from orchestrator.config.search_space import (
 )
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from orchestrator.models.build import build
+from orchestrator.models.build import build_on_meta
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
@@ -45,22 +43,16 @@ def check_network(
     Raises:
         ConfigurationError: The network is unknown or its settings are invalid.
     """
-    channels, height, width = shape
     try:
-        with torch.device("meta"):  # allocates no memory
-            model = build(network.name, classes, (channels, height, width), network.settings)
-            return sum(value.numel() for value in model.state_dict().values())
+        model = build_on_meta(network.name, classes, shape, network.settings)
+        return sum(value.numel() for value in model.state_dict().values())
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, f"{prefix or field}: {error}", field) from error
 
 
 def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
     """Return D, the length of the features of a checked network."""
-    channels, height, width = shape
-    with torch.device("meta"):
-        return build(
-            network.name, classes, (channels, height, width), network.settings
-        ).head.in_features
+    return build_on_meta(network.name, classes, shape, network.settings).head.in_features
 
 
 def check_students(

@@ -2,26 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from methods import Method, SettingsError, Task
 from methods.capabilities import UsesFeatureMaps
 from methods.feature_maps import MapShape
 from orchestrator.config import sizes
-from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_variants, trained_methods
 from orchestrator.config.schema import Configuration
-from orchestrator.config.schema import Network as NetworkSettings
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.build import build
+from orchestrator.models.build import build_on_meta
 from orchestrator.models.feature_maps import feature_stages, map_shapes
-from orchestrator.models.network import Network
+from orchestrator.models.network import Shape
+from orchestrator.training.capabilities._possible_students import possible_students
 
 Maps = dict[str, MapShape]  # the teacher's maps, by stage
 
 
 def check_feature_maps(
-    configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
+    configuration: Configuration, searching: bool, classes: int, shape: Shape
 ) -> list[Maps]:
     """Check every method that uses feature maps with every network of a student.
 
@@ -36,19 +33,20 @@ def check_feature_maps(
     methods = list(_methods(configuration, searching))
     if not methods or configuration.teacher is None:
         return variants
-    teacher = _build(configuration.teacher.network, classes, shape)
+    network = configuration.teacher.network
+    teacher = build_on_meta(network.name, classes, shape, network.settings)
     for name, method in methods:
         _refuse_compiled(configuration, name)
         used: Maps = {}
-        for field, student in _students(configuration, searching, classes, shape):
+        for field, student in possible_students(configuration, searching, classes, shape):
             try:
                 stages = feature_stages(method, student, teacher)
-                maps = map_shapes(teacher, _sides(shape), stages.teacher)
+                maps = map_shapes(teacher, shape, stages.teacher)
                 task = Task(
                     classes,
                     1,
                     configuration.training.epochs,
-                    student_maps=map_shapes(student, _sides(shape), stages.student),
+                    student_maps=map_shapes(student, shape, stages.student),
                     teacher_maps=maps,
                 )
                 method.prepare(None, task)
@@ -133,22 +131,3 @@ def _refuse_compiled(configuration: Configuration, name: str) -> None:
             f"training.compile = true is not allowed with method {name}, which uses feature maps: "
             "a compiled network does not give them; set training.compile=false"
         ).with_details("training.compile", True, (False,))
-
-
-def _students(
-    configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
-) -> Iterator[tuple[str, Network]]:
-    """Yield every network that a student may have, with its key, without allocating memory."""
-    for kinds in networks(configuration, searching).values():
-        for field, network in kinds.items():
-            yield field, _build(network, classes, shape)
-
-
-def _build(network: NetworkSettings, classes: int, shape: Sequence[int]) -> Network:
-    with torch.device("meta"):
-        return build(network.name, classes, _sides(shape), network.settings)
-
-
-def _sides(shape: Sequence[int]) -> tuple[int, int, int]:
-    channels, height, width = shape
-    return channels, height, width

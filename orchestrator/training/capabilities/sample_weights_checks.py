@@ -1,18 +1,14 @@
 """Check sample weighting before a run: its schedule, its data and its memory."""
 
-from collections.abc import Iterator, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from methods import SettingsError
 from methods.capabilities import teacher_lr, weighting_plan
 from orchestrator.config import sizes
-from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_variants, trained_methods
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.build import build
-from orchestrator.models.network import Network
+from orchestrator.training.capabilities._possible_students import possible_students
 
 
 def check_sample_weights(configuration: Configuration, name: str, searching: bool) -> None:
@@ -52,7 +48,9 @@ def check_memory(
             for method in build_variants(configuration, name, searching)
         ]
         plans = [each for each in all_plans if each]
-        for field, student in _students(configuration, searching, classes, shape) if plans else ():
+        for field, student in (
+            possible_students(configuration, searching, classes, shape) if plans else ()
+        ):
             shapes = dict(student.named_parameters())
             needed = max(
                 each.required_bytes(samples, classes, student.head.in_features, shapes)
@@ -65,15 +63,3 @@ def check_memory(
                     f"with {field}; raise it, set method.estimator=last_layer, or give a smaller "
                     f"data.limit.train"
                 ).with_details("resources.influence_gib", limit_gib, (needed / 2**30, None))
-
-
-def _students(
-    configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]
-) -> Iterator[tuple[str, Network]]:
-    """Yield every network that a student may have, with its key, without allocating memory."""
-    channels, height, width = shape
-    for kinds in networks(configuration, searching).values():
-        for field, network in kinds.items():
-            with torch.device("meta"):
-                student = build(network.name, classes, (channels, height, width), network.settings)
-            yield field, student
