@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.export.formats import (
@@ -16,6 +14,7 @@ from orchestrator.export.formats import (
 )
 from orchestrator.export.settings import StudentSettings, read_settings
 from orchestrator.models.build import build
+from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
 
@@ -64,7 +63,7 @@ def _require_size(settings: StudentSettings, file: Path) -> None:
     reported by tensor when the weights are loaded.
     """
     try:
-        with torch.device("meta"):
+        with meta_device():
             needed = sum(
                 tensor.nbytes
                 for tensor in _build_network(settings, file.parent).state_dict().values()

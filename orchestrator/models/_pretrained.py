@@ -4,11 +4,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, hub
 
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models._torchvision_models import PARTS, Parts
+from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network
 
 
@@ -44,7 +44,7 @@ def require_pretrained(network: Network, weights: str, exact: bool) -> None:
     from torchvision.models import get_model
 
     _find_weights(network, weights)
-    with torch.device("meta"):  # shapes only, no memory
+    with meta_device():
         state = get_model(network.name).state_dict()
     _select_fitting(network, weights, state, exact)
 

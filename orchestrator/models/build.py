@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from methods import Settings, SettingsError
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models import _cifar_resnet as cifar_resnet
 from orchestrator.models import _simple as simple
 from orchestrator.models import _torchvision_models as torchvision_models
+from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network, Shape
 
 
@@ -64,5 +63,5 @@ def build_on_meta(
 ) -> Network:
     """Build a network on the device `meta`: its shapes alone, without memory; otherwise `build`."""
     channels, height, width = shape
-    with torch.device("meta"):
+    with meta_device():
         return build(name, classes, (channels, height, width), settings)

@@ -224,10 +224,10 @@ def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -
         small(name, **{key: value})
 
 
-def test_torchvision_is_imported_only_if_needed() -> None:
+def test_torchvision_and_the_compiler_are_imported_only_if_needed() -> None:
     code = (
-        "import sys; from orchestrator.models.build import build; build('resnet20', 10, (3, "
-        "32, 32), {}); "
-        "sys.exit('torchvision' in sys.modules)"
+        "import sys; from orchestrator.models.build import build_on_meta; "
+        "build_on_meta('resnet20', 10, (3, 32, 32), {}); "
+        "sys.exit('torchvision' in sys.modules or 'torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
