@@ -4,6 +4,8 @@
 # make browser: open the report and MLflow of a sweep in Chromium. make check: linters and the site.
 # make docs: build the site in site/. make reference: generate docs/reference/ from the code.
 # make format: apply ruff's fixes. Each target creates .venv first if it is missing.
+# The tests start many processes, which share the compiled bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed

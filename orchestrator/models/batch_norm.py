@@ -35,6 +35,9 @@ class SyncBatchNorm(_BatchNorm):
         for name, buffer in replaced.named_buffers():
             setattr(self, name, buffer)
         self.context = context
+        # the compiler does not trace communication; it is imported here, as that takes seconds
+        disable: Any = torch.compiler.disable
+        self._normalise_uncompiled = disable(type(self)._normalise)
         self.train(replaced.training)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -43,12 +46,14 @@ class SyncBatchNorm(_BatchNorm):
                 f"batch norm needs inputs (B, C, ...), but this one has {input.dim()} dimensions"
             )
 
-    # the compiler does not trace communication
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Normalise inputs (B, C, ...); half-precision inputs are computed in float32."""
         if not self.training:
             return super().forward(input)
+        return cast(Tensor, self._normalise_uncompiled(self, input))
+
+    def _normalise(self, input: Tensor) -> Tensor:
+        """Normalise training inputs with the statistics of all ranks."""
         self._check_input_dim(input)
         values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         axes = [axis for axis in range(input.dim()) if axis != 1]
