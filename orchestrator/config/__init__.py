@@ -13,6 +13,7 @@ __all__ = [
     "loader",
     "method_settings",
     "method_variants",
+    "network_schema",
     "objectives",
     "path_settings",
     "plan",

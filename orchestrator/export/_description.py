@@ -10,7 +10,7 @@ from orchestrator.config.schema import Network as Choice
 from orchestrator.data.dataset import DataSummary
 from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.export.settings import NamedNetwork, UsedData, UsedMethod, Values
-from orchestrator.models.build import MODELS
+from orchestrator.models.build import all_settings
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
@@ -64,8 +64,7 @@ def _needs(configuration: Configuration) -> Needs:
 
 def describe_network(network: Choice) -> NamedNetwork:
     """Return the network's name and every setting, so that a default may change."""
-    settings = MODELS[network.name].settings.build(network.settings)
-    return NamedNetwork(name=network.name, **settings.model_dump())
+    return NamedNetwork(name=network.name, **all_settings(network.name, network.settings))
 
 
 def describe_training(training: Training, network: Choice) -> Values:

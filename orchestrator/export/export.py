@@ -36,7 +36,7 @@ from orchestrator.export.check import check_batches, compare_logits
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
 from orchestrator.export.loading import load_predictions
 from orchestrator.export.settings import FORMAT, Checked, ExportSettings, Input, Source, Values
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.reporting.peer_gain import uses_peers
@@ -270,7 +270,7 @@ def _writing(target: Path) -> Iterator[Path]:
 
 def _network(chosen: Choice, summary: DataSummary, file: Path, trial: Trial) -> Network:
     """Return the student with the weights of a file of its checkpoint."""
-    network = build(chosen.name, len(summary.classes), summary.shape, chosen.settings)
+    network = build_for_data(chosen, summary)
     try:
         network.load_state_dict(load_file(file))
     except (

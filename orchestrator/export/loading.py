@@ -16,6 +16,7 @@ from orchestrator.export.formats import (
 )
 from orchestrator.export.settings import StudentSettings, read_settings
 from orchestrator.models.build import build
+from orchestrator.models.input_adapter import Statistics
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
 
@@ -49,7 +50,9 @@ def load_exported(folder: Path | str) -> Network:
 def _build_network(settings: StudentSettings, folder: Path) -> Network:
     network = settings.network
     try:
-        return build(network.name, len(settings.classes), settings.input.shape, network.settings)
+        statistics = Statistics(settings.input.mean, settings.input.std)
+        classes, shape = len(settings.classes), settings.input.shape
+        return build(network.name, classes, shape, network.settings, statistics)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "

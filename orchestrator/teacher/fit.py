@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
@@ -107,9 +107,7 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     """
     dataset = Dataset.open(data)
     try:
-        network = build(
-            teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings
-        )
+        network = build_for_data(teacher.network, dataset)
         load_weights(network, str(teacher.network.weights), exact=True)
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error

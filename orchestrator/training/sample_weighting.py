@@ -21,7 +21,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.staging import stage_on_node
 from orchestrator.teacher.frozen import TEACH, FrozenTeacher
@@ -155,7 +155,7 @@ def _build_student(
     dataset = batches.dataset
     # the random state of a worker must not change
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+        student = build_for_data(network, dataset)
     student.load_state_dict(snapshot.student)
     layout = torch.channels_last if channels_last(recipe, network) else torch.contiguous_format
     return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]

@@ -37,7 +37,7 @@ from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
 from orchestrator.data.shared_memory import describe_shortage
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
 from orchestrator.reporting.terminal.lines import print_line
@@ -294,7 +294,7 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
     for letter, (network, _) in configuration.students.items():
         if network.weights and not is_file_name(network.weights):
             dataset = Dataset.open(data)
-            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            student = build_for_data(network, dataset)
             try:
                 load_weights(student, network.weights)
             except ConfigurationError as error:
