@@ -17,6 +17,7 @@ __all__ = [
     "objectives",
     "path_settings",
     "plan",
+    "published_inputs",
     "renamed",
     "resources",
     "schema",

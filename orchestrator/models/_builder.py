@@ -27,14 +27,13 @@ class Builder:
 
     Attributes:
         inputs: Returns the input size and the normalisation (`input_size`, `mean`, `std`) that
-            published weights expect, by the name of the weights; None if there are none.
-        identity: Text that identifies the network; empty if its name does.
+            published weights expect, and the complete `name` of the network, by the name of the
+            weights; None if there are none.
     """
 
     make: Callable[[Any, int, Shape], Network]
     settings: type[Settings] = Settings
     inputs: Callable[[str], dict[str, Any]] | None = None
-    identity: str = ""
 
 
 class OpenSettings(Settings):

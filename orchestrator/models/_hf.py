@@ -100,18 +100,10 @@ def find_builder(name: str) -> Builder:
         ConfigurationError: The folder has no configuration of an image classifier.
         PreflightError: transformers is not installed.
     """
-    folder = read_path(name, "name")
-    if not (folder / CONFIG).is_file():
-        raise ConfigurationError(
-            f"{folder} has no {CONFIG}: give the folder that save_pretrained of transformers has "
-            f"written, as hf/FOLDER"
-        ).with_details("name", f"hf/{name}", f"a folder with {CONFIG}")
+    folder = _find_folder(name)
     values = _read_config(folder)
     _require_classifier(folder, values)
-    digest = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
-    return Builder(
-        partial(build_hf, folder), HFSettings, partial(published_inputs, folder), f"hf/{digest}"
-    )
+    return Builder(partial(build_hf, folder), HFSettings, partial(published_inputs, folder))
 
 
 def build_hf(folder: Path, settings: HFSettings, classes: int, shape: Shape) -> Network:
@@ -157,6 +149,27 @@ def published_inputs(folder: Path, weights: str) -> dict[str, Any]:
         if isinstance(side, int):
             return inputs | {"input_size": side}
     return inputs
+
+
+def identify(name: str, weights: str | None) -> str:
+    """Return a hash of config.json of a folder, and of its safetensors files with `pretrained`."""
+    folder = _find_folder(name)
+    digest = hashlib.sha256((folder / CONFIG).read_bytes())
+    for file in sorted(folder.glob("*.safetensors")) if weights == PRETRAINED else ():
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"hf/{digest.hexdigest()}"
+
+
+def _find_folder(name: str) -> Path:
+    """Return the folder, which has a config.json."""
+    folder = read_path(name, "name")
+    if not (folder / CONFIG).is_file():
+        raise ConfigurationError(
+            f"{folder} has no {CONFIG}: give the folder that save_pretrained of transformers has "
+            f"written, as hf/FOLDER"
+        ).with_details("name", f"hf/{name}", f"a folder with {CONFIG}")
+    return folder
 
 
 def _build_config(folder: Path, values: dict[str, Any], **given: Any) -> Any:

@@ -115,10 +115,12 @@ def build_timm(name: str, settings: TimmSettings, classes: int, shape: Shape) ->
 
 
 def published_inputs(name: str, weights: str) -> dict[str, Any]:
-    """Return the `input_size`, `mean` and `std` of the published weights of a timm network."""
+    """Return the `name` with the tag, `input_size`, `mean` and `std` of weights of timm."""
     _require_published(name, weights)
     config = _published_config(name)
+    tag = f".{config.tag}" if config.tag and "." not in name else ""
     return {
+        "name": f"timm/{name}{tag}",
         "input_size": int(config.input_size[-1]),
         "mean": [float(value) for value in config.mean],
         "std": [float(value) for value in config.std],

@@ -163,10 +163,25 @@ def published_inputs(name: str, weights: str) -> dict[str, Any]:
         weights: The name of the weights.
 
     Returns:
-        The values by key; empty if the publisher states none.
+        The values by key, and the complete `name` if there is another one; empty if the publisher
+        states none.
 
     Raises:
         ConfigurationError: There is no such network or no such weights.
     """
     inputs = find_builder(name).inputs
     return {} if inputs is None else inputs(weights)
+
+
+def identify(name: str, weights: str | None) -> str:
+    """Return a text that identifies a network and its published weights.
+
+    Args:
+        name: The name of the network, as in `find_builder`.
+        weights: The name of the weights, or None.
+
+    Returns:
+        The name itself, or a hash of the files in the folder of `hf/FOLDER`.
+    """
+    prefix, slash, folder = name.partition("/")
+    return hf.identify(folder, weights) if slash and prefix == "hf" else name
