@@ -133,7 +133,9 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     Without a configured value, this is the default of a network's setting, or the value in student
     a's recipe.
     """
-    from orchestrator.models.build import all_settings  # imports torch, which `status` does not need
+    from orchestrator.models.build import (
+        all_settings,
+    )  # imports torch, which `status` does not need
 
     section, _, name = key.rpartition(".")
     for letter, (network, training) in configuration.students.items():

@@ -9,6 +9,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.export.formats import (
     FORMATS,
     NAME,
+    NETWORK,
     SETTINGS,
     Predictions,
     load_onnx,
@@ -52,7 +53,9 @@ def _build_network(settings: StudentSettings, folder: Path) -> Network:
     try:
         statistics = Statistics(settings.input.mean, settings.input.std)
         classes, shape = len(settings.classes), settings.input.shape
-        return build(network.name, classes, shape, network.settings, statistics)
+        prefix, slash, _ = network.name.partition("/")
+        name = f"{prefix}/{folder / NETWORK}" if slash and prefix == "hf" else network.name
+        return build(name, classes, shape, network.settings, statistics)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "

@@ -26,7 +26,9 @@ from orchestrator.models.wrapped import as_network, rename_tensors
 PRETRAINED = "pretrained"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 # keys that make transformers load code or other formats
-_REFUSED_KEYS = re.compile("auto_map|attn_implementation|experts_implementation|kernel|quantization")
+_REFUSED_KEYS = re.compile(
+    "auto_map|attn_implementation|experts_implementation|kernel|quantization"
+)
 _OTHER_LIBRARIES = ("timm_wrapper", "timm_backbone")
 _STAGE = re.compile(r"(.*\.)?encoder\.stages\.\d+")
 _PLAIN = (bool, int, float, str, type(None))
@@ -100,10 +102,25 @@ def find_builder(name: str) -> Builder:
         ConfigurationError: The folder has no configuration of an image classifier.
         PreflightError: transformers is not installed.
     """
-    folder = _find_folder(name)
+    folder = find_folder(name)
     values = _read_config(folder)
     _require_classifier(folder, values)
     return Builder(partial(build_hf, folder), HFSettings, partial(published_inputs, folder))
+
+
+def find_folder(name: str) -> Path:
+    """Return the folder of `hf/FOLDER`.
+
+    Raises:
+        ConfigurationError: It has no config.json.
+    """
+    folder = read_path(name, "name")
+    if not (folder / CONFIG).is_file():
+        raise ConfigurationError(
+            f"{folder} has no {CONFIG}: give the folder that save_pretrained of transformers has "
+            f"written, as hf/FOLDER"
+        ).with_details("name", f"hf/{name}", f"a folder with {CONFIG}")
+    return folder
 
 
 def build_hf(folder: Path, settings: HFSettings, classes: int, shape: Shape) -> Network:
@@ -153,23 +170,12 @@ def published_inputs(folder: Path, weights: str) -> dict[str, Any]:
 
 def identify(name: str, weights: str | None) -> str:
     """Return a hash of config.json of a folder, and of its safetensors files with `pretrained`."""
-    folder = _find_folder(name)
+    folder = find_folder(name)
     digest = hashlib.sha256((folder / CONFIG).read_bytes())
     for file in sorted(folder.glob("*.safetensors")) if weights == PRETRAINED else ():
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"hf/{digest.hexdigest()}"
-
-
-def _find_folder(name: str) -> Path:
-    """Return the folder, which has a config.json."""
-    folder = read_path(name, "name")
-    if not (folder / CONFIG).is_file():
-        raise ConfigurationError(
-            f"{folder} has no {CONFIG}: give the folder that save_pretrained of transformers has "
-            f"written, as hf/FOLDER"
-        ).with_details("name", f"hf/{name}", f"a folder with {CONFIG}")
-    return folder
 
 
 def _build_config(folder: Path, values: dict[str, Any], **given: Any) -> Any:
@@ -264,7 +270,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file} cannot be read as JSON ({short_reason(error)}): restore it"
         ).with_details("name", str(file), "a JSON file") from error
     if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"{file} does not hold a mapping: restore it"
-        ).with_details("name", str(file), "a mapping")
+        raise ConfigurationError(f"{file} does not hold a mapping: restore it").with_details(
+            "name", str(file), "a mapping"
+        )
     return values

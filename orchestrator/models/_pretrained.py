@@ -113,9 +113,7 @@ def find_weights(architecture: str, name: str, weights: str) -> Any:
     owner, _, member = weights.rpartition(".")
     if owner not in ("", known.__name__) or member not in known.__members__:
         names = [f"{known.__name__}.{entry}" for entry in known.__members__]
-        message = (
-            f"there are no weights {weights!r} of {name}: {suggest_name(weights, names)}"
-        )
+        message = f"there are no weights {weights!r} of {name}: {suggest_name(weights, names)}"
         raise ConfigurationError(f"{message}, or give a .safetensors file").with_details(
             "weights", weights, tuple(names)
         )

@@ -136,10 +136,7 @@ def _create(
         arguments["img_size"] = shape[1:]
     create = partial(timm.create_model, name, pretrained=pretrained, **arguments)
     return call_constructor(
-        create,
-        f"timm/{name}",
-        settings.arguments,
-        partial(_list_settings, create),
+        create, f"timm/{name}", settings.arguments, partial(_list_settings, create)
     )
 
 

@@ -1,11 +1,12 @@
 """List all networks, and build one by its name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from methods import SettingsError
+from methods import Settings, SettingsError
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models import _cifar_resnet as cifar_resnet
 from orchestrator.models import _hf as hf
@@ -106,14 +107,10 @@ def build(
         ConfigurationError: The network or a setting does not exist, or a value is outside its
             range.
     """
-    builder = find_builder(name)
-    own, inputs = split_settings(settings)
-    try:
-        chosen = builder.settings.build(own)
-    except SettingsError as error:
-        raise ConfigurationError.from_error(error, f"network {name}: {error}") from error
+    inputs = {key: settings[key] for key in KEYS if key in settings}
+    chosen = _validate(name, settings)
     adapter = build_adapter(inputs, shape, statistics)
-    network = builder.make(chosen, classes, adapted_shape(shape, inputs))
+    network = find_builder(name).make(chosen, classes, adapted_shape(shape, inputs))
     if adapter is not None:
         network.adapter = adapter
     return network
@@ -134,25 +131,27 @@ def build_on_meta(
         return build(name, classes, (channels, height, width), settings)
 
 
-def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings of a builder, and those of the input that every network has."""
-    inputs = {key: settings[key] for key in KEYS if key in settings}
-    return {key: value for key, value in settings.items() if key not in KEYS}, inputs
-
-
 def all_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a network with its defaults.
+    """Return the given settings of a network with the defaults of the others.
 
     Args:
         name: The name of the network, as in `find_builder`.
         settings: The given settings.
 
     Raises:
-        ConfigurationError: There is no such network.
-        SettingsError: A setting does not exist, or a value is outside its range.
+        ConfigurationError: There is no such network or setting, or a value is outside its range.
     """
-    own, inputs = split_settings(settings)
-    return find_builder(name).settings.build(own).model_dump() | inputs
+    inputs = {key: settings[key] for key in KEYS if key in settings}
+    return _validate(name, settings).model_dump() | inputs
+
+
+def _validate(name: str, settings: Mapping[str, Any]) -> Settings:
+    """Return the settings of a builder, without those of the input that every network has."""
+    own = {key: value for key, value in settings.items() if key not in KEYS}
+    try:
+        return find_builder(name).settings.build(own)
+    except SettingsError as error:
+        raise ConfigurationError.from_error(error, f"network {name}: {error}") from error
 
 
 def published_inputs(name: str, weights: str) -> dict[str, Any]:
@@ -185,3 +184,12 @@ def identify(name: str, weights: str | None) -> str:
     """
     prefix, slash, folder = name.partition("/")
     return hf.identify(folder, weights) if slash and prefix == "hf" else name
+
+
+def list_files(name: str) -> list[Path]:
+    """Return the files that describe a network beside its name and settings; none for most.
+
+    A network `hf/FOLDER` needs the config.json of its folder.
+    """
+    prefix, slash, folder = name.partition("/")
+    return [hf.find_folder(folder) / hf.CONFIG] if slash and prefix == "hf" else []
