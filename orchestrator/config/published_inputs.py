@@ -10,10 +10,10 @@ HF = "hf/"  # prefix of a network whose name is a folder
 
 
 def complete_networks(configuration: Configuration) -> Configuration:
-    """Return the configuration with complete networks, so that a record does not depend on defaults.
+    """Return the configuration with complete networks.
 
     A network with a prefix and published weights gets the tag, the input size and the normalisation
-    of these weights where they are not given. The folder of `hf/FOLDER` becomes absolute. Other
+    of these weights where they are not given, so that a record does not depend on a library. The folder of `hf/FOLDER` becomes absolute. Other
     networks stay as they are.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Build image classifiers of transformers from local folders, `hf/FOLDER`, and load their weights.
+"""Build image classifiers of transformers from local folders, `hf/FOLDER`.
 
-Only config.json and safetensors files are read; no code is loaded or run, and nothing is downloaded.
+Only JSON and safetensors files are read: no code is loaded or run, and nothing is downloaded.
 """
 
 import contextlib

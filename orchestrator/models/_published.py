@@ -1,4 +1,4 @@
-"""Fill a network with weights that its publisher names, and refuse a classifier that does not fit."""
+"""Fill a network with published weights, and refuse those that do not fit."""
 
 from torch import Tensor
 

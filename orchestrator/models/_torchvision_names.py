@@ -21,7 +21,7 @@ from orchestrator.models._builder import (
     list_plain_arguments,
 )
 from orchestrator.models._pretrained import download, find_weights
-from orchestrator.models._published import fill, require_all_classes, require_shapes
+from orchestrator.models._published import require_all_classes, require_shapes
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.wrapped import as_network, rename_tensors
 

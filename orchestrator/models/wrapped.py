@@ -82,9 +82,10 @@ def as_network(
     """Return a network of a module that returns logits (B, K), which is changed in place.
 
     The features are the input of the linear layer that computes the logits. This layer becomes the
-    head, and an identity replaces it in the module. A 1x1 convolution of a single pixel counts as a
-    linear layer. If the logits are computed in another way, they are the features too. One image is passed through the module in eval mode; its mode, its
-    buffers and the random state do not change.
+    head, and an identity replaces it in the module. A 1x1 convolution of a single pixel counts as
+    a linear layer. If the logits are computed in another way, they are the features too. One image
+    is passed through the module in eval mode; its modes, its buffers and the random state do not
+    change.
 
     Args:
         module: The module, also on the device `meta`. Its output is a tensor, an object or mapping
@@ -225,7 +226,7 @@ def _is_linear_convolution(layer: nn.Module) -> bool:
 
 
 def _is_flat(output: Tensor, logits: Tensor) -> bool:
-    """Return whether the logits are an output (1, K), or an output (1, K, 1, 1) without its axes."""
+    """Return whether the logits are an output (1, K), or (1, K, 1, 1) without its last axes."""
     if output.ndim == 2:
         return output is logits
     return output.shape == (*logits.shape, 1, 1) and logits._base is output
