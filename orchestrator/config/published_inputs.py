@@ -13,8 +13,8 @@ def complete_networks(configuration: Configuration) -> Configuration:
     """Return the configuration with complete networks.
 
     A network with a prefix and published weights gets the tag, the input size and the normalisation
-    of these weights where they are not given, so that a record does not depend on a library. The folder of `hf/FOLDER` becomes absolute. Other
-    networks stay as they are.
+    of these weights where they are not given, so that a record does not depend on a library. The
+    folder of `hf/FOLDER` becomes absolute. Other networks stay as they are.
 
     Raises:
         ConfigurationError: There is no such network, or no such weights.

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from methods import Settings, SettingsError
-from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models.network import Network, Shape
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -102,9 +102,9 @@ def call_constructor(
         unexpected = UNEXPECTED.search(str(error))
         if unexpected and unexpected[1] in settings:
             key, allowed = unexpected[1], known()
-            names = f": the settings are {', '.join(allowed)}" if allowed else ""
+            hint = suggest_name(key, allowed) if allowed else "leave it out"
             raise ConfigurationError(
-                f"network {name}: there is no setting {key!r}{names}"
+                f"network {name}: there is no setting {key!r}: {hint}"
             ).with_details(key, settings[key], allowed) from error
         given = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
         key = next(iter(settings)) if len(settings) == 1 else ""

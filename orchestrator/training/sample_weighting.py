@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import Output, build_method
 from methods.capabilities import weighting_plan
@@ -181,7 +182,8 @@ def _build_surveyed_network(
     buffers = dict(student.named_buffers())
 
     def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no forward differentiation
+            output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
         return output.logits
 
     size = min(max(BLOCK_ELEMENTS // math.prod(batches.dataset.shape), 16), 1024)

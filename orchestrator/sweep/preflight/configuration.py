@@ -56,6 +56,17 @@ def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
     return build_on_meta(network.name, classes, shape, network.settings).head.in_features
 
 
+def describe_size(network: Network, classes: int, shape: Sequence[int]) -> str:
+    """Return the number of parameters of a network with a prefix in words; "" for other networks.
+
+    Networks without a prefix are described by their settings.
+    """
+    if "/" not in network.name:
+        return ""
+    model = build_on_meta(network.name, classes, shape, network.settings)
+    return f", {sum(each.numel() for each in model.parameters()):,} parameters"
+
+
 def check_students(
     configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]
 ) -> int:

@@ -53,6 +53,7 @@ from orchestrator.sweep.preflight.configuration import (
     check_search,
     check_students,
     check_train,
+    describe_size,
     feature_width,
     require_copies,
 )
@@ -149,7 +150,7 @@ def show_plan(
     lines |= (
         list_notes(configuration.data, summary)
         | explain(configuration.data, summary)
-        | _student_lines(configuration, kind)
+        | _student_lines(configuration, kind, summary)
     )
     if teacher_access:
         lines["teacher"] = _teacher_line(store, configuration, summary)
@@ -405,7 +406,7 @@ def _network_line(network: dict[str, Any]) -> str:
     return str(network["name"]) + (f" ({settings})" if settings else "")
 
 
-def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
+def _student_lines(configuration: Configuration, kind: str, summary: DataSummary) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
     if kind == "sweep":
         searched = {*peer_rates(configuration), *configuration.search.extra_space}
@@ -424,7 +425,8 @@ def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
         }
         recipe = "".join(f", {key} {value}" for key, value in shown_values.items())
         name = f"student {letter}" if configuration.peers else "student"
-        lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
+        size = describe_size(network, len(summary.classes), summary.shape)
+        lines[name] = _network_line(network.model_dump(exclude_none=True)) + size + recipe
     return lines
 
 
