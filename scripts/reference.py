@@ -210,7 +210,9 @@ def write_configuration() -> str:
     text += describe_sections(Configuration)
     text += (
         "## Networks\n\nThe names and settings of `student`, `teacher.network` and "
-        "`peers.LETTER.network`.\n\n"
+        "`peers.LETTER.network`. Names with a prefix, `timm/NAME`, `torchvision/NAME` and "
+        "`hf/FOLDER`, have the settings of their library's constructor: "
+        "[use your network](../how-to/network.md).\n\n"
     )
     rows = []
     for name, builder in MODELS.items():

@@ -133,12 +133,14 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     Without a configured value, this is the default of a network's setting, or the value in student
     a's recipe.
     """
-    from orchestrator.models.build import MODELS  # imports torch, which `status` does not need
+    from orchestrator.models.build import (
+        all_settings,
+    )  # imports torch, which `status` does not need
 
     section, _, name = key.rpartition(".")
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
-            known = MODELS[network.name].settings.build(network.settings).model_dump()
+            known = all_settings(network.name, network.settings)
             # None: a setting of another network that may be chosen
             return (known | {"name": network.name}).get(name)
         if section == f"peers.{letter}.training":

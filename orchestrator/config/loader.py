@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
 from orchestrator.config.fields import allowed_at
+from orchestrator.config.published_inputs import complete_networks
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import (
     Origin,
@@ -55,7 +56,8 @@ def load(
         _put(values, key.split("."), value, f"{key}={value}")
         origin.typed.add(key)
     schedules = keep_schedules(values, origin)
-    configuration = with_yielding_values(build(values), origin, schedules)
+    configuration = complete_networks(build(values))
+    configuration = with_yielding_values(configuration, origin, schedules)
     require_milestones(configuration)
     require_searched_method(configuration, origin)
     return configuration

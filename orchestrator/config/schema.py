@@ -21,7 +21,6 @@ from orchestrator.config.fields import (
     Milestones,
     Names,
     Norm,
-    PathText,
     Points,
     Seconds,
     Seed,
@@ -37,6 +36,7 @@ from orchestrator.config.fields import (
 )
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
+from orchestrator.config.network_schema import Network as Network
 from orchestrator.config.uris import require_tracking
 from orchestrator.core.errors import FieldError
 
@@ -46,14 +46,6 @@ Schedule = Literal["constant", "cosine", "multi_step"]
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
 PAUSING = ("hyperband", "pbt")  # schedulers that pause trials until others catch up
 LETTERS = "abcdefgh"  # letters of the students of a trial
-
-
-class Network(Choice):
-    """Network, selected by `name`, with the settings of that network."""
-
-    weights: PathText | None = Field(
-        None, description="Initial weights: a .safetensors file or the name of torchvision weights."
-    )
 
 
 class Training(Section):

@@ -10,7 +10,7 @@ from orchestrator.config.schema import Network as Choice
 from orchestrator.data.dataset import DataSummary
 from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.export.settings import NamedNetwork, UsedData, UsedMethod, Values
-from orchestrator.models.build import MODELS
+from orchestrator.models.build import all_settings
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
@@ -64,8 +64,14 @@ def _needs(configuration: Configuration) -> Needs:
 
 def describe_network(network: Choice) -> NamedNetwork:
     """Return the network's name and every setting, so that a default may change."""
-    settings = MODELS[network.name].settings.build(network.settings)
-    return NamedNetwork(name=network.name, **settings.model_dump())
+    settings = all_settings(network.name, network.settings)
+    return NamedNetwork(name=_name_without_path(network), **settings)
+
+
+def _name_without_path(network: Choice) -> str:
+    """Return the name of a network; of `hf/FOLDER` with the last part of the folder alone."""
+    prefix, _, folder = network.name.partition("/")
+    return f"{prefix}/{Path(folder).name}" if prefix == "hf" else network.name
 
 
 def describe_training(training: Training, network: Choice) -> Values:
@@ -91,7 +97,8 @@ def describe_teacher(store: Store, sweep: Sweep, summary: DataSummary) -> Values
     parts, recorded = ("validation/", "test/"), card.get("metrics", {}) if card else {}
     metrics = {name: value for name, value in recorded.items() if name.startswith(parts)}
     description = {
-        "network": teacher.network.model_dump(mode="json", exclude={"weights"}),
+        "network": teacher.network.model_dump(mode="json", exclude={"weights"})
+        | {"name": _name_without_path(teacher.network)},
         **_start(teacher.network),
         "metrics": metrics,
     }

@@ -6,6 +6,7 @@ student can also be a program of torch.export or ONNX: `formats.py`.
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,10 @@ from orchestrator.export._description import (
 from orchestrator.export._model_card import model_card
 from orchestrator.export._seeds import average_over_seeds, heldout_metrics, student_metrics
 from orchestrator.export.check import check_batches, compare_logits
-from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
+from orchestrator.export.formats import CARD, FORMATS, NAME, NETWORK, SETTINGS, Predictions
 from orchestrator.export.loading import load_predictions
 from orchestrator.export.settings import FORMAT, Checked, ExportSettings, Input, Source, Values
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data, list_files
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.reporting.peer_gain import uses_peers
@@ -146,6 +147,10 @@ def export(
     )
     with _writing(target) as temporary:
         FORMATS[form].write(network, summary.shape, temporary / FORMATS[form].file)
+        if form == NAME and (files := list_files(chosen.network.name)):
+            (temporary / NETWORK).mkdir()
+            for file in files:
+                shutil.copy(file, temporary / NETWORK)
         write_json(temporary / SETTINGS, settings.plain())
         checked = _checked(network, load_predictions(temporary), form, store, summary, target)
         settings = settings.model_copy(update={"checked": checked})
@@ -270,7 +275,7 @@ def _writing(target: Path) -> Iterator[Path]:
 
 def _network(chosen: Choice, summary: DataSummary, file: Path, trial: Trial) -> Network:
     """Return the student with the weights of a file of its checkpoint."""
-    network = build(chosen.name, len(summary.classes), summary.shape, chosen.settings)
+    network = build_for_data(chosen, summary)
     try:
         network.load_state_dict(load_file(file))
     except (

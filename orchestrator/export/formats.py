@@ -32,6 +32,7 @@ from orchestrator.models.weights import save_weights
 Predictions = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
 NAME = "safetensors"  # the format of a folder without a format in its settings
 SETTINGS, CARD = "settings.json", "README.md"  # written with the file of the format
+NETWORK = "network"  # folder with the files that a network needs beside its name and settings
 EXAMPLES = 2  # batch size of tracing: with 1, tracing would assume that batches have one image
 LARGEST_BATCH = 2**16
 INSTALL = "install it with `pip install '.[onnx]'`, or give --format safetensors or torchexport"

@@ -7,6 +7,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.export.formats import (
     FORMATS,
     NAME,
+    NETWORK,
     SETTINGS,
     Predictions,
     load_onnx,
@@ -14,6 +15,7 @@ from orchestrator.export.formats import (
 )
 from orchestrator.export.settings import StudentSettings, read_settings
 from orchestrator.models.build import build
+from orchestrator.models.input_adapter import Statistics
 from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
@@ -48,7 +50,11 @@ def load_exported(folder: Path | str) -> Network:
 def _build_network(settings: StudentSettings, folder: Path) -> Network:
     network = settings.network
     try:
-        return build(network.name, len(settings.classes), settings.input.shape, network.settings)
+        statistics = Statistics(settings.input.mean, settings.input.std)
+        classes, shape = len(settings.classes), settings.input.shape
+        prefix, slash, _ = network.name.partition("/")
+        name = f"{prefix}/{folder / NETWORK}" if slash and prefix == "hf" else network.name
+        return build(name, classes, shape, network.settings, statistics)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "

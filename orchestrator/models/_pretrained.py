@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, hub
 
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.models._published import STEP, require_all_classes
 from orchestrator.models._torchvision_models import PARTS, Parts
 from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network
@@ -27,11 +28,11 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
         ConfigurationError: torchvision has no such network or weights, the download fails, or
             `exact` weights do not fit.
     """
-    entry = _find_weights(network, weights)
+    entry = _find_own_weights(network, weights)
     network.load_state_dict(
         {
             **network.state_dict(),
-            **_select_fitting(network, weights, _download(entry, weights), exact),
+            **_select_fitting(network, weights, download(entry, weights), exact),
         }
     )
 
@@ -43,7 +44,7 @@ def require_pretrained(network: Network, weights: str, exact: bool) -> None:
     """
     from torchvision.models import get_model
 
-    _find_weights(network, weights)
+    _find_own_weights(network, weights)
     with meta_device():
         state = get_model(network.name).state_dict()
     _select_fitting(network, weights, state, exact)
@@ -72,31 +73,18 @@ def _select_fitting(
 
 
 def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
-    step = (
-        "a teacher needs all of its weights, so give a .safetensors file of a fitted network, or "
-        "remove teacher.network.weights to fit one"
-    )
     if "head.weight" in misfits:
-        given, needed = len(misfits["head.weight"]), network.classes
-        raise ConfigurationError(
-            f"weights = {weights} has a classifier for {given} classes, but the data have "
-            f"{needed}: {step}"
-        ).with_details("weights", weights, f"a classifier for {needed} classes")
+        require_all_classes(network, weights, len(misfits["head.weight"]))
     if misfits:
         raise ConfigurationError(
             f"weights = {weights} does not fit {', '.join(misfits)} of {network} for these images: "
-            f"{step}"
+            f"{STEP}"
         ).with_details(
             "weights", weights, {name: tuple(network.state_dict()[name].shape) for name in misfits}
         )
 
 
-def _find_weights(network: Network, weights: str) -> Any:
-    """Return torchvision's enum member for these weights of this network.
-
-    Raises:
-        ConfigurationError: torchvision has no weights for the network, or none of this name.
-    """
+def _find_own_weights(network: Network, weights: str) -> Any:
     if network.name not in PARTS:
         message = (
             f"weights = {weights!r} is not a .safetensors file, and torchvision has no weights "
@@ -105,22 +93,43 @@ def _find_weights(network: Network, weights: str) -> Any:
         raise ConfigurationError(
             f"{message}: give a .safetensors file with weights of {network}"
         ).with_details("weights", weights, "a .safetensors file")
+    return find_weights(network.name, network.name, weights)
+
+
+def find_weights(architecture: str, name: str, weights: str) -> Any:
+    """Return torchvision's enum member for these weights of a network.
+
+    Args:
+        architecture: torchvision's name of the network.
+        name: The name of the network, for messages.
+        weights: The name of the weights, with or without that of the enum.
+
+    Raises:
+        ConfigurationError: There are no weights of this name.
+    """
     from torchvision.models import get_model_weights
 
-    known: Any = get_model_weights(network.name)
-    owner, _, name = weights.rpartition(".")
-    if owner not in ("", known.__name__) or name not in known.__members__:
+    known: Any = get_model_weights(architecture)
+    owner, _, member = weights.rpartition(".")
+    if owner not in ("", known.__name__) or member not in known.__members__:
         names = [f"{known.__name__}.{entry}" for entry in known.__members__]
-        message = (
-            f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
-        )
+        message = f"there are no weights {weights!r} of {name}: {suggest_name(weights, names)}"
         raise ConfigurationError(f"{message}, or give a .safetensors file").with_details(
             "weights", weights, tuple(names)
         )
-    return known[name]
+    return known[member]
 
 
-def _download(entry: Any, weights: str) -> dict[str, Tensor]:
+def download(entry: Any, weights: str) -> dict[str, Tensor]:
+    """Return the tensors of published weights, which are downloaded on first use.
+
+    Args:
+        entry: Member of an enum of torchvision.
+        weights: The name of the weights, for messages.
+
+    Raises:
+        ConfigurationError: The download fails, or the file contains more than weights.
+    """
     # urllib raises OSErrors; a damaged download raises a RuntimeError (hash) or an EOFError.
     try:
         state: dict[str, Tensor] = entry.get_state_dict(
@@ -152,6 +161,6 @@ def _rename_tensors(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]
 
 def _may_stay_fresh(name: str, parts: Parts) -> bool:
     # Weights published before batch norm counted its batches lack that counter.
-    return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(
+    return name.startswith(("head.", "adapter.", f"body.{parts.stem}.")) or name.endswith(
         ".num_batches_tracked"
     )

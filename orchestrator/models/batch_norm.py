@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import ConfigurationError
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -85,6 +86,20 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), share)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """Synchronised batch norm with the dropout and the activation of a batch norm of timm."""
+
+    def __init__(self, replaced: Any, context: TrialContext) -> None:
+        super().__init__(replaced, context)
+        self.drop, self.act = replaced.drop, replaced.act
+
+    # the compiler does not trace communication
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise inputs (B, C, ...), then apply dropout and activation."""
+        return cast(Tensor, self.act(self.drop(super().forward(input))))
+
+
 class _AllRanks(torch.autograd.Function):
     """All-gather of a tensor, (W, ...) on every rank; the gradient is the sum over all ranks."""
 
@@ -109,11 +124,25 @@ def synchronise(network: nn.Module, context: TrialContext) -> nn.Module:
 
     Returns:
         The same network.
+
+    Raises:
+        ConfigurationError: A batch norm computes more than torch's, and is not one of timm.
     """
     if context.world_size == 1:
         return network
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
-                setattr(module, name, SyncBatchNorm(child, context))
+                setattr(module, name, _synchronised(child, context))
     return network
+
+
+def _synchronised(batch_norm: _BatchNorm, context: TrialContext) -> SyncBatchNorm:
+    if type(batch_norm).forward is _BatchNorm.forward:
+        return SyncBatchNorm(batch_norm, context)
+    if isinstance(getattr(batch_norm, "act", None), nn.Module) and hasattr(batch_norm, "drop"):
+        return SyncBatchNormAct(batch_norm, context)
+    raise ConfigurationError(
+        f"sync_batch_norm = true cannot be used with {type(batch_norm).__name__}, which computes "
+        f"more than batch normalisation: set sync_batch_norm=false"
+    ).with_details("sync_batch_norm", True, False)

@@ -1,6 +1,7 @@
 """Base class of all networks: a body that computes features, and a linear head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,16 @@ from torch.nn import functional
 from methods import Output
 
 Shape = tuple[int, int, int]
+
+
+class PublishedWeights(Protocol):
+    """Weights that the publisher of a network offers by name."""
+
+    def load(self, network: "Network", weights: str, exact: bool) -> None:
+        """Fill a network in place, as `load_weights` does."""
+
+    def require(self, network: "Network", weights: str, exact: bool) -> None:
+        """Raise the ConfigurationError of `load`, except for a failed download."""
 
 
 class Network(nn.Module):
@@ -21,20 +32,37 @@ class Network(nn.Module):
         classes: K.
         stages: The submodules of the body whose outputs are the feature maps of stage1, stage2 and
             so on, from the input to the output.
+        head: The head; None for a new linear layer.
+
+    Attributes:
+        adapter: Converts the inputs for the body; None if the body takes them as they are.
+        classifier: Name of the head in the module that became the body; empty if it had none.
+        published: Weights that have names; None for those of torchvision.
     """
 
     def __init__(
-        self, name: str, body: nn.Module, features: int, classes: int, stages: Sequence[str] = ()
+        self,
+        name: str,
+        body: nn.Module,
+        features: int,
+        classes: int,
+        stages: Sequence[str] = (),
+        head: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.classes = classes
         self.stages = {f"stage{number}": f"body.{path}" for number, path in enumerate(stages, 1)}
+        self.classifier = ""
+        self.published: PublishedWeights | None = None
+        self.adapter: nn.Module | None = None
         self.body = body
-        self.head = nn.Linear(features, classes)
+        self.head = nn.Linear(features, classes) if head is None else head
 
     def forward(self, inputs: Tensor) -> Output:
         """Return the features (B, D) and the logits (B, K) = head(features)."""
+        if self.adapter is not None:
+            inputs = self.adapter(inputs)
         features = self.body(inputs)
         return Output(self.head(features), features)
 
@@ -44,7 +72,22 @@ class Network(nn.Module):
 
 def count_features(network: nn.Module) -> int:
     """Return the length D of a network's features."""
-    return int(network.get_parameter("head.weight").shape[1])
+    return int(head_tensors(network)[0].shape[1])
+
+
+def head_tensors(
+    network: nn.Module, parameters: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the weight (K, D) and the bias (K,) of a network's head.
+
+    Args:
+        network: The network.
+        parameters: Other parameters of the network by name; None for its own.
+    """
+    head = network.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    others = parameters or {}
+    return others.get("head.weight", head.weight), others.get("head.bias", head.bias)
 
 
 def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:

@@ -17,16 +17,18 @@ from orchestrator.models._pretrained import load_pretrained, require_pretrained
 from orchestrator.models.network import Network
 from orchestrator.models.weight_files import is_file_name, read_weights
 
+ADAPTER = "adapter."  # start of the names of an input adapter's constants
+
 
 def load_weights(network: Network, weights: str, exact: bool = False) -> None:
-    """Fill the network in place from a .safetensors file or from weights that torchvision names.
+    """Fill the network in place from a .safetensors file or from weights that have a name.
 
-    A file must fit exactly.
+    A file must fit exactly. The constants of an input adapter, which depend on the data, stay.
 
     Args:
         network: The network to fill.
-        weights: A .safetensors file, or the name of torchvision weights.
-        exact: Refuse torchvision weights whose stem or classifier does not fit. Otherwise these
+        weights: A .safetensors file, or the name of published weights.
+        exact: Refuse published weights whose stem or classifier does not fit. Otherwise these
             parts keep their fresh values.
 
     Raises:
@@ -35,6 +37,8 @@ def load_weights(network: Network, weights: str, exact: bool = False) -> None:
     """
     if is_file_name(weights):
         network.load_state_dict(_load_fitting(network, weights))
+    elif network.published is not None:
+        network.published.load(network, weights, exact)
     else:
         load_pretrained(network, weights, exact)
 
@@ -46,11 +50,13 @@ def require_weights(network: Network, weights: str, exact: bool = False) -> None
 
     Args:
         network: The network, of which only shapes and types count; it may be on the meta device.
-        weights: A .safetensors file, which is read, or the name of torchvision weights.
-        exact: Whether torchvision's weights must fit with classifier and stem.
+        weights: A .safetensors file, which is read, or the name of published weights.
+        exact: Whether published weights must fit with classifier and stem.
     """
     if is_file_name(weights):
         _load_fitting(network, weights)
+    elif network.published is not None:
+        network.published.require(network, weights, exact)
     else:
         require_pretrained(network, weights, exact)
 
@@ -102,8 +108,9 @@ def _load_fitting(network: Network, weights: str) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: Tensors do not fit; the message holds a table of all of them.
     """
-    state = read_weights(weights, network)
-    misfits = find_misfits(network.state_dict(), state)
+    own, state = network.state_dict(), read_weights(weights, network)
+    state |= {name: tensor for name, tensor in own.items() if name.startswith(ADAPTER)}
+    misfits = find_misfits(own, state)
     if misfits:
         count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
         raise ConfigurationError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_space import (
     frozen_values,
     list_initial_points,
@@ -17,6 +17,7 @@ from orchestrator.config.search_space import (
 from orchestrator.config.trial import network_key
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
+from orchestrator.models.build import identify
 from search_spaces.space import LEARNING_RATES
 
 Described = dict[str, Any]
@@ -67,17 +68,23 @@ def described_data(configuration: Configuration, data: Path) -> Described:
         "sums": summary.sha256 | ({"files": summary.fingerprint} if summary.root else {})
     }
     found["data"] |= {"contents": summary.contents} if summary.contents else {}
-    if configuration.teacher and (weights := _describe_file(configuration.teacher.network.weights)):
+    if configuration.teacher and (weights := _describe_weights(configuration.teacher.network)):
         found["weights"] = weights
     given = {
-        network_key(letter): _describe_file(student.network.weights)
+        network_key(letter): _describe_weights(student.network)
         for letter, student in configuration.students.items()
     }
     return found | {f"{key}.weights": weights for key, weights in given.items() if weights}
 
 
-def _describe_file(weights: str | None) -> Described | None:
-    """Return the path of a weight file and a checksum of its bytes; None without a file."""
+def _describe_weights(network: Network) -> Described | None:
+    """Return the path of a weight file, or of a network in a folder, and a checksum of its bytes.
+
+    Return None without such files.
+    """
+    name, weights = network.name, network.weights
+    if (identity := identify(name, weights)) != name:
+        return {"where": name, "sum": identity}
     if not weights or not (file := read_path(weights, "weights")).is_file():
         return None
     with file.open("rb") as stream:

@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data, identify
 from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
@@ -26,7 +26,8 @@ from orchestrator.teacher.frozen import WEIGHTS, read_teacher
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
     """Return the fingerprint of everything that determines the teacher's weights.
 
-    Given weights are identified by the bytes of their file.
+    Given weights are identified by the bytes of their file, and a network in a folder by the bytes
+    of the files in it.
 
     Args:
         configuration: The configuration, with a teacher.
@@ -41,6 +42,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     recipe: dict[str, Any] = teacher.model_dump(
         mode="json", include={"network", "training", "seed"}
     )
+    recipe["network"]["name"] = identify(teacher.network.name, teacher.network.weights)
     data = configuration.data
     del recipe["training"]["eval_precision"]  # affects the metrics, not the weights
     if not teacher.training.sync_batch_norm:
@@ -51,7 +53,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     }
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
-        network = teacher.network.model_dump(mode="json", exclude={"weights"})
+        network = {key: value for key, value in recipe["network"].items() if key != "weights"}
         recipe = {
             "network": network,
             "bytes": _digest(file) if file.is_file() else teacher.network.weights,
@@ -107,9 +109,7 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     """
     dataset = Dataset.open(data)
     try:
-        network = build(
-            teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings
-        )
+        network = build_for_data(teacher.network, dataset)
         load_weights(network, str(teacher.network.weights), exact=True)
     except ConfigurationError as error:
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error

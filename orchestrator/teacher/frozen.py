@@ -14,7 +14,7 @@ from orchestrator.config.schema import Network
 from orchestrator.core.errors import PreflightError
 from orchestrator.models.build import build
 from orchestrator.models.feature_maps import recorded_maps
-from orchestrator.models.network import with_exact_head
+from orchestrator.models.network import head_tensors, with_exact_head
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
@@ -136,9 +136,7 @@ class FrozenTeacher(nn.Module):
         ):
             output = self.network(inputs)
             if self.half_type:
-                output = with_exact_head(
-                    output, *map(self.network.get_parameter, ("head.weight", "head.bias"))
-                )
+                output = with_exact_head(output, *head_tensors(self.network))
         # copy the outputs out of inference mode: autograd refuses to save an inference tensor
         logits, features = (
             each.to(torch.float32, copy=True) for each in (output.logits, output.features)

@@ -14,7 +14,7 @@ from orchestrator.core.context import TrialContext
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.feature_maps import recorded_maps
-from orchestrator.models.network import with_exact_head
+from orchestrator.models.network import head_tensors, with_exact_head
 
 NO_MAPS: Mapping[str, Tensor] = {}
 # logits of the student (B, K) -> a function that returns the logits of its peers (P, B, K)
@@ -104,8 +104,7 @@ class DistillationModule(nn.Module):
         self.student_maps = maps
         if self.training or half is None:
             return output
-        head = parameters or dict(self.student.named_parameters())
-        return with_exact_head(output, head["head.weight"], head["head.bias"])
+        return with_exact_head(output, *head_tensors(self.student, parameters))
 
     def build_batch(
         self,

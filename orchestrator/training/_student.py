@@ -21,7 +21,7 @@ from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.feature_maps import feature_stages, map_shapes
 from orchestrator.models.network import count_features
 from orchestrator.models.weights import load_weights
@@ -96,7 +96,7 @@ class TrainedStudent:
         network, dataset = self.configuration.students[self.letter].network, self.batches.dataset
         seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
         try:
-            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            student = build_for_data(network, dataset)
             if network.weights:
                 load_weights(student, network.weights)
         except ConfigurationError as error:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import Output, build_method
 from methods.capabilities import weighting_plan
@@ -21,7 +22,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.staging import stage_on_node
 from orchestrator.teacher.frozen import TEACH, FrozenTeacher
@@ -155,7 +156,7 @@ def _build_student(
     dataset = batches.dataset
     # the random state of a worker must not change
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+        student = build_for_data(network, dataset)
     student.load_state_dict(snapshot.student)
     layout = torch.channels_last if channels_last(recipe, network) else torch.contiguous_format
     return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
@@ -181,7 +182,8 @@ def _build_surveyed_network(
     buffers = dict(student.named_buffers())
 
     def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no forward differentiation
+            output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
         return output.logits
 
     size = min(max(BLOCK_ELEMENTS // math.prod(batches.dataset.shape), 16), 1024)

@@ -17,7 +17,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.views import Views
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.network import Network
 from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
@@ -135,7 +135,7 @@ def _predict(
     configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part
 ) -> Predictions:
     chosen = configuration.students[letter].network
-    network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+    network: Network = build_for_data(chosen, dataset)
     network.load_state_dict(load_file(file))
     network.eval()
     views = Views.from_config(dataset, configuration.data, configuration.seed)

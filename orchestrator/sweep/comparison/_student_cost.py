@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.config.schema import Network
 from orchestrator.data.dataset import DataSummary
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 
 WARM_UP, REPEATS = 10, 50
 
@@ -39,7 +39,7 @@ def student_cost(network: Network, summary: DataSummary, repeats: int = REPEATS)
         summary: Description of the data, with classes and shape.
         repeats: Repetitions of the latency measurement.
     """
-    student = build(network.name, len(summary.classes), summary.shape, network.settings).eval()
+    student = build_for_data(network, summary).eval()
     image = torch.zeros(1, *summary.shape)
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         student(image)

@@ -7,6 +7,7 @@ from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.extra_space import check_keys, networks
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.method_settings import check_settings
+from orchestrator.config.network_schema import INPUT_KEYS
 from orchestrator.config.objectives import BETTER, PARAMETERS, list_objective_names, unlettered
 from orchestrator.config.schema import PAUSING, Configuration, Network
 from orchestrator.config.search_space import (
@@ -18,7 +19,7 @@ from orchestrator.config.search_space import (
 )
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from orchestrator.models.build import build_on_meta
+from orchestrator.models.build import all_settings, build_on_meta
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
@@ -55,6 +56,17 @@ def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
     return build_on_meta(network.name, classes, shape, network.settings).head.in_features
 
 
+def describe_size(network: Network, classes: int, shape: Sequence[int]) -> str:
+    """Return the number of parameters of a network with a prefix in words; "" for other networks.
+
+    Networks without a prefix are described by their settings.
+    """
+    if "/" not in network.name:
+        return ""
+    model = build_on_meta(network.name, classes, shape, network.settings)
+    return f", {sum(each.numel() for each in model.parameters()):,} parameters"
+
+
 def check_students(
     configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]
 ) -> int:
@@ -78,11 +90,26 @@ def check_students(
 def check_networks(configuration: Configuration, searched: bool) -> None:
     """Raise ConfigurationError if a network is unknown or its settings are invalid.
 
-    The check does not depend on the data.
+    The check does not depend on the data. Networks with a prefix may need images of a certain
+    size, so they are not built here.
     """
-    check_students(configuration, searched, 10, (3, 32, 32))
+    checked = [
+        (network, network_key(letter), prefix)
+        for letter, kind in networks(configuration, searched).items()
+        for prefix, network in kind.items()
+    ]
     if configuration.teacher:
-        check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
+        checked.append((configuration.teacher.network, "teacher.network", "teacher.network"))
+    for network, field, prefix in checked:
+        if "/" in network.name:
+            try:
+                all_settings(network.name, network.settings)
+            except ConfigurationError as error:
+                message = f"{prefix}: {error}"
+                raise ConfigurationError.from_error(error, message, field) from error
+        else:
+            without_input = network.model_copy(update=dict.fromkeys(INPUT_KEYS))
+            check_network(without_input, field, 10, (3, 32, 32), prefix)
 
 
 def check_objective(configuration: Configuration) -> None:

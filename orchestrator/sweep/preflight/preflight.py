@@ -37,7 +37,7 @@ from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
 from orchestrator.data.shared_memory import describe_shortage
-from orchestrator.models.build import build
+from orchestrator.models.build import build_for_data
 from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
 from orchestrator.reporting.terminal.lines import print_line
@@ -53,6 +53,7 @@ from orchestrator.sweep.preflight.configuration import (
     check_search,
     check_students,
     check_train,
+    describe_size,
     feature_width,
     require_copies,
 )
@@ -149,7 +150,7 @@ def show_plan(
     lines |= (
         list_notes(configuration.data, summary)
         | explain(configuration.data, summary)
-        | _student_lines(configuration, kind)
+        | _student_lines(configuration, kind, summary)
     )
     if teacher_access:
         lines["teacher"] = _teacher_line(store, configuration, summary)
@@ -294,7 +295,7 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
     for letter, (network, _) in configuration.students.items():
         if network.weights and not is_file_name(network.weights):
             dataset = Dataset.open(data)
-            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            student = build_for_data(network, dataset)
             try:
                 load_weights(student, network.weights)
             except ConfigurationError as error:
@@ -405,7 +406,7 @@ def _network_line(network: dict[str, Any]) -> str:
     return str(network["name"]) + (f" ({settings})" if settings else "")
 
 
-def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
+def _student_lines(configuration: Configuration, kind: str, summary: DataSummary) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
     if kind == "sweep":
         searched = {*peer_rates(configuration), *configuration.search.extra_space}
@@ -424,7 +425,8 @@ def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
         }
         recipe = "".join(f", {key} {value}" for key, value in shown_values.items())
         name = f"student {letter}" if configuration.peers else "student"
-        lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
+        size = describe_size(network, len(summary.classes), summary.shape)
+        lines[name] = _network_line(network.model_dump(exclude_none=True)) + size + recipe
     return lines
 
 

@@ -1,0 +1,64 @@
+"""Complete the networks of a configuration that take published weights."""
+
+from typing import Any
+
+from orchestrator.config.schema import Configuration, Network
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_path
+
+HF = "hf/"  # prefix of a network whose name is a folder
+
+
+def complete_networks(configuration: Configuration) -> Configuration:
+    """Return the configuration with complete networks.
+
+    A network with a prefix and published weights gets the tag, the input size and the normalisation
+    of these weights where they are not given, so that a record does not depend on a library. The
+    folder of `hf/FOLDER` becomes absolute. Other networks stay as they are.
+
+    Raises:
+        ConfigurationError: There is no such network, or no such weights.
+        PreflightError: The package of a network is not installed.
+    """
+    changes: dict[str, Any] = {}
+    student = _complete(configuration.student, "student")
+    if student is not configuration.student:
+        changes["student"] = student
+    peers = {
+        letter: _complete(peer.network, f"peers.{letter}.network")
+        for letter, peer in configuration.peers.items()
+    }
+    if any(network is not configuration.peers[letter].network for letter, network in peers.items()):
+        changes["peers"] = {
+            letter: peer.model_copy(update={"network": peers[letter]})
+            for letter, peer in configuration.peers.items()
+        }
+    if configuration.teacher:
+        network = _complete(configuration.teacher.network, "teacher.network")
+        if network is not configuration.teacher.network:
+            changes["teacher"] = configuration.teacher.model_copy(update={"network": network})
+    return configuration.model_copy(update=changes) if changes else configuration
+
+
+def _complete(network: Network, key: str) -> Network:
+    if "/" not in network.name:
+        return network
+    changes: dict[str, Any] = {}
+    if network.name.startswith(HF):
+        changes["name"] = f"{HF}{read_path(network.name.removeprefix(HF), f'{key}.name')}"
+    if network.weights:
+        # these import torch, which other configurations do not need
+        from orchestrator.models.build import published_inputs
+        from orchestrator.models.weight_files import is_file_name
+
+        if not is_file_name(network.weights):
+            try:
+                inputs = published_inputs(changes.get("name", network.name), network.weights)
+            except ConfigurationError as error:
+                raise ConfigurationError.from_error(error, f"{key}: {error}", key) from error
+            if network.mean is not None:
+                inputs = {name: inputs[name] for name in inputs if name not in ("mean", "std")}
+            given = {"input_size"} if network.input_size is not None else set()
+            changes |= {name: value for name, value in inputs.items() if name not in given}
+    values = network.model_dump() | changes
+    return network if values == network.model_dump() else Network.model_validate(values)

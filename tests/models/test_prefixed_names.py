@@ -1,0 +1,261 @@
+"""Test networks of timm and torchvision by their names, with random weights."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import (
+    all_settings,
+    build,
+    build_on_meta,
+    find_builder,
+    identify,
+    published_inputs,
+)
+from orchestrator.models.feature_maps import map_shapes
+from orchestrator.models.network import Network
+from orchestrator.models.weights import load_weights, network_fingerprint, require_weights
+from orchestrator.models.wrapped import rename_tensors
+from tests.refusal import refused
+
+timm: Any = pytest.importorskip("timm")
+CLASSES = 5
+# name -> side of the images, length of the features, number of stages
+NETWORKS = {
+    "timm/resnet10t": (32, 512, 5),
+    "timm/mobilenetv3_small_050": (32, 1024, 5),
+    "timm/vit_tiny_patch16_224": (32, 192, 0),
+    "timm/efficientnet_lite0": (32, 1280, 5),
+    "timm/convnext_atto": (32, 320, 4),
+    "timm/resnetv2_50": (32, 2048, 5),
+    "timm/swin_tiny_patch4_window7_224": (64, 768, 0),
+    "torchvision/shufflenet_v2_x0_5": (32, 1024, 0),
+    "torchvision/resnet18": (32, 512, 4),
+    "torchvision/squeezenet1_0": (32, CLASSES, 4),
+    "torchvision/regnet_y_400mf": (32, 440, 4),
+    "torchvision/vit_b_32": (64, 768, 0),
+}
+SMALL = ("timm/resnet10t", "timm/mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5")
+
+
+def images(side: int, channels: int = 3) -> torch.Tensor:
+    return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def small(name: str, shape: tuple[int, int, int] = (3, 32, 32), **settings: Any) -> Network:
+    torch.manual_seed(0)
+    return build(name, CLASSES, shape, settings)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_of_features_logits_and_maps(name: str) -> None:
+    side, features, stages = NETWORKS[name]
+    network = build_on_meta(name, CLASSES, (3, side, side), {})
+    assert network.head.in_features == features and len(network.stages) == stages
+    output = network.eval()(torch.empty(2, 3, side, side, device="meta"))
+    assert output.features.shape == (2, features) and output.logits.shape == (2, CLASSES)
+    shapes = list(map_shapes(network, (3, side, side), list(network.stages)).values())
+    heights = [shape.height for shape in shapes]
+    assert heights == sorted(heights, reverse=True) and all(height > 0 for height in heights)
+    assert str(network) == f"{name} with {CLASSES} classes"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_are_those_of_the_library(name: str) -> None:
+    network = small(name).eval()
+    origin, _, own = name.partition("/")
+    torch.manual_seed(0)
+    if origin == "timm":
+        module = timm.create_model(own, num_classes=CLASSES).eval()
+    else:
+        from torchvision.models import get_model
+
+        module = get_model(own, num_classes=CLASSES).eval()
+    output = network(images(32))
+    torch.testing.assert_close(output.logits, module(images(32)))
+    expected = output.features @ network.head.weight.T + network.head.bias
+    torch.testing.assert_close(output.logits, expected)
+    renamed = rename_tensors(module.state_dict(), network.classifier)
+    assert network_fingerprint(renamed) == network_fingerprint(network.state_dict())
+    if origin == "timm":
+        torch.testing.assert_close(
+            output.features, module.forward_head(module.forward_features(images(32)), True)
+        )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_network_trains_on_grey_images(name: str) -> None:
+    network = small(name, (1, 32, 32)).train()
+    network(images(32, 1)).logits.logsumexp(1).sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+def test_settings_go_to_the_constructor() -> None:
+    network = small("timm/resnet10t", drop_path_rate=0.5)
+    rates = [each.drop_prob for each in network.modules() if type(each).__name__ == "DropPath"]
+    assert max(rates) == 0.5
+    known = small("torchvision/shufflenet_v2_x0_5")
+    assert known.stages == {}
+    assert all_settings("timm/resnet10t", {"drop_path_rate": 0.5, "input_size": 32}) == {
+        "drop_path_rate": 0.5,
+        "input_size": 32,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("timm/resnet10t", "drop_path", 0.1),
+        ("timm/resnet10t", "drop_path_rate", "much"),
+        ("timm/resnet10t", "drop_path_rate", [0.1]),
+        ("timm/resnet10t", "num_classes", 3),
+        ("timm/resnet10t", "in_chans", 3),
+        ("timm/resnet10t", "pretrained", True),
+        ("timm/resnet10t", "checkpoint_path", "file.pth"),
+        ("torchvision/resnet18", "weights_backbone", "DEFAULT"),
+        ("torchvision/resnet18", "width", 3),
+    ],
+)
+def test_settings_that_do_not_exist_or_are_not_allowed_are_refused(
+    name: str, setting: str, value: Any
+) -> None:
+    with refused(setting) as caught:
+        build_on_meta(name, CLASSES, (3, 32, 32), {setting: value})
+    assert setting in str(caught.value) and "\n" not in str(caught.value)
+    if setting == "drop_path":
+        allowed: Any = caught.value
+        assert "drop_path_rate" in allowed.allowed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("timm/resnet10", "timm/resnet10t"),
+        ("timm/resnet18.a9_in1k", "timm/resnet18.a1_in1k"),
+        ("timm/hf-hub:timm/resnet18", None),
+        ("torchvision/resnt18", "torchvision/resnet18"),
+        ("torchvision/fasterrcnn_resnet50_fpn", None),
+        ("other/resnet18", None),
+    ],
+)
+def test_unknown_names_are_refused_with_close_ones(wrong: str, meant: str | None) -> None:
+    with refused("name", wrong) as caught:
+        find_builder(wrong)
+    assert meant is None or meant in str(caught.value)
+
+
+def test_published_weights_state_their_input() -> None:
+    assert published_inputs("timm/vit_tiny_patch16_224", "pretrained") == {
+        "name": "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        "input_size": 224,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
+    assert published_inputs("torchvision/resnet18", "IMAGENET1K_V1")["input_size"] == 224
+    assert published_inputs("resnet18", "IMAGENET1K_V1") == {}
+    with refused("weights", "best", ("pretrained",)):
+        published_inputs("timm/resnet18", "best")
+
+
+def test_configuration_is_completed_with_what_is_not_given() -> None:
+    pairs = ["student.name=timm/resnet18", "student.weights=pretrained", "student.input_size=64"]
+    student = load(None, pairs).student
+    assert student.name == "timm/resnet18.a1_in1k" and student.input_size == 64
+    assert student.mean is not None and student.mean[0] == 0.485
+    assert load(None, pairs[:1]).student.model_dump() == {"name": "timm/resnet18", "weights": None}
+    with refused("student.weights", "best"):
+        load(None, [pairs[0], "student.weights=best"])
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """Replace the download of timm by a network with other weights, and return it."""
+    torch.manual_seed(7)
+    module: nn.Module = timm.create_model("resnet10t", num_classes=1000)
+    create = timm.create_model
+
+    def create_model(name: str, pretrained: bool = False, **settings: Any) -> nn.Module:
+        new: nn.Module = create(name, pretrained=False, **settings)
+        state = module.state_dict()
+        if pretrained and settings["num_classes"] != 1000:
+            state = {key: state[key] for key in state if not key.startswith("fc.")}
+        if pretrained:
+            new.load_state_dict(state, strict=False)
+        return new
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    return module
+
+
+def test_published_weights_fill_all_but_a_classifier_for_other_classes(
+    published: nn.Module,
+) -> None:
+    network, fresh = small("timm/resnet10t"), small("timm/resnet10t")
+    random = torch.get_rng_state()
+    load_weights(network, "pretrained")
+    assert torch.equal(torch.get_rng_state(), random)
+    state = network.state_dict()
+    assert torch.equal(state["head.weight"], fresh.head.weight)
+    rest = {key: value for key, value in published.state_dict().items() if "fc." not in key}
+    assert all(torch.equal(state[f"body.{key}"], value) for key, value in rest.items())
+    whole = build("timm/resnet10t", 1000, (3, 32, 32), {})
+    load_weights(whole, "pretrained", exact=True)
+    renamed = rename_tensors(published.state_dict(), "fc")
+    assert network_fingerprint(whole.state_dict()) == network_fingerprint(renamed)
+
+
+def test_teacher_needs_a_classifier_for_its_classes() -> None:
+    network = build_on_meta("timm/resnet10t", CLASSES, (3, 32, 32), {})
+    with refused("weights", "pretrained", f"a classifier for {CLASSES} classes"):
+        require_weights(network, "pretrained", exact=True)
+    require_weights(network, "pretrained")
+    network = build_on_meta("torchvision/resnet18", CLASSES, (3, 32, 32), {})
+    with refused("weights", "IMAGENET1K_V1", f"a classifier for {CLASSES} classes"):
+        require_weights(network, "IMAGENET1K_V1", exact=True)
+    require_weights(network, "IMAGENET1K_V1")
+    with refused("weights", "IMAGENET1K_V9"):
+        require_weights(network, "IMAGENET1K_V9")
+
+
+def test_torchvision_weights_keep_a_fresh_stem_and_classifier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    torch.manual_seed(7)
+    state = resnet18().state_dict()
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: state)
+    network = small("torchvision/resnet18", (1, 32, 32))
+    fresh = copy.deepcopy(network.state_dict())
+    load_weights(network, "IMAGENET1K_V1")
+    for key, value in network.state_dict().items():
+        kept = key.startswith(("head.", "body.conv1."))
+        expected = fresh[key] if kept else state[key.removeprefix("body.")]
+        assert torch.equal(value, expected), key
+
+
+def test_names_identify_networks_without_a_folder() -> None:
+    assert identify("timm/resnet18", None) == "timm/resnet18" and identify("mlp", None) == "mlp"
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from orchestrator.core.errors import PreflightError
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with refused("name", "timm", error=PreflightError) as caught:
+        find_builder("timm/resnet18")
+    assert "pip install" in str(caught.value)
+
+
+def test_too_small_images_are_refused_with_the_setting() -> None:
+    with refused("input_size", error=ConfigurationError):
+        build_on_meta("timm/vgg11", CLASSES, (3, 8, 8), {})
+    build_on_meta("timm/vgg11", CLASSES, (3, 8, 8), {"input_size": 32})
