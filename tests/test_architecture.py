@@ -28,7 +28,7 @@ EVERY_FILE = [
 HEAVY = ("torch", "ray", "mlflow", "optuna", "matplotlib", "jinja2")
 BANDS = (  # a package imports only packages before it
     *("core", "models", "config", "store", "data", "teacher", "training"),
-    *("cluster", "reporting", "export", "tracking", "sweep", "cli"),
+    *("extensions", "cluster", "reporting", "export", "tracking", "sweep", "cli"),
 )
 LIGHT = (
     "orchestrator.config.loader",
