@@ -17,7 +17,7 @@ tracking   Runs, figures and models in MLflow.
 sweep      The search: Optuna studies, Ray Tune schedulers, the driver of a sweep.
 cli        One module for each command of run.py.
 
-The names in `__all__` are imported when they are first used, so that `import orchestrator` is cheap.
+The names in `__all__` are imported when they are first used: `import orchestrator` is cheap.
 """
 
 import importlib
