@@ -89,9 +89,7 @@ def suggest_name(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     if name.startswith("my/"):
-        return (
-            f"give the file that registers it with --code FILE.py; available: {', '.join(names)}"
-        )
+        return f"give the file that registers it with --code FILE.py; available: {', '.join(names)}"
     with_prefix = [known for known in names if name and known.startswith(name)]
     close = with_prefix or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
