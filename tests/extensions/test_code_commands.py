@@ -1,4 +1,4 @@
-"""Train with user code by commands: records, copies, fingerprints, and what needs the code again."""
+"""Train with user code by commands: records, copies, fingerprints, and what needs the code."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tests.user_code import NETWORKS, write_code
 SETTINGS = (
     "data={name: my/noise, augmentation: my/negative, settings: {samples: 48}}",
     "teacher.network={name: my/tiny, width: 12}",
-    "teacher.training.epochs=1",
+    "teacher.training={epochs: 1, batch_size: 8}",
     "student={name: my/tiny, width: 4}",
     "method.name=my/labels",
     "training={epochs: 1, batch_size: 8}",
@@ -193,12 +193,12 @@ def test_comparisons_record_the_code(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_a_network_are_searched(tmp_path: Path) -> None:
-    load_code(write_code(tmp_path / "code"))
     words = ["sweep", "--dry-run", "--store", str(tmp_path / "store"), *SET]
     words += ["--set", "search.extra_space={student.width: [2, 4]}", "--set", "search.trials=3"]
     words += [f"--code={file}" for file in write_code(tmp_path / "code")]
     exit_code, output = call(*words)
-    assert exit_code == 0 and "student.width" in output, output
+    assert exit_code == 0, output
+    assert "networks.py (" in output and "others.py (" in output
     exit_code, output = call(*words, "--set", "search.extra_space={student.width: [2, 99]}")
     assert exit_code == 2 and "[1, 64]" in output
 
