@@ -2,6 +2,7 @@
 
 __all__ = [
     "app",
+    "check_code",
     "compare",
     "doctor",
     "error_handling",

@@ -16,6 +16,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.extensions.record import CODE, require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -82,7 +83,7 @@ def default_name(configuration: Configuration, kind: str) -> str:
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
     if len(methods) == 1:
-        prefix = methods[0]
+        prefix = methods[0].replace("/", "-")
     else:
         prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -105,6 +106,7 @@ def resume_run(
     from orchestrator.teacher.moved import carry_teacher_over
 
     sweep = Sweep.open(store, name)
+    require_code(sweep.described.get(CODE, {}), f"--resume {name}", sweep.configuration)
     sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
     note = ""
     if sweep.kind == "sweep":

@@ -19,6 +19,7 @@ from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
+from orchestrator.extensions.loading import load_code
 from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
@@ -29,9 +30,12 @@ LOCAL_OPTIONS = {  # options that concern this machine
     "address": "--address belongs to `submit`: give it before the --",
 }
 # parameters that --resume accepts
-RESUME_OPTIONS = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}
+RESUME_OPTIONS = {
+    *("resume", "config", "store", "trials", "time_budget", "set_", "debug"),
+    *("code", "plugin"),
+}
 DEFAULT = "configs/digits.yaml"
-EXTERNAL_FOLDER = "submitted"  # folder in the package for a configuration from outside the project
+EXTERNAL_FOLDER = "submitted"  # folder in the package for files from outside the project
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,13 @@ def create_submission(
             )
     store = _check_store_location(str(options["store"]) if "store" in given else None)
     run = options.get("resume")
-    extra_files = {}
+    files = options.get("code") or ()
+    load_code(files, options.get("plugin") or ())
+    # a link keeps its name, which is that of its module
+    code = {f"{EXTERNAL_FOLDER}/{file.name}": file.resolve() for file in files}
+    extra_files = dict(code)
+    if code:
+        given["code"] = list(code)
     excluded = set(given) - RESUME_OPTIONS
     if run is not None and excluded:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))
@@ -89,7 +99,7 @@ def create_submission(
         configuration = _load_and_check(command, options, config)
         require_copies(store if is_uri(store) else "", configuration, command)
         packed = _packed_name(config, root)
-        extra_files = {packed: config.resolve()}
+        extra_files |= {packed: config.resolve()}
         given = {key: packed if key == "config" else value for key, value in given.items()}
         if run is None and command != "teacher":
             run = given["name"] = options["name"] or default_name(configuration, command)

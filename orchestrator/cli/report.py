@@ -9,6 +9,7 @@ from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import sanitize
+from orchestrator.extensions.record import CODE, require_code
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as build_report
 from orchestrator.reporting.terminal.lines import print_line
@@ -32,6 +33,7 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     given_path = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
     sweep = Sweep.open(opened, name)
+    require_code(sweep.described.get(CODE, {}), f"the report of {name!r}")
     target = given_path or opened.reports / f"{name}.html"
     _check_target(target, requires_folder=to is not None)
     built = build_report(opened, sweep)

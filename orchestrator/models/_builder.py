@@ -29,11 +29,13 @@ class Builder:
         inputs: Returns the input size and the normalisation (`input_size`, `mean`, `std`) that
             published weights expect, and the complete `name` of the network, by the name of the
             weights; None if there are none.
+        code: Identity of the code of a network that is not part of this program.
     """
 
     make: Callable[[Any, int, Shape], Network]
     settings: type[Settings] = Settings
     inputs: Callable[[str], dict[str, Any]] | None = None
+    code: str = ""
 
 
 class OpenSettings(Settings):

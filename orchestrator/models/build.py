@@ -192,3 +192,8 @@ def list_files(name: str) -> list[Path]:
     """
     prefix, slash, folder = name.partition("/")
     return [hf.find_folder(folder) / hf.CONFIG] if slash and prefix == "hf" else []
+
+
+def network_code(name: str) -> str:
+    """Return the identity of the code of a network; empty for the networks of this program."""
+    return MODELS[name].code if name in MODELS else ""
