@@ -5,6 +5,7 @@ __all__ = [
     "doctor",
     "error_handling",
     "export",
+    "import_weights",
     "importance",
     "methods",
     "report",

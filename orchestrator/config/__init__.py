@@ -21,6 +21,7 @@ __all__ = [
     "schema",
     "search_space",
     "sizes",
+    "tracking_schema",
     "trial",
     "uris",
     "yielding",

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from orchestrator.config.data_schema import Data
 from orchestrator.config.fields import (
     BatchSize,
+    Classes,
     Cpus,
     Epochs,
     Gamma,
@@ -37,7 +38,7 @@ from orchestrator.config.fields import (
 )
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
-from orchestrator.config.uris import require_tracking
+from orchestrator.config.tracking_schema import Tracking
 from orchestrator.core.errors import FieldError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -191,6 +192,31 @@ class Teacher(Section):
         20.0,
         description="Maximum size of the cache folder; the least recently used arrays are evicted.",
     )
+    classes: Classes | None = Field(
+        None,
+        description="The class of teacher.network.weights that corresponds to each class of the "
+        "data, in their order: its position in the logits, or its name if the weights name their "
+        "classes. The teacher's logits are restricted to these. Null if the classes are the same.",
+    )
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "Teacher":
+        if self.classes is None:
+            return self
+        if not self.network.weights:
+            message = (
+                "classes is only for given weights: set teacher.network.weights, or leave "
+                "teacher.classes out, because a teacher that is trained here has the classes of "
+                "the data"
+            )
+            raise FieldError(message).with_details("classes", self.classes, None)
+        repeated = [
+            entry for index, entry in enumerate(self.classes) if entry in self.classes[:index]
+        ]
+        if repeated:
+            message = f"classes contains {repeated[0]!r} twice: give different classes"
+            raise FieldError(message).with_details("classes", repeated[0], "different classes")
+        return self
 
 
 class Search(Section):
@@ -374,24 +400,6 @@ class Resources(Section):
         description="Maximum wait for a trial's heartbeat, a free group, or a locked cache file; "
         "after it the group is replaced or the run ends.",
     )
-
-
-class Tracking(Section):
-    """MLflow tracking. Do not put secrets here: the configuration is stored with every run."""
-
-    uri: str | None = Field(
-        None,
-        description="URI of the MLflow server or database, without credentials; set "
-        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
-        "environment. Null is a SQLite database in the store.",
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _check_uri(cls, uri: str | None) -> str | None:
-        if uri is not None:
-            require_tracking(uri)
-        return uri
 
 
 class Student(NamedTuple):

@@ -1,3 +1,12 @@
 """Networks and their weights."""
 
-__all__ = ["batch_norm", "build", "feature_maps", "network", "weight_files", "weights"]
+__all__ = [
+    "batch_norm",
+    "build",
+    "checkpoint_files",
+    "feature_maps",
+    "network",
+    "weight_files",
+    "weight_import",
+    "weights",
+]

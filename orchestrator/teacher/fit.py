@@ -56,6 +56,8 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
             "network": network,
             "bytes": _digest(file) if file.is_file() else teacher.network.weights,
         }
+        if teacher.classes is not None:  # otherwise as before the setting existed
+            recipe["classes"] = teacher.classes
     return hashlib.sha256(
         json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()
     ).hexdigest()[:16]
@@ -110,8 +112,10 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
         network = build(
             teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings
         )
-        load_weights(network, str(teacher.network.weights), exact=True)
+        load_weights(network, str(teacher.network.weights), exact=True, classes=teacher.classes)
     except ConfigurationError as error:
+        if error.field == "classes":
+            raise ConfigurationError.from_error(error, f"teacher.{error}", "teacher") from error
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
