@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MATCHINGS = ("names", "order")
 MAX_CLASS_NAMES_BYTES = 10_000_000
+CLOSE_S = 10.0  # wait for the end of an interrupted evaluation
+TITLE_WIDTH = 10
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,8 @@ def _describe_import(checkpoint: "Checkpoint", imported: "ImportedWeights") -> d
 
 
 def _print_lines(lines: Mapping[str, str]) -> None:
-    width = max(map(len, lines)) + 2
     for title, text in lines.items():
-        print_line(console, sanitize(f"{title:{width}}{text}"))
+        print_line(console, sanitize(f"{title:{TITLE_WIDTH}}{text}"))
 
 
 def _print_accuracy(
@@ -192,7 +193,7 @@ def _print_accuracy(
     import numpy as np
 
     from orchestrator.cluster.local_backend import LocalDispatcher
-    from orchestrator.core.signals import stoppable
+    from orchestrator.core.signals import remaining_timeout
     from orchestrator.data.dataset import Dataset
     from orchestrator.data.prepare import prepare
     from orchestrator.teacher.acquire import acquire_teacher, check_weights
@@ -211,12 +212,11 @@ def _print_accuracy(
     check_weights(store, configuration, data)
     dispatcher = LocalDispatcher(print_note)
     try:
-        with stoppable():
-            _, card, _ = acquire_teacher(
-                store, configuration, data, dispatcher, lambda epoch, metrics: None
-            )
+        _, card, _ = acquire_teacher(
+            store, configuration, data, dispatcher, lambda epoch, metrics: None
+        )
     finally:
-        dispatcher.close(configuration.resources.heartbeat_timeout_s)
+        dispatcher.close(remaining_timeout(CLOSE_S))
     labels = np.asarray(dataset.validation.labels)
     sizes = np.bincount(labels, minlength=len(dataset.classes)).tolist()
     quality = TeacherQuality.of_card(card)
@@ -243,8 +243,9 @@ def _print_next(options: ImportOptions, target: Path, settings: Mapping[str, Any
     values = {"name": options.network, **settings, "weights": str(target)}
     for title, section in (("as teacher", "teacher.network"), ("as student", "student")):
         words = ["--config", str(options.config)] if options.config else []
-        for pair in options.pairs if section == "teacher.network" else ():
-            words += ["--set", pair] if _is_configuration_key(pair) else []
+        for pair in filter(_is_configuration_key, options.pairs):
+            if section == "teacher.network" or not pair.startswith("teacher."):
+                words += ["--set", pair]
         for name, value in values.items():
             text = value if isinstance(value, str) else json.dumps(value)
             words += ["--set", f"{section}.{name}={text}"]

@@ -68,7 +68,7 @@ Names = Annotated[tuple[str, ...], Field(max_length=100)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
 # positions or names of a teacher's classes, one for each class of the data
 Classes = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=1_000_000)] | str, ...],
+    tuple[Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | str, ...],
     Field(min_length=1, max_length=100_000),
 ]
 Seeds = Annotated[tuple[Seed, ...], Field(max_length=LONGEST_LIST)]

@@ -40,6 +40,7 @@ from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
 from orchestrator.config.tracking_schema import Tracking
 from orchestrator.core.errors import FieldError
+from orchestrator.core.text import quote
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
@@ -201,21 +202,12 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _check_classes(self) -> "Teacher":
-        if self.classes is None:
-            return self
-        if not self.network.weights:
+        if self.classes is not None and not self.network.weights:
             message = (
-                "classes is only for given weights: set teacher.network.weights, or leave "
-                "teacher.classes out, because a teacher that is trained here has the classes of "
-                "the data"
+                f"classes = {quote(list(self.classes))} is not allowed for a teacher that is "
+                f"trained here, as it has the classes of the data: set teacher.network.weights too"
             )
             raise FieldError(message).with_details("classes", self.classes, None)
-        repeated = [
-            entry for index, entry in enumerate(self.classes) if entry in self.classes[:index]
-        ]
-        if repeated:
-            message = f"classes contains {repeated[0]!r} twice: give different classes"
-            raise FieldError(message).with_details("classes", repeated[0], "different classes")
         return self
 
 

@@ -33,11 +33,7 @@ def select_classes(
             f"classes has {len(classes)} entries, but the data have {network.classes} classes: "
             f"give one entry for each class of the data, in their order"
         ).with_details("classes", tuple(classes), f"{network.classes} entries")
-    parts = [
-        name
-        for name, parameter in network.named_parameters(remove_duplicate=False)
-        if any(parameter is part for part in network.head.parameters()) and name in state
-    ]
+    parts = [name for name in classifier_names(network) if name in state]
     rows = {len(state[name]) for name in parts}
     if len(rows) != 1:
         return dict(state)  # the comparison with the network reports the classifier
@@ -45,6 +41,16 @@ def select_classes(
     positions = [_find_position(entry, count, names) for entry in classes]
     _require_distinct(classes, positions)
     return dict(state) | {name: state[name][positions] for name in parts}
+
+
+def classifier_names(network: Network) -> list[str]:
+    """Return the names of the classifier's tensors in the state of a network."""
+    parts = list(network.head.parameters())
+    return [
+        name
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+        if any(parameter is part for part in parts)
+    ]
 
 
 def _find_position(entry: int | str, rows: int, names: Sequence[str]) -> int:

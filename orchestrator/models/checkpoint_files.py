@@ -3,10 +3,11 @@
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,8 @@ ADVICE = {
 }
 RUNS_CODE = re.compile(r"GLOBAL (\S+) whose module \S+ is blocked")
 UNKNOWN_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
+STAND_IN = "stand_in"  # the module of stand-ins in messages of torch
+FILLED_CLASS = re.compile(rf"Can only (\w+) .*but got <class '{STAND_IN}\.(\S+)'>", re.DOTALL)
 NOT_A_STORAGE = "Only persistent_load of storage"  # old files of whole modules hold their source
 
 
@@ -64,12 +67,19 @@ class Checkpoint:
 
 
 class _StandIn:
-    """An empty object in place of one whose class is not imported."""
+    """An empty object in place of one whose class is not imported.
+
+    Attributes:
+        class_name: The name of that class.
+        container: The type to use if the class is a mapping or a list; None otherwise.
+    """
 
     class_name = ""
+    container: type | None = None
 
-    def __new__(cls, *_: object) -> Self:
-        return super().__new__(cls)
+    def __new__(cls, *_: object) -> Any:
+        """Return an empty object, whatever the arguments."""
+        return cls.container() if cls.container else super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
         """Ignore the attributes of the object."""
@@ -127,14 +137,23 @@ def _unpickle(file: Path) -> tuple[Any, tuple[str, ...]]:
                 raise _refusal(
                     file, f"calls {blocked[1]}, which is no part of weights: do not use it"
                 ) from error
-            unknown = UNKNOWN_CLASS.search(text)
-            if unknown is None or unknown[1] in classes or len(classes) == MAX_CLASSES:
-                if NOT_A_STORAGE in text and classes:
-                    raise _whole_module(file, next(iter(classes))) from error
+            unknown, filled = UNKNOWN_CLASS.search(text), FILLED_CLASS.search(text)
+            if unknown and unknown[1] not in classes and len(classes) < MAX_CLASSES:
+                classes[unknown[1]] = _make_stand_in(unknown[1])
+            elif filled and classes[filled[2]].container is None:
+                container = OrderedDict if filled[1].startswith("SET") else list
+                classes[filled[2]] = _make_stand_in(filled[2], container)
+            elif NOT_A_STORAGE in text and classes:
+                raise _whole_module(file, next(iter(classes))) from error
+            else:
                 raise _unreadable(file, text, tuple(classes)) from error
-            classes[unknown[1]] = type("_StandIn", (_StandIn,), {"class_name": unknown[1]})
         except Exception as error:  # a damaged pickle raises errors of many classes
             raise _unreadable(file, f"{type(error).__name__}: {error}", ()) from error
+
+
+def _make_stand_in(class_name: str, container: type | None = None) -> type[_StandIn]:
+    values = {"class_name": class_name, "container": container, "__module__": STAND_IN}
+    return type(class_name, (_StandIn,), values)
 
 
 def _load(file: Path, classes: Mapping[str, type[_StandIn]]) -> Any:
@@ -240,7 +259,7 @@ def _unreadable(file: Path, text: str, classes: tuple[str, ...]) -> Configuratio
     paragraphs = [part for part in text.split("\n\n") if part.strip()]
     # torch surrounds the reason by advice
     reason = paragraphs[-2] if len(paragraphs) > 2 else paragraphs[-1] if paragraphs else "empty"
-    if _StandIn.__name__ in reason:
+    if STAND_IN in reason:
         reason = "it calls functions that do not belong to tensors"
     holds = f", with {', '.join(classes[:MANY])}" if classes else ""
     return _refusal(

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.models._class_selection import Classes, select_classes
-from orchestrator.models._misfits import find_misfits, misfit_table
+from orchestrator.models._class_selection import Classes, classifier_names, select_classes
+from orchestrator.models._misfits import Misfit, find_misfits, misfit_table
 from orchestrator.models._pretrained import load_pretrained, require_pretrained
 from orchestrator.models.network import Network
 from orchestrator.models.weight_files import (
@@ -142,13 +142,25 @@ def _load_fitting(
     if misfits:
         count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
         step = f"give weights of {network}"
-        if all(
+        if _has_more_classes(network, state, misfits):
+            step += ", or name those of their classes that a teacher keeps with teacher.classes"
+        elif all(
             needed == "not part of the network" or given == "missing"
             for _, given, needed in misfits
         ):
             command = import_command(read_path(weights, "weights"), network, settings)
-            step += f", or try to rename them with `{command}`"
+            step += f", or give them the names of this network with `{command}`"
         raise ConfigurationError(
             f"{weights}: {count}; {step}\n{misfit_table(misfits)}"
         ).with_details("weights", weights, f"weights of {network}")
     return state
+
+
+def _has_more_classes(
+    network: Network, state: Mapping[str, Tensor], misfits: Sequence[Misfit]
+) -> bool:
+    """Return whether only the classifier does not fit, because it has more classes."""
+    parts = set(classifier_names(network))
+    return {misfit.name for misfit in misfits} <= parts and all(
+        name in state and len(state[name]) > network.classes for name in parts
+    )
