@@ -40,6 +40,7 @@ RUNS_CODE = re.compile(r"GLOBAL (\S+) whose module \S+ is blocked")
 UNKNOWN_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
 STAND_IN = "stand_in"  # the module of stand-ins in messages of torch
 FILLED_CLASS = re.compile(rf"Can only (\w+) .*but got <class '{STAND_IN}\.(\S+)'>", re.DOTALL)
+KEY_UNKNOWN = "  # and its key, such as ['model'], if this is a mapping"
 NOT_A_STORAGE = "Only persistent_load of storage"  # old files of whole modules hold their source
 
 
@@ -144,7 +145,7 @@ def _unpickle(file: Path) -> tuple[Any, tuple[str, ...]]:
                 container = OrderedDict if filled[1].startswith("SET") else list
                 classes[filled[2]] = _make_stand_in(filled[2], container)
             elif NOT_A_STORAGE in text and classes:
-                raise _whole_module(file, next(iter(classes))) from error
+                raise _whole_module(file, next(iter(classes)), KEY_UNKNOWN) from error
             else:
                 raise _unreadable(file, text, tuple(classes)) from error
         except Exception as error:  # a damaged pickle raises errors of many classes
