@@ -27,6 +27,7 @@ WRAPPERS = (
 MAX_DEPTH = 4  # of keys above a state dict
 MAX_CLASSES = 200  # of which a file may contain objects
 MANY = 10  # keys or names in one message
+FILE_ADVICE = "give a PyTorch checkpoint or a .safetensors file"
 ADVICE = {
     "a TorchScript program": "load it with torch.jit.load in PyTorch and save its state_dict() "
     "with torch.save, then import that file",
@@ -101,7 +102,7 @@ def read_checkpoint(raw_file: str | Path, key: str | None = None) -> Checkpoint:
         ConfigurationError: The file does not exist, has another format, is damaged, or contains a
             whole pickled module, no tensors, or several state dicts of which none is chosen.
     """
-    file = read_file(raw_file, "FILE", "give a PyTorch checkpoint or a .safetensors file")
+    file = read_file(raw_file, "FILE", FILE_ADVICE)
     kind = describe_file(file)
     skipped: tuple[str, ...] = ()
     content: Any
@@ -114,7 +115,7 @@ def read_checkpoint(raw_file: str | Path, key: str | None = None) -> Checkpoint:
         content, skipped = _unpickle(file)
         kind = "a PyTorch checkpoint"
     else:
-        advice = ADVICE.get(kind, "give a PyTorch checkpoint or a .safetensors file")
+        advice = ADVICE.get(kind, FILE_ADVICE)
         raise _refusal(file, f"is {kind}: {advice}")
     states = dict(_list_states(content))
     if not states:

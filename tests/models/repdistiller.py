@@ -24,7 +24,8 @@ class Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         shortcut = inputs if self.downsample is None else self.downsample(inputs)
         inner = self.relu(self.bn1(self.conv1(inputs)))
-        return self.relu(self.bn2(self.conv2(inner)) + shortcut)
+        outer: Tensor = self.relu(self.bn2(self.conv2(inner)) + shortcut)
+        return outer
 
 
 class ResNet(nn.Module):
@@ -52,7 +53,7 @@ def trained(classes: int = 10) -> ResNet:
     network = ResNet(classes)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 2.0)
+            for name, tensor in module.state_dict().items():
+                if name != "num_batches_tracked":
+                    nn.init.uniform_(tensor, 0.5, 2.0)
     return network.eval()

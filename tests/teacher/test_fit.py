@@ -315,6 +315,13 @@ def test_classes_of_a_teacher_need_given_weights() -> None:
     assert str(caught.value).startswith("teacher.classes = [0, 1] ")
 
 
+@pytest.mark.parametrize("entry", ["-1", "true", "1.5", "null", "[1]"])
+def test_an_entry_of_the_classes_is_a_position_or_a_name(entry: str) -> None:
+    with refused("teacher.classes.0") as caught:
+        load(None, ["teacher.network.weights=x.safetensors", f"teacher.classes=[{entry}]"])
+    assert "a position of at least 0, or a name" in str(caught.value)
+
+
 def test_classes_are_part_of_the_fingerprint_only_if_set(tmp_path: Path) -> None:
     pairs = [f"teacher.network.weights={given(tmp_path, width=8)}", "teacher.network.width=8"]
 
