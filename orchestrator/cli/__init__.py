@@ -7,6 +7,7 @@ __all__ = [
     "doctor",
     "error_handling",
     "export",
+    "import_weights",
     "importance",
     "methods",
     "report",

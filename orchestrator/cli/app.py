@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli._code import add_code_commands
+from orchestrator.cli._import_options import import_weights
 from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
@@ -460,6 +461,9 @@ def predict(
         from orchestrator.export.predict import predict as run
 
         sys.exit(run(folder=folder, images=images, top=top, as_json=json))
+
+
+app.command("import-weights")(import_weights)
 
 
 @app.command()

@@ -23,6 +23,7 @@ __all__ = [
     "schema",
     "search_space",
     "sizes",
+    "tracking_schema",
     "trial",
     "uris",
     "yielding",

@@ -43,6 +43,13 @@ def _check_fraction(value: float) -> float:
     return value
 
 
+def _check_class(entry: Any) -> Any:
+    is_position = isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0
+    if not (is_position or isinstance(entry, str)):
+        raise PydanticCustomError("class", "give a position of at least 0, or a name")
+    return entry
+
+
 GivenPath = Annotated[Path, BeforeValidator(_check_path)]
 PathText = Annotated[str, BeforeValidator(_check_path)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -66,6 +73,11 @@ Gpus = Annotated[
 Gib = Annotated[float, Field(gt=0, le=1_048_576, json_schema_extra={"unit": "GiB"})]
 Names = Annotated[tuple[str, ...], Field(max_length=100)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
+# positions or names of a teacher's classes, one for each class of the data
+Classes = Annotated[
+    tuple[Annotated[int | str, BeforeValidator(_check_class)], ...],
+    Field(min_length=1, max_length=100_000),
+]
 Seeds = Annotated[tuple[Seed, ...], Field(max_length=LONGEST_LIST)]
 Points = Annotated[tuple[dict[str, Any], ...], Field(max_length=LONGEST_LIST)]  # sets of settings
 Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # values of a searched key

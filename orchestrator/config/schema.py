@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from orchestrator.config.data_schema import Data
 from orchestrator.config.fields import (
     BatchSize,
+    Classes,
     Cpus,
     Epochs,
     Gamma,
@@ -37,8 +38,9 @@ from orchestrator.config.fields import (
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
 from orchestrator.config.network_schema import Network as Network
-from orchestrator.config.uris import require_tracking
+from orchestrator.config.tracking_schema import Tracking
 from orchestrator.core.errors import FieldError
+from orchestrator.core.text import quote
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
@@ -183,6 +185,22 @@ class Teacher(Section):
         20.0,
         description="Maximum size of the cache folder; the least recently used arrays are evicted.",
     )
+    classes: Classes | None = Field(
+        None,
+        description="The class of teacher.network.weights that corresponds to each class of the "
+        "data, in their order: its position in the logits, or its name if the weights name their "
+        "classes. The teacher's logits are restricted to these. Null if the classes are the same.",
+    )
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "Teacher":
+        if self.classes is not None and not self.network.weights:
+            message = (
+                f"classes = {quote(list(self.classes))} is not allowed for a teacher that is "
+                f"trained here, as it has the classes of the data: set teacher.network.weights too"
+            )
+            raise FieldError(message).with_details("classes", self.classes, None)
+        return self
 
 
 class Search(Section):
@@ -366,24 +384,6 @@ class Resources(Section):
         description="Maximum wait for a trial's heartbeat, a free group, or a locked cache file; "
         "after it the group is replaced or the run ends.",
     )
-
-
-class Tracking(Section):
-    """MLflow tracking. Do not put secrets here: the configuration is stored with every run."""
-
-    uri: str | None = Field(
-        None,
-        description="URI of the MLflow server or database, without credentials; set "
-        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
-        "environment. Null is a SQLite database in the store.",
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _check_uri(cls, uri: str | None) -> str | None:
-        if uri is not None:
-            require_tracking(uri)
-        return uri
 
 
 class Student(NamedTuple):

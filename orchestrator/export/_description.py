@@ -102,6 +102,8 @@ def describe_teacher(store: Store, sweep: Sweep, summary: DataSummary) -> Values
         **_start(teacher.network),
         "metrics": metrics,
     }
+    if teacher.classes is not None:
+        description["classes"] = list(teacher.classes)
     return description | (
         {} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")}
     )

@@ -49,7 +49,7 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         except ConfigurationError as error:
             raise ConfigurationError.from_error(error, f"{place}: {error}") from error
 
-    return ((MODELS, name, Builder(make, signature.settings, code)),)
+    return ((MODELS, name, Builder(make, signature.settings, code=code)),)
 
 
 def _build(signature: Signature, settings: Any, classes: int, shape: Shape) -> Any:

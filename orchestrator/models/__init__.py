@@ -3,11 +3,13 @@
 __all__ = [
     "batch_norm",
     "build",
+    "checkpoint_files",
     "feature_maps",
     "input_adapter",
     "meta",
     "network",
     "weight_files",
+    "weight_import",
     "weights",
     "wrapped",
 ]

@@ -19,9 +19,14 @@ from torch import nn
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.models._builder import Builder, OpenSettings, call_constructor, short_reason
-from orchestrator.models._published import fill, require_all_classes, require_shapes
-from orchestrator.models.network import Network, Shape
-from orchestrator.models.wrapped import as_network, rename_tensors
+from orchestrator.models._published import (
+    fill,
+    rename_published,
+    require_all_classes,
+    require_shapes,
+)
+from orchestrator.models.network import Classes, Network, Shape
+from orchestrator.models.wrapped import as_network
 
 PRETRAINED = "pretrained"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -51,9 +56,9 @@ class HFWeights:
 
     folder: Path
 
-    def load(self, network: Network, weights: str, exact: bool) -> None:
+    def load(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Fill a network in place; a classifier for other classes keeps its fresh values."""
-        self.require(network, weights, exact)
+        self.require(network, weights, exact, classes)
         config = _read_config(self.folder)
         try:
             with torch.random.fork_rng([]), _quiet():
@@ -70,13 +75,12 @@ class HFWeights:
                 f"the weights in {self.folder} cannot be read ({short_reason(error)}): save them "
                 f"again with save_pretrained"
             ).with_details("weights", weights, "safetensors files of the network") from error
-        keeps_head = _count_labels(config) != network.classes
-        state = module.state_dict()
-        fresh = ("head.",) if keeps_head else ()
-        require_shapes(network, weights, rename_tensors(state, network.classifier), fresh)
-        fill(network, state, keeps_head)
+        keeps_head = classes is None and _count_labels(config) != network.classes
+        named = rename_published(network, module.state_dict(), classes, _label_names(config))
+        require_shapes(network, weights, named, ("head.",) if keeps_head else ())
+        fill(network, named, keeps_head)
 
-    def require(self, network: Network, weights: str, exact: bool) -> None:
+    def require(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Raise the ConfigurationError of `load` without reading the weights."""
         if weights != PRETRAINED:
             raise ConfigurationError(
@@ -89,7 +93,10 @@ class HFWeights:
                 f"or leave weights out"
             ).with_details("weights", weights, "a folder with safetensors files")
         if exact:
-            require_all_classes(network, weights, _count_labels(_read_config(self.folder)))
+            config = _read_config(self.folder)
+            require_all_classes(
+                network, weights, _count_labels(config), classes, _label_names(config)
+            )
 
 
 def find_builder(name: str) -> Builder:
@@ -234,6 +241,14 @@ def _import_transformers() -> None:
             "networks of the form hf/FOLDER need transformers, which is not installed: install it "
             "with `pip install '.[hf]'`"
         ).with_details("name", "transformers", "pip install '.[hf]'") from error
+
+
+def _label_names(values: dict[str, Any]) -> list[str]:
+    """Return the names of the classes of a folder's classifier; empty if it has none."""
+    labels = values.get("id2label")
+    if not isinstance(labels, dict):
+        return []
+    return [str(labels[key]) for key in sorted(labels, key=int)]
 
 
 def _count_labels(values: dict[str, Any]) -> int:

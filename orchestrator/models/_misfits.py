@@ -36,15 +36,15 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
     found = []
     for name, tensor in needed.items():
         if name not in given:
-            found.append(Misfit(name, "missing", _kind(tensor)))
+            found.append(Misfit(name, "missing", describe_tensor(tensor)))
         elif given[name].shape != tensor.shape:
-            found.append(Misfit(name, _kind(given[name]), _kind(tensor)))
+            found.append(Misfit(name, describe_tensor(given[name]), describe_tensor(tensor)))
         elif given[name].dtype not in (FLOATS if tensor.dtype.is_floating_point else INTEGERS):
             found.append(
                 Misfit(
                     name,
-                    _kind(given[name]),
-                    f"{_kind(tensor)}, or another "
+                    describe_tensor(given[name]),
+                    f"{describe_tensor(tensor)}, or another "
                     f"{'float' if tensor.dtype.is_floating_point else 'integer'} type",
                 )
             )
@@ -65,7 +65,7 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
                 )
             )
     return found + [
-        Misfit(name, _kind(tensor), "not part of the network")
+        Misfit(name, describe_tensor(tensor), "not part of the network")
         for name, tensor in given.items()
         if name not in needed
     ]
@@ -85,6 +85,7 @@ def _not_finite(tensor: Tensor, needed: torch.dtype) -> int:
     return int((~tensor.to(needed).isfinite()).sum()) if needed.is_floating_point else 0
 
 
-def _kind(tensor: Tensor) -> str:
+def describe_tensor(tensor: Tensor) -> str:
+    """Return the type and the shape of a tensor, such as `float32 64x3x3x3`."""
     shape = "x".join(str(size) for size in tensor.shape) or "scalar"
     return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"

@@ -7,13 +7,16 @@ from typing import Any
 from torch import Tensor, hub
 
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.models._class_selection import Classes, select_classes
 from orchestrator.models._published import STEP, require_all_classes
 from orchestrator.models._torchvision_models import PARTS, Parts
 from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network
 
 
-def load_pretrained(network: Network, weights: str, exact: bool) -> None:
+def load_pretrained(
+    network: Network, weights: str, exact: bool, classes: Classes | None = None
+) -> None:
     """Fill the network in place with published weights, which are downloaded on first use.
 
     The classifier and the stem keep their fresh values if their shape differs (other classes, small
@@ -23,38 +26,50 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
         network: The network to fill.
         weights: A name such as `IMAGENET1K_V1` or `ResNet18_Weights.IMAGENET1K_V1`.
         exact: Refuse weights whose stem or classifier does not fit, as for a teacher.
+        classes: The classes of the weights that the network keeps; None keeps all.
 
     Raises:
         ConfigurationError: torchvision has no such network or weights, the download fails, or
             `exact` weights do not fit.
     """
     entry = _find_own_weights(network, weights)
+    state = _rename(network, download(entry, weights), classes, entry)
     network.load_state_dict(
-        {
-            **network.state_dict(),
-            **_select_fitting(network, weights, download(entry, weights), exact),
-        }
+        {**network.state_dict(), **_select_fitting(network, weights, state, exact)}
     )
 
 
-def require_pretrained(network: Network, weights: str, exact: bool) -> None:
+def require_pretrained(
+    network: Network, weights: str, exact: bool, classes: Classes | None = None
+) -> None:
     """Raise the ConfigurationError of `load_pretrained` without a download.
 
     The check uses the shapes of torchvision's network.
     """
     from torchvision.models import get_model
 
-    _find_own_weights(network, weights)
+    entry = _find_own_weights(network, weights)
     with meta_device():
-        state = get_model(network.name).state_dict()
+        published = get_model(network.name).state_dict()
+    state = _rename(network, published, classes, entry)
     _select_fitting(network, weights, state, exact)
 
 
-def _select_fitting(
-    network: Network, weights: str, published: dict[str, Tensor], exact: bool
+def _rename(
+    network: Network, published: dict[str, Tensor], classes: Classes | None, entry: Any
 ) -> dict[str, Tensor]:
-    """Return the published tensors that fit the network, under this project's names."""
-    expected, state = network.state_dict(), _rename_tensors(published, PARTS[network.name])
+    """Return the published tensors under this project's names, with the given classes alone."""
+    state = _rename_tensors(published, PARTS[network.name])
+    if classes is None:
+        return state
+    return select_classes(network, state, classes, entry.meta["categories"])
+
+
+def _select_fitting(
+    network: Network, weights: str, state: dict[str, Tensor], exact: bool
+) -> dict[str, Tensor]:
+    """Return the tensors that fit the network."""
+    expected = network.state_dict()
     fits = {
         name: tensor
         for name, tensor in state.items()
@@ -74,7 +89,7 @@ def _select_fitting(
 
 def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
     if "head.weight" in misfits:
-        require_all_classes(network, weights, len(misfits["head.weight"]))
+        require_all_classes(network, weights, len(misfits["head.weight"]), None)
     if misfits:
         raise ConfigurationError(
             f"weights = {weights} does not fit {', '.join(misfits)} of {network} for these images: "

@@ -1,9 +1,12 @@
 """Fill a network with published weights, and refuse those that do not fit."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.network import Network
+from orchestrator.models._class_selection import require_selection, select_classes
+from orchestrator.models.network import Classes, Network
 from orchestrator.models.wrapped import rename_tensors
 
 STEP = (
@@ -12,34 +15,58 @@ STEP = (
 )
 
 
-def fill(network: Network, state: dict[str, Tensor], keeps_head: bool) -> None:
-    """Fill a network in place with the state of a module of the same form.
+def rename_published(
+    network: Network, state: dict[str, Tensor], classes: Classes | None, names: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Return the state of a published module under the names of a network.
 
     Args:
         network: A network that `as_network` has made.
-        state: Tensors by the names of the module.
+        state: Tensors by the names of the module; they may be on the device `meta`.
+        classes: The classes that the network keeps, as in `load_weights`.
+        names: The names of the published classes; empty if they are unknown.
+
+    Raises:
+        ConfigurationError: A class does not exist.
+    """
+    named = rename_tensors(state, network.classifier)
+    return named if classes is None else select_classes(network, named, classes, names)
+
+
+def fill(network: Network, named: dict[str, Tensor], keeps_head: bool) -> None:
+    """Fill a network in place with tensors of its names.
+
+    Args:
+        network: The network.
+        named: Its tensors.
         keeps_head: Whether the head keeps its values.
     """
     given = {
         name: tensor
-        for name, tensor in rename_tensors(state, network.classifier).items()
+        for name, tensor in named.items()
         if not (keeps_head and name.startswith("head."))
     }
     network.load_state_dict(network.state_dict() | given)
 
 
-def require_all_classes(network: Network, weights: str, classes: int) -> None:
+def require_all_classes(
+    network: Network, weights: str, count: int, classes: Classes | None, names: Sequence[str] = ()
+) -> None:
     """Raise ConfigurationError if published weights are not for the classes of the network.
 
     Args:
         network: The network.
         weights: The name of the weights.
-        classes: The number of classes of the published classifier.
+        count: The number of classes of the published classifier.
+        classes: The classes that the network keeps, as in `load_weights`.
+        names: The names of the published classes; empty if they are unknown.
     """
-    if classes != network.classes:
+    if classes is not None:
+        require_selection(network, classes, count, names)
+    elif count != network.classes:
         raise ConfigurationError(
-            f"weights = {weights} has a classifier for {classes} classes, but the data have "
-            f"{network.classes}: {STEP}"
+            f"weights = {weights} has a classifier for {count} classes, but the data have "
+            f"{network.classes}: name the classes of the data with teacher.classes, or {STEP}"
         ).with_details("weights", weights, f"a classifier for {network.classes} classes")
 
 

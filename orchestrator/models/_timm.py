@@ -20,9 +20,9 @@ from orchestrator.models._builder import (
     list_plain_arguments,
     short_reason,
 )
-from orchestrator.models._published import fill, require_all_classes
+from orchestrator.models._published import fill, rename_published, require_all_classes
 from orchestrator.models.meta import meta_device
-from orchestrator.models.network import Network, Shape
+from orchestrator.models.network import Classes, Network, Shape
 from orchestrator.models.wrapped import as_network
 
 PRETRAINED = "pretrained"
@@ -64,10 +64,12 @@ class TimmWeights:
     settings: TimmSettings
     shape: Shape
 
-    def load(self, network: Network, weights: str, exact: bool) -> None:
+    def load(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Fill a network in place; a classifier for other classes keeps its fresh values."""
-        self.require(network, weights, exact)
-        make = partial(_create, self.name, self.settings, network.classes, self.shape)
+        self.require(network, weights, exact, classes)
+        published = _published_config(self.name).num_classes
+        count = network.classes if classes is None else published
+        make = partial(_create, self.name, self.settings, count, self.shape)
         try:
             with torch.random.fork_rng([]):
                 module = make(pretrained=True)
@@ -76,14 +78,15 @@ class TimmWeights:
                 f"the weights of timm/{self.name} could not be downloaded or do not fit "
                 f"({short_reason(error)}): allow the connection, or give a .safetensors file"
             ).with_details("weights", weights, "a connection, or a .safetensors file") from error
-        keeps_head = _published_config(self.name).num_classes != network.classes
-        fill(network, module.state_dict(), keeps_head)
+        named = rename_published(network, module.state_dict(), classes)
+        fill(network, named, keeps_head=count != published)
 
-    def require(self, network: Network, weights: str, exact: bool) -> None:
+    def require(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Raise the ConfigurationError of `load`, except for a failed download."""
         _require_published(self.name, weights)
         if exact:
-            require_all_classes(network, weights, _published_config(self.name).num_classes)
+            count = _published_config(self.name).num_classes
+            require_all_classes(network, weights, count, classes)
 
 
 def find_builder(name: str) -> Builder:

@@ -21,10 +21,10 @@ from orchestrator.models._builder import (
     list_plain_arguments,
 )
 from orchestrator.models._pretrained import download, find_weights
-from orchestrator.models._published import require_all_classes, require_shapes
+from orchestrator.models._published import rename_published, require_all_classes, require_shapes
 from orchestrator.models.meta import meta_device
-from orchestrator.models.network import Network, Shape
-from orchestrator.models.wrapped import as_network, rename_tensors
+from orchestrator.models.network import Classes, Network, Shape
+from orchestrator.models.wrapped import as_network
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _SEQUENCES = ("features", "trunk_output")  # names of the body in the networks without layers
@@ -55,11 +55,12 @@ class TorchvisionWeights:
     name: str
     stem: str
 
-    def load(self, network: Network, weights: str, exact: bool) -> None:
+    def load(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Fill a network in place; a classifier or stem of another shape keeps its values."""
-        self.require(network, weights, exact)
-        state = download(find_weights(self.name, f"torchvision/{self.name}", weights), weights)
-        own, named = network.state_dict(), rename_tensors(state, network.classifier)
+        self.require(network, weights, exact, classes)
+        entry = find_weights(self.name, f"torchvision/{self.name}", weights)
+        own, names = network.state_dict(), entry.meta["categories"]
+        named = rename_published(network, download(entry, weights), classes, names)
         fits = {
             key: tensor
             for key, tensor in named.items()
@@ -67,11 +68,11 @@ class TorchvisionWeights:
         }
         network.load_state_dict(own | fits)
 
-    def require(self, network: Network, weights: str, exact: bool) -> None:
+    def require(self, network: Network, weights: str, exact: bool, classes: Classes | None) -> None:
         """Raise the ConfigurationError of `load`, except for a failed download."""
         from torchvision.models import get_model
 
-        find_weights(self.name, f"torchvision/{self.name}", weights)
+        entry = find_weights(self.name, f"torchvision/{self.name}", weights)
         if getattr(network.body, "transform_input", None) is False:
             raise ConfigurationError(
                 f"weights = {weights} of torchvision/{self.name} expect images of another "
@@ -79,9 +80,9 @@ class TorchvisionWeights:
             ).with_details("transform_input", False, True)
         with meta_device():
             published = get_model(self.name).state_dict()
-        named = rename_tensors(published, network.classifier)
+        named = rename_published(network, published, classes, entry.meta["categories"])
         if exact:
-            require_all_classes(network, weights, len(named["head.weight"]))
+            require_all_classes(network, weights, len(named["head.weight"]), None)
         fresh = () if exact else ("head.", *([f"body.{self.stem}."] if self.stem else []))
         require_shapes(network, weights, named, fresh)
 

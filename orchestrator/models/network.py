@@ -10,15 +10,18 @@ from torch.nn import functional
 from methods import Output
 
 Shape = tuple[int, int, int]
+Classes = Sequence[int | str]  # outputs of weights that a network keeps: positions, or names
 
 
 class PublishedWeights(Protocol):
     """Weights that the publisher of a network offers by name."""
 
-    def load(self, network: "Network", weights: str, exact: bool) -> None:
+    def load(self, network: "Network", weights: str, exact: bool, classes: Classes | None) -> None:
         """Fill a network in place, as `load_weights` does."""
 
-    def require(self, network: "Network", weights: str, exact: bool) -> None:
+    def require(
+        self, network: "Network", weights: str, exact: bool, classes: Classes | None
+    ) -> None:
         """Raise the ConfigurationError of `load`, except for a failed download."""
 
 

@@ -3,16 +3,20 @@
 Nothing is unpickled: other formats are recognised by their first bytes.
 """
 
+import json
 import shlex
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
+from orchestrator.models.network import Network
 
 SUFFIX = ".safetensors"
 FOREIGN = (
@@ -31,16 +35,10 @@ FOREIGN = (
     ".pb",
     ".msgpack",
 )
-CONVERT = (
-    'python -c "import sys, torch, safetensors.torch as s; '
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = "
-    "d.get('state_dict', d.get('model', d)); "
-    "s.save_file({k: v.contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}, "
-    'sys.argv[2])"'
-)
 PICKLED = "a PyTorch checkpoint, which is a pickle and is not opened"
 SAFETENSORS = "a safetensors file"
 UNKNOWN = "of an unknown format"
+PROVENANCE = "orchestrator.import"  # key in the metadata of an imported file, with JSON
 
 
 def is_file_name(weights: str) -> bool:
@@ -49,22 +47,25 @@ def is_file_name(weights: str) -> bool:
     return path.suffix.lower() in (SUFFIX, *FOREIGN) or len(path.parts) > 1 or path.is_file()
 
 
-def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
+def read_weights(
+    weights: str, network: Network, settings: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
     """Read all tensors of a .safetensors file, by their names.
 
     Args:
         weights: The file; `~` is the home folder.
-        wanted: Description of the weights' purpose, for the messages.
+        network: The network that needs the weights.
+        settings: The settings of the network, for the command in a message.
 
     Raises:
         ConfigurationError: The file does not exist, is damaged, or has another format. The message
-            names the format and the conversion.
+            names the format and the command that imports it.
     """
     file = read_path(weights, "weights")
     if not file.is_file():
         raise ConfigurationError(
             f"{file} does not exist or is not a file: give a .safetensors file with weights of "
-            f"{wanted}"
+            f"{network}"
         ).with_details("weights", weights, "a file that exists")
     try:
         kind = describe_file(file)
@@ -74,15 +75,28 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
                 f"{file.with_suffix(SUFFIX).name}"
             ).with_details("weights", weights, file.with_suffix(SUFFIX).name)
         if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
-            raise ConfigurationError(f"{file} is {kind}: {_advice(file, kind)}").with_details(
+            advice = _advice(file, kind, network, settings)
+            raise ConfigurationError(f"{file} is {kind}: {advice}").with_details(
                 "weights", weights, f"a {SUFFIX} file"
             )
         return load_file(file)
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{file} is not a complete safetensors file ({reason}): give weights of {wanted}"
+            f"{file} is not a complete safetensors file ({reason}): give weights of {network}"
         ).with_details("weights", weights, f"a complete {SUFFIX} file") from error
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the classes that `import-weights` recorded in a file; () without any."""
+    with safe_open(file, "pt") as opened:
+        text = (opened.metadata() or {}).get(PROVENANCE, "{}")
+    try:
+        origin = json.loads(text)
+    except ValueError:
+        return ()
+    names = origin.get("class_names") if isinstance(origin, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def describe_file(file: Path) -> str:
@@ -116,20 +130,39 @@ def _describe_archive(file: Path) -> str:
         return "a TorchScript program"
     if any(name.endswith("/data.pkl") for name in names):
         return PICKLED
+    if any(name.endswith(".weights.h5") for name in names):
+        return "a Keras model"
     if names and all(name.endswith(".npy") for name in names):
         return "an archive of NumPy arrays"
     return "a zip archive"
 
 
-def _advice(file: Path, kind: str) -> str:
+def import_command(
+    file: Path, network: Network, settings: Mapping[str, Any] | None = None, options: str = ""
+) -> str:
+    """Return the command that converts a file to weights of a network.
+
+    Args:
+        file: The file.
+        network: The network.
+        settings: The settings of the network.
+        options: Further options.
+    """
+    words = ["python", "run.py", "import-weights", str(file), "--network", network.name]
+    for name, value in (settings or {}).items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    if file.suffix.lower() == SUFFIX:
+        words += ["--to", str(file.with_name(f"{file.stem}-imported{SUFFIX}"))]
+    return f"{shlex.join(words)}{options}"
+
+
+def _advice(file: Path, kind: str, network: Network, settings: Mapping[str, Any] | None) -> str:
     if kind == PICKLED:
+        target = file.with_suffix(SUFFIX).name
         if file.suffix.lower() == SUFFIX:
-            target = file.with_name(f"{file.stem}-converted{SUFFIX}")
-        else:
-            target = file.with_suffix(SUFFIX)
+            target = f"{file.stem}-imported{SUFFIX}"
         return (
-            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, "
-            f"which loads only tensors (also those under 'state_dict' or 'model'), and give the "
-            f".safetensors file"
+            f"import its tensors with `{import_command(file, network, settings)}`, and give "
+            f"{target}"
         )
-    return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"
+    return "give a .safetensors file, as `python run.py import-weights` writes it"

@@ -59,6 +59,8 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
             "network": network,
             "bytes": _digest(file) if file.is_file() else teacher.network.weights,
         }
+        if teacher.classes is not None:  # otherwise as before the setting existed
+            recipe["classes"] = teacher.classes
     if code := _user_code(teacher, "" if teacher.network.weights else augmentation):
         recipe["code"] = code
     return hashlib.sha256(
@@ -122,8 +124,10 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     dataset = Dataset.open(data)
     try:
         network = build_for_data(teacher.network, dataset)
-        load_weights(network, str(teacher.network.weights), exact=True)
+        load_weights(network, str(teacher.network.weights), exact=True, classes=teacher.classes)
     except ConfigurationError as error:
+        if error.field == "classes":
+            raise ConfigurationError.from_error(error, f"teacher.{error}", "teacher") from error
         raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)

@@ -53,9 +53,8 @@ class TeacherQuality:
     def chance_warning(self, class_sizes: Sequence[int]) -> str:
         """Return a warning if the accuracy is no better than guessing, else an empty text.
 
-        Guessing reaches 1 / K for K classes, or the share of the largest class if that is more.
-        Accuracies of up to three standard errors above that count as chance. If this bound reaches
-        1, there are too few samples for a warning.
+        Accuracies of up to three standard errors above guessing count as chance. If this bound
+        reaches 1, there are too few samples for a warning.
 
         Args:
             class_sizes: Number of validation samples of each class.
@@ -63,7 +62,7 @@ class TeacherQuality:
         samples = sum(class_sizes)
         if self.accuracy is None or not samples:
             return ""
-        guess = max(1 / len(class_sizes), max(class_sizes) / samples)
+        guess = guessing_accuracy(class_sizes)
         chance = guess + NOISE * math.sqrt(guess * (1 - guess) / samples)
         if self.accuracy > chance or chance >= 1:
             return ""
@@ -100,6 +99,15 @@ class TeacherQuality:
             f"against {accuracy:.4f} for trial {trial}: "
             f"{step}, or compare with cross_entropy, which needs no teacher"
         )
+
+
+def guessing_accuracy(class_sizes: Sequence[int]) -> float:
+    """Return the accuracy of guessing: 1 / K for K classes, or the share of the largest class.
+
+    Args:
+        class_sizes: Number of samples of each class.
+    """
+    return max(1 / len(class_sizes), max(class_sizes) / sum(class_sizes))
 
 
 def read_card(folder: Path) -> TeacherCard | None:

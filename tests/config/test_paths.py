@@ -45,6 +45,8 @@ OPTIONS = (
     ("status", "--store"),
     ("report", "mine", "--store", ".", "--to"),
     ("export", "mine", "--store", ".", "--to"),
+    ("import-weights", "--network", "cnn"),
+    ("import-weights", "--network", "cnn", "file.pth", "--to"),
     ("predict", "--top=1", "--json"),
 )
 
@@ -53,6 +55,7 @@ OPTIONS = (
 def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
+    Path("file.pth").touch()
     os.symlink(b"m\xe8re", b"link")
     yield
 

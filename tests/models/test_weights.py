@@ -2,10 +2,7 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 from urllib.error import URLError
 
@@ -13,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+import run
 from orchestrator.core.errors import PreflightError
 from orchestrator.models._misfits import MAX_ROWS
-from orchestrator.models.build import build
+from orchestrator.models.build import build, build_on_meta
 from orchestrator.models.network import Network
 from orchestrator.models.weights import (
     load_weights,
@@ -187,7 +186,7 @@ class Harmful:
     "name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"]
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pytorch_checkpoint_is_refused_unopened_with_its_conversion(
+def test_pytorch_checkpoint_is_refused_unopened_with_the_command(
     tmp_path: Path, name: str, zipped: bool
 ) -> None:
     file = tmp_path / name
@@ -195,27 +194,37 @@ def test_pytorch_checkpoint_is_refused_unopened_with_its_conversion(
         {"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped
     )
     message = refusal(network("resnet18"), file, "a .safetensors file")
-    assert message.startswith(f"{file} is a PyTorch checkpoint") and "`python -c" in message
-    assert "weights_only=True" in message and not (tmp_path / "ran").exists()
+    assert message.startswith(f"{file} is a PyTorch checkpoint")
+    assert "`python run.py import-weights " in message and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("place", [None, "state_dict", "model"])
-def test_printed_conversion_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str | None
-) -> None:
-    """One runs as printed; the others in this process, because importing torch takes seconds."""
-    state = network().state_dict()
-    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "my teacher.pth")
-    message = refusal(network(seed=1), tmp_path / "my teacher.pth")
-    command = shlex.split(message.partition("`")[2].partition("`")[0])
-    if place is None:
-        subprocess.run([sys.executable, *command[1:]], check=True)
-    else:
-        assert command[:2] == ["python", "-c"]
-        (tmp_path / "conversion.py").write_text(command[2])
-        monkeypatch.setattr(sys, "argv", command[1:2] + command[3:])
-        run_path(str(tmp_path / "conversion.py"))
-    load_weights(other := network(seed=1), str(tmp_path / "my teacher.safetensors"))
+@pytest.mark.parametrize("name", ["my teacher.pth", "renamed.safetensors"])
+def test_printed_command_imports_the_file(tmp_path: Path, name: str) -> None:
+    torch.save({"state_dict": network().state_dict(), "epoch": 3}, tmp_path / name)
+    message = refusal(network(seed=1), tmp_path / name)
+    words = shlex.split(message.partition("`")[2].partition("`")[0])
+    assert words[:3] == ["python", "run.py", "import-weights"]
+    assert CliRunner().invoke(run.app, words[2:]).exit_code == 0
+    written = tmp_path / message.rpartition("and give ")[2]
+    load_weights(other := network(seed=1), str(written))
+    assert fingerprint(other) == fingerprint(network())
+
+
+def test_command_for_a_pickle_has_the_settings_of_the_network(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "cnn.pth")
+    model = build_on_meta("cnn", 10, (1, 8, 8), {"width": 4})
+    with refused("weights", str(tmp_path / "cnn.pth"), "a .safetensors file") as caught:
+        require_weights(model, str(tmp_path / "cnn.pth"), settings={"width": 4})
+    assert "--network cnn --set width=4`" in str(caught.value)
+
+
+def test_foreign_names_in_a_safetensors_file_are_refused_with_the_command(tmp_path: Path) -> None:
+    state = {f"module.{name}": tensor for name, tensor in network().state_dict().items()}
+    save_file(state, file := tmp_path / "foreign.safetensors")
+    message = refusal(network(seed=1), file, "weights of resnet8 with 10 classes")
+    words = shlex.split(message.partition("`")[2].partition("`")[0])
+    assert CliRunner().invoke(run.app, words[2:]).exit_code == 0
+    load_weights(other := network(seed=1), words[-1])
     assert fingerprint(other) == fingerprint(network())
 
 

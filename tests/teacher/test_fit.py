@@ -275,3 +275,59 @@ def test_a_newer_setting_keeps_the_fingerprint_of_stored_teachers() -> None:
     assert name("teacher.training.eval_precision=float32") == name()
     assert name("teacher.training.sync_batch_norm=true") != name()
     assert name("training.sync_batch_norm=true") == name(), "this is a setting of the student"
+
+
+def test_a_teacher_with_other_classes_is_restricted_to_those_of_the_data(
+    specify: Specify, tmp_path: Path
+) -> None:
+    file, classes = given(tmp_path, classes=12, width=8), [11, 1, 2, 3, 4, 5, 6, 7, 8, 0]
+    pairs = (f"teacher.network.weights={file}", "teacher.network.width=8")
+    spec = adopt(specify, tmp_path / "adopted", *pairs, f"teacher.classes={classes}")
+    torch.manual_seed(3)
+    whole = build("mlp", 12, (1, 8, 8), {"width": 8}).eval()
+    teacher, dataset = FrozenTeacher.open(tmp_path / "adopted", CPU), Dataset.open(spec.data)
+    views = Views.from_config(dataset, Data(), 0)
+    (batch,) = Batches(dataset, views, 128, 0).iterate_in_order("validation")
+    with torch.no_grad():
+        expected = whole(batch.inputs)
+    output = teacher(batch.inputs)
+    assert torch.allclose(output.logits, expected.logits[:, classes], rtol=1e-6, atol=1e-7)
+    assert torch.equal(output.features, expected.features)
+
+
+@pytest.mark.parametrize(
+    ("classes", "value"), [([0] * 10, 0), ([*range(9), 12], 12), ([0, 1], (0, 1))]
+)
+def test_bad_classes_of_a_teacher_are_refused(
+    specify: Specify, tmp_path: Path, classes: list[int], value: object
+) -> None:
+    file = given(tmp_path, classes=12, width=8)
+    pairs = (f"teacher.network.weights={file}", "teacher.network.width=8")
+    with refused("teacher.classes", value) as caught:
+        adopt(specify, tmp_path / "adopted", *pairs, f"teacher.classes={classes}")
+    assert str(caught.value).startswith("teacher.classes ")
+    assert not (tmp_path / "adopted").exists()
+
+
+def test_classes_of_a_teacher_need_given_weights() -> None:
+    with refused("teacher.classes", (0, 1)) as caught:
+        load(None, ["teacher.classes=[0, 1]"])
+    assert str(caught.value).startswith("teacher.classes = [0, 1] ")
+
+
+@pytest.mark.parametrize("entry", ["-1", "true", "1.5", "null", "[1]"])
+def test_an_entry_of_the_classes_is_a_position_or_a_name(entry: str) -> None:
+    with refused("teacher.classes.0") as caught:
+        load(None, ["teacher.network.weights=x.safetensors", f"teacher.classes=[{entry}]"])
+    assert "a position of at least 0, or a name" in str(caught.value)
+
+
+def test_classes_are_part_of_the_fingerprint_only_if_set(tmp_path: Path) -> None:
+    pairs = [f"teacher.network.weights={given(tmp_path, width=8)}", "teacher.network.width=8"]
+
+    def name(*more: str) -> str:
+        return fit.fingerprint(load(None, [*pairs, *more]), "data", "none")
+
+    assert name("teacher.classes=null") == name()
+    names = {name(), name("teacher.classes=[0, 1]"), name("teacher.classes=[1, 0]")}
+    assert len(names) == 3

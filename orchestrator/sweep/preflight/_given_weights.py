@@ -20,8 +20,16 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
     for key, network, exact in _networks_with_weights(configuration):
         model = build_on_meta(network.name, classes, shape, network.settings)
         try:
-            require_weights(model, str(network.weights), exact)
+            require_weights(
+                model,
+                str(network.weights),
+                exact,
+                configuration.teacher.classes if exact and configuration.teacher else None,
+                network.settings,
+            )
         except ConfigurationError as error:
+            if error.field == "classes":
+                raise ConfigurationError.from_error(error, f"teacher.{error}", "teacher") from error
             message = f"{key}.weights: {error}"
             raise ConfigurationError(message).with_details(
                 f"{key}.weights", network.weights, error.allowed

@@ -445,7 +445,9 @@ def _teacher_line(store: Store, configuration: Configuration, summary: DataSumma
         source = "already in the store"
     else:
         if teacher.network.weights:
-            source = "weights to load"
+            source = "weights to load" + (
+                f", {len(teacher.classes)} of their classes" if teacher.classes else ""
+            )
         else:
             source = f"to be trained once for {teacher.training.epochs} epochs"
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"

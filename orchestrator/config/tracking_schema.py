@@ -1,0 +1,24 @@
+"""Define the section `tracking` of the configuration."""
+
+from pydantic import Field, field_validator
+
+from orchestrator.config.fields import Section
+from orchestrator.config.uris import require_tracking
+
+
+class Tracking(Section):
+    """MLflow tracking. Do not put secrets here: the configuration is stored with every run."""
+
+    uri: str | None = Field(
+        None,
+        description="URI of the MLflow server or database, without credentials; set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
+        "environment. Null is a SQLite database in the store.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str | None) -> str | None:
+        if uri is not None:
+            require_tracking(uri)
+        return uri
