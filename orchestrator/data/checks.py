@@ -15,6 +15,7 @@ from orchestrator.core.text import control_character, quote
 from orchestrator.data._parts import Labels, Part, Parts
 
 MOST_CHANNELS = 4
+MULTI_LABEL = "multi-label data are not supported, only one class for each image"
 Shape = tuple[int, ...]
 
 
@@ -45,6 +46,11 @@ def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, f
         raise ConfigurationError(
             f"{where} has type {dtype}: only integers (class numbers from 0) are allowed"
         ).with_details(field, str(dtype), int)
+    if len(shape) == 2 and shape[0] == count and shape[1] > 1:
+        raise ConfigurationError(
+            f"{where} has shape {shape}, {shape[1]} labels for each image: {MULTI_LABEL}; give "
+            f"labels of shape ({count},), for one-hot labels those of numpy.argmax(labels, axis=1)"
+        ).with_details(field, shape, (count,))
     if shape not in ((count,), (count, 1)):
         raise ConfigurationError(
             f"{where} has shape {shape} for {count} images: give one label for each image, "

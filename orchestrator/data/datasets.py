@@ -11,7 +11,9 @@ import numpy as np
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
+from orchestrator.data import _csv as csv
 from orchestrator.data import _folder as folder
+from orchestrator.data import _hf as hf
 from orchestrator.data import _npz as npz
 from orchestrator.data import checks
 from orchestrator.data._parts import Part, Parts, split_stratified
@@ -31,12 +33,16 @@ class Source:
             ConfigurationError.
         identity: `identity(config)` returns a cheap JSON value that changes when the content may
             have changed. Raises ConfigurationError.
-        list_unread: `list_unread(config)` lists the user's files or keys that are not read.
+        list_unread: `list_unread(config)` lists the user's files, keys or columns that are not
+            read.
+        explain_test: `explain_test(config)` returns a sentence on a test part that the source does
+            not name, else "".
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
     list_unread: Callable[[Data], list[str]] = lambda _: []
+    explain_test: Callable[[Data], str] = lambda _: ""
 
 
 def find(config: Data) -> Source:
@@ -123,4 +129,6 @@ DATASETS: dict[str, Source] = {
     **dict.fromkeys(("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"), TORCHVISION),
     "npz": Source(npz.load, npz.identity, npz.list_unread),
     "folder": Source(folder.load, folder.identity, folder.list_unread),
+    "csv": Source(csv.load, csv.identity, csv.list_unread, csv.explain_test),
+    "hf": Source(hf.load, hf.identity, hf.list_unread, hf.explain_test),
 }

@@ -65,7 +65,9 @@ class Views:
         Images are padded by an eighth of the shorter side.
         """
         policy = (
-            AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
+            AUTOMATIC[data.like or dataset.name].policy
+            if data.augmentation == "auto"
+            else data.augmentation
         )
         return cls(
             policy,

@@ -161,7 +161,7 @@ def show_plan(
         lines["retrieval"] = retrieval
     if kind != "teacher":
         lines |= _maps_lines(configuration, kind == "sweep", summary, variants, cached)
-    if configuration.data.name == "folder" and (
+    if configuration.data.is_decoded_each_epoch and (
         local or not cluster_address(configuration.resources)
     ):
         lines["loader"] = _loader_line(configuration, summary, groups)
