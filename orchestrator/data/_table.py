@@ -87,6 +87,7 @@ def assemble_parts(
             f"part need at least one sample of each of {least} classes; give another share, more "
             f"data or a test part"
         ).with_details("data.test_share", share, (least / len(whole), 1 - least / len(whole)))
+    checks.require_label_range(where, "train", whole, least, "data.path")
     checks.require_every_class(where, "train", whole, tuple(classes), "data.path")
     train, test = split_stratified(whole, total, np.random.default_rng(TEST_SEED))
     return {"train": train, "test": test}

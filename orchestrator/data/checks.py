@@ -189,14 +189,19 @@ def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
             f"{where} has {classes} class: give data with at least two classes"
         ).with_details(field, classes, (2, None))
     for name, part in parts.splits().items():
-        low, high = int(part.labels.min()), int(part.labels.max())
-        if low < 0 or high >= classes:
-            wrong = low if low < 0 else high
-            raise ConfigurationError(
-                f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are "
-                f"allowed for {classes} classes: correct the labels"
-            ).with_details(f"{field}[{name}]", wrong, (0, classes - 1))
+        require_label_range(where, name, part, classes, field)
         require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
+
+
+def require_label_range(where: str, name: str, part: Part, classes: int, field: str) -> None:
+    """Require that the labels of a part are numbers of its classes."""
+    low, high = int(part.labels.min()), int(part.labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ConfigurationError(
+            f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are allowed "
+            f"for {classes} classes: correct the labels"
+        ).with_details(f"{field}[{name}]", wrong, (0, classes - 1))
 
 
 def require_every_class(

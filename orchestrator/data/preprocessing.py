@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.class_balance import explain_balance
 from orchestrator.data.dataset import DataSummary
 
 Statistics = tuple[list[float], list[float]]
@@ -178,11 +179,11 @@ def explain_normalization(data: Data, summary: DataSummary) -> str:
 
 
 def explain(data: Data, summary: DataSummary) -> dict[str, str]:
-    """Return the lines of a plan about augmentation and normalisation, by their titles."""
+    """Return the lines of a plan about images and classes, by their titles."""
     return {
         "augmentation": explain_augmentation(data, summary.shape),
         "normalisation": explain_normalization(data, summary),
-    }
+    } | explain_balance(data, summary)
 
 
 def _format_values(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from data_made import SIDE, images
+from data_made import images
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
@@ -40,9 +40,3 @@ def write_parquet(file: Path, pixels: NDArray[np.uint8], labels: Any, **columns:
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, file, row_group_size=7)
     return file
-
-
-def pictures(count: int, first: int = 0, channels: int = 3) -> NDArray[np.uint8]:
-    """Return (count, SIDE, SIDE, channels) of noise, as `images` does."""
-    assert SIDE >= 4
-    return images(count, first, channels)
