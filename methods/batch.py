@@ -118,8 +118,10 @@ class Batch:
         class_weights: Tensor | None = None,
     ) -> Tensor:
         logits = self.student.logits if logits is None else logits
-        mix = self.mix or (None, None)
-        return losses.cross_entropies(logits, self.labels, label_smoothing, *mix, class_weights)
+        partners, share = self.mix or (None, None)
+        return losses.cross_entropies(
+            logits, self.labels, label_smoothing, partners, share, class_weights
+        )
 
     @cached_property
     def _labelled_count(self) -> Tensor:
@@ -133,8 +135,9 @@ class Batch:
         """Return the weight of the labels per rank, (): their number without class weights."""
         if self.class_weights is None:
             return self._labelled_count
-        mix = self.mix or (None, None)
-        return self.mean(losses.labelled_shares(self.labels, *mix, self.class_weights).sum())
+        partners, share = self.mix or (None, None)
+        weights = losses.labelled_shares(self.labels, partners, share, self.class_weights)
+        return self.mean(weights.sum())
 
     @property
     def peer_logits(self) -> Tensor:

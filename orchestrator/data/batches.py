@@ -206,8 +206,8 @@ class Batches:
         rates = np.ones(len(self.dataset.train), dtype=np.float32)
         if self.balanced:
             sizes = np.array(self.class_sizes)
-            rates = len(rates) / (np.count_nonzero(sizes) * sizes[self.dataset.train.labels])
-            return rates.astype(np.float32)
+            own_sizes = np.count_nonzero(sizes) * sizes[self.dataset.train.labels]
+            return np.asarray(len(rates) / own_sizes, dtype=np.float32)
         if self.labelled:
             share = self.labelled / self.batch_size
             rates[self._labelled_index] = share * len(rates) / len(self._labelled_index)

@@ -96,7 +96,7 @@ def test_a_changed_file_or_image_changes_the_fingerprint(tmp_path: Path) -> None
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
-REFUSED: dict[str, tuple[str, list[tuple[str, ...]], str, Any, Any]] = {
+REFUSED: dict[str, tuple[str, list[Any], str, Any, Any]] = {
     "no label column": ("path,class", ROWS, "data.label_column", "label", ("path", "class")),
     "a column twice": ("path,path", ROWS, "data.image_column", "path", ("path", "path")),
     "an empty label": ("path,label", [*ROWS, ("a.png", "")], "data.path", ("a.png", ""), ANY),

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,7 @@ def test_a_saved_data_set_gives_what_its_parquet_files_give(saved: Path, tmp_pat
 
 
 def test_a_saved_data_set_needs_the_extra(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with refused("data.path", error=PreflightError, allowed="pip install '.[hf]'"):
         describe(Data(name="hf", path=saved), saved.parent, 0)
 

@@ -20,7 +20,7 @@ from tests.refusal import refused
 def npz_of(file: Path, shape: tuple[int, int, int]) -> Path:
     """Write 40 training and 20 test images of noise of a shape (C, H, W)."""
     channels, height, width = shape
-    draw, arrays = np.random.default_rng(0), {}
+    draw, arrays = np.random.default_rng(0), dict[str, Any]()
     for part, count in (("train", 40), ("test", 20)):
         size = (count, height, width, channels)
         arrays[f"{part}_images"] = draw.integers(0, 256, size, dtype=np.uint8)
