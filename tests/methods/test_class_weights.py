@@ -124,7 +124,8 @@ def test_ranks_have_the_gradient_of_the_whole_batch(
 
     def work(rank: int) -> Tensor:
         own = replace(part(batch, rank, ranks.mean), class_weights=WEIGHTS)
-        return torch.autograd.grad(method(own).loss, logits)[0]
+        gradient: Tensor = torch.autograd.grad(method(own).loss, logits)[0]
+        return gradient
 
     found = torch.stack(ranks.play(work))
     assert len(found) == WORLD
