@@ -116,8 +116,8 @@ class AKD(AlphaWeightedMethod):
         divergence = losses.kl_divergence(
             target_log_p, losses.log_softmax(batch.student.logits.double(), temperature)
         ).to(kind)
-        labelled = batch.labelled * batch.cross_entropy(
-            logits=log_mixed.to(kind)
+        labelled = batch.labelled * batch.unweighted_cross_entropy(
+            0.0, log_mixed.to(kind)
         )  # both terms are means over all samples
         module_loss = labelled + self.settings.cam_rho * losses.kl_divergence(
             log_p, log_mixed

@@ -55,6 +55,7 @@ class Batch:
         all_labelled: All training samples have labels, so that labels need no count.
         student_maps: Feature maps of the student by stage, (B, C, H, W).
         teacher_maps: Feature maps of the teacher by stage, (B, C, H, W) float32 without a gradient.
+        class_weights: (K,) weights of the classes in the cross entropy of the labels.
     """
 
     index: Tensor
@@ -69,6 +70,7 @@ class Batch:
     all_labelled: bool = False
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    class_weights: Tensor | None = None
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:
         """Return sum(values) over the ranks' mean of sum(counted), (); 0 if nothing counts.
@@ -85,12 +87,18 @@ class Batch:
     def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
         """Return the mean cross entropy over the labels of the global batch, (), as in `mean_over`.
 
-        Blended samples count by their shares.
+        Blended samples count by their shares. With `class_weights` it is the weighted mean, the sum
+        of w_y H(y, q) over the sum of w_y, as torch's `cross_entropy` with `weight`.
 
         Args:
             label_smoothing: Share of the target that is uniform over all classes.
             logits: (B, K) logits; None means those of the student.
         """
+        total = self._cross_entropies(label_smoothing, logits, self.class_weights).sum()
+        return total / _nonzero(self._label_weight)
+
+    def unweighted_cross_entropy(self, label_smoothing: float, logits: Tensor) -> Tensor:
+        """Return `cross_entropy` without class weights: for targets beyond the labels."""
         return self._cross_entropies(label_smoothing, logits).sum() / _nonzero(self._labelled_count)
 
     @property
@@ -100,13 +108,20 @@ class Batch:
 
     def cross_entropies(self) -> Tensor:
         """Return shares (B,) of the student's cross entropy; their mean is `cross_entropy()`."""
-        return self._cross_entropies() / _nonzero(self.labelled)
+        total = self._cross_entropies(class_weights=self.class_weights)
+        return total / _nonzero(self._label_weight / len(self.labels))
 
     def _cross_entropies(
-        self, label_smoothing: float = 0.0, logits: Tensor | None = None
+        self,
+        label_smoothing: float = 0.0,
+        logits: Tensor | None = None,
+        class_weights: Tensor | None = None,
     ) -> Tensor:
         logits = self.student.logits if logits is None else logits
-        return losses.cross_entropies(logits, self.labels, label_smoothing, *(self.mix or ()))
+        partners, share = self.mix or (None, None)
+        return losses.cross_entropies(
+            logits, self.labels, label_smoothing, partners, share, class_weights
+        )
 
     @cached_property
     def _labelled_count(self) -> Tensor:
@@ -114,6 +129,15 @@ class Batch:
         if self.all_labelled:
             return self.labels.new_full((), len(self.labels), dtype=torch.float32)
         return self.mean(losses.labelled_shares(self.labels, *(self.mix or ())).sum())
+
+    @cached_property
+    def _label_weight(self) -> Tensor:
+        """Return the weight of the labels per rank, (): their number without class weights."""
+        if self.class_weights is None:
+            return self._labelled_count
+        partners, share = self.mix or (None, None)
+        weights = losses.labelled_shares(self.labels, partners, share, self.class_weights)
+        return self.mean(weights.sum())
 
     @property
     def peer_logits(self) -> Tensor:

@@ -133,6 +133,7 @@ def cross_entropies(
     label_smoothing: float = 0.0,
     partners: Tensor | None = None,
     share: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return H((1 - s) e_y + s / K, q) of each sample, (B,); 0 if the label is -1.
 
@@ -145,10 +146,12 @@ def cross_entropies(
         label_smoothing: s, share of the target that is uniform over all classes.
         partners: (B,) labels y'.
         share: (B,) weight of a sample's own label.
+        class_weights: (K,) factor of each class's term, as in torch's `cross_entropy`.
     """
     each = functools.partial(
         functional.cross_entropy,
         logits,
+        weight=None if class_weights is None else class_weights.to(logits.dtype),
         ignore_index=-1,
         reduction="none",
         label_smoothing=label_smoothing,
@@ -159,10 +162,21 @@ def cross_entropies(
 
 
 def labelled_shares(
-    labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None
+    labels: Tensor,
+    partners: Tensor | None = None,
+    share: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the labelled share of each sample, (B,) float32: 0 or 1, or between if blended."""
-    known = (labels != -1).float()
+    """Return the labelled share of each sample, (B,) float32: 0 or 1, or between if blended.
+
+    With `class_weights` (K,) each label counts by the weight of its class.
+    """
+    known = _count_labels(labels, class_weights)
     if partners is None or share is None:
         return known
-    return share * known + (1 - share) * (partners != -1)
+    return share * known + (1 - share) * _count_labels(partners, class_weights)
+
+
+def _count_labels(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    known = (labels != -1).float()
+    return known if class_weights is None else known * class_weights[labels.clamp(min=0)]

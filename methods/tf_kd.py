@@ -117,5 +117,7 @@ def _divergence(batch: Batch, logits: Tensor, temperature: float, scale: float) 
     entropy = -float((log_p.exp() * log_p).sum())
     known = (batch.labelled > 0).double()  # no divergence without a label that counts
     smoothing = len(logits) * float(log_p[-1].exp())
-    smoothed = batch.cross_entropy(smoothing, batch.student.logits.double() / temperature)
+    smoothed = batch.unweighted_cross_entropy(
+        smoothing, batch.student.logits.double() / temperature
+    )
     return (scale * (smoothed - known * entropy)).to(losses.full_type(batch.student.logits))

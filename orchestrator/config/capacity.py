@@ -40,7 +40,7 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
     requested = {"resources.threads_per_worker": resources.threads_per_worker}
     for letter, peer in configuration.peers.items():
         requested[f"peers.{letter}.threads_per_worker"] = peer.threads_per_worker or 0
-    if configuration.data.name == "folder":
+    if configuration.data.is_decoded_each_epoch:
         requested["data.loader_workers"] = configuration.data.loader_workers
     for key, count in requested.items():
         if count > most:

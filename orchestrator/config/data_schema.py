@@ -1,8 +1,8 @@
 """Define the section `data` of the configuration."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Epochs, GivenPath, OpenShare, Samples, Seed, Share
@@ -22,6 +22,11 @@ def _check_augmentation(name: str) -> str:
 
 
 Augmentation = Annotated[str, AfterValidator(_check_augmentation)]
+FILE_SOURCES = ("folder", "csv")  # images stay files, which every epoch decodes
+COLUMN_SOURCES = ("csv", "hf")  # samples are rows of a table with named columns
+OWN_SOURCES = ("npz", *FILE_SOURCES, "hf")  # files of the user, whose content is unknown
+KnownName = Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"]
+Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Limit(Section):
@@ -42,12 +47,14 @@ class Data(Section):
     """Data set, its splits and the augmentation of training images."""
 
     name: str = Field(
-        "digits", description="Data set: digits, the name of a torchvision data set, npz or folder."
+        "digits",
+        description="Data set: digits, the name of a torchvision data set, or your own as npz, "
+        "folder, csv or hf.",
     )
     path: GivenPath | None = Field(
         None,
-        description="Path of the data: a file for npz, the root folder for folder and for "
-        "torchvision data sets.",
+        description="Path of the data: a file for npz and csv, a folder or a parquet file for hf, "
+        "the root folder for folder and for torchvision data sets.",
     )
     download: bool = Field(
         False, description="Download a torchvision data set that is not on disk."
@@ -55,7 +62,23 @@ class Data(Section):
     size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
         None,
         json_schema_extra={"unit": "pixels"},
-        description="Side length of the square images that are cropped from the files (folder).",
+        description="Side length of the square images that are cropped from the files (folder, "
+        "csv, hf); null keeps the size of hf images if all have the same.",
+    )
+    image_column: str | None = Field(
+        None,
+        description="Column of the images: for csv that of their paths, null is path; for hf null "
+        "is the only column of images.",
+    )
+    label_column: str | None = Field(
+        None,
+        description="Column of the labels: for csv null is label, for hf the only column of class "
+        "labels, or else of numbers or names.",
+    )
+    test_share: OpenShare | None = Field(
+        None,
+        description="Fraction of the samples that becomes the test part if the source has none "
+        "(csv, hf), drawn with stratification and a fixed seed; null is 0.2.",
     )
     validation: OpenShare = Field(
         0.15, description="Fraction of the training data that is held out for validation."
@@ -89,13 +112,29 @@ class Data(Section):
         "resized_crop_flip, or a transform my/NAME of --code; auto depends on the data set, and "
         "the plan gives the reason.",
     )
+    like: KnownName | None = Field(
+        None,
+        description="Named data set whose augmentation, mean and standard deviation your own "
+        "images get; they must have its size and channels.",
+    )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
         description="Mean of each channel, subtracted from pixel values in [0, 1]; null uses that "
-        "of the training images, or of ImageNet for folder.",
+        "of data.like, of the training images, or of ImageNet for folder and csv.",
     )
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, description="Standard deviation of each channel; required if data.mean is given."
+    )
+    class_weights: Literal["balanced"] | tuple[Weight, ...] | None = Field(
+        None,
+        description="Weight of each class in the cross entropy of the labels: balanced (inversely "
+        "proportional to its labelled training samples) or one positive number for each class; "
+        "null weights all alike.",
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="Drawing of training samples: uniform takes each once per epoch; balanced "
+        "draws equally many of each class, in as many steps.",
     )
     mixing: Literal["none", "mixup", "cutmix"] = Field(
         "none",
@@ -119,7 +158,8 @@ class Data(Section):
     loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         2,
         json_schema_extra={"unit": "processes"},
-        description="Image decoding processes per worker; 0 decodes in the worker itself (folder).",
+        description="Image decoding processes per worker; 0 decodes in the worker itself (folder, "
+        "csv).",
     )
 
     @model_validator(mode="after")
@@ -131,3 +171,62 @@ class Data(Section):
                 f"channel, or neither"
             ).with_details("mean", self.mean, "as many values as std has")
         return self
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _check_class_weights(cls, value: Any) -> Any:
+        is_list = isinstance(value, list | tuple) and value
+        if value not in (None, "balanced") and not (is_list and all(map(_is_positive, value))):
+            raise FieldError(
+                f"{value} is not allowed: give balanced, or a list with one number above 0 for "
+                f"each class, for example [1, 2.5]"
+            ).with_details(None, value, "balanced, or one positive number for each class")
+        return value
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "Data":
+        allowed = {
+            "image_column": self.name in COLUMN_SOURCES,
+            "label_column": self.name in COLUMN_SOURCES,
+            "test_share": self.name in COLUMN_SOURCES,
+            "like": self.name not in get_args(KnownName),
+        }
+        for key, is_allowed in allowed.items():
+            value = getattr(self, key)
+            if value is not None and not is_allowed:
+                names = OWN_SOURCES if key == "like" else COLUMN_SOURCES
+                raise FieldError(
+                    f"{key} = {value} has no effect with name = {self.name}: remove it, or set "
+                    f"data.name to one of {', '.join(names)}"
+                ).with_details(key, value, f"with data.name = {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> "Data":
+        if self.sampling != "balanced":
+            return self
+        conflicts = {
+            "labelled": (self.labelled, None, "unlabelled samples have no class"),
+            "mixing": (self.mixing, "none", "the partners of blended images are drawn uniformly"),
+            "class_weights": (
+                self.class_weights == "balanced" and "balanced",
+                False,
+                "both would correct the same imbalance",
+            ),
+        }
+        for key, (value, allowed, reason) in conflicts.items():
+            if value != allowed:
+                raise FieldError(
+                    f"sampling = balanced is not allowed with {key} = {value}, because {reason}: "
+                    f"remove one of the two"
+                ).with_details("sampling", "balanced", ("uniform",))
+        return self
+
+    @property
+    def is_decoded_each_epoch(self) -> bool:
+        """Return whether the images stay files that loader processes decode."""
+        return self.name in FILE_SOURCES
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6

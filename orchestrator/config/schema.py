@@ -54,6 +54,11 @@ class Training(Section):
     """Training recipe of one network: optimizer, schedule, batch size and precision."""
 
     epochs: Epochs = Field(12, description="Number of passes over the training set.")
+    patience: Epochs | None = Field(
+        None,
+        description="End after this many epochs without a higher validation accuracy of any "
+        "student, on the schedule of all epochs; null trains all epochs.",
+    )
     batch_size: BatchSize = Field(
         64,
         description="Global batch size: samples per step, divided among the workers of a student.",

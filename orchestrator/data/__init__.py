@@ -3,6 +3,7 @@
 __all__ = [
     "batches",
     "checks",
+    "class_balance",
     "conversion",
     "dataset",
     "datasets",

@@ -1,8 +1,10 @@
 """Hold the parts of a data set in memory, and cut them with stratification."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,8 @@ UNLABELLED = -1
 class Part:
     """Samples and their labels.
 
-    `inputs` is (n, H, W, C) uint8, or (n,) bytes: paths below the root folder. `labels` is (n,).
+    `inputs` is (n, H, W, C) uint8, (n,) bytes: paths below the root folder, or (n,) int64: rows of
+    `Parts.images`. `labels` is (n,).
     """
 
     inputs: NDArray[Any]
@@ -36,12 +39,29 @@ class Part:
         )
 
 
+class RowImages(Protocol):
+    """Images that are addressed by row numbers, and decoded when the data are prepared."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (H, W, C) of every image."""
+
+    def sample(self, rows: Labels) -> Labels:
+        """Return the rows whose images represent all `rows` in statistics."""
+
+    def decode(
+        self, rows: Labels, notes: Counter[str] | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images (B, H, W, C) of the rows in their order; count the conversions."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Parts of a data source.
 
     `validation` is None until it is cut. `root` is the folder of images that stay on disk.
     `converted` is the number of images with each conversion that a user may not expect.
+    `images` decodes inputs that are rows.
     """
 
     train: Part
@@ -50,6 +70,7 @@ class Parts:
     classes: tuple[str, ...]
     root: Path | None = None
     converted: dict[str, int] = field(default_factory=dict)
+    images: RowImages | None = None
 
     def splits(self) -> dict[str, Part]:
         """Return the parts that exist, by name."""
@@ -122,12 +143,18 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
     A constant channel has deviation 1.
     """
-    histogram = np.zeros((images.shape[3], 256))
-    for start in range(0, len(images), CHUNK):
-        for channel in range(images.shape[3]):
-            histogram[channel] += np.bincount(
-                images[start : start + CHUNK, ..., channel].ravel(), minlength=256
-            )
+    chunks = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return chunk_statistics(chunks, images.shape[3])
+
+
+def chunk_statistics(
+    chunks: Iterable[NDArray[np.uint8]], channels: int
+) -> tuple[list[float], list[float]]:
+    """Return the same for chunks of images (B, H, W, C) with `channels` channels."""
+    histogram = np.zeros((channels, 256))
+    for chunk in chunks:
+        for channel in range(channels):
+            histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     weights, values = histogram / histogram.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = weights @ values
     std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))

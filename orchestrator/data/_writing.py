@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.core.errors import PreflightError
-from orchestrator.data._parts import Labels, Parts
+from orchestrator.data._parts import Labels, Part, Parts, RowImages
 from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE, DataSummary
 
 
@@ -22,15 +23,34 @@ def write(target: Path, parts: Parts, clean: Labels, summary: DataSummary) -> No
     Raises:
         PreflightError: The disk is full, or the folder cannot be written.
     """
-    arrays = {f"{name}_inputs": part.inputs for name, part in parts.splits().items()}
-    arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {
+    arrays = {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {
         "train_clean_labels": clean
     }
     with _temporary_folder(target) as temporary:
+        for name, part in parts.splits().items():
+            file = temporary / f"{name}_inputs.npy"
+            if parts.images is None:
+                np.save(file, np.ascontiguousarray(part.inputs))
+            else:
+                # the validation part is counted once, if it is in the training part, too
+                counts = not (name == "validation" and summary.validation_in_training)
+                conversions = Counter(summary.decoded)
+                _write_decoded(file, parts.images, part, conversions if counts else Counter())
+                summary = replace(summary, decoded=dict(conversions))
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
         hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         SUMMARY.write(temporary / SUMMARY_FILE, replace(summary, sha256=hashes).plain())
+
+
+def _write_decoded(file: Path, images: RowImages, part: Part, notes: Counter[str]) -> None:
+    """Decode the images of a part into a file, a few at a time."""
+    shape = (len(part), *images.shape)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for batch in images.decode(part.inputs, notes):
+            stream.write(np.ascontiguousarray(batch).data)
 
 
 @contextlib.contextmanager

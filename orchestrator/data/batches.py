@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data._parts import UNLABELLED
+from orchestrator.data.class_balance import draw_balanced
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import CPU, BatchPlacement, Inputs, Pass
 from orchestrator.data.shared_memory import describe_shortage
@@ -40,6 +41,7 @@ class Batches:
         labelled_share: Share of labelled samples in every batch of an epoch, if some samples are
             unlabelled. With None, labelled and unlabelled samples are drawn at the same rate.
         loader_wait_s: Longest wait for a decoded batch in seconds.
+        balanced: Draw equally many samples of each class; all samples have a label.
 
     Raises:
         ConfigurationError: `batch_size` is no multiple of `world_size`, exceeds the training part,
@@ -60,6 +62,7 @@ class Batches:
         on_device: bool = False,
         labelled_share: float | None = None,
         loader_wait_s: float = math.inf,
+        balanced: bool = False,
     ) -> None:
         assert 0 <= rank < world_size and views.count == len(dataset.train)
         _require_batch(len(dataset.train), batch_size, world_size)
@@ -76,6 +79,8 @@ class Batches:
             )
         else:
             self.labelled = 0
+        assert not balanced or self.all_labelled
+        self.balanced = balanced
         self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
@@ -88,6 +93,13 @@ class Batches:
         """Return whether every training sample has a label."""
         return not len(self._unlabelled_index)
 
+    @property
+    def class_sizes(self) -> list[int]:
+        """Return the number of labelled training samples of each class."""
+        labels = self.dataset.train.labels[self._labelled_index]
+        counts: list[int] = np.bincount(labels, minlength=len(self.dataset.classes)).tolist()
+        return counts
+
     def shortage(self) -> str:
         """Return why decoded images cannot pass through shared memory, empty if they can."""
         if self.dataset.root is None:
@@ -99,7 +111,7 @@ class Batches:
         """Return the number of batches in a training epoch.
 
         An epoch takes every sample once, or every unlabelled sample if labelled ones have a share.
-        The last incomplete batch is dropped.
+        The last incomplete batch is dropped. Balanced draws take as many steps.
         """
         return len(self._unlabelled_index if self.labelled else self.dataset.train) // (
             self.batch_size - self.labelled
@@ -140,6 +152,10 @@ class Batches:
 
         If labelled samples have a share, return two arrays: labelled and unlabelled samples.
         """
+        if self.balanced:
+            count = self.steps() * self.batch_size
+            order = draw_balanced(self.dataset.train.labels, count, epoch, self.seed)
+            return [order.reshape(self.steps(), self.batch_size)]
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
             orders = [
@@ -184,9 +200,14 @@ class Batches:
     def rates(self) -> NDArray[np.float32]:
         """Return the relative draw rate of each training sample, (n,), with mean one.
 
-        Labelled samples are drawn more often if they have a share.
+        Labelled samples are drawn more often if they have a share, and samples of small classes if
+        the draws are balanced.
         """
         rates = np.ones(len(self.dataset.train), dtype=np.float32)
+        if self.balanced:
+            sizes = np.array(self.class_sizes)
+            own_sizes = np.count_nonzero(sizes) * sizes[self.dataset.train.labels]
+            return np.asarray(len(rates) / own_sizes, dtype=np.float32)
         if self.labelled:
             share = self.labelled / self.batch_size
             rates[self._labelled_index] = share * len(rates) / len(self._labelled_index)

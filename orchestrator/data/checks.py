@@ -15,6 +15,7 @@ from orchestrator.core.text import control_character, quote
 from orchestrator.data._parts import Labels, Part, Parts
 
 MOST_CHANNELS = 4
+MULTI_LABEL = "multi-label data are not supported, only one class for each image"
 Shape = tuple[int, ...]
 
 
@@ -45,6 +46,11 @@ def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, f
         raise ConfigurationError(
             f"{where} has type {dtype}: only integers (class numbers from 0) are allowed"
         ).with_details(field, str(dtype), int)
+    if len(shape) == 2 and shape[0] == count and shape[1] > 1:
+        raise ConfigurationError(
+            f"{where} has shape {shape}, {shape[1]} labels for each image: {MULTI_LABEL}; give "
+            f"labels of shape ({count},), for one-hot labels those of numpy.argmax(labels, axis=1)"
+        ).with_details(field, shape, (count,))
     if shape not in ((count,), (count, 1)):
         raise ConfigurationError(
             f"{where} has shape {shape} for {count} images: give one label for each image, "
@@ -183,14 +189,19 @@ def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
             f"{where} has {classes} class: give data with at least two classes"
         ).with_details(field, classes, (2, None))
     for name, part in parts.splits().items():
-        low, high = int(part.labels.min()), int(part.labels.max())
-        if low < 0 or high >= classes:
-            wrong = low if low < 0 else high
-            raise ConfigurationError(
-                f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are "
-                f"allowed for {classes} classes: correct the labels"
-            ).with_details(f"{field}[{name}]", wrong, (0, classes - 1))
+        require_label_range(where, name, part, classes, field)
         require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
+
+
+def require_label_range(where: str, name: str, part: Part, classes: int, field: str) -> None:
+    """Require that the labels of a part are numbers of its classes."""
+    low, high = int(part.labels.min()), int(part.labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ConfigurationError(
+            f"{where}: the {name} labels contain {wrong}, and only 0 to {classes - 1} are allowed "
+            f"for {classes} classes: correct the labels"
+        ).with_details(f"{field}[{name}]", wrong, (0, classes - 1))
 
 
 def require_every_class(

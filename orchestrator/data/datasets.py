@@ -12,7 +12,9 @@ from methods import Settings, SettingsError
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
+from orchestrator.data import _csv as csv
 from orchestrator.data import _folder as folder
+from orchestrator.data import _hf as hf
 from orchestrator.data import _npz as npz
 from orchestrator.data import checks
 from orchestrator.data._parts import Part, Parts, split_stratified
@@ -32,13 +34,17 @@ class Source:
             ConfigurationError.
         identity: `identity(config)` returns a cheap JSON value that changes when the content may
             have changed. Raises ConfigurationError.
-        list_unread: `list_unread(config)` lists the user's files or keys that are not read.
+        list_unread: `list_unread(config)` lists the user's files, keys or columns that are not
+            read.
+        explain_test: `explain_test(config)` returns a sentence on a test part that the source does
+            not name, else "".
         settings: The class of `data.settings`; None if the data set has none.
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
     list_unread: Callable[[Data], list[str]] = lambda _: []
+    explain_test: Callable[[Data], str] = lambda _: ""
     settings: type[Settings] | None = None
 
 
@@ -145,4 +151,6 @@ DATASETS: dict[str, Source] = {
     **dict.fromkeys(("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"), TORCHVISION),
     "npz": Source(npz.load, npz.identity, npz.list_unread),
     "folder": Source(folder.load, folder.identity, folder.list_unread),
+    "csv": Source(csv.load, csv.identity, csv.list_unread, csv.explain_test),
+    "hf": Source(hf.load, hf.identity, hf.list_unread, hf.explain_test),
 }

@@ -3,6 +3,7 @@
 docs/how-to/data.md has the table of modes.
 """
 
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -54,11 +55,11 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def decode_image(file: Path, channels: int) -> Decoded:
+def decode_image(file: Path | bytes, channels: int) -> Decoded:
     """Decode a complete file to an upright image with 8 bits per channel.
 
     Args:
-        file: The image file.
+        file: The image file, or its bytes.
         channels: 1 for mode L, 3 for RGB.
 
     Raises:
@@ -69,7 +70,10 @@ def decode_image(file: Path, channels: int) -> Decoded:
     try:
         # Open a stream, not a path: Pillow 13 memory-maps a TIFF that it opens by name, and swaps
         # its height and width if it must be rotated.
-        with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as source:
+        with (
+            io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream,
+            Image.open(stream, formats=FORMATS) as source,
+        ):
             _require_one_frame(source)
             cut = _is_cut(source)
             source.load()

@@ -23,6 +23,7 @@ from orchestrator.data._parts import (
     Parts,
     add_label_noise,
     channel_statistics,
+    chunk_statistics,
     draw_stratified_mask,
     hide_labels,
     split_stratified,
@@ -36,13 +37,24 @@ from orchestrator.data.dataset import (
     read_labels,
     read_summary,
 )
-from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
+from orchestrator.data.preprocessing import (
+    Statistics,
+    choose_normalization,
+    needs_no_statistics,
+    require_like,
+    resolve_augmentation,
+)
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import set_aside
 
 FORMAT = 2  # increase when the written content changes, so that older folders are not reused
 # one stream of random numbers for each purpose
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6
+# settings that determine the data, and that are not in the fingerprint of data without them
+DETERMINING = {
+    *("labelled", "validation_in_training", "mean", "std"),
+    *("image_column", "label_column", "test_share", "like"),
+}
 log = logging.getLogger(__name__)
 
 
@@ -108,9 +120,11 @@ def describe(config: Data, store: Path, seed: int) -> DataSummary:
 
 
 def list_notes(config: Data, summary: DataSummary) -> dict[str, str]:
-    """Return the lines of a plan about unread files and converted images, by their titles."""
-    lines = {}
-    if unread := datasets.find(config).list_unread(config):
+    """Return the lines of a plan about the source and converted images, by their titles."""
+    lines, source = {}, datasets.find(config)
+    if test := source.explain_test(config):
+        lines["test part"] = test
+    if unread := source.list_unread(config):
         lines["not read"] = list_kinds(unread)
     if summary.decoded:
         lines["images"] = "; ".join(f"{kind}: {count}" for kind, count in summary.decoded.items())
@@ -143,11 +157,7 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
-        **config.model_dump(
-            mode="json",
-            include={"labelled", "validation_in_training", "mean", "std"},
-            exclude_defaults=True,
-        ),
+        **config.model_dump(mode="json", include=DETERMINING, exclude_defaults=True),
     }
     text = json.dumps(determining, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -188,8 +198,10 @@ def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Par
     if config.validation_in_training:
         train = train.followed_by(limited["validation"])
         clean = clean.followed_by(limited["validation"])
-    cut = replace(parts, train=train, validation=limited["validation"], test=limited["test"])
-    return cut, clean.labels
+    limited_parts = replace(
+        parts, train=train, validation=limited["validation"], test=limited["test"]
+    )
+    return limited_parts, clean.labels
 
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
@@ -253,19 +265,40 @@ def _class_sizes(labels: Labels, classes: int) -> list[int]:
     return [int(count) for count in np.bincount(labels[labels != UNLABELLED], minlength=classes)]
 
 
-def _summary(config: Data, parts: Parts, fingerprint: str) -> DataSummary:
+def _image_shape(config: Data, parts: Parts) -> tuple[int, int, int]:
+    """Return (H, W, C) of an image."""
+    if parts.images is not None:
+        return parts.images.shape
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
-        own_samples = len(parts.train) - (
-            len(parts.splits()["validation"]) if config.validation_in_training else 0
-        )
-        # of the same images, with and without the validation part in training
-        statistic = channel_statistics(parts.train.inputs[:own_samples])
-    else:
-        assert config.size is not None
-        height, width, channels = config.size, config.size, 3
-        statistic = None
-    mean, std = choose_normalization(config, channels, statistic)
+        return height, width, channels
+    assert config.size is not None
+    return config.size, config.size, 3
+
+
+def _statistics(config: Data, parts: Parts) -> Statistics | None:
+    """Return mean and deviation of the training images, None for images that stay files.
+
+    They are those of the same images, with and without the validation part in training.
+    """
+    if parts.root is not None:
+        return None
+    own_samples = len(parts.train) - (
+        len(parts.splits()["validation"]) if config.validation_in_training else 0
+    )
+    inputs = parts.train.inputs[:own_samples]
+    if parts.images is None:
+        return channel_statistics(inputs)
+    if needs_no_statistics(config):
+        return None
+    sample = parts.images.sample(inputs)
+    return chunk_statistics(parts.images.decode(sample), parts.images.shape[2])
+
+
+def _summary(config: Data, parts: Parts, fingerprint: str) -> DataSummary:
+    height, width, channels = _image_shape(config, parts)
+    require_like(config, (channels, height, width))
+    mean, std = choose_normalization(config, channels, _statistics(config, parts))
     labelled = int(np.count_nonzero(parts.train.labels != UNLABELLED))
     return DataSummary(
         name=config.name,

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.class_balance import explain_balance
 from orchestrator.data.dataset import DataSummary
 from orchestrator.data.transforms import require_transform
 
 Statistics = tuple[list[float], list[float]]
 # the values that pretrained weights expect; no image needs to be decoded
 IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+MOST_SAMPLED = 10_000  # training images of a table that determine its statistics
 
 
 class Automatic(NamedTuple):
@@ -36,6 +38,32 @@ AUTOMATIC = {
         "a label",
     ),
     "folder": Automatic("resized_crop_flip", "usual for photographs"),
+    "csv": Automatic("resized_crop_flip", "usual for photographs"),
+    "hf": Automatic(
+        "none",
+        "the content of the images is unknown, and a shift or a flip may change the meaning of "
+        "a label",
+    ),
+}
+
+
+class Known(NamedTuple):
+    """Shape (C, H, W) of a named data set, and its mean and deviation of each channel in 0..1."""
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+# Over all pixels of the training part, in four digits. Computed with `channel_statistics`, except
+# MNIST (those of pytorch/examples) and SVHN (those of its usual benchmarks).
+KNOWN = {
+    "digits": Known((1, 8, 8), (0.3055,), (0.3759,)),
+    "MNIST": Known((1, 28, 28), (0.1307,), (0.3081,)),
+    "FashionMNIST": Known((1, 28, 28), (0.2860,), (0.3530,)),
+    "CIFAR10": Known((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CIFAR100": Known((3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "SVHN": Known((3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 
 
@@ -54,7 +82,7 @@ def resolve_augmentation(
     """
     if data.augmentation == "auto":
         recorded = summary.augmentation if summary else ""
-        return recorded or AUTOMATIC[name or data.name].policy
+        return recorded or AUTOMATIC[data.like or name or data.name].policy
     require_transform(data.augmentation)
     return data.augmentation
 
@@ -72,7 +100,8 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
 
     It names the policy, its effect, the reason, and the setting to change it.
     """
-    policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
+    name = data.like or data.name
+    policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[name]
     shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
     effects = {
         "none": "unchanged images",
@@ -83,13 +112,37 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     effect = effects.get(policy, "the transform of --code")
     if policy == automatic:
         return (
-            f"{policy} ({effect}): chosen for {data.name}, as {reason}; set data.augmentation "
-            f"to change it"
+            f"{policy} ({effect}): chosen for {name}{_like(data)}, as {reason}; set "
+            f"data.augmentation to change it"
         )
     return (
-        f"{policy} ({effect}): set by data.augmentation; auto is {automatic} for {data.name}, "
+        f"{policy} ({effect}): set by data.augmentation; auto is {automatic} for {name}, "
         f"as {reason}"
     )
+
+
+def require_like(data: Data, shape: Sequence[int]) -> None:
+    """Require that images of `shape` (C, H, W) have that of the data set `data.like`.
+
+    Raises:
+        ConfigurationError: The shapes differ.
+    """
+    if data.like and tuple(shape) != KNOWN[data.like].shape:
+        given, wanted = ("x".join(map(str, each)) for each in (shape, KNOWN[data.like].shape))
+        raise ConfigurationError(
+            f"data.like = {data.like} does not fit: its images have the shape {wanted} (channels, "
+            f"height, width) and these {given}; remove it, or set data.augmentation, data.mean and "
+            f"data.std instead"
+        ).with_details("data.like", data.like, f"images of shape {wanted}")
+
+
+def needs_no_statistics(data: Data) -> bool:
+    """Return whether settings alone give mean and deviation."""
+    return data.mean is not None or data.like is not None
+
+
+def _like(data: Data) -> str:
+    return " (data.like)" if data.like else ""
 
 
 def choose_normalization(data: Data, channels: int, statistics: Statistics | None) -> Statistics:
@@ -104,6 +157,8 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
         ConfigurationError: `data.mean` and `data.std` do not have one value for each channel.
     """
     if data.mean is None or data.std is None:
+        if data.like:
+            return list(KNOWN[data.like].mean), list(KNOWN[data.like].std)
         return statistics or IMAGENET
     if len(data.mean) != channels:
         raise ConfigurationError(
@@ -122,19 +177,23 @@ def explain_normalization(data: Data, summary: DataSummary) -> str:
     values = f"mean {_format_values(summary.mean)}, std {_format_values(summary.std)}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
-    if summary.root:
+    if data.like:
+        source = f"those of {data.like}{_like(data)}"
+    elif summary.root:
         source = "those of ImageNet, as the files are not decoded beforehand"
     else:
         source = "those of the training images"
+        if data.name == "hf" and summary.sizes.train > MOST_SAMPLED:
+            source += f" (of {MOST_SAMPLED} of them)"
     return f"{values}: {source}; set data.mean and data.std to change them"
 
 
 def explain(data: Data, summary: DataSummary) -> dict[str, str]:
-    """Return the lines of a plan about augmentation and normalisation, by their titles."""
+    """Return the lines of a plan about images and classes, by their titles."""
     return {
         "augmentation": explain_augmentation(data, summary.shape),
         "normalisation": explain_normalization(data, summary),
-    }
+    } | explain_balance(data, summary)
 
 
 def _format_values(values: Sequence[float]) -> str:

@@ -38,6 +38,7 @@ from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
 from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep._tune_messages import ProxyConfig, Step, from_result
 from orchestrator.sweep.events import Events
+from orchestrator.training.metric_names import STOPPED_EPOCH
 
 Vary = Callable[[Parameters, dict[str, BaseDistribution]], Parameters]
 
@@ -213,7 +214,8 @@ class StudySearch(Searcher):
             elif error or trial.value is None:
                 self.finish(trial, "failed", "its Tune process failed; see Ray's log")
             else:
-                self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
+                ended = trial.epochs >= epochs or STOPPED_EPOCH in trial.metrics
+                self.finish(trial, "complete" if ended else "stopped_early")
 
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
         """Report the end of a trial to the study and the listeners.

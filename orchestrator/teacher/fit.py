@@ -52,6 +52,13 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
         "augmentation": augmentation,
         "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha],
     }
+    # in the fingerprint only if they are used, as before these settings existed
+    if data.class_weights is not None:
+        recipe["class_weights"] = data.model_dump(mode="json")["class_weights"]
+    if data.sampling != "uniform":
+        recipe["sampling"] = data.sampling
+    if teacher.training.patience is None:
+        del recipe["training"]["patience"]
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
         network = {key: value for key, value in recipe["network"].items() if key != "weights"}

@@ -44,6 +44,7 @@ class DistillationModule(nn.Module):
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
         self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
+        self.class_weights: Tensor | None = None
         self.stages: tuple[str, ...] = ()  # stages of the student whose maps the method uses
         self.student_maps: Mapping[str, Tensor] = {}  # of the last output
         self.teacher_maps: Mapping[str, Tensor] = {}  # of the batch of this step
@@ -143,6 +144,7 @@ class DistillationModule(nn.Module):
                 name: self.student_maps[name] for name in self.stages if name in self.student_maps
             },
             teacher_maps=teacher_maps,
+            class_weights=self.class_weights,
         )
 
     def build_look_ahead(

@@ -11,6 +11,7 @@ from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training._trial_metrics import select_student_metrics
 from orchestrator.training.capabilities.component import Component, RunningTrial
 from orchestrator.training.checkpoint import Checkpoint, ComponentState
+from orchestrator.training.metric_names import STOPPED_EPOCH
 
 Parts = dict[str, Checkpoint]  # by the letter of the student
 
@@ -62,7 +63,8 @@ def _find_misfit(trial: RunningTrial, saved: Parts) -> str:
     """Return why a checkpoint does not fit this trial, as seen by this rank; "" if it fits."""
     record, several = saved["a"].progress.record, trial.exchange.count > 1
     epochs = trial.configuration.training.epochs
-    if record.epoch > epochs or record.done != (record.epoch == epochs):
+    ends = record.epoch == epochs or (record.done and STOPPED_EPOCH in record.metrics)
+    if record.epoch > epochs or record.done != ends:
         return f"its record has epoch {record.epoch} of {epochs} and done = {record.done}"
     for student in trial.students:
         part = saved[student.letter]

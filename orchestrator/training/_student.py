@@ -19,6 +19,7 @@ from orchestrator.core.context import Exchange, TrialContext
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
+from orchestrator.data.class_balance import compute_class_weights
 from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
 from orchestrator.models.build import build_for_data
@@ -82,6 +83,8 @@ class TrainedStudent:
         self.distillation_module = DistillationModule(self.student, self.method, *types)
         self.distillation_module.mean = self.context.mean
         self.distillation_module.all_labelled = batches.all_labelled
+        weights = compute_class_weights(configuration.data, batches.class_sizes)
+        self.distillation_module.class_weights = None if weights is None else weights.to(device)
         self.read_peers: PeerReader | None = None  # set if the students learn from each other
         self.restart_epoch: int | None = None  # set if the student restarts at this epoch
         self.draws = Draws(device, is_separate=len(exchange.local_positions) > 1)

@@ -34,6 +34,7 @@ from orchestrator.training._trial_teacher import TrialTeacher
 from orchestrator.training.capabilities.component import RunningTrial, Step
 from orchestrator.training.capabilities.components import select_components
 from orchestrator.training.cost import TrialCost
+from orchestrator.training.metric_names import STOPPED_EPOCH
 from orchestrator.training.process_cache import load_teacher, open_batches
 
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
@@ -77,6 +78,7 @@ class _Trainer:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
         self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
+        self.patience = spec.configuration.training.patience
         self.records: list[EpochRecord] = []  # of all epochs
         self.clock, self.cost = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
@@ -117,13 +119,13 @@ class _Trainer:
             self.context.report(
                 record if record is unacknowledged[-1] else replace(record, behind=True)
             )
-        for epoch in range(
-            self.records[-1].epoch if self.records else 0,
-            min(self.spec.until or self.epochs, self.epochs),
-        ):
+        epoch = self.records[-1].epoch if self.records else 0
+        until = min(self.spec.until or self.epochs, self.epochs)
+        while epoch < until and not (self.records and self.records[-1].done):
             if not self._train_epoch(epoch):
                 return
             self._save_and_report(self._end_epoch(epoch))
+            epoch += 1
         if self.teacher:
             self.teacher.remove_own_outputs()
 
@@ -190,7 +192,7 @@ class _Trainer:
 
     def _end_epoch(self, epoch: int) -> EpochRecord:
         """Evaluate, keep the best weights, and return the record to report."""
-        steps, last = self.batches.steps(), epoch + 1 == self.epochs
+        steps = self.batches.steps()
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
             predictions = (
@@ -205,6 +207,8 @@ class _Trainer:
             )
             for student in self.students
         }
+        stopped = epoch + 1 < self.epochs and self._has_stopped_improving(epoch + 1)
+        last = stopped or epoch + 1 == self.epochs
         for component in self.components:
             for letter, new_metrics in component.on_epoch_end(epoch + 1).items():
                 local[letter] |= new_metrics
@@ -221,7 +225,24 @@ class _Trainer:
         notes = self.teacher.source.notes() if self.teacher else []
         for component in self.components:
             notes += component.take_notes()
+        if stopped:
+            metrics[STOPPED_EPOCH] = float(epoch + 1)
+            notes.append(
+                f"ended after {epoch + 1} of {self.epochs} epochs: the validation accuracy has not "
+                f"improved for {self.patience} epochs (training.patience)"
+            )
         return EpochRecord(epoch + 1, metrics, last, tuple(notes))
+
+    def _has_stopped_improving(self, epoch: int) -> bool:
+        """Return whether no student has improved for `patience` epochs; all ranks agree.
+
+        A student that restarts is not counted before that.
+        """
+        if self.patience is None:
+            return False
+        local = max(max(each.best.epoch, each.restart_epoch or 0) for each in self.students)
+        latest: int = max(self.context.all_gather_object(local))
+        return epoch - latest >= self.patience
 
     def _component_values(self, student: TrainedStudent) -> dict[str, float | Tensor]:
         return {

@@ -2,6 +2,7 @@
 
 import re
 
+STOPPED_EPOCH = "stopped_epoch"
 # Metric -> unit and description; `*` stands for one part of a name.
 QUALITY = {
     "accuracy": ("share", "samples with a correctly predicted class"),
@@ -36,6 +37,7 @@ METRICS: dict[str, tuple[str, str]] = {
     **{f"test/best/{name}": value for name, value in QUALITY.items()},
     **{f"test/last/{name}": value for name, value in QUALITY.items()},
     "best_epoch": ("epochs", "epoch with the highest validation accuracy"),
+    STOPPED_EPOCH: ("epochs", "epoch after which `training.patience` ended the trial"),
     "parameters": ("", "number of parameters of the student; the sum for several students"),
     "pair/agreement": ("share", "validation samples for which all students predict the same class"),
     "method/peer_weight": ("", "weight of the peer term"),

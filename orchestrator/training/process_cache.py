@@ -111,6 +111,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         on_device=fits_on_device(dataset, context.device) if on_device is None else on_device,
         labelled_share=None if is_precompute else configuration.data.labelled_share,
         loader_wait_s=loader_wait_s(configuration.resources),
+        balanced=configuration.data.sampling == "balanced" and not is_precompute,
     )
     shortage = batches.shortage()
     if context.is_main_process and shortage and shortage not in _shortages:

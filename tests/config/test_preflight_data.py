@@ -46,6 +46,8 @@ def weighting_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("data.mixing=cutmix", ("data.mixing", "cutmix", ("none",))),
         ("data.validation_in_training=true", ("data.validation_in_training", True, (False,))),
+        ("data.class_weights=balanced", ("data.class_weights", "balanced", (None,))),
+        ("data.sampling=balanced", ("data.sampling", "balanced", ("uniform",))),
     ],
 )
 def test_data_that_do_not_fit_sample_weights_are_refused(
@@ -70,6 +72,12 @@ def test_a_sweep_with_validation_in_training_is_refused() -> None:
     with refused("data.validation_in_training", True, (False,)):
         check_search(joined)
     check_train(joined)
+
+
+def test_another_number_of_class_weights_than_classes_is_refused() -> None:
+    configuration = load(None, ["data.class_weights=[1, 2, 3]"])
+    with refused("data.class_weights", (1, 2, 3), "2 weights"):
+        check_batches(configuration, searching=False, summary=data_summary(train=400))
 
 
 def data_line(store: Path, *pairs: str) -> str:

@@ -26,6 +26,7 @@ from orchestrator.reporting.peer_gain import peer_gains, uses_peers
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
+from orchestrator.training.metric_names import STOPPED_EPOCH
 
 COSTS = ("seconds/", "cache/")
 MAX_RUNNING = 8  # running trials that a frame lists
@@ -76,7 +77,8 @@ class Display:
             f"{metrics['validation/accuracy']:.4f}"
         )
         assert self.sweep.configuration.teacher is not None
-        if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
+        last = self.sweep.configuration.teacher.training.epochs
+        if self.live or epoch == last or STOPPED_EPOCH in metrics:
             self._print(self.step)
 
     def teacher_ready(self, words: str) -> None:
@@ -130,7 +132,8 @@ class Display:
 
         A terminal gets a line only if the trial has a message. Other outputs always get one.
         """
-        text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
+        whole = f" of {self._epochs(trial)}" if STOPPED_EPOCH in trial.metrics else ""
+        text = f"trial {trial.number} {trial.state} after {trial.epochs}{whole} epochs"
         if trial.value is not None:
             text += f", {_describe_objective(self.sweep)} {trial.value:.4f}"
         text += f": {trial.message}" if trial.message else ""
@@ -206,15 +209,16 @@ class Display:
             text.append(f"\nrunning: {running}")
         return text
 
+    def _epochs(self, trial: Trial) -> Any:
+        return trial.settings.get("training.epochs", self.sweep.configuration.training.epochs)
+
     def _running_trials(self) -> str:
         """Return the running trials in one line, with epochs and the last objective value."""
-        epochs = self.sweep.configuration.training.epochs
         running = [
             trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"
         ]
         lines = [
-            f"trial {trial.number}, {trial.epochs} of "
-            f"{trial.settings.get('training.epochs', epochs)} epochs"
+            f"trial {trial.number}, {trial.epochs} of {self._epochs(trial)} epochs"
             + (f" ({trial.value:.4f})" if trial.value is not None else "")
             for trial in running[:MAX_RUNNING]
         ]

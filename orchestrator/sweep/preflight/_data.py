@@ -6,6 +6,7 @@ from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.batches import labelled_per_batch
+from orchestrator.data.class_balance import require_class_weights
 from orchestrator.data.dataset import DataSummary
 
 
@@ -27,6 +28,16 @@ def check_data(configuration: Configuration, searching: bool) -> None:
                 f"{name} gives each sample its own weight: set data.mixing=none, or choose "
                 f"another method"
             ).with_details("data.mixing", data.mixing, ("none",))
+        for key, value, default in (
+            ("class_weights", data.class_weights, None),
+            ("sampling", data.sampling, "uniform"),
+        ):
+            if value != default:
+                raise ConfigurationError(
+                    f"data.{key} = {value} changes the weight of a sample by its class, but method "
+                    f"{name} derives the weight of each sample from the validation part: leave it "
+                    f"out, or choose another method"
+                ).with_details(f"data.{key}", value, (default,))
         if data.validation_in_training:
             raise ConfigurationError(
                 f"data.validation_in_training = true trains on the validation labels, from which "
@@ -52,6 +63,7 @@ def check_batches(configuration: Configuration, searching: bool, summary: DataSu
         searching: Whether to check all searched methods.
         summary: Description of the data, from `describe`.
     """
+    require_class_weights(configuration.data, len(summary.classes))
     samples, labelled = summary.sizes.train, summary.labelled
     alone = {method.needs.labels for method in build_all_variants(configuration, searching)}
     require_batches(configuration, samples, labelled, any(alone))

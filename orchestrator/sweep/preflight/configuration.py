@@ -281,8 +281,14 @@ def _check_searched_method(configuration: Configuration, name: str) -> None:
 
 
 def _check_scheduler(configuration: Configuration) -> None:
-    """Refuse a scheduler with several objectives, and rungs beyond the last epoch."""
-    search = configuration.search
+    """Refuse a scheduler with several objectives or patience, and rungs beyond the last epoch."""
+    search, patience = configuration.search, configuration.training.patience
+    if patience is not None and search.scheduler in PAUSING:
+        raise ConfigurationError(
+            f"training.patience = {patience} ends trials at different epochs, but search.scheduler "
+            f"= {search.scheduler!r} compares all at the same: remove it, or set search.scheduler "
+            f"to asha, median or none"
+        ).with_details("training.patience", patience, None)
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
             f"search.scheduler = {search.scheduler!r} compares trials by one objective, but "

@@ -165,7 +165,7 @@ def show_plan(
         lines["retrieval"] = retrieval
     if kind != "teacher":
         lines |= _maps_lines(configuration, kind == "sweep", summary, variants, cached)
-    if configuration.data.name == "folder" and (
+    if configuration.data.is_decoded_each_epoch and (
         local or not cluster_address(configuration.resources)
     ):
         lines["loader"] = _loader_line(configuration, summary, groups)
@@ -173,7 +173,7 @@ def show_plan(
     lines |= (
         _search_lines(configuration)
         if kind == "sweep"
-        else {"epochs": str(configuration.training.epochs)}
+        else {"epochs": _describe_epochs(configuration)}
     )
     if automatic := explain_automatic(
         configuration, kind, summary.augmentation, gpu, lines.get("retrieval", "")
@@ -466,6 +466,13 @@ def _loader_line(configuration: Configuration, summary: DataSummary, groups: int
     )
 
 
+def _describe_epochs(configuration: Configuration) -> str:
+    epochs, patience = configuration.training.epochs, configuration.training.patience
+    if patience is None:
+        return str(epochs)
+    return f"at most {epochs}, ended after {patience} without a higher validation accuracy"
+
+
 def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
@@ -480,6 +487,6 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
         num_settings = ""
     return {
         "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
-        "epochs": f"{configuration.training.epochs}; "
+        "epochs": f"{_describe_epochs(configuration)}; "
         f"{plan.describe_comparisons(search, configuration.training.epochs)}",
     }

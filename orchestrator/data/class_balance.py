@@ -1,0 +1,112 @@
+"""Balance classes: weights of the classes, and draws of equally many samples of each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.config.data_schema import Data
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import DataSummary
+
+BALANCED = 4  # separates these draws from those of orders, held-out and labelled samples
+
+
+def require_class_weights(data: Data, classes: int) -> None:
+    """Require one weight for each class, if weights are listed.
+
+    Raises:
+        ConfigurationError: There are fewer or more.
+    """
+    weights = data.class_weights
+    if isinstance(weights, tuple) and len(weights) != classes:
+        raise ConfigurationError(
+            f"data.class_weights has {len(weights)} weights for {classes} classes: give one "
+            f"positive number for each class in the order of their labels, or balanced"
+        ).with_details("data.class_weights", weights, f"{classes} weights")
+
+
+def compute_class_weights(data: Data, class_sizes: Sequence[int]) -> Tensor | None:
+    """Return the weight of each class, (K,) float32; None without `data.class_weights`.
+
+    The balanced weight is n / (K n_k) for the n_k of n labelled training samples: every class has
+    the same total weight, and the mean over the samples is 1.
+
+    Args:
+        data: The data section of the configuration.
+        class_sizes: Labelled training samples of each class.
+
+    Raises:
+        ConfigurationError: The number of listed weights is not that of the classes.
+    """
+    if data.class_weights is None:
+        return None
+    require_class_weights(data, len(class_sizes))
+    if isinstance(data.class_weights, tuple):
+        return torch.tensor(data.class_weights, dtype=torch.float32)
+    sizes = torch.tensor(class_sizes, dtype=torch.float64)
+    return (sizes.sum() / (len(sizes) * sizes.clamp(min=1))).float()
+
+
+def explain_balance(data: Data, summary: DataSummary) -> dict[str, str]:
+    """Return the lines of a plan about class weights and balanced draws, by their titles."""
+    lines, sizes = {}, summary.class_sizes
+    weights = compute_class_weights(data, sizes)
+    if weights is not None:
+        low, high = int(weights.argmin()), int(weights.argmax())
+        kind = "balanced" if data.class_weights == "balanced" else "given"
+        lines["class weights"] = (
+            f"{kind}, {weights[low]:.3g} (class {summary.classes[low]}) to {weights[high]:.3g} "
+            f"(class {summary.classes[high]}), in the cross entropy of the labels"
+        )
+    if data.sampling == "balanced":
+        least, most = (index(range(len(sizes)), key=sizes.__getitem__) for index in (min, max))
+        each = sum(sizes) / len(sizes)
+        lines["sampling"] = (
+            f"balanced: {each:.4g} draws per class and epoch, "
+            f"{each / max(sizes[least], 1):.3g} for a sample of {summary.classes[least]} and "
+            f"{each / max(sizes[most], 1):.3g} for one of {summary.classes[most]}"
+        )
+    return lines
+
+
+def draw_balanced(
+    labels: NDArray[np.int64], count: int, epoch: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the samples of an epoch, (count,), with equally many of each class.
+
+    Draw number i since the first epoch is of the class i mod K, so that the classes differ by at
+    most one draw, in each epoch and in total. The samples of a class come from consecutive
+    permutations, continued from the previous epoch. The order within the epoch is random.
+
+    Args:
+        labels: (n,) class of each sample; every class up to the largest has a sample or is left
+            out.
+        count: Number of samples to draw.
+        epoch: The epoch, from 0.
+        seed: Seed of the draws.
+    """
+    classes = np.unique(labels)
+    start, drawn = epoch * count, []
+    for place, label in enumerate(classes.tolist()):
+        first, end = (-(-(total - place) // len(classes)) for total in (start, start + count))
+        drawn.append(
+            _continue_permutations(np.flatnonzero(labels == label), first, end, seed, label)
+        )
+    order = np.random.default_rng([seed, epoch, BALANCED]).permutation(count)
+    return np.concatenate(drawn)[order]
+
+
+def _continue_permutations(
+    members: NDArray[np.int64], first: int, end: int, seed: int, label: int
+) -> NDArray[np.int64]:
+    """Return draws `first` to `end` from consecutive permutations of the members of a class."""
+    rounds = range(first // len(members), -(-end // len(members)))
+    orders = [
+        np.random.default_rng([seed, each, BALANCED, label]).permutation(members) for each in rounds
+    ]
+    skipped = rounds.start * len(members)
+    empty = np.empty(0, dtype=np.int64)
+    return np.concatenate([empty, *orders])[first - skipped : end - skipped]
