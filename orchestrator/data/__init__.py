@@ -7,6 +7,7 @@ __all__ = [
     "datasets",
     "decoding",
     "memory",
+    "packed",
     "passes",
     "pictures",
     "prepare",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from torch.utils import data
 from orchestrator.core.errors import ConfigurationError, LoaderError
 from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, draw_crop_boxes, is_mirrored
 from orchestrator.data.decoding import ImageError, decode_image
+from orchestrator.data.packed import PackedImages
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
+
+if TYPE_CHECKING:
+    from orchestrator.data._transforms import Transforms
 
 POLL_S = 5.0  # interval at which the loader checks that its processes are alive
 CLEAN_SHARE = 224 / 256  # the clean view is the middle square, as 224 pixels of a short side of 256
@@ -44,6 +48,8 @@ def decode(
     workers: int,
     pin: bool,
     wait_s: float = math.inf,
+    transforms: "Transforms | None" = None,
+    packed: PackedImages | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield a (B, size, size, 3) uint8 tensor for each batch.
 
@@ -58,13 +64,15 @@ def decode(
         workers: Number of decoding processes; 0 decodes in this process.
         pin: Whether batches are in pinned memory.
         wait_s: Longest wait for a batch in seconds.
+        transforms: Transforms of the view, applied after the crop.
+        packed: Reduced images that are read instead of the files.
 
     Raises:
         ConfigurationError: A file cannot be decoded. The message names its path.
         LoaderError: A batch does not arrive within `wait_s`, or a process ends.
     """
     loader = data.DataLoader(
-        _Images(root, paths, size, numbers),
+        _Images(root, paths, size, numbers, transforms, packed),
         batch_sampler=cast("Any", [batch.tolist() for batch in batches]),
         num_workers=workers,
         collate_fn=partial(_collate, shared=workers > 0 and can_pass_memory()),
@@ -121,17 +129,27 @@ class _Images(data.Dataset[torch.Tensor | Damage]):
     """
 
     def __init__(
-        self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None
+        self,
+        root: Path,
+        paths: NDArray[np.bytes_],
+        size: int,
+        numbers: NDArray[np.float64] | None,
+        transforms: "Transforms | None",
+        packed: PackedImages | None,
     ) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
+        self.transforms, self.packed = transforms, packed
 
     def __getitem__(self, index: int) -> torch.Tensor | Damage:
-        path = self.root / os.fsdecode(bytes(self.paths[index]))
+        path = bytes(self.paths[index])
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
-            image = decode_image(path, 3).image
+            if self.packed is None:
+                image = decode_image(self.root / os.fsdecode(path), 3).image
+            else:
+                image = Image.fromarray(self.packed.read(path))
         except ImageError as error:
-            return Damage(str(path), str(error))
+            return Damage(str(self.root / os.fsdecode(path)), str(error))
         if numbers is None:
             box = _middle(image.height, image.width)
         else:
@@ -139,7 +157,10 @@ class _Images(data.Dataset[torch.Tensor | Damage]):
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture))
+        pixels = torch.from_numpy(np.array(picture))
+        if self.transforms is None:
+            return pixels
+        return self.transforms.apply(pixels[None], np.array([index]))[0]
 
 
 def _middle(height: int, width: int) -> Box:

@@ -10,6 +10,8 @@ from orchestrator.data.dataset import DataSummary
 Statistics = tuple[list[float], list[float]]
 # the values that pretrained weights expect; no image needs to be decoded
 IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+# they compute grey values
+COLOUR_TRANSFORMS = ("randaugment", "trivial_augment", "color_jitter")
 
 
 class Automatic(NamedTuple):
@@ -58,6 +60,27 @@ def shift_pixels(shape: Sequence[int]) -> int:
     return min(shape[1:]) // 8
 
 
+def require_suitable(data: Data, summary: DataSummary) -> None:
+    """Require that transforms and packing suit the data.
+
+    Raises:
+        ConfigurationError: Transforms of colours are set for images without colours, or packing is
+            set for arrays.
+    """
+    channels = summary.shape[0]
+    for name in COLOUR_TRANSFORMS:
+        if name in data.transforms and channels not in (1, 3):
+            raise ConfigurationError(
+                f"data.{name} = {data.transforms[name]} needs grey or RGB images, and these have "
+                f"{channels} channels: remove the setting"
+            ).with_details(f"data.{name}", data.transforms[name], "images of 1 or 3 channels")
+    if data.pack and summary.root is None:
+        raise ConfigurationError(
+            f"data.pack = true is for image files, and data.name = {data.name} consists of arrays, "
+            f"which are memory-mapped already: remove the setting"
+        ).with_details("data.pack", True, (False,))
+
+
 def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     """Return a sentence on the policy for images of `shape` (C, H, W).
 
@@ -71,6 +94,7 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
         "crop_flip": f"{shifted}, half of them mirrored",
         "resized_crop_flip": "random crops, resized, half of them mirrored",
     }[policy]
+    effect = ", ".join([effect, *_describe_transforms(data)])
     if policy == automatic:
         return (
             f"{policy} ({effect}): chosen for {data.name}, as {reason}; set data.augmentation "
@@ -125,6 +149,23 @@ def explain(data: Data, summary: DataSummary) -> dict[str, str]:
         "augmentation": explain_augmentation(data, summary.shape),
         "normalisation": explain_normalization(data, summary),
     }
+
+
+def _describe_transforms(data: Data) -> list[str]:
+    """Return the transforms after crop and flip in words."""
+    words = []
+    if data.randaugment:
+        words.append(
+            f"{_count(data.randaugment.operations, 'operation')} of RandAugment of magnitude "
+            f"{data.randaugment.magnitude}"
+        )
+    if data.trivial_augment:
+        words.append("one operation of TrivialAugment")
+    if data.color_jitter:
+        words.append(f"colour jitter of {data.color_jitter:g}")
+    if data.random_erasing:
+        words.append(f"random erasing of {data.random_erasing:.3g} of the images")
+    return words
 
 
 def _format_values(values: Sequence[float]) -> str:

@@ -49,6 +49,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
         "augmentation": augmentation,
         "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha],
     }
+    recipe |= {"transforms": data.transforms} if data.transforms else {}
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
         network = teacher.network.model_dump(mode="json", exclude={"weights"})
