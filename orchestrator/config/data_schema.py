@@ -1,5 +1,6 @@
 """Define the section `data` of the configuration."""
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -40,6 +41,17 @@ class Limit(Section):
     )
     test: Samples | None = Field(
         None, description="Test samples to keep, drawn with stratification; null keeps all."
+    )
+
+
+class RandAugment(Section):
+    """Random operations of RandAugment (arXiv 1909.13719), after crop and flip."""
+
+    operations: Annotated[int, Field(ge=1, le=8)] = Field(
+        2, description="Number of operations for each image, one after the other."
+    )
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
+        9, description="Strength of every operation, as in torchvision; 0 is the weakest."
     )
 
 
@@ -117,6 +129,26 @@ class Data(Section):
         description="Named data set whose augmentation, mean and standard deviation your own "
         "images get; they must have its size and channels.",
     )
+    randaugment: RandAugment | None = Field(
+        None,
+        description="Random operations of RandAugment, after crop and flip; null for none, {} for "
+        "its defaults.",
+    )
+    trivial_augment: bool = Field(
+        False,
+        description="Apply one random operation with a random strength to each image, as "
+        "TrivialAugmentWide (arXiv 2103.10158) does; not together with data.randaugment.",
+    )
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Strength s of colour jitter: brightness, contrast and saturation are "
+        "multiplied by factors in [1 - s, 1 + s], in random order; 0 for none.",
+    )
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Probability of erasing a rectangle of 2 to 33 % of an image (arXiv "
+        "1708.04896), filled with the mean of the data; 0 for none.",
+    )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
         description="Mean of each channel, subtracted from pixel values in [0, 1]; null uses that "
@@ -154,6 +186,17 @@ class Data(Section):
         None,
         description="Keep the data in device memory; null does so on a GPU if it takes at most a "
         "quarter of the memory.",
+    )
+    pack: bool = Field(
+        False,
+        description="Decode all image files once before the first training, and read reduced "
+        "images from one memory-mapped file; crops differ from those of the files.",
+    )
+    pack_size: Annotated[int, Field(ge=4, le=8192)] | None = Field(
+        None,
+        json_schema_extra={"unit": "pixels"},
+        description="Shorter side of packed images, smaller ones stay as they are; null is 8/7 of "
+        "data.size, so that the middle of a packed image is the clean view.",
     )
     loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
         2,
@@ -226,6 +269,46 @@ class Data(Section):
     def is_decoded_each_epoch(self) -> bool:
         """Return whether the images stay files that loader processes decode."""
         return self.name in FILE_SOURCES
+
+    @model_validator(mode="after")
+    def _one_automatic_augmentation(self) -> "Data":
+        if self.randaugment and self.trivial_augment:
+            raise FieldError(
+                "trivial_augment = true is not allowed together with randaugment: remove one"
+            ).with_details("trivial_augment", True, (False,))
+        return self
+
+    @model_validator(mode="after")
+    def _pack_size_goes_with_pack(self) -> "Data":
+        if self.pack_size is not None and not self.pack:
+            raise FieldError(
+                f"pack_size = {self.pack_size} is not allowed without pack = true: set both, or "
+                f"remove pack_size"
+            ).with_details("pack_size", self.pack_size, None)
+        if self.pack_size is not None and self.size is not None and self.pack_size < self.size:
+            raise FieldError(
+                f"pack_size = {self.pack_size} is not allowed: give at least size = {self.size}, "
+                f"or packed images would be enlarged again"
+            ).with_details("pack_size", self.pack_size, (self.size, None))
+        return self
+
+    @property
+    def transforms(self) -> dict[str, Any]:
+        """Return the transforms after crop and flip that are set, by their keys."""
+        values = {
+            "randaugment": self.randaugment and self.randaugment.model_dump(),
+            "trivial_augment": self.trivial_augment,
+            "color_jitter": self.color_jitter,
+            "random_erasing": self.random_erasing,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @property
+    def packed_side(self) -> int | None:
+        """Return the shorter side of packed images in pixels, None if images are not packed."""
+        if not self.pack or self.size is None:
+            return None
+        return self.pack_size or math.ceil(self.size * 8 / 7)
 
 
 def _is_positive(value: Any) -> bool:

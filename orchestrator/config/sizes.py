@@ -22,13 +22,14 @@ def views(configuration: Configuration) -> int:
 def varies(configuration: Configuration, augmentation: str) -> bool:
     """Return whether the views differ.
 
-    Without augmentation and mixing each view is the clean one.
+    Without augmentation, transforms and mixing each view is the clean one.
 
     Args:
         configuration: The configuration of the run.
         augmentation: The resolved augmentation policy.
     """
-    return augmentation != "none" or configuration.data.mixing != "none"
+    data = configuration.data
+    return augmentation != "none" or data.mixing != "none" or bool(data.transforms)
 
 
 def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:

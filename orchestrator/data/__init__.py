@@ -9,11 +9,12 @@ __all__ = [
     "datasets",
     "decoding",
     "memory",
+    "packed",
     "passes",
     "pictures",
     "prepare",
     "preprocessing",
     "shared_memory",
-    "transforms",
+    "user_transforms",
     "views",
 ]

@@ -17,30 +17,24 @@ from orchestrator.data._parts import Labels, Part, Parts, RowImages
 from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE, DataSummary
 
 
-def write(target: Path, parts: Parts, clean: Labels, summary: DataSummary) -> None:
-    """Write the folder `target`. If another process wrote it first, keep that folder.
-
-    Raises:
-        PreflightError: The disk is full, or the folder cannot be written.
-    """
-    arrays = {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {
-        "train_clean_labels": clean
-    }
-    with _temporary_folder(target) as temporary:
-        for name, part in parts.splits().items():
-            file = temporary / f"{name}_inputs.npy"
-            if parts.images is None:
-                np.save(file, np.ascontiguousarray(part.inputs))
-            else:
-                # the validation part is counted once, if it is in the training part, too
-                counts = not (name == "validation" and summary.validation_in_training)
-                conversions = Counter(summary.decoded)
-                _write_decoded(file, parts.images, part, conversions if counts else Counter())
-                summary = replace(summary, decoded=dict(conversions))
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", np.ascontiguousarray(array))
-        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-        SUMMARY.write(temporary / SUMMARY_FILE, replace(summary, sha256=hashes).plain())
+def write(folder: Path, parts: Parts, clean: Labels, summary: DataSummary) -> None:
+    """Write the arrays and `data.json` to a folder; checksums are added for all of its files."""
+    arrays = {f"{name}_labels": part.labels for name, part in parts.splits().items()}
+    arrays |= {"train_clean_labels": clean}
+    for name, part in parts.splits().items():
+        file = folder / f"{name}_inputs.npy"
+        if parts.images is None:
+            np.save(file, np.ascontiguousarray(part.inputs))
+        else:
+            # the validation part is counted once, if it is in the training part, too
+            counts = not (name == "validation" and summary.validation_in_training)
+            conversions = Counter(summary.decoded)
+            _write_decoded(file, parts.images, part, conversions if counts else Counter())
+            summary = replace(summary, decoded=dict(conversions))
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(array))
+    hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    SUMMARY.write(folder / SUMMARY_FILE, replace(summary, sha256=hashes).plain())
 
 
 def _write_decoded(file: Path, images: RowImages, part: Part, notes: Counter[str]) -> None:
@@ -54,7 +48,14 @@ def _write_decoded(file: Path, images: RowImages, part: Part, notes: Counter[str
 
 
 @contextlib.contextmanager
-def _temporary_folder(target: Path) -> Iterator[Path]:
+def publishing(target: Path) -> Iterator[Path]:
+    """Give a temporary folder, and rename it to `target` at the end of the block.
+
+    If another process wrote `target` first, keep that folder.
+
+    Raises:
+        PreflightError: The disk is full, or the folder cannot be written.
+    """
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

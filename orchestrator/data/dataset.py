@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from orchestrator.data._parts import UNLABELLED
+from orchestrator.data.packed import PackedImages
 from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
 
 SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a sweep
@@ -42,6 +43,7 @@ class DataSummary:
         augmentation: Policy of the run. Only older files have one: that of `auto` at their time.
         labelled: Number of labelled training samples, if not all are.
         root: Folder of the images of folder data, else None.
+        packed_side: Shorter side of packed images in pixels, None if images are not packed.
         fingerprint: Hash of the source and the cuts.
         decoded: Number of images for each conversion.
         contents: Hash of the image files of folder data.
@@ -61,6 +63,7 @@ class DataSummary:
     label_noise: Finite | None = None
     validation_in_training: bool = False
     root: str | None
+    packed_side: Side | None = None
     fingerprint: str
     decoded: dict[str, Count] = field(default_factory=dict)
     contents: str = ""
@@ -104,6 +107,7 @@ class Dataset:
         content: Hash of the training images and their normalisation.
         clean_labels: (n,) true labels of the training samples, before label noise and hiding.
         root: Folder of the images of folder data, else None.
+        packed: Reduced images of the files, else None.
     """
 
     name: str
@@ -118,6 +122,7 @@ class Dataset:
     test: Split
     clean_labels: NDArray[np.int64]
     root: Path | None = None
+    packed: PackedImages | None = None
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
@@ -145,6 +150,7 @@ class Dataset:
                 },
                 clean_labels=read_labels(folder, "train_clean_labels", sizes["train"], classes),
                 root=Path(summary.root) if summary.root else None,
+                packed=PackedImages(folder) if summary.packed_side else None,
             )
 
     def split(self, name: str) -> Split:

@@ -55,12 +55,14 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def decode_image(file: Path | bytes, channels: int) -> Decoded:
+def decode_image(file: Path | bytes, channels: int, smallest: int | None = None) -> Decoded:
     """Decode a complete file to an upright image with 8 bits per channel.
 
     Args:
         file: The image file, or its bytes.
         channels: 1 for mode L, 3 for RGB.
+        smallest: Decode a JPEG at 1/2, 1/4 or 1/8 of its size if both sides stay at least so long;
+            this is up to eight times as fast. None decodes all pixels.
 
     Raises:
         ImageError: The file is damaged or truncated, has a mode without a defined range, or holds
@@ -76,14 +78,15 @@ def decode_image(file: Path | bytes, channels: int) -> Decoded:
         ):
             _require_one_frame(source)
             cut = _is_cut(source)
+            if smallest is not None:
+                source.draft(None, (smallest, smallest))
             source.load()
             if cut:
                 notes.append(_describe_cut(source))
             image = _rotate_upright(_to_8_bits(source, notes), source, notes)
-            return Decoded(
-                image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"),
-                tuple(notes),
-            )
+            # a conversion to the same mode would copy the image
+            colour = image if image.mode == "RGB" else image.convert("RGB")
+            return Decoded(colour.convert("L") if channels == 1 else colour, tuple(notes))
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from orchestrator.data import pictures
 from orchestrator.data._mixing import blend
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.memory import images_on_device, to_device
-from orchestrator.data.transforms import TRANSFORMS
-from orchestrator.data.views import Views
+from orchestrator.data.user_transforms import TRANSFORMS
+from orchestrator.data.views import SHIFTING, Views
 
 CPU = torch.device("cpu")
 
@@ -73,19 +74,19 @@ class Pass:
         self.place = place
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
-        # the decoding processes apply the crops
-        self.crops_in_loader = dataset.root is not None and (
-            views.policy == "resized_crop_flip" or views.policy in TRANSFORMS
-        )
+        # the decoding processes crop and transform, unless the batch is cropped after them
+        self.augments_in_loader = dataset.root is not None and views.policy not in SHIFTING
         height, width = dataset.shape[1:]
+        self.transforms = views.draw_transforms(view, height, width)
         augmentation_params = (
-            None if self.crops_in_loader else views.augmentation_params(view, height, width)
+            None if self.augments_in_loader else views.augmentation_params(view, height, width)
         )
         self.augmentation_params = (
             None if augmentation_params is None else to_device(augmentation_params, self.device)
         )
         mixing = views.mixing(view, height, width)
         self.partner = None if mixing is None else self._to_index_device(mixing.partner)
+        self.host_partner = None if mixing is None else mixing.partner.numpy()
         self.share = None if mixing is None else to_device(mixing.share, self.device)
         self.boxes = (
             None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
@@ -98,19 +99,29 @@ class Pass:
         batches = (
             torch.split(self._to_index_device(torch.from_numpy(order)), size) if len(order) else ()
         )
-        for samples, images in self._images(batches):
+        for (samples, images), host_samples in zip(
+            self._images(batches), self._host_samples(order, size), strict=False
+        ):
             count = len(samples) if self.partner is None else len(samples) // 2
             yield self._assemble(
-                samples[:count], to_device(samples, self.device), to_device(images, self.device)
+                samples[:count],
+                to_device(samples, self.device),
+                host_samples,
+                to_device(images, self.device),
             )
 
-    def _assemble(self, index: Tensor, samples: Tensor, images: Tensor) -> Inputs:
+    def _assemble(
+        self, index: Tensor, samples: Tensor, host_samples: NDArray[np.int64] | None, images: Tensor
+    ) -> Inputs:
         """Return a batch from its images and, behind them, those of the partners, if any.
 
         `samples` is (B,) or (2 B,), and `images` has as many rows.
+        `host_samples` are the same on the host, or None if nothing is left to transform.
         """
         if self.augmentation_params is not None:
             images = self.views.augment(images, self.augmentation_params.index_select(0, samples))
+        if self.transforms is not None and host_samples is not None:
+            images = self.transforms.apply(images, host_samples)
         planes, labels = self._normalise(images), self.labels.index_select(0, samples)
         if self.share is None:
             return Inputs(index, planes, labels)
@@ -119,6 +130,21 @@ class Pass:
         boxes = None if self.boxes is None else self.boxes.index_select(0, own_index)
         mix = Mix(labels[len(index) :], share)
         return Inputs(index, blend(own, partners, share, boxes), labels[: len(index)], mix)
+
+    def _host_samples(
+        self, order: NDArray[np.int64], size: int
+    ) -> Iterator[NDArray[np.int64] | None]:
+        """Return the samples of each batch as `_images` does, but on the host.
+
+        They are None if the decoding processes transform the images, or nobody does.
+        """
+        if self.transforms is None or self.augments_in_loader:
+            return repeat(None)
+        batches = (order[start : start + size] for start in range(0, len(order), size))
+        partner = self.host_partner
+        if partner is None:
+            return batches
+        return (np.concatenate([index, partner[index]]) for index in batches)
 
     def _images(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the samples of each batch, partners last, and their images (., H, W, C) uint8."""
@@ -150,9 +176,10 @@ class Pass:
         root, side = self.dataset.root, self.dataset.shape[1]
         assert root is not None
         numbers, transform = None, None
-        if self.crops_in_loader and self.view is not None:
+        if self.view is not None and self.views.policy in TRANSFORMS:
             transform = self.views.image_transform(self.view)
-            numbers = None if transform else self.views.numbers(self.view)
+        elif self.view is not None and self.views.policy == "resized_crop_flip":
+            numbers = self.views.numbers(self.view)
         pin = self.device.type == "cuda"
         place = self.place
         return pictures.decode(
@@ -164,7 +191,9 @@ class Pass:
             place.loader_workers,
             pin,
             place.loader_wait_s,
-            transform,
+            user_transform=transform,
+            transforms=self.transforms if self.augments_in_loader else None,
+            packed=self.dataset.packed,
         )
 
     def _normalise(self, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from torch.utils import data
 from orchestrator.core.errors import ConfigurationError, LoaderError, TrialError
 from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, draw_crop_boxes, is_mirrored
 from orchestrator.data.decoding import ImageError, decode_image
+from orchestrator.data.packed import PackedImages
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
+
+if TYPE_CHECKING:
+    from orchestrator.data._transforms import Transforms
 
 POLL_S = 5.0  # interval at which the loader checks that its processes are alive
 CLEAN_SHARE = 224 / 256  # the clean view is the middle square, as 224 pixels of a short side of 256
@@ -46,7 +50,9 @@ def decode(
     workers: int,
     pin: bool,
     wait_s: float = math.inf,
-    transform: ImageTransform | None = None,
+    user_transform: ImageTransform | None = None,
+    transforms: "Transforms | None" = None,
+    packed: PackedImages | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield a (B, size, size, 3) uint8 tensor for each batch.
 
@@ -61,14 +67,16 @@ def decode(
         workers: Number of decoding processes; 0 decodes in this process.
         pin: Whether batches are in pinned memory.
         wait_s: Longest wait for a batch in seconds.
-        transform: Changes the image (size, size, 3) of a sample, given its index.
+        user_transform: Changes the image (size, size, 3) of a sample, given its index.
+        transforms: Transforms of the view, applied after the crop.
+        packed: Reduced images that are read instead of the files.
 
     Raises:
         ConfigurationError: A file cannot be decoded. The message names its path.
         LoaderError: A batch does not arrive within `wait_s`, or a process ends.
     """
     loader = data.DataLoader(
-        _Images(root, paths, size, numbers, transform),
+        _Images(root, paths, size, numbers, user_transform, transforms, packed),
         batch_sampler=cast("Any", [batch.tolist() for batch in batches]),
         num_workers=workers,
         collate_fn=partial(_collate, shared=workers > 0 and can_pass_memory()),
@@ -77,7 +85,7 @@ def decode(
         # otherwise each pass would draw the seed of its workers from the trial's random state
         generator=torch.Generator(),
         # user code is not importable in a new process, but a forked one has it
-        multiprocessing_context="fork" if workers and transform else None,
+        multiprocessing_context="fork" if workers and user_transform else None,
     )
     for pictures in _enforce_wait(iter(loader), workers, wait_s):
         if isinstance(pictures, Damage):
@@ -134,18 +142,23 @@ class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
         paths: NDArray[np.bytes_],
         size: int,
         numbers: NDArray[np.float64] | None,
-        transform: ImageTransform | None,
+        user_transform: ImageTransform | None,
+        transforms: "Transforms | None",
+        packed: PackedImages | None,
     ) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
-        self.transform = transform
+        self.user_transform, self.transforms, self.packed = user_transform, transforms, packed
 
     def __getitem__(self, index: int) -> torch.Tensor | Damage | TrialError:
-        path = self.root / os.fsdecode(bytes(self.paths[index]))
+        path = bytes(self.paths[index])
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
-            image = decode_image(path, 3).image
+            if self.packed is None:
+                image = decode_image(self.root / os.fsdecode(path), 3).image
+            else:
+                image = Image.fromarray(self.packed.read(path))
         except ImageError as error:
-            return Damage(str(path), str(error))
+            return Damage(str(self.root / os.fsdecode(path)), str(error))
         if numbers is None:
             box = _middle(image.height, image.width)
         else:
@@ -154,10 +167,15 @@ class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
         if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.array(picture)
-        try:
-            return torch.from_numpy(self.transform(pixels, index) if self.transform else pixels)
-        except TrialError as error:
-            return error
+        if self.user_transform is not None:
+            try:
+                pixels = self.user_transform(pixels, index)
+            except TrialError as error:
+                return error
+        changed = torch.from_numpy(pixels)
+        if self.transforms is None:
+            return changed
+        return self.transforms.apply(changed[None], np.array([index]))[0]
 
 
 def _middle(height: int, width: int) -> Box:

@@ -14,7 +14,7 @@ from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
 from orchestrator.data._contents import hash_contents
-from orchestrator.data._image_check import check_images
+from orchestrator.data._image_check import check_images, pack_images
 from orchestrator.data._listing import describe_unread, list_kinds
 from orchestrator.data._parts import (
     UNLABELLED,
@@ -28,7 +28,7 @@ from orchestrator.data._parts import (
     hide_labels,
     split_stratified,
 )
-from orchestrator.data._writing import write
+from orchestrator.data._writing import publishing, write
 from orchestrator.data.dataset import (
     SUMMARY_FILE,
     Dataset,
@@ -42,6 +42,7 @@ from orchestrator.data.preprocessing import (
     choose_normalization,
     needs_no_statistics,
     require_like,
+    require_suitable,
     resolve_augmentation,
 )
 from orchestrator.store.record_file import DamagedRecordError
@@ -83,18 +84,26 @@ def prepare(
     target = _folder(config, store, seed)
     # check this first: a folder that another process writes meanwhile is not damaged
     has_summary = os.path.isfile(target / SUMMARY_FILE)
-    if not _is_usable(target):
-        parts, clean = _build(config, store, seed)
-        summary = _summary(config, parts, target.name)
-        if parts.root is not None:
-            decoded = check_images(parts, note)
-            summary = replace(summary, decoded=decoded, contents=hash_contents(parts))
+    if _is_usable(target):
+        require_suitable(config, read_summary(target))
+        return target
+    parts, clean = _build(config, store, seed)
+    summary = _summary(config, parts, target.name)
+    require_suitable(config, summary)
+    if parts.root is not None:
+        if summary.packed_side is None:
+            summary = replace(summary, decoded=check_images(parts, note))
+        summary = replace(summary, contents=hash_contents(parts))
+    with publishing(target) as folder:
+        if summary.packed_side is not None:
+            decoded = pack_images(parts, summary.packed_side, folder, note)
+            summary = replace(summary, decoded=decoded)
+        write(folder, parts, clean, summary)
         if has_summary:
             log.warning(
                 "the damaged data are kept as %s, and the data are prepared again",
                 set_aside(target),
             )
-        write(target, parts, clean, summary)
     return target
 
 
@@ -116,6 +125,7 @@ def describe(config: Data, store: Path, seed: int) -> DataSummary:
     `config`.
     """
     summary = _read_or_build_summary(config, store, seed)
+    require_suitable(config, summary)
     return replace(summary, augmentation=resolve_augmentation(config))
 
 
@@ -128,6 +138,11 @@ def list_notes(config: Data, summary: DataSummary) -> dict[str, str]:
         lines["not read"] = list_kinds(unread)
     if summary.decoded:
         lines["images"] = "; ".join(f"{kind}: {count}" for kind, count in summary.decoded.items())
+    if summary.packed_side:
+        lines["packed"] = (
+            f"images are read from one file, reduced to a shorter side of {summary.packed_side} "
+            f"pixels, so crops differ from those of data.pack=false"
+        )
     return lines
 
 
@@ -157,6 +172,7 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
+        **({"packed_side": config.packed_side} if config.packed_side else {}),
         **config.model_dump(mode="json", include=DETERMINING, exclude_defaults=True),
     }
     text = json.dumps(determining, sort_keys=True)
@@ -312,6 +328,7 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> DataSummary:
         label_noise=config.label_noise,
         validation_in_training=config.validation_in_training,
         root=str(parts.root) if parts.root else None,
+        packed_side=config.packed_side,
         fingerprint=fingerprint,
         decoded=parts.converted,
     )

@@ -7,12 +7,14 @@ from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.class_balance import explain_balance
 from orchestrator.data.dataset import DataSummary
-from orchestrator.data.transforms import require_transform
+from orchestrator.data.user_transforms import require_transform
 
 Statistics = tuple[list[float], list[float]]
 # the values that pretrained weights expect; no image needs to be decoded
 IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 MOST_SAMPLED = 10_000  # training images of a table that determine its statistics
+# they compute grey values
+COLOUR_TRANSFORMS = ("randaugment", "trivial_augment", "color_jitter")
 
 
 class Automatic(NamedTuple):
@@ -95,6 +97,27 @@ def shift_pixels(shape: Sequence[int]) -> int:
     return min(shape[1:]) // 8
 
 
+def require_suitable(data: Data, summary: DataSummary) -> None:
+    """Require that transforms and packing suit the data.
+
+    Raises:
+        ConfigurationError: Transforms of colours are set for images without colours, or packing is
+            set for arrays.
+    """
+    channels = summary.shape[0]
+    for name in COLOUR_TRANSFORMS:
+        if name in data.transforms and channels not in (1, 3):
+            raise ConfigurationError(
+                f"data.{name} = {data.transforms[name]} needs grey or RGB images, and these have "
+                f"{channels} channels: remove the setting"
+            ).with_details(f"data.{name}", data.transforms[name], "images of 1 or 3 channels")
+    if data.pack and summary.root is None:
+        raise ConfigurationError(
+            f"data.pack = true is for image files, and data.name = {data.name} consists of arrays, "
+            f"which are memory-mapped already: remove the setting"
+        ).with_details("data.pack", True, (False,))
+
+
 def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     """Return a sentence on the policy for images of `shape` (C, H, W).
 
@@ -110,6 +133,7 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
         "resized_crop_flip": "random crops, resized, half of them mirrored",
     }
     effect = effects.get(policy, "the transform of --code")
+    effect = ", ".join([effect, *_describe_transforms(data)])
     if policy == automatic:
         return (
             f"{policy} ({effect}): chosen for {name}{_like(data)}, as {reason}; set "
@@ -194,6 +218,23 @@ def explain(data: Data, summary: DataSummary) -> dict[str, str]:
         "augmentation": explain_augmentation(data, summary.shape),
         "normalisation": explain_normalization(data, summary),
     } | explain_balance(data, summary)
+
+
+def _describe_transforms(data: Data) -> list[str]:
+    """Return the transforms after crop and flip in words."""
+    words = []
+    if data.randaugment:
+        words.append(
+            f"{_count(data.randaugment.operations, 'operation')} of RandAugment of magnitude "
+            f"{data.randaugment.magnitude}"
+        )
+    if data.trivial_augment:
+        words.append("one operation of TrivialAugment")
+    if data.color_jitter:
+        words.append(f"colour jitter of {data.color_jitter:g}")
+    if data.random_erasing:
+        words.append(f"random erasing of {data.random_erasing:.3g} of the images")
+    return words
 
 
 def _format_values(values: Sequence[float]) -> str:

@@ -1,11 +1,11 @@
 """Draw augmented views of a training set.
 
-The triple (seed, view, index) determines every crop, flip and blend.
+The triple (seed, view, index) determines every crop, flip, transform and blend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from orchestrator.data._augmentation import (
 from orchestrator.data._mixing import MIXES, Mixing, draw_mixing
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.preprocessing import resolve_augmentation, shift_pixels
-from orchestrator.data.transforms import TRANSFORMS, transform_batch
+from orchestrator.data.user_transforms import TRANSFORMS, transform_batch
+
+if TYPE_CHECKING:
+    from orchestrator.data._transforms import Transforms
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
 SHIFTING = ("crop", "crop_flip")
@@ -45,6 +48,8 @@ class Views:
         pad: Padding in pixels, for crop and crop_flip.
         mix: One of `MIXES`.
         mix_alpha: alpha of Beta(alpha, alpha), for mixup and cutmix.
+        transforms: Transforms after crop and flip by name, as `Data.transforms` returns them.
+        fill: (C,), the pixel value of erased areas.
     """
 
     def __init__(
@@ -55,11 +60,15 @@ class Views:
         pad: int,
         mix: str = "none",
         mix_alpha: float = 1.0,
+        transforms: Mapping[str, Any] | None = None,
+        fill: tuple[int, ...] = (0,),
     ) -> None:
         assert policy in (*POLICIES, *TRANSFORMS) and mix in MIXES, (policy, mix)
         self.policy, self.seed, self.count, self.pad = policy, seed, count, pad
         self.mix, self.mix_alpha = mix, mix_alpha
+        self.transforms, self.fill = dict(transforms or {}), fill
         self._cached_numbers: tuple[int, NDArray[np.float64]] | None = None
+        self._cached_transforms: tuple[int, Transforms] | None = None
 
     @classmethod
     def from_config(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
@@ -74,12 +83,14 @@ class Views:
             shift_pixels(dataset.shape),
             data.mixing,
             data.mix_alpha,
+            data.transforms,
+            tuple(round(255 * value) for value in dataset.mean),
         )
 
     @property
     def varies(self) -> bool:
         """Return whether views differ; if not, each is the clean one."""
-        return self.policy != "none" or self.mix != "none"
+        return self.policy != "none" or self.mix != "none" or bool(self.transforms)
 
     def identity(self) -> dict[str, Any]:
         """Return the properties that determine the views, as plain JSON values.
@@ -88,6 +99,7 @@ class Views:
         """
         properties: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
         properties |= {"seed": self.seed} if self.varies else {}
+        properties |= {"transforms": self.transforms} if self.transforms else {}
         properties |= {"pad": self.pad} if self.policy in SHIFTING else {}
         if self.policy in TRANSFORMS:
             properties["code"] = TRANSFORMS[self.policy].identity
@@ -147,6 +159,26 @@ class Views:
                 images, augmentation_params, self.pad, flips=self.policy == "crop_flip"
             )
         return crop_and_resize(images, augmentation_params)
+
+    def draw_transforms(self, view: int | None, height: int, width: int) -> "Transforms | None":
+        """Return the transforms of a view, None without any. Those of the last view are cached.
+
+        Args:
+            view: The view; None is the clean one.
+            height: Image height in pixels.
+            width: Image width in pixels.
+        """
+        if view is None or not self.transforms:
+            return None
+        # imports torchvision, which takes a second; the decoding processes inherit it
+        from orchestrator.data._transforms import Transforms
+
+        if self._cached_transforms is None or self._cached_transforms[0] != view:
+            drawn = Transforms(
+                self.transforms, self.seed, view, self.count, height, width, self.fill
+            )
+            self._cached_transforms = view, drawn
+        return self._cached_transforms[1]
 
     def mixing(self, view: int | None, height: int, width: int) -> Mixing | None:
         """Return the partner and the share of every sample, None without blending."""

@@ -34,6 +34,8 @@ def describe_data(configuration: Configuration, summary: DataSummary) -> UsedDat
     }
     settings = configuration.data.model_dump(mode="json", include=fields)
     settings["augmentation"] = resolve_augmentation(configuration.data, summary)
+    settings |= configuration.data.transforms
+    settings |= {"packed_side": summary.packed_side} if summary.packed_side else {}
     settings["limit"] = {part: limit for part, limit in settings["limit"].items() if limit}
     sizes = summary.sizes
     if _needs(configuration).labels and summary.labelled is not None:  # the others were not used

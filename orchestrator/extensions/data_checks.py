@@ -13,7 +13,7 @@ from orchestrator.config.data_schema import Data
 from orchestrator.data import checks
 from orchestrator.data.conversion import Parts
 from orchestrator.data.datasets import DATASETS
-from orchestrator.data.transforms import TRANSFORMS
+from orchestrator.data.user_transforms import TRANSFORMS
 from orchestrator.extensions._checking import Checks, check_settings, require
 from orchestrator.training.metrics import USER_METRICS
 

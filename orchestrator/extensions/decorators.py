@@ -10,7 +10,7 @@ from orchestrator.config.objectives import BETTER, Direction
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.datasets import DATASETS
 from orchestrator.data.preprocessing import AUTOMATIC, Automatic
-from orchestrator.data.transforms import TRANSFORMS, Function, Transform
+from orchestrator.data.user_transforms import TRANSFORMS, Function, Transform
 from orchestrator.extensions import _datasets, _networks
 from orchestrator.extensions.registry import (
     Entry,

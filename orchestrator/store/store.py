@@ -322,6 +322,8 @@ STORE_FILES: dict[str, str] = {
     "checksums",
     "data/FINGERPRINT/PART_ARRAY.npy": "prepared inputs and labels of a part: train, "
     "validation, test",
+    "data/FINGERPRINT/packed_pixels.bin": "packed images of a folder (`data.pack`): pixels of all "
+    "images, one after the other",
     "data/FINGERPRINT/*": "prepared data of a folder of images: lists of files and their labels",
     "teachers/groups/**": "rendezvous files of worker groups and process ids while teachers are "
     "trained",

@@ -14,7 +14,7 @@ from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.transforms import transform_code
+from orchestrator.data.user_transforms import transform_code
 from orchestrator.data.views import Views
 from orchestrator.models.build import build_for_data, identify, network_code
 from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
@@ -59,6 +59,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
         recipe["sampling"] = data.sampling
     if teacher.training.patience is None:
         del recipe["training"]["patience"]
+    recipe |= {"transforms": data.transforms} if data.transforms else {}
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
         network = {key: value for key, value in recipe["network"].items() if key != "weights"}

@@ -59,6 +59,7 @@ def find_published(configuration: Configuration) -> Published | None:
         or data.label_noise
         or data.labelled
         or data.mixing != "none"
+        or data.transforms
     ):
         return None
     if data.limit.train or data.limit.test:
