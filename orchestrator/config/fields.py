@@ -151,7 +151,7 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
     """
     annotation: Any = section
     for part in location:
-        kinds = _kinds(annotation)
+        kinds = list_types(annotation)
         inner = next(
             (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
         )
@@ -168,12 +168,12 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
     return _allowed(annotation)
 
 
-def _kinds(annotation: Any) -> list[Any]:
+def list_types(annotation: Any) -> list[Any]:
     """Return the types of a union annotation, without annotated metadata."""
     if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
+        return list_types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [kind for each in get_args(annotation) for kind in _kinds(each)]
+        return [kind for each in get_args(annotation) for kind in list_types(each)]
     return [annotation]
 
 
@@ -185,7 +185,7 @@ def _allowed(annotation: Any) -> object:
     )
     if (low, high) != (None, None):
         return (low, high)
-    kind = next((kind for kind in _kinds(annotation) if kind is not NoneType), None)
+    kind = next((kind for kind in list_types(annotation) if kind is not NoneType), None)
     if "max_length" in limits:
         unit = "characters" if kind is str else "values"
         return f"{limits.get('min_length', 0)} to {limits['max_length']} {unit}"

@@ -42,7 +42,7 @@ def search_parameters(name: str) -> list[str]:
     branches = list_branches(name, {})
     names = dict.fromkeys(name for branch in branches for name in (*branch.choices, *branch.ranges))
     return [
-        f"{_describe_parameter(name, branches)}{_condition(name, branches)}"
+        f"{_describe_parameter(name, branches)}{describe_condition(name, branches)}"
         for name in sorted(names, key=lambda name: "." in name)
     ]
 
@@ -55,7 +55,7 @@ def _describe_parameter(name: str, branches: list[SpaceBranch]) -> str:
     return f"{name} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
 
 
-def _condition(name: str, branches: list[SpaceBranch]) -> str:
+def describe_condition(name: str, branches: list[SpaceBranch]) -> str:
     """Return the condition of a parameter, such as ` if cam = True`; "" if it has none."""
     matching = [branch for branch in branches if name in branch.choices or name in branch.ranges]
     needed: list[str] = []
