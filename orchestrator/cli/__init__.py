@@ -8,6 +8,7 @@ __all__ = [
     "importance",
     "methods",
     "report",
+    "settings",
     "status",
     "stop",
     "submit",

@@ -156,11 +156,7 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
             (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
         )
         if inner is not None and str(part) in inner.model_fields:
-            field = inner.model_fields[str(part)]
-            if field.metadata:
-                annotation = Annotated[(field.annotation, *field.metadata)]
-            else:
-                annotation = field.annotation
+            annotation = _annotate(inner.model_fields[str(part)])
         elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
             annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
         else:
@@ -194,6 +190,16 @@ def _allowed(annotation: Any) -> object:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return tuple(kind.model_fields)
     return get_origin(kind) or kind
+
+
+def read_annotation_limits(field: FieldInfo) -> dict[str, Any]:
+    """Return the bounds and lengths of a declaration, also if it may be null."""
+    return _limits(_annotate(field))
+
+
+def _annotate(field: FieldInfo) -> Any:
+    """Return the type of a declaration with its metadata."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _limits(annotation: Any) -> dict[str, Any]:

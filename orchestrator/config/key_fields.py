@@ -1,7 +1,7 @@
 """Find the declaration of a key: of the configuration, of a network, or of a method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -23,8 +23,10 @@ class Key:
         name: The dotted name.
         field: The declaration of the value; None for a peer and for a method, which are sections.
         section: The section that the key holds, or None.
-        owner: The network or the method to which a setting belongs, such as `network cnn`.
+        owner: The network or the method to which the key belongs, such as `network cnn`.
         fields: The declarations of the keys below the key, by name.
+        parent: The section that contains the key.
+        chosen: The network or the method to which the keys below the key belong.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Key:
     section: type[BaseModel] | None = None
     owner: str = ""
     fields: Mapping[str, FieldInfo] | None = None
+    parent: type[BaseModel] | None = None
+    chosen: str = ""
 
 
 def find_section(annotation: Any) -> type[BaseModel] | None:
@@ -63,38 +67,41 @@ def find_key(configuration: Configuration, key: str) -> Key:
     first, *rest = key.split(".")
     if first in METHODS:
         fields = METHODS[first].Settings.model_fields
-        found = Key(first, None, METHODS[first].Settings, f"method {first}", fields)
+        found = Key(first, None, METHODS[first].Settings, fields=fields, chosen=f"method {first}")
         path = first
     else:
-        found, path = Key("", None, Configuration, "", Configuration.model_fields), ""
+        found, path = Key("", None, Configuration, fields=Configuration.model_fields), ""
         rest = [first, *rest]
     while rest:
         part, *rest = rest
         if part not in (found.fields or {}):
             raise _unknown(configuration, key, path, list(found.fields or ()))
         path = f"{path}.{part}" if path else part
-        found = _declare(configuration, path, (found.fields or {})[part], found.owner)
+        found = _declare(configuration, path, part, found)
         if found.field and get_origin(found.field.annotation) is dict and rest:
             if path != "peers":
-                return Key(key, found.field)  # the keys of the mapping are free
+                return Key(key, found.field, parent=found.parent)  # the mapping has free keys
             letter, *rest = rest
             if letter not in (*LETTERS[1:], LETTER):
                 raise _unknown(configuration, key, path, list(LETTERS[1:]))
             path = f"{path}.{letter}"
-            found = Key(path, None, found.section, "", found.fields)
+            found = Key(path, None, found.section, fields=found.fields)
     return found
 
 
-def _declare(configuration: Configuration, path: str, field: FieldInfo, owner: str) -> Key:
-    """Return the declaration of a key whose field is known, with the keys below it."""
-    section = find_section(field.annotation)
+def _declare(configuration: Configuration, path: str, name: str, parent: Key) -> Key:
+    """Return the declaration of a key below a key, with the keys below it."""
+    field = (parent.fields or {})[name]
+    is_own = parent.section is not None and name in parent.section.model_fields
+    is_own = is_own and not path.startswith(f"{parent.chosen.removeprefix('method ')}.")
+    section, owner = find_section(field.annotation), "" if is_own else parent.chosen
     if section is None:
-        return Key(path, field, owner=owner)
-    fields = dict(section.model_fields)
+        return Key(path, field, owner=owner, parent=parent.section)
+    fields, chosen = dict(section.model_fields), ""
     if issubclass(section, Choice):
-        owner, settings = _chosen_settings(configuration, path)
+        chosen, settings = _chosen_settings(configuration, path)
         fields |= settings
-    return Key(path, field, section, owner, fields)
+    return Key(path, field, section, owner, fields, parent.section, chosen)
 
 
 def _chosen_settings(configuration: Configuration, path: str) -> tuple[str, dict[str, FieldInfo]]:
@@ -118,6 +125,10 @@ def _unknown(
     configuration: Configuration, key: str, path: str, names: list[str]
 ) -> ConfigurationError:
     """Return the error about an unknown key, with keys of a similar name."""
+    if path and not names:
+        return ConfigurationError(f"unknown key {key!r}: {path} has no keys below it").with_details(
+            key, None, path
+        )
     last = key.rpartition(".")[2]
     same = [name for name in list_keys(configuration) if name.rpartition(".")[2] == last]
     if same:
@@ -134,15 +145,18 @@ def list_keys(configuration: Configuration) -> list[str]:
     from methods import METHODS
 
     keys: list[str] = []
-    pending = list(Configuration.model_fields.items())
+    pending = [Key("", None, Configuration, fields=Configuration.model_fields)]
     while pending:
-        name, field = pending.pop(0)
-        keys.append(name)
-        below = _declare(configuration, name, field, "")
-        mapping = get_origin(field.annotation) is dict
-        if below.fields and (not mapping or name == "peers"):
-            prefix = f"{name}.{LETTER}" if mapping else name
-            pending[:0] = [(f"{prefix}.{each}", inner) for each, inner in below.fields.items()]
+        above = pending.pop(0)
+        fields = above.fields or {}
+        for name, field in fields.items():
+            path = f"{above.name}.{name}" if above.name else name
+            keys.append(path)
+            below = _declare(configuration, path, name, above)
+            if path == "peers":
+                below = replace(below, name=f"{path}.{LETTER}")
+            if path == "peers" or get_origin(field.annotation) is not dict:
+                pending.append(below)
     return keys + [
         f"{name}.{setting}"
         for name, method in METHODS.items()

@@ -1,8 +1,12 @@
 """Print the methods: provenance, settings with defaults and documentation, and search spaces."""
 
+import dataclasses
+import inspect
+import textwrap
+
 from rich.console import Console
 
-from methods import METHODS, describe_allowed, format_default
+from methods import METHODS, Method, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.trial import Parameters
 from orchestrator.reporting.terminal.lines import print_line
@@ -20,6 +24,41 @@ def print_methods(console: Console) -> None:
         searched = "; ".join(search_parameters(name)) or "nothing"
         print_line(console, f"  searched: {searched}")
         print_line(console, f"  first tried: {'; '.join(first_points(name))}\n")
+
+
+def print_method(console: Console, name: str) -> None:
+    """Print one method: summary, source, needs, settings, search space and first points."""
+    method = METHODS[name]
+    lines = [
+        name,
+        *textwrap.dedent(inspect.getdoc(method) or "").splitlines(),
+        "",
+        f"source: {method.provenance}",
+        f"needs by default: {', '.join(list_needs(method)) or 'labels only'}",
+    ]
+    rows = [
+        (setting, format_default(field), describe_allowed(field), field.description or "")
+        for setting, field in method.Settings.model_fields.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)] if rows else []
+    lines += ["", "settings, with default and allowed values:" if rows else "no settings"]
+    for row in rows:
+        cells = "".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
+        lines.append(f"  {cells}{row[-1]}")
+    lines += ["", "searched by default:"]
+    lines += [f"  {parameter}" for parameter in search_parameters(name) or ["nothing"]]
+    lines += ["", "first tried:", *(f"  {point}" for point in first_points(name))]
+    for line in lines:
+        print_line(console, line)
+
+
+def list_needs(method: type[Method]) -> list[str]:
+    """Return the names of the inputs that a method needs with its default settings."""
+    return [
+        field.name
+        for field in dataclasses.fields(method.needs)
+        if getattr(method.needs, field.name)
+    ]
 
 
 def first_points(name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Check `search.space` and `search.points` against the settings and the search spaces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -227,7 +227,7 @@ def _suggest_every_choice(method: str, trial: Trial) -> None:
     SPACES[method].suggest(_EveryChoice(trial, method))
 
 
-def _check_ranges(configuration: Configuration, branches: Sequence[SpaceBranch]) -> None:
+def _check_ranges(configuration: Configuration, branches: Iterable[SpaceBranch]) -> None:
     """Require that changed ranges, with what they leave to the space, are not empty."""
     for branch in branches:
         for name, (low, high, log) in branch.ranges.items():
