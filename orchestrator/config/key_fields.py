@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.fields import Choice, list_types
-from orchestrator.config.schema import LETTERS, Configuration
+from orchestrator.config.schema import LETTERS, Configuration, Teacher
 from orchestrator.core.errors import ConfigurationError, suggest_name
 
 METHOD_SECTION = "method"
@@ -116,6 +116,8 @@ def _chosen_settings(configuration: Configuration, path: str) -> tuple[str, dict
     value: Any = configuration
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+    if configuration.teacher is None and path == "teacher.network":
+        value = Teacher().network
     if value is None or value.name not in MODELS:
         return "", {}
     return f"network {value.name}", dict(MODELS[value.name].settings.model_fields)

@@ -121,6 +121,9 @@ class SearchRange(Section):
         return tuple(int(end) if end == int(end) else end for end in ends)
 
 
+RANGE_KEYS = tuple(SearchRange.model_fields)
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is an int or a float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -243,7 +246,7 @@ class Search(Section):
         """Join nested keys with dots: `--set search.space.kd.temperature=...` nests them."""
         if not isinstance(value, dict):
             return value
-        leaves = list(_flat(value))
+        leaves = list(join_keys(value))
         keys = [key for key, _ in leaves]
         if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
             raise FieldError(
@@ -252,9 +255,10 @@ class Search(Section):
         return dict(leaves)
 
 
-def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
+def join_keys(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
+    """Yield the dotted keys and values of a mapping of searched keys; a range is one value."""
     for name, value in values.items():
-        if isinstance(value, dict) and value and not value.keys() & SearchRange.model_fields.keys():
-            yield from _flat(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and value and not value.keys() & set(RANGE_KEYS):
+            yield from join_keys(value, f"{prefix}{name}.")
         else:
             yield (f"{prefix}{name}" if prefix else name), value

@@ -203,7 +203,7 @@ def _compare_parameters(
     prefix: str, before: Mapping[str, str], now: Mapping[str, str]
 ) -> list[str]:
     changed = [
-        f"{prefix}{name} was {text} and is now {now[name]}"
+        f"{_qualify(prefix, name)} was {text} and is now {now[name]}"
         for name, text in before.items()
         if now.get(name, text) != text
     ]
@@ -212,11 +212,16 @@ def _compare_parameters(
         changed
         + gone
         + [
-            f"{prefix}{name} was not searched and is now {now[name]}"
+            f"{_qualify(prefix, name)} was not searched and is now {now[name]}"
             for name in now
             if name not in before
         ]
     )
+
+
+def _qualify(prefix: str, name: str) -> str:
+    """Return a parameter's name after the prefix of its method; a dotted key has no prefix."""
+    return name if "." in name else f"{prefix}{name}"
 
 
 def _compare_points(before: list[Described], now: list[Described]) -> Iterator[str]:

@@ -166,7 +166,7 @@ def _describe(configuration: Configuration, found: Key, with_value: bool) -> dic
     described |= _list_allowed(found)
     described["description"] = describe_meaning(found.parent, name, field)
     if with_value:
-        described["value"] = _current_value(configuration, found)
+        described |= _find_value(configuration, found)
     return described
 
 
@@ -198,19 +198,25 @@ def _to_json(value: Any) -> Any:
     )
 
 
-def _current_value(configuration: Configuration, found: Key) -> Any:
-    """Return the value of a key in a configuration; the default of a setting that is not given."""
+def _find_value(configuration: Configuration, found: Key) -> dict[str, Any]:
+    """Return the `value` of a key in a configuration, or nothing if it has none.
+
+    The value of a setting that is not given is its default.
+    """
     path = found.name.split(".")
     if path[0] in METHODS:
         if configuration.method.name != path[0]:
-            return found.field.default if found.field else None
+            return {}
         path[0] = "method"
+    *sections, name = path
     value: Any = configuration.plain()
-    for part in path:
-        if not isinstance(value, dict) or part not in value:
-            return found.field.default if found.field and found.owner else None
-        value = value[part]
-    return value
+    for part in sections:
+        value = value.get(part) if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return {}
+    if name not in value and found.owner and found.field:
+        return {"value": found.field.default}
+    return {"value": value[name]} if name in value else {}
 
 
 def print_key(

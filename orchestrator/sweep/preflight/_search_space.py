@@ -290,8 +290,9 @@ def check_points(configuration: Configuration) -> None:
 def describe_space(configuration: Configuration) -> list[str]:
     """Return what `search.space` and `search.points` change, for the plan."""
     lines = list_space_changes(configuration) + describe_excluded_points(configuration)
-    if points := configuration.search.points:
-        lines.append(f"the first {len(points)} trials are those of search.points")
+    if number := len(configuration.search.points):
+        first = "trial is" if number == 1 else f"{number} trials are"
+        lines.append(f"the first {first} given by search.points")
     return lines
 
 
