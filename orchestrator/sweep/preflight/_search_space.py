@@ -52,7 +52,9 @@ def check_space(configuration: Configuration) -> None:
         if key in configuration.search.freeze or key in configuration.search.extra_space:
             other = "freeze" if key in configuration.search.freeze else "extra_space"
             raise _refusal(
-                key, f"is also in search.{other}: remove it from one of them", f"not in {other}"
+                key,
+                f"is also in search.{other}: remove it from one of them",
+                f"not in search.{other}",
             )
         if is_configuration_key(key):
             _check_configuration_key(configuration, key, change)
