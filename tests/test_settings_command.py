@@ -91,7 +91,7 @@ def test_settings_of_methods_have_the_name_of_any_method() -> None:
 def test_sections_are_listed() -> None:
     printed = call("settings")
     assert [line.split()[0] for line in printed.splitlines()] == list(type(DEFAULTS).model_fields)
-    assert [each["key"] for each in described("peers")["keys"]][0] == "peers.LETTER.network"
+    assert described("peers")["keys"][0]["key"] == "peers.LETTER.network"
     limit = call("settings", "data.limit", "--set", "data.limit.train=200")
     assert "data.limit.train = 200 (whole number" in limit and "; samples)" in limit
     assert described("search.space")["keys"][0]["key"] == "search.space.KEY.low"
@@ -107,7 +107,7 @@ def test_sections_are_listed() -> None:
         ("temperature", "did you mean method.temperature or "),
         ("kd.temprature", "did you mean 'temperature'"),
         ("training.epochs.x", "training.epochs has no keys below it"),
-        ("peers.z.network", "available: b, c"),
+        ("peers.z.network", "did you mean teacher.network or peers.LETTER.network?"),
     ],
 )
 def test_an_unknown_key_is_refused_with_a_suggestion(key: str, suggestion: str) -> None:

@@ -1,6 +1,7 @@
 """Commands of run.py, one module each."""
 
 __all__ = [
+    "app",
     "compare",
     "doctor",
     "error_handling",

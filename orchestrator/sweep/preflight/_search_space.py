@@ -303,7 +303,7 @@ def describe_excluded_points(configuration: Configuration) -> list[str]:
     if not configuration.search.space:
         return []
     return [
-        f"{count} of the {len(SPACES[method].points)} initial points of {method} "
+        f"{count} of {len(SPACES[method].points)} initial points of {method} "
         f"{'is' if count == 1 else 'are'} outside search.space and will not be trained"
         for method, count in count_excluded_points(configuration).items()
     ]
