@@ -61,15 +61,24 @@ class SearchRange(Section):
             raise FieldError(
                 f"step = {self.step:g} is not allowed: give low and high, and no log"
             ).with_details("step", self.step, "with low and high, and without log")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise FieldError(
-                f"low = {self.low:g} is not allowed: give a number below high = {self.high:g}"
-            ).with_details("low", self.low, (None, self.high))
+        if self.low is not None and self.high is not None:
+            self._check_ends(self.low, self.high)
         if self.log and self.low is not None and self.low <= 0:
             raise FieldError(
                 f"low = {self.low:g} is not allowed with log = true: give a number above 0"
             ).with_details("low", self.low, (0, None))
         return self
+
+    def _check_ends(self, low: float, high: float) -> None:
+        if low >= high:
+            raise FieldError(
+                f"low = {low:g} is not allowed: give a number below high = {high:g}"
+            ).with_details("low", low, (None, high))
+        if self.step is not None and not is_on_grid(high, low, self.step):
+            raise FieldError(
+                f"high = {high:g} is not allowed: give low = {low:g} plus a multiple of step = "
+                f"{self.step:g}"
+            ).with_details("high", high, "low plus a multiple of step")
 
     def _check_choices(self, choices: tuple[Any, ...], others: list[str]) -> None:
         if others:

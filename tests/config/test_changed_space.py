@@ -200,6 +200,7 @@ def test_points_of_a_method_outside_the_changed_space_are_left_out() -> None:
         (["{temperature: [6, 1]}"], "search.space.temperature.low", (None, 1)),
         (["{temperature: {low: 0, log: true}}"], "search.space.temperature.low", (0, None)),
         (["{temperature: {low: 1, step: 1}}"], "search.space.temperature.step", ANY),
+        (["{temperature: {low: 1, high: 2, step: 0.3}}"], "search.space.temperature.high", ANY),
         (["{temperature: {low: 1, choices: [2]}}"], "search.space.temperature.choices", ANY),
         (["{temperature: {low: 1, hgh: 2}}"], "search.space.temperature.hgh", ANY),
         (["{temperature: {low: 12}}"], "search.space.temperature", "low below high"),
