@@ -19,16 +19,17 @@ from orchestrator.config.fields import (
 from orchestrator.core.errors import FieldError
 
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
+Limit = Annotated[float, Field(ge=-1e30, le=1e30)]
 RANGE_EXAMPLE = "[1, 6], {low: 0.01, high: 0.2, log: true} or {choices: [convex, additive]}"
 
 
 class SearchRange(Section):
     """Range or choices of a searched parameter; null keeps that of the method's search space."""
 
-    low: float | None = Field(None, description="Smallest value.")
-    high: float | None = Field(None, description="Largest value.")
+    low: Limit | None = Field(None, description="Smallest value.")
+    high: Limit | None = Field(None, description="Largest value.")
     log: bool | None = Field(None, description="Draw on a logarithmic scale.")
-    step: Annotated[float, Field(gt=0)] | None = Field(
+    step: Annotated[float, Field(gt=0, le=1e30)] | None = Field(
         None, description="Distance of two values; needs low and high."
     )
     choices: Values | None = Field(None, description="Values to choose from, instead of a range.")

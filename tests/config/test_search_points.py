@@ -35,7 +35,7 @@ def test_what_a_point_leaves_out_is_configured_or_the_nearest_value() -> None:
         "peers.b.network.name=mlp",
         "training.learning_rate=0.01",
         "student.width=64",
-        "search.space={temperature: [5, 6], student.width: {low: 8, high: 20, step: 8}}",
+        "search.space={temperature: [5, 6], student.width: {low: 8, high: 24, step: 8}}",
         "search.extra_space={peers.b.network.depth: [1, 2]}",
         "search.points=[{kd.alpha: 0.3}, {training.learning_rate: 0.2, student.width: 8}]",
     )
@@ -45,7 +45,7 @@ def test_what_a_point_leaves_out_is_configured_or_the_nearest_value() -> None:
         "temperature": 5.0,
         "alpha": 0.3,
         RATE: 0.01,
-        "student.width": 16,
+        "student.width": 24,
         rate: 0.05,
         "peers.b.network.depth": 2,
     }
