@@ -19,7 +19,7 @@ from orchestrator.config.fields import (
 from orchestrator.core.errors import FieldError
 
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
-Limit = Annotated[float, Field(ge=-1e30, le=1e30)]
+Limit = Annotated[float, Field(ge=-1e12, le=1e12)]
 RANGE_EXAMPLE = "[1, 6], {low: 0.01, high: 0.2, log: true} or {choices: [convex, additive]}"
 
 

@@ -217,6 +217,8 @@ def test_points_of_a_method_outside_the_changed_space_are_left_out() -> None:
         (["{data.seed: [1, 2]}"], "search.space", "one value for the sweep"),
         (["{training.epochs: [1, 2]}"], "search.space", "one value for the sweep"),
         (["{training.lr: [1, 2]}"], "search.space.training.lr", ANY),
+        (["{trainig.momentum: [0, 1]}"], "search.space.trainig.momentum", ANY),
+        (["{kdd.temperature: [1, 2]}"], "search.space.kdd.temperature", ANY),
         (["{training: [1, 2]}"], "search.space.training", ANY),
         (["{training.learning_rate: [0, 1]}"], "search.space.training.learning_rate", (0, 1e30)),
         (["{student.width: [0, 8]}"], "search.space.student.width", (1, 1000000)),

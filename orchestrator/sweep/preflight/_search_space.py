@@ -36,6 +36,7 @@ from orchestrator.sweep.space_snapshot import list_space_changes
 from search_spaces import SPACES, Trial
 
 FIELD = "search.space"
+SECTIONS = ("training", "student", "peers")  # with keys that may differ between trials
 
 
 def check_space(configuration: Configuration) -> None:
@@ -84,6 +85,14 @@ def _refusal(
 
 def _check_configuration_key(configuration: Configuration, key: str, change: SearchRange) -> None:
     """Check a change of a key of the configuration: its name, its type and its values."""
+    section, known = key.partition(".")[0], (*searched_methods(configuration), *SECTIONS)
+    if section not in Configuration.model_fields:
+        raise _refusal(
+            key,
+            f"is neither a setting of a method nor a key of the configuration: "
+            f"{suggest_name(section, known)}",
+            known,
+        )
     check_key(configuration, key, FIELD)
     try:
         field = find_field(configuration, searched_methods(configuration)[0], key)
