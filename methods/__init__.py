@@ -21,6 +21,7 @@ from methods.settings import (
     allowed_values,
     describe_allowed,
     format_default,
+    is_allowed,
     list_choices,
 )
 from methods.tf_kd import TfKD
@@ -89,5 +90,6 @@ __all__ = [
     "build_method",
     "describe_allowed",
     "format_default",
+    "is_allowed",
     "list_choices",
 ]

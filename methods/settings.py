@@ -159,6 +159,21 @@ def allowed_values(field: FieldInfo) -> tuple[Any, ...] | type:
     return list_choices(field) or _bounds(read_limits(field.metadata))
 
 
+def is_allowed(field: FieldInfo, value: object) -> bool:
+    """Return whether a setting accepts a value; a whole number may be a float such as 2.0."""
+    if field.annotation in (bool, str):
+        return type(value) is field.annotation
+    if choices := list_choices(field):
+        return value in choices
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    limits = read_limits(field.metadata)
+    low, high = _bounds(limits)
+    above = value > low if "gt" in limits else value >= low
+    below = value < high if "lt" in limits else value <= high
+    return above and below and (field.annotation is float or value == int(value))
+
+
 def describe_allowed(field: FieldInfo) -> str:
     """Describe the values that a setting accepts.
 

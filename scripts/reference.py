@@ -1,27 +1,34 @@
 """Write docs/reference/ from the code: `python -m scripts.reference` writes, `--check` compares."""
 
 import argparse
-import dataclasses
 import inspect
-import json
 import sys
-import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_origin
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 import run
 from methods import METHODS, Settings, describe_allowed, format_default
-from methods.settings import format_bound, read_limits
 from orchestrator.config.fields import Choice
-from orchestrator.config.schema import Configuration, PeerTraining, Training
+from orchestrator.config.key_fields import LETTER, find_section
+from orchestrator.config.schema import Configuration, Training
 from orchestrator.models.build import MODELS
-from orchestrator.reporting.terminal.methods_table import first_points, search_parameters
+from orchestrator.reporting.terminal.methods_table import (
+    first_points,
+    list_needs,
+    search_parameters,
+)
+from orchestrator.reporting.terminal.settings_table import (
+    describe_meaning,
+    describe_type,
+    find_unit,
+    read_summary,
+    show_default,
+)
 from orchestrator.store.store import STORE_FILES
 from orchestrator.training.metric_names import FIGURES, METRICS
 
@@ -57,16 +64,6 @@ Paths below `--store` (default `runs`). `NAME` is a run, `FINGERPRINT` a hash, `
 `LETTER` a student, `*` one part of a path and `**` any path. The owner alone can read the files.
 JSON records have a format number and a checksum.
 """
-KINDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "whole number",
-    float: "number",
-    str: "text",
-    Path: "path",
-    Any: "any value",
-}
-BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-LENGTHS = {"min_length": "at least {} long", "max_length": "at most {} long"}
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -82,80 +79,9 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def read_summary(kind: type) -> str:
-    """Return the first paragraph of a class's docstring as one line."""
-    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
-
-
-def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """Return a description of the values that a setting accepts, with its bounds."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return describe_type(arguments[0], _flat(arguments[1:]))
-    if origin is list:
-        return f"{describe_type(arguments[0])}, repeatable"
-    if origin in (Union, types.UnionType):
-        return " or ".join(
-            "null" if kind is type(None) else describe_type(kind, metadata) for kind in arguments
-        )
-    limits = read_limits(metadata)
-    bounds = [f"{BOUNDS[name]} {format_bound(limits[name])}" for name in limits if name in BOUNDS]
-    bounds += [LENGTHS[name].format(limits[name]) for name in limits if name in LENGTHS]
-    if origin is Literal:
-        kind = "one of " + ", ".join(map(code, arguments))
-    elif origin is tuple:
-        kind = f"list ({describe_type(arguments[0])})"
-    elif origin is dict:
-        kind = f"mapping ({describe_type(arguments[1])})"
-    else:
-        kind = KINDS.get(annotation) or (
-            "name and settings" if issubclass(annotation, Choice) else "section"
-        )
-    return ", ".join([kind, *bounds])
-
-
-def _flat(metadata: Iterable[Any]) -> list[Any]:
-    return [
-        inner
-        for item in metadata
-        for inner in (item.metadata if isinstance(item, FieldInfo) else [item])
-    ]
-
-
-def find_unit(field: FieldInfo) -> str:
-    """Return the unit of a setting, from its own declaration or that of its type."""
-    nested = [
-        item
-        for kind in get_args(field.annotation)
-        for item in get_args(kind)
-        if isinstance(item, FieldInfo)
-    ]
-    for declared in [field, *nested]:
-        if isinstance(declared.json_schema_extra, dict) and "unit" in declared.json_schema_extra:
-            return str(declared.json_schema_extra["unit"])
-    return ""
-
-
-def show_default(field: FieldInfo) -> str:
-    """Return the default of a setting as a user types it."""
-    if field.default is PydanticUndefined:
-        return "required"
-    default = field.default
-    if isinstance(default, BaseModel):
-        default = default.model_dump(mode="json", exclude_unset=True)
-    text = default if isinstance(default, str) else json.dumps(default)
-    return code(text) if text != "{}" else ""
-
-
-def find_section(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a setting holds, or None.
-
-    A `Choice` is returned too; its keys depend on the named object.
-    """
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def show_code(field: FieldInfo) -> str:
+    """Return the default of a setting as inline code, unless it has none."""
+    return "required" if field.is_required() else code(show_default(field))
 
 
 def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type, ...] = ()) -> str:
@@ -165,19 +91,16 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
         key, inner, kind = (
             f"{path}{name}",
             find_section(field.annotation),
-            describe_type(field.annotation, field.metadata),
+            describe_type(field.annotation, field.metadata, code),
         )
-        doc = field.description or (read_summary(inner) if inner else "")
-        if section is PeerTraining:
-            doc = (Training.model_fields[name].description or "").partition("; null")[0].rstrip(".")
-            doc = f"{doc}; null inherits `training.{name}`."
-        rows.append([code(key), kind, show_default(field), find_unit(field), doc])
+        doc = describe_meaning(section, name, field)
+        rows.append([code(key), kind, show_code(field), find_unit(field), doc])
         if inner and issubclass(inner, Choice):
             rows += [
                 [
                     code(f"{key}.{own}"),
-                    describe_type(setting.annotation, setting.metadata),
-                    show_default(setting),
+                    describe_type(setting.annotation, setting.metadata, code),
+                    show_code(setting),
                     find_unit(setting),
                     setting.description or "",
                 ]
@@ -187,7 +110,8 @@ def describe_sections(section: type[BaseModel], path: str = "", seen: tuple[type
         if inner in seen:
             below += f"`{key}` has the keys of [`training`](#training).\n\n"
         elif inner and not issubclass(inner, Choice):
-            place = f"{key}.LETTER" if get_origin(field.annotation) is dict else key
+            free = LETTER if name == "peers" else "KEY"
+            place = f"{key}.{free}" if get_origin(field.annotation) is dict else key
             below += describe_sections(inner, f"{place}.", (Training,))
     title = f"## {path.rstrip('.')}\n\n{inspect.getdoc(section) or ''}\n\n" if path else ""
     return title + table(["Key", "Type", "Default", "Unit", "Meaning"], rows) + below
@@ -229,12 +153,8 @@ def write_methods() -> str:
     )
     for name, method in METHODS.items():
         text += f"## {name}\n\n{read_summary(method)}\n\nSource: {method.provenance}.\n\n"
-        needs = [
-            field.name
-            for field in dataclasses.fields(method.needs)
-            if getattr(method.needs, field.name)
-        ]
-        text += f"Needs by default: {', '.join(map(code, needs)) or 'labels only'}.\n\n"
+        needs = ", ".join(map(code, list_needs(method)))
+        text += f"Needs by default: {needs or 'labels only'}.\n\n"
         rows = describe_settings(method.Settings)
         text += (
             table(["Setting", "Type", "Default", "Meaning"], rows)
@@ -278,7 +198,7 @@ def _options(command: Any) -> str:
         kind = (
             ""
             if is_flag
-            else describe_type(declared[item.name].annotation).removesuffix(" or null")
+            else describe_type(declared[item.name].annotation, (), code).removesuffix(" or null")
         )
         default = item.show_default if isinstance(item.show_default, str) else item.default
         if isinstance(default, Path) and default.is_absolute():

@@ -26,7 +26,9 @@ def blocks(page: str) -> list[Block]:
     Each has a language that a test runs.
     """
     parsed = [Block(*match) for match in FENCED.findall((DOCS / page).read_text())]
-    assert parsed and {block.language for block in parsed} <= {"sh", "python", "diff"}, page
+    assert parsed and {block.language for block in parsed} <= {*("sh", "python", "yaml", "diff")}, (
+        page
+    )
     return parsed
 
 

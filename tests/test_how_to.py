@@ -26,6 +26,7 @@ PRINTED = {
     "how-to/retrieval.md": "trial 0 complete after 2 epochs",
     "how-to/compare.md": "comparison: 20 trials for each of 4 methods, then 4 x 10 trainings, "
     "seeds 1 to 10",
+    "how-to/search.md": "kd.temperature was 1 to 10, logarithmic and is now 1 to 6, logarithmic",
     "how-to/cluster.md": "1 x 2 workers of 1 CPU",
     "how-to/resume.md": "3 of cross_entropy, kd, akd",
     "how-to/export.md": "student a (cnn) of trial 0, best weights, after epoch 2",
@@ -64,9 +65,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", sorted(set(PAGES) - PAGES_OF_CODE))
 def test_page_runs(page: str, folder: Path) -> None:
     output, plannable = "", [["train", "--dry-run"]]
-    scripts_first = sorted(blocks(page), key=lambda block: block.language != "python")
-    for block in scripts_first:
-        if block.language == "python":
+    files_first = sorted(blocks(page), key=lambda block: not block.file)
+    for block in files_first:
+        if block.file:
             (folder / block.file).write_text(block.text)
             continue
         for python, script, *words in commands(block):

@@ -11,6 +11,7 @@ __all__ = [
     "importance",
     "methods",
     "report",
+    "settings",
     "status",
     "stop",
     "submit",

@@ -11,6 +11,22 @@ import typer
 
 from orchestrator.cli._code import add_code_commands
 from orchestrator.cli._import_options import import_weights
+from orchestrator.cli._option_types import (
+    Address,
+    Config,
+    Debug,
+    DryRun,
+    JobServer,
+    Json,
+    Local,
+    Name,
+    OptionalConfig,
+    RunName,
+    Seed,
+    Set,
+    Store,
+    Trials,
+)
 from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
@@ -20,55 +36,6 @@ app = typer.Typer(
 )
 
 DEFAULT = Path(__file__).parents[2] / "configs" / "digits.yaml"
-Config = Annotated[Path, typer.Option("--config", help="Configuration of the experiment (YAML).")]
-OptionalConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        show_default="configs/digits.yaml",
-        help="Configuration of the experiment (YAML).",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Override a setting of the file: key=value with a dotted key; repeatable."
-    ),
-]
-Store = Annotated[
-    str, typer.Option("--store", help="Folder or URI (s3://, gs://, file://) for all outputs.")
-]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Name of the run; default: its method and the time.")
-]
-RunName = Annotated[str, typer.Argument(help="Name of a sweep or a training run.")]
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", help="Seed of the weights, sample order, augmentation and search."),
-]
-Trials = Annotated[
-    int | None, typer.Option("--trials", help="Number of trials; overrides search.trials.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobServer = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        help="HOST:PORT of a cluster's dashboard; default: RAY_API_SERVER_ADDRESS, or "
-        "127.0.0.1:8265.",
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        help="Ray cluster: HOST:PORT, auto for the one on this machine, or local to start Ray "
-        "here; overrides resources.address and RAY_ADDRESS.",
-    ),
-]
-Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -261,12 +228,40 @@ def teacher(
 
 
 @app.command()
-def methods(debug: Debug = False) -> None:
-    """List the methods, their settings and their search spaces."""
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a method; default: all methods.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the methods with their settings and search spaces, or explain one of them."""
     with run_command(debug):
         from orchestrator.cli.methods import methods as run
 
-        sys.exit(run())
+        sys.exit(run(name))
+
+
+@app.command()
+def settings(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="Dotted key such as training.learning_rate, student.width or kd.temperature; "
+            "default: all sections."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Also show the values of this file (YAML).")
+    ] = None,
+    set_: Set = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Explain a key of the configuration: type, bounds, unit, default and meaning."""
+    with run_command(debug, ends_unread=True):
+        from orchestrator.cli.settings import settings as run
+
+        sys.exit(run(key=key, config=config, pairs=set_ or [], as_json=json))
 
 
 @app.command()

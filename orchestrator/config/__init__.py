@@ -3,6 +3,7 @@
 __all__ = [
     "bin_packing",
     "capacity",
+    "changed_space",
     "checkpoints",
     "conditional_space",
     "data_schema",
@@ -10,6 +11,7 @@ __all__ = [
     "extra_space",
     "fields",
     "influence_actors",
+    "key_fields",
     "loader",
     "method_settings",
     "method_variants",
@@ -21,6 +23,7 @@ __all__ = [
     "renamed",
     "resources",
     "schema",
+    "search_schema",
     "search_space",
     "sizes",
     "tracking_schema",

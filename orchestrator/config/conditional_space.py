@@ -1,12 +1,12 @@
 """List all branches of a conditional search space, given the frozen values."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.trial import Parameters
-from search_spaces import SPACES
+from search_spaces import SPACES, Trial
 
 Domain = Sequence[Any] | None
 """The values that a parameter may have; None for a continuum."""
@@ -18,7 +18,8 @@ class SpaceBranch:
 
     `chosen` are the values of its choices; the other parameters are recorded as suggested.
     `domains` are the values of each parameter in this branch. `values` are those of a trial of this
-    branch at the low end of all its ranges, including the frozen values.
+    branch at the low end of all its ranges, including the frozen values. `recorded` are the names
+    of parameters that are recorded even if they have a single choice.
     """
 
     frozen: Mapping[str, Any]
@@ -29,6 +30,8 @@ class SpaceBranch:
     domains: dict[str, Domain] = field(default_factory=dict)
     values: Parameters = field(default_factory=dict)
     alternatives: list[Parameters] = field(default_factory=list)
+    steps: dict[str, float] = field(default_factory=dict)
+    recorded: frozenset[str] = frozenset()
 
     def suggest_float(
         self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
@@ -36,6 +39,7 @@ class SpaceBranch:
         """Record a continuous parameter."""
         if name not in self.frozen:
             self.continuous.append(name)
+            self.steps |= {name: step} if step else {}
             steps = math.floor((high - low) / step + 1e-9) if step else 0
             self.domains[name] = (
                 None
@@ -50,6 +54,7 @@ class SpaceBranch:
         """Record an integer parameter."""
         if name not in self.frozen:
             self.domains[name] = range(low, high + 1, step)
+            self.steps |= {name: step} if step > 1 else {}
         return int(self._low(name, low, high, log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -57,7 +62,7 @@ class SpaceBranch:
 
         Each other value becomes a branch of its own.
         """
-        if name not in self.frozen and len(choices) > 1:
+        if name not in self.frozen and (len(choices) > 1 or name in self.recorded):
             self.choices[name] = choices
             if name not in self.chosen:
                 self.alternatives += [{**self.chosen, name: choice} for choice in choices[1:]]
@@ -73,17 +78,30 @@ class SpaceBranch:
         return float(self.values[name])
 
 
-def list_branches(method: str, frozen: Mapping[str, Any]) -> list[SpaceBranch]:
+def list_branches(
+    method: str,
+    frozen: Mapping[str, Any],
+    suggest: Callable[[Trial], None] | None = None,
+    recorded: frozenset[str] = frozenset(),
+) -> list[SpaceBranch]:
     """Return all branches of the space of a method.
 
     Args:
         method: The name of the method.
         frozen: The frozen values.
+        suggest: The function that draws from the space; None for that of the method.
+        recorded: The names of parameters that are recorded even with a single choice.
     """
-    branches: list[SpaceBranch] = []
+    return list(iterate_branches(suggest or SPACES[method].suggest, frozen, recorded))
+
+
+def iterate_branches(
+    suggest: Callable[[Trial], None], frozen: Mapping[str, Any], recorded: frozenset[str]
+) -> Iterator[SpaceBranch]:
+    """Yield all branches of a space, with the arguments of `list_branches`."""
     pending: list[Parameters] = [{}]
     while pending:
-        branches.append(SpaceBranch(frozen, pending.pop(0)))
-        SPACES[method].suggest(branches[-1])
-        pending += branches[-1].alternatives
-    return branches
+        branch = SpaceBranch(frozen, pending.pop(0), recorded=recorded)
+        suggest(branch)
+        pending += branch.alternatives
+        yield branch

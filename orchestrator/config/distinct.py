@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.conditional_space import Domain, list_branches
+from orchestrator.config.conditional_space import Domain
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import (
-    frozen_values,
     list_initial_points,
-    peer_rates,
+    list_rate_branches,
+    list_space_branches,
     qualify_name,
     searched_methods,
 )
@@ -22,14 +22,16 @@ BranchDomains = Mapping[str, Domain]
 def list_branch_domains(configuration: Configuration) -> list[BranchDomains]:
     """Return all branches of the space of a sweep; no two of them have settings in common."""
     methods = searched_methods(configuration)
-    common: dict[str, Domain] = (
-        dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
-    )
+    common: dict[str, Domain] = {
+        key: branch.choices.get(key) or branch.domains[key]
+        for key, branch in list_rate_branches(configuration).items()
+    }
+    common |= configuration.search.extra_space
     branches: list[BranchDomains] = []
     for method in methods:
         prefix = method if len(methods) > 1 else ""
         method_domain: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
-        for branch in list_branches(method, frozen_values(configuration, method)):
+        for branch in list_space_branches(configuration, method):
             branch_domains = {
                 qualify_name(name, prefix): domain for name, domain in branch.domains.items()
             }

@@ -8,11 +8,13 @@ from itertools import product
 from math import prod
 from typing import Any
 
+from orchestrator.config.changed_space import list_searched_keys
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
+FIELD = "search.extra_space"
 MOST_NETWORKS = 300  # each is built without memory to count its parameters
 EXAMPLE = "give, for example, student.width, peers.b.network.width or training.batch_size"
 
@@ -29,7 +31,7 @@ def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
             itself is not allowed.
     """
     for key, values in configuration.search.extra_space.items():
-        _check_key(configuration, key)
+        check_key(configuration, key)
         if key in configuration.search.freeze:
             raise _key_error(
                 key, "is also in search.freeze: remove it from one of them", "not in search.freeze"
@@ -73,7 +75,7 @@ def _require_few_networks(configuration: Configuration) -> None:
         field = network_key(letter)
         counts = [
             len(values)
-            for key, values in configuration.search.extra_space.items()
+            for key, values in list_searched_keys(configuration).items()
             if key.startswith(f"{field}.")
         ]
         if prod(counts) > MOST_NETWORKS:
@@ -83,21 +85,32 @@ def _require_few_networks(configuration: Configuration) -> None:
             ).with_details(f"search.extra_space.{field}", prod(counts), (1, MOST_NETWORKS))
 
 
-def _key_error(key: str, problem: str, allowed: str = EXAMPLE) -> ConfigurationError:
-    return ConfigurationError(f"search.extra_space = {key!r} {problem}").with_details(
-        "search.extra_space", key, allowed
-    )
+def _key_error(
+    key: str, problem: str, allowed: str = EXAMPLE, field: str = FIELD
+) -> ConfigurationError:
+    return ConfigurationError(f"{field} = {key!r} {problem}").with_details(field, key, allowed)
 
 
-def _check_key(configuration: Configuration, key: str) -> None:
+def check_key(configuration: Configuration, key: str, field: str = FIELD) -> None:
+    """Check that a key of the configuration may differ between the trials of a sweep.
+
+    Args:
+        configuration: The configuration of the sweep.
+        key: The dotted key.
+        field: The setting that names the key.
+
+    Raises:
+        ConfigurationError: The key does not exist, or has one value for the sweep.
+    """
     first, *rest = key.split(".")
     if not all((first, *rest)):
-        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}")
+        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}", field=field)
     if not rest and first not in ONCE:
         raise _key_error(
             key,
             f"has no dot and is not a key that can be searched: {EXAMPLE}; settings of a method "
             f"are searched by its search space, or frozen under method",
+            field=field,
         )
     if (
         first in ONCE
@@ -108,11 +121,12 @@ def _check_key(configuration: Configuration, key: str) -> None:
             key,
             f"cannot be searched, because it must be the same for all trials of a sweep: {EXAMPLE}",
             "one value for the sweep",
+            field,
         )
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
-        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}")
+        raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}", field=field)
     with_weights = [
         network_key(letter)
         for letter, student in configuration.students.items()
@@ -124,6 +138,7 @@ def _check_key(configuration: Configuration, key: str) -> None:
             f"would vary a network that has initial weights: remove {section}.weights, or remove "
             f"the key",
             f"without {section}.weights",
+            field,
         )
 
 
@@ -149,12 +164,14 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:
-    """Yield the configurations that have one value of one key each.
+    """Yield the configurations that have one value of one searched key each.
+
+    The keys are those of `search.extra_space` and `search.space`.
 
     Raises:
         ConfigurationError: A value is not allowed.
     """
-    for key, values in configuration.search.extra_space.items():
+    for key, values in list_searched_keys(configuration).items():
         for value in values:
             yield apply(configuration, {key: value})
 
@@ -164,19 +181,22 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
 
     Args:
         configuration: The configuration of the run.
-        searched: Whether `search.extra_space` applies; otherwise each student has its configured
-            network.
+        searched: Whether the search applies, with the ends of its ranges; otherwise each student
+            has its configured network.
     """
-    networks_by_student = {}
+    networks_by_student, search = {}, configuration.search
     for letter, student in configuration.students.items():
         field = network_key(letter)
         chosen = {
             key: values
-            for key, values in configuration.search.extra_space.items()
+            for key, values in list_searched_keys(configuration).items()
             if searched and key.startswith(f"{field}.")
         }
+        source = "search.space" if chosen.keys() & search.space.keys() else FIELD
         networks_by_student[letter] = {
-            _words(field, combination): _with(student.network, field, combination)
+            _words(f"search.{source}", field, combination): _with(
+                student.network, field, combination
+            )
             for combination in (
                 dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
             )
@@ -189,6 +209,6 @@ def _with(network: Network, field: str, combination: Parameters) -> Network:
     return Network.model_validate(network.model_dump() | overrides)
 
 
-def _words(field: str, combination: Parameters) -> str:
+def _words(source: str, field: str, combination: Parameters) -> str:
     chosen = ", ".join(f"{key} = {value!r}" for key, value in combination.items())
-    return f"search.extra_space: {field} with {chosen}" if chosen else field
+    return f"{source}: {field} with {chosen}" if chosen else field

@@ -163,16 +163,12 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
     """
     annotation: Any = section
     for part in location:
-        kinds = _kinds(annotation)
+        kinds = list_types(annotation)
         inner = next(
             (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
         )
         if inner is not None and str(part) in inner.model_fields:
-            field = inner.model_fields[str(part)]
-            if field.metadata:
-                annotation = Annotated[(field.annotation, *field.metadata)]
-            else:
-                annotation = field.annotation
+            annotation = _annotate(inner.model_fields[str(part)])
         elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
             annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
         else:
@@ -180,12 +176,12 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
     return _allowed(annotation)
 
 
-def _kinds(annotation: Any) -> list[Any]:
+def list_types(annotation: Any) -> list[Any]:
     """Return the types of a union annotation, without annotated metadata."""
     if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
+        return list_types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [kind for each in get_args(annotation) for kind in _kinds(each)]
+        return [kind for each in get_args(annotation) for kind in list_types(each)]
     return [annotation]
 
 
@@ -197,7 +193,7 @@ def _allowed(annotation: Any) -> object:
     )
     if (low, high) != (None, None):
         return (low, high)
-    kind = next((kind for kind in _kinds(annotation) if kind is not NoneType), None)
+    kind = next((kind for kind in list_types(annotation) if kind is not NoneType), None)
     if "max_length" in limits:
         unit = "characters" if kind is str else "values"
         return f"{limits.get('min_length', 0)} to {limits['max_length']} {unit}"
@@ -206,6 +202,16 @@ def _allowed(annotation: Any) -> object:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return tuple(kind.model_fields)
     return get_origin(kind) or kind
+
+
+def read_annotation_limits(field: FieldInfo) -> dict[str, Any]:
+    """Return the bounds and lengths of a declaration, also if it may be null."""
+    return _limits(_annotate(field))
+
+
+def _annotate(field: FieldInfo) -> Any:
+    """Return the type of a declaration with its metadata."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _limits(annotation: Any) -> dict[str, Any]:

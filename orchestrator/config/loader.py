@@ -14,6 +14,7 @@ from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
 from orchestrator.config.fields import allowed_at
 from orchestrator.config.published_inputs import complete_networks
 from orchestrator.config.schema import Configuration
+from orchestrator.config.search_schema import RANGE_KEYS, is_number, join_keys
 from orchestrator.config.yielding import (
     Origin,
     keep_schedules,
@@ -148,6 +149,7 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
+    path, value = _searched_path(values, path, value)
     for name in path[:-1]:
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
@@ -162,6 +164,29 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
     if _is_name_key(path) and values.get("name", value) != value:
         values.clear()  # the settings of the file belong to the name in the file
     values[path[-1]] = value
+
+
+def _searched_path(values: dict[str, Any], path: list[str], value: Any) -> tuple[list[str], Any]:
+    """Return the path and the value of a searched key, whose name in its mapping has dots.
+
+    A part of a range, such as `high`, is merged into the range that `values` contain.
+    """
+    if path[0] != "search" or len(path) < 4 or path[1] not in ("space", "extra_space"):
+        return path, value
+    section = values.get("search")
+    known = section.get(path[1]) if isinstance(section, dict) else None
+    if isinstance(known, dict):
+        joined = dict(join_keys(known))
+        if len(joined) == len(list(join_keys(known))):
+            known.clear()
+            known.update(joined)
+    if path[1] == "space" and len(path) > 3 and path[-1] in RANGE_KEYS:
+        *path, part = path
+        before = known.get(".".join(path[2:])) if isinstance(known, dict) else None
+        if isinstance(before, list) and len(before) == 2 and all(map(is_number, before)):
+            before = {"low": before[0], "high": before[1]}
+        value = (before if isinstance(before, dict) else {}) | {part: value}
+    return [*path[:2], ".".join(path[2:])], value
 
 
 def _is_name_key(path: list[str]) -> bool:

@@ -6,9 +6,8 @@ A variant is the configured method, or the method with one combination of its se
 from collections.abc import Iterator
 
 from methods import Method, build_method
-from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import frozen_values, searched_methods
+from orchestrator.config.search_space import frozen_values, list_space_branches, searched_methods
 
 
 def build_variants(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
@@ -27,7 +26,7 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
     settings = [configuration.method.settings if name == configuration.method.name else {}]
     if searching:
         frozen = frozen_values(configuration, name)
-        settings = [frozen | branch.values for branch in list_branches(name, frozen)]
+        settings = [frozen | branch.values for branch in list_space_branches(configuration, name)]
     for values in settings:
         yield build_method(
             name,

@@ -3,7 +3,7 @@
 The module `loader.py` builds it from a file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -20,16 +20,11 @@ from orchestrator.config.fields import (
     Gpus,
     LearningRate,
     Milestones,
-    Names,
     Norm,
-    Points,
     Seconds,
     Seed,
-    Seeds,
     Share,
     Threads,
-    Trials,
-    Values,
     WarmupEpochs,
     WeightDecay,
     Workers,
@@ -38,6 +33,7 @@ from orchestrator.config.fields import (
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
 from orchestrator.config.network_schema import Network as Network
+from orchestrator.config.search_schema import Search as Search
 from orchestrator.config.tracking_schema import Tracking
 from orchestrator.core.errors import FieldError
 from orchestrator.core.text import quote
@@ -45,7 +41,6 @@ from orchestrator.core.text import quote
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "multi_step"]
-Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
 PAUSING = ("hyperband", "pbt")  # schedulers that pause trials until others catch up
 LETTERS = "abcdefgh"  # letters of the students of a trial
 
@@ -206,118 +201,6 @@ class Teacher(Section):
             )
             raise FieldError(message).with_details("classes", self.classes, None)
         return self
-
-
-class Search(Section):
-    """Hyperparameter search. Settings given under `method` are frozen and not searched."""
-
-    methods: Names = Field(
-        (), description="Methods to search; an empty list searches the one under `method`."
-    )
-    freeze: Names = Field(
-        (),
-        description="Keys of the search space that keep their configured value, for example "
-        "training.learning_rate.",
-    )
-    trials: Trials = Field(
-        20, description="Number of trials of the sweep; `--trials` overrides it."
-    )
-    time_budget: Seconds | None = Field(
-        None, description="Wall-clock time limit of the search; null sets none."
-    )
-    scheduler: Scheduler = Field(
-        "asha",
-        description="Trial scheduler of Ray Tune. asha and median stop weak trials while others "
-        "train. hyperband compares the trials of a bracket when all have reached a milestone; a "
-        "resume rebuilds the brackets from unfinished trials. pbt copies the weights of strong "
-        "trials into weak ones of the same method. none stops no trial.",
-    )
-    grace_epochs: Epochs = Field(
-        2, description="Minimum number of epochs before a trial may be stopped (asha, median)."
-    )
-    reduction_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
-        3, description="One in this many trials continues at each rung (asha, hyperband)."
-    )
-    keep_checkpoints: Trials = Field(
-        5,
-        description="Number of best trials whose weights are kept; trials on the Pareto front and "
-        "unfinished trials also keep theirs.",
-    )
-    max_failed_trials: Trials | None = Field(
-        5, description="Consecutive failed trials that end the sweep; null sets no limit."
-    )
-    protect_initial_trials: bool = Field(
-        True,
-        description="Train the initial trials, which are the baselines, for all epochs (asha, "
-        "median).",
-    )
-    perturb_epochs: Epochs = Field(
-        5, description="Number of epochs between two comparisons of the population (pbt)."
-    )
-    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.25,
-        description="Fraction of worst trials that copy weights from the same fraction of best "
-        "trials of their method (pbt).",
-    )
-    resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25,
-        description="Probability that a continuous setting is resampled instead of being "
-        "multiplied by 0.8 or 1.2 (pbt).",
-    )
-    sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="Optuna sampler: tpe (tree-structured Parzen estimator) or random."
-    )
-    objective: str = Field(
-        "validation/accuracy", description="Metric to optimize, by its value after the last epoch."
-    )
-    direction: Literal["maximize", "minimize"] = Field(
-        "maximize", description="Direction of search.objective."
-    )
-    objectives: Names = Field(
-        (),
-        description="Two or more metrics to optimize instead of search.objective; the result is "
-        "a Pareto front, and the best trial is the best by the first metric.",
-    )
-    extra_space: dict[str, Values] = Field(
-        {}, description="Additional configuration keys to search, each with a list of values."
-    )
-    configurations: Points = Field(
-        (),
-        description="Explicit list of trials, each a mapping of parameter names to values; if "
-        "given, nothing is searched.",
-    )
-    seeds: Seeds = Field(
-        (),
-        description="Random seeds; each entry of search.configurations is trained with each seed. "
-        "An empty list uses `seed`.",
-    )
-    students: str = Field(
-        "mean",
-        description="Aggregation of metrics over the students of a trial: mean, min (the worst "
-        "student) or the letter of one student.",
-    )
-
-    @field_validator("extra_space", mode="before")
-    @classmethod
-    def _flatten_keys(cls, value: Any) -> Any:
-        """Join nested keys with dots: `--set search.extra_space.student.width=...` nests them."""
-        if not isinstance(value, dict):
-            return value
-        leaves = list(_flat(value))
-        keys = [key for key, _ in leaves]
-        if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
-            raise FieldError(
-                f"{twice!r} is given twice, as a dotted key and in sections: remove one of them"
-            ).with_details(None, twice, "once")
-        return dict(leaves)
-
-
-def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield (f"{prefix}{name}" if prefix else name), value
 
 
 class Resources(Section):

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.conditional_space import SpaceBranch, list_branches
+from orchestrator.config.conditional_space import SpaceBranch
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_space import (
-    frozen_values,
     list_initial_points,
-    peer_rates,
+    list_rate_branches,
+    list_space_branches,
     searched_methods,
 )
 from orchestrator.config.trial import network_key
@@ -19,9 +19,9 @@ from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
 from orchestrator.extensions.record import CODE, describe_code
 from orchestrator.models.build import identify
-from search_spaces.space import LEARNING_RATES
 
 Described = dict[str, Any]
+GONE = " and is no longer searched"
 
 
 def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Described:
@@ -47,12 +47,33 @@ def described_space(configuration: Configuration, kind: str) -> Described:
     spaces = {
         name: [
             {"when": _when(branch), "asks": _describe_parameters(branch)}
-            for branch in list_branches(name, frozen_values(configuration, name))
+            for branch in list_space_branches(configuration, name)
         ]
         for name in searched_methods(configuration)
     }
-    rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
+    rates = {
+        key: _describe_parameters(branch)[key]
+        for key, branch in list_rate_branches(configuration).items()
+    }
     return {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
+
+
+def list_space_changes(configuration: Configuration) -> list[str]:
+    """Return a short message for each parameter that `search.space` changes.
+
+    Parameters that are no longer searched share the last message.
+    """
+    if not configuration.search.space:
+        return []
+    search = configuration.search.model_copy(update={"space": {}, "points": ()})
+    unchanged = configuration.model_copy(update={"search": search})
+    before, now = (
+        described_space(each, "sweep") | {"points": []} for each in (unchanged, configuration)
+    )
+    changes = differences(before, now)
+    gone = [text.partition(" was ")[0] for text in changes if text.endswith(GONE)]
+    kept = [text for text in changes if not text.endswith(GONE)]
+    return kept + ([f"no longer searched: {', '.join(gone)}"] if gone else [])
 
 
 def described_data(configuration: Configuration, data: Path) -> Described:
@@ -155,7 +176,9 @@ def _describe_parameters(branch: SpaceBranch) -> dict[str, str]:
             parameters[name] = _range(low, high, log) + (
                 "" if name in branch.continuous else ", whole numbers"
             )
-        elif name in branch.choices:
+            if name in branch.steps:
+                parameters[name] += f", step {branch.steps[name]:g}"
+        elif len(branch.choices.get(name, ())) > 1:
             parameters[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
         elif name not in branch.frozen:
             parameters[name] = f"always {value}"
@@ -190,24 +213,25 @@ def _compare_parameters(
     prefix: str, before: Mapping[str, str], now: Mapping[str, str]
 ) -> list[str]:
     changed = [
-        f"{prefix}{name} was {text} and is now {now[name]}"
+        f"{_qualify(prefix, name)} was {text} and is now {now[name]}"
         for name, text in before.items()
         if now.get(name, text) != text
     ]
-    gone = [
-        f"{prefix}{name} was {text} and is no longer searched"
-        for name, text in before.items()
-        if name not in now
-    ]
+    gone = [f"{prefix}{name} was {text}{GONE}" for name, text in before.items() if name not in now]
     return (
         changed
         + gone
         + [
-            f"{prefix}{name} was not searched and is now {now[name]}"
+            f"{_qualify(prefix, name)} was not searched and is now {now[name]}"
             for name in now
             if name not in before
         ]
     )
+
+
+def _qualify(prefix: str, name: str) -> str:
+    """Return a parameter's name after the prefix of its method; a dotted key has no prefix."""
+    return name if "." in name else f"{prefix}{name}"
 
 
 def _compare_points(before: list[Described], now: list[Described]) -> Iterator[str]:

@@ -25,9 +25,8 @@ def numbers(section: type[BaseModel] = Configuration, prefix: str = "") -> Itera
         kinds += [argument for kind in kinds for argument in get_args(kind)]
         below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if below:
-            yield from numbers(
-                below[0], f"{prefix}{name}.b." if name == "peers" else f"{prefix}{name}."
-            )
+            free = {"peers": "b.", "space": "temperature."}  # the keys of mappings
+            yield from numbers(below[0], f"{prefix}{name}.{free.get(name, '')}")
         elif {int, float} & set(kinds):
             yield f"{prefix}{name}"
 

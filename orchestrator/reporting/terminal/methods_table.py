@@ -1,8 +1,12 @@
 """Print the methods: provenance, settings with defaults and documentation, and search spaces."""
 
+import dataclasses
+import inspect
+import textwrap
+
 from rich.console import Console
 
-from methods import METHODS, describe_allowed, format_default
+from methods import METHODS, Method, describe_allowed, format_default
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.trial import Parameters
 from orchestrator.reporting.terminal.lines import print_line
@@ -20,6 +24,41 @@ def print_methods(console: Console) -> None:
         searched = "; ".join(search_parameters(name)) or "nothing"
         print_line(console, f"  searched: {searched}")
         print_line(console, f"  first tried: {'; '.join(first_points(name))}\n")
+
+
+def print_method(console: Console, name: str) -> None:
+    """Print one method: summary, source, needs, settings, search space and first points."""
+    method = METHODS[name]
+    lines = [
+        name,
+        *textwrap.dedent(inspect.getdoc(method) or "").splitlines(),
+        "",
+        f"source: {method.provenance}",
+        f"needs by default: {', '.join(list_needs(method)) or 'labels only'}",
+    ]
+    rows = [
+        (setting, format_default(field), describe_allowed(field), field.description or "")
+        for setting, field in method.Settings.model_fields.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)] if rows else []
+    lines += ["", "settings, with default and allowed values:" if rows else "no settings"]
+    for row in rows:
+        cells = "".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
+        lines.append(f"  {cells}{row[-1]}")
+    lines += ["", "searched by default:"]
+    lines += [f"  {parameter}" for parameter in search_parameters(name) or ["nothing"]]
+    lines += ["", "first tried:", *(f"  {point}" for point in first_points(name))]
+    for line in lines:
+        print_line(console, line)
+
+
+def list_needs(method: type[Method]) -> list[str]:
+    """Return the names of the inputs that a method needs with its default settings."""
+    return [
+        field.name
+        for field in dataclasses.fields(method.needs)
+        if getattr(method.needs, field.name)
+    ]
 
 
 def first_points(name: str) -> list[str]:
@@ -42,7 +81,7 @@ def search_parameters(name: str) -> list[str]:
     branches = list_branches(name, {})
     names = dict.fromkeys(name for branch in branches for name in (*branch.choices, *branch.ranges))
     return [
-        f"{_describe_parameter(name, branches)}{_condition(name, branches)}"
+        f"{_describe_parameter(name, branches)}{describe_condition(name, branches)}"
         for name in sorted(names, key=lambda name: "." in name)
     ]
 
@@ -55,7 +94,7 @@ def _describe_parameter(name: str, branches: list[SpaceBranch]) -> str:
     return f"{name} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
 
 
-def _condition(name: str, branches: list[SpaceBranch]) -> str:
+def describe_condition(name: str, branches: list[SpaceBranch]) -> str:
     """Return the condition of a parameter, such as ` if cam = True`; "" if it has none."""
     matching = [branch for branch in branches if name in branch.choices or name in branch.ranges]
     needed: list[str] = []

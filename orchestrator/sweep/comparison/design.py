@@ -12,7 +12,7 @@ from methods import METHODS
 from orchestrator.config.distinct import limit_trials
 from orchestrator.config.fields import LONGEST_LIST
 from orchestrator.config.schema import Choice, Configuration
-from orchestrator.config.search_space import qualify_name
+from orchestrator.config.search_space import keep_own_changes, qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 
@@ -100,10 +100,9 @@ def note_of(common: Configuration, method: str) -> str:
 
 def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
     choice = common.method if common.method.name == method else Choice(name=method)
+    own = {"methods": (), **keep_own_changes(common, method)}
     return limit_trials(
-        common.model_copy(
-            update={"method": choice, "search": common.search.model_copy(update={"methods": ()})}
-        )
+        common.model_copy(update={"method": choice, "search": common.search.model_copy(update=own)})
     )
 
 
@@ -130,6 +129,8 @@ def plan_runs_over_seeds(
     search = common.search.model_copy(
         update={
             "methods": tuple(settings),
+            "space": {},
+            "points": (),
             "configurations": tuple(fixed),
             "seeds": seeds_of(common, seeds),
             "trials": len(fixed) * seeds,

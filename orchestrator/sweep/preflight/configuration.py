@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from methods import METHODS, SettingsError
+from orchestrator.config.changed_space import list_searched_keys
 from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.extra_space import check_keys, networks
 from orchestrator.config.fields import MOST_TRIALS
@@ -13,8 +14,9 @@ from orchestrator.config.schema import PAUSING, Configuration, Network
 from orchestrator.config.search_space import (
     frozen_values,
     key_value,
+    list_rate_branches,
+    list_space_branches,
     peer_rate,
-    peer_rates,
     searched_methods,
 )
 from orchestrator.config.trial import network_key
@@ -23,6 +25,7 @@ from orchestrator.models.build import all_settings, build_on_meta
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
+from orchestrator.sweep.preflight._search_space import check_points, check_space
 from orchestrator.sweep.preflight._students import check_peers
 from orchestrator.training.capabilities.memory_bank_checks import check_bank
 from orchestrator.training.capabilities.sample_weights_checks import check_sample_weights
@@ -195,11 +198,11 @@ def _check_sizes(configuration: Configuration) -> None:
             network_key(each) for each in configuration.students if letter in (each, PARAMETERS)
         ]
         if unlettered(name) == PARAMETERS and not any(
-            key.rpartition(".")[0] in sections for key in configuration.search.extra_space
+            key.rpartition(".")[0] in sections for key in list_searched_keys(configuration)
         ):
             raise ConfigurationError(
-                f"search.objectives = {name!r} is the same in every trial, because "
-                f"search.extra_space does not vary its network: add for example "
+                f"search.objectives = {name!r} is the same in every trial, because the search does "
+                f"not vary its network: add for example "
                 f"search.extra_space.{sections[0]}.width=[8, 16, 32], or leave the objective out"
             ).with_details("search.objectives", name, f"with search.extra_space.{sections[0]}")
 
@@ -227,11 +230,15 @@ def check_search(configuration: Configuration) -> None:
     _check_method_is_searched(configuration)
     _check_frozen_keys(configuration)
     for name in searched_methods(configuration):
+        _check_method_name(configuration, name)
+    check_space(configuration)
+    for name in searched_methods(configuration):
         _check_searched_method(configuration, name)
     check_searched_data(configuration)
     check_data(configuration, searching=True)
     check_extra_space(configuration)
     check_configurations(configuration)
+    check_points(configuration)
     check_networks(configuration, searched=True)
     check_objective(configuration)
     _check_scheduler(configuration)
@@ -266,14 +273,23 @@ def _check_frozen_keys(configuration: Configuration) -> None:
             ).with_details("search.freeze", key, "keys of the configuration") from error
 
 
-def _check_searched_method(configuration: Configuration, name: str) -> None:
-    """Check the settings, the search space and the needs of one method of a search."""
-    field = "search.methods" if configuration.search.methods else "method.name"
-    check_settings(configuration, name, field)
+def _check_method_name(configuration: Configuration, name: str) -> None:
+    """Check that a method of a search exists, accepts its settings and has a search space."""
+    check_settings(configuration, name, _method_field(configuration))
     if name not in SPACES:
         raise ConfigurationError(
             f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}"
         ).with_details("search.methods", name, tuple(SPACES))
+
+
+def _method_field(configuration: Configuration) -> str:
+    """Return the key that names the methods of a search."""
+    return "search.methods" if configuration.search.methods else "method.name"
+
+
+def _check_searched_method(configuration: Configuration, name: str) -> None:
+    """Check the frozen values and the needs of one method of a search."""
+    field = _method_field(configuration)
     check_frozen_values(configuration, name)
     check_needs(configuration, name, field, searching=True)
     check_sample_weights(configuration, name, searching=True)
@@ -312,6 +328,7 @@ def check_extra_space(configuration: Configuration) -> None:
     for name in searched_methods(configuration):
         for branch in list_branches(name, {}):
             searched_keys |= {*branch.choices, *branch.ranges}
+    searched_keys |= configuration.search.space.keys()
     check_keys(configuration, searched_keys)
 
 
@@ -337,9 +354,10 @@ def check_population(configuration: Configuration) -> None:
     branches = [
         branch
         for name in searched_methods(configuration)
-        for branch in list_branches(name, frozen_values(configuration, name))
+        for branch in list_space_branches(configuration, name)
     ]
-    if not peer_rates(configuration) and not any(branch.continuous for branch in branches):
+    branches += list_rate_branches(configuration).values()
+    if not any(branch.continuous for branch in branches):
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, but all of them are frozen: "
             "leave one out of search.freeze or of the settings under method, or choose another "
@@ -350,7 +368,7 @@ def check_population(configuration: Configuration) -> None:
 def check_frozen_values(configuration: Configuration, name: str) -> None:
     """Raise ConfigurationError if a frozen value conflicts with a searched one."""
     frozen, keys = frozen_values(configuration, name), configuration.search.freeze
-    for branch in list_branches(name, frozen):
+    for branch in list_space_branches(configuration, name):
         values = frozen | branch.values
         try:
             METHODS[name].Settings.build(

@@ -13,6 +13,7 @@ from methods.capabilities import UsesFeatureMaps
 from orchestrator.config import plan
 from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
+from orchestrator.config.changed_space import list_searched_keys
 from orchestrator.config.checkpoints import count_kept_checkpoints
 from orchestrator.config.distinct import count_settings, limit_trials
 from orchestrator.config.extra_space import alone
@@ -48,6 +49,7 @@ from orchestrator.sweep.preflight._automatic import explain_automatic
 from orchestrator.sweep.preflight._batch_norm import check_batch_norm
 from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight._given_weights import check_given_weights
+from orchestrator.sweep.preflight._search_space import describe_excluded_points, describe_space
 from orchestrator.sweep.preflight._students import require_one_process
 from orchestrator.sweep.preflight.configuration import (
     check_network,
@@ -117,6 +119,8 @@ def prepare_run(
     teacher_access, *_ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         note(problem)
+    for line in describe_excluded_points(configuration) if kind == "sweep" else ():
+        note(line)
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
     _download_students_weights(configuration, folder)
@@ -412,7 +416,7 @@ def _network_line(network: dict[str, Any]) -> str:
 def _student_lines(configuration: Configuration, kind: str, summary: DataSummary) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
     if kind == "sweep":
-        searched = {*peer_rates(configuration), *configuration.search.extra_space}
+        searched = {*peer_rates(configuration), *list_searched_keys(configuration)}
     else:
         searched = set()
     lines = {}
@@ -485,8 +489,11 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
         num_settings = f" ({settings} different setting{'s' * (settings != 1)})"
     else:
         num_settings = ""
+    space_lines = {
+        f"space {index}": line for index, line in enumerate(describe_space(configuration), 1)
+    }
     return {
         "trials": f"{search.trials} of {methods}{num_settings}{budget}; {objective_texts}",
         "epochs": f"{_describe_epochs(configuration)}; "
         f"{plan.describe_comparisons(search, configuration.training.epochs)}",
-    }
+    } | space_lines
