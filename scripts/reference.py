@@ -40,13 +40,14 @@ Artifacts of a trial's run in MLflow, `figures/NAME.png`.
 """
 COMMANDS_TITLE = """# Command line
 
-`python run.py COMMAND OPTIONS`. `python run.py COMMAND --help` shows the same text.
+`python run.py COMMAND OPTIONS`, or `distil COMMAND OPTIONS` where the package is installed.
+`--help` after a command shows the same text.
 
 Exit codes: 0 success; 1 no usable trial, or an error of the program; 2 a configuration that cannot
 be used; 3 an unfit machine or cluster; 130 interrupted.
 
-`--install-completion` installs the completion of commands and options for the current shell; it
-needs the program to be installed as a command of that shell. `--show-completion` prints it.
+`distil --install-completion` installs the completion of commands and options for the current shell.
+`--show-completion` prints it.
 
 ## Options before the command
 

@@ -1,7 +1,9 @@
-"""Commands of run.py, one module each."""
+"""Commands of the program, one module each, and the command line that lists them."""
 
 __all__ = [
+    "app",
     "compare",
+    "configs",
     "doctor",
     "error_handling",
     "export",

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli._config_option import DEFAULT as DEFAULT
+from orchestrator.cli._config_option import Config, OptionalConfig, ResumeConfig
 from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
@@ -17,16 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEFAULT = Path(__file__).parents[2] / "configs" / "digits.yaml"
-Config = Annotated[Path, typer.Option("--config", help="Configuration of the experiment (YAML).")]
-OptionalConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        show_default="configs/digits.yaml",
-        help="Configuration of the experiment (YAML).",
-    ),
-]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -91,14 +83,7 @@ def main(
 
 @app.command()
 def sweep(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            show_default="configs/digits.yaml",
-            help="Configuration of the experiment (YAML); with --resume, must match the sweep's.",
-        ),
-    ] = None,
+    config: ResumeConfig = None,
     set_: Set = None,
     store: Store = "runs",
     name: Name = None,
@@ -265,6 +250,20 @@ def methods(debug: Debug = False) -> None:
         from orchestrator.cli.methods import methods as run
 
         sys.exit(run())
+
+
+@app.command()
+def configs(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an example, which is printed.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the example configurations, or print one."""
+    with run_command(debug):
+        from orchestrator.cli.configs import configs as run
+
+        sys.exit(run(name=name))
 
 
 @app.command()
