@@ -280,8 +280,6 @@ def _options(command: Any) -> str:
             else describe_type(declared[item.name].annotation).removesuffix(" or null")
         )
         default = item.show_default if isinstance(item.show_default, str) else item.default
-        if isinstance(default, Path) and default.is_absolute():
-            default = default.relative_to(run.DEFAULT.parents[1])
         no_default = item.required or default in (None, False, (), [])
         rows.append(
             [

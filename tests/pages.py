@@ -57,7 +57,8 @@ def printed_commands(text: str) -> Iterator[list[str]]:
     for line in re.findall(
         rf"^(?:\s{{4}}|){program} (.+)$|`{program} ([^`\n]+)`", text, re.MULTILINE
     ):
-        yield shlex.split(line[0] or line[1], comments=True)
+        words = shlex.split(line[0] or line[1], comments=True)
+        yield words[: words.index(">")] if ">" in words else words
 
 
 def apply_diff(text: str, diff: str) -> str:

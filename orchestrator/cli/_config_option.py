@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.config.examples import DEFAULT as DEFAULT
 from orchestrator.config.examples import find_configuration
 
 SHOWN = "configs/digits.yaml"

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli._config_option import DEFAULT as DEFAULT
 from orchestrator.cli._config_option import Config, OptionalConfig, ResumeConfig
 from orchestrator.cli.error_handling import run_command
+from orchestrator.config.examples import DEFAULT
 
 app = typer.Typer(
     no_args_is_help=True,
