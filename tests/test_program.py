@@ -1,6 +1,7 @@
 """Test the name of the program in messages: the command that was started, or the installed one."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from orchestrator.config.method_settings import check_settings
 from orchestrator.core import program as module
 from orchestrator.core.program import install_command, program_name
 from tests.refusal import refused
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,18 @@ def test_an_extra_is_installed_from_the_checkout_or_by_the_name_of_the_package(
     assert install_command("onnx") == "pip install '.[onnx]'"
     monkeypatch.setattr(module, "IS_INSTALLED", True)
     assert install_command("onnx") == "pip install 'distillation-orchestrator[onnx]'"
+
+
+def test_messages_take_the_name_from_one_function() -> None:
+    named = {
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "orchestrator").rglob("*.py")
+        if "run.py" in file.read_text()
+    }
+    assert named == {
+        "orchestrator/cli/_submission.py",  # the command of a job, whose folder has run.py
+        "orchestrator/cli/configs.py",  # replaces it
+        "orchestrator/cluster/package.py",
+        "orchestrator/core/program.py",
+        "orchestrator/core/project.py",
+    }
