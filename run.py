@@ -1,6 +1,5 @@
 """Run the command line from a checkout: `python run.py COMMAND`."""
 
-from orchestrator.cli.app import DEFAULT as DEFAULT
 from orchestrator.cli.app import app as app
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ reporting  What people look at: terminal, HTML, figures, importance, statistics.
 export     A student on its own: weights, settings, model card, predictions.
 tracking   Runs, figures and models in MLflow.
 sweep      The search: Optuna studies, Ray Tune schedulers, the driver of a sweep.
-cli        One module for each command of run.py.
+cli        One module for each command.
 
 The names in `__all__` are imported when they are first used: `import orchestrator` is cheap.
 """

@@ -47,13 +47,14 @@ Artifacts of a trial's run in MLflow, `figures/NAME.png`.
 """
 COMMANDS_TITLE = """# Command line
 
-`python run.py COMMAND OPTIONS`. `python run.py COMMAND --help` shows the same text.
+`python run.py COMMAND OPTIONS`, or `distil COMMAND OPTIONS` where the package is installed.
+`--help` after a command shows the same text.
 
 Exit codes: 0 success; 1 no usable trial, or an error of the program; 2 a configuration that cannot
 be used; 3 an unfit machine or cluster; 130 interrupted.
 
-`--install-completion` installs the completion of commands and options for the current shell; it
-needs the program to be installed as a command of that shell. `--show-completion` prints it.
+`distil --install-completion` installs the completion of commands and options for the current shell.
+`--show-completion` prints it.
 
 ## Options before the command
 
@@ -201,8 +202,6 @@ def _options(command: Any) -> str:
             else describe_type(declared[item.name].annotation, (), code).removesuffix(" or null")
         )
         default = item.show_default if isinstance(item.show_default, str) else item.default
-        if isinstance(default, Path) and default.is_absolute():
-            default = default.relative_to(run.DEFAULT.parents[1])
         no_default = item.required or default in (None, False, (), [])
         rows.append(
             [

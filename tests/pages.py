@@ -50,12 +50,17 @@ def variations(page: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def printed_commands(text: str) -> Iterator[list[str]]:
-    """Yield the words after `python run.py` of a page's commands, fenced, indented or inline."""
+    """Yield the words after `python run.py` or `distil` of a page's commands.
+
+    The commands are fenced, indented or inline.
+    """
     text = text.replace("\\\n", " ")
+    program = r"(?:python run\.py|distil)"
     for line in re.findall(
-        r"^(?:\s{4}|)python run\.py (.+)$|`python run\.py ([^`\n]+)`", text, re.MULTILINE
+        rf"^(?:\s{{4}}|){program} (.+)$|`{program} ([^`\n]+)`", text, re.MULTILINE
     ):
-        yield shlex.split(line[0] or line[1], comments=True)
+        words = shlex.split(line[0] or line[1], comments=True)
+        yield words[: words.index(">")] if ">" in words else words
 
 
 def apply_diff(text: str, diff: str) -> str:

@@ -118,6 +118,16 @@ def test_too_old_or_missing_package_is_bad(
     assert re.search(message, finding.message), finding.message
 
 
+def test_an_installed_program_is_repaired_by_pip(
+    make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_project(tmp_path, monkeypatch, "numpy>=99")
+    monkeypatch.setattr(doctor, "IS_INSTALLED", True)
+    finding = doctor.check_packages(make_conditions())
+    command = f"`pip install --constraint {tmp_path / 'constraints.txt'} 'numpy>=99'`"
+    assert finding.fitness == "bad" and finding.message.endswith(command)
+
+
 def test_untested_versions_are_listed(
     make_conditions: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

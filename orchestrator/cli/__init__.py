@@ -1,9 +1,10 @@
-"""Commands of run.py, one module each."""
+"""Commands of the program, one module each, and the command line that lists them."""
 
 __all__ = [
     "app",
     "check_code",
     "compare",
+    "configs",
     "doctor",
     "error_handling",
     "export",

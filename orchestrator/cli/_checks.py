@@ -8,15 +8,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
 import stat
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
@@ -26,10 +25,11 @@ from packaging.specifiers import SpecifierSet
 from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.project import IS_INSTALLED, ROOT, read_metadata
 from orchestrator.store.remote import Remote
 from orchestrator.store.store import SPARE_BYTES, Store
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = ROOT
 TOKEN = Path("~/.ray/auth_token")
 DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
@@ -68,13 +68,18 @@ def run_checks(conditions: Conditions) -> Iterator[tuple[str, Finding]]:
 
 def check_python(conditions: Conditions) -> Finding:
     """Compare the interpreter with `requires-python` of `pyproject.toml`."""
-    needed = _read_project().get("requires-python", ">=3.11")
+    needed = read_metadata(PROJECT).get("requires-python", ">=3.11")
     version = platform.python_version()
     if SpecifierSet(needed).contains(version, prereleases=True):
         return Finding("ok", f"{version} at {sys.executable}")
     return Finding(
         "bad",
-        f"{version}, but {needed} is needed: delete .venv and run `make install PYTHON=python3.12`",
+        f"{version}, but {needed} is needed: "
+        + (
+            "install the program in an environment of such a Python"
+            if IS_INSTALLED
+            else "delete .venv and run `make install PYTHON=python3.12`"
+        ),
     )
 
 
@@ -83,22 +88,19 @@ def check_packages(conditions: Conditions) -> Finding:
 
     The torch version must also be the one that torchvision requires.
     """
-    requirements = [Requirement(line) for line in _read_project().get("dependencies", [])]
+    requirements = [Requirement(line) for line in read_metadata(PROJECT).get("dependencies", [])]
     if not requirements:
         return Finding(
             "warn", f"there is no pyproject.toml in {PROJECT}: versions are not compared"
         )
     versions = {each.name: _installed_version(each.name) for each in requirements}
-    unmet = [
-        f"{each.name} {versions[each.name] or 'is missing'} ({each.specifier} is needed)"
-        for each in requirements
-        if not _satisfies(versions[each.name], each.specifier)
-    ]
+    unmet = [each for each in requirements if not _satisfies(versions[each.name], each.specifier)]
     if unmet:
-        return Finding(
-            "bad",
-            f"{', '.join(unmet)}: run `make install`, or `pip install -c constraints.txt -e .`",
+        problems = ", ".join(
+            f"{each.name} {versions[each.name] or 'is missing'} ({each.specifier} is needed)"
+            for each in unmet
         )
+        return Finding("bad", f"{problems}: run {_describe_installation(*map(str, unmet))}")
     # a torchvision built for another torch fails here, at its operators
     from torchvision import __version__
 
@@ -108,7 +110,8 @@ def check_packages(conditions: Conditions) -> Finding:
             return Finding(
                 "bad",
                 f"torchvision {__version__} requires torch {need.specifier}, not "
-                f"{versions['torch']}: install both together with `make install`",
+                f"{versions['torch']}: install both together with "
+                f"{_describe_installation('torch', 'torchvision')}",
             )
     pinned = _pinned_versions()
     untested = [
@@ -420,12 +423,12 @@ CHECKS: dict[str, Check] = {
 SLOW = ("two workers",)
 
 
-def _read_project() -> dict[str, Any]:
-    file = PROJECT / "pyproject.toml"
-    project: dict[str, Any] = (
-        tomllib.loads(file.read_text()).get("project", {}) if file.is_file() else {}
-    )
-    return project
+def _describe_installation(*requirements: str) -> str:
+    """Return the command that installs these packages in their tested versions."""
+    if IS_INSTALLED:
+        constraints = shlex.quote(str(PROJECT / "constraints.txt"))
+        return f"`pip install --constraint {constraints} {shlex.join(requirements)}`"
+    return "`make install`, or `pip install -c constraints.txt -e .`"
 
 
 def _installed_version(name: str) -> str | None:

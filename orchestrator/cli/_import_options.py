@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli._option_types import find_example
 from orchestrator.cli.error_handling import run_command
 
 
@@ -29,6 +30,7 @@ def import_weights(
         Path | None,
         typer.Option(
             "--config",
+            callback=find_example,
             help="Configuration (YAML) with the data; with data, the accuracy on the validation "
             "part is reported.",
         ),

@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator.cluster.jobs import Cluster, Job
 from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
+from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 
 LAST_LINES = 20  # of a job's log, as `show_job` prints it
@@ -72,8 +73,8 @@ def follow_job(cluster: Cluster, name: str) -> int:
 
 def print_job_commands(cluster: Cluster, name: str) -> None:
     """Print the commands that follow and stop a job."""
-    print_line(f"  follow: python run.py status {name} --address {cluster.address} --follow")
-    print_line(f"  stop:   python run.py stop {name} --address {cluster.address}")
+    print_line(f"  follow: {program_name()} status {name} --address {cluster.address} --follow")
+    print_line(f"  stop:   {program_name()} stop {name} --address {cluster.address}")
 
 
 def print_resume_command(cluster: Cluster, ended: Job) -> None:
@@ -81,7 +82,7 @@ def print_resume_command(cluster: Cluster, ended: Job) -> None:
     run, store = ended.labels.get("run"), ended.labels.get("store")
     if run and store and ended.returned not in OWN_EXIT_CODES and ended.state != "succeeded":
         print_line(
-            f"  resume: python run.py submit --address {cluster.address} -- sweep --resume "
+            f"  resume: {program_name()} submit --address {cluster.address} -- sweep --resume "
             f"{run} --store {shlex.quote(store)}"
         )
 

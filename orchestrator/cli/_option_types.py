@@ -1,17 +1,44 @@
 """Define the options that several commands share."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Option("--config", help="Configuration of the experiment (YAML).")]
+from orchestrator.config.examples import find_configuration
+
+SHOWN = "configs/digits.yaml"
+HELP = "Configuration of the experiment: a YAML file, or the name of an example (see `configs`)"
+
+
+def find_example(file: Path | None) -> Path | None:
+    """Return the file; an example that is found by its name is reported."""
+    if file is None:
+        return None
+    found = find_configuration(file)
+    if found != file:
+        from orchestrator.core.privacy import sanitize
+
+        note = f"note: --config {file}: no such file here, so the example {found} is used"
+        print(sanitize(note), file=sys.stderr)
+    return found
+
+
+Config = Annotated[
+    Path, typer.Option("--config", callback=find_example, show_default=SHOWN, help=f"{HELP}.")
+]
 OptionalConfig = Annotated[
+    Path | None,
+    typer.Option("--config", callback=find_example, show_default=SHOWN, help=f"{HELP}."),
+]
+ResumeConfig = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        show_default="configs/digits.yaml",
-        help="Configuration of the experiment (YAML).",
+        callback=find_example,
+        show_default=SHOWN,
+        help=f"{HELP}; with --resume, must match the sweep's.",
     ),
 ]
 Set = Annotated[
@@ -54,3 +81,19 @@ Address = Annotated[
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator.core.provenance import describe_version
+
+        print(describe_version())
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+]

@@ -16,6 +16,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.core.program import program_name
 from orchestrator.extensions.record import CODE, require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
@@ -149,7 +150,7 @@ def _print_interruption(store: Store, sweep: Sweep | None) -> int:
             highlight=False,
         )
     else:
-        resume = f"python run.py sweep --resume {sweep.name}{store.option}"
+        resume = f"{program_name()} sweep --resume {sweep.name}{store.option}"
         print_line(console, f"interrupted; resume: {resume}")
     return errors.INTERRUPTED
 
@@ -181,7 +182,7 @@ def _run_and_print(
     except PreflightError as error:
         if sweep.state != "interrupted":
             raise
-        again = f"python run.py sweep --resume {sweep.name}{store.option}"
+        again = f"{program_name()} sweep --resume {sweep.name}{store.option}"
         raise PreflightError.from_error(
             error, f"{error}; then resume the unfinished trials: {again}"
         ) from error
@@ -196,11 +197,11 @@ def _run_and_print(
 def list_next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
     """Return the commands that are useful after the end of a run, by their purpose."""
     commands = {
-        "status": f"python run.py status {sweep.name}{store.option}",
-        "open MLflow": f"python run.py ui{store.option}",
+        "status": f"{program_name()} status {sweep.name}{store.option}",
+        "open MLflow": f"{program_name()} ui{store.option}",
     }
     if sweep.state == "interrupted" or (sweep.state == "failed" and _has_unfinished_trials(sweep)):
-        commands["resume"] = f"python run.py sweep --resume {sweep.name}{store.option}"
+        commands["resume"] = f"{program_name()} sweep --resume {sweep.name}{store.option}"
     return commands
 
 

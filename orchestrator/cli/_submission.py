@@ -17,6 +17,7 @@ from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
 from orchestrator.extensions.loading import load_code
@@ -132,7 +133,7 @@ def _parse_command_line(
     if command not in COMMANDS:
         raise ConfigurationError(
             f"{command!r} cannot run as a job: {suggest_name(command, COMMANDS)}; write "
-            f"`python run.py submit -- sweep ...`"
+            f"`{program_name()} submit -- sweep ...`"
         ).with_details("command", command, tuple(COMMANDS))
     try:
         context = group.commands[command].make_context(
@@ -144,7 +145,7 @@ def _parse_command_line(
             raise
         parameter = getattr(error, "param", None)
         raise ConfigurationError(
-            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists "
+            f"{error.format_message().rstrip('.')}: `{program_name()} {command} --help` lists "
             f"the options"
         ).with_details(
             getattr(error, "option_name", None) or (parameter.opts[0] if parameter else command),

@@ -21,13 +21,17 @@ from orchestrator.cli._option_types import (
     Local,
     Name,
     OptionalConfig,
+    ResumeConfig,
     RunName,
     Seed,
     Set,
     Store,
     Trials,
+    Version,
+    find_example,
 )
 from orchestrator.cli.error_handling import run_command
+from orchestrator.config.examples import DEFAULT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,39 +39,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEFAULT = Path(__file__).parents[2] / "configs" / "digits.yaml"
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from orchestrator.core.provenance import describe_version
-
-        print(describe_version())
-        raise typer.Exit
-
 
 @app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
+def main(version: Version = False) -> None:
     """Train students by knowledge distillation, and search for the best settings."""
 
 
 @app.command()
 def sweep(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            show_default="configs/digits.yaml",
-            help="Configuration of the experiment (YAML); with --resume, must match the sweep's.",
-        ),
-    ] = None,
+    config: ResumeConfig = None,
     set_: Set = None,
     store: Store = "runs",
     name: Name = None,
@@ -251,7 +231,10 @@ def settings(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Also show the values of this file (YAML).")
+        Path | None,
+        typer.Option(
+            "--config", callback=find_example, help="Also show the values of this file (YAML)."
+        ),
     ] = None,
     set_: Set = None,
     json: Json = False,
@@ -262,6 +245,20 @@ def settings(
         from orchestrator.cli.settings import settings as run
 
         sys.exit(run(key=key, config=config, pairs=set_ or [], as_json=json))
+
+
+@app.command()
+def configs(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an example, which is printed.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the example configurations, or print one."""
+    with run_command(debug):
+        from orchestrator.cli.configs import configs as run
+
+        sys.exit(run(name=name))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.core.program import program_name
 from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
@@ -144,7 +145,7 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
     from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
-    again = f"python run.py compare --resume {comparison.name}{store.option}"
+    again = f"{program_name()} compare --resume {comparison.name}{store.option}"
     try:
         seed_sweep = run_comparison(
             store, comparison, console, ship_of=lambda name: partial(export_program, store, name)
@@ -166,7 +167,7 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
         print(json.dumps(outcome.plain(), indent=1))
     for what, command in {
         "tables": comparison.folder / "comparison.md",
-        "open MLflow": f"python run.py ui{store.option}",
+        "open MLflow": f"{program_name()} ui{store.option}",
     }.items():
         print_line(console, f"{what}: {command}")
     return errors.OK if seed_sweep.state == "finished" else errors.NO_USABLE_TRIAL

@@ -10,6 +10,7 @@ from orchestrator.cluster.jobs import Cluster
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.privacy import sanitize
+from orchestrator.core.program import program_name
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -64,7 +65,7 @@ def show_job_status(name: str | None, address: str | None, as_json: bool, follow
     """
     if follow and name is None:
         raise ConfigurationError(
-            "--follow needs the name of a job: `python run.py status --address HOST:PORT` "
+            f"--follow needs the name of a job: `{program_name()} status --address HOST:PORT` "
             "lists them"
         ).with_details("--follow", True, "with the name of a job")
     cluster = Cluster(address)

@@ -8,9 +8,7 @@ from orchestrator.cli._jobs import follow_job, print_job_commands, print_line
 from orchestrator.cli._submission import create_submission
 from orchestrator.cluster.jobs import Cluster
 from orchestrator.cluster.package import collect, format_bytes
-from orchestrator.core import errors
-
-ROOT = Path(__file__).resolve().parents[2]  # of the project
+from orchestrator.core import errors, project
 
 
 def submit(
@@ -40,8 +38,8 @@ def submit(
         ConfigurationError: The command line cannot run on a cluster, or the files exceed
             `limit_mib`.
     """
-    job = create_submission(group, words, name, ROOT)
-    package = collect(ROOT, excludes, job.extra_files)
+    job = create_submission(group, words, name, project.ROOT)
+    package = collect(project.ROOT, excludes, job.extra_files, project.PACKAGES)
     package.require_at_most(limit_mib)
     cluster = Cluster(address)
     with tempfile.TemporaryDirectory() as folder:

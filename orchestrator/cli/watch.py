@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestrator.cli._run import list_next_commands
 from orchestrator.core import errors
+from orchestrator.core.program import program_name
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import Display, show_damage, summary
 from orchestrator.store import run_lock
@@ -50,7 +51,7 @@ def watch(
         if sweep.state == "running":
             sweep = _follow(opened, sweep, elapsed_s, console, wait)
     except KeyboardInterrupt:
-        watch_command = f"python run.py watch {name}{opened.option}"
+        watch_command = f"{program_name()} watch {name}{opened.option}"
         print_line(console, f"stopped watching; {name} continues; watch again: {watch_command}")
         return errors.OK
     summary(sweep, console, list_next_commands(sweep, opened))

@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,6 +28,7 @@ from orchestrator.config.resources import (
     local_resources,
     ray_folder,
 )
+from orchestrator.core import project
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
@@ -54,9 +54,7 @@ SHUTDOWN_S = 20.0
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
 # without these, workers use the network of the host name
 BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-PACKAGES = [
-    str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")
-]
+PACKAGES = [str(project.PACKAGES / name) for name in ("orchestrator", "methods", "search_spaces")]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from ray.job_submission import JobSubmissionClient
 from orchestrator.cluster.connect import load_token
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.program import program_name
 from orchestrator.core.proxies import bypass_proxies
 from orchestrator.core.redact import redact
 from orchestrator.store.store import NAME
@@ -213,7 +214,7 @@ class Cluster:
             if time.monotonic() > until:
                 raise PreflightError(
                     f"{name} has not ended {STOP_S + END_TIMEOUT_S:.0f} s after the stop request: "
-                    f"check it with `python run.py status {name} --address {self.address}`"
+                    f"check it with `{program_name()} status {name} --address {self.address}`"
                 ).with_details("name", name, f"an end within {STOP_S + END_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
         return job, True
@@ -274,7 +275,7 @@ class Cluster:
         if name and "does not exist" in error_text and "404" in error_text:
             return ConfigurationError(
                 f"the cluster at {self.address} has no job {name!r}: "
-                f"`python run.py status --address {self.address}` lists its jobs"
+                f"`{program_name()} status --address {self.address}` lists its jobs"
             ).with_details("name", name, f"a job of {self.address}")
         if name and "already exists" in error_text:
             return ConfigurationError(

@@ -13,16 +13,12 @@ from ray._private.thirdparty.pathspec import PathSpec
 
 from orchestrator.core.errors import ConfigurationError
 
-PARTS = (
-    "run.py",
-    "orchestrator",
-    "methods",
-    "search_spaces",
-    "configs",
-    "pyproject.toml",
-    "constraints.txt",
+PACKAGES = ("orchestrator", "methods", "search_spaces")
+FILES = ("run.py", "configs", "pyproject.toml", "constraints.txt")
+ALWAYS_EXCLUDED = (
+    *(".*", "__pycache__/", "*.pyc", "*.egg-info/"),
+    "/orchestrator/project/",  # FILES of an installed package, which are packaged as such
 )
-ALWAYS_EXCLUDED = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
 MIB = 2**20
 NUM_LARGEST = 3  # files named in the error of a package that is too large
 # modification time in every archive: equal files make equal archives, which are sent once
@@ -74,15 +70,19 @@ class Package:
 
 
 def collect(
-    root: Path, excludes: Iterable[str] = (), extra_files: Mapping[str, Path] | None = None
+    root: Path,
+    excludes: Iterable[str] = (),
+    extra_files: Mapping[str, Path] | None = None,
+    packages: Path | None = None,
 ) -> Package:
-    """Return the files of a project that are packaged.
+    """Return the files of a project that are packaged, as a checkout holds them.
 
     Args:
         root: Folder of the project.
         excludes: Patterns of files to leave out, as in .gitignore. Those of the project's
             .gitignore are left out too.
         extra_files: Further files, by their names in the archive.
+        packages: Folder of the Python packages of an installed project; None for `root`.
 
     Raises:
         ConfigurationError: A link leads to a folder or out of the project, or `run.py` is missing
@@ -96,10 +96,12 @@ def collect(
         *excludes,
     ]
     excluded = PathSpec.from_lines("gitwildmatch", patterns)
+    packages = (packages or root).resolve()
+    parents = dict.fromkeys(FILES, root) | dict.fromkeys(PACKAGES, packages)
     files = {
-        file.relative_to(root).as_posix(): file
-        for part in PARTS
-        for file in _files(root / part, root, excluded)
+        file.relative_to(parent).as_posix(): file
+        for part, parent in parents.items()
+        for file in _files(parent / part, parent, excluded)
     }
     if "run.py" not in files:
         raise ConfigurationError(

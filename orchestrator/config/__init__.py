@@ -8,6 +8,7 @@ __all__ = [
     "conditional_space",
     "data_schema",
     "distinct",
+    "examples",
     "extra_space",
     "fields",
     "influence_actors",

@@ -24,6 +24,7 @@ from orchestrator.config.yielding import (
 )
 from orchestrator.core.errors import ConfigurationError, FieldError, suggest_name
 from orchestrator.core.paths import read_file
+from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 from orchestrator.core.text import describe_requirement, quote, shorten
 
@@ -98,7 +99,10 @@ PLAIN = {  # the YAML form of Python types
 
 
 def _read(file: Path) -> dict[str, Any]:
-    path = read_file(file, "--config", "give the path of a YAML file")
+    advice = (
+        f"give the path of a YAML file, or the name of an example, see `{program_name()} configs`"
+    )
+    path = read_file(file, "--config", advice)
     try:
         with path.open("rb") as stream:
             values = parse_yaml(stream.read(MAX_BYTES + 1))

@@ -3,6 +3,7 @@
 from methods import METHODS, SettingsError
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.program import program_name
 
 
 def check_settings(configuration: Configuration, name: str, field: str) -> None:
@@ -18,8 +19,8 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     """
     if name not in METHODS:
         raise ConfigurationError(
-            f"{field} = {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
-            f"run.py methods`"
+            f"{field} = {name!r} is not a method: {suggest_name(name, METHODS)}; see "
+            f"`{program_name()} methods`"
         ).with_details(field, name, tuple(METHODS))
     method = METHODS[name]
     given = configuration.method.settings if name == configuration.method.name else {}
@@ -30,5 +31,5 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
             known = f"; {suggest_name(error.field, method.Settings.model_fields)}"
         else:
             known = ""
-        message = f"method {name}: {error}{known}; see `python run.py methods`"
+        message = f"method {name}: {error}{known}; see `{program_name()} methods`"
         raise ConfigurationError.from_error(error, message, "method") from error

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config.objectives import BETTER
 from orchestrator.config.schema import Configuration, Teacher, Training
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.program import program_name
 
 DEFAULT, FILE, COMMAND_LINE = range(3)
 
@@ -177,7 +178,7 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
             given = f"the settings under method belong to {name}, which is"
         raise ConfigurationError(
             f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
-            f"one of the two; `python run.py methods` lists all methods"
+            f"one of the two; `{program_name()} methods` lists all methods"
         ).with_details("method.name", name, methods)
 
 

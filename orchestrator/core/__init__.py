@@ -8,6 +8,8 @@ __all__ = [
     "output",
     "paths",
     "privacy",
+    "program",
+    "project",
     "provenance",
     "proxies",
     "redact",

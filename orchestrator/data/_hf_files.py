@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_file, read_folder, read_path
+from orchestrator.core.program import install_command
 from orchestrator.core.text import shorten
 from orchestrator.data._table import SPLITS
 
 SAVED = ("state.json", "dataset_dict.json")  # in a folder that save_to_disk wrote
 LAYOUT = "a folder of datasets' save_to_disk, a parquet file, or a folder of train*.parquet files"
-INSTALL = "install it with `pip install '.[hf]'`, or give parquet files, which need no extra"
 BATCH = 64  # rows that are read at once: bounds the memory
 # the split that begins the name of a parquet file, such as train-00000-of-00002.parquet
 SPLIT_OF_FILE = re.compile(rf"({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z])")
@@ -220,8 +220,9 @@ def _open_saved(folder: Path) -> HFSource:
     except ImportError as error:
         raise PreflightError(
             f"data.path = {folder} was written by save_to_disk, and the package datasets is not "
-            f"installed: {INSTALL}"
-        ).with_details("data.path", str(folder), "pip install '.[hf]'") from error
+            f"installed: install it with `{install_command('hf')}`, or give parquet files, which "
+            f"need no extra"
+        ).with_details("data.path", str(folder), install_command("hf")) from error
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # no common error for damage

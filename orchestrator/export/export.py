@@ -20,6 +20,7 @@ from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
+from orchestrator.core.program import program_name
 from orchestrator.data.dataset import SUMMARY_FILE, DataSummary, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.data.prepare import describe
@@ -181,7 +182,7 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
     if number is None:
         best = sweep.best()
         if best is None:
-            command = f"python run.py status {sweep.name}{store.option}"
+            command = f"{program_name()} status {sweep.name}{store.option}"
             raise ConfigurationError(
                 f"{sweep.name!r} has no trial with results: run `{command}` for the reasons"
             ).with_details("name", sweep.name, "a run with a complete or early-stopped trial")

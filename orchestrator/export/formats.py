@@ -26,6 +26,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.program import install_command, program_name
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import save_weights
 
@@ -35,7 +36,9 @@ SETTINGS, CARD = "settings.json", "README.md"  # written with the file of the fo
 NETWORK = "network"  # folder with the files that a network needs beside its name and settings
 EXAMPLES = 2  # batch size of tracing: with 1, tracing would assume that batches have one image
 LARGEST_BATCH = 2**16
-INSTALL = "install it with `pip install '.[onnx]'`, or give --format safetensors or torchexport"
+INSTALL = (
+    f"install it with `{install_command('onnx')}`, or give --format safetensors or torchexport"
+)
 CONFIGS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 # the inputs of the trace, which would be pickled
 EMPTY = "data/sample_inputs/model.pt"
@@ -147,8 +150,8 @@ def read_plain(file: Path) -> bytes:
         else:
             reason = f"its member {odd[0]} is pickled or unknown"
         raise ConfigurationError(
-            f"{file} is not opened, because {reason}: export it again with `python run.py export "
-            f"--format torchexport`"
+            f"{file} is not opened, because {reason}: export it again with "
+            f"`{program_name()} export --format torchexport`"
         ).with_details(
             str(file),
             (outside or odd)[0],
@@ -235,7 +238,7 @@ def _example(shape: Shape) -> Tensor:
 def _unreadable(file: Path, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ConfigurationError(
-        f"{file} is missing or damaged ({reason}): export it again with `python run.py export`"
+        f"{file} is missing or damaged ({reason}): export it again with `{program_name()} export`"
     ).with_details(str(file), reason)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
+from orchestrator.core.program import program_name
 from orchestrator.export.formats import (
     FORMATS,
     NAME,
@@ -62,7 +63,7 @@ def _build_network(settings: StudentSettings, folder: Path) -> Network:
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{folder / SETTINGS} does not describe a valid network ({error}): export it again "
-            f"with `python run.py export`"
+            f"with `{program_name()} export`"
         ).with_details(str(folder / SETTINGS), settings.network.model_dump()) from error
 
 
@@ -86,12 +87,14 @@ def _require_size(settings: StudentSettings, file: Path) -> None:
     ) as error:  # sizes that torch cannot count
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} "
-            f"({' '.join(str(error).split())[:200]}): export it again with `python run.py export`"
+            f"({' '.join(str(error).split())[:200]}): export it again with "
+            f"`{program_name()} export`"
         ).with_details(str(file.parent / SETTINGS), settings.network.model_dump()) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and "
-            f"{file.name} holds {file.stat().st_size}: export it again with `python run.py export`"
+            f"{file.name} holds {file.stat().st_size}: export it again with "
+            f"`{program_name()} export`"
         ).with_details(str(file), file.stat().st_size, needed)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.program import program_name
 from orchestrator.core.text import SURROGATE, control_character, shorten
 from orchestrator.data.checks import MOST_CHANNELS
 from orchestrator.export.formats import FORMATS, NAME, SETTINGS
@@ -167,7 +168,7 @@ def read_settings(folder: Path) -> StudentSettings:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{folder} is not an exported student, or it is damaged ({_reason(error)}): export it "
-            f"again with `python run.py export`"
+            f"again with `{program_name()} export`"
         ).with_details(str(folder / SETTINGS), _reason(error)) from error
     raise ConfigurationError(
         f"{folder} was written by a newer version of this program: update it to load the student"

@@ -18,6 +18,7 @@ from torch import nn
 
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
+from orchestrator.core.program import install_command
 from orchestrator.models._builder import Builder, OpenSettings, call_constructor, short_reason
 from orchestrator.models._published import (
     fill,
@@ -239,8 +240,8 @@ def _import_transformers() -> None:
     except ImportError as error:
         raise PreflightError(
             "networks of the form hf/FOLDER need transformers, which is not installed: install it "
-            "with `pip install '.[hf]'`"
-        ).with_details("name", "transformers", "pip install '.[hf]'") from error
+            f"with `{install_command('hf')}`"
+        ).with_details("name", "transformers", install_command("hf")) from error
 
 
 def _label_names(values: dict[str, Any]) -> list[str]:

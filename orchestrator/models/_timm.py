@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.program import install_command
 from orchestrator.models._builder import (
     Builder,
     OpenSettings,
@@ -168,8 +169,8 @@ def _import_timm() -> Any:
     except ImportError as error:
         raise PreflightError(
             "networks of the form timm/NAME need timm, which is not installed: install it with "
-            "`pip install '.[timm]'`"
-        ).with_details("name", "timm", "pip install '.[timm]'") from error
+            f"`{install_command('timm')}`"
+        ).with_details("name", "timm", install_command("timm")) from error
     return timm
 
 

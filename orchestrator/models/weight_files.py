@@ -16,6 +16,7 @@ from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
+from orchestrator.core.program import program_name
 from orchestrator.models.network import Network
 
 SUFFIX = ".safetensors"
@@ -148,7 +149,7 @@ def import_command(
         settings: The settings of the network.
         options: Further options.
     """
-    words = ["python", "run.py", "import-weights", str(file), "--network", network.name]
+    words = [*program_name().split(), "import-weights", str(file), "--network", network.name]
     for name, value in (settings or {}).items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if file.suffix.lower() == SUFFIX:
@@ -165,4 +166,4 @@ def _advice(file: Path, kind: str, network: Network, settings: Mapping[str, Any]
             f"import its tensors with `{import_command(file, network, settings)}`, and give "
             f"{target}"
         )
-    return "give a .safetensors file, as `python run.py import-weights` writes it"
+    return f"give a .safetensors file, as `{program_name()} import-weights` writes it"

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from orchestrator.config.objectives import primary_goal
 from orchestrator.config.trial import Parameters
 from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.program import program_name
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
 from orchestrator.store.study_file import (
@@ -326,7 +327,7 @@ def _too_few(
         advice.insert(0, "wait, because it is still running")
     elif sweep.configuration.search.scheduler != "pbt":
         advice.insert(
-            0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`"
+            0, f"train more with `{program_name()} sweep --resume {sweep.name} --trials N{option}`"
         )
     return f"{counted}: {', or '.join(advice) or 'the population of pbt cannot grow'}"
 

@@ -20,6 +20,7 @@ from orchestrator.config.objectives import goals, pareto_front, primary_goal
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.program import program_name
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import (
@@ -196,7 +197,7 @@ class Sweep(SweepRecord):
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} already exists in this store: give another name, or "
-                f"continue it with `python run.py sweep --resume {folder.name}{option}`"
+                f"continue it with `{program_name()} sweep --resume {folder.name}{option}`"
             ).with_details("--name", folder.name, "a new name")
 
     @classmethod
@@ -398,7 +399,7 @@ class Sweep(SweepRecord):
 
         `option` is the command-line option that selects the store.
         """
-        again = f"`python run.py sweep --resume {self.name}{option}` writes it again"
+        again = f"`{program_name()} sweep --resume {self.name}{option}` writes it again"
         return [
             f"{file.relative_to(self.folder)} is damaged: {reason}: {again}"
             for file, reason in self.damaged.items()

@@ -22,6 +22,7 @@ from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
+from orchestrator.core.program import program_name
 from orchestrator.store.remote import Remote, check_uri, is_uri, local_folder
 
 DEFAULT = Path("runs")
@@ -78,8 +79,8 @@ class Store:
             else:
                 where = f"{name} does not exist"
             raise ConfigurationError(
-                f"--store {where}: give the store of an earlier run, or start a sweep with `python "
-                f"run.py sweep{store.option}`"
+                f"--store {where}: give the store of an earlier run, or start a sweep with "
+                f"`{program_name()} sweep{store.option}`"
             ).with_details("--store", store.uri or str(name), "the store of an earlier run")
         if not any_format:
             store.require_format()

@@ -15,8 +15,11 @@ from torch.nn.functional import normalize
 
 from methods.retrieval import ByClass, Neighbours, recall
 from orchestrator.core.errors import PreflightError
+from orchestrator.core.program import install_command
 
-INSTALL = "install faiss-cpu (`pip install '.[approximate]'`), or set resources.retrieval=exact"
+INSTALL = (
+    f"install faiss-cpu (`{install_command('approximate')}`), or set resources.retrieval=exact"
+)
 # probed cells are added until this share of the nearest negatives of so many queries is found
 RECALL, SAMPLE = 0.95, 256
 PER_CELL = 40  # training samples per cell centre; faiss warns below 39

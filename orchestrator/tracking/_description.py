@@ -8,6 +8,7 @@ import json
 
 from orchestrator.config.objectives import describe_objective, primary_goal
 from orchestrator.config.schema import Configuration
+from orchestrator.core.program import program_name
 from orchestrator.data.dataset import DataSummary
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -177,7 +178,7 @@ def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bo
         lines.append(
             f"- The best student is the registered model [{model}](#/models/{model}), alias `best`."
         )
-    commands = [f"python run.py {command}{store.option}" for command in _commands(sweep, best)]
+    commands = [f"{program_name()} {command}{store.option}" for command in _commands(sweep, best)]
     return "## Next steps\n\n" + "\n".join(lines) + "\n\n```\n" + "\n".join(commands) + "\n```"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.config.schema import LETTERS, Configuration
 from orchestrator.config.uris import database_file, database_uri, scheme_of
+from orchestrator.core.program import program_name
 from orchestrator.reporting.figures import trial
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.record_file import DamagedRecordError, RecordSchema
@@ -46,7 +47,6 @@ RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
 log = logging.getLogger(__name__)
 FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 OWNER, KEY = "sweep.id", "sweep.key"  # tags that identify a run
 
 
@@ -211,7 +211,8 @@ class Runs:
 
     def _open(self, client: Any, write: OpenRun, again: bool) -> None:
         key = write.run
-        tags = write.tags | SOURCE | {OWNER: self.owner, KEY: key}
+        source = {"mlflow.source.name": program_name().split()[-1], "mlflow.source.type": "LOCAL"}
+        tags = write.tags | source | {OWNER: self.owner, KEY: key}
         if key != PARENT:
             above = key.partition("/")[0] if "/" in key else PARENT
             tags |= {"mlflow.parentRunId": self._id(client, above), "sweep": self.sweep.name}

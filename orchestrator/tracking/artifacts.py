@@ -6,6 +6,7 @@ If MLflow cannot be reached, the reason is returned, not raised.
 import time
 from collections.abc import Mapping
 
+from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
@@ -45,7 +46,7 @@ def log_to_sweep(
         run = RUN_IDS.read(sweep.folder / RUNS).get(PARENT)
     except DamagedRecordError as error:
         return (
-            f"{error}: run `python run.py sweep --resume {sweep.name}{store.option}` to create "
+            f"{error}: run `{program_name()} sweep --resume {sweep.name}{store.option}` to create "
             f"it again"
         )
     if run is None:

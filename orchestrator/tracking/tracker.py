@@ -12,6 +12,7 @@ from dataclasses import replace
 from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.program import program_name
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import DataSummary, read_summary
 from orchestrator.extensions.loading import loaded_files
@@ -85,7 +86,7 @@ class Tracker:
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
         self.registers_model = export_program is not None and sweep.kind in model_registry.KINDS
         self.runs = Runs(store, sweep, classes, export_program)
-        resume = f"python run.py sweep --resume {sweep.name}{store.option}"
+        resume = f"{program_name()} sweep --resume {sweep.name}{store.option}"
         self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume)
         new = self.writer.writes.outbox.new
         self.machine = Machine(store.root, self._progress(PARENT).measured or 0)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.uris import WEB, database_uri, scheme_of
 from orchestrator.core.errors import OK, ConfigurationError, PreflightError
+from orchestrator.core.program import program_name
 from orchestrator.core.signals import before_exit, remaining_timeout, stoppable
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store import run_lock
@@ -54,8 +55,8 @@ def serve(store: Store, port: int, console: Console) -> int:
         if other_tracking_addresses(store):
             return OK
         raise ConfigurationError(
-            f"--store {store.root} holds no runs yet: start one with `python run.py "
-            f"sweep{store.option}`"
+            f"--store {store.root} holds no runs yet: start one with "
+            f"`{program_name()} sweep{store.option}`"
         ).with_details("--store", str(store.root), "a store with runs")
     require_schema(store.database)
     require_free(port)

@@ -147,3 +147,22 @@ def test_bytes_in_words() -> None:
         "1.0 MiB",
         "2.5 MiB",
     )
+
+
+def test_an_installed_project_is_packaged_as_a_checkout(project: Path, tmp_path: Path) -> None:
+    expected = collect(project).files
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    for name in ("orchestrator", "methods", "search_spaces"):
+        (project / name).rename(packages / name)
+    (packages / "other").mkdir()
+    (packages / "other" / "module.py").touch()
+    bundle = packages / "orchestrator" / "project"
+    bundle.mkdir()
+    for name in ("run.py", "pyproject.toml", "configs/digits.yaml"):
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (project / name).rename(bundle / name)
+    packed = collect(bundle, packages=packages)
+    assert packed.files.keys() == expected.keys()
+    assert packed.files["methods/kd.py"] == packages / "methods" / "kd.py"
+    assert packed.files["run.py"] == bundle / "run.py"

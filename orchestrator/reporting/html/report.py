@@ -12,6 +12,7 @@ import yaml
 
 from orchestrator.config.trial import METHOD, SEED, apply
 from orchestrator.core.errors import UserError
+from orchestrator.core.program import program_name
 from orchestrator.core.provenance import describe
 from orchestrator.reporting.html import _costs as costs
 from orchestrator.reporting.html import _epochs as epochs
@@ -149,15 +150,15 @@ def list_reproduce_commands(store: Store, view: SweepView) -> Commands:
     several = comparable and len(view.methods) > 1 and len(view.complete) > 1
     left = view.searched and view.state in ("interrupted", "failed")
     return Commands(
-        resume=f"python run.py sweep --resume {sweep.name}{option}" if left else "",
-        export=f"python run.py export {sweep.name}{option}" if best else "",
-        again=f"python run.py {sweep.kind} --config {file} --name {sweep.name}-again{option}",
-        once=f"python run.py train --config {file} --name "
+        resume=f"{program_name()} sweep --resume {sweep.name}{option}" if left else "",
+        export=f"{program_name()} export {sweep.name}{option}" if best else "",
+        again=f"{program_name()} {sweep.kind} --config {file} --name {sweep.name}-again{option}",
+        once=f"{program_name()} train --config {file} --name "
         f"{sweep.name}-best{option}{pairs(sweep, best)}"
         if best and view.searched
         else "",
-        ui=f"python run.py ui{option}",
-        compare=f"python run.py compare --config {file} --methods {','.join(view.methods)} "
+        ui=f"{program_name()} ui{option}",
+        compare=f"{program_name()} compare --config {file} --methods {','.join(view.methods)} "
         f"--seeds 10{option}"
         if several
         else "",

@@ -1,4 +1,4 @@
-"""Show the progress of `run.py teacher`: steps, epochs, and a progress bar for the cache."""
+"""Show the progress of `teacher`: steps, epochs, and a progress bar for the cache."""
 
 from rich.console import Console
 from rich.progress import (

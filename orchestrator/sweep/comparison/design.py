@@ -15,6 +15,7 @@ from orchestrator.config.schema import Choice, Configuration
 from orchestrator.config.search_space import keep_own_changes, qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.program import program_name
 
 OVER_SEEDS = "seeds"  # suffix of the name of the sweep over seeds
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
@@ -31,8 +32,8 @@ def parse_methods(text: str) -> tuple[str, ...]:
     for name in methods:
         if name not in METHODS:
             raise ConfigurationError(
-                f"--methods: {name!r} is not a method: {suggest_name(name, METHODS)}; see `python "
-                f"run.py methods`"
+                f"--methods: {name!r} is not a method: {suggest_name(name, METHODS)}; see "
+                f"`{program_name()} methods`"
             ).with_details("--methods", name, tuple(METHODS))
     if repeated := [name for i, name in enumerate(methods) if name in methods[:i]]:
         raise ConfigurationError(

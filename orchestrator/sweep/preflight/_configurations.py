@@ -8,6 +8,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import list_initial_points, searched_methods
 from orchestrator.config.trial import SEED, apply
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.program import program_name
 
 
 def check_configurations(configuration: Configuration) -> None:
@@ -89,6 +90,6 @@ def _resolve_settings(
     try:
         resolved = METHODS[name].Settings.build(trial.method.settings)
     except SettingsError as error:
-        message = f"{field}: method {name}: {error}; see `python run.py methods`"
+        message = f"{field}: method {name}: {error}; see `{program_name()} methods`"
         raise ConfigurationError.from_error(error, message, field) from error
     return json.dumps([trial.plain() | {"method": name}, resolved.model_dump()], sort_keys=True)

@@ -5,6 +5,7 @@ from orchestrator.config.method_variants import build_all_variants, build_varian
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.program import program_name
 from orchestrator.data.batches import labelled_per_batch
 from orchestrator.data.class_balance import require_class_weights
 from orchestrator.data.dataset import DataSummary
@@ -51,7 +52,7 @@ def check_searched_data(configuration: Configuration) -> None:
         raise ConfigurationError(
             "data.validation_in_training = true is not allowed in a sweep, because "
             "search.objective would be measured on training samples: leave it out, or use "
-            "`python run.py train`"
+            f"`{program_name()} train`"
         ).with_details("data.validation_in_training", True, (False,))
 
 
