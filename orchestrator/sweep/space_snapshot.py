@@ -17,6 +17,7 @@ from orchestrator.config.search_space import (
 from orchestrator.config.trial import network_key
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
+from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
 
 Described = dict[str, Any]
@@ -48,7 +49,9 @@ def described_space(configuration: Configuration, kind: str) -> Described:
         for name in searched_methods(configuration)
     }
     rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
-    return {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
+    described = {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
+    given = {name: SPACES[name].identity for name in spaces if SPACES[name].identity}
+    return described | ({"functions": given} if given else {})
 
 
 def described_data(configuration: Configuration, data: Path) -> Described:
@@ -116,6 +119,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             )
         found += _compare_parameters("", before["rates"], now["rates"])
         found += list(_compare_points(before["points"], now["points"]))
+        functions = before.get("functions", {}), now.get("functions", {})
+        found += [
+            f"the function of the search space of {name} has changed"
+            for name in sorted({*functions[0], *functions[1]})
+            if functions[0].get(name) != functions[1].get(name)
+        ]
     if "data" in before and "data" in now and not is_same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
         if samples != were:

@@ -1,0 +1,72 @@
+"""Map keyword arguments of the Python functions to keys of the configuration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.config.schema import Resources, Search, Section, Teacher, Training
+from orchestrator.core.errors import ConfigurationError, suggest_name
+
+TOP = ("seed", "project")
+SECTIONS: dict[str, type[Section]] = {
+    "training": Training,
+    "search": Search,
+    "resources": Resources,
+    "teacher": Teacher,
+    "teacher.training": Training,
+}
+
+
+def read_options(
+    function: str,
+    sections: Sequence[str],
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
+    top: Sequence[str] = TOP,
+) -> dict[str, Any]:
+    """Return the values of keyword arguments by dotted keys of the configuration.
+
+    Args:
+        function: The name of the function, for messages.
+        sections: The sections whose keys may be given as arguments without their section.
+        options: The keyword arguments: keys of the sections, or dotted keys.
+        settings: Further values by dotted keys.
+        top: Keys outside of a section that may be given.
+
+    Raises:
+        ConfigurationError: An argument is unknown, or a key is given twice.
+    """
+    known = {name: name for name in top}
+    for section in sections:
+        known |= {
+            name: f"{section}.{name}" for name in SECTIONS[section].model_fields if name not in known
+        }
+    values: dict[str, Any] = {}
+    for name, value in (*options.items(), *(settings or {}).items()):
+        key = known.get(name, name)
+        if key == name and "." not in name and name not in top:
+            if settings and name in settings:
+                advice = "a key of settings has a section, such as 'training.epochs'"
+            else:
+                advice = f"{suggest_name(name, known)}; give any other key as settings={{...}}"
+            raise ConfigurationError(f"{function} has no argument {name!r}: {advice}").with_details(
+                name, value, tuple(sorted(known))
+            )
+        if twice := next((other for other in values if _overlap(key, other)), None):
+            raise ConfigurationError(
+                f"{function}: {key} and {twice} are both given: leave one of them out"
+            ).with_details(key, value, "given once")
+        values[key] = value
+    return values
+
+
+def _overlap(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+
+def sort_names_first(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted keys, whole sections first, then names, then their settings."""
+
+    def rank(key: str) -> tuple[bool, bool]:
+        return "." in key, not key.endswith(".name")
+
+    return {key: values[key] for key in sorted(values, key=rank)}
