@@ -1,13 +1,27 @@
 """Define the section `data` of the configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Epochs, GivenPath, OpenShare, Samples, Seed, Share
 from orchestrator.config.fields import Section as Section
 from orchestrator.core.errors import FieldError
+
+AUGMENTATIONS = ("auto", "none", "crop", "crop_flip", "resized_crop_flip")
+
+
+def _check_augmentation(name: str) -> str:
+    if name not in AUGMENTATIONS and not name.startswith("my/"):
+        raise FieldError(
+            f"{name!r} is not allowed: give one of {', '.join(AUGMENTATIONS)}, or a transform "
+            f"my/NAME of --code"
+        ).with_details(None, name, AUGMENTATIONS)
+    return name
+
+
+Augmentation = Annotated[str, AfterValidator(_check_augmentation)]
 
 
 class Limit(Section):
@@ -66,10 +80,14 @@ class Data(Section):
         description="Also train on the validation data, as a baseline for methods that weight "
         "samples by its labels; not allowed in sweeps.",
     )
-    augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
+    settings: dict[str, Any] = Field(
+        {}, description="Settings of a data set my/NAME, which a file of --code registers."
+    )
+    augmentation: Augmentation = Field(
         "auto",
-        description="Augmentation of training images; auto depends on the data set, and the plan "
-        "gives the reason.",
+        description="Augmentation of training images: auto, none, crop, crop_flip, "
+        "resized_crop_flip, or a transform my/NAME that a file of --code registers; auto depends on "
+        "the data set, and the plan gives the reason.",
     )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,

@@ -11,7 +11,7 @@ from orchestrator.config.schema import LETTERS, Configuration, Search
 Direction = Literal["maximize", "minimize"]
 PARAMETERS = "parameters"
 # The metrics of every epoch, with their meaningful directions.
-BETTER: Mapping[str, tuple[Direction, ...]] = {
+BETTER: dict[str, tuple[Direction, ...]] = {
     "validation/accuracy": ("maximize",),
     "validation/worst_class_accuracy": ("maximize",),
     "validation/class_gap": ("minimize",),

@@ -3,6 +3,7 @@
 __all__ = [
     "batches",
     "checks",
+    "conversion",
     "dataset",
     "datasets",
     "decoding",
@@ -12,5 +13,6 @@ __all__ = [
     "prepare",
     "preprocessing",
     "shared_memory",
+    "transforms",
     "views",
 ]

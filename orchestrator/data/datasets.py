@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from methods import Settings, SettingsError
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
@@ -32,11 +33,13 @@ class Source:
         identity: `identity(config)` returns a cheap JSON value that changes when the content may
             have changed. Raises ConfigurationError.
         list_unread: `list_unread(config)` lists the user's files or keys that are not read.
+        settings: The class of `data.settings`; None if the data set has none.
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
     list_unread: Callable[[Data], list[str]] = lambda _: []
+    settings: type[Settings] | None = None
 
 
 def find(config: Data) -> Source:
@@ -45,7 +48,26 @@ def find(config: Data) -> Source:
         raise ConfigurationError(
             f"data.name = {config.name!r} is not known: {suggest_name(config.name, DATASETS)}"
         ).with_details("data.name", config.name, tuple(DATASETS))
-    return DATASETS[config.name]
+    source = DATASETS[config.name]
+    _check_settings(config, source)
+    return source
+
+
+def _check_settings(config: Data, source: Source) -> None:
+    """Raise ConfigurationError if `data.settings` do not belong to the data set."""
+    if source.settings is None:
+        if config.settings:
+            raise ConfigurationError(
+                f"data.settings = {config.settings} is not allowed: data.name = {config.name} has no "
+                f"settings; remove them"
+            ).with_details("data.settings", config.settings, {})
+        return
+    try:
+        source.settings.build(config.settings)
+    except SettingsError as error:
+        raise ConfigurationError.from_error(
+            error, f"data.settings: {error}", "data.settings"
+        ) from error
 
 
 def load_digits(config: Data, raw: Path) -> Parts:

@@ -14,6 +14,7 @@ from orchestrator.data import pictures
 from orchestrator.data._mixing import blend
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.memory import images_on_device, to_device
+from orchestrator.data.transforms import TRANSFORMS
 from orchestrator.data.views import Views
 
 CPU = torch.device("cpu")
@@ -73,7 +74,9 @@ class Pass:
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
         # the decoding processes apply the crops
-        self.crops_in_loader = dataset.root is not None and views.policy == "resized_crop_flip"
+        self.crops_in_loader = dataset.root is not None and (
+            views.policy == "resized_crop_flip" or views.policy in TRANSFORMS
+        )
         height, width = dataset.shape[1:]
         augmentation_params = (
             None if self.crops_in_loader else views.augmentation_params(view, height, width)
@@ -146,10 +149,10 @@ class Pass:
         """
         root, side = self.dataset.root, self.dataset.shape[1]
         assert root is not None
+        numbers, transform = None, None
         if self.crops_in_loader and self.view is not None:
-            numbers = self.views.numbers(self.view)
-        else:
-            numbers = None
+            transform = self.views.image_transform(self.view)
+            numbers = None if transform else self.views.numbers(self.view)
         pin = self.device.type == "cuda"
         place = self.place
         return pictures.decode(
@@ -161,6 +164,7 @@ class Pass:
             place.loader_workers,
             pin,
             place.loader_wait_s,
+            transform,
         )
 
     def _normalise(self, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils import data
 
-from orchestrator.core.errors import ConfigurationError, LoaderError
+from orchestrator.core.errors import ConfigurationError, LoaderError, TrialError
 from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, draw_crop_boxes, is_mirrored
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
 
 POLL_S = 5.0  # interval at which the loader checks that its processes are alive
 CLEAN_SHARE = 224 / 256  # the clean view is the middle square, as 224 pixels of a short side of 256
+ImageTransform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 Box = tuple[float, float, float, float]
 
 
@@ -32,7 +33,8 @@ class Damage(NamedTuple):
     reason: str
 
 
-Stack = torch.Tensor | NDArray[np.uint8] | Damage  # images, or the damage of one
+# images, or the damage of one
+Stack = torch.Tensor | NDArray[np.uint8] | Damage | TrialError
 
 
 def decode(
@@ -44,6 +46,7 @@ def decode(
     workers: int,
     pin: bool,
     wait_s: float = math.inf,
+    transform: ImageTransform | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield a (B, size, size, 3) uint8 tensor for each batch.
 
@@ -58,13 +61,14 @@ def decode(
         workers: Number of decoding processes; 0 decodes in this process.
         pin: Whether batches are in pinned memory.
         wait_s: Longest wait for a batch in seconds.
+        transform: Changes the image (size, size, 3) of a sample, given its index.
 
     Raises:
         ConfigurationError: A file cannot be decoded. The message names its path.
         LoaderError: A batch does not arrive within `wait_s`, or a process ends.
     """
     loader = data.DataLoader(
-        _Images(root, paths, size, numbers),
+        _Images(root, paths, size, numbers, transform),
         batch_sampler=cast("Any", [batch.tolist() for batch in batches]),
         num_workers=workers,
         collate_fn=partial(_collate, shared=workers > 0 and can_pass_memory()),
@@ -72,6 +76,8 @@ def decode(
         timeout=POLL_S if workers else 0,
         # otherwise each pass would draw the seed of its workers from the trial's random state
         generator=torch.Generator(),
+        # user code is not importable in a new process, but a forked one has it
+        multiprocessing_context="fork" if workers and transform else None,
     )
     for pictures in _enforce_wait(iter(loader), workers, wait_s):
         if isinstance(pictures, Damage):
@@ -79,6 +85,8 @@ def decode(
                 f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove "
                 f"this image, then start again"
             ).with_details(pictures.path, pictures.reason, "an image that can be decoded")
+        if isinstance(pictures, TrialError):
+            raise pictures
         yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
 
 
@@ -114,18 +122,24 @@ def _enforce_wait(loaded: Iterator[Stack], workers: int, wait_s: float) -> Itera
             last = time.monotonic()
 
 
-class _Images(data.Dataset[torch.Tensor | Damage]):
+class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
     """Resized images as a data set for a loader.
 
-    Damage is returned, because an exception would reach the parent as a traceback.
+    Errors are returned, because an exception would reach the parent as a traceback.
     """
 
     def __init__(
-        self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None
+        self,
+        root: Path,
+        paths: NDArray[np.bytes_],
+        size: int,
+        numbers: NDArray[np.float64] | None,
+        transform: ImageTransform | None,
     ) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
+        self.transform = transform
 
-    def __getitem__(self, index: int) -> torch.Tensor | Damage:
+    def __getitem__(self, index: int) -> torch.Tensor | Damage | TrialError:
         path = self.root / os.fsdecode(bytes(self.paths[index]))
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
@@ -139,7 +153,11 @@ class _Images(data.Dataset[torch.Tensor | Damage]):
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and is_mirrored(numbers)[0]:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture))
+        pixels = np.array(picture)
+        try:
+            return torch.from_numpy(self.transform(pixels, index) if self.transform else pixels)
+        except TrialError as error:
+            return error
 
 
 def _middle(height: int, width: int) -> Box:
@@ -156,12 +174,12 @@ def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
     return left, top, min(right, width), min(bottom, height)
 
 
-def _collate(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
+def _collate(pictures: list[torch.Tensor | Damage | TrialError], shared: bool) -> Stack:
     """Return one tensor, in shared memory if there is room; else an array, sent through a pipe.
 
     If shared memory had no room, the loader would lose the batch.
     """
-    damaged = [picture for picture in pictures if isinstance(picture, Damage)]
+    damaged = [picture for picture in pictures if isinstance(picture, Damage | TrialError)]
     if damaged:
         return damaged[0]
     stacked = torch.stack(cast("list[torch.Tensor]", pictures))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import DataSummary
+from orchestrator.data.transforms import require_transform
 
 Statistics = tuple[list[float], list[float]]
 # the values that pretrained weights expect; no image needs to be decoded
@@ -38,16 +39,24 @@ AUTOMATIC = {
 }
 
 
-def resolve_augmentation(data: Data, summary: DataSummary | None = None) -> str:
+def resolve_augmentation(
+    data: Data, summary: DataSummary | None = None, name: str | None = None
+) -> str:
     """Return the augmentation policy in effect.
 
     Args:
         data: The data section of the configuration; `auto` stands for the policy of its data set.
         summary: The `data.json` of a run. Runs of earlier versions have their policy only there.
+        name: The name of the prepared data; None for `data.name`.
+
+    Raises:
+        ConfigurationError: The policy is a transform of user code that is not registered.
     """
-    recorded = summary.augmentation if summary else ""
-    automatic = recorded or AUTOMATIC[data.name].policy
-    return automatic if data.augmentation == "auto" else data.augmentation
+    if data.augmentation == "auto":
+        recorded = summary.augmentation if summary else ""
+        return recorded or AUTOMATIC[name or data.name].policy
+    require_transform(data.augmentation)
+    return data.augmentation
 
 
 def shift_pixels(shape: Sequence[int]) -> int:
@@ -65,12 +74,13 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     """
     policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
     shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
-    effect = {
+    effects = {
         "none": "unchanged images",
         "crop": shifted,
         "crop_flip": f"{shifted}, half of them mirrored",
         "resized_crop_flip": "random crops, resized, half of them mirrored",
-    }[policy]
+    }
+    effect = effects.get(policy, "the transform of --code")
     if policy == automatic:
         return (
             f"{policy} ({effect}): chosen for {data.name}, as {reason}; set data.augmentation "

@@ -3,6 +3,8 @@
 The triple (seed, view, index) determines every crop, flip and blend.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from orchestrator.data._augmentation import (
 )
 from orchestrator.data._mixing import MIXES, Mixing, draw_mixing
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.preprocessing import AUTOMATIC, shift_pixels
+from orchestrator.data.preprocessing import resolve_augmentation, shift_pixels
+from orchestrator.data.transforms import TRANSFORMS, transform_batch
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
 SHIFTING = ("crop", "crop_flip")
@@ -36,7 +39,7 @@ class Views:
     blending.
 
     Args:
-        policy: One of `POLICIES`.
+        policy: One of `POLICIES`, or a key of `TRANSFORMS`.
         seed: Seed of the views.
         count: Number of samples.
         pad: Padding in pixels, for crop and crop_flip.
@@ -53,7 +56,7 @@ class Views:
         mix: str = "none",
         mix_alpha: float = 1.0,
     ) -> None:
-        assert policy in POLICIES and mix in MIXES, (policy, mix)
+        assert policy in (*POLICIES, *TRANSFORMS) and mix in MIXES, (policy, mix)
         self.policy, self.seed, self.count, self.pad = policy, seed, count, pad
         self.mix, self.mix_alpha = mix, mix_alpha
         self._cached_numbers: tuple[int, NDArray[np.float64]] | None = None
@@ -64,11 +67,8 @@ class Views:
 
         Images are padded by an eighth of the shorter side.
         """
-        policy = (
-            AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
-        )
         return cls(
-            policy,
+            resolve_augmentation(data, name=dataset.name),
             seed,
             len(dataset.train),
             shift_pixels(dataset.shape),
@@ -89,6 +89,8 @@ class Views:
         properties: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
         properties |= {"seed": self.seed} if self.varies else {}
         properties |= {"pad": self.pad} if self.policy in SHIFTING else {}
+        if self.policy in TRANSFORMS:
+            properties["code"] = TRANSFORMS[self.policy].identity
         return properties | ({"mix_alpha": self.mix_alpha} if self.mix != "none" else {})
 
     def numbers(self, view: int) -> NDArray[np.float64]:
@@ -113,11 +115,13 @@ class Views:
             width: Image width in pixels.
 
         Returns:
-            (count,) int64 for crops, (count, 2, 3) float32 for resized crops, None without
-            augmentation.
+            (count,) int64 for crops, (count, 2, 3) float32 for resized crops, (count, 2) int64 for
+            a transform of user code, None without augmentation.
         """
         if view is None or self.policy == "none":
             return None
+        if self.policy in TRANSFORMS:
+            return torch.stack([torch.full((self.count,), view), torch.arange(self.count)], dim=1)
         if self.policy in SHIFTING:
             return torch.from_numpy(
                 draw_crop_offsets(
@@ -136,6 +140,8 @@ class Views:
         Returns:
             (B, H, W, C) uint8, on the same device.
         """
+        if self.policy in TRANSFORMS:
+            return transform_batch(self.policy, self.seed, images, augmentation_params)
         if self.policy in SHIFTING:
             return pad_and_crop(
                 images, augmentation_params, self.pad, flips=self.policy == "crop_flip"
@@ -148,3 +154,11 @@ class Views:
             return None
         generator = np.random.default_rng([self.seed, view, MIX])
         return draw_mixing(self.mix, self.mix_alpha, generator, self.count, height, width)
+
+    def image_transform(
+        self, view: int
+    ) -> Callable[[NDArray[np.uint8], int], NDArray[np.uint8]] | None:
+        """Return the transform of one image, given its index; None without user code."""
+        if self.policy not in TRANSFORMS:
+            return None
+        return partial(TRANSFORMS[self.policy].apply, seed=self.seed, view=view)

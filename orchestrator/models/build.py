@@ -18,11 +18,13 @@ from orchestrator.models.network import Network, Shape
 class Builder:
     """Constructor of a network, `make(settings, classes, shape)`, and the class of its settings.
 
-    The settings are validated before `make` is called.
+    The settings are validated before `make` is called. `code` identifies the code of a network that
+    is not part of this program.
     """
 
     make: Callable[[Any, int, Shape], Network]
     settings: type[Settings] = Settings
+    code: str = ""
 
 
 MODELS: dict[str, Builder] = {

@@ -52,7 +52,7 @@ def default_name(configuration: Configuration, kind: str) -> str:
     """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
     if len(methods) == 1:
-        prefix = methods[0]
+        prefix = methods[0].replace("/", "-")
     else:
         prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,10 +1,52 @@
 """Compute accuracy (also per class), NLL, calibration, entropy and agreement on a labelled part."""
 
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
+from orchestrator.core.errors import TrialError
+
 BINS = 15  # of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)
+
+
+class UserMetric(NamedTuple):
+    """Metric of user code.
+
+    Attributes:
+        name: The name, with the prefix `my/`.
+        function: Takes logits (N, K) float32 and labels (N,) int64 of a part, and returns a number.
+        place: File and line of the function, for messages.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], Any]
+    place: str
+
+    def compute(self, logits: Tensor, labels: Tensor) -> float:
+        """Return the value on a part.
+
+        Raises:
+            TrialError: The function fails, or does not return a finite number.
+        """
+        try:
+            value = float(self.function(logits, labels))
+        except Exception as error:  # any error of user code
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise TrialError(f"metric {self.name} ({self.place}) fails ({reason})").with_details(
+                self.name, reason, "a finite number"
+            ) from error
+        if not math.isfinite(value) and bool(logits.isfinite().all()):
+            raise TrialError(
+                f"metric {self.name} ({self.place}) is {value}: return a finite number"
+            ).with_details(self.name, value, "a finite number")
+        return value
+
+
+USER_METRICS: dict[str, UserMetric] = {}
 
 
 class Scores:

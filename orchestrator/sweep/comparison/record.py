@@ -154,8 +154,8 @@ def comparison_folder(store: Store, name: str) -> Path:
 
 
 def sweep_name(name: str, part: str) -> str:
-    """Return the name of one of the sweeps of a comparison."""
-    return f"{name}-{part}"
+    """Return the name of one of the sweeps of a comparison; `my/NAME` becomes `my-NAME`."""
+    return f"{name}-{part.replace('/', '-')}"
 
 
 def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:

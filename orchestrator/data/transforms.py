@@ -1,0 +1,103 @@
+"""Augment images by the transforms of user code."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.core.errors import ConfigurationError, TrialError
+
+TRANSFORM = 7  # separates the generators of transforms from all other draws of a view
+Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Augmentation `data.augmentation = my/NAME`.
+
+    Attributes:
+        name: The name, with the prefix.
+        function: Takes an image (H, W, C) uint8 and a generator, and returns such an image.
+        identity: Text that changes with the code.
+        place: File and line of the function, for messages.
+    """
+
+    name: str
+    function: Function
+    identity: str
+    place: str
+
+    def apply(
+        self, image: NDArray[np.uint8], index: int, seed: int, view: int
+    ) -> NDArray[np.uint8]:
+        """Return the augmented image (H, W, C) uint8; (seed, view, index) determine it.
+
+        Raises:
+            TrialError: The function fails, or returns something else.
+        """
+        generator = np.random.default_rng([seed, view, TRANSFORM, index])
+        try:
+            result: Any = self.function(image.copy(), generator)
+        except Exception as error:  # any error of user code
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise self._failure(f"fails ({reason})", reason) from error
+        if isinstance(result, Tensor):
+            result = result.numpy()
+        if (
+            not isinstance(result, np.ndarray)
+            or result.dtype != np.uint8
+            or result.shape != image.shape
+        ):
+            got = f"{getattr(result, 'dtype', type(result).__name__)} of shape " + str(
+                getattr(result, "shape", "none")
+            )
+            raise self._failure(f"returns {got}, and must return uint8 of shape {image.shape}", got)
+        return result
+
+    def _failure(self, problem: str, value: str) -> TrialError:
+        return TrialError(f"transform {self.name} ({self.place}) {problem}").with_details(
+            "data.augmentation", value, "an image (H, W, C) uint8"
+        )
+
+
+TRANSFORMS: dict[str, Transform] = {}
+
+
+def transform_batch(name: str, seed: int, images: Tensor, samples: Tensor) -> Tensor:
+    """Return augmented images.
+
+    Args:
+        name: A key of `TRANSFORMS`.
+        seed: The seed of the views.
+        images: (B, H, W, C) uint8.
+        samples: (B, 2) int64, the view and the index of each image.
+
+    Returns:
+        (B, H, W, C) uint8, on the device of the images.
+    """
+    transform, device = TRANSFORMS[name], images.device
+    pixels = images.cpu().numpy()
+    changed = [
+        transform.apply(image, index, seed, view)
+        for image, (view, index) in zip(pixels, samples.tolist(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(changed)).to(device)
+
+
+def require_transform(augmentation: str) -> None:
+    """Raise ConfigurationError if an augmentation `my/NAME` is not registered."""
+    if augmentation.startswith("my/") and augmentation not in TRANSFORMS:
+        known = f": {', '.join(TRANSFORMS)}" if TRANSFORMS else ", of which there are none"
+        raise ConfigurationError(
+            f"data.augmentation = {augmentation!r} is not among the registered transforms{known}: "
+            f"give the file that registers it with --code FILE.py"
+        ).with_details("data.augmentation", augmentation, tuple(TRANSFORMS))
+
+
+def transform_code(augmentation: str) -> str:
+    """Return the identity of the code of an augmentation; empty for built-in ones."""
+    return TRANSFORMS[augmentation].identity if augmentation in TRANSFORMS else ""

@@ -1,0 +1,161 @@
+"""Keep what user code registers, and enter it into the registries of the built-in things."""
+
+import contextlib
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.core.errors import ConfigurationError
+
+Kind = Literal["network", "dataset", "method", "transform", "metric"]
+PREFIX = "my/"
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+Slot = tuple[MutableMapping[str, Any], str, Any]  # a registry, the key in it and the value
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where registered code comes from.
+
+    Attributes:
+        name: The name of the file or plugin, for messages.
+        identity: Text that changes with the code: the SHA-256 of the file and of the files that it
+            imports, or the version of the plugin.
+        replaces: Whether a name can be registered again, as in a notebook.
+    """
+
+    name: str
+    identity: str
+    replaces: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Registered object.
+
+    Attributes:
+        kind: The kind of the object.
+        name: Its name with the prefix `my/`.
+        target: The function or class that was registered.
+        place: File and line, for messages.
+        origin: The origin of its code.
+        slots: Its places in the registries of the program.
+    """
+
+    kind: Kind
+    name: str
+    target: Any
+    place: str
+    origin: Origin
+    slots: tuple[Slot, ...] = ()
+
+
+ENTRIES: dict[tuple[str, str], Entry] = {}
+_origins: list[Origin] = []  # of the code that is being executed, innermost last
+
+
+@contextlib.contextmanager
+def registering_from(origin: Origin) -> Iterator[None]:
+    """Give everything that the block registers this origin."""
+    _origins.append(origin)
+    try:
+        yield
+    finally:
+        _origins.pop()
+
+
+def current_origin(target: Any) -> Origin:
+    """Return the origin of an object that is being registered.
+
+    Outside of a file of `--code` and of a plugin, it is the source text of the object.
+
+    Raises:
+        ConfigurationError: The source text is unknown.
+    """
+    if _origins:
+        return _origins[-1]
+    try:
+        source = inspect.getsource(target)
+    except (OSError, TypeError) as error:
+        raise ConfigurationError(
+            f"the source of {target!r} is unknown: define it in a file or in a notebook"
+        ).with_details("--code", repr(target), "an object with source text") from error
+    return Origin("Python", hashlib.sha256(source.encode()).hexdigest(), replaces=True)
+
+
+def calling_place(depth: int) -> str:
+    """Return file and line of the caller that is `depth` frames above this function's caller."""
+    frame = sys._getframe(depth + 1)
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def full_name(kind: Kind, name: str, place: str) -> str:
+    """Return the name with the prefix `my/`.
+
+    Raises:
+        ConfigurationError: The name has other characters than letters, digits, `_` and `-`.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name.removeprefix(PREFIX)):
+        raise ConfigurationError(
+            f"{place}: the name {name!r} of a {kind} is not allowed: give letters, digits, '_' or "
+            f"'-' (at most 64, the first a letter)"
+        ).with_details("--code", name, "letters, digits, '_' or '-'")
+    return PREFIX + name.removeprefix(PREFIX)
+
+
+def register(entry: Entry) -> None:
+    """Enter an object into the registries.
+
+    Raises:
+        ConfigurationError: The name is taken.
+    """
+    known = ENTRIES.get((entry.kind, entry.name))
+    if known is not None:
+        if not (known.origin.replaces and entry.origin.replaces):
+            raise ConfigurationError(
+                f"{entry.place}: the {entry.kind} {entry.name} is already registered in "
+                f"{known.place}: give one of them another name"
+            ).with_details("--code", entry.name, "a name that is not taken")
+        unregister(known)
+    for registry, key, value in entry.slots:
+        registry[key] = value
+    ENTRIES[entry.kind, entry.name] = entry
+
+
+def unregister(entry: Entry) -> None:
+    """Remove an object from all registries."""
+    ENTRIES.pop((entry.kind, entry.name), None)
+    for registry, key, _ in entry.slots:
+        registry.pop(key, None)
+
+
+def identity(kind: Kind, name: str) -> str:
+    """Return the identity of the code behind a name; empty for names without the prefix `my/`.
+
+    Raises:
+        ConfigurationError: Nothing is registered under the name.
+    """
+    if not name.startswith(PREFIX):
+        return ""
+    return find(kind, name).origin.identity
+
+
+def find(kind: Kind, name: str) -> Entry:
+    """Return what is registered under a name.
+
+    Raises:
+        ConfigurationError: Nothing is registered under the name.
+    """
+    if (kind, name) not in ENTRIES:
+        names = tuple(known for each, known in ENTRIES if each == kind)
+        available = f"registered: {', '.join(names)}" if names else "none is registered"
+        raise ConfigurationError(
+            f"there is no {kind} {name!r} ({available}): give the file that registers it with "
+            f"--code FILE.py"
+        ).with_details("name", name, names)
+    return ENTRIES[kind, name]
