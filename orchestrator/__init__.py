@@ -18,7 +18,7 @@ sweep      The search: Optuna studies, Ray Tune schedulers, the driver of a swee
 cli        One module for each command of run.py.
 api        The same runs from Python: data, teacher, distil, sweep and results.
 
-The names in `__all__` are imported when they are first used, so that `import orchestrator` is cheap.
+The names in `__all__` are imported when they are first used: `import orchestrator` is cheap.
 `data`, `teacher` and `sweep` are packages that can be called (core/callable_module.py).
 """
 

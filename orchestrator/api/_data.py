@@ -108,7 +108,7 @@ def data(
         name=name,
         target=parts,
         place=name,
-        origin=Origin("Python", identity, replaces=True),
+        origin=Origin("Python", identity),  # it is not sent to workers, which map the store
         slots=((DATASETS, name, parts_source(parts, identity)), (AUTOMATIC, name, automatic)),
     )
     return Data(section, f"{short}: {describe_parts(parts)}", entry)
@@ -155,4 +155,3 @@ def _kind(train: Any) -> str:
         return "arrays"
     name = re.sub(r"[^A-Za-z0-9]+", "", type(train).__name__)[:LONGEST_NAME]
     return name if name[:1].isalpha() else "data"
-

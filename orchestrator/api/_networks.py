@@ -5,24 +5,35 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from methods import Settings
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.extensions.registry import PREFIX, Entry, Origin
-from orchestrator.models.build import MODELS, Builder
+from orchestrator.extensions.registry import PREFIX, Origin
 from orchestrator.models.module_weights import fill_module
-from orchestrator.models.network import Network, Shape
-from orchestrator.models.wrapped import as_network
 
 Factory = Callable[[], nn.Module]
 LONGEST_NAME = 40  # characters of the name of a class; identity and role follow
 IDENTITY = 8  # digits of the identity in the name of a network
+
+
+@dataclass(frozen=True)
+class Function:
+    """Function of the user that returns a new module, as a network to register.
+
+    Attributes:
+        name: The name of the network.
+        build: The function.
+        origin: The identity of the module.
+    """
+
+    name: str
+    build: Factory
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -31,56 +42,18 @@ class GivenNetwork:
 
     Attributes:
         section: The section of the configuration that names it.
-        entry: Its entry in the registry; None for a network that has a name already.
+        function: The function to register; None for a network that has a name already.
         trained: The module with given weights; None if the run gives it weights.
     """
 
     section: dict[str, Any]
-    entry: Entry | None = None
+    function: Function | None = None
     trained: nn.Module | None = None
 
     @property
     def has_weights(self) -> bool:
         """Return whether the network has given weights."""
         return self.trained is not None or self.section.get("weights") is not None
-
-
-@dataclass
-class ModuleBuilder:
-    """Builder of the network around the module that a function returns.
-
-    Networks without memory are copies of one network: a function may read files or values of
-    tensors, which is not possible without memory.
-    """
-
-    factory: Factory
-    name: str
-    shapes: dict[tuple[int, Shape], Network] = field(default_factory=dict)
-
-    def __call__(self, settings: Settings, classes: int, shape: Shape) -> Network:
-        """Return a network with fresh weights; on the device `meta` only its shapes."""
-        if torch.get_default_device().type != "meta":
-            return as_network(self.factory(), self.name, classes, shape)
-        if (classes, shape) not in self.shapes:
-            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-                network = as_network(self.factory(), self.name, classes, shape)
-            self.shapes[classes, shape] = network.to("meta")
-        return copy.deepcopy(self.shapes[classes, shape])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return the function and the name alone: a worker makes its own copies."""
-        return ModuleBuilder, (self.factory, self.name)
-
-
-@dataclass(frozen=True)
-class CopyFactory:
-    """Function that returns copies of a module."""
-
-    module: nn.Module
-
-    def __call__(self) -> nn.Module:
-        """Return a copy."""
-        return copy.deepcopy(self.module)
 
 
 def read_network(
@@ -113,8 +86,8 @@ def read_network(
                 f"{argument} is a {type(network).__name__}, but every training needs new weights: "
                 f"give a function that builds it, such as lambda: {type(network).__name__}(...)"
             ).with_details(argument, type(network).__name__, "a function that returns a new module")
-        factory: Factory = CopyFactory(copy.deepcopy(network).cpu())
-        module = factory()
+        module = copy.deepcopy(network).cpu()
+        factory = _copies_of(module)
     else:
         factory, module = network, _build_module(network, argument)
         _require_new_modules(factory, module, argument)
@@ -123,15 +96,12 @@ def read_network(
         trained = module
         fill_module(trained, str(weights))
     name = _name(module, argument)
-    entry = Entry(
-        kind="network",
-        name=name,
-        target=factory,
-        place=_place(factory),
-        origin=Origin("Python", identity(module), replaces=True),
-        slots=((MODELS, name, Builder(ModuleBuilder(factory, name))),),
-    )
-    return GivenNetwork({"name": name}, entry, trained)
+    origin = Origin("Python", identity(module), replaces=True)
+    return GivenNetwork({"name": name}, Function(name, factory, origin), trained)
+
+
+def _copies_of(module: nn.Module) -> Factory:
+    return lambda: copy.deepcopy(module)
 
 
 def identity(module: nn.Module) -> str:
@@ -166,9 +136,9 @@ def _build_module(factory: Any, argument: str) -> nn.Module:
         raise ConfigurationError(
             f"{argument}: the function in {_place(factory)} fails with {type(error).__name__}: "
             f"{reason}"
-        ).with_details(argument, reason, "a function without parameters that returns a module") from (
-            error
-        )
+        ).with_details(
+            argument, reason, "a function without parameters that returns a module"
+        ) from (error)
     if not isinstance(module, nn.Module):
         raise ConfigurationError(
             f"{argument}: the function in {_place(factory)} returns {type(module).__name__}: it "

@@ -38,7 +38,9 @@ def read_options(
     known = {name: name for name in top}
     for section in sections:
         known |= {
-            name: f"{section}.{name}" for name in SECTIONS[section].model_fields if name not in known
+            name: f"{section}.{name}"
+            for name in SECTIONS[section].model_fields
+            if name not in known
         }
     values: dict[str, Any] = {}
     for name, value in (*options.items(), *(settings or {}).items()):
@@ -51,12 +53,18 @@ def read_options(
             raise ConfigurationError(f"{function} has no argument {name!r}: {advice}").with_details(
                 name, value, tuple(sorted(known))
             )
-        if twice := next((other for other in values if _overlap(key, other)), None):
-            raise ConfigurationError(
-                f"{function}: {key} and {twice} are both given: leave one of them out"
-            ).with_details(key, value, "given once")
+        require_free(values, {key: value})
         values[key] = value
     return values
+
+
+def require_free(values: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError if a key of `more` is among the values, or a part of one of them."""
+    for key, value in more.items():
+        if twice := next((other for other in values if _overlap(key, other)), None):
+            raise ConfigurationError(
+                f"{key} and {twice} are both given: leave one of them out"
+            ).with_details(key, value, "given once")
 
 
 def _overlap(key: str, other: str) -> bool:
@@ -70,3 +78,15 @@ def sort_names_first(values: Mapping[str, Any]) -> dict[str, Any]:
         return "." in key, not key.endswith(".name")
 
     return {key: values[key] for key in sorted(values, key=rank)}
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted keys as nested sections."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, name = key.split(".")
+        section = nested
+        for part in path:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return nested

@@ -180,4 +180,3 @@ def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> 
             ),
             console,
         )
-

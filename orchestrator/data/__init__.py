@@ -1,5 +1,7 @@
 """Prepare data sets, draw augmented views, and yield batches."""
 
+from orchestrator.core.callable_module import make_callable
+
 __all__ = [
     "batches",
     "checks",
@@ -8,6 +10,7 @@ __all__ = [
     "datasets",
     "decoding",
     "memory",
+    "objects",
     "passes",
     "pictures",
     "prepare",
@@ -16,3 +19,5 @@ __all__ = [
     "transforms",
     "views",
 ]
+
+make_callable(__name__)  # `orchestrator.data(...)` is a function of orchestrator.api

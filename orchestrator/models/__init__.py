@@ -1,3 +1,12 @@
 """Networks and their weights."""
 
-__all__ = ["batch_norm", "build", "feature_maps", "network", "weight_files", "weights", "wrapped"]
+__all__ = [
+    "batch_norm",
+    "build",
+    "feature_maps",
+    "module_weights",
+    "network",
+    "weight_files",
+    "weights",
+    "wrapped",
+]

@@ -57,7 +57,9 @@ def _read_checkpoint(file: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(each, Tensor) for each in content.values()
+    ):
         raise ConfigurationError(
             f"{file} holds no state dict: save one by torch.save(model.state_dict(), ...), or give "
             f"a {SUFFIX} file"

@@ -1,3 +1,3 @@
 """Print live progress and tables in a terminal."""
 
-__all__ = ["importance", "lines", "methods_table", "progress", "teacher"]
+__all__ = ["importance", "lines", "methods_table", "notebook", "progress", "teacher"]

@@ -18,7 +18,7 @@ from orchestrator.config.search_space import (
 )
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from orchestrator.models.build import build_on_meta
+from orchestrator.models.build import MODELS, Builder, build_on_meta
 from orchestrator.sweep.preflight._configurations import check_configurations
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
 from orchestrator.sweep.preflight._needs import check_needs
@@ -78,11 +78,29 @@ def check_students(
 def check_networks(configuration: Configuration, searched: bool) -> None:
     """Raise ConfigurationError if a network is unknown or its settings are invalid.
 
-    The check does not depend on the data.
+    The check does not depend on the data. Networks of user code may fit their data alone, so that
+    only their settings are checked.
     """
-    check_students(configuration, searched, 10, (3, 32, 32))
+    kinds = networks(configuration, searched)
     if configuration.teacher:
-        check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
+        kinds["teacher"] = {"teacher.network": configuration.teacher.network}
+    for letter, kind in kinds.items():
+        key = "teacher.network" if letter == "teacher" else network_key(letter)
+        for prefix, network in kind.items():
+            builder = MODELS.get(network.name)
+            if builder is not None and builder.code:
+                _check_network_settings(builder, network, key)
+            else:
+                check_network(network, key, 10, (3, 32, 32), prefix)
+
+
+def _check_network_settings(builder: Builder, network: Network, field: str) -> None:
+    """Raise ConfigurationError if the settings of a network are invalid."""
+    try:
+        builder.settings.build(network.settings)
+    except SettingsError as error:
+        message = f"{field}: network {network.name}: {error}"
+        raise ConfigurationError.from_error(error, message, field) from error
 
 
 def check_objective(configuration: Configuration) -> None:
