@@ -22,6 +22,7 @@ def read_options(
     options: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
     top: Sequence[str] = TOP,
+    advice: str = "give any other key as settings={...}",
 ) -> dict[str, Any]:
     """Return the values of keyword arguments by dotted keys of the configuration.
 
@@ -31,6 +32,7 @@ def read_options(
         options: The keyword arguments: keys of the sections, or dotted keys.
         settings: Further values by dotted keys.
         top: Keys outside of a section that may be given.
+        advice: What to do with other keys, the end of a message.
 
     Raises:
         ConfigurationError: An argument is unknown, or a key is given twice.
@@ -46,11 +48,8 @@ def read_options(
     for name, value in (*options.items(), *(settings or {}).items()):
         key = known.get(name, name)
         if key == name and "." not in name and name not in top:
-            if settings and name in settings:
-                advice = "a key of settings has a section, such as 'training.epochs'"
-            else:
-                advice = f"{suggest_name(name, known)}; give any other key as settings={{...}}"
-            raise ConfigurationError(f"{function} has no argument {name!r}: {advice}").with_details(
+            hint = f"{suggest_name(name, known)}; {advice}"
+            raise ConfigurationError(f"{function} has no argument {name!r}: {hint}").with_details(
                 name, value, tuple(sorted(known))
             )
         require_free(values, {key: value})
@@ -62,9 +61,8 @@ def require_free(values: Mapping[str, Any], more: Mapping[str, Any]) -> None:
     """Raise ConfigurationError if a key of `more` is among the values, or a part of one of them."""
     for key, value in more.items():
         if twice := next((other for other in values if _overlap(key, other)), None):
-            raise ConfigurationError(
-                f"{key} and {twice} are both given: leave one of them out"
-            ).with_details(key, value, "given once")
+            given = f"{key} is given twice" if key == twice else f"{key} and {twice} are both given"
+            raise ConfigurationError(f"{given}: leave one of them out").with_details(key, value, "given once")
 
 
 def _overlap(key: str, other: str) -> bool:

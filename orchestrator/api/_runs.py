@@ -266,10 +266,11 @@ def _check_resume(
     name = str(request.options.resume)
     sweep = Sweep.open(store, name)
     if sweep.kind != request.kind:
+        kinds = {"sweep": "sweep", "train": "training"}
         function = {"sweep": "sweep", "train": "distil"}[sweep.kind]
         raise ConfigurationError(
-            f"resume = {name!r} is a {sweep.kind}: continue it with {function}"
-        ).with_details("resume", name, f"the name of a {request.kind}")
+            f"resume = {name!r} is a {kinds[sweep.kind]}: continue it with {function}"
+        ).with_details("resume", name, f"the name of a {kinds[request.kind]}")
     given = resolve_paths(configuration, request.kind == "train")
     require_same_values(sweep, nest(request.values), given, f"resume = {name!r}")
     search = configuration.search

@@ -99,7 +99,8 @@ def _check_draw(
         drawn = apply(configuration, {METHOD: method} | qualified)
         METHODS[method].Settings.build(drawn.method.settings)
     except (ConfigurationError, SettingsError) as error:
-        raise ConfigurationError.from_error(error, f"space: {method} draws {error}") from error
+        message = f"space: a draw for {method} is not allowed, {error}"
+        raise ConfigurationError.from_error(error, message) from error
 
 
 def register_spaces(spaces: Mapping[str, Space]) -> Callable[[], None]:

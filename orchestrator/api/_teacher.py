@@ -67,7 +67,8 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
     given = read_network(network, "teacher", own, weights)
     options = {key: value for key, value in settings.items() if key not in own}
     sections = ("teacher", "teacher.training")
-    return Teacher(given, read_options("teacher", sections, options, None, top=()))
+    advice = "set anything else of a network within its function"
+    return Teacher(given, read_options("teacher", sections, options, None, (), advice))
 
 
 def _is_key(name: str, known: set[str]) -> bool:

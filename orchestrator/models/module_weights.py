@@ -47,8 +47,11 @@ def _read_state(weights: str, kind: str) -> dict[str, Tensor]:
 def _read_checkpoint(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # damage has no common error; other objects are UnpicklingError
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds other objects, which are not loaded"
+        else:
+            reason = type(error).__name__
         raise ConfigurationError(
             f"{file} is no checkpoint of tensors alone ({reason}): save the state dict, "
             f"torch.save(model.state_dict(), ...), or give a {SUFFIX} file"
