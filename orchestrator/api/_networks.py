@@ -28,11 +28,13 @@ class Function:
     Attributes:
         name: The name of the network.
         build: The function.
+        place: File and line of the function, for messages.
         origin: The identity of the module.
     """
 
     name: str
     build: Factory
+    place: str
     origin: Origin
 
 
@@ -97,7 +99,7 @@ def read_network(
         fill_module(trained, str(weights))
     name = _name(module, argument)
     origin = Origin("Python", identity(module), replaces=True)
-    return GivenNetwork({"name": name}, Function(name, factory, origin), trained)
+    return GivenNetwork({"name": name}, Function(name, factory, _place(factory), origin), trained)
 
 
 def _copies_of(module: nn.Module) -> Factory:

@@ -40,7 +40,7 @@ class Objects:
                 register(self.data)
             for function in self.functions:
                 if ("network", function.name) not in before:
-                    with registering_from(function.origin):
+                    with registering_from(function.origin, function.place):
                         network(function.name)(function.build)
             yield
         finally:

@@ -62,7 +62,9 @@ def require_free(values: Mapping[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
         if twice := next((other for other in values if _overlap(key, other)), None):
             given = f"{key} is given twice" if key == twice else f"{key} and {twice} are both given"
-            raise ConfigurationError(f"{given}: leave one of them out").with_details(key, value, "given once")
+            raise ConfigurationError(f"{given}: leave one of them out").with_details(
+                key, value, "given once"
+            )
 
 
 def _overlap(key: str, other: str) -> bool:

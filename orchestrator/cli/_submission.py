@@ -18,6 +18,7 @@ from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
+from orchestrator.extensions.loading import load_code
 from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
@@ -29,9 +30,12 @@ LOCAL_OPTIONS = {  # options that concern this machine
     "address": "--address belongs to `submit`: give it before the --",
 }
 # parameters that --resume accepts
-RESUME_OPTIONS = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}
+RESUME_OPTIONS = {
+    *("resume", "config", "store", "trials", "time_budget", "set_", "debug"),
+    *("code", "plugin"),
+}
 DEFAULT = "configs/digits.yaml"
-EXTERNAL_FOLDER = "submitted"  # folder in the package for a configuration from outside the project
+EXTERNAL_FOLDER = "submitted"  # folder in the package for files from outside the project
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def create_submission(
             )
     store = _check_store_location(str(options["store"]) if "store" in given else None)
     run = options.get("resume")
-    extra_files = {}
+    code = {_packed_name(file, root): file.resolve() for file in options.get("code") or ()}
+    load_code(list(code.values()), options.get("plugin") or ())
+    extra_files = dict(code)
+    if code:
+        given["code"] = list(code)
     excluded = set(given) - RESUME_OPTIONS
     if run is not None and excluded:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))
@@ -89,7 +97,7 @@ def create_submission(
         configuration = _load_and_check(command, options, config)
         require_copies(store if is_uri(store) else "", configuration, command)
         packed = _packed_name(config, root)
-        extra_files = {packed: config.resolve()}
+        extra_files |= {packed: config.resolve()}
         given = {key: packed if key == "config" else value for key, value in given.items()}
         if run is None and command != "teacher":
             run = given["name"] = options["name"] or default_name(configuration, command)
@@ -252,12 +260,12 @@ def _check_store_location(store: str | None) -> str:
     return check_uri(store) if is_uri(store) else store
 
 
-def _packed_name(config: Path, root: Path) -> str:
-    """Return the name of a configuration in the package.
+def _packed_name(path: Path, root: Path) -> str:
+    """Return the name of a configuration or of a file of `--code` in the package.
 
     A file of the project keeps its path; any other file is placed below `submitted`.
     """
-    file = config.resolve()
+    file = path.resolve()
     inside = file.is_relative_to(root.resolve())
     return (
         file.relative_to(root.resolve()).as_posix() if inside else f"{EXTERNAL_FOLDER}/{file.name}"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli._code import add_code_options
 from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
@@ -492,3 +493,6 @@ def ui(
         from orchestrator.cli.ui import ui as run
 
         sys.exit(run(store=store, port=port))
+
+
+add_code_options(app)

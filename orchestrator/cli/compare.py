@@ -16,6 +16,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.privacy import sanitize
+from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -98,6 +99,7 @@ def compare(
                 "without --methods, --seeds, --trials, --config, --name and --dry-run",
             )
         comparison = Comparison.open(Store.existing(store), resume)
+        require_code(comparison.code, f"--resume {resume}", comparison.configuration)
         values = move_paths(comparison.configuration, pairs).plain()
         if address is not None:
             values["resources"]["address"] = address or None

@@ -22,6 +22,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import InfluenceClientProtocol, Stopped
 from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.privacy import keep_private
+from orchestrator.extensions.shipping import Shipment, pack_code, unpack_code
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 
 SLICE_S = 1.0  # heartbeat interval while waiting for an answer
@@ -35,8 +36,9 @@ class InfluenceActor:
     It uses the resources that Ray assigned. It reuses opened data for the next trial.
     """
 
-    def __init__(self, compute: Compute, threads: int) -> None:
+    def __init__(self, compute: Compute, threads: int, code: Shipment) -> None:
         keep_private()
+        unpack_code(code)
         torch.set_num_threads(threads)
         self.compute, self.device = compute, _device()
 
@@ -83,7 +85,7 @@ class InfluenceActorHandle:
                 namespace=NAMESPACE,
                 scheduling_strategy="DEFAULT",  # not in the bundle of the worker
             )
-            self.handle = actor_options.remote(self.compute, max(1, int(self.cpus)))
+            self.handle = actor_options.remote(self.compute, max(1, int(self.cpus)), pack_code())
         return self.handle
 
     def end_late(self, handle: Any) -> None:

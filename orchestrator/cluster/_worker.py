@@ -22,9 +22,15 @@ from orchestrator.cluster._pair import Pair
 from orchestrator.cluster.dispatcher_client import REPLY_S, wait_for_answer
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import DispatcherTimeoutError, UserError
+from orchestrator.core.errors import (
+    ConfigurationError,
+    DispatcherTimeoutError,
+    TrialError,
+    UserError,
+)
 from orchestrator.core.privacy import keep_private
 from orchestrator.core.reports import Report, TrialFailure
+from orchestrator.extensions.shipping import Shipment, unpack_code
 from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
@@ -36,7 +42,8 @@ def serve(settings: dict[str, Any]) -> None:
     """Run the loop of a Ray Train worker, until the dispatcher closes.
 
     Args:
-        settings: `group`, the group's number; `name` and `namespace` of the dispatcher.
+        settings: `group`, the group's number; `name` and `namespace` of the dispatcher; `code`, the
+            user code of the driver.
     """
     keep_private()
     train_context = ray.train.get_context()
@@ -48,6 +55,7 @@ def serve(settings: dict[str, Any]) -> None:
         settings["group"],
         train_context.get_world_rank(),
     )
+    code_problem = _load_code(settings["code"], worker_context)
     while True:
         assignment = worker_context.broadcast_object(
             connection.take_trial() if worker_context.is_main_process else None
@@ -55,7 +63,20 @@ def serve(settings: dict[str, Any]) -> None:
         if assignment == CLOSE:
             return
         if assignment is not None:
-            _train(assignment, connection, worker_context)
+            _train(assignment, connection, worker_context, code_problem)
+
+
+def _load_code(code: Shipment, worker_context: TrialContext) -> str:
+    """Load the user code of the driver; return why a rank cannot load it, "" if all ranks can.
+
+    A trial then fails with this reason. An error here would start the group again and again.
+    """
+    problem = ""
+    try:
+        unpack_code(code)
+    except ConfigurationError as error:
+        problem = str(error)
+    return next(filter(None, worker_context.all_gather_object(problem)), "")
 
 
 def _device() -> torch.device:
@@ -70,12 +91,21 @@ def _device() -> torch.device:
 
 
 def _train(
-    spec: TrialSpec, connection: "_DispatcherConnection", worker_context: TrialContext
+    spec: TrialSpec,
+    connection: "_DispatcherConnection",
+    worker_context: TrialContext,
+    code_problem: str,
 ) -> None:
     """Train one trial.
 
     Report a failure that the trial caused. Retry other failures from the checkpoint. Reuse the
     group if that is safe.
+
+    Args:
+        spec: The trial.
+        connection: The connection to the dispatcher.
+        worker_context: The context of the ranks.
+        code_problem: Why the user code cannot be loaded on all ranks; "" if it is loaded.
     """
     connection.open_trial(spec)
     context = replace(
@@ -88,6 +118,8 @@ def _train(
         pair=Pair,
     )
     try:
+        if code_problem:
+            raise TrialError(code_problem).with_details("--code", code_problem)
         with influence_clients(spec) as create_influence_client:
             execute(spec, replace(context, influence_client=create_influence_client))
     except Exception as error:

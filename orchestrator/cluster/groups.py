@@ -37,6 +37,7 @@ from orchestrator.cluster.group_autoscaler import ClusterSnapshot, GroupAutoscal
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.signals import give_up, remaining_timeout
+from orchestrator.extensions.shipping import pack_code
 
 CLOSE_S = 20.0
 CALL_S = 10.0
@@ -201,7 +202,12 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
     run = run_name(name, number)
     return LeanTrainer(
         serve,
-        train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
+        train_loop_config={
+            "group": number,
+            "name": name,
+            "namespace": NAMESPACE,
+            "code": pack_code(),
+        },
         torch_config=torch_config(backend, folder),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,

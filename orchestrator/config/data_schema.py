@@ -86,8 +86,8 @@ class Data(Section):
     augmentation: Augmentation = Field(
         "auto",
         description="Augmentation of training images: auto, none, crop, crop_flip, "
-        "resized_crop_flip, or a transform my/NAME that a file of --code registers; auto depends on "
-        "the data set, and the plan gives the reason.",
+        "resized_crop_flip, or a transform my/NAME of --code; auto depends on the data set, and "
+        "the plan gives the reason.",
     )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,

@@ -83,8 +83,13 @@ class TrialError(UserError):
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'kd'? Available: ...` for an unknown name."""
+    """Return `did you mean 'kd'? Available: ...` for an unknown name.
+
+    Names `my/NAME` are those of user code, which `--code` loads.
+    """
     names = sorted(known)
+    if name.startswith("my/"):
+        return f"give the file that registers it with --code FILE.py; available: {', '.join(names)}"
     with_prefix = [known for known in names if name and known.startswith(name)]
     close = with_prefix or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -58,8 +58,8 @@ def _check_settings(config: Data, source: Source) -> None:
     if source.settings is None:
         if config.settings:
             raise ConfigurationError(
-                f"data.settings = {config.settings} is not allowed: data.name = {config.name} has no "
-                f"settings; remove them"
+                f"data.settings = {config.settings} is not allowed: data.name = {config.name} has "
+                f"none; remove them"
             ).with_details("data.settings", config.settings, {})
         return
     try:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.core.errors import ConfigurationError, TrialError
+from orchestrator.core.errors import ConfigurationError, TrialError, suggest_name
 
 TRANSFORM = 7  # separates the generators of transforms from all other draws of a view
 Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -91,10 +91,9 @@ def transform_batch(name: str, seed: int, images: Tensor, samples: Tensor) -> Te
 def require_transform(augmentation: str) -> None:
     """Raise ConfigurationError if an augmentation `my/NAME` is not registered."""
     if augmentation.startswith("my/") and augmentation not in TRANSFORMS:
-        known = f": {', '.join(TRANSFORMS)}" if TRANSFORMS else ", of which there are none"
         raise ConfigurationError(
-            f"data.augmentation = {augmentation!r} is not among the registered transforms{known}: "
-            f"give the file that registers it with --code FILE.py"
+            f"data.augmentation = {augmentation!r} is not known: "
+            f"{suggest_name(augmentation, TRANSFORMS)}"
         ).with_details("data.augmentation", augmentation, tuple(TRANSFORMS))
 
 

@@ -36,6 +36,7 @@ from orchestrator.export.check import check_batches, compare_logits
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
 from orchestrator.export.loading import load_predictions
 from orchestrator.export.settings import FORMAT, Checked, ExportSettings, Input, Source, Values
+from orchestrator.extensions.record import CODE, require_code
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
@@ -90,6 +91,8 @@ def export(
     requested = read_path(to, "--to") if to is not None else None
     _require_options(form, weights)
     sweep = Sweep.open(store, name)
+    code = sweep.described.get(CODE, {})
+    require_code(code, f"the export of {name!r}")
     trial = _trial(store, sweep, number)
     configuration = apply(sweep.configuration, trial.settings)
     students = configuration.students
@@ -115,6 +118,7 @@ def export(
             std=summary.std,
             cut=CLEAN_SHARE if summary.root else None,
         ),
+        code=code,
         name=title,
         file=FORMATS[form].file,
         fingerprint=network_fingerprint(network.state_dict()),

@@ -15,6 +15,8 @@ from orchestrator.export.formats import (
     load_program,
 )
 from orchestrator.export.settings import StudentSettings, read_settings
+from orchestrator.extensions.record import require_code
+from orchestrator.extensions.registry import PREFIX
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
@@ -39,6 +41,8 @@ def load_exported(folder: Path | str) -> Network:
             f"{folder} holds {FORMATS[settings.form].file} and no network: load it with "
             f"`load_predictions`, or export safetensors"
         ).with_details(str(folder), settings.form, NAME)
+    if settings.network.name.startswith(PREFIX):
+        require_code(settings.code, f"the student in {folder}")
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
     network = _build_network(settings, folder)

@@ -123,6 +123,7 @@ class StudentSettings(_Head):
     network: NamedNetwork
     classes: Annotated[list[str], Field(min_length=1)]
     input: Input
+    code: dict[str, str] = {}  # hashes of the user code of the run
 
 
 class ExportSettings(StudentSettings):
@@ -145,8 +146,9 @@ class ExportSettings(StudentSettings):
     checked: Checked | None = None  # written last
 
     def plain(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Return the settings as JSON values; `code` only if there is some."""
+        without = {"code"} if not self.code else None
+        return self.model_dump(mode="json", by_alias=True, exclude=without)
 
 
 def read_settings(folder: Path) -> StudentSettings:

@@ -131,7 +131,8 @@ def method(
         def slots(full: str, code: str) -> tuple[Slot, ...]:
             return (METHODS, full, target), (SPACES, full, suggested)
 
-        return _enter("method", name, target, place, slots)
+        options = {"space": space, "points": tuple(points)}
+        return _enter("method", name, target, place, slots, options)
 
     return decorate
 
@@ -199,13 +200,18 @@ def metric(
                 *((METRICS, f"{part}/{full}", described) for part in parts),
             )
 
-        return _enter("metric", name, target, place, slots)
+        return _enter("metric", name, target, place, slots, {"direction": direction})
 
     return decorate
 
 
 def _enter(
-    kind: Kind, name: str, target: T, place: str, slots: Callable[[str, str], tuple[Slot, ...]]
+    kind: Kind,
+    name: str,
+    target: T,
+    place: str,
+    slots: Callable[[str, str], tuple[Slot, ...]],
+    options: Mapping[str, Any] | None = None,
 ) -> T:
     """Register an object under its full name, and return it."""
     full = full_name(kind, name, place)
@@ -213,7 +219,8 @@ def _enter(
         raise _refusal(place, kind, full, "it is not a function or class")
     origin = current_origin(target)
     try:
-        register(Entry(kind, full, target, place, origin, slots(full, origin.identity)))
+        entered = slots(full, origin.identity)
+        register(Entry(kind, full, target, place, origin, entered, options or {}))
     except SignatureError as error:
         raise _refusal(place, kind, full, str(error)) from error
     return target

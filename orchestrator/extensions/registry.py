@@ -5,8 +5,8 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class Entry:
         place: File and line, for messages.
         origin: The origin of its code.
         slots: Its places in the registries of the program.
+        options: The arguments of its decorator besides the name.
     """
 
     kind: Kind
@@ -53,16 +54,17 @@ class Entry:
     place: str
     origin: Origin
     slots: tuple[Slot, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 ENTRIES: dict[tuple[str, str], Entry] = {}
-_origins: list[Origin] = []  # of the code that is being executed, innermost last
+_origins: list[tuple[Origin, str]] = []  # of the code that is being executed, innermost last
 
 
 @contextlib.contextmanager
-def registering_from(origin: Origin) -> Iterator[None]:
-    """Give everything that the block registers this origin."""
-    _origins.append(origin)
+def registering_from(origin: Origin, place: str = "") -> Iterator[None]:
+    """Give everything that the block registers this origin, and this place if there is one."""
+    _origins.append((origin, place))
     try:
         yield
     finally:
@@ -78,7 +80,7 @@ def current_origin(target: Any) -> Origin:
         ConfigurationError: The source text is unknown.
     """
     if _origins:
-        return _origins[-1]
+        return _origins[-1][0]
     try:
         source = inspect.getsource(target)
     except (OSError, TypeError) as error:
@@ -89,7 +91,12 @@ def current_origin(target: Any) -> Origin:
 
 
 def calling_place(depth: int) -> str:
-    """Return file and line of the caller that is `depth` frames above this function's caller."""
+    """Return file and line of the caller that is `depth` frames above this function's caller.
+
+    It is the place that `registering_from` names, if that has one.
+    """
+    if _origins and _origins[-1][1]:
+        return _origins[-1][1]
     frame = sys._getframe(depth + 1)
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 

@@ -68,3 +68,8 @@ def build_on_meta(
     channels, height, width = shape
     with torch.device("meta"):
         return build(name, classes, (channels, height, width), settings)
+
+
+def network_code(name: str) -> str:
+    """Return the identity of the code of a network; empty for the networks of this program."""
+    return MODELS[name].code if name in MODELS else ""

@@ -48,9 +48,12 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
 
 def uses_peers(sweep: Sweep, trial: Trial) -> bool:
     """Return whether the students of a trial learn from each other, by its method and settings."""
-    from methods import build_method, capabilities  # it imports torch, which `status` does not need
+    # it imports torch, which `status` does not need
+    from methods import METHODS, build_method, capabilities
 
     chosen = apply(sweep.configuration, trial.settings).method
+    if chosen.name not in METHODS:  # of user code, which `status` does not load
+        return False
     return capabilities.uses_peers(build_method(chosen.name, chosen.settings))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE, read_summary
+from orchestrator.extensions.record import keep_code
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.store import set_aside
 
@@ -12,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 def keep(folder: Path, data: Path) -> None:
-    """Write the description of the data and of the environment next to a sweep's record.
+    """Write the description of data and environment, and the user code, next to a sweep's record.
 
-    Every start writes both. An export needs the first without the data, a report the second.
+    Every start writes them. An export needs the first without the data, a report the second.
     """
     for schema, name, values in (
         (SUMMARY, SUMMARY_FILE, read_summary(data).plain()),
@@ -23,3 +24,4 @@ def keep(folder: Path, data: Path) -> None:
         if damage := schema.damage(folder / name):
             log.warning("%s: it is kept as %s and rebuilt", damage, set_aside(folder / name).name)
         schema.keep(folder / name, values)
+    keep_code(folder)

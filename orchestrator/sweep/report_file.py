@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
+from orchestrator.extensions.record import CODE, require_code
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as build_report
 from orchestrator.store.records import Sweep
@@ -44,6 +45,7 @@ def write_report(store: Store, name: str, to: Path | None) -> WrittenReport:
     """
     given_path = read_path(to, "--to") if to is not None else None
     sweep = Sweep.open(store, name)
+    require_code(sweep.described.get(CODE, {}), f"the report of {name!r}")
     target = given_path or store.reports / f"{name}.html"
     _check_target(target, requires_folder=to is not None)
     built = build_report(store, sweep)

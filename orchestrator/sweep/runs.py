@@ -14,6 +14,7 @@ from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -119,6 +120,7 @@ def reopen_run(
     from orchestrator.teacher.moved import carry_teacher_over
 
     sweep = Sweep.open(store, name)
+    require_code(sweep.described.get(CODE, {}), f"--resume {name}", sweep.configuration)
     sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
     reduced = ""
     if sweep.kind == "sweep":

@@ -17,6 +17,7 @@ from orchestrator.config.search_space import (
 from orchestrator.config.trial import network_key
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
+from orchestrator.extensions.record import CODE, describe_code
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
 
@@ -24,11 +25,13 @@ Described = dict[str, Any]
 
 
 def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Described:
-    """Return the space (of a `sweep`), the data and the given weight files as plain JSON.
+    """Return the space (of a `sweep`), the data, the given weight files and code as plain JSON.
 
     The data are those prepared in the folder `data`.
     """
-    return described_space(configuration, kind) | described_data(configuration, data)
+    described = described_space(configuration, kind) | described_data(configuration, data)
+    code = describe_code(configuration)
+    return described | ({CODE: code} if code else {})
 
 
 def described_space(configuration: Configuration, kind: str) -> Described:

@@ -14,8 +14,9 @@ from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.transforms import transform_code
 from orchestrator.data.views import Views
-from orchestrator.models.build import build
+from orchestrator.models.build import build, network_code
 from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
@@ -56,9 +57,20 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
             "network": network,
             "bytes": _digest(file) if file.is_file() else teacher.network.weights,
         }
+    if code := _user_code(teacher, "" if teacher.network.weights else augmentation):
+        recipe["code"] = code
     return hashlib.sha256(
         json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()
     ).hexdigest()[:16]
+
+
+def _user_code(teacher: Teacher, augmentation: str) -> dict[str, str]:
+    """Return the identities of the user code that determines a teacher; empty for most teachers."""
+    code = {
+        "network": network_code(teacher.network.name),
+        "augmentation": transform_code(augmentation),
+    }
+    return {key: identity for key, identity in code.items() if identity}
 
 
 def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Path:

@@ -14,6 +14,8 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import DataSummary, read_summary
+from orchestrator.extensions.loading import loaded_files
+from orchestrator.extensions.record import CODE
 from orchestrator.reporting.peer_gain import peer_gains
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -267,11 +269,21 @@ class Tracker:
             ),
         }
         new = PARENT not in self.writer.run_progress
-        self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
+        self._open(
+            PARENT, self.sweep.name, tags | describe() | self._note("running") | self._code_tags()
+        )
         if new:
             self._dataset(PARENT)
         self.writer.add(LogParams(run=PARENT, params=flatten(plain)))
         self._configuration(PARENT, self.sweep.configuration)
+        for file in loaded_files():
+            self.writer.add(
+                LogText(run=PARENT, text=file.text, file=f"{CODE}/{file.name}"), files=True
+            )
+
+    def _code_tags(self) -> dict[str, str]:
+        code = self.sweep.described.get(CODE, {})
+        return {f"{CODE}.{name}": str(identity) for name, identity in code.items()}
 
     def _open(self, key: str, name: str, tags: dict[str, str]) -> None:
         running, progress = tags | {"state": "running"}, RunProgress(state="running")

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import Parameters
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.extensions.record import CODE, describe_code
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import (
     STRICT,
@@ -44,7 +45,7 @@ class ComparisonRecord:
     """Record of a comparison.
 
     `configuration` is common to its sweeps, with all methods. `chosen` is by method; it is empty
-    before the searches have ended, and does not change afterwards.
+    before the searches have ended, and does not change afterwards. `code` is the user code.
     """
 
     __pydantic_config__ = STRICT
@@ -52,6 +53,7 @@ class ComparisonRecord:
     seeds: Annotated[int, Field(ge=1, lt=10**6)]
     started: Timestamp = field(default_factory=time.time)
     chosen: dict[str, Chosen] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
 
 
 COMPARISON = RecordSchema[ComparisonRecord](
@@ -75,7 +77,12 @@ class Comparison(ComparisonRecord):
             ConfigurationError: Its name, or that of one of its sweeps, is taken.
         """
         require_new(store, name, configuration.search.methods)
-        comparison = cls(configuration, seeds, folder=comparison_folder(store, name))
+        comparison = cls(
+            configuration,
+            seeds,
+            code=describe_code(configuration),
+            folder=comparison_folder(store, name),
+        )
         comparison.folder.mkdir(parents=True, exist_ok=True)
         with run_lock.single_driver(comparison.folder):
             require_new(store, name, configuration.search.methods)
@@ -141,6 +148,7 @@ class Comparison(ComparisonRecord):
     def save(self) -> None:
         """Write the record."""
         own = {each.name: getattr(self, each.name) for each in fields(ComparisonRecord)}
+        own = {name: value for name, value in own.items() if value or name != CODE}
         COMPARISON.keep(self.folder / FILE, own | {"configuration": self.configuration.plain()})
 
 

@@ -1,0 +1,67 @@
+"""Add the options `--code` and `--plugin` to the commands that build networks, methods or data."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.error_handling import run_command
+
+Code = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--code",
+        help="Python file that registers networks, data sets, methods, transforms or metrics; it "
+        "runs with your rights; repeatable, in this order.",
+    ),
+]
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="Name of an installed plugin, which does the same; repeatable."),
+]
+COMMANDS = (
+    *("train", "sweep", "compare", "teacher", "export", "predict", "report", "doctor"),
+    "methods",
+)
+
+
+def add_code_options(app: typer.Typer) -> None:
+    """Add `--code` and `--plugin` to the commands of `COMMANDS`."""
+    for command in app.registered_commands:
+        callback = command.callback
+        if callback is not None and callback.__name__ in COMMANDS:
+            command.callback = _with_code(callback)
+
+
+def _with_code(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that loads user code first."""
+
+    @functools.wraps(callback)
+    def run(
+        *, code: list[Path] | None = None, plugin: list[str] | None = None, **options: Any
+    ) -> Any:
+        if code or plugin:
+            with run_command(options["debug"]):
+                from orchestrator.extensions.loading import load_code
+
+                load_code(code or (), plugin or ())
+        return callback(**options)
+
+    added = {"code": Code, "plugin": Plugin}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in added.items()
+    ]
+    signature = inspect.signature(callback)
+    given = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature.parameters.values()
+    ]
+    last = next(place for place, each in enumerate(given) if each.name == "debug")
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*given[:last], *parameters, *given[last:]]
+    )
+    run.__annotations__ = callback.__annotations__ | added
+    return run
