@@ -23,12 +23,14 @@ from orchestrator.api._tables import (
     sweep_frame,
     trial_row,
 )
+from orchestrator.cluster.connect import require_disconnected
 from orchestrator.config.objectives import primary_goal
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.export.export import Exported, export, export_program
 from orchestrator.export.loading import load_predictions
 from orchestrator.export.predict import Picture, probabilities
+from orchestrator.extensions.record import require_code
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.store.study_file import JOURNAL, copy_study
@@ -312,6 +314,7 @@ def compare(
     store, console = study._store, make_console(progress)
     methods = design.parse_methods(",".join(methods))
     with session(study._objects):
+        require_disconnected()
         comparison = None
         try:
             if resume is None:
@@ -344,6 +347,7 @@ def _reopen_comparison(
     store: Store, name: str, methods: tuple[str, ...], seeds: int
 ) -> ComparisonRecord:
     comparison = ComparisonRecord.open(store, name)
+    require_code(comparison.code, f"resume = {name!r}", comparison.configuration)
     given = {"methods": (methods, comparison.methods), "seeds": (seeds, comparison.seeds)}
     for key, (value, recorded) in given.items():
         if value != recorded:

@@ -13,6 +13,7 @@ from orchestrator.api._options import nest, read_options, require_free, sort_nam
 from orchestrator.api._results import Result, Study
 from orchestrator.api._space import check_spaces, read_spaces
 from orchestrator.api._teacher import as_teacher
+from orchestrator.cluster.connect import require_disconnected
 from orchestrator.config.loader import load
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
@@ -216,6 +217,8 @@ def _run(request: Request) -> tuple[Sweep, Store]:
     local, resume = request.kind == "train", options.resume is not None
     with session(request.objects):
         try:
+            if not local:
+                require_disconnected()
             store = Store.open(options.store)
             configuration = _configuration(store, request, note)
             if options.resume is not None:
