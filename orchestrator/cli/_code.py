@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +29,9 @@ COMMANDS = (
 )
 
 
-def add_code_options(app: typer.Typer) -> None:
-    """Add `--code` and `--plugin` to the commands of `COMMANDS`."""
+def add_code_commands(app: typer.Typer) -> None:
+    """Add `--code` and `--plugin` to the commands of `COMMANDS`, and the command `check-code`."""
+    app.command()(check_code)
     for command in app.registered_commands:
         callback = command.callback
         if callback is not None and callback.__name__ in COMMANDS:
@@ -65,3 +67,34 @@ def _with_code(callback: Callable[..., Any]) -> Callable[..., Any]:
     )
     run.__annotations__ = callback.__annotations__ | added
     return run
+
+
+def check_code(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Python files, in this order.")
+    ] = None,
+    plugin: Plugin = None,
+    classes: Annotated[
+        int, typer.Option("--classes", min=2, help="Number of classes of networks and metrics.")
+    ] = 10,
+    shape: Annotated[
+        str, typer.Option("--shape", help="Channels, height and width of the images.")
+    ] = "3,32,32",
+    path: Annotated[Path | None, typer.Option("--path", help="data.path of data sets.")] = None,
+    size: Annotated[int | None, typer.Option("--size", help="data.size of data sets.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Check the networks, data sets, methods, transforms and metrics of a file of --code."""
+    with run_command(debug):
+        from orchestrator.cli.check_code import check_code as run
+
+        sys.exit(
+            run(
+                files=files or [],
+                plugins=plugin or [],
+                classes=classes,
+                shape=shape,
+                path=path,
+                size=size,
+            )
+        )

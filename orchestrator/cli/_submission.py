@@ -79,8 +79,10 @@ def create_submission(
             )
     store = _check_store_location(str(options["store"]) if "store" in given else None)
     run = options.get("resume")
-    code = {_packed_name(file, root): file.resolve() for file in options.get("code") or ()}
-    load_code(list(code.values()), options.get("plugin") or ())
+    files = options.get("code") or ()
+    load_code(files, options.get("plugin") or ())
+    # a link keeps its name, which is that of its module
+    code = {f"{EXTERNAL_FOLDER}/{file.name}": file.resolve() for file in files}
     extra_files = dict(code)
     if code:
         given["code"] = list(code)
@@ -260,12 +262,12 @@ def _check_store_location(store: str | None) -> str:
     return check_uri(store) if is_uri(store) else store
 
 
-def _packed_name(path: Path, root: Path) -> str:
-    """Return the name of a configuration or of a file of `--code` in the package.
+def _packed_name(config: Path, root: Path) -> str:
+    """Return the name of a configuration in the package.
 
     A file of the project keeps its path; any other file is placed below `submitted`.
     """
-    file = path.resolve()
+    file = config.resolve()
     inside = file.is_relative_to(root.resolve())
     return (
         file.relative_to(root.resolve()).as_posix() if inside else f"{EXTERNAL_FOLDER}/{file.name}"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli._code import add_code_options
+from orchestrator.cli._code import add_code_commands
 from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(
@@ -495,4 +495,4 @@ def ui(
         sys.exit(run(store=store, port=port))
 
 
-add_code_options(app)
+add_code_commands(app)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks
-from orchestrator.data._parts import Labels, Part, Parts
+from orchestrator.data._parts import Labels, Part
+from orchestrator.data._parts import Parts as Parts
 
 CLEAN_SHARE = 224 / 256  # as in the clean view of folder data
 GREY = ("1", "L", "I", "I;16", "F")  # modes of Pillow that become one channel

@@ -1,3 +1,14 @@
 """Networks, data sets, methods, transforms and metrics that user code registers."""
 
-__all__ = ["decorators", "loading", "record", "registry", "shipping", "signature"]
+__all__ = [
+    "conformance",
+    "data_checks",
+    "decorators",
+    "loading",
+    "method_checks",
+    "network_checks",
+    "record",
+    "registry",
+    "shipping",
+    "signature",
+]

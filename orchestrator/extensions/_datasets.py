@@ -7,8 +7,7 @@ from typing import Any
 from methods import SettingsError
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, UserError
-from orchestrator.data._parts import Parts
-from orchestrator.data.conversion import convert_dataset
+from orchestrator.data.conversion import Parts, convert_dataset
 from orchestrator.data.datasets import Source
 from orchestrator.extensions.signature import Signature, read_signature
 

@@ -10,12 +10,14 @@ from torch import nn
 
 from methods import Output
 from methods.settings import allowed_values
+from orchestrator.extensions.network_checks import network_checks
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
-from orchestrator.models.weights import network_fingerprint
 from tests.refusal import refused
 
 every_model = pytest.mark.parametrize("name", MODELS)
+# test_traceable.py tests the export
+CHECKS = [name for name in network_checks("mlp", 10, (3, 16, 16)) if name != "export"]
 RESNETS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
 PUBLISHED = {
     "resnet20": 278_324,
@@ -74,31 +76,9 @@ def test_logits_are_linear_in_the_features(name: str) -> None:
     torch.testing.assert_close(output.logits, expected)
 
 
-@every_model
-def test_every_parameter_is_trained(name: str) -> None:
-    network = small(name)
-    network(torch.randn(4, 3, 16, 16)).logits.logsumexp(1).sum().backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-
-
-@every_model
-def test_evaluation_is_deterministic_and_changes_nothing(name: str) -> None:
-    network = small(name).eval().requires_grad_(False)
-    before = network_fingerprint(network.state_dict())
-    inputs = torch.randn(2, 3, 16, 16)
-    first, second = network(inputs), network(inputs)
-    assert torch.equal(first.logits, second.logits)
-    assert not first.logits.requires_grad
-    assert network_fingerprint(network.state_dict()) == before
-
-
-@every_model
-def test_same_seed_makes_the_same_network(name: str) -> None:
-    assert network_fingerprint(small(name).state_dict()) == network_fingerprint(
-        small(name).state_dict()
-    )
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name in MODELS for check in CHECKS])
+def test_network_passes_the_check(name: str, check: str) -> None:
+    network_checks(name, 10, (3, 16, 16))[check]()
 
 
 @every_model

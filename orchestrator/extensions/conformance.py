@@ -1,0 +1,73 @@
+"""Run the conformance checks of everything that user code has registered."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.core.errors import UserError
+from orchestrator.extensions._checking import CheckError, Checks
+from orchestrator.extensions.data_checks import dataset_checks, metric_checks, transform_checks
+from orchestrator.extensions.method_checks import method_checks
+from orchestrator.extensions.network_checks import network_checks
+from orchestrator.extensions.registry import ENTRIES, Entry
+
+
+class Finding(NamedTuple):
+    """Result of one check.
+
+    Attributes:
+        entry: The checked object.
+        check: The name of the check.
+        problem: Why it failed, as a clause; empty if it passed.
+    """
+
+    entry: Entry
+    check: str
+    problem: str
+
+
+class Example(NamedTuple):
+    """Sizes of the inputs with which objects are checked.
+
+    Attributes:
+        classes: Number of classes K.
+        shape: (C, H, W) of an image.
+        path: `data.path` of data sets.
+        size: `data.size` of data sets.
+    """
+
+    classes: int = 10
+    shape: tuple[int, int, int] = (3, 32, 32)
+    path: Path | None = None
+    size: int | None = None
+
+
+def run_checks(example: Example) -> Iterator[Finding]:
+    """Run all checks of all registered objects, and yield their findings."""
+    for entry in list(ENTRIES.values()):
+        for name, check in _checks_of(entry, example).items():
+            yield Finding(entry, name, _problem(check))
+
+
+def _checks_of(entry: Entry, example: Example) -> Checks:
+    if entry.kind == "network":
+        return network_checks(entry.name, example.classes, example.shape)
+    if entry.kind == "method":
+        return method_checks(entry.name)
+    if entry.kind == "dataset":
+        return dataset_checks(entry.name, example.path, example.size)
+    if entry.kind == "transform":
+        return transform_checks(entry.name, example.shape)
+    return metric_checks(entry.name, example.classes)
+
+
+def _problem(check: object) -> str:
+    """Run a check; return why it failed as one line, "" if it passed."""
+    assert callable(check)
+    try:
+        check()
+    except (CheckError, UserError) as error:
+        return " ".join(str(error).split())
+    except Exception as error:  # any error of user code
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return ""
