@@ -94,8 +94,8 @@ def require_disconnected() -> None:
     """
     if ray.is_initialized():
         raise PreflightError(
-            "Ray is connected in this process, and a sweep starts and ends its own connection: call "
-            "ray.shutdown() first"
+            "Ray is connected in this process, and a sweep starts and ends its own connection: "
+            "call ray.shutdown() first"
         ).with_details("ray", "connected", "not connected")
 
 
