@@ -40,7 +40,9 @@ def test_quickstart_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     client.execute()
     assert not [
-        output for cell in notebook.cells for output in cell.get("outputs", ())
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
         if output["output_type"] == "error"
     ]
     html, text = outputs(notebook, "text/html"), outputs(notebook, "text/plain")

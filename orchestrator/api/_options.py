@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.schema import Resources, Search, Section, Teacher, Training
+from orchestrator.config.schema import Configuration, Resources, Search, Section, Teacher, Training
 from orchestrator.core.errors import ConfigurationError, suggest_name
 
-TOP = ("seed", "project")
+TOP = ("seed", "project", "peers")
 SECTIONS: dict[str, type[Section]] = {
     "training": Training,
     "search": Search,
@@ -30,7 +30,7 @@ def read_options(
         function: The name of the function, for messages.
         sections: The sections whose keys may be given as arguments without their section.
         options: The keyword arguments: keys of the sections, or dotted keys.
-        settings: Further values by dotted keys.
+        settings: Further values by dotted keys, or whole sections.
         top: Keys outside of a section that may be given.
         advice: What to do with other keys, the end of a message.
 
@@ -47,7 +47,8 @@ def read_options(
     values: dict[str, Any] = {}
     for name, value in (*options.items(), *(settings or {}).items()):
         key = known.get(name, name)
-        if key == name and "." not in name and name not in top:
+        whole = settings is not None and name in settings and name in Configuration.model_fields
+        if key == name and "." not in name and name not in top and not whole:
             hint = f"{suggest_name(name, known)}; {advice}"
             raise ConfigurationError(f"{function} has no argument {name!r}: {hint}").with_details(
                 name, value, tuple(sorted(known))
@@ -58,17 +59,26 @@ def read_options(
 
 
 def require_free(values: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError if a key of `more` is among the values, or a part of one of them."""
+    """Raise ConfigurationError if a key of `more` is given in the values too."""
     for key, value in more.items():
-        if twice := next((other for other in values if _overlap(key, other)), None):
+        if twice := next((other for other in values if _overlap(key, value, other, values)), None):
             given = f"{key} is given twice" if key == twice else f"{key} and {twice} are both given"
             raise ConfigurationError(f"{given}: leave one of them out").with_details(
                 key, value, "given once"
             )
 
 
-def _overlap(key: str, other: str) -> bool:
-    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+def _overlap(key: str, value: Any, other: str, values: Mapping[str, Any]) -> bool:
+    if key.startswith(f"{other}."):
+        return _contains(values[other], key.removeprefix(f"{other}."))
+    if other.startswith(f"{key}."):
+        return _contains(value, other.removeprefix(f"{key}."))
+    return key == other
+
+
+def _contains(section: Any, key: str) -> bool:
+    """Return whether a section has a key, or is no section that could have it."""
+    return not isinstance(section, Mapping) or key.partition(".")[0] in section
 
 
 def sort_names_first(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Train a student, or search for the best settings, from Python."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,12 +251,12 @@ def _run(request: Request) -> tuple[Sweep, Store]:
 
 def _configuration(store: Store, request: Request, note: Callable[[str], None]) -> Configuration:
     """Return the configuration of a request, with the weights of a given teacher in the store."""
-    configuration = load(None, [], request.values)
+    configuration = load(None, [], copy.deepcopy(request.values))
     if request.teacher is not None and request.teacher.trained is not None:
         weights = keep_weights(store, request.teacher, configuration, note)
         section = request.teacher.section | {"weights": weights}
         request.values["teacher.network"] = section
-        configuration = load(None, [], request.values)
+        configuration = load(None, [], copy.deepcopy(request.values))
     if request.kind == "sweep":
         configuration = with_single_method(configuration)
         check_spaces(configuration, request.objects.spaces)
