@@ -79,7 +79,7 @@ def data(
         >>> images = np.zeros((60, 8, 8), np.uint8)
         >>> labels = np.arange(60) % 3
         >>> od.data((images, labels), (images[:30], labels[:30]), classes=["a", "b", "c"])
-        Data(arrays-1fd2: 60 training and 30 test images, 3 classes, 1x8x8)
+        Data(arrays-cdbf74d3: 60 training and 30 test images, 3 classes, 1x8x8)
         >>> od.data("digits", limit={"train": 300})
         Data(digits)
     """

@@ -98,10 +98,10 @@ def distil(
         ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
         >>> teacher = od.teacher("mlp", width=64, epochs=2)
         >>> result = od.distil(student, teacher, "digits", "kd", epochs=2, progress=False)
-        >>> result.state, sorted(result.metrics)[:2]
-        ('complete', ['best_epoch', 'learning_rate'])
-        >>> result.history["validation/accuracy"].shape
-        (2,)
+        >>> result.state, len(result.history)
+        ('complete', 2)
+        >>> "test/best/accuracy" in result.metrics
+        True
     """
     chosen = {"method": {"name": method} if isinstance(method, str) else dict(method)}
     values = read_options("distil", ("training", "resources"), options, settings)

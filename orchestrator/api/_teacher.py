@@ -58,8 +58,8 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
         >>> od.teacher("mlp", width=64, epochs=5)
         Teacher(mlp, to be trained)
         >>> trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> od.teacher(trained)
-        Teacher(my/Sequential-4c2ac2f3-teacher, given weights)
+        >>> od.teacher(trained)  # doctest: +ELLIPSIS
+        Teacher(my/Sequential-...-teacher, given weights)
     """
     known = {*TeacherSettings.model_fields, *Training.model_fields} - {"network", "training"}
     named = isinstance(network, str)
