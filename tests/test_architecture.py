@@ -348,10 +348,31 @@ def runs_code(call: ast.Call) -> bool:
     )
 
 
+# it executes the files that a user names with --code; a configuration cannot name one
+LOADER_OF_CODE = "orchestrator/extensions/loading.py"
+
+
 def test_no_loader_can_execute_code() -> None:
     assert not [
-        f"{name}:{call.lineno}" for name in EVERY_FILE for call in calls(name) if runs_code(call)
+        f"{name}:{call.lineno}"
+        for name in EVERY_FILE
+        if name != LOADER_OF_CODE
+        for call in calls(name)
+        if runs_code(call)
     ]
+
+
+def test_user_code_is_executed_at_one_place() -> None:
+    found = [dotted(call.func) for call in calls(LOADER_OF_CODE) if runs_code(call)]
+    assert found == ["exec"]
+    users = importers("orchestrator.extensions.loading")
+    callers = {module for module, names in users.items() if any("load_" in name for name in names)}
+    assert callers == {
+        "orchestrator.cli._code",
+        "orchestrator.cli._submission",
+        "orchestrator.cli.check_code",
+        "orchestrator.extensions.shipping",
+    }
 
 
 def test_images_are_opened_with_explicit_formats() -> None:

@@ -1,6 +1,8 @@
 """Commands of run.py, one module each."""
 
 __all__ = [
+    "app",
+    "check_code",
     "compare",
     "doctor",
     "error_handling",

@@ -1,6 +1,6 @@
 """Hold the parts of a data set in memory, and cut them with stratification."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Parts:
     """Parts of a data source.
 
     `validation` is None until it is cut. `root` is the folder of images that stay on disk.
+    `converted` is the number of images with each conversion that a user may not expect.
     """
 
     train: Part
@@ -48,6 +49,7 @@ class Parts:
     test: Part
     classes: tuple[str, ...]
     root: Path | None = None
+    converted: dict[str, int] = field(default_factory=dict)
 
     def splits(self) -> dict[str, Part]:
         """Return the parts that exist, by name."""

@@ -17,6 +17,7 @@ from orchestrator.data._parts import Labels, Part
 from orchestrator.data._parts import Parts as Parts
 
 CLEAN_SHARE = 224 / 256  # as in the clean view of folder data
+ROUNDED = "floats rounded to 255 levels"
 GREY = ("1", "L", "I", "I;16", "F")  # modes of Pillow that become one channel
 
 
@@ -52,7 +53,7 @@ def convert_dataset(
     parts = {
         name: _convert_part(name, part, size, folder)
         for name, part in given.items()
-        if part is not None
+        if part is not None or name != "validation"
     }
     shape = parts["train"].inputs.shape[1:]
     for name, part in parts.items():
@@ -65,7 +66,24 @@ def convert_dataset(
                 f"the {name} part has the label {largest}, and only 0 to {len(names) - 1} are "
                 f"allowed for {len(names)} classes: correct the labels or the classes"
             ).with_details(f"data[{name}]", largest, (0, len(names) - 1))
-    return Parts(parts["train"], parts.get("validation"), parts["test"], names)
+    rounded = sum(map(_count_floats, given.values()))
+    return Parts(
+        parts["train"],
+        parts.get("validation"),
+        parts["test"],
+        names,
+        converted={ROUNDED: rounded} if rounded else {},
+    )
+
+
+def _count_floats(part: Any) -> int:
+    """Return how many images of a part are floats, which the first image shows."""
+    if part is None:
+        return 0
+    is_pair = isinstance(part, tuple | list) and len(part) == 2 and _is_array(part[0])
+    first = part[0] if is_pair else part[0][0]
+    count = len(part[0]) if is_pair else len(part)
+    return count if _is_array(first) and _to_array(first).dtype.kind == "f" else 0
 
 
 def _class_names(

@@ -188,9 +188,8 @@ def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Par
     if config.validation_in_training:
         train = train.followed_by(limited["validation"])
         clean = clean.followed_by(limited["validation"])
-    return Parts(
-        train, limited["validation"], limited["test"], parts.classes, parts.root
-    ), clean.labels
+    cut = replace(parts, train=train, validation=limited["validation"], test=limited["test"])
+    return cut, clean.labels
 
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
@@ -281,4 +280,5 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> DataSummary:
         validation_in_training=config.validation_in_training,
         root=str(parts.root) if parts.root else None,
         fingerprint=fingerprint,
+        decoded=parts.converted,
     )

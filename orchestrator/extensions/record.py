@@ -117,3 +117,9 @@ def keep_code(folder: Path) -> None:
         target = folder / CODE / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.text, encoding="utf-8")
+
+
+def explain_code(configuration: Configuration) -> str:
+    """Return the line of a plan about the user code; empty without any."""
+    code = describe_code(configuration)
+    return ", ".join(f"{name} ({_short(identity)})" for name, identity in code.items())

@@ -1,6 +1,7 @@
 """Test the checked command line of a job, whose paths are valid on the cluster."""
 
 import shlex
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import typer
 
 import run
 from orchestrator.cli._submission import Submission, _check_store_location, create_submission
+from orchestrator.cluster.package import collect
+from orchestrator.extensions.loading import unload_all
 from tests.refusal import ANY, refused
+from tests.user_code import write_code
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -237,3 +241,42 @@ def test_a_store_may_be_a_uri() -> None:
 def test_an_invalid_job_name_is_refused() -> None:
     with refused("--name", "a/b"):
         made("train", "--store", "/s", name="a/b")
+
+
+def test_files_of_code_are_packed(tmp_path: Path) -> None:
+    files = write_code(tmp_path / "code")
+    words = [word for file in files for word in ("--code", str(file))]
+    try:
+        job = made(
+            *("train", "--store", "/s", "--name", "mine", "--set", "method.name=my/labels"),
+            *("--set", "student.name=my/tiny", *words),
+        )
+        packed = ["submitted/networks.py", "submitted/others.py"]
+        assert [job.extra_files[name] for name in packed] == files
+        line = shlex.split(job.entrypoint)
+        assert [line[place + 1] for place, word in enumerate(line) if word == "--code"] == packed
+        package = collect(ROOT, (), job.extra_files)
+        archive = tmp_path / "project.zip"
+        package.write(archive)
+        with zipfile.ZipFile(archive) as opened:
+            assert [opened.read(name).decode() for name in packed] == [
+                file.read_text() for file in files
+            ]
+        resumed = made("sweep", "--store", "/s", "--resume", "mine", *words)
+        assert set(packed) <= set(resumed.extra_files) and "--code" in resumed.entrypoint
+    finally:
+        unload_all()
+    with refused("method.name", "my/labels") as caught:
+        made("train", "--store", "/s", "--set", "method.name=my/labels")
+    assert "--code" in str(caught.value)
+
+
+def test_a_link_to_a_file_of_code_keeps_its_name(tmp_path: Path) -> None:
+    target, link = tmp_path / "version3.py", tmp_path / "mine.py"
+    target.write_text("")
+    link.symlink_to(target)
+    try:
+        job = made("train", "--store", "/s", "--code", str(link))
+    finally:
+        unload_all()
+    assert job.extra_files["submitted/mine.py"] == target

@@ -37,6 +37,7 @@ from orchestrator.data.dataset import Dataset, DataSummary
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
 from orchestrator.data.shared_memory import describe_shortage
+from orchestrator.extensions.record import explain_code
 from orchestrator.models.build import build
 from orchestrator.models.weight_files import is_file_name
 from orchestrator.models.weights import load_weights
@@ -146,6 +147,8 @@ def show_plan(
         "data": _data_line(summary)
         + (f", {configuration.data.mixing}" if configuration.data.mixing != "none" else "")
     }
+    if code := explain_code(configuration):
+        lines["code"] = code
     lines |= (
         list_notes(configuration.data, summary)
         | explain(configuration.data, summary)

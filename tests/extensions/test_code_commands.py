@@ -1,0 +1,241 @@
+"""Train with user code by commands: records, copies, fingerprints, and what needs the code."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.config.loader import load
+from orchestrator.data.prepare import describe
+from orchestrator.extensions.loading import load_code, unload_all
+from orchestrator.extensions.record import describe_code
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.running import search_of
+from orchestrator.sweep.space_snapshot import describe_sweep
+from orchestrator.teacher.fit import fingerprint
+from tests.refusal import refused
+from tests.user_code import NETWORKS, write_code
+
+SETTINGS = (
+    "data={name: my/noise, augmentation: my/negative, settings: {samples: 48}}",
+    "teacher.network={name: my/tiny, width: 12}",
+    "teacher.training={epochs: 1, batch_size: 8}",
+    "student={name: my/tiny, width: 4}",
+    "method.name=my/labels",
+    "training={epochs: 1, batch_size: 8}",
+)
+SET = [word for pair in SETTINGS for word in ("--set", pair)]
+
+
+def call(*words: str) -> tuple[int, str]:
+    """Run a command in a process without user code; return exit code and output."""
+    unload_all()
+    result = CliRunner().invoke(run.app, list(words))
+    return result.exit_code, result.output
+
+
+class Run:
+    """A training with user code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.files = str(folder / "store"), write_code(folder / "code")
+        self.code = [word for file in self.files for word in ("--code", str(file))]
+        words = ["train", "--local", "--store", self.store, "--name", "first", *SET, *self.code]
+        exit_code, self.output = call(*words)
+        assert exit_code == 0, self.output
+        self.folder = Path(self.store) / "sweeps" / "first"
+
+    def call(self, *words: str) -> tuple[int, str]:
+        return call(*words, "--store", self.store)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    yield Run(tmp_path_factory.mktemp("trained"))
+    unload_all()
+
+
+@pytest.fixture
+def changed(trained: Run) -> Iterator[list[str]]:
+    """Change the file of networks for a test, and return the options of the changed code."""
+    trained.files[0].write_text(NETWORKS + "# changed\n")
+    yield trained.code
+    trained.files[0].write_text(NETWORKS)
+
+
+def test_the_run_records_its_code(trained: Run) -> None:
+    sweep = Sweep.open(Store(Path(trained.store)), "first")
+    (trial,) = sweep.trials.values()
+    assert trial.state == "complete" and 0 <= trial.metrics["validation/my/top2"] <= 1
+    assert {"test/best/my/top2", "test/last/my/top2"} <= set(trial.metrics)
+    assert list(sweep.described["code"]) == ["networks.py", "others.py"]
+    for file in trained.files:
+        assert (trained.folder / "code" / file.name).read_text() == file.read_text()
+
+
+def test_mlflow_has_the_hashes_and_the_files(trained: Run) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{trained.store}/mlflow.db")
+    (parent,) = (
+        found
+        for found in client.search_runs(["1"], "tags.kind = 'train'")
+        if found.info.run_name == "first"
+    )
+    recorded = Sweep.open(Store(Path(trained.store)), "first").described["code"]
+    tags = {key: value for key, value in parent.data.tags.items() if key.startswith("code.")}
+    assert tags == {f"code.{name}": value for name, value in recorded.items()}
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "code")}
+    assert names == {"code/networks.py", "code/others.py"}
+
+
+def test_names_are_unknown_without_the_code(trained: Run) -> None:
+    exit_code, output = trained.call("train", "--local", *SET)
+    assert exit_code == 2 and "--code" in output
+
+
+@pytest.mark.parametrize(
+    "words", [("export", "first"), ("report", "first"), ("sweep", "--resume", "first")]
+)
+def test_other_commands_need_the_same_code(
+    words: tuple[str, ...], trained: Run, changed: list[str]
+) -> None:
+    exit_code, output = trained.call(*words)
+    assert exit_code == 2 and "needs --code networks.py with the SHA-256" in output
+    recorded = Sweep.open(Store(Path(trained.store)), "first").described["code"]["networks.py"]
+    exit_code, output = trained.call(*words, *changed)
+    new = describe_code(load(None, []))["networks.py"]
+    assert exit_code == 2 and recorded[:12] in output and new[:12] in output and new != recorded
+
+
+def test_status_needs_no_code(trained: Run) -> None:
+    exit_code, output = trained.call("status", "first")
+    assert exit_code == 0 and "complete" in output
+
+
+def test_export_and_predict_need_the_code_of_the_network(trained: Run, tmp_path: Path) -> None:
+    export, images = tmp_path / "export", tmp_path / "images.npy"
+    np.save(images, np.zeros((1, 8, 8, 1), dtype=np.uint8))
+    exit_code, output = trained.call("export", "first", "--to", str(export), *trained.code)
+    assert exit_code == 0, output
+    settings = json.loads((export / "settings.json").read_text())
+    assert list(settings["code"]) == ["networks.py", "others.py"]
+    exit_code, output = call("predict", str(export), str(images))
+    assert exit_code == 2 and "--code networks.py" in output
+    exit_code, output = call("predict", str(export), str(images), *trained.code)
+    assert exit_code == 0 and "%" in output
+    exit_code, output = trained.call("report", "first", *trained.code)
+    assert exit_code == 0, output
+
+
+def test_other_code_at_a_resume_is_refused(trained: Run, tmp_path: Path) -> None:
+    extra = tmp_path / "extra.py"
+    extra.write_text("")
+    exit_code, output = trained.call(
+        "sweep", "--resume", "first", *trained.code, "--code", str(extra)
+    )
+    assert exit_code == 2 and "started without extra.py" in output
+
+
+def test_fingerprints_have_the_code_that_takes_part(tmp_path: Path) -> None:
+    files = write_code(tmp_path)
+    load_code(files)
+    plain = load(None, [])
+    own = load(None, [*SETTINGS])
+    augmented = load(None, ["data.augmentation=my/negative"])
+
+    def prints() -> list[str]:
+        return [
+            fingerprint(plain, "data", "none"),
+            fingerprint(augmented, "data", "my/negative"),
+            fingerprint(own, "data", "none"),
+            describe(plain.data, tmp_path / "store", 0).fingerprint,
+            describe(own.data, tmp_path / "store", 0).fingerprint,
+        ]
+
+    before = prints()
+    files[1].write_text(files[1].read_text() + "# changed\n")
+    load_code(files)
+    same = [one == other for one, other in zip(before, prints(), strict=True)]
+    assert same == [True, False, True, True, False]
+    files[0].write_text(files[0].read_text() + "# changed\n")
+    load_code(files)
+    assert prints()[2] != before[2]
+
+
+def test_records_without_code_stay_as_they_were(tmp_path: Path) -> None:
+    configuration = load(None, [])
+    assert describe_code(configuration) == {}
+    comparison = Comparison.create(
+        Store.open(tmp_path), "plain", load(None, ["search.methods=[kd, cross_entropy]"]), 2
+    )
+    assert "code" not in json.loads((comparison.folder / "comparison.json").read_text())
+
+
+def test_comparisons_record_the_code(tmp_path: Path) -> None:
+    load_code(write_code(tmp_path / "code"))
+    configuration = load(None, ["search.methods=[my/labels, kd]", "student.name=my/tiny"])
+    comparison = Comparison.create(Store.open(tmp_path / "store"), "mine", configuration, 2)
+    assert comparison.search("my/labels") == "mine-my-labels"
+    assert list(Comparison.open(Store.open(tmp_path / "store"), "mine").code) == [
+        *("networks.py", "others.py")
+    ]
+    assert search_of(configuration, "my/labels").method.name == "my/labels"
+    unload_all()
+    exit_code, output = call("compare", "--resume", "mine", "--store", str(tmp_path / "store"))
+    assert exit_code == 2 and "needs --code networks.py" in output
+
+
+def test_the_settings_of_a_network_are_searched(tmp_path: Path) -> None:
+    words = ["sweep", "--dry-run", "--store", str(tmp_path / "store"), *SET]
+    words += ["--set", "search.extra_space={student.width: [2, 4]}", "--set", "search.trials=3"]
+    words += [f"--code={file}" for file in write_code(tmp_path / "code")]
+    exit_code, output = call(*words)
+    assert exit_code == 0, output
+    assert "networks.py (" in output and "others.py (" in output
+    exit_code, output = call(*words, "--set", "search.extra_space={student.width: [2, 99]}")
+    assert exit_code == 2 and "[1, 64]" in output
+
+
+def test_settings_of_data_are_checked(tmp_path: Path) -> None:
+    load_code(write_code(tmp_path))
+    for settings, field in (("{sample: 3}", "sample"), ("{samples: many}", "samples")):
+        data = load(None, [f"data={{name: my/noise, settings: {settings}}}"]).data
+        with refused(f"data.settings.{field}"):
+            describe(data, tmp_path, 0)
+    with refused("data.settings", {"samples": 3}):
+        describe(load(None, ["data.settings={samples: 3}"]).data, tmp_path, 0)
+
+
+def test_the_description_of_a_sweep_has_the_code(tmp_path: Path, digits_store: Path) -> None:
+    load_code(write_code(tmp_path))
+    configuration = load(None, [])
+    from orchestrator.data.prepare import prepare
+
+    described = describe_sweep(configuration, "train", prepare(configuration.data, tmp_path, 0))
+    assert described["code"] == describe_code(configuration)
+
+
+def test_check_code_prints_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    files = [str(file) for file in write_code(tmp_path)]
+    exit_code, output = call("check-code", *files)
+    assert exit_code == 0 and "all checks passed" in output and "failed" not in output
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "import numpy as np\nimport orchestrator as od\n\n@od.transform('global')\n"
+        "def noisy(image, generator):\n    return image // np.random.randint(1, 9)\n"
+    )
+    exit_code, output = call("check-code", str(bad))
+    assert exit_code == 2 and "bad.py:4" in output and "failed: its result varies" in output
+    exit_code, output = call("check-code", str(bad), "--shape", "3x4")
+    assert exit_code == 2 and "--shape" in output
+    (tmp_path / "empty.py").write_text("")
+    exit_code, output = call("check-code", str(tmp_path / "empty.py"))
+    assert exit_code == 2 and "registers nothing" in output
