@@ -48,7 +48,6 @@ from orchestrator.sweep.comparison.running import run_comparison
 from orchestrator.sweep.report_file import write_report
 
 if TYPE_CHECKING:
-    from optuna import Study as OptunaStudy
     from pandas import DataFrame
 
 SHOWN = 10  # rows of a table in a notebook
@@ -209,8 +208,8 @@ class Study:
         """Return the trials with their settings and metrics, a row each."""
         return sweep_frame(self._sweep)
 
-    def to_optuna(self) -> "OptunaStudy":
-        """Return a copy of the Optuna study; changes of the copy do not affect the sweep."""
+    def to_optuna(self) -> Any:
+        """Return a copy of the study, an `optuna.Study`, whose changes do not affect the sweep."""
         return copy_study(self._sweep.folder / JOURNAL, self.name)
 
     def report(self, to: Path | str | None = None) -> Path:

@@ -1,8 +1,6 @@
 """Use functions of an Optuna trial as search spaces of methods."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType
 from typing import Any
 
 from methods import METHODS, SettingsError
@@ -11,9 +9,8 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values, qualify_name, searched_methods
 from orchestrator.config.trial import METHOD, Parameters, apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from search_spaces import SPACES, Space, Trial
-
-Suggest = Callable[[Trial], Any]
+from orchestrator.extensions.code_identity import code_identity
+from search_spaces import SPACES, Space
 
 
 def read_spaces(space: Any, methods: Sequence[str]) -> dict[str, Space]:
@@ -40,21 +37,7 @@ def read_spaces(space: Any, methods: Sequence[str]) -> dict[str, Space]:
                 f"space is {type(suggest).__name__}: give a function that draws from an Optuna "
                 f"trial, or a mapping from methods to such functions"
             ).with_details("space", type(suggest).__name__, "a function of a trial")
-    return {name: Space((), suggest, identity(suggest)) for name, suggest in given.items()}
-
-
-def identity(suggest: Suggest) -> str:
-    """Return the SHA-256 of a function's compiled code, whose lines have no effect."""
-    code = getattr(suggest, "__code__", None) or getattr(type(suggest).__call__, "__code__", None)
-    return hashlib.sha256(repr(_plain(code)).encode()).hexdigest()
-
-
-def _plain(code: Any) -> Any:
-    """Return compiled code without its file and its lines."""
-    if not isinstance(code, CodeType):
-        return code
-    constants = tuple(_plain(each) for each in code.co_consts)
-    return code.co_code, code.co_names, code.co_varnames, constants
+    return {name: Space((), suggest, code_identity(suggest)) for name, suggest in given.items()}
 
 
 def check_spaces(configuration: Configuration, spaces: Mapping[str, Space]) -> None:

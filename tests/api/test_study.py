@@ -6,7 +6,7 @@ import sys
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import optuna
@@ -17,10 +17,11 @@ import search_spaces
 from orchestrator import api as od
 from orchestrator.api._objects import Objects
 from orchestrator.api._results import Study
-from orchestrator.api._space import check_spaces, identity, read_spaces, register_spaces
+from orchestrator.api._space import check_spaces, read_spaces, register_spaces
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import draw
 from orchestrator.core.errors import PreflightError
+from orchestrator.extensions.code_identity import code_identity
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._study import open_study
@@ -222,16 +223,34 @@ def test_a_resume_compares_the_code_of_the_function(study: Study) -> None:
 
 
 def test_the_identity_of_a_function_is_that_of_its_code() -> None:
-    text = "def space(trial):\n    trial.suggest_float('temperature', 1, {})\n"
-    moved = compile(f"\n\n{text.format(6)}", "other.py", "exec").co_consts[0]
-    same = compile(text.format(6), "one.py", "exec").co_consts[0]
-    other = compile(text.format(7), "one.py", "exec").co_consts[0]
-    assert all(isinstance(code, CodeType) for code in (moved, same, other))
+    def function(code: CodeType) -> Any:
+        return FunctionType(code, {})
 
-    def function(code: Any) -> Any:
-        return type(space)(code, {})
+    code = bad_name.__code__
+    moved = code.replace(co_filename="other.py", co_firstlineno=code.co_firstlineno + 9)
+    other = code.replace(co_consts=tuple(7.0 if each == 6.0 else each for each in code.co_consts))
+    assert code_identity(function(moved)) == code_identity(bad_name)
+    assert code_identity(function(other)) != code_identity(bad_name)
 
-    assert identity(function(moved)) == identity(function(same)) != identity(function(other))
+
+def test_the_identity_of_a_class_is_that_of_its_members() -> None:
+    def make(value: int) -> type:
+        class Made:
+            width = value
+
+            def forward(self) -> int:
+                return self.width
+
+        return Made
+
+    class Other:
+        width = 1
+
+        def forward(self) -> int:
+            return self.width + 1
+
+    assert code_identity(make(1)) == code_identity(make(1))
+    assert len({code_identity(each) for each in (make(1), make(2), Other)}) == 3
 
 
 def test_a_sweep_refuses_a_process_that_is_connected_to_ray(
