@@ -16,14 +16,18 @@ export     A student on its own: weights, settings, model card, predictions.
 tracking   Runs, figures and models in MLflow.
 sweep      The search: Optuna studies, Ray Tune schedulers, the driver of a sweep.
 cli        One module for each command.
+api        The same runs from Python: data, teacher, distil, sweep and results.
 
 The names in `__all__` are imported when they are first used: `import orchestrator` is cheap.
+`data`, `teacher` and `sweep` are packages that can be called (core/callable_module.py).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.api import distil as distil
+    from orchestrator.api import results as results
     from orchestrator.extensions.decorators import dataset as dataset
     from orchestrator.extensions.decorators import method as method
     from orchestrator.extensions.decorators import metric as metric
@@ -32,12 +36,26 @@ if TYPE_CHECKING:
 
 _HOMES = dict.fromkeys(
     ("dataset", "method", "metric", "network", "transform"), "orchestrator.extensions.decorators"
-)
-__all__ = ["dataset", "method", "metric", "network", "transform"]
+) | dict.fromkeys(("distil", "results"), "orchestrator.api")
+_CALLABLE = ("data", "sweep", "teacher")
+__all__ = [
+    "data",
+    "dataset",
+    "distil",
+    "method",
+    "metric",
+    "network",
+    "results",
+    "sweep",
+    "teacher",
+    "transform",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
+    if name in _CALLABLE:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -35,10 +35,13 @@ class Space(NamedTuple):
     A name with a dot (`training.learning_rate`) is a key of the configuration; any other name is a
     setting of the method. A parameter with a single choice is not searched. A point may set another
     value, which is then a parameter of that trial alone.
+
+    `identity` identifies the code of a space that is given from outside; a resume compares it.
     """
 
     points: tuple[dict[str, Any], ...]
     suggest: Callable[[Trial], None]
+    identity: str = ""
 
 
 def suggest_recipe(trial: Trial) -> None:

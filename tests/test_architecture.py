@@ -28,7 +28,7 @@ EVERY_FILE = [
 HEAVY = ("torch", "ray", "mlflow", "optuna", "matplotlib", "jinja2")
 BANDS = (  # a package imports only packages before it
     *("core", "models", "config", "store", "data", "teacher", "training"),
-    *("extensions", "cluster", "reporting", "export", "tracking", "sweep", "cli"),
+    *("extensions", "cluster", "reporting", "export", "tracking", "sweep", "cli", "api"),
 )
 LIGHT = (
     "orchestrator.config.loader",
@@ -259,7 +259,7 @@ def test_a_package_lists_its_public_modules() -> None:
         if (
             file.name != "__init__.py"
             or not below(module, "orchestrator")
-            or module == "orchestrator"
+            or module in ("orchestrator", "orchestrator.api")  # they list functions
         ):
             continue
         entries = {

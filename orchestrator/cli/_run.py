@@ -1,26 +1,26 @@
 """Start, resume and finish a sweep or a training for the commands that run one."""
 
-import re
 from collections.abc import Sequence
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods, with_single_method
-from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.privacy import sanitize
 from orchestrator.core.program import program_name
-from orchestrator.extensions.record import CODE, require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep.runs import (
+    create_run,
+    execute_run,
+    has_unfinished_trials,
+    reopen_run,
+    resolve_run,
+)
 
 if TYPE_CHECKING:
     from orchestrator.sweep.preflight.preflight import Prepared
@@ -38,8 +38,6 @@ def start_run(
 ) -> int:
     """Check, create and run a new sweep or training; return the exit code.
 
-    Every check that can refuse the run comes before its record is created.
-
     Args:
         store: The store that holds the run.
         configuration: The settings of the run.
@@ -48,46 +46,17 @@ def start_run(
         dry_run: Show the plan and stop.
         local: Train in this process, without Ray.
     """
-    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
-    from orchestrator.sweep.space_snapshot import describe_sweep
+    from orchestrator.sweep.preflight.preflight import show_plan
 
-    if kind == "sweep":
-        configuration = with_single_method(configuration)
-    configuration = resolve_paths(configuration, local)
-    folder = store.sweep(name or default_name(configuration, kind))
-    Sweep.require_new(folder, store.option)
+    configuration, folder = resolve_run(store, configuration, kind, name, local)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    sweep = None
     try:
-        prepared = prepare_run(store, configuration, kind, local, print_note)
-        for sentence in describe_yielded(configuration, kind):
-            print_note(sentence)
-        sweep = Sweep.create(
-            folder,
-            prepared.configuration,
-            kind,
-            describe_sweep(prepared.configuration, kind, prepared.data),
-        )
-        if prepared.note:
-            _print_and_record_note(sweep, prepared.note)
+        sweep, prepared = create_run(store, configuration, folder, kind, local, print_note)
     except KeyboardInterrupt:
-        return _print_interruption(store, sweep)
+        return _print_interruption(store, None)
     return _run_and_print(store, sweep, prepared, local, resume=False)
-
-
-def default_name(configuration: Configuration, kind: str) -> str:
-    """Return the default name of a run: the method and the time.
-
-    A search over several methods is named by its project.
-    """
-    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    if len(methods) == 1:
-        prefix = methods[0].replace("/", "-")
-    else:
-        prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
-    return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def resume_run(
@@ -100,31 +69,12 @@ def resume_run(
     pairs: Sequence[str] = (),
 ) -> int:
     """Resume a sweep or a training; return the exit code."""
-    from orchestrator.config.distinct import limit_trials
-    from orchestrator.sweep.changed_configuration import change_configuration, require_same
-    from orchestrator.sweep.preflight.preflight import prepare_run
-    from orchestrator.sweep.space_snapshot import describe_sweep, described_space
-    from orchestrator.teacher.moved import carry_teacher_over
-
-    sweep = Sweep.open(store, name)
-    require_code(sweep.described.get(CODE, {}), f"--resume {name}", sweep.configuration)
-    sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
-    note = ""
-    if sweep.kind == "sweep":
-        sweep.configuration, note = limit_trials(
-            sweep.configuration, num_existing=len(sweep.trials)
-        )
-    require_same(sweep, described_space(sweep.configuration, sweep.kind))
     try:
-        prepared = prepare_run(store, sweep.configuration, sweep.kind, local=False, note=print_note)
-        snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
-        require_same(sweep, snapshot)
-        carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
+        sweep, prepared = reopen_run(
+            store, name, print_note, trials, time_budget_s, file, address, pairs
+        )
     except KeyboardInterrupt:
-        return _print_interruption(store, sweep)
-    sweep.described = sweep.described | snapshot
-    if note:
-        _print_and_record_note(sweep, note)
+        return _print_interruption(store, name)
     return _run_and_print(store, sweep, prepared, local=False, resume=True)
 
 
@@ -133,24 +83,16 @@ def print_note(text: str) -> None:
     print_line(console, sanitize(f"note: {text}"))
 
 
-def _print_and_record_note(sweep: Sweep, note: str) -> None:
-    """Print a deviation from the request, and record it with the sweep."""
-    from orchestrator.sweep.events import Events
-
-    print_note(note)
-    Events(sweep, []).note(note)
-
-
-def _print_interruption(store: Store, sweep: Sweep | None) -> int:
+def _print_interruption(store: Store, name: str | None) -> int:
     """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
-    if sweep is None:
+    if name is None:
         console.print(
             "interrupted before the sweep started: there is nothing to resume, start it again",
             highlight=False,
         )
     else:
-        resume = f"{program_name()} sweep --resume {sweep.name}{store.option}"
+        resume = f"{program_name()} sweep --resume {name}{store.option}"
         print_line(console, f"interrupted; resume: {resume}")
     return errors.INTERRUPTED
 
@@ -159,26 +101,12 @@ def _run_and_print(
     store: Store, sweep: Sweep, prepared: "Prepared", local: bool, resume: bool
 ) -> int:
     """Run a sweep or a training, and print its progress and summary; return the exit code."""
-    from orchestrator.export.export import export_program
-    from orchestrator.reporting.terminal.progress import Display, costs, summary
-    from orchestrator.sweep.driver import run_sweep
-    from orchestrator.sweep.provenance import keep
+    from orchestrator.reporting.terminal.progress import costs, summary
 
     try:
-        keep(sweep.folder, prepared.data)
-        with Display(sweep, console) as display:
-            run_sweep(
-                sweep,
-                store,
-                prepared.data,
-                prepared.teacher_access,
-                display,
-                local,
-                resume,
-                ship=partial(export_program, store, sweep.name),
-            )
+        display = execute_run(store, sweep, prepared, console, local, resume)
     except KeyboardInterrupt:  # before the sweep started, or after it ended
-        return _print_interruption(store, sweep)
+        return _print_interruption(store, sweep.name)
     except PreflightError as error:
         if sweep.state != "interrupted":
             raise
@@ -200,12 +128,6 @@ def list_next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
         "status": f"{program_name()} status {sweep.name}{store.option}",
         "open MLflow": f"{program_name()} ui{store.option}",
     }
-    if sweep.state == "interrupted" or (sweep.state == "failed" and _has_unfinished_trials(sweep)):
+    if sweep.state == "interrupted" or (sweep.state == "failed" and has_unfinished_trials(sweep)):
         commands["resume"] = f"{program_name()} sweep --resume {sweep.name}{store.option}"
     return commands
-
-
-def _has_unfinished_trials(sweep: Sweep) -> bool:
-    """Return whether a sweep has trials that have not ended."""
-    ended = sum(trial.ended for trial in sweep.trials.values())
-    return sweep.kind == "sweep" and ended < sweep.configuration.search.trials

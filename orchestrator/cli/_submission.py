@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.cli._options import parse_duration
-from orchestrator.cli._run import default_name
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
@@ -24,6 +23,7 @@ from orchestrator.extensions.loading import load_code
 from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
+from orchestrator.sweep.runs import default_name
 
 COMMANDS = ("sweep", "train", "teacher")
 LOCAL_OPTIONS = {  # options that concern this machine

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import sys
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from rich.console import Console
 from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console as standard_console
 from orchestrator.config.loader import build, load
-from orchestrator.config.path_settings import move_paths, resolve_paths
+from orchestrator.config.path_settings import move_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.privacy import sanitize
@@ -22,12 +20,16 @@ from orchestrator.core.program import program_name
 from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store, keep_json, replacing
+from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, page
-from orchestrator.sweep.comparison.record import Comparison, require_new
-from orchestrator.sweep.comparison.result import Result, result
-
-FOLDER = "comparison"  # of the artifacts in MLflow
+from orchestrator.sweep.comparison.lifecycle import (
+    DEFAULT_SEEDS,
+    create_comparison,
+    resolve_comparison,
+    write_result,
+)
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.result import result
 
 
 def compare(
@@ -120,12 +122,10 @@ def _create_comparison(
     dry_run: bool,
 ) -> Comparison | None:
     """Return the record of a new comparison after all checks; None after a `dry_run`."""
-    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
+    from orchestrator.sweep.preflight.preflight import show_plan
 
-    count = 10 if seeds is None else seeds
-    common = design.base(resolve_paths(configuration), methods, count)
-    name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
-    require_new(store, name, methods)
+    count = DEFAULT_SEEDS if seeds is None else seeds
+    common, name = resolve_comparison(store, configuration, methods, count, name)
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
         each = f"{common.search.trials} trials for each of {len(methods)} methods"
@@ -135,10 +135,7 @@ def _create_comparison(
         )
         print_line(standard_console, f"comparison: {each}, {trained}")
         return None
-    prepared = prepare_run(store, common, "sweep", local=False, note=_print_note)
-    for sentence in describe_yielded(common, "sweep"):
-        _print_note(sentence)
-    return Comparison.create(store, name, prepared.configuration, count)
+    return create_comparison(store, common, name, count, _print_note)
 
 
 def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
@@ -161,7 +158,8 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
             error, f"{error}; then resume the comparison: {again}"
         ) from error
     outcome = result(store, comparison)
-    _write_and_log(store, comparison, outcome, seed_sweep, console)
+    if reason := write_result(store, comparison, outcome, seed_sweep):
+        print_line(console, f"not logged: {reason}")
     page.show(outcome, console)
     if as_json:
         print(json.dumps(outcome.plain(), indent=1))
@@ -185,21 +183,3 @@ def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> 
             ),
             console,
         )
-
-
-def _write_and_log(
-    store: Store, comparison: Comparison, outcome: Result, seed_sweep: Sweep, console: Console
-) -> None:
-    """Write the result to the comparison's folder, and log it to MLflow.
-
-    The MLflow run is that of the sweep over seeds.
-    """
-    from orchestrator.tracking.artifacts import log_to_sweep
-
-    text = page.markdown(outcome)
-    keep_json(comparison.folder / "result.json", outcome.plain())
-    with replacing(comparison.folder / "comparison.md") as partial_file:
-        partial_file.write_text(text, encoding="utf-8")
-    files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
-    if reason := log_to_sweep(store, seed_sweep, page.metrics(outcome), 0, FOLDER, files):
-        print_line(console, f"not logged: {reason}")

@@ -1,24 +1,17 @@
 """Write a sweep's HTML page to a file, and log it to the sweep's run in MLflow."""
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import sanitize
-from orchestrator.extensions.record import CODE, require_code
-from orchestrator.reporting.html.page import GENERATOR
-from orchestrator.reporting.html.report import report as build_report
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store, replacing
-from orchestrator.tracking.artifacts import log_to_sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.report_file import write_report
 
-HEAD_BYTES = 500  # leading bytes of a page that contain its generator
 console = Console()
 
 
@@ -30,59 +23,13 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
         store: Folder or URI of the store.
         to: Target file; None for `reports/NAME.html` in the store.
     """
-    given_path = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
-    sweep = Sweep.open(opened, name)
-    require_code(sweep.described.get(CODE, {}), f"the report of {name!r}")
-    target = given_path or opened.reports / f"{name}.html"
-    _check_target(target, requires_folder=to is not None)
-    built = build_report(opened, sweep)
-    show_damage(sweep, opened.option)
-    _write_page(target, built.html)
-    reason = log_to_sweep(opened, sweep, {}, 0, "report", {f"{name}.html": built.html})
-    if reason:
-        logged = f"not logged: {reason}"
+    written = write_report(opened, name, to)
+    show_damage(Sweep.open(opened, name), opened.option)
+    if written.not_logged:
+        logged = f"not logged: {written.not_logged}"
     else:
         logged = f"logged to the run {name} in MLflow: artifact report/{name}.html"
-    for line in (*built.summary, f"report: {target}", logged):
+    for line in (*written.summary, f"report: {written.file}", logged):
         print_line(console, sanitize(line))
     return errors.OK
-
-
-def _check_target(target: Path, requires_folder: bool) -> None:
-    """Check that `target` can hold the page, and that only an earlier report is replaced.
-
-    Raises:
-        ConfigurationError: The folder does not exist, `target` is a folder, or another file exists
-            there.
-        PreflightError: The file cannot be read.
-    """
-    if requires_folder and not os.path.isdir(target.parent):
-        raise ConfigurationError(
-            f"--to {target}: the folder {target.parent} does not exist: create it, or give a "
-            f"file in another folder"
-        ).with_details("--to", str(target), "a file in a folder that exists")
-    if os.path.isdir(target):
-        raise ConfigurationError(
-            f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}"
-        ).with_details("--to", str(target), "the name of a file")
-    try:
-        if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD_BYTES]:
-            raise ConfigurationError(
-                f"--to {target} exists and is not an earlier report, so it is not replaced: "
-                f"give another name"
-            ).with_details("--to", str(target), "a new file, or an earlier report")
-    except OSError as error:
-        raise PreflightError(
-            f"--to {target} cannot be read ({error.strerror}): give another file"
-        ).with_details("--to", str(target), "a file that can be read") from error
-
-
-def _write_page(target: Path, html: str) -> None:
-    try:
-        with replacing(target) as partial_file:
-            partial_file.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise PreflightError(
-            f"--to {target} cannot be written ({error.strerror or error}): give another file"
-        ).with_details("--to", str(target), "a file that can be written") from error

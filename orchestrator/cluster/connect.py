@@ -84,6 +84,19 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
         os.environ.update(previous_environment)
 
 
+def require_disconnected() -> None:
+    """Require that this process is not connected to Ray, whose connection would be ended.
+
+    Raises:
+        PreflightError: The process is connected.
+    """
+    if ray.is_initialized():
+        raise PreflightError(
+            "Ray is connected in this process, and a sweep starts and ends its own connection: "
+            "call ray.shutdown() first"
+        ).with_details("ray", "connected", "not connected")
+
+
 def _shut_down() -> None:
     """Disconnect from Ray within a time limit.
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "allocator",
+    "callable_module",
     "context",
     "disk",
     "errors",

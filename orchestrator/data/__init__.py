@@ -1,5 +1,7 @@
 """Prepare data sets, draw augmented views, and yield batches."""
 
+from orchestrator.core.callable_module import make_callable
+
 __all__ = [
     "batches",
     "checks",
@@ -9,6 +11,7 @@ __all__ = [
     "datasets",
     "decoding",
     "memory",
+    "objects",
     "packed",
     "passes",
     "pictures",
@@ -18,3 +21,5 @@ __all__ = [
     "user_transforms",
     "views",
 ]
+
+make_callable(__name__)  # `orchestrator.data(...)` is a function of orchestrator.api

@@ -1,6 +1,7 @@
 """Networks, data sets, methods, transforms and metrics that user code registers."""
 
 __all__ = [
+    "code_identity",
     "conformance",
     "data_checks",
     "decorators",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.extensions.code_identity import code_identity
 
 Kind = Literal["network", "dataset", "method", "transform", "metric"]
 PREFIX = "my/"
@@ -74,20 +75,16 @@ def registering_from(origin: Origin, place: str = "") -> Iterator[None]:
 def current_origin(target: Any) -> Origin:
     """Return the origin of an object that is being registered.
 
-    Outside of a file of `--code` and of a plugin, it is the source text of the object.
-
-    Raises:
-        ConfigurationError: The source text is unknown.
+    Outside of a file of `--code` and of a plugin, it is the source text of the object, or its
+    compiled code: Python does not find the source of a class in a notebook.
     """
     if _origins:
         return _origins[-1][0]
     try:
-        source = inspect.getsource(target)
-    except (OSError, TypeError) as error:
-        raise ConfigurationError(
-            f"the source of {target!r} is unknown: define it in a file or in a notebook"
-        ).with_details("--code", repr(target), "an object with source text") from error
-    return Origin("Python", hashlib.sha256(source.encode()).hexdigest(), replaces=True)
+        identity = hashlib.sha256(inspect.getsource(target).encode()).hexdigest()
+    except (OSError, TypeError):
+        identity = code_identity(target)
+    return Origin("Python", identity, replaces=True)
 
 
 def calling_place(depth: int) -> str:

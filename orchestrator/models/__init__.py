@@ -7,6 +7,7 @@ __all__ = [
     "feature_maps",
     "input_adapter",
     "meta",
+    "module_weights",
     "network",
     "weight_files",
     "weight_import",

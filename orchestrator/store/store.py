@@ -177,6 +177,11 @@ class Store:
         return self.root / "knowledge"
 
     @property
+    def given_weights(self) -> Path:
+        """Return the folder of weights that were given as modules of Python."""
+        return self.root / "weights"
+
+    @property
     def exports(self) -> Path:
         """Return the folder of exported students, one subfolder each."""
         return self.root / "exports"
@@ -341,6 +346,7 @@ STORE_FILES: dict[str, str] = {
     "knowledge/FINGERPRINT/view-N.npy": "logits of an augmented view",
     "knowledge/FINGERPRINT/*": "locks of the cache, and the neighbours that were retrieved "
     "from a bank",
+    "weights/FINGERPRINT.safetensors": "weights of a teacher that was given as a module of Python",
     "exports/NAME/model.safetensors": "weights of an exported student (`--format safetensors`)",
     "exports/NAME/*": "settings.json, the model card README.md, and the student in the other "
     "formats",

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from pydantic import TypeAdapter
 
 from orchestrator.core import disk
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Change
 
@@ -118,6 +119,29 @@ def load_valid_trials(study: optuna.Study) -> list[FrozenTrial]:
 @cache
 def _changes() -> TypeAdapter[Any]:
     return TypeAdapter(list[Change])
+
+
+def copy_study(file: Path, name: str) -> optuna.Study:
+    """Return a copy of a study in memory, whose changes do not affect the journal.
+
+    Args:
+        file: The journal.
+        name: The name of the study.
+
+    Raises:
+        ConfigurationError: There is no journal, as for a single training, or it is damaged.
+    """
+    if not file.exists():
+        raise ConfigurationError(
+            f"{name!r} has no study in {file}: give the name of a sweep"
+        ).with_details("name", name, "a sweep")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = StudyFile(str(file))
+    with convert_damage_errors(journal, file):
+        stored = optuna.load_study(study_name=name, storage=JournalStorage(journal))
+        copy = optuna.create_study(study_name=name, directions=stored.directions)
+        copy.add_trials(stored.get_trials(deepcopy=False))
+    return copy
 
 
 def repair(file: Path) -> None:

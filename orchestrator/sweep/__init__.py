@@ -1,5 +1,7 @@
 """Sweeps: Optuna studies, Ray Tune schedulers and the driver."""
 
+from orchestrator.core.callable_module import make_callable
+
 __all__ = [
     "changed_configuration",
     "checkpoint_retention",
@@ -8,6 +10,10 @@ __all__ = [
     "events",
     "preflight",
     "provenance",
+    "report_file",
+    "runs",
     "space_snapshot",
     "teacher_run",
 ]
+
+make_callable(__name__)  # `orchestrator.sweep(...)` is a function of orchestrator.api

@@ -105,13 +105,41 @@ def _require_same_file(sweep: Sweep, file: Path) -> None:
     Values that the file leaves to the defaults are taken from the sweep.
     """
     file_values, given_keys = plain_values(file)
-    file_values = resolve_paths(file_values)
-    changes = list(_list_changes(given_keys, file_values.plain(), sweep.configuration.plain(), ""))
+    advice = (
+        "leave --config out, because a resume uses the sweep's own configuration, or start another "
+        "sweep under a new --name"
+    )
+    require_same_values(
+        sweep, given_keys, resolve_paths(file_values), f"--config {file}", "--config", advice
+    )
+
+
+def require_same_values(
+    sweep: Sweep,
+    given_keys: dict[str, Any],
+    configuration: Configuration,
+    source: str,
+    field: str = "resume",
+    advice: str = "give the values of the run, or start another run",
+) -> None:
+    """Require that given values are those of the sweep.
+
+    Args:
+        sweep: The sweep.
+        given_keys: Nested sections whose keys are the given ones.
+        configuration: A configuration with the given values.
+        source: Source of the values, the begin of a message.
+        field: Option or argument that an error names.
+        advice: The end of a message.
+
+    Raises:
+        ConfigurationError: A value differs.
+    """
+    changes = _list_changes(given_keys, configuration.plain(), sweep.configuration.plain(), "")
     if changes:
-        raise ConfigurationError(
-            f"--config {file}: {_join_changes(changes)}: leave --config out, because a resume "
-            f"uses the sweep's own configuration, or start another sweep under a new --name"
-        ).with_details("--config", tuple(changes), "the configuration of the sweep")
+        raise ConfigurationError(f"{source}: {_join_changes(changes)}: {advice}").with_details(
+            field, tuple(changes), "the configuration of the sweep"
+        )
 
 
 def _list_changes(

@@ -19,6 +19,7 @@ from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
 from orchestrator.extensions.record import CODE, describe_code
 from orchestrator.models.build import identify
+from search_spaces import SPACES
 
 Described = dict[str, Any]
 GONE = " and is no longer searched"
@@ -55,7 +56,9 @@ def described_space(configuration: Configuration, kind: str) -> Described:
         key: _describe_parameters(branch)[key]
         for key, branch in list_rate_branches(configuration).items()
     }
-    return {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
+    described = {"space": spaces, "rates": rates, "points": list_initial_points(configuration)}
+    given = {name: SPACES[name].identity for name in spaces if SPACES[name].identity}
+    return described | ({"functions": given} if given else {})
 
 
 def list_space_changes(configuration: Configuration) -> list[str]:
@@ -147,6 +150,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             )
         found += _compare_parameters("", before["rates"], now["rates"])
         found += list(_compare_points(before["points"], now["points"]))
+        functions = before.get("functions", {}), now.get("functions", {})
+        found += [
+            f"the function of the search space of {name} has changed"
+            for name in sorted({*functions[0], *functions[1]})
+            if functions[0].get(name) != functions[1].get(name)
+        ]
     if "data" in before and "data" in now and not is_same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
         if samples != were:

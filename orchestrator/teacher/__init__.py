@@ -1,5 +1,7 @@
 """Fit or load the teacher, and cache its outputs."""
 
+from orchestrator.core.callable_module import make_callable
+
 __all__ = [
     "access",
     "acquire",
@@ -14,3 +16,5 @@ __all__ = [
     "quality",
     "retrieval",
 ]
+
+make_callable(__name__)  # `orchestrator.teacher(...)` is a function of orchestrator.api

@@ -1,3 +1,11 @@
 """Print live progress and tables in a terminal."""
 
-__all__ = ["importance", "lines", "methods_table", "progress", "settings_table", "teacher"]
+__all__ = [
+    "importance",
+    "lines",
+    "methods_table",
+    "notebook",
+    "progress",
+    "settings_table",
+    "teacher",
+]

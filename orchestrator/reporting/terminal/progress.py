@@ -24,6 +24,7 @@ from orchestrator.config.trial import apply
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.peer_gain import peer_gains, uses_peers
 from orchestrator.reporting.terminal.lines import print_line
+from orchestrator.reporting.terminal.notebook import NotebookFrame
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 from orchestrator.training.metric_names import STOPPED_EPOCH
@@ -52,9 +53,11 @@ class Display:
         # Number of notes already shown, by trial
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}
         self.costs: dict[str, float] = {}
-        self.live: Live | None = None
+        self.live: Live | NotebookFrame | None = None
         if console.is_terminal:
             self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True)
+        elif console.is_jupyter:
+            self.live = NotebookFrame(self.frame())
 
     def __enter__(self) -> "Display":
         if self.live:

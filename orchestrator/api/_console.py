@@ -1,0 +1,18 @@
+"""Print progress and notes of runs that are started from Python."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from orchestrator.core.privacy import sanitize
+from orchestrator.reporting.terminal.lines import print_line
+
+
+def make_console(progress: bool) -> Console:
+    """Return a console on standard error; without `progress` it prints nothing."""
+    return Console(stderr=True, quiet=not progress)
+
+
+def note_to(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a note about behaviour that the user may not expect."""
+    return lambda text: print_line(console, sanitize(f"note: {text}"))

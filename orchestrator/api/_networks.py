@@ -1,0 +1,166 @@
+"""Make networks of the functions and modules that the user gives."""
+
+import copy
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.extensions.registry import PREFIX, Origin
+from orchestrator.models.module_weights import fill_module
+
+Factory = Callable[[], nn.Module]
+LONGEST_NAME = 40  # characters of the name of a class; identity and role follow
+IDENTITY = 8  # digits of the identity in the name of a network
+
+
+@dataclass(frozen=True)
+class Function:
+    """Function of the user that returns a new module, as a network to register.
+
+    Attributes:
+        name: The name of the network.
+        build: The function.
+        place: File and line of the function, for messages.
+        origin: The identity of the module.
+    """
+
+    name: str
+    build: Factory
+    place: str
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class GivenNetwork:
+    """Network of a run.
+
+    Attributes:
+        section: The section of the configuration that names it.
+        function: The function to register; None for a network that has a name already.
+        trained: The module with given weights; None if the run gives it weights.
+    """
+
+    section: dict[str, Any]
+    function: Function | None = None
+    trained: nn.Module | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Return whether the network has given weights."""
+        return self.trained is not None or self.section.get("weights") is not None
+
+
+def read_network(
+    network: Any, argument: str, settings: Mapping[str, Any], weights: str | Path | None = None
+) -> GivenNetwork:
+    """Return the network of an argument.
+
+    Args:
+        network: The name of a network, a mapping with `name` and settings, a function without
+            parameters that returns a new module, or, for a teacher, a module.
+        argument: The name of the argument: `student` or `teacher`.
+        settings: Settings of a named network.
+        weights: Its weights: a file, or the name of published weights.
+
+    Raises:
+        ConfigurationError: The network cannot be used.
+    """
+    if isinstance(network, str | Mapping):
+        section = dict(network) if isinstance(network, Mapping) else {"name": network}
+        section |= settings | ({} if weights is None else {"weights": str(weights)})
+        return GivenNetwork(section)
+    if settings:
+        raise ConfigurationError(
+            f"{argument}: {', '.join(settings)} cannot be given for a function or a module: set "
+            f"them within the function, or give the name of a network"
+        ).with_details(argument, tuple(settings), "no settings of the network")
+    if isinstance(network, nn.Module):
+        if argument != "teacher":
+            raise ConfigurationError(
+                f"{argument} is a {type(network).__name__}, but every training needs new weights: "
+                f"give a function that builds it, such as lambda: {type(network).__name__}(...)"
+            ).with_details(argument, type(network).__name__, "a function that returns a new module")
+        module = copy.deepcopy(network).cpu()
+        factory = _copies_of(module)
+    else:
+        factory, module = network, _build_module(network, argument)
+        _require_new_modules(factory, module, argument)
+    trained = module if isinstance(network, nn.Module) else None
+    if weights is not None:
+        trained = module
+        fill_module(trained, str(weights))
+    name = _name(module, argument)
+    origin = Origin("Python", identity(module), replaces=True)
+    return GivenNetwork({"name": name}, Function(name, factory, _place(factory), origin), trained)
+
+
+def _copies_of(module: nn.Module) -> Factory:
+    return lambda: copy.deepcopy(module)
+
+
+def identity(module: nn.Module) -> str:
+    """Return the SHA-256 over the text of a module and the names and shapes of its tensors."""
+    tensors = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    return hashlib.sha256(f"{module!r}\n{tensors}".encode()).hexdigest()
+
+
+def _name(module: nn.Module, argument: str) -> str:
+    """Return the name of a network: its class, the first digits of its identity, and `teacher`.
+
+    Teacher and student of the same structure may come from different functions.
+    """
+    kind = re.sub(r"[^A-Za-z0-9]+", "", type(module).__name__)[:LONGEST_NAME]
+    kind = kind if kind[:1].isalpha() else f"Network{kind}"
+    role = "-teacher" if argument == "teacher" else ""
+    return f"{PREFIX}{kind}-{identity(module)[:IDENTITY]}{role}"
+
+
+def _build_module(factory: Any, argument: str) -> nn.Module:
+    """Call the user's function, without an effect on random numbers."""
+    if not callable(factory):
+        raise ConfigurationError(
+            f"{argument} is {type(factory).__name__}: give the name of a network, or a function "
+            f"without parameters that returns a new module"
+        ).with_details(argument, type(factory).__name__, "a name or a function")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = factory()
+    except Exception as error:  # any error of the user's function
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigurationError(
+            f"{argument}: the function in {_place(factory)} fails with {type(error).__name__}: "
+            f"{reason}"
+        ).with_details(
+            argument, reason, "a function without parameters that returns a module"
+        ) from (error)
+    if not isinstance(module, nn.Module):
+        raise ConfigurationError(
+            f"{argument}: the function in {_place(factory)} returns {type(module).__name__}: it "
+            f"must return a torch.nn.Module"
+        ).with_details(argument, type(module).__name__, "a torch.nn.Module")
+    return module
+
+
+def _require_new_modules(factory: Factory, module: nn.Module, argument: str) -> None:
+    """Raise ConfigurationError if the function returns the same module at every call."""
+    if _build_module(factory, argument) is module:
+        raise ConfigurationError(
+            f"{argument}: the function in {_place(factory)} returns the same module at every call, "
+            f"but every training needs new weights: build the module within the function"
+        ).with_details(argument, "the same module", "a new module at every call")
+
+
+def _place(factory: Any) -> str:
+    """Return file and line of a function, for messages."""
+    code = getattr(inspect.unwrap(factory), "__code__", None)
+    if code is not None:
+        return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+    return getattr(factory, "__qualname__", type(factory).__qualname__)

@@ -1,0 +1,80 @@
+"""Describe the teacher of a run."""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from orchestrator.api._networks import GivenNetwork, read_network
+from orchestrator.api._options import read_options
+from orchestrator.config.schema import Teacher as TeacherSettings
+from orchestrator.config.schema import Training
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Teacher of a run.
+
+    Attributes:
+        network: Its network.
+        options: Values of the configuration by dotted keys below `teacher`.
+    """
+
+    network: GivenNetwork
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        given = "given weights" if self.network.has_weights else "to be trained"
+        return f"Teacher({self.network.section['name']}, {given})"
+
+    def _repr_html_(self) -> str:
+        """Return the description for a notebook."""
+        return f"<p>{escape(repr(self))}</p>"
+
+
+def teacher(network: Any, weights: str | Path | None = None, **settings: Any) -> Teacher:
+    """Describe the teacher of a run.
+
+    A teacher without weights is trained once, with the recipe `teacher.training`, and kept in the
+    store.
+
+    Args:
+        network: A function without parameters that returns a new module from inputs (B, C, H, W)
+            to logits (B, K), a trained module, or the name of a network.
+        weights: Its weights: for a function or a module a .safetensors file or a state dict of
+            `torch.save` with the names of the module; for a name as `teacher.network.weights`.
+        settings: Keys of `teacher` and `teacher.training`, such as epochs=40 or mode="online"; for
+            a name also the settings of the network.
+
+    Returns:
+        The teacher, for `distil` and `sweep`.
+
+    Raises:
+        ConfigurationError: The network or the weights cannot be used, or a key is unknown.
+
+    Examples:
+        >>> import orchestrator as od
+        >>> from torch import nn
+        >>> od.teacher("mlp", width=64, epochs=5)
+        Teacher(mlp, to be trained)
+        >>> trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> od.teacher(trained)  # doctest: +ELLIPSIS
+        Teacher(my/Sequential-...-teacher, given weights)
+    """
+    known = {*TeacherSettings.model_fields, *Training.model_fields} - {"network", "training"}
+    named = isinstance(network, str)
+    own = {key: value for key, value in settings.items() if named and not _is_key(key, known)}
+    given = read_network(network, "teacher", own, weights)
+    options = {key: value for key, value in settings.items() if key not in own}
+    sections = ("teacher", "teacher.training")
+    advice = "set anything else of a network within its function"
+    return Teacher(given, read_options("teacher", sections, options, None, (), advice))
+
+
+def _is_key(name: str, known: set[str]) -> bool:
+    return name in known or "." in name
+
+
+def as_teacher(value: Any) -> Teacher | None:
+    """Return the teacher of an argument: that of `teacher`, a network for it, or None."""
+    return value if value is None or isinstance(value, Teacher) else teacher(value)

@@ -1,0 +1,176 @@
+"""Create, resume and execute a run: the steps that the command line and Python share."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestrator.config.path_settings import resolve_paths
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import searched_methods, with_single_method
+from orchestrator.config.yielding import describe_yielded
+from orchestrator.extensions.record import CODE, require_code
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.reporting.terminal.progress import Display
+    from orchestrator.sweep.preflight.preflight import Prepared
+
+
+def resolve_run(
+    store: Store, configuration: Configuration, kind: str, name: str | None, local: bool
+) -> tuple[Configuration, Path]:
+    """Return the configuration of a new run with absolute paths, and the folder of the run.
+
+    Args:
+        store: The store that holds the run.
+        configuration: The settings of the run.
+        kind: "sweep" or "train".
+        name: Name of the run; None for the default name.
+        local: Train in this process, without Ray.
+
+    Raises:
+        ConfigurationError: The name is taken or not allowed.
+    """
+    if kind == "sweep":
+        configuration = with_single_method(configuration)
+    configuration = resolve_paths(configuration, local)
+    folder = store.sweep(name or default_name(configuration, kind))
+    Sweep.require_new(folder, store.option)
+    return configuration, folder
+
+
+def default_name(configuration: Configuration, kind: str) -> str:
+    """Return the default name of a run: the method and the time.
+
+    A search over several methods is named by its project.
+    """
+    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
+    if len(methods) == 1:
+        prefix = methods[0].replace("/", "-")
+    else:
+        prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def create_run(
+    store: Store,
+    configuration: Configuration,
+    folder: Path,
+    kind: str,
+    local: bool,
+    note: Callable[[str], None],
+) -> tuple[Sweep, "Prepared"]:
+    """Check a new run, prepare its data and create its record.
+
+    Every check that can refuse the run comes before its record is created.
+
+    Args:
+        store: The store that holds the run.
+        configuration: The settings, from `resolve_run`.
+        folder: The folder of the run.
+        kind: "sweep" or "train".
+        local: Train in this process, without Ray.
+        note: Receives messages about behaviour that the user may not expect.
+    """
+    from orchestrator.sweep.preflight.preflight import prepare_run
+    from orchestrator.sweep.space_snapshot import describe_sweep
+
+    prepared = prepare_run(store, configuration, kind, local, note)
+    for sentence in describe_yielded(configuration, kind):
+        note(sentence)
+    described = describe_sweep(prepared.configuration, kind, prepared.data)
+    return Sweep.create(folder, prepared.configuration, kind, described), prepared
+
+
+def reopen_run(
+    store: Store,
+    name: str,
+    note: Callable[[str], None],
+    trials: int | None = None,
+    time_budget_s: float | None = None,
+    file: Path | None = None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
+    local: bool = False,
+) -> tuple[Sweep, "Prepared"]:
+    """Open a run to resume it, after a check that nothing has changed that determines its results.
+
+    Args:
+        store: The store that holds the run.
+        name: Name of the run.
+        note: Receives messages about behaviour that the user may not expect.
+        trials: Number of trials; None keeps it.
+        time_budget_s: Time limit of the search in seconds; None keeps it.
+        file: Configuration file, which must agree with the run.
+        address: Address of the Ray cluster; None keeps it.
+        pairs: `--set` pairs with the current paths.
+        local: Train in this process, without Ray.
+    """
+    from orchestrator.config.distinct import limit_trials
+    from orchestrator.sweep.changed_configuration import change_configuration, require_same
+    from orchestrator.sweep.preflight.preflight import prepare_run
+    from orchestrator.sweep.space_snapshot import describe_sweep, described_space
+    from orchestrator.teacher.moved import carry_teacher_over
+
+    sweep = Sweep.open(store, name)
+    require_code(sweep.described.get(CODE, {}), f"--resume {name}", sweep.configuration)
+    sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
+    reduced = ""
+    if sweep.kind == "sweep":
+        sweep.configuration, reduced = limit_trials(
+            sweep.configuration, num_existing=len(sweep.trials)
+        )
+    require_same(sweep, described_space(sweep.configuration, sweep.kind))
+    prepared = prepare_run(store, sweep.configuration, sweep.kind, local, note)
+    snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
+    require_same(sweep, snapshot)
+    carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
+    sweep.described = sweep.described | snapshot
+    return sweep, replace(prepared, note=reduced)
+
+
+def execute_run(
+    store: Store, sweep: Sweep, prepared: "Prepared", console: Console, local: bool, resume: bool
+) -> "Display":
+    """Run a sweep or a training with a display of its progress, and return the display.
+
+    Raises:
+        KeyboardInterrupt: The user interrupted it before it started, or after it ended. An
+            interruption in between is the state of the sweep.
+        PreflightError: No worker can train now.
+        TrialError: A single training failed.
+    """
+    from orchestrator.export.export import export_program
+    from orchestrator.reporting.terminal.progress import Display
+    from orchestrator.sweep.driver import run_sweep
+    from orchestrator.sweep.events import Events
+    from orchestrator.sweep.provenance import keep
+
+    keep(sweep.folder, prepared.data)
+    with Display(sweep, console) as display:
+        if prepared.note:
+            Events(sweep, [display]).note(prepared.note)
+        run_sweep(
+            sweep,
+            store,
+            prepared.data,
+            prepared.teacher_access,
+            display,
+            local,
+            resume,
+            ship=partial(export_program, store, sweep.name),
+        )
+    return display
+
+
+def has_unfinished_trials(sweep: Sweep) -> bool:
+    """Return whether a sweep has trials that have not ended."""
+    ended = sum(trial.ended for trial in sweep.trials.values())
+    return sweep.kind == "sweep" and ended < sweep.configuration.search.trials
