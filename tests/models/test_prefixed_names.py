@@ -98,7 +98,8 @@ def test_network_trains_on_grey_images(name: str) -> None:
 
 def test_settings_go_to_the_constructor() -> None:
     network = small("timm/resnet10t", drop_path_rate=0.5)
-    rates = [each.drop_prob for each in network.modules() if type(each).__name__ == "DropPath"]
+    layers: list[Any] = list(network.modules())
+    rates = [each.drop_prob for each in layers if type(each).__name__ == "DropPath"]
     assert max(rates) == 0.5
     known = small("torchvision/shufflenet_v2_x0_5")
     assert known.stages == {}
