@@ -165,14 +165,16 @@ def _list_settings(create: Any) -> tuple[str, ...]:
 
 def _replace_stem(module: nn.Module, channels: int) -> str:
     """Replace the first convolution by one for images of other channels, and return its path."""
-    path, old = next(
+    convolutions = (
         (path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Conv2d)
     )
-    sizes: Any = (old.kernel_size, old.stride, old.padding, old.dilation)
-    new = nn.Conv2d(channels, old.out_channels, *sizes, bias=old.bias is not None)
+    path, old = next(convolutions)
+    size: Any = old.kernel_size
+    new = nn.Conv2d(channels, old.out_channels, size, bias=old.bias is not None)
+    new.stride, new.padding, new.dilation = old.stride, old.padding, old.dilation
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     module.set_submodule(path, new)
-    return path
+    return str(path)
 
 
 @cache

@@ -234,11 +234,16 @@ def _is_flat(output: Tensor, logits: Tensor) -> bool:
 
 def _as_head(layer: nn.Linear | nn.Conv2d) -> nn.Linear:
     """Return the layer as a head: a missing bias is zero, and not part of the weights."""
-    if isinstance(layer, nn.Conv2d):
-        bias, weight = layer.bias, layer.weight
-        layer = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), bias is not None)
-        layer.weight, layer.bias = nn.Parameter(weight.detach().flatten(1)), bias
-    if layer.bias is None:
-        del layer.bias
-        layer.register_buffer("bias", layer.weight.new_zeros(layer.out_features), persistent=False)
-    return layer
+    if isinstance(layer, nn.Linear):
+        head = layer
+    else:
+        weight, bias = layer.weight.detach().flatten(1), layer.bias
+        with torch.device("meta"):  # the layer gets the tensors of the convolution
+            head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+        head.weight = nn.Parameter(weight)
+        if bias is not None:
+            head.bias = bias
+    if head.bias is None:
+        del head.bias
+        head.register_buffer("bias", head.weight.new_zeros(len(head.weight)), persistent=False)
+    return head

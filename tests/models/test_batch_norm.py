@@ -11,6 +11,7 @@ from orchestrator.core.context import TrialContext
 from orchestrator.models.batch_norm import SyncBatchNorm, synchronise
 from orchestrator.models.build import build
 from tests.process_group import on_every_rank
+from tests.refusal import refused
 
 WORLD, EACH, STEPS = 3, 2, 3
 KINDS: dict[str, dict[str, Any]] = {
@@ -19,12 +20,26 @@ KINDS: dict[str, dict[str, Any]] = {
     "bare": {"affine": False},
     "untracked": {"track_running_stats": False},
     "compiled": {},
+    "activated": {},
 }
+
+
+class ActivatedBatchNorm(nn.BatchNorm2d):
+    """Batch norm with an activation, as in timm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.Softplus()
+
+    def forward(self, input: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.drop(super().forward(input)))
+        return activated
 
 
 def network(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    norm = nn.BatchNorm2d(4, **KINDS[kind])
+    activated = kind == "activated"
+    norm = ActivatedBatchNorm(4) if activated else nn.BatchNorm2d(4, **KINDS[kind])
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     ).double()
@@ -103,6 +118,15 @@ def test_every_batch_norm_is_replaced_and_nothing_else_changes(name: str) -> Non
     assert before.keys() == after.keys() and all(
         torch.equal(after[key], value) for key, value in before.items()
     )
+
+
+def test_batch_norm_that_computes_more_is_refused() -> None:
+    class Scaled(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    with refused("sync_batch_norm", True, False):
+        synchronise(nn.Sequential(Scaled(2)), TrialContext(0, 2))
 
 
 def test_one_worker_keeps_torchs_own() -> None:

@@ -40,6 +40,13 @@ NETWORKS = {
     "torchvision/regnet_y_400mf": (32, 440, 4),
     "torchvision/vit_b_32": (64, 768, 0),
 }
+LARGE = (
+    "timm/swin_tiny_patch4_window7_224",
+    "timm/resnetv2_50",
+    "torchvision/regnet_y_400mf",
+    "torchvision/vit_b_32",
+)
+SETTINGS: dict[str, dict[str, Any]] = {"timm/vit_tiny_patch16_224": {"depth": 2}}
 SMALL = ("timm/resnet10t", "timm/mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5")
 
 
@@ -52,10 +59,13 @@ def small(name: str, shape: tuple[int, int, int] = (3, 32, 32), **settings: Any)
     return build(name, CLASSES, shape, settings)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in NETWORKS],
+)
 def test_shapes_of_features_logits_and_maps(name: str) -> None:
     side, features, stages = NETWORKS[name]
-    network = build_on_meta(name, CLASSES, (3, side, side), {})
+    network = build_on_meta(name, CLASSES, (3, side, side), SETTINGS.get(name, {}))
     assert network.head.in_features == features and len(network.stages) == stages
     output = network.eval()(torch.empty(2, 3, side, side, device="meta"))
     assert output.features.shape == (2, features) and output.logits.shape == (2, CLASSES)
@@ -98,7 +108,8 @@ def test_network_trains_on_grey_images(name: str) -> None:
 
 def test_settings_go_to_the_constructor() -> None:
     network = small("timm/resnet10t", drop_path_rate=0.5)
-    rates = [each.drop_prob for each in network.modules() if type(each).__name__ == "DropPath"]
+    layers: list[Any] = list(network.modules())
+    rates = [each.drop_prob for each in layers if type(each).__name__ == "DropPath"]
     assert max(rates) == 0.5
     known = small("torchvision/shufflenet_v2_x0_5")
     assert known.stages == {}
