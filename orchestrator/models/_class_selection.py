@@ -25,9 +25,15 @@ def select_classes(
         names: The names of the classes of the weights; empty if they are unknown.
 
     Raises:
-        ConfigurationError: The error of `find_positions`.
+        ConfigurationError: The error of `find_positions`, or the network has no linear classifier.
     """
-    parts = [name for name in classifier_names(network) if name in state]
+    own_names = classifier_names(network)
+    if not own_names:
+        raise ConfigurationError(
+            f"classes cannot restrict {network}, which has no linear classifier: leave "
+            f"teacher.classes out, and give weights for the classes of the data"
+        ).with_details("classes", tuple(classes), None)
+    parts = [name for name in own_names if name in state]
     rows = {len(state[name]) for name in parts}
     if len(rows) != 1:
         return dict(state)  # the comparison with the network reports the classifier
