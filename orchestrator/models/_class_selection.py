@@ -25,6 +25,34 @@ def select_classes(
         names: The names of the classes of the weights; empty if they are unknown.
 
     Raises:
+        ConfigurationError: The error of `find_positions`, or the network has no linear classifier.
+    """
+    own_names = classifier_names(network)
+    if not own_names:
+        raise ConfigurationError(
+            f"classes cannot restrict {network}, which has no linear classifier: leave "
+            f"teacher.classes out, and give weights for the classes of the data"
+        ).with_details("classes", tuple(classes), None)
+    parts = [name for name in own_names if name in state]
+    rows = {len(state[name]) for name in parts}
+    if len(rows) != 1:
+        return dict(state)  # the comparison with the network reports the classifier
+    positions = find_positions(network, classes, rows.pop(), names)
+    return dict(state) | {name: state[name][positions] for name in parts}
+
+
+def find_positions(
+    network: Network, classes: Classes, rows: int, names: Sequence[str]
+) -> list[int]:
+    """Return the positions of classes in the logits of weights.
+
+    Args:
+        network: The network, with as many classes as `classes`.
+        classes: Positions or names.
+        rows: The number of classes of the weights.
+        names: The names of the classes of the weights; empty if they are unknown.
+
+    Raises:
         ConfigurationError: A position or a name does not exist, two are the same, or their number
             is not that of the network's classes.
     """
@@ -33,14 +61,9 @@ def select_classes(
             f"classes has {len(classes)} entries, but the data have {network.classes} classes: "
             f"give one entry for each class of the data, in their order"
         ).with_details("classes", tuple(classes), f"{network.classes} entries")
-    parts = [name for name in classifier_names(network) if name in state]
-    rows = {len(state[name]) for name in parts}
-    if len(rows) != 1:
-        return dict(state)  # the comparison with the network reports the classifier
-    count = rows.pop()
-    positions = [_find_position(entry, count, names) for entry in classes]
+    positions = [_find_position(entry, rows, names) for entry in classes]
     _require_distinct(classes, positions)
-    return dict(state) | {name: state[name][positions] for name in parts}
+    return positions
 
 
 def require_selection(

@@ -176,12 +176,19 @@ def find_classifier(state: Mapping[str, Tensor], preferred: str = "") -> str:
     """
     if f"{preferred}.weight" in state:
         return preferred
-    linear = [
-        name.removesuffix(".weight")
+    weights = {
+        name.removesuffix(".weight"): tensor
         for name, tensor in state.items()
-        if name.endswith(".weight") and tensor.dim() == 2
+        if name.endswith(".weight")
+    }
+    linear = [module for module, tensor in weights.items() if tensor.dim() == 2]
+    usual = [
+        module
+        for module, tensor in weights.items()
+        if tensor.shape[2:].numel() == 1  # a 1x1 convolution too
+        and tensor.dim() in (2, 4)
+        and set(module.split(".")) & set(CLASSIFIERS)
     ]
-    usual = [module for module in linear if set(module.split(".")) & set(CLASSIFIERS)]
     return next(reversed(usual or linear), "")
 
 

@@ -86,6 +86,14 @@ def test_names_need_weights_that_name_their_classes(teacher: Network, tmp_path: 
         )
 
 
+def test_a_network_without_a_linear_classifier_is_refused(file: str) -> None:
+    restricted = build("mlp", 2, SHAPE, {"width": 6})
+    for parameter in ("weight", "bias"):
+        delattr(restricted.head, parameter)
+    with refused("classes", (0, 1)):
+        load_weights(restricted, file, exact=True, classes=(0, 1))
+
+
 def test_weights_with_more_classes_are_refused_with_the_setting(file: str) -> None:
     with refused("weights", file, "weights of mlp with 2 classes") as caught:
         load_weights(build("mlp", 2, SHAPE, {"width": 6}), file, exact=True)
