@@ -57,17 +57,18 @@ def explain_balance(data: Data, summary: DataSummary) -> dict[str, str]:
     if weights is not None:
         low, high = int(weights.argmin()), int(weights.argmax())
         kind = "balanced" if data.class_weights == "balanced" else "given"
-        lines["class weights"] = (
-            f"{kind}, {weights[low]:.3g} (class {summary.classes[low]}) to {weights[high]:.3g} "
-            f"(class {summary.classes[high]}), in the cross entropy of the labels"
+        spread = (
+            f"{weights[low]:.3g} (class {summary.classes[low]}) to {weights[high]:.3g} (class "
+            f"{summary.classes[high]})"
         )
+        spread = "the same for all classes" if weights[low] == weights[high] else spread
+        lines["class weights"] = f"{kind}, {spread}, in the cross entropy of the labels"
     if data.sampling == "balanced":
-        least, most = (index(range(len(sizes)), key=sizes.__getitem__) for index in (min, max))
         each = sum(sizes) / len(sizes)
+        often, seldom = (each / max(size, 1) for size in (min(sizes), max(sizes)))
         lines["sampling"] = (
-            f"balanced: {each:.4g} draws per class and epoch, "
-            f"{each / max(sizes[least], 1):.3g} for a sample of {summary.classes[least]} and "
-            f"{each / max(sizes[most], 1):.3g} for one of {summary.classes[most]}"
+            f"balanced: {each:.4g} draws per class and epoch, {often:.3g} for a sample of the "
+            f"smallest class and {seldom:.3g} for one of the largest"
         )
     return lines
 

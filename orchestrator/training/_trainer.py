@@ -228,8 +228,9 @@ class _Trainer:
         if stopped:
             metrics[STOPPED_EPOCH] = float(epoch + 1)
             notes.append(
-                f"ended after {epoch + 1} of {self.epochs} epochs: the validation accuracy has not "
-                f"improved for {self.patience} epochs (training.patience)"
+                f"ended after {epoch + 1} of {self.epochs} epochs: no higher validation accuracy "
+                f"since epoch {epoch + 1 - (self.patience or 0)} (training.patience = "
+                f"{self.patience})"
             )
         return EpochRecord(epoch + 1, metrics, last, tuple(notes))
 

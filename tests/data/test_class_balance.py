@@ -126,6 +126,10 @@ def test_the_plan_states_weights_and_draws(rare: Path, tmp_path: Path) -> None:
     data = Data(name="npz", path=rare, sampling="balanced")
     lines = explain(data, describe(data, tmp_path, 0))
     assert "24.25 draws per class and epoch" in lines["sampling"] and "class weights" not in lines
+    assert "3.46 for a sample of the smallest" in lines["sampling"]
+    data = Data(name="npz", path=rare, class_weights=(2.0,) * 4)
+    lines = explain(data, describe(data, tmp_path, 0))
+    assert lines["class weights"].startswith("given, the same for all classes")
 
 
 def test_the_settings_reach_the_batches_but_no_precomputation(specify: Any) -> None:
