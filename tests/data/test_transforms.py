@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from data_made import npz, opened
-from refusal import refused
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -21,6 +20,7 @@ from orchestrator.data.passes import Inputs
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.preprocessing import explain
 from orchestrator.data.views import Views
+from tests.refusal import refused
 
 EVERY: dict[str, Any] = {
     "randaugment": {"operations": 2, "magnitude": 9},
