@@ -147,13 +147,12 @@ def crop_with_pillow(file: Path, numbers: np.ndarray, size: int) -> torch.Tensor
 def crop_with_torchvision(file: Path, numbers: np.ndarray, size: int) -> torch.Tensor:
     """Return the same crop, decoded by torchvision.io and resized as a tensor."""
     planes = io.decode_image(io.read_file(str(file)), io.ImageReadMode.RGB)
-    left, top, right, bottom = (
-        draw_crop_boxes(numbers, *planes.shape[1:], SMALLEST_AREA_FOLDER)[0]
-        .round()
-        .astype(int)
-        .tolist()
+    height, width = planes.shape[1:]
+    box = draw_crop_boxes(numbers, height, width, SMALLEST_AREA_FOLDER)[0].round()
+    left, top, right, bottom = box.astype(int).tolist()
+    cut: torch.Tensor = functional.resized_crop(
+        planes, top, left, bottom - top, right - left, [size, size]
     )
-    cut = functional.resized_crop(planes, top, left, bottom - top, right - left, [size, size])
     return cut.permute(1, 2, 0).contiguous()
 
 

@@ -82,7 +82,7 @@ class Transforms:
         Returns:
             (B, H, W, C) uint8, on the device of the images.
         """
-        operations, levels = (values[samples] for values in self.rounds)
+        operations, levels = self.rounds.operations[samples], self.rounds.levels[samples]
         for number in range(operations.shape[1]):
             images = apply_operations(
                 images, operations[:, number], levels[:, number].astype(np.float64)

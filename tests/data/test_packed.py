@@ -12,7 +12,6 @@ import pytest
 import torch
 from data_made import folder, npz
 from PIL import Image
-from refusal import refused
 
 from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import load
@@ -21,9 +20,10 @@ from orchestrator.data import _image_check
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.data.decoding import ORIENTATION, decode_image
-from orchestrator.data.packed import PIXELS_FILE, estimate_bytes, packed_size
+from orchestrator.data.packed import PIXELS_FILE, PackWriter, estimate_bytes, packed_size
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.views import Views
+from tests.refusal import refused
 
 PARTS = ("train", "val", "test")
 
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_no_pack(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_image_check.PackWriter, "add", full)
+    monkeypatch.setattr(PackWriter, "add", full)
     with pytest.raises(PreflightError):
         prepare(config(root), tmp_path / "store", 0)
     assert not list((tmp_path / "store" / "data").iterdir())
