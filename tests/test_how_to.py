@@ -32,6 +32,7 @@ PRINTED = {
     "how-to/cluster.md": "1 x 2 workers of 1 CPU",
     "how-to/resume.md": "3 of cross_entropy, kd, akd",
     "how-to/install.md": "digits_dual",
+    "how-to/python.md": "complete True",
     "how-to/export.md": "student a (cnn) of trial 0, best weights, after epoch 2",
     "how-to/code.md": "all checks passed",
 }
@@ -68,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES) - PAGES_OF_CODE))
-def test_page_runs(page: str, folder: Path) -> None:
+def test_page_runs(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, plannable = "", [["train", "--dry-run"]]
     files_first = sorted(blocks(page), key=lambda block: not block.file)
     for block in files_first:
@@ -79,6 +80,7 @@ def test_page_runs(page: str, folder: Path) -> None:
             assert python == "python"
             if script != "run.py":
                 run_path(script, run_name="__main__")
+                output += capsys.readouterr().out
             elif "--resume" not in words:  # tests/on_ray/test_how_to_on_ray.py
                 output += invoke(words)
                 plannable += (
