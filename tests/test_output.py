@@ -11,7 +11,7 @@ from typing import TextIO
 import pytest
 from rich.console import Console
 
-import run
+from orchestrator.cli import app
 from orchestrator.config.loader import load
 from orchestrator.core.errors import OK, UNFIT_ENVIRONMENT
 from orchestrator.core.output import survive_lost_output
@@ -33,7 +33,7 @@ def unread() -> Iterator[TextIO]:
 
 
 def status(store: Path) -> None:
-    run.status(name="one", store=str(store), json=True)
+    app.status(name="one", store=str(store), json=True)
 
 
 def write() -> None:

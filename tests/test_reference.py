@@ -10,9 +10,11 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 import run
+from orchestrator.config.key_fields import find_section
 from orchestrator.config.objectives import BETTER
 from orchestrator.config.schema import Configuration, PeerTraining
 from orchestrator.reporting.figures.trial import pictures
+from orchestrator.reporting.terminal.settings_table import describe_type, find_unit
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import STORE_FILES, Store
 from orchestrator.training.metric_names import FIGURES, METRICS, is_described
@@ -63,7 +65,7 @@ def sections(section: type[BaseModel]) -> list[type[BaseModel]]:
     below = [
         inner
         for field in section.model_fields.values()
-        if (inner := reference.find_section(field.annotation))
+        if (inner := find_section(field.annotation))
     ]
     return [section, *(each for inner in below for each in sections(inner))]
 
@@ -74,7 +76,7 @@ def test_every_setting_has_a_sentence() -> None:
         f"{section.__name__}.{name}"
         for section in plain
         for name, field in section.model_fields.items()
-        if not field.description and not reference.find_section(field.annotation)
+        if not field.description and not find_section(field.annotation)
     ]
     assert not bare
     assert all(section.__doc__ for section in plain)
@@ -83,14 +85,11 @@ def test_every_setting_has_a_sentence() -> None:
 def test_types_are_words_with_bounds() -> None:
     fields = Configuration.model_fields["training"].annotation.model_fields  # type: ignore[union-attr]
     assert (
-        reference.describe_type(fields["epochs"].annotation, fields["epochs"].metadata)
+        describe_type(fields["epochs"].annotation, fields["epochs"].metadata)
         == "whole number, ≥ 1, ≤ 100000"
     )
-    assert (
-        reference.describe_type(fields["gradient_clip"].annotation)
-        == "number, > 0, ≤ 1000000000 or null"
-    )
-    assert reference.find_unit(fields["epochs"]) == "epochs"
+    assert describe_type(fields["gradient_clip"].annotation) == "number, > 0, ≤ 1000000000 or null"
+    assert find_unit(fields["epochs"]) == "epochs"
 
 
 def test_every_metric_of_a_trial_is_described(store: Store) -> None:

@@ -212,14 +212,21 @@ def find_field(configuration: Configuration, method: str, name: str) -> FieldInf
     Raises:
         ConfigurationError: There is no such parameter, or it is a section.
     """
-    from orchestrator.models.build import MODELS  # imports torch
+    from orchestrator.models.build import network_settings  # imports torch
 
     section, dot, setting = name.rpartition(".")
-    if section in map(network_key, configuration.students):
-        for network in list_searched_keys(configuration).get(f"{section}.name", ()):
-            fields = MODELS[network].settings.model_fields if network in MODELS else {}
-            if setting in fields:
-                return fields[setting]
+    networks = {network_key(key): each.network for key, each in configuration.students.items()}
+    if section in networks:
+        searched = list_searched_keys(configuration)
+        for network in searched.get(f"{section}.name", (networks[section].name,)):
+            settings = network_settings(network)
+            if settings is not None and setting in settings.model_fields:
+                return settings.model_fields[setting]
+            if settings is not None and settings.model_config.get("extra") == "allow":
+                # the constructor of a library has the setting, or refuses it before the search
+                numbers = searched.get(name, ())
+                kind: type = int if all(isinstance(each, int) for each in numbers) else float
+                return FieldInfo(annotation=kind)
     field = find_key(configuration, name if dot else f"{method}.{name}").field
     if field is None or find_section(field.annotation):
         raise ConfigurationError(f"{name} is a section: give a key below it").with_details(name)

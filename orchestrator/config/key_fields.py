@@ -107,7 +107,7 @@ def _declare(configuration: Configuration, path: str, name: str, parent: Key) ->
 def _chosen_settings(configuration: Configuration, path: str) -> tuple[str, dict[str, FieldInfo]]:
     """Return the owner and the settings of the method or the network that is selected at a key."""
     from methods import METHODS
-    from orchestrator.models.build import MODELS  # imports torch
+    from orchestrator.models.build import network_settings  # imports torch
 
     if path == METHOD_SECTION:
         name = configuration.method.name
@@ -118,9 +118,10 @@ def _chosen_settings(configuration: Configuration, path: str) -> tuple[str, dict
         value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
     if configuration.teacher is None and path == "teacher.network":
         value = Teacher().network
-    if value is None or value.name not in MODELS:
+    settings = None if value is None else network_settings(value.name)
+    if settings is None:
         return "", {}
-    return f"network {value.name}", dict(MODELS[value.name].settings.model_fields)
+    return f"network {value.name}", dict(settings.model_fields)
 
 
 def _unknown(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from methods import Settings, SettingsError
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, UserError, suggest_name
 from orchestrator.models import _cifar_resnet as cifar_resnet
 from orchestrator.models import _hf as hf
 from orchestrator.models import _simple as simple
@@ -128,6 +128,20 @@ def build_on_meta(
     channels, height, width = shape
     with meta_device():
         return build(name, classes, (channels, height, width), settings)
+
+
+def network_settings(name: object) -> type[Settings] | None:
+    """Return the class of the settings of a network; None if there is no such network.
+
+    Args:
+        name: The name of the network, as in `find_builder`.
+    """
+    if not isinstance(name, str):
+        return None
+    try:
+        return find_builder(name).settings
+    except UserError:
+        return None
 
 
 def all_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def test_a_worker_passes_the_client_to_its_trial(
         connection.has_lost_dispatcher = lambda: False
         connection.release_trial = lambda: None
         worker._train(
-            specify("teacher=null", "method.name=cross_entropy", *pairs), connection, TrialContext()
+            specify("teacher=null", "method.name=cross_entropy", *pairs),
+            connection,
+            TrialContext(),
+            "",
         )
     assert [context.influence_client is not None for context in contexts] == [True, False]
 

@@ -62,7 +62,7 @@ def training(
     connection = connection or Connection()
     specification = specify("teacher=null", "method.name=cross_entropy")
     try:
-        worker._train(specification, connection, TrialContext(world_size=world_size))
+        worker._train(specification, connection, TrialContext(world_size=world_size), "")
     except Exception as raised:
         assert raised is error
         connection.messages.append("raised")

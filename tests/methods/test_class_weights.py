@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from methods import METHODS, Batch, Mix, Output
 from methods.capabilities import WeightsSamples
-from tests.methods.conftest import CLASSES
+from orchestrator.extensions.method_checks import CLASSES
 from tests.methods.test_ranks import SIZE, WORLD, Ranks, part
 
 WEIGHTS = torch.linspace(0.5, 3, CLASSES)
