@@ -242,7 +242,7 @@ def _as_head(layer: nn.Linear | nn.Conv2d) -> nn.Linear:
             head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
         head.weight = nn.Parameter(weight)
         if bias is not None:
-            head.bias = bias
+            head.bias = nn.Parameter(bias.detach())
     if head.bias is None:
         del head.bias
         head.register_buffer("bias", head.weight.new_zeros(len(head.weight)), persistent=False)
