@@ -93,8 +93,6 @@ class SyncBatchNormAct(SyncBatchNorm):
         super().__init__(replaced, context)
         self.drop, self.act = replaced.drop, replaced.act
 
-    # the compiler does not trace communication
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """Normalise inputs (B, C, ...), then apply dropout and activation."""
         return cast(Tensor, self.act(self.drop(super().forward(input))))

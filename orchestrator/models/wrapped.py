@@ -237,12 +237,12 @@ def _as_head(layer: nn.Linear | nn.Conv2d) -> nn.Linear:
     if isinstance(layer, nn.Linear):
         head = layer
     else:
-        weight = layer.weight.detach().flatten(1)
+        weight, bias = layer.weight.detach().flatten(1), layer.bias
         with torch.device("meta"):  # the layer gets the tensors of the convolution
-            head = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
+            head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
         head.weight = nn.Parameter(weight)
-        if layer.bias is not None:
-            head.bias = nn.Parameter(layer.bias.detach())
+        if bias is not None:
+            head.bias = nn.Parameter(bias.detach())
     if head.bias is None:
         del head.bias
         head.register_buffer("bias", head.weight.new_zeros(len(head.weight)), persistent=False)

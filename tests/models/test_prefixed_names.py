@@ -9,6 +9,7 @@ from torch import nn
 
 from orchestrator.config.loader import load
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.export.formats import program
 from orchestrator.models.build import (
     all_settings,
     build,
@@ -270,3 +271,17 @@ def test_too_small_images_are_refused_with_the_setting() -> None:
     with refused("input_size", error=ConfigurationError):
         build_on_meta("timm/vgg11", CLASSES, (3, 8, 8), {})
     build_on_meta("timm/vgg11", CLASSES, (3, 8, 8), {"input_size": 32})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm/resnet10t", "timm/vit_tiny_patch16_224"])
+def test_network_is_exported_and_compiled_as_a_whole(name: str) -> None:
+    settings = SETTINGS.get(name, {}) | {"input_size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    network = small(name, **settings).eval()
+    with torch.no_grad():
+        expected = network(images(32))
+        exported = program(network, (3, 32, 32)).module()
+        torch.testing.assert_close(exported(images(32)), expected.logits)
+        compiled = copy.deepcopy(network)
+        compiled.compile(backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images(32)).logits, expected.logits)
