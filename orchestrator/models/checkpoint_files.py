@@ -121,6 +121,11 @@ def read_checkpoint(raw_file: str | Path, key: str | None = None) -> Checkpoint:
     if not states:
         raise _no_tensors(file, content)
     chosen, tensors = _choose(file, states, key)
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise _refusal(
+                file, f"contains {name}, which is sparse or has no values: save it dense"
+            )
     others = tuple(name for name in states if name and name != chosen)
     return Checkpoint(
         file, kind, dict(tensors), chosen, others, skipped, is_ordered=kind != SAFETENSORS

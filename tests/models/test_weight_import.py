@@ -278,6 +278,13 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path, content: object, word
     assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")])
+def test_tensors_without_dense_values_are_refused(tmp_path: Path, tensor: Tensor) -> None:
+    with refused("FILE") as caught:
+        read_checkpoint(save({"state_dict": {"w": tensor}}, tmp_path / "odd.pth"))
+    assert "contains w" in str(caught.value)
+
+
 def _archive(file: Path, name: str) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(name, b"content")
