@@ -3,12 +3,10 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models.network import Classes as Classes
-from orchestrator.models.network import Network
+from orchestrator.models.network import Classes, Network
 
 
 def select_classes(
@@ -64,14 +62,6 @@ def find_positions(
     positions = [_find_position(entry, rows, names) for entry in classes]
     _require_distinct(classes, positions)
     return positions
-
-
-def require_selection(
-    network: Network, classes: Classes, count: int, names: Sequence[str] = ()
-) -> None:
-    """Raise the ConfigurationError of `select_classes` for weights with `count` classes."""
-    head = {name: torch.empty(count, 1, device="meta") for name in classifier_names(network)}
-    select_classes(network, head, classes, names)
 
 
 def classifier_names(network: Network) -> list[str]:

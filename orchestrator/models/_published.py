@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.models._class_selection import require_selection, select_classes
+from orchestrator.models._class_selection import find_positions, select_classes
 from orchestrator.models.network import Classes, Network
 from orchestrator.models.wrapped import rename_tensors
 
@@ -62,7 +62,7 @@ def require_all_classes(
         names: The names of the published classes; empty if they are unknown.
     """
     if classes is not None:
-        require_selection(network, classes, count, names)
+        find_positions(network, classes, count, names)
     elif count != network.classes:
         raise ConfigurationError(
             f"weights = {weights} has a classifier for {count} classes, but the data have "

@@ -17,7 +17,7 @@ from orchestrator.models.build import build_on_meta
 from orchestrator.models.checkpoint_files import Checkpoint
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.weight_files import PROVENANCE
-from orchestrator.models.weights import save_state
+from orchestrator.models.weights import ADAPTER, save_state
 
 SIDES = (32, 224)  # pixels; tried if none is given, because some networks have two stems
 Matching = Literal["names", "order"]
@@ -113,7 +113,7 @@ def convert_checkpoint(
     attempts = []
     for shape in _list_shapes(checkpoint.tensors, wanted):
         network = build_on_meta(wanted.name, classes, shape, wanted.settings)
-        needed = network.state_dict()
+        needed = _needed(network)
         attempts.append(
             ImportedWeights(checkpoint, network, shape, matching, match(needed, checkpoint.tensors))
         )
@@ -121,6 +121,12 @@ def convert_checkpoint(
     if imported.match.misfits:
         raise _misfit_refusal(imported, attempts)
     return imported
+
+
+def _needed(network: Network) -> dict[str, Tensor]:
+    """Return the state of a network without the constants of its input adapter."""
+    state = network.state_dict()
+    return {name: tensor for name, tensor in state.items() if not name.startswith(ADAPTER)}
 
 
 def _misfit_refusal(
@@ -131,7 +137,7 @@ def _misfit_refusal(
         imported.matching == "names"
         and checkpoint.is_ordered
         and any(
-            not match_by_order(each.network.state_dict(), checkpoint.tensors).misfits
+            not match_by_order(_needed(each.network), checkpoint.tensors).misfits
             for each in attempts
         )
     )

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.models._class_selection import Classes, classifier_names, select_classes
+from orchestrator.models._class_selection import classifier_names, select_classes
 from orchestrator.models._misfits import Misfit, find_misfits, misfit_table
 from orchestrator.models._pretrained import load_pretrained, require_pretrained
-from orchestrator.models.network import Network
+from orchestrator.models.network import Classes, Network
 from orchestrator.models.weight_files import (
     import_command,
     is_file_name,
