@@ -285,3 +285,23 @@ def test_network_is_exported_and_compiled_as_a_whole(name: str) -> None:
         compiled = copy.deepcopy(network)
         compiled.compile(backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(images(32)).logits, expected.logits)
+
+
+def test_settings_are_searched_and_checked_before_a_run() -> None:
+    from orchestrator.config.extra_space import get_configured_value
+    from orchestrator.sweep.preflight.configuration import check_networks, check_students
+
+    space = "search.extra_space={student.drop_path_rate: [0.0, 0.1], student.input_size: [32, 64]}"
+    configuration = load(None, ["student.name=timm/resnet10t", "student.input_size=64", space])
+    check_networks(configuration, searched=True)
+    parameters = check_students(configuration, True, CLASSES, (3, 16, 16))
+    assert parameters >= sum(each.numel() for each in small("timm/resnet10t").parameters())
+    assert get_configured_value(configuration, "student.input_size") == 64
+    assert get_configured_value(configuration, "student.drop_path_rate") is None
+    wrong = load(None, ["student.name=timm/resnet10t", "student.drop_path=0.1"])
+    check_networks(wrong, searched=False)  # the constructor decides, which needs the data
+    with refused("student.drop_path", 0.1):
+        check_students(wrong, False, CLASSES, (3, 16, 16))
+    for pair in ("student.num_classes=3", "student.name=timm/resnet10"):
+        with refused(pair.partition("=")[0]):
+            check_networks(load(None, ["student.name=timm/resnet10t", pair]), searched=False)
