@@ -165,8 +165,12 @@ def _draw_boxes(
 
 def _erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     """Return images (B, H, W, C) with the value `fill` (C,) in their `boxes` (B, 4)."""
+    batch, height, width, channels = images.shape
     top, left, bottom, right = (edge[:, None] for edge in boxes.unbind(1))
-    row, column = (torch.arange(side, device=images.device) for side in images.shape[1:3])
+    row = torch.arange(height, device=images.device)
+    # whole lines are vectors; a last axis of three channels would not be
+    column = torch.arange(width, device=images.device).repeat_interleave(channels)
     rows, columns = (top <= row) & (row < bottom), (left <= column) & (column < right)
-    erased = (rows[:, :, None] & columns[:, None, :])[..., None]
-    return torch.where(erased, fill, images)
+    lines = images.reshape(batch, height, width * channels)
+    erased = torch.where(rows[:, :, None] & columns[:, None, :], fill.repeat(width), lines)
+    return erased.view(images.shape)
