@@ -145,10 +145,10 @@ def test_erased_boxes_lie_inside_with_the_drawn_area() -> None:
     assert area.max() < 0.4 and 0.15 < area.mean() < 0.19  # (0.02 + 0.33) / 2, less what is cut
     theirs = v2.RandomErasing(p=1)
     torch.manual_seed(0)
-    reference = [theirs.make_params([torch.zeros(3, HEIGHT, WIDTH)]) for _ in range(len(erased))]
+    reference = [theirs.make_params([torch.zeros(3, HEIGHT, WIDTH)]) for _ in range(1500)]
     for mine, name in ((bottom - top, "h"), (right - left, "w"), (top, "i"), (left, "j")):
         expected = np.array([each[name] for each in reference])
-        assert mine.mean() == pytest.approx(expected.mean(), rel=0.04)
+        assert mine.mean() == pytest.approx(expected.mean(), rel=0.08)
 
 
 def test_an_erased_box_is_filled_and_the_rest_is_kept() -> None:
