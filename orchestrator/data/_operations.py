@@ -31,13 +31,13 @@ def apply_operations(images: Tensor, operations: NDArray[np.uint8], levels: Leve
     """Return the images, each after its own operation.
 
     Args:
-        images: (B, H, W, C) uint8 with one or three channels.
+        images: (B, C, H, W) uint8 with one or three channels.
         operations: (B,), positions in `OPERATIONS`.
         levels: (B,), strengths in torchvision's units: the tangent of a shear, pixels, degrees, the
             difference of a factor from 1, bits, and the threshold of solarize in 0..1.
 
     Returns:
-        (B, H, W, C) uint8, on the device of the images.
+        (B, C, H, W) uint8, on the device of the images.
     """
     order = np.argsort(operations, kind="stable")
     ends = np.cumsum(np.bincount(operations, minlength=len(OPERATIONS))).tolist()
@@ -48,7 +48,7 @@ def apply_operations(images: Tensor, operations: NDArray[np.uint8], levels: Leve
     ]
     parameters = np.zeros((len(order), NUM_PARAMETERS), dtype=np.float32)
     for name, part in groups:
-        parameters[part] = _parameters(name, levels[order[part]], *images.shape[1:3])
+        parameters[part] = _parameters(name, levels[order[part]], *images.shape[2:])
     moved = to_device(torch.from_numpy(parameters), images.device)
     rows = to_device(torch.from_numpy(order), images.device)
     grouped = images.index_select(0, rows)
@@ -85,7 +85,7 @@ def _parameters(name: str, levels: Levels, height: int, width: int) -> NDArray[n
 
 def _affine(images: Tensor, parameters: Tensor) -> Tensor:
     """Move pixels by `parameters` (B, 6); the nearest pixel is taken, outside is black."""
-    batch, height, width, channels = images.shape
+    batch, channels, height, width = images.shape
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
     y = (torch.arange(height, device=images.device) - middle_row)[:, None]
     x = torch.arange(width, device=images.device) - middle_column
@@ -94,9 +94,9 @@ def _affine(images: Tensor, parameters: Tensor) -> Tensor:
     row = (yx * x + yy * y + y0 + middle_row).round_()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = (row.clamp_(0, height - 1) * width + column.clamp_(0, width - 1)).long()
-    pixels = images.reshape(batch, height * width, channels)
-    moved = pixels.gather(1, index.view(batch, -1, 1).expand(-1, -1, channels))
-    return moved.view(images.shape) * inside[..., None]
+    pixels = images.reshape(batch, channels, height * width)
+    moved = pixels.gather(2, index.view(batch, 1, -1).expand(-1, channels, -1))
+    return moved.view(images.shape) * inside[:, None]
 
 
 def _factor(parameters: Tensor) -> Tensor:
@@ -108,67 +108,65 @@ def _to_pixels(values: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Return (B, H, W, 1) float32, whole numbers."""
-    if images.shape[-1] == 1:
+    """Return (B, 1, H, W) float32, whole numbers."""
+    if images.shape[1] == 1:
         return images.float()
-    red, green, blue = (plane * share for plane, share in zip(images.unbind(-1), LUMA, strict=True))
-    return (red + green + blue).floor_()[..., None]
+    shares = zip(images.float().unbind(1), LUMA, strict=True)
+    red, green, blue = (plane.mul_(share) for plane, share in shares)
+    return red.add_(green).add_(blue).floor_()[:, None]
 
 
 def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    return _to_pixels(images * factor + others * (1 - factor))
+    return _to_pixels(images.float().mul_(factor).add_(others * (1 - factor)))
 
 
 def _color(images: Tensor, parameters: Tensor) -> Tensor:
-    if images.shape[-1] == 1:
+    if images.shape[1] == 1:
         return images
     return _blend(images, _grey(images), _factor(parameters))
 
 
 def _contrast(images: Tensor, parameters: Tensor) -> Tensor:
-    total = _grey(images).to(torch.int32).sum(dim=(1, 2, 3), keepdim=True)
-    mean = (total.double() / (images.shape[1] * images.shape[2])).float()
+    total = _grey(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64)  # exact
+    mean = (total / (images.shape[2] * images.shape[3])).float()
     return _blend(images, mean, _factor(parameters))
 
 
 def _sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     """Blend with the mean of 3 x 3 pixels, the middle one five times; the border is unchanged."""
-    if min(images.shape[1:3]) <= 2:
+    if min(images.shape[2:]) <= 2:
         return images
     values = images.float()
-    lines = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
-    middle = values[:, 1:-1, 1:-1]
-    total = lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:] + 4 * middle
+    lines = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+    middle = values[:, :, 1:-1, 1:-1]
+    total = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:] + 4 * middle
     blurred = (total / 13).round_()
     sharpened = images.clone()
-    sharpened[:, 1:-1, 1:-1] = _to_pixels(middle + (blurred - middle) * (1 - _factor(parameters)))
+    sharpened[:, :, 1:-1, 1:-1] = _to_pixels(
+        middle + (blurred - middle) * (1 - _factor(parameters))
+    )
     return sharpened
 
 
 def _solarize(images: Tensor, parameters: Tensor) -> Tensor:
-    return torch.where(images >= _factor(parameters), ~images, images)
-
-
-def _on_planes(operation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a kernel that calls torchvision's operation without parameters."""
-    return lambda images, _: operation(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return torch.where(images >= _factor(parameters).to(torch.uint8), ~images, images)
 
 
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 SCALARS: dict[str, Callable[[Levels], Levels]] = {
     **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), lambda levels: 1 + levels),
     "posterize": lambda levels: 256 - 2 ** (8 - levels),  # the mask of the kept bits
-    "solarize": lambda levels: 255 * levels,
+    "solarize": lambda levels: np.ceil(255 * levels.astype(np.float32)),
     **dict.fromkeys(("autocontrast", "equalize"), lambda levels: 0 * levels),
 }
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     **dict.fromkeys(AFFINE, _affine),
-    "brightness": lambda images, parameters: _to_pixels(images * _factor(parameters)),
+    "brightness": lambda images, parameters: _to_pixels(images.float().mul_(_factor(parameters))),
     "color": _color,
     "contrast": _contrast,
     "sharpness": _sharpness,
     "posterize": lambda images, parameters: images & _factor(parameters).to(torch.uint8),
     "solarize": _solarize,
-    "autocontrast": _on_planes(functional.autocontrast),
-    "equalize": _on_planes(functional.equalize),
+    "autocontrast": lambda images, _: functional.autocontrast(images),
+    "equalize": lambda images, _: functional.equalize(images),
 }

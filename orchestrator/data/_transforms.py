@@ -82,15 +82,16 @@ class Transforms:
         Returns:
             (B, H, W, C) uint8, on the device of the images.
         """
+        planes = images.permute(0, 3, 1, 2).contiguous()
         operations, levels = self.rounds.operations[samples], self.rounds.levels[samples]
         for number in range(operations.shape[1]):
-            images = apply_operations(
-                images, operations[:, number], levels[:, number].astype(np.float64)
+            planes = apply_operations(
+                planes, operations[:, number], levels[:, number].astype(np.float64)
             )
-        if self.boxes is None:
-            return images
-        boxes = to_device(torch.from_numpy(self.boxes[samples]), images.device)
-        return _erase(images, boxes, to_device(self.fill, images.device))
+        if self.boxes is not None:
+            boxes = to_device(torch.from_numpy(self.boxes[samples]), images.device)
+            planes = _erase(planes, boxes, to_device(self.fill, images.device))
+        return planes.permute(0, 2, 3, 1)
 
 
 def magnitudes(height: int, width: int, wide: bool) -> NDArray[np.float32]:
@@ -164,9 +165,9 @@ def _draw_boxes(
 
 
 def _erase(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
-    """Return images (B, H, W, C) with the value `fill` (C,) in their `boxes` (B, 4)."""
+    """Return images (B, C, H, W) with the value `fill` (C,) in their `boxes` (B, 4)."""
     top, left, bottom, right = (edge[:, None] for edge in boxes.unbind(1))
-    row, column = (torch.arange(side, device=images.device) for side in images.shape[1:3])
+    row, column = (torch.arange(side, device=images.device) for side in images.shape[2:])
     rows, columns = (top <= row) & (row < bottom), (left <= column) & (column < right)
-    erased = (rows[:, :, None] & columns[:, None, :])[..., None]
-    return torch.where(erased, fill, images)
+    erased = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return torch.where(erased, fill[:, None, None], images)

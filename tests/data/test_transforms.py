@@ -43,19 +43,19 @@ def smooth_images(count: int, channels: int = 3) -> torch.Tensor:
 
 
 def torchvision_images(images: torch.Tensor, name: str, level: float) -> torch.Tensor:
-    """Return images (B, H, W, C) after torchvision's own operation."""
-    planes = images.permute(0, 3, 1, 2)
+    """Return images (B, C, H, W) after torchvision's own operation."""
     applied: torch.Tensor = v2.RandAugment()._apply_image_or_video_transform(
-        planes, name, level, v2.InterpolationMode.NEAREST, {torch.Tensor: None}
+        images, name, level, v2.InterpolationMode.NEAREST, {torch.Tensor: None}
     )
-    return applied.permute(0, 2, 3, 1)
+    return applied
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("number", range(len(OPERATIONS)), ids=OPERATIONS)
 def test_operations_agree_with_torchvision(number: int, wide: bool, channels: int) -> None:
-    images, table = smooth_images(3, channels), magnitudes(HEIGHT, WIDTH, wide)
+    images = smooth_images(3, channels).permute(0, 3, 1, 2).contiguous()
+    table = magnitudes(HEIGHT, WIDTH, wide)
     # a shear by a multiple of 0.1 takes every fifth line halfway between two pixels
     for level in {0.0, *table[number, [1, 9, 14, 29]].tolist()}:
         for sign in (1, -1) if IS_SIGNED[number] else (1,):
@@ -145,10 +145,10 @@ def test_erased_boxes_lie_inside_with_the_drawn_area() -> None:
     assert area.max() < 0.4 and 0.15 < area.mean() < 0.19  # (0.02 + 0.33) / 2, less what is cut
     theirs = v2.RandomErasing(p=1)
     torch.manual_seed(0)
-    reference = [theirs.make_params([torch.zeros(3, HEIGHT, WIDTH)]) for _ in range(len(erased))]
+    reference = [theirs.make_params([torch.zeros(3, HEIGHT, WIDTH)]) for _ in range(1500)]
     for mine, name in ((bottom - top, "h"), (right - left, "w"), (top, "i"), (left, "j")):
         expected = np.array([each[name] for each in reference])
-        assert mine.mean() == pytest.approx(expected.mean(), rel=0.04)
+        assert mine.mean() == pytest.approx(expected.mean(), rel=0.08)
 
 
 def test_an_erased_box_is_filled_and_the_rest_is_kept() -> None:
