@@ -24,9 +24,6 @@ def as_network(module: nn.Module, name: str, classes: int, shape: Shape) -> Netw
     Raises:
         ConfigurationError: The module fails on such inputs, or has outputs of another shape.
     """
-    if isinstance(module, Network):
-        module.name = name
-        return module
     path = _find_head(module, name, classes, shape)
     if not path:
         network = Network(name, module, classes, classes)
