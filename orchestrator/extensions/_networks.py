@@ -44,6 +44,9 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
             raise ConfigurationError(
                 f"network {name} ({place}) is a {kind}: return a torch.nn.Module"
             ).with_details("name", kind, "torch.nn.Module")
+        if isinstance(module, Network):
+            module.name = name
+            return module
         try:
             return as_network(module, name, classes, shape)
         except ConfigurationError as error:

@@ -14,6 +14,7 @@ from orchestrator.config.objectives import BETTER
 from orchestrator.data.datasets import DATASETS
 from orchestrator.extensions.registry import ENTRIES, Origin, registering_from
 from orchestrator.models.build import MODELS, build, build_on_meta, network_code
+from orchestrator.models.network import Network
 from orchestrator.training.metric_names import METRICS
 from search_spaces import SPACES
 from tests.refusal import ANY, refused
@@ -103,6 +104,16 @@ def test_a_class_can_be_a_network() -> None:
             return output
 
     assert build("my/class", 5, SHAPE, {})(torch.zeros(2, *SHAPE)).logits.shape == (2, 5)
+
+
+def test_a_network_of_the_package_keeps_its_stages() -> None:
+    @od.network("built")
+    def built(classes: int) -> Network:
+        body = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU())
+        return Network("built", body, 6, classes, stages=["2"])
+
+    network = build("my/built", 5, SHAPE, {})
+    assert network.name == "my/built" and list(network.stages) == ["stage1"]
 
 
 def test_a_network_that_cannot_be_built_without_memory_is_moved_there() -> None:
