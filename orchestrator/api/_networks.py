@@ -75,7 +75,7 @@ def read_network(
     """
     if isinstance(network, str | Mapping):
         section = dict(network) if isinstance(network, Mapping) else {"name": network}
-        section |= settings | ({} if weights is None else {"weights": str(weights)})
+        section |= dict(settings) | ({} if weights is None else {"weights": str(weights)})
         return GivenNetwork(section)
     if settings:
         raise ConfigurationError(

@@ -31,8 +31,8 @@ def digest_parts(parts: Parts) -> str:
     for name, part in parts.splits().items():
         digest.update(f"{name} {part.inputs.shape}".encode())
         for start in range(0, len(part), CHUNK):
-            digest.update(np.ascontiguousarray(part.inputs[start : start + CHUNK]))
-        digest.update(np.ascontiguousarray(part.labels))
+            digest.update(np.ascontiguousarray(part.inputs[start : start + CHUNK]).data)
+        digest.update(np.ascontiguousarray(part.labels).data)
     return digest.hexdigest()
 
 
