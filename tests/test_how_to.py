@@ -1,6 +1,7 @@
 """Run every how-to page: its code, commands without Ray, and the plan of commands with Ray."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
 
@@ -10,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 import run
+from orchestrator.extensions.loading import unload_all
 from tests.pages import DOCS, blocks, commands, printed_commands, variations
 
 ROOT = DOCS.parent
@@ -30,6 +32,7 @@ PRINTED = {
     "how-to/resume.md": "3 of cross_entropy, kd, akd",
     "how-to/python.md": "complete True",
     "how-to/export.md": "student a (cnn) of trial 0, best weights, after epoch 2",
+    "how-to/code.md": "all checks passed",
 }
 
 
@@ -50,7 +53,7 @@ def invoke(words: list[str]) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in a folder with configurations; those of digits fit their teacher for two epochs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -59,7 +62,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         experiment = yaml.safe_load(file.read_text())
         experiment["teacher"]["training"]["epochs"] = 2
         file.write_text(yaml.safe_dump(experiment))
-    return tmp_path
+    yield tmp_path
+    unload_all()
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES) - PAGES_OF_CODE))

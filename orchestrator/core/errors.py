@@ -88,7 +88,7 @@ def suggest_name(name: str, known: Iterable[str]) -> str:
     Names `my/NAME` are those of user code, which `--code` loads.
     """
     names = sorted(known)
-    if name.startswith("my/"):
+    if name.startswith("my/") or "/my/" in name:
         return f"give the file that registers it with --code FILE.py; available: {', '.join(names)}"
     with_prefix = [known for known in names if name and known.startswith(name)]
     close = with_prefix or difflib.get_close_matches(name, names, n=1, cutoff=0.5)

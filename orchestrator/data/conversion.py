@@ -164,20 +164,25 @@ def _convert_image(where: str, name: str, image: Any, size: int | None) -> NDArr
                 f"{where} is a picture of mode {image.mode}, which has no defined range: convert "
                 f"it to L or RGB"
             ).with_details(f"data[{name}]", image.mode, ("L", "RGB"))
-        image = image.convert("L" if grey else "RGB")
+        picture: Image.Image = image.convert("L" if grey else "RGB")
         if size is not None:
-            side = min(image.size) * (CLEAN_SHARE if image.size != (size, size) else 1)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
+            side = min(picture.size) * (CLEAN_SHARE if picture.size != (size, size) else 1)
+            left, top = (picture.width - side) / 2, (picture.height - side) / 2
             box = (left, top, left + side, top + side)
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return _convert_images(where, name, np.asarray(image)[None], False)[0]
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return _single(_convert_images(where, name, np.asarray(picture)[None], False))
     if not _is_array(image):
         kind = type(image).__name__
         raise ConfigurationError(
             f"{where} is a {kind}: give an array, a tensor or a picture of Pillow"
         ).with_details(f"data[{name}]", kind, "an array, a tensor or a picture")
     array = _to_array(image)
-    return _convert_images(where, name, array[None], isinstance(image, torch.Tensor))[0]
+    return _single(_convert_images(where, name, array[None], isinstance(image, torch.Tensor)))
+
+
+def _single(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the only image of (1, H, W, C)."""
+    return images.reshape(images.shape[1:])
 
 
 def _convert_images(

@@ -30,7 +30,9 @@ def describe_data(configuration: Configuration, summary: DataSummary) -> UsedDat
         "views",
     }
     fields |= {
-        name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)
+        name
+        for name in ("labelled", "settings", "validation_in_training")
+        if getattr(configuration.data, name)
     }
     settings = configuration.data.model_dump(mode="json", include=fields)
     settings["augmentation"] = resolve_augmentation(configuration.data, summary)

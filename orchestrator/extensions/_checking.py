@@ -1,6 +1,6 @@
 """Basics of the conformance checks: a failed check, and checks of settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from methods import Settings, SettingsError, allowed_values, list_choices
 
 SHORTEST_DESCRIPTION = 10  # characters
-Checks = dict[str, Callable[[], None]]  # the checks of one object, by their names
+Checks = Mapping[str, Callable[[], None]]  # the checks of one object, by their names
 
 
 class CheckError(AssertionError):

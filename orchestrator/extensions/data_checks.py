@@ -31,7 +31,8 @@ def dataset_checks(name: str, path: Path | None = None, size: int | None = None)
     """
     config = Data(name=name, path=path, size=size)
     settings = DATASETS[name].settings
-    return ({"settings": partial(check_settings, settings)} if settings else {}) | {
+    return {
+        **({"settings": partial(check_settings, settings)} if settings else {}),
         "parts": partial(check_parts, config),
         "repeatability": partial(check_repeated_load, config),
     }
@@ -94,7 +95,7 @@ def check_transform_is_function(name: str, image: NDArray[np.uint8]) -> None:
             _change_global_generators(state)
             found.append(TRANSFORMS[name].apply(image, index, 3, 1))
         require(
-            np.array_equal(*found),
+            np.array_equal(found[0], found[1]),
             "its result varies for the same seed, view and index: draw all random numbers from "
             "the given generator",
         )

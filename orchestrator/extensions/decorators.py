@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from methods import METHODS, Method, Settings, check_capabilities
+from methods import METHODS, Method, Settings
+from methods.capabilities import check_capabilities
 from orchestrator.config.objectives import BETTER, Direction
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.datasets import DATASETS

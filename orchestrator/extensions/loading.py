@@ -124,7 +124,7 @@ def _load_file(file: Path) -> None:
             raise ConfigurationError(
                 f"--code {file} has more than {MOST_BYTES} bytes: give a smaller file"
             ).with_details("--code", str(file), (0, MOST_BYTES))
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"--code {file} cannot be read ({error}): give a readable file in UTF-8"

@@ -116,7 +116,7 @@ def keep_code(folder: Path) -> None:
     for file in loaded_files():
         target = folder / CODE / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(file.text, encoding="utf-8")
+        target.write_bytes(file.text.encode())
 
 
 def explain_code(configuration: Configuration) -> str:

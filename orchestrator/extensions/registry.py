@@ -136,30 +136,3 @@ def unregister(entry: Entry) -> None:
     ENTRIES.pop((entry.kind, entry.name), None)
     for registry, key, _ in entry.slots:
         registry.pop(key, None)
-
-
-def identity(kind: Kind, name: str) -> str:
-    """Return the identity of the code behind a name; empty for names without the prefix `my/`.
-
-    Raises:
-        ConfigurationError: Nothing is registered under the name.
-    """
-    if not name.startswith(PREFIX):
-        return ""
-    return find(kind, name).origin.identity
-
-
-def find(kind: Kind, name: str) -> Entry:
-    """Return what is registered under a name.
-
-    Raises:
-        ConfigurationError: Nothing is registered under the name.
-    """
-    if (kind, name) not in ENTRIES:
-        names = tuple(known for each, known in ENTRIES if each == kind)
-        available = f"registered: {', '.join(names)}" if names else "none is registered"
-        raise ConfigurationError(
-            f"there is no {kind} {name!r} ({available}): give the file that registers it with "
-            f"--code FILE.py"
-        ).with_details("name", name, names)
-    return ENTRIES[kind, name]

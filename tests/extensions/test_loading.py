@@ -45,7 +45,7 @@ def test_files_are_loaded_in_order_and_import_earlier_ones(tmp_path: Path) -> No
     assert sys.modules["others"].tiny is sys.modules["networks"].tiny
     assert sys.path == path, "a worker has no folder of the files"
     assert {name for _, name in ENTRIES} == {
-        *("my/tiny", "my/labels", "my/noise", "my/negative", "my/top2")
+        *("my/tiny", "my/labels", "my/noise", "my/negative", "my/top2", "my/accuracy")
     }
     unload_all()
     assert not {"networks", "others"} & set(sys.modules) and "my/tiny" not in MODELS

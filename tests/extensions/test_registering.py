@@ -12,7 +12,7 @@ import orchestrator as od
 from methods import METHODS, CrossEntropy, Settings
 from orchestrator.config.objectives import BETTER
 from orchestrator.data.datasets import DATASETS
-from orchestrator.extensions.registry import ENTRIES, Origin, identity, registering_from
+from orchestrator.extensions.registry import ENTRIES, Origin, registering_from
 from orchestrator.models.build import MODELS, build, build_on_meta, network_code
 from orchestrator.training.metric_names import METRICS
 from search_spaces import SPACES
@@ -193,7 +193,10 @@ def test_names_are_checked(name: Any) -> None:
 
 def test_a_prefix_is_added_once() -> None:
     od.network("my/flat")(flat)
-    assert "my/flat" in MODELS and network_code("my/flat") == identity("network", "my/flat")
+    assert (
+        "my/flat" in MODELS
+        and network_code("my/flat") == ENTRIES["network", "my/flat"].origin.identity
+    )
 
 
 def test_a_name_is_taken_once_except_in_a_notebook() -> None:
@@ -209,7 +212,7 @@ def test_a_name_is_taken_once_except_in_a_notebook() -> None:
         od.metric("same")(lambda logits, labels: 1.0)
     with registering_from(Origin("Python", "4", replaces=True)):
         od.metric("same")(lambda logits, labels: 2.0)
-    assert identity("metric", "my/same") == "4"
+    assert ENTRIES["metric", "my/same"].origin.identity == "4"
 
 
 def test_a_method_is_registered_with_its_space() -> None:

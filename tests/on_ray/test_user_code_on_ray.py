@@ -48,7 +48,10 @@ def test_workers_and_influence_actors_have_the_code(tmp_path: Path) -> None:
         weighed = next(t for t in sweep.trials.values() if t.params["method.name"] == "kd_aif")
         assert weighed.metrics["influence/weighed"] > 0, weighed.notes
         assert not [note for note in weighed.notes if "actor" in note], weighed.notes
-        assert all(0 <= trial.metrics["validation/my/top2"] <= 1 for trial in sweep.trials.values())
+        for trial in sweep.trials.values():
+            expected = pytest.approx(trial.metrics["validation/accuracy"])
+            assert trial.metrics["validation/my/accuracy"] == expected, "of both workers' logits"
+            assert trial.value == trial.metrics["validation/my/top2"]
         again = ["sweep", "--resume", "mine", "--store", store]
         unload_all()
         exit_code, output = call(*again)

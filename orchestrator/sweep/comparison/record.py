@@ -57,7 +57,10 @@ class ComparisonRecord:
 
 
 COMPARISON = RecordSchema[ComparisonRecord](
-    ComparisonRecord, number=3, advice="restore it from a backup, or give another --name"
+    ComparisonRecord,
+    number=3,
+    advice="restore it from a backup, or give another --name",
+    optional=(CODE,),
 )
 
 
