@@ -9,7 +9,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,19 +77,12 @@ class RecordSchema(Generic[T]):
             that have a default.
         advice: The next step for the user if a record is damaged.
         other_keys: Whether keys outside the schema are allowed. A dataclass ignores them.
-        optional: Keys with a default that records of the current format may lack.
     """
 
     def __init__(
-        self,
-        kind: Any,
-        number: int = 1,
-        advice: str = "",
-        other_keys: bool = False,
-        optional: Collection[str] = (),
+        self, kind: Any, number: int = 1, advice: str = "", other_keys: bool = False
     ) -> None:
         self.kind, self.number, self.advice = kind, number, advice
-        self.optional = frozenset(optional)
         named = not other_keys and (is_dataclass(kind) or hasattr(kind, "__annotations__"))
         self.names = _names(kind) if named else None
 
@@ -233,7 +226,7 @@ class RecordSchema(Generic[T]):
         if self.names is None:
             return
         if values.get(FORMAT) == self.number and is_dataclass(self.kind):
-            missing = self.names - self.optional - values.keys()
+            missing = self.names - values.keys()
         else:
             missing = set()
         other = values.keys() - self.names - {FORMAT, CHECKSUM}

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import Parameters
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from orchestrator.extensions.record import CODE, describe_code
+from orchestrator.extensions.record import describe_code
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import (
     STRICT,
@@ -57,10 +57,7 @@ class ComparisonRecord:
 
 
 COMPARISON = RecordSchema[ComparisonRecord](
-    ComparisonRecord,
-    number=3,
-    advice="restore it from a backup, or give another --name",
-    optional=(CODE,),
+    ComparisonRecord, number=4, advice="restore it from a backup, or give another --name"
 )
 
 
@@ -151,7 +148,6 @@ class Comparison(ComparisonRecord):
     def save(self) -> None:
         """Write the record."""
         own = {each.name: getattr(self, each.name) for each in fields(ComparisonRecord)}
-        own = {name: value for name, value in own.items() if value or name != CODE}
         COMPARISON.keep(self.folder / FILE, own | {"configuration": self.configuration.plain()})
 
 
