@@ -295,9 +295,11 @@ def test_documented_commands_exist() -> None:
         file.read_text()
         for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")]
     )
-    commands = set(re.findall(r"python run\.py ([a-z]+)", text))
+    commands = set(re.findall(r"python run\.py ([a-z-]+)", text))
     assert commands and commands <= {
-        command.callback.__name__ for command in run.app.registered_commands if command.callback
+        command.callback.__name__.replace("_", "-")
+        for command in run.app.registered_commands
+        if command.callback
     }
     assert set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text())) <= set(
         re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -94,7 +94,7 @@ def _train(
     spec: TrialSpec,
     connection: "_DispatcherConnection",
     worker_context: TrialContext,
-    code_problem: str,
+    code_problem: str = "",
 ) -> None:
     """Train one trial.
 
