@@ -8,7 +8,6 @@ from rich.console import Console
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.terminal.lines import print_line
 
-
 # It recommends packages for the output of Ray in notebooks, which is not shown.
 logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
 
