@@ -14,7 +14,7 @@ from torch import Tensor
 
 from methods import METHODS, Batch, Method, Mix, Output, Task
 from methods.kd_aif import KDAIF
-from tests.methods.test_conformance import options
+from orchestrator.extensions._checking import list_options
 
 SIZE, WORLD = 12, 3
 HARD = {"update": "ssl", "pseudo": "hard", "feedback": 0.5, "threshold": 0.5}
@@ -34,7 +34,11 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
 ]
 # every option, and blending on every method and every form above
 CASES: list[Any] = [
-    *((*option.values, False) for option in options()),
+    *(
+        (name, option, False)
+        for name, kind in METHODS.items()
+        for option in list_options(kind.Settings)
+    ),
     *((*form, mix) for form in FORMS for mix in (False, True)),
     *((name, {}, True) for name in METHODS),
 ]
