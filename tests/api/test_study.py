@@ -277,8 +277,8 @@ def test_packages_can_be_called() -> None:
     from orchestrator import data, sweep, teacher
 
     package: Any = importlib.import_module("orchestrator")
-    assert package.data is data is sys.modules["orchestrator.data"]
-    assert package.sweep is sweep and package.teacher is teacher
     assert repr(package.data("digits")) == repr(od.data("digits")) == "Data(digits)"
     assert repr(package.teacher("mlp", width=4)) == "Teacher(mlp, to be trained)"
     assert all(callable(getattr(package, name)) for name in package.__all__)
+    assert package.data is data is sys.modules["orchestrator.data"]
+    assert package.sweep is sweep and package.teacher is teacher
