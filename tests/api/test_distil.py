@@ -184,3 +184,17 @@ def test_an_interrupted_training_is_resumed_with_the_same_call(store: Path, data
 def test_a_failed_training_raises_its_sentence(store: Path, data: od.Data) -> None:
     with pytest.raises(TrialError, match="learning_rate"):
         od.distil(student, None, data, "cross_entropy", store=store, epochs=1, learning_rate=1e20)
+
+
+def test_students_that_are_functions_learn_together(store: Path, data: od.Data) -> None:
+    peers = [lambda: TwoLayers(10, 8), {"name": "mlp", "width": 4}]
+    result = od.distil(student, None, data, "dml", peers=peers, store=store, epochs=1, **QUIET)
+    networks = [
+        result.settings["student"]["name"],
+        *(peer["network"]["name"] for peer in result.settings["peers"].values()),
+    ]
+    assert networks == [networks[0], f"{networks[0]}-peers-b", "mlp"]
+    assert {f"{letter}/test/best/accuracy" for letter in "abc"} <= result.metrics.keys()
+    assert (result.export(student="b") / "model.safetensors").is_file()
+    with refused("peers", 8, (0, 7)):
+        od.distil(student, None, data, "dml", peers=[student] * 8, store=store, **QUIET)
