@@ -1,11 +1,15 @@
 """Print progress and notes of runs that are started from Python."""
 
+import logging
 from collections.abc import Callable
 
 from rich.console import Console
 
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.terminal.lines import print_line
+
+# It recommends packages for the output of Ray in notebooks, which is not shown.
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
 
 
 def make_console(progress: bool) -> Console:

@@ -66,7 +66,7 @@ def read_network(
     Args:
         network: The name of a network, a mapping with `name` and settings, a function without
             parameters that returns a new module, or, for a teacher, a module.
-        argument: The name of the argument: `student` or `teacher`.
+        argument: The argument: `student`, `teacher`, or `peers.b` and so on.
         settings: Settings of a named network.
         weights: Its weights: a file, or the name of published weights.
 
@@ -113,13 +113,13 @@ def identity(module: nn.Module) -> str:
 
 
 def _name(module: nn.Module, argument: str) -> str:
-    """Return the name of a network: its class, the first digits of its identity, and `teacher`.
+    """Return the name of a network: its class, the first digits of its identity, and its role.
 
-    Teacher and student of the same structure may come from different functions.
+    Networks of the same structure may come from different functions.
     """
     kind = re.sub(r"[^A-Za-z0-9]+", "", type(module).__name__)[:LONGEST_NAME]
     kind = kind if kind[:1].isalpha() else f"Network{kind}"
-    role = "-teacher" if argument == "teacher" else ""
+    role = "" if argument == "student" else f"-{argument.replace('.', '-')}"
     return f"{PREFIX}{kind}-{identity(module)[:IDENTITY]}{role}"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.config.schema import Configuration, Resources, Search, Section, Teacher, Training
 from orchestrator.core.errors import ConfigurationError, suggest_name
 
-TOP = ("seed", "project", "peers")
+TOP = ("seed", "project")
 SECTIONS: dict[str, type[Section]] = {
     "training": Training,
     "search": Search,

@@ -17,7 +17,7 @@ from orchestrator.api._teacher import as_teacher
 from orchestrator.cluster.connect import require_disconnected
 from orchestrator.config.loader import load
 from orchestrator.config.path_settings import resolve_paths
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import LETTERS, Configuration
 from orchestrator.config.search_space import with_single_method
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.store.records import Sweep
@@ -62,6 +62,7 @@ def distil(
     data: Any,
     method: str | Mapping[str, Any] = "kd",
     *,
+    peers: Sequence[Any] = (),
     store: Path | str = "runs",
     name: str | None = None,
     resume: str | None = None,
@@ -77,6 +78,7 @@ def distil(
         teacher: The result of `teacher`, a network for it, or None.
         data: The result of `data`, or the name of a data set.
         method: Name of the method, or a mapping with its `name` and settings.
+        peers: Further students, which learn together with `student`; forms as for `student`.
         store: Folder or URI of the store.
         name: Name of the run; None for the method and the time.
         resume: Name of an interrupted run to continue, with the same arguments.
@@ -107,7 +109,7 @@ def distil(
     values = read_options("distil", ("training", "resources"), options, settings)
     require_free(values, chosen)
     run_options = RunOptions(store, name, resume, progress)
-    request = _request("train", student, teacher, data, values | chosen, {}, run_options)
+    request = _request("train", (student, *peers), teacher, data, values | chosen, {}, run_options)
     sweep, opened = _run(request)
     return Result(sweep.name, 0, opened, sweep, request.objects)
 
@@ -118,6 +120,7 @@ def sweep(
     data: Any,
     methods: str | Sequence[str] = "kd",
     *,
+    peers: Sequence[Any] = (),
     space: Any = None,
     store: Path | str = "runs",
     name: str | None = None,
@@ -135,6 +138,7 @@ def sweep(
         teacher: The result of `teacher`, a network for it, or None.
         data: The result of `data`, or the name of a data set.
         methods: The searched methods.
+        peers: Further students, which learn together with `student`.
         space: Function that draws from an Optuna trial, with `suggest_float`, `suggest_int` and
             `suggest_categorical`, or a mapping from methods to such functions. Names are settings
             of the method, such as temperature, and keys of the configuration. None for the space of
@@ -171,14 +175,15 @@ def sweep(
     require_free(values, chosen)
     run_options = RunOptions(store, name, resume, progress)
     spaces = read_spaces(space, names)
-    request = _request("sweep", student, teacher, data, values | chosen, spaces, run_options)
+    students = (student, *peers)
+    request = _request("sweep", students, teacher, data, values | chosen, spaces, run_options)
     record, opened = _run(request)
     return Study(record.name, opened, record, request.objects)
 
 
 def _request(
     kind: str,
-    student: Any,
+    students: Sequence[Any],
     teacher: Any,
     data: Any,
     values: Mapping[str, Any],
@@ -192,9 +197,19 @@ def _request(
             f"one of them out"
         ).with_details("name", options.name, "without resume")
     given_data, given_teacher = as_data(data), as_teacher(teacher)
-    given_student = read_network(student, "student", {})
-    chosen: dict[str, Any] = {"student": given_student.section, "data": given_data.section}
-    functions = [given_student.function]
+    keys = ("student", *(f"peers.{letter}" for letter in LETTERS[1:]))
+    if len(students) > len(keys):
+        raise ConfigurationError(
+            f"peers has {len(students) - 1} networks: give at most {len(keys) - 1}"
+        ).with_details("peers", len(students) - 1, (0, len(keys) - 1))
+    given = {
+        key: read_network(network, key, {}) for key, network in zip(keys, students, strict=False)
+    }
+    chosen: dict[str, Any] = {"data": given_data.section} | {
+        f"{key}.network" if key != "student" else key: network.section
+        for key, network in given.items()
+    }
+    functions = [network.function for network in given.values()]
     if given_teacher is None:
         chosen["teacher"] = None
     else:

@@ -88,7 +88,7 @@ def test_a_function_that_returns_the_same_module_is_refused() -> None:
 
 
 def test_a_network_with_other_outputs_is_refused_with_its_place(store: Path, data: od.Data) -> None:
-    with refused("student.name", allowed=(2, 10)) as caught:
+    with refused("student.name") as caught:
         distil(lambda: TwoLayers(7, 8), data=data, store=store)
     assert "test_arguments.py:" in str(caught.value)
 

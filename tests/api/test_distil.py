@@ -89,9 +89,10 @@ def test_the_student_predicts_as_its_export(
     folder = result.export(tmp_path / "out", weights="last")
     exported = load_file(folder / "model.safetensors")
     module = TwoLayers(10, 8)
-    tensors = {name.removeprefix("body."): tensor for name, tensor in exported.items()}
-    tensors |= {f"fc.{part}": exported[f"head.{part}"] for part in ("weight", "bias")}
-    module.load_state_dict({name: tensors[name] for name in module.state_dict()})
+    by_shape = {tensor.shape: tensor for tensor in exported.values()}  # names may have a prefix
+    module.load_state_dict(
+        {name: by_shape[tensor.shape] for name, tensor in module.state_dict().items()}
+    )
     images = arrays[0][200:]
     probabilities = result.predict(images, weights="last")
     mean, std = (result_input(store, result.name)[key] for key in ("mean", "std"))
@@ -183,3 +184,17 @@ def test_an_interrupted_training_is_resumed_with_the_same_call(store: Path, data
 def test_a_failed_training_raises_its_sentence(store: Path, data: od.Data) -> None:
     with pytest.raises(TrialError, match="learning_rate"):
         od.distil(student, None, data, "cross_entropy", store=store, epochs=1, learning_rate=1e20)
+
+
+def test_students_that_are_functions_learn_together(store: Path, data: od.Data) -> None:
+    peers = [lambda: TwoLayers(10, 8), {"name": "mlp", "width": 4}]
+    result = od.distil(student, None, data, "dml", peers=peers, store=store, epochs=1, **QUIET)
+    networks = [
+        result.settings["student"]["name"],
+        *(peer["network"]["name"] for peer in result.settings["peers"].values()),
+    ]
+    assert networks == [networks[0], f"{networks[0]}-peers-b", "mlp"]
+    assert {f"{letter}/test/best/accuracy" for letter in "abc"} <= result.metrics.keys()
+    assert (result.export(student="b") / "model.safetensors").is_file()
+    with refused("peers", 8, (0, 7)):
+        od.distil(student, None, data, "dml", peers=[student] * 8, store=store, **QUIET)

@@ -14,6 +14,8 @@ from rich.console import Console
 from scipy import stats
 from trained_here import SHARED_GROUPS, Here
 
+from orchestrator.api._objects import Objects
+from orchestrator.api._results import Study
 from orchestrator.cli import compare
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
@@ -30,6 +32,7 @@ from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.sweep.space_snapshot import describe_sweep
+from tests.refusal import refused
 
 SMALL = (
     "data.limit.train=200",
@@ -377,3 +380,22 @@ def test_a_trial_over_seeds_is_the_best_of_its_search_with_another_seed() -> Non
         trials[0].method.settings == {"alpha": 0.3, "temperature": 3.0}
         and trials[1].method.settings["alpha"] == 0.7
     )
+
+
+def test_comparison_from_python_is_interrupted_and_resumed(store: Store, here: Here) -> None:
+    sweep = Sweep.create(store.sweep("search"), load(None, [*SMALL]), "sweep")
+    study = Study(sweep.name, store, sweep, Objects())
+    here.interrupted_in = "mine-kd"
+    with pytest.raises(KeyboardInterrupt, match="resume='mine'"):
+        study.compare(FEW, seeds=2, name="mine", progress=False)
+    with refused("seeds", 3, 2):
+        study.compare(FEW, seeds=3, resume="mine", progress=False)
+    compared = study.compare(FEW, seeds=2, resume="mine", progress=False)
+    frame, last = compared.frame(), Sweep.open(store, "mine-seeds")
+    for method in FEW:
+        own = list(plain_values(last, method).values())
+        assert frame.loc[method, "accuracy"] == pytest.approx(sum(own) / 2)
+    difference = frame.loc["kd", "accuracy"] - frame.loc["cross_entropy", "accuracy"]
+    assert frame.loc["kd", "over_cross_entropy"] == pytest.approx(difference)
+    assert (store.root / "comparisons" / "mine" / "comparison.md").is_file()
+    assert "<table>" in compared._repr_html_() and compared.conclusions()
