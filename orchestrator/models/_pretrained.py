@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, hub
 
 from orchestrator.core.errors import ConfigurationError, suggest_name
-from orchestrator.models._class_selection import Classes, select_classes
+from orchestrator.models._class_selection import select_classes
 from orchestrator.models._published import STEP, require_all_classes
 from orchestrator.models._torchvision_models import PARTS, Parts
 from orchestrator.models.meta import meta_device
-from orchestrator.models.network import Network
+from orchestrator.models.network import Classes, Network
 
 
 def load_pretrained(
