@@ -82,12 +82,31 @@ def current_origin(target: Any) -> Origin:
     if _origins:
         return _origins[-1][0]
     try:
-        source = inspect.getsource(target)
+        source = _read_source(target)
     except (OSError, TypeError) as error:
         raise ConfigurationError(
             f"the source of {target!r} is unknown: define it in a file or in a notebook"
         ).with_details("--code", repr(target), "an object with source text") from error
     return Origin("Python", hashlib.sha256(source.encode()).hexdigest(), replaces=True)
+
+
+def _read_source(target: Any) -> str:
+    """Return the source text of an object; of a notebook's class, that of its functions.
+
+    Python 3.11 and 3.12 do not find the text of such a class.
+
+    Raises:
+        OSError: The text is unknown.
+        TypeError: The object has no text.
+    """
+    try:
+        return inspect.getsource(target)
+    except (OSError, TypeError):
+        attributes = vars(target) if isinstance(target, type) else {}
+        functions = [each for each in attributes.values() if inspect.isfunction(each)]
+        if not functions:
+            raise
+        return "".join(map(inspect.getsource, functions))
 
 
 def calling_place(depth: int) -> str:
