@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils import data
 
-from orchestrator.core.errors import ConfigurationError, LoaderError, TrialError
+from orchestrator.core.errors import ConfigurationError, LoaderError
 from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, draw_crop_boxes, is_mirrored
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.packed import PackedImages
@@ -38,7 +38,7 @@ class Damage(NamedTuple):
 
 
 # images, or the damage of one
-Stack = torch.Tensor | NDArray[np.uint8] | Damage | TrialError
+Stack = torch.Tensor | NDArray[np.uint8] | Damage | ConfigurationError
 
 
 def decode(
@@ -93,7 +93,7 @@ def decode(
                 f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove "
                 f"this image, then start again"
             ).with_details(pictures.path, pictures.reason, "an image that can be decoded")
-        if isinstance(pictures, TrialError):
+        if isinstance(pictures, ConfigurationError):
             raise pictures
         yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
 
@@ -130,7 +130,7 @@ def _enforce_wait(loaded: Iterator[Stack], workers: int, wait_s: float) -> Itera
             last = time.monotonic()
 
 
-class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
+class _Images(data.Dataset[torch.Tensor | Damage | ConfigurationError]):
     """Resized images as a data set for a loader.
 
     Errors are returned, because an exception would reach the parent as a traceback.
@@ -149,7 +149,7 @@ class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
         self.user_transform, self.transforms, self.packed = user_transform, transforms, packed
 
-    def __getitem__(self, index: int) -> torch.Tensor | Damage | TrialError:
+    def __getitem__(self, index: int) -> torch.Tensor | Damage | ConfigurationError:
         path = bytes(self.paths[index])
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
@@ -170,7 +170,7 @@ class _Images(data.Dataset[torch.Tensor | Damage | TrialError]):
         if self.user_transform is not None:
             try:
                 pixels = self.user_transform(pixels, index)
-            except TrialError as error:
+            except ConfigurationError as error:
                 return error
         changed = torch.from_numpy(pixels)
         if self.transforms is None:
@@ -192,12 +192,12 @@ def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
     return left, top, min(right, width), min(bottom, height)
 
 
-def _collate(pictures: list[torch.Tensor | Damage | TrialError], shared: bool) -> Stack:
+def _collate(pictures: list[torch.Tensor | Damage | ConfigurationError], shared: bool) -> Stack:
     """Return one tensor, in shared memory if there is room; else an array, sent through a pipe.
 
     If shared memory had no room, the loader would lose the batch.
     """
-    damaged = [picture for picture in pictures if isinstance(picture, Damage | TrialError)]
+    damaged = [picture for picture in pictures if isinstance(picture, Damage | ConfigurationError)]
     if damaged:
         return damaged[0]
     stacked = torch.stack(cast("list[torch.Tensor]", pictures))

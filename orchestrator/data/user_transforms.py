@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.core.errors import ConfigurationError, TrialError, suggest_name
+from orchestrator.core.errors import ConfigurationError, suggest_name
 
 TRANSFORM = 7  # separates the generators of transforms from all other draws of a view
 Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -36,8 +36,10 @@ class Transform:
     ) -> NDArray[np.uint8]:
         """Return the augmented image (H, W, C) uint8; (seed, view, index) determine it.
 
+        One rank alone may fail, so the error is not one of all ranks.
+
         Raises:
-            TrialError: The function fails, or returns something else.
+            ConfigurationError: The function fails, or returns something else.
         """
         generator = np.random.default_rng([seed, view, TRANSFORM, index])
         try:
@@ -58,8 +60,8 @@ class Transform:
             raise self._failure(f"returns {got}, and must return uint8 of shape {image.shape}", got)
         return result
 
-    def _failure(self, problem: str, value: str) -> TrialError:
-        return TrialError(f"transform {self.name} ({self.place}) {problem}").with_details(
+    def _failure(self, problem: str, value: str) -> ConfigurationError:
+        return ConfigurationError(f"transform {self.name} ({self.place}) {problem}").with_details(
             "data.augmentation", value, "an image (H, W, C) uint8"
         )
 

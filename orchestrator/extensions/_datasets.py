@@ -7,6 +7,7 @@ from typing import Any
 from methods import SettingsError
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.paths import read_path
 from orchestrator.data.conversion import Parts, convert_dataset
 from orchestrator.data.datasets import Source
 from orchestrator.extensions.signature import Signature, read_signature
@@ -47,10 +48,19 @@ def source(target: Any, name: str, place: str, code: str) -> Source:
             ) from error
 
     def identity(config: Data) -> list[Any]:
-        path = str(config.path) if "path" in signature.accepted and config.path else ""
-        return [code, _settings(signature, config).model_dump(), path]
+        path = config.path if "path" in signature.accepted else None
+        return [code, _settings(signature, config).model_dump(), _identify_path(path)]
 
     return Source(load, identity, settings=signature.settings)
+
+
+def _identify_path(path: Path | None) -> list[Any]:
+    """Return the path, and size and modification time of a file."""
+    if path is None:
+        return []
+    location = read_path(path, "data.path").resolve()
+    status = location.stat() if location.is_file() else None
+    return [str(location), *([status.st_size, status.st_mtime_ns] if status else [])]
 
 
 def _settings(signature: Signature, config: Data) -> Any:

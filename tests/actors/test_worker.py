@@ -17,6 +17,8 @@ from orchestrator.core.errors import (
     TrialError,
 )
 from orchestrator.core.reports import Report, TrialFailure
+from orchestrator.extensions.loading import unload_all
+from orchestrator.extensions.shipping import Shipment
 
 Specify = Callable[..., TrialSpec]
 
@@ -140,3 +142,19 @@ def test_a_trial_of_a_dead_dispatcher_is_not_released_at_the_next_one(
 ) -> None:
     """A live dispatcher would end the trial; a new one gets the state from the next request."""
     assert training(monkeypatch, specify, None, connection=Connection(lost)) == messages
+
+
+def test_code_that_a_worker_cannot_load_fails_its_trials(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify
+) -> None:
+    """An error outside of a trial would start the group again and again."""
+    context = TrialContext()
+    assert worker._load_code(Shipment({"fine.py": ""}), context) == ""
+    problem = worker._load_code(Shipment({"mine.py": "import no_such_module"}), context)
+    unload_all()
+    assert "mine.py:1" in problem and "no_such_module" in problem
+    connection = Connection()
+    monkeypatch.setattr(worker, "execute", lambda *_: pytest.fail("the trial must not run"))
+    specification = specify("teacher=null", "method.name=cross_entropy")
+    worker._train(specification, connection, context, problem)
+    assert connection.messages == [TrialFailure(problem), "given back"]

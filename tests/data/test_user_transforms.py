@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config.data_schema import Data
-from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
@@ -133,10 +132,10 @@ def test_a_wrong_result_is_refused_with_its_line(
 ) -> None:
     transform = Transform(NAME, function, "code", "mine.py:7")  # type: ignore[arg-type]
     monkeypatch.setitem(TRANSFORMS, NAME, transform)
-    with refused("data.augmentation", error=TrialError) as caught:
+    with refused("data.augmentation") as caught:
         transform.apply(np.zeros((8, 8, 1), dtype=np.uint8), 0, 0, 0)
     assert problem in str(caught.value) and "mine.py:7" in str(caught.value)
-    with refused("data.augmentation", error=TrialError):
+    with refused("data.augmentation"):
         collect(photos, 1, workers, 0)
 
 

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import orchestrator as od
 import run
 from orchestrator.config.loader import load
-from orchestrator.data.prepare import describe
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import describe, prepare
 from orchestrator.extensions.loading import load_code, unload_all
 from orchestrator.extensions.record import describe_code
 from orchestrator.store.records import Sweep
@@ -221,11 +224,29 @@ def test_settings_of_data_are_checked(tmp_path: Path) -> None:
         describe(load(None, ["data.settings={samples: 3}"]).data, tmp_path, 0)
 
 
-def test_the_description_of_a_sweep_has_the_code(tmp_path: Path, digits_store: Path) -> None:
+def test_data_at_a_path_are_prepared_again_after_a_change(tmp_path: Path) -> None:
+    @od.dataset("file")
+    def read(path: Path) -> Any:
+        images = np.load(path)
+        return (images, np.arange(len(images)) % 2), (images, np.arange(len(images)) % 2)
+
+    file, images = tmp_path / "images.npy", np.zeros((20, 4, 4), dtype=np.uint8)
+    np.save(file, images)
+    data = load(None, [f"data={{name: my/file, path: {file}}}"]).data
+    first = prepare(data, tmp_path / "store", 0)
+    assert prepare(data, tmp_path / "store", 0) == first
+    np.save(file, np.concatenate([images, images]))
+    assert len(Dataset.open(prepare(data, tmp_path / "store", 0)).test) == 40
+    with refused("data.name", "my/file") as caught:
+        prepare(data.model_copy(update={"path": tmp_path / "none.npy"}), tmp_path / "store", 0)
+    assert "FileNotFoundError" in str(caught.value) and "test_code_commands.py:" in str(
+        caught.value
+    )
+
+
+def test_the_description_of_a_sweep_has_the_code(tmp_path: Path) -> None:
     load_code(write_code(tmp_path))
     configuration = load(None, [])
-    from orchestrator.data.prepare import prepare
-
     described = describe_sweep(configuration, "train", prepare(configuration.data, tmp_path, 0))
     assert described["code"] == describe_code(configuration)
 

@@ -1,5 +1,6 @@
 """Test what the decorators register: names, settings from signatures, refusals and their places."""
 
+import doctest
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import orchestrator as od
 from methods import METHODS, CrossEntropy, Settings
 from orchestrator.config.objectives import BETTER
 from orchestrator.data.datasets import DATASETS
+from orchestrator.extensions import decorators
 from orchestrator.extensions.registry import ENTRIES, Origin, registering_from
 from orchestrator.models.build import MODELS, build, build_on_meta, network_code
 from orchestrator.models.network import Network
@@ -246,6 +248,20 @@ def test_a_metric_is_an_objective_with_its_direction() -> None:
     assert {f"{part}/my/up" for part in ("validation", "test/best", "test/last")} <= set(METRICS)
     with refused("--code", "down"):
         od.metric("down", direction="lower")  # type: ignore[arg-type]
+
+
+def test_examples_of_the_decorators_run() -> None:
+    """A class of an interactive session has no source text, but its functions have."""
+    result = doctest.testmod(decorators)
+    assert result.attempted > 10 and result.failed == 0
+    identities = [entry.origin.identity for entry in ENTRIES.values()]
+    assert len(set(identities)) == len(identities) == 5
+    with refused("--code"):
+        od.network("unknown")(without_text)
+
+
+# a class without functions and text, as in an interactive session
+without_text = type("Nothing", (nn.Module,), {})
 
 
 def test_public_names_are_those_of_the_package() -> None:
