@@ -23,7 +23,8 @@ REFUSED = {
     "report": (["mine"],),
     "export": (["mine"], ["mine", "--format", "onnx"]),
 }
-OTHERS = {"doctor", "ui"}  # the first reports it, the second shows it
+# the first reports it, the second shows it, the third needs a checkpoint (test_import_weights.py)
+OTHERS = {"doctor", "ui", "import-weights"}
 
 
 @pytest.fixture(scope="module")

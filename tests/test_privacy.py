@@ -162,7 +162,7 @@ def test_a_log_names_no_secret(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 def test_an_error_names_no_secret(debug: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> int:
+    def fail(name: str | None) -> int:
         raise ConfigurationError(f"{ADDRESS} is not allowed, \x1b[31mgive another")
 
     monkeypatch.setattr(command, "methods", fail)
@@ -173,7 +173,7 @@ def test_an_error_names_no_secret(debug: list[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_an_error_of_the_program_itself_names_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> int:
+    def fail(name: str | None) -> int:
         raise RuntimeError(f"server {ADDRESS} says {os.environ['MY_API_TOKEN']}")
 
     monkeypatch.setenv("MY_API_TOKEN", "abcdefghijkl")

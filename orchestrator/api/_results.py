@@ -105,7 +105,7 @@ class Result:
         weights: str = "best",
         student: str = "a",
     ) -> Path:
-        """Write the student to a new folder, as `run.py export` does, and return the folder.
+        """Write the student to a new folder, as the command `export` does, and return the folder.
 
         Args:
             to: The folder; None for one in the store.

@@ -70,7 +70,7 @@ def distil(
     progress: bool = True,
     **options: Any,
 ) -> Result:
-    """Train one student in this process, as `run.py train --local` does.
+    """Train one student in this process, as the command `train --local` does.
 
     Args:
         student: A function without parameters that returns a new module from inputs (B, C, H, W)
@@ -129,7 +129,7 @@ def sweep(
     progress: bool = True,
     **options: Any,
 ) -> Study:
-    """Search for the best settings, as `run.py sweep` does.
+    """Search for the best settings, as the command `sweep` does.
 
     Ray is started for the search and ended after it, also after an error.
 

@@ -21,7 +21,13 @@ def fill_module(module: nn.Module, weights: str) -> None:
         ConfigurationError: The file cannot be read, or tensors do not fit; the message holds a
             table of all of them.
     """
-    match = match_by_name(module.state_dict(), read_checkpoint(weights).tensors)
+    try:
+        checkpoint = read_checkpoint(weights)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error)).with_details(
+            "weights", weights, "a state dict"
+        ) from error
+    match = match_by_name(module.state_dict(), checkpoint.tensors)
     if match.misfits:
         kind, misfits = type(module).__name__, list(match.misfits)
         count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"

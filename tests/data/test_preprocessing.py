@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch
 from data_made import arrays, npz
 from rich.console import Console
 
-from orchestrator.config.data_schema import Data
+from orchestrator.config.data_schema import AUGMENTATIONS, Data
 from orchestrator.config.loader import load
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
@@ -37,9 +37,7 @@ SUMMARY = data_summary(
 
 def test_every_data_set_has_an_automatic_policy_and_no_digit_is_mirrored() -> None:
     assert set(AUTOMATIC) == set(DATASETS)
-    assert {each.policy for each in AUTOMATIC.values()} <= set(
-        get_args(Data.model_fields["augmentation"].annotation)
-    ) - {"auto"}
+    assert {each.policy for each in AUTOMATIC.values()} <= set(AUGMENTATIONS) - {"auto"}
     assert all(each.reason for each in AUTOMATIC.values())
     assert not [name for name in ("digits", "MNIST", "SVHN") if "flip" in AUTOMATIC[name].policy]
 

@@ -166,21 +166,23 @@ def test_a_signature_without_settings_is_refused_with_its_line(function: Any, pr
 
 
 @pytest.mark.parametrize(
-    ("output", "got"),
+    ("output", "field", "got"),
     [
-        (lambda inputs: inputs.flatten(1), (2, 16)),
-        (lambda inputs: [inputs], ANY),
-        (lambda inputs: inputs @ torch.zeros(9, 9), ANY),
+        (lambda inputs: inputs.flatten(1), "name", (1, 16)),
+        (lambda inputs: [inputs], "name", ANY),
+        (lambda inputs: inputs @ torch.zeros(9, 9), "input_size", ANY),
     ],
 )
-def test_a_network_with_other_outputs_is_refused_with_its_line(output: Any, got: Any) -> None:
+def test_a_network_with_other_outputs_is_refused_with_its_line(
+    output: Any, field: str, got: Any
+) -> None:
     class Wrong(nn.Module):
         def forward(self, inputs: Tensor) -> Any:
             return output(inputs)
 
     with registering_from(Origin("test", "1")):
         od.network("wrong")(lambda classes: Wrong())
-    with refused("name", got) as caught:
+    with refused(field, got) as caught:
         build("my/wrong", 5, SHAPE, {})
     assert "test_registering.py:" in str(caught.value) and "my/wrong" in str(caught.value)
 
