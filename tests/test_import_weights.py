@@ -49,12 +49,18 @@ def printed_options(output: str, use: str) -> list[str]:
     return shlex.split(command)
 
 
-def validation_accuracy(model: Network, positions: list[int]) -> tuple[float, float]:
-    """Return the accuracy of a network and of guessing on the only prepared data of the store."""
+def validation_accuracy(
+    model: Network, positions: list[int], statistics: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Return the accuracy of a network and of guessing on the only prepared data of the store.
+
+    The network expects images with the mean and deviation `statistics`, or those of the data.
+    """
     (folder,) = (each.parent for each in Store.open("runs").root.glob("data/*/data.json"))
     dataset = Dataset.open(folder)
     images = torch.from_numpy(np.array(dataset.validation.inputs)).permute(0, 3, 1, 2).float() / 255
-    images = (images - dataset.mean[0]) / dataset.std[0]
+    mean, std = statistics or (dataset.mean[0], dataset.std[0])
+    images = (images - mean) / std
     labels = torch.from_numpy(np.array(dataset.validation.labels))
     with torch.no_grad():
         correct = model(images).logits[:, positions].argmax(1) == labels
@@ -72,6 +78,20 @@ def test_accuracy_is_that_of_the_network_and_the_next_commands_work(file: str) -
         plan = call("train", "--dry-run", *printed_options(output, use))
         assert "my net.safetensors" in plan and "train 128" in plan
     assert "already in the store" in call("train", "--dry-run", *printed_options(output, "teacher"))
+
+
+def test_accuracy_is_that_with_the_normalisation_of_the_network(file: str) -> None:
+    given = [f"teacher.network.{key}" for key in ("mean=[0.9]", "std=[0.1]")]
+    output = call(
+        "import-weights",
+        file,
+        *NETWORK,
+        *SMALL,
+        *(word for key in given for word in ("--set", key)),
+    )
+    accuracy, _ = validation_accuracy(network(), list(range(10)), (0.9, 0.1))
+    assert accuracy != validation_accuracy(network(), list(range(10)))[0]
+    assert f"validation accuracy {accuracy:.4f} on 60 images of digits" in output
 
 
 def test_without_data_nothing_but_the_file_is_written(file: str) -> None:

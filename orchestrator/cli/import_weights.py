@@ -135,7 +135,9 @@ def _load_configuration(
                 f"{option} {value}: the data determine the shape of the images, so leave it out"
             ).with_details(option, value, "without data")
     network = {"name": options.network, **settings, "weights": str(target)}
-    return resolve_paths(load(options.config, pairs, {"teacher.network": network}), local=True)
+    # as pairs, so that other keys of teacher.network stay
+    chosen = [f"teacher.network.{key}={json.dumps(value)}" for key, value in network.items()]
+    return resolve_paths(load(options.config, [*chosen, *pairs]), local=True)
 
 
 def _read_class_names(file: Path | None, classes: int) -> list[str]:

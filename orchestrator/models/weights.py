@@ -140,8 +140,10 @@ def _load_fitting(
     Raises:
         ConfigurationError: Tensors do not fit; the message holds a table of all of them.
     """
-    own, state = network.state_dict(), read_weights(weights, network, settings)
-    state |= {name: tensor for name, tensor in own.items() if name.startswith(ADAPTER)}
+    own = network.state_dict()
+    adapter = {name: own.pop(name) for name in list(own) if name.startswith(ADAPTER)}
+    state = read_weights(weights, network, settings)
+    state = {name: tensor for name, tensor in state.items() if name not in adapter}
     if classes is not None:
         names = read_class_names(read_path(weights, "weights"))
         state = select_classes(network, state, classes, names)
@@ -160,7 +162,7 @@ def _load_fitting(
         raise ConfigurationError(
             f"{weights}: {count}; {step}\n{misfit_table(misfits)}"
         ).with_details("weights", weights, f"weights of {network}")
-    return state
+    return state | adapter
 
 
 def _has_more_classes(

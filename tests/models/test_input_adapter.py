@@ -10,7 +10,12 @@ from torch.nn import functional
 from orchestrator.config.network_schema import INPUT_KEYS, Network
 from orchestrator.models.build import build, build_on_meta
 from orchestrator.models.input_adapter import KEYS, InputAdapter, Statistics
-from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
+from orchestrator.models.weights import (
+    load_weights,
+    network_fingerprint,
+    require_weights,
+    save_weights,
+)
 from tests.refusal import refused
 
 SHAPE, OWN = (3, 8, 8), {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.5, 0.2)}
@@ -104,6 +109,9 @@ def test_file_of_weights_does_not_replace_the_constants(tmp_path: Path) -> None:
     load_weights(network, str(tmp_path / "other.safetensors"))
     for key, value in constants.state_dict().items():
         assert torch.equal(network.adapter.state_dict()[key], value), key
+    meta = build_on_meta("cnn", 5, SHAPE, {"width": 4, **OWN})
+    for name in ("plain", "other"):
+        require_weights(meta, str(tmp_path / f"{name}.safetensors"))
     with refused("weights"):  # the weights expect another normalisation
         load_weights(plain, str(tmp_path / "other.safetensors"))
 
