@@ -27,7 +27,9 @@ def space(trial: Any) -> None:
     trial.suggest_float("training.learning_rate", 0.02, 0.2, log=True)
 
 
+# test_commands.py interrupts and resumes a command, tests/api a training of this process
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_of_functions_is_interrupted_and_resumed(tmp_path: Path, own_ray: None) -> None:
     """The class is defined in the test, so that workers cannot import it."""
 
