@@ -178,6 +178,15 @@ def test_images_that_the_module_does_not_accept_are_refused() -> None:
     assert "my/net" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_network_may_divide_by_the_norm_of_the_image() -> None:
+    class Normalising(Small):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images / images.norm())
+
+    module, network = wrapped(Normalising)
+    torch.testing.assert_close(network(images()).logits, module(images()))
+
+
 def test_classifier_that_cannot_be_replaced_is_refused() -> None:
     class Inspecting(Small):
         def forward(self, images: Tensor) -> Any:
