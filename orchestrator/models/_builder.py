@@ -1,8 +1,9 @@
 """Define the constructor of a named network, and settings that a library's constructor defines."""
 
+import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -12,7 +13,8 @@ from pydantic import ConfigDict
 from torch import nn
 
 from methods import Settings, SettingsError
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
+from orchestrator.core.program import install_command
 from orchestrator.models.network import Network, Shape
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -125,6 +127,41 @@ def _create_on_device(create: Callable[[], nn.Module]) -> nn.Module:
             raise
     with torch.device("cpu"), torch.random.fork_rng([]):
         return create().to("meta")
+
+
+def missing_package(form: str, package: str, extra: str) -> PreflightError:
+    """Return the error about a package that a form of names needs.
+
+    Args:
+        form: The form of the names, such as `timm/NAME`.
+        package: The name of the package.
+        extra: The optional extra of this program that installs it.
+    """
+    command = install_command(extra)
+    return PreflightError(
+        f"networks of the form {form} need {package}, which is not installed: install it with "
+        f"`{command}`"
+    ).with_details("name", package, command)
+
+
+def unknown_network(
+    prefix: str, name: str, version: str, known: Sequence[str], otherwise: str
+) -> ConfigurationError:
+    """Return the error about a network that a library lacks, with close names.
+
+    Args:
+        prefix: The prefix of the names, which is the name of the library.
+        name: The unknown name, without the prefix; a tag follows the first dot.
+        version: The version of the library.
+        known: The names of the library.
+        otherwise: The advice if no name is close.
+    """
+    close = difflib.get_close_matches(name.partition(".")[0], known, n=5, cutoff=0.5)
+    names = tuple(f"{prefix}/{match}" for match in close)
+    hint = f"did you mean {', '.join(names)}?" if names else otherwise
+    return ConfigurationError(
+        f"there is no network '{prefix}/{name}' in {prefix} {version}: {hint}"
+    ).with_details("name", f"{prefix}/{name}", names)
 
 
 def short_reason(error: Exception) -> str:

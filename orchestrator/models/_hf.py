@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.paths import read_path
-from orchestrator.core.program import install_command
-from orchestrator.models._builder import Builder, OpenSettings, call_constructor, short_reason
+from orchestrator.models._builder import (
+    Builder,
+    OpenSettings,
+    call_constructor,
+    missing_package,
+    short_reason,
+)
 from orchestrator.models._published import (
     fill,
     rename_published,
@@ -31,6 +36,8 @@ from orchestrator.models.wrapped import as_network
 
 PRETRAINED = "pretrained"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+_ADAPTER = "adapter_config.json"  # of peft: it names other weights, which may be downloaded
+_LABELS = ("id2label", "label2id")  # their keys are names of classes
 # keys that make transformers load code or other formats
 _REFUSED_KEYS = re.compile(
     "auto_map|attn_implementation|experts_implementation|kernel|quantization"
@@ -209,12 +216,17 @@ def _require_classifier(folder: Path, values: dict[str, Any]) -> None:
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as KNOWN,
     )
 
-    refused = [key for key in values if _REFUSED_KEYS.search(key) and values[key] is not None]
-    if refused:
+    if (folder / _ADAPTER).exists():
         raise ConfigurationError(
-            f"{folder / CONFIG} has the key {refused[0]!r}, which may load code or another format: "
+            f"{folder} has the file {_ADAPTER}, which refers to other weights: merge the adapter "
+            f"into the network, and save it with save_pretrained"
+        ).with_details("name", _ADAPTER, "a folder with a whole network")
+    refused = next(_refused_keys(values), None)
+    if refused is not None:
+        raise ConfigurationError(
+            f"{folder / CONFIG} has the key {refused!r}, which may load code or another format: "
             f"remove the key, or use the network from Python"
-        ).with_details("name", refused[0], "keys of the network alone")
+        ).with_details("name", refused, "keys of the network alone")
     kind = values.get("model_type")
     if kind in _OTHER_LIBRARIES:
         raise ConfigurationError(
@@ -225,6 +237,16 @@ def _require_classifier(folder: Path, values: dict[str, Any]) -> None:
             f"{folder / CONFIG} has model_type = {kind!r}, which is not an image classifier of "
             f"transformers: {suggest_name(str(kind), KNOWN)}"
         ).with_details("name", kind, tuple(sorted(KNOWN)))
+
+
+def _refused_keys(values: Any) -> Iterator[str]:
+    """Yield the keys, at any depth, that make transformers load code or other formats."""
+    inner: Iterable[Any] = values if isinstance(values, list) else ()
+    if isinstance(values, dict):
+        yield from (key for key in values if _REFUSED_KEYS.search(key) and values[key] is not None)
+        inner = (value for key, value in values.items() if key not in _LABELS)
+    for value in inner:
+        yield from _refused_keys(value)
 
 
 def _classifiers() -> Any:
@@ -238,10 +260,7 @@ def _import_transformers() -> None:
     try:
         import transformers  # noqa: F401
     except ImportError as error:
-        raise PreflightError(
-            "networks of the form hf/FOLDER need transformers, which is not installed: install it "
-            f"with `{install_command('hf')}`"
-        ).with_details("name", "transformers", install_command("hf")) from error
+        raise missing_package("hf/FOLDER", "transformers", "hf") from error
 
 
 def _label_names(values: dict[str, Any]) -> list[str]:

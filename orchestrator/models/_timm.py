@@ -3,7 +3,6 @@
 timm is imported when a name needs it: its import takes seconds, and it is an optional package.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.core.program import install_command
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.models._builder import (
     Builder,
     OpenSettings,
     call_constructor,
     list_plain_arguments,
+    missing_package,
     short_reason,
+    unknown_network,
 )
 from orchestrator.models._published import fill, rename_published, require_all_classes
 from orchestrator.models.meta import meta_device
@@ -167,10 +167,7 @@ def _import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise PreflightError(
-            "networks of the form timm/NAME need timm, which is not installed: install it with "
-            f"`{install_command('timm')}`"
-        ).with_details("name", "timm", install_command("timm")) from error
+        raise missing_package("timm/NAME", "timm", "timm") from error
     return timm
 
 
@@ -185,13 +182,8 @@ def _published_config(name: str) -> Any:
 def _require_known(name: str) -> None:
     timm = _import_timm()
     if not timm.is_model(name) or ":" in name or "/" in name:
-        architecture = name.partition(".")[0]
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        known = tuple(f"timm/{match}" for match in close)
-        hint = f"did you mean {', '.join(known)}?" if known else "see timm.list_models()"
-        raise ConfigurationError(
-            f"there is no network 'timm/{name}' in timm {timm.__version__}: {hint}"
-        ).with_details("name", f"timm/{name}", known)
+        names = timm.list_models()
+        raise unknown_network("timm", name, timm.__version__, names, "see timm.list_models()")
     architecture, _, tag = name.partition(".")
     tags = _list_tags(architecture)
     if tag and tag not in tags:

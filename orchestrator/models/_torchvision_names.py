@@ -4,7 +4,6 @@ They are built as torchvision defines them. The networks in `_torchvision_models
 stem for small images. torchvision is imported when a name needs it: its import takes seconds.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +18,7 @@ from orchestrator.models._builder import (
     OpenSettings,
     call_constructor,
     list_plain_arguments,
+    unknown_network,
 )
 from orchestrator.models._pretrained import download, find_weights
 from orchestrator.models._published import rename_published, require_all_classes, require_shapes
@@ -81,8 +81,8 @@ class TorchvisionWeights:
         with meta_device():
             published = get_model(self.name).state_dict()
         named = rename_published(network, published, classes, entry.meta["categories"])
-        if exact:
-            require_all_classes(network, weights, len(named["head.weight"]), None)
+        if exact and classes is None:
+            require_all_classes(network, weights, len(entry.meta["categories"]), None)
         fresh = () if exact else ("head.", *([f"body.{self.stem}."] if self.stem else []))
         require_shapes(network, weights, named, fresh)
 
@@ -100,12 +100,8 @@ def find_builder(name: str) -> Builder:
 
     known = models.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        names = tuple(f"torchvision/{match}" for match in close)
-        hint = f"did you mean {', '.join(names)}?" if names else f"available: {', '.join(known)}"
-        raise ConfigurationError(
-            f"there is no network 'torchvision/{name}' in torchvision {__version__}: {hint}"
-        ).with_details("name", f"torchvision/{name}", names)
+        available = f"available: {', '.join(known)}"
+        raise unknown_network("torchvision", name, __version__, known, available)
     return Builder(
         partial(build_torchvision, name), TorchvisionSettings, partial(published_inputs, name)
     )

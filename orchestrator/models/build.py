@@ -110,6 +110,7 @@ def build(
     chosen = _validate(name, settings)
     adapter = build_adapter(inputs, shape, statistics)
     network = find_builder(name).make(chosen, classes, adapted_shape(shape, inputs))
+    network.full_name = name
     if adapter is not None:
         network.adapter = adapter
     return network

@@ -38,6 +38,7 @@ class Network(nn.Module):
         head: The head; None for a new linear layer.
 
     Attributes:
+        full_name: The name in the configuration; `name` of `hf/FOLDER` has no path.
         adapter: Converts the inputs for the body; None if the body takes them as they are.
         classifier: Name of the head in the module that became the body; empty if it had none.
         published: Weights that have names; None for those of torchvision.
@@ -53,7 +54,7 @@ class Network(nn.Module):
         head: nn.Linear | None = None,
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name = self.full_name = name
         self.classes = classes
         self.stages = {f"stage{number}": f"body.{path}" for number, path in enumerate(stages, 1)}
         self.classifier = ""

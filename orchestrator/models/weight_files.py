@@ -149,7 +149,7 @@ def import_command(
         settings: The settings of the network.
         options: Further options.
     """
-    words = [*program_name().split(), "import-weights", str(file), "--network", network.name]
+    words = [*program_name().split(), "import-weights", str(file), "--network", network.full_name]
     for name, value in (settings or {}).items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if file.suffix.lower() == SUFFIX:

@@ -140,6 +140,7 @@ def test_contents_of_the_folder_identify_the_network(
         ("auto_map", {"AutoConfig": "configuration.Other"}),
         ("_attn_implementation", "someone/kernel"),
         ("quantization_config", {"bits": 4}),
+        ("text_config", [{"auto_map": {"AutoConfig": "configuration.Other"}}]),
         ("model_type", "bert"),
         ("model_type", "timm_wrapper"),
         ("model_type", None),
@@ -150,8 +151,35 @@ def test_configuration_that_needs_more_than_an_image_classifier_is_refused(
 ) -> None:
     values = json.loads((folders["vit"] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | {key: value}))
-    with refused("name", value if key == "model_type" else key):
+    expected = {"model_type": value, "text_config": "auto_map"}.get(key, key)
+    with refused("name", expected):
         find_builder(f"hf/{tmp_path}")
+
+
+def test_names_of_classes_are_not_keys(folders: dict[str, Path], tmp_path: Path) -> None:
+    values = json.loads((folders["vit"] / "config.json").read_text())
+    labels = {"id2label": {"0": "kernel"}, "label2id": {"kernel": 0}}
+    (tmp_path / "config.json").write_text(json.dumps(values | labels))
+    find_builder(f"hf/{tmp_path}")
+
+
+def test_adapter_that_refers_to_other_weights_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((folders["vit"] / "config.json").read_bytes())
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/model"}')
+    with refused("name", "adapter_config.json"):
+        find_builder(f"hf/{tmp_path}")
+
+
+def test_command_in_a_message_has_the_whole_folder(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    torch.save({}, tmp_path / "weights.pth")
+    network = build_on_meta(f"hf/{folders['vit']}", CLASSES, SHAPE, {})
+    with refused("weights") as caught:
+        require_weights(network, str(tmp_path / "weights.pth"))
+    assert f"--network hf/{folders['vit']}`" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{"])

@@ -235,6 +235,17 @@ def test_teacher_needs_a_classifier_for_its_classes() -> None:
         require_weights(network, "IMAGENET1K_V9")
 
 
+def test_teacher_without_a_linear_classifier_needs_the_classes_of_its_weights() -> None:
+    def squeezenet(classes: int) -> Network:
+        return build_on_meta("torchvision/squeezenet1_1", classes, (3, 32, 32), {})
+
+    require_weights(squeezenet(1000), "IMAGENET1K_V1", exact=True)
+    with refused("weights", "IMAGENET1K_V1", f"a classifier for {CLASSES} classes"):
+        require_weights(squeezenet(CLASSES), "IMAGENET1K_V1", exact=True)
+    with refused("classes"):
+        require_weights(squeezenet(2), "IMAGENET1K_V1", exact=True, classes=(1, 2))
+
+
 def test_torchvision_weights_keep_a_fresh_stem_and_classifier(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
