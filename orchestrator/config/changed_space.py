@@ -212,22 +212,41 @@ def find_field(configuration: Configuration, method: str, name: str) -> FieldInf
     Raises:
         ConfigurationError: There is no such parameter, or it is a section.
     """
-    from orchestrator.models.build import network_settings  # imports torch
+    from orchestrator.models.build import network_settings, setting_type  # imports torch
 
     section, dot, setting = name.rpartition(".")
     networks = {network_key(key): each.network for key, each in configuration.students.items()}
     if section in networks:
         searched = list_searched_keys(configuration)
+        open_networks = []
         for network in searched.get(f"{section}.name", (networks[section].name,)):
             settings = network_settings(network)
             if settings is not None and setting in settings.model_fields:
                 return settings.model_fields[setting]
             if settings is not None and settings.model_config.get("extra") == "allow":
-                # the constructor of a library has the setting, or refuses it before the search
-                numbers = searched.get(name, ())
-                kind: type = int if all(isinstance(each, int) for each in numbers) else float
-                return FieldInfo(annotation=kind)
+                open_networks.append(network)
+        if open_networks:
+            # the constructor of a library has the setting, or refuses it before the search
+            change = configuration.search.space.get(name)
+            types = (setting_type(network, setting) for network in open_networks)
+            kind = next((kind for kind in types if kind), None)
+            return FieldInfo(annotation=_open_annotation(change, kind))
     field = find_key(configuration, name if dot else f"{method}.{name}").field
     if field is None or find_section(field.annotation):
         raise ConfigurationError(f"{name} is a section: give a key below it").with_details(name)
     return field
+
+
+def _open_annotation(change: SearchRange | None, kind: type | None) -> Any:
+    """Return the annotation of a setting that the constructor of a library defines.
+
+    Args:
+        change: The searched values; None if the setting is not searched.
+        kind: The type of the setting; None if it is unknown.
+    """
+    if change is None or change.choices is not None:
+        return Any
+    if kind is None:
+        grid = (change.low, change.step)
+        return int if all(each is not None and each == int(each) for each in grid) else float
+    return kind

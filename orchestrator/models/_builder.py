@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from pydantic import ConfigDict
@@ -31,12 +31,15 @@ class Builder:
         inputs: Returns the input size and the normalisation (`input_size`, `mean`, `std`) that
             published weights expect, and the complete `name` of the network, by the name of the
             weights; None if there are none.
+        types: Returns the types (float, int or bool) of the settings that the constructor of a
+            library defines, by name; None if `settings` declares all of them.
         code: Identity of the code of a network that is not part of this program.
     """
 
     make: Callable[[Any, int, Shape], Network]
     settings: type[Settings] = Settings
     inputs: Callable[[str], dict[str, Any]] | None = None
+    types: Callable[[], Mapping[str, type]] | None = None
     code: str = ""
 
 
@@ -177,3 +180,18 @@ def list_plain_arguments(constructor: Callable[..., Any], reserved: Mapping[str,
         for name, parameter in inspect.signature(constructor).parameters.items()
         if isinstance(parameter.default, bool | int | float | str | None) and name not in reserved
     ]
+
+
+def list_types(constructor: Callable[..., Any]) -> dict[str, type]:
+    """Return float, int or bool for each argument of a constructor with such a type, by name.
+
+    The type is that of the annotation, or else that of the default. float precedes int.
+    """
+    types = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        annotated = (parameter.annotation, *get_args(parameter.annotation))
+        kinds = [kind for kind in (float, int, bool) if kind in annotated]
+        kinds += [kind for kind in (float, int, bool) if type(parameter.default) is kind]
+        if kinds:
+            types[name] = kinds[0]
+    return types

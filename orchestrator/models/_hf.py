@@ -22,6 +22,7 @@ from orchestrator.models._builder import (
     Builder,
     OpenSettings,
     call_constructor,
+    list_types,
     missing_package,
     short_reason,
 )
@@ -120,7 +121,12 @@ def find_builder(name: str) -> Builder:
     folder = find_folder(name)
     values = _read_config(folder)
     _require_classifier(folder, values)
-    return Builder(partial(build_hf, folder), HFSettings, partial(published_inputs, folder))
+    return Builder(
+        partial(build_hf, folder),
+        HFSettings,
+        partial(published_inputs, folder),
+        lambda: list_types(type(_build_config(folder, values)).__init__),
+    )
 
 
 def find_folder(name: str) -> Path:

@@ -5,7 +5,7 @@ timm is imported when a name needs it: its import takes seconds, and it is an op
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from orchestrator.models._builder import (
     OpenSettings,
     call_constructor,
     list_plain_arguments,
+    list_types,
     missing_package,
     short_reason,
     unknown_network,
@@ -101,7 +102,12 @@ def find_builder(name: str) -> Builder:
         PreflightError: timm is not installed.
     """
     _require_known(name)
-    return Builder(partial(build_timm, name), TimmSettings, partial(published_inputs, name))
+    return Builder(
+        partial(build_timm, name),
+        TimmSettings,
+        partial(published_inputs, name),
+        partial(_list_types, name),
+    )
 
 
 def build_timm(name: str, settings: TimmSettings, classes: int, shape: Shape) -> Network:
@@ -150,6 +156,13 @@ def _list_settings(create: Any) -> tuple[str, ...]:
     with meta_device():
         module = create()
     return tuple(list_plain_arguments(type(module).__init__, TimmSettings.reserved))
+
+
+@cache
+def _list_types(name: str) -> dict[str, type]:
+    """Return the types of the settings of a timm network, by name."""
+    with meta_device():
+        return list_types(type(_import_timm().create_model(name)).__init__)
 
 
 def _list_stages(module: nn.Module) -> list[str]:

@@ -18,6 +18,7 @@ from orchestrator.models._builder import (
     OpenSettings,
     call_constructor,
     list_plain_arguments,
+    list_types,
     unknown_network,
 )
 from orchestrator.models._pretrained import download, find_weights
@@ -103,7 +104,10 @@ def find_builder(name: str) -> Builder:
         available = f"available: {', '.join(known)}"
         raise unknown_network("torchvision", name, __version__, known, available)
     return Builder(
-        partial(build_torchvision, name), TorchvisionSettings, partial(published_inputs, name)
+        partial(build_torchvision, name),
+        TorchvisionSettings,
+        partial(published_inputs, name),
+        partial(_list_types, name),
     )
 
 
@@ -157,6 +161,14 @@ def _list_settings(create: Any) -> tuple[str, ...]:
     """Return the plain arguments of the class of a torchvision network."""
     module = create()
     return tuple(list_plain_arguments(type(module).__init__, TorchvisionSettings.reserved))
+
+
+@cache
+def _list_types(name: str) -> dict[str, type]:
+    """Return the types of the settings of a torchvision network, by name."""
+    with meta_device():
+        module = _create(name, TorchvisionSettings(), 1, (3, _PROBED_SIDE, _PROBED_SIDE))
+    return list_types(type(module).__init__)
 
 
 def _replace_stem(module: nn.Module, channels: int) -> str:

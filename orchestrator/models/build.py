@@ -145,6 +145,23 @@ def network_settings(name: object) -> type[Settings] | None:
         return None
 
 
+def setting_type(name: str, setting: str) -> type | None:
+    """Return the type of a setting that the constructor of a library defines.
+
+    Args:
+        name: The name of the network, as in `find_builder`.
+        setting: The name of the setting.
+
+    Returns:
+        float, int or bool; None for another type, or if it is unknown.
+
+    Raises:
+        ConfigurationError: There is no such network, or its package is not installed.
+    """
+    types = find_builder(name).types
+    return None if types is None else types().get(setting)
+
+
 def all_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given settings of a network with the defaults of the others.
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from orchestrator.config.loader import load
-from orchestrator.models.build import build, build_on_meta, find_builder, identify, published_inputs
+from orchestrator.models.build import (
+    build,
+    build_on_meta,
+    find_builder,
+    identify,
+    published_inputs,
+    setting_type,
+)
 from orchestrator.models.weights import load_weights, network_fingerprint, require_weights
 from orchestrator.models.wrapped import rename_tensors
 from tests.refusal import refused
@@ -105,6 +112,13 @@ def test_settings_replace_values_of_the_folder(folders: dict[str, Path]) -> None
     for setting in ("num_labels", "image_size", "no_such_setting", "_attn_implementation"):
         with refused(setting, 3):
             build_on_meta(name, CLASSES, SHAPE, {setting: 3})
+
+
+def test_settings_of_a_folder_have_types(folders: dict[str, Path]) -> None:
+    name = f"hf/{folders['vit']}"
+    assert setting_type(name, "hidden_dropout_prob") is float
+    assert setting_type(name, "num_hidden_layers") is int
+    assert setting_type(name, "no_such_setting") is None is setting_type("mlp", "width")
 
 
 def test_configuration_gets_an_absolute_folder_and_its_input(

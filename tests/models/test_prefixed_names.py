@@ -3,11 +3,14 @@
 import copy
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
 from orchestrator.config.loader import load
+from orchestrator.config.search_space import draw
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.export.formats import program
 from orchestrator.models.build import (
@@ -22,6 +25,7 @@ from orchestrator.models.feature_maps import map_shapes
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights, network_fingerprint, require_weights
 from orchestrator.models.wrapped import rename_tensors
+from orchestrator.sweep.preflight.configuration import check_search
 from tests.refusal import refused
 
 timm: Any = pytest.importorskip("timm")
@@ -316,3 +320,32 @@ def test_settings_are_searched_and_checked_before_a_run() -> None:
     for pair in ("student.num_classes=3", "student.name=timm/resnet10"):
         with refused(pair.partition("=")[0]):
             check_networks(load(None, ["student.name=timm/resnet10t", pair]), searched=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "values", "expected"),
+    [
+        ("timm/resnet10t", "drop_rate", "[0, 1]", FloatDistribution(0, 1)),
+        ("timm/resnet10t", "base_width", "[32, 64]", IntDistribution(32, 64)),
+        ("timm/resnet10t", "no_such", "[0, 1]", FloatDistribution(0, 1)),
+        ("timm/resnet10t", "no_such", "{low: 0, high: 4, step: 2}", IntDistribution(0, 4, step=2)),
+        ("timm/resnet10t", "act_layer", "[relu, gelu]", CategoricalDistribution(("relu", "gelu"))),
+        ("torchvision/mobilenet_v2", "dropout", "[0, 1]", FloatDistribution(0, 1)),
+        ("torchvision/mobilenet_v2", "round_nearest", "[4, 8]", IntDistribution(4, 8)),
+    ],
+)
+def test_searched_range_has_the_type_of_the_constructor(
+    name: str, setting: str, values: str, expected: Any
+) -> None:
+    space = f"search.space={{student.{setting}: {values}}}"
+    configuration = load(None, [f"student.name={name}", space])
+    check_search(configuration)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    draw(trial := study.ask(), configuration)
+    assert trial.distributions[f"student.{setting}"] == expected
+
+
+def test_range_of_true_and_false_is_refused() -> None:
+    space = "search.space={student.zero_init_last: [0, 1]}"
+    with refused("search.space.student.zero_init_last", allowed="choices"):
+        check_search(load(None, ["student.name=timm/resnet10t", space]))
