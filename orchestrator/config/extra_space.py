@@ -3,7 +3,7 @@
 These keys are searched in addition to the space of every method.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -14,7 +14,7 @@ from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
-FIELD = "search.extra_space"
+FIELD, SPACE = "search.extra_space", "search.space"
 MOST_NETWORKS = 300  # each is built without memory to count its parameters
 EXAMPLE = "give, for example, student.width, peers.b.network.width or training.batch_size"
 
@@ -54,13 +54,20 @@ def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
                 f"search.extra_space.{key}", invalid[0], "numbers, strings, true, false or null"
             )
     _require_few_networks(configuration)
-    try:
-        for _ in alone(configuration):
-            pass
-    except UserError as error:
-        raise ConfigurationError.from_error(
-            error, f"search.extra_space: {error}", "search.extra_space"
-        ) from error
+    for key, values in list_searched_keys(configuration).items():
+        field = _sources(configuration, [key])
+        try:
+            for value in values:
+                apply(configuration, {key: value})
+        except UserError as error:
+            raise ConfigurationError.from_error(error, f"{field}: {error}", field) from error
+
+
+def _sources(configuration: Configuration, keys: Iterable[str]) -> str:
+    """Return the setting, or the settings, that search the given keys."""
+    search, searched = configuration.search, set(keys)
+    sources = {FIELD: search.extra_space, SPACE: search.space}
+    return " and ".join(name for name, known in sources.items() if searched & known.keys())
 
 
 def _require_few_networks(configuration: Configuration) -> None:
@@ -73,16 +80,18 @@ def _require_few_networks(configuration: Configuration) -> None:
     """
     for letter in configuration.students:
         field = network_key(letter)
-        counts = [
-            len(values)
+        counts = {
+            key: len(values)
             for key, values in list_searched_keys(configuration).items()
             if key.startswith(f"{field}.")
-        ]
-        if prod(counts) > MOST_NETWORKS:
+        }
+        number = prod(counts.values())
+        if number > MOST_NETWORKS:
+            sources = _sources(configuration, counts)
             raise ConfigurationError(
-                f"search.extra_space: {field} can be {' x '.join(map(str, counts))} different "
+                f"{sources}: {field} can be {' x '.join(map(str, counts.values()))} different "
                 f"networks, and at most {MOST_NETWORKS} are allowed: give fewer values"
-            ).with_details(f"search.extra_space.{field}", prod(counts), (1, MOST_NETWORKS))
+            ).with_details(f"{sources.partition(' ')[0]}.{field}", number, (1, MOST_NETWORKS))
 
 
 def _key_error(
@@ -184,7 +193,7 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
         searched: Whether the search applies, with the ends of its ranges; otherwise each student
             has its configured network.
     """
-    networks_by_student, search = {}, configuration.search
+    networks_by_student = {}
     for letter, student in configuration.students.items():
         field = network_key(letter)
         chosen = {
@@ -192,11 +201,9 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
             for key, values in list_searched_keys(configuration).items()
             if searched and key.startswith(f"{field}.")
         }
-        source = "search.space" if chosen.keys() & search.space.keys() else FIELD
+        sources = _sources(configuration, chosen)
         networks_by_student[letter] = {
-            _words(f"search.{source}", field, combination): _with(
-                student.network, field, combination
-            )
+            _words(sources, field, combination): _with(student.network, field, combination)
             for combination in (
                 dict(zip(chosen, values, strict=True)) for values in product(*chosen.values())
             )
@@ -209,6 +216,6 @@ def _with(network: Network, field: str, combination: Parameters) -> Network:
     return Network.model_validate(network.model_dump() | overrides)
 
 
-def _words(source: str, field: str, combination: Parameters) -> str:
+def _words(sources: str, field: str, combination: Parameters) -> str:
     chosen = ", ".join(f"{key} = {value!r}" for key, value in combination.items())
-    return f"{source}: {field} with {chosen}" if chosen else field
+    return f"{sources}: {field} with {chosen}" if chosen else field

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.extra_space import EXAMPLE
+from orchestrator.config.extra_space import EXAMPLE, networks
 from orchestrator.config.loader import build, load
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
@@ -241,3 +241,34 @@ def test_every_searched_batch_size_is_checked_against_the_data(tmp_path: Path) -
     with refused("training.batch_size", 200, (1, 100)):
         _check_with_data(store, configuration, "sweep", True, summary, gpu=False)
     assert _check_with_data(store, configuration, "train", True, summary, gpu=False)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sources"),
+    [
+        (["search.extra_space={student.width: [4, 8]}"], "search.extra_space"),
+        (["search.space={student.width: {choices: [4, 8]}}"], "search.space"),
+        (
+            [
+                "search.extra_space={student.width: [4, 8]}",
+                "search.space={student.depth: {choices: [1, 2]}}",
+            ],
+            "search.extra_space and search.space",
+        ),
+    ],
+)
+def test_a_network_is_described_with_the_settings_that_search_it(
+    pairs: list[str], sources: str
+) -> None:
+    found = networks(load(None, ["student.name=mlp", *pairs]), searched=True)
+    assert next(iter(found["a"])).startswith(f"{sources}: student with student.width = 4")
+
+
+def test_too_many_networks_are_refused_with_the_setting_that_searches_them() -> None:
+    some = list(range(1, 21))
+    space = (
+        f"search.space={{student.width: {{choices: {some}}}, student.depth: {{choices: {some}}}}}"
+    )
+    with refused("search.space.student", 400, (1, 300)) as caught:
+        check_search(load(None, ["student.name=mlp", space]))
+    assert "extra_space" not in str(caught.value)
