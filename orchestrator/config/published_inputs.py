@@ -3,6 +3,7 @@
 from typing import Any
 
 from orchestrator.config.schema import Configuration, Network
+from orchestrator.config.search_schema import Search
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
@@ -14,7 +15,8 @@ def complete_networks(configuration: Configuration) -> Configuration:
 
     A network with a prefix and published weights gets the tag, the input size and the normalisation
     of these weights where they are not given, so that a record does not depend on a library. The
-    folder of `hf/FOLDER` becomes absolute. Other networks stay as they are.
+    folder of `hf/FOLDER` becomes absolute, also where the search names it. Other networks stay as
+    they are.
 
     Raises:
         ConfigurationError: There is no such network, or no such weights.
@@ -37,6 +39,8 @@ def complete_networks(configuration: Configuration) -> Configuration:
         network = _complete(configuration.teacher.network, "teacher.network")
         if network is not configuration.teacher.network:
             changes["teacher"] = configuration.teacher.model_copy(update={"network": network})
+    if searched := _complete_search(configuration.search):
+        changes["search"] = configuration.search.model_copy(update=searched)
     return configuration.model_copy(update=changes) if changes else configuration
 
 
@@ -45,7 +49,7 @@ def _complete(network: Network, key: str) -> Network:
         return network
     changes: dict[str, Any] = {}
     if network.name.startswith(HF):
-        changes["name"] = f"{HF}{read_path(network.name.removeprefix(HF), f'{key}.name')}"
+        changes["name"] = _absolute(f"{key}.name", network.name)
     if network.weights:
         # these import torch, which other configurations do not need
         from orchestrator.models.build import published_inputs
@@ -62,3 +66,35 @@ def _complete(network: Network, key: str) -> Network:
             changes |= {name: value for name, value in inputs.items() if name not in given}
     values = network.model_dump() | changes
     return network if values == network.model_dump() else Network.model_validate(values)
+
+
+def _complete_search(search: Search) -> dict[str, Any]:
+    """Return the settings of a search that name a folder `hf/FOLDER`, with absolute folders."""
+    completed = {
+        "extra_space": {
+            key: tuple(_absolute(key, value) for value in values)
+            for key, values in search.extra_space.items()
+        },
+        "space": {
+            key: change
+            if change.choices is None
+            else change.model_copy(
+                update={"choices": tuple(_absolute(key, value) for value in change.choices)}
+            )
+            for key, change in search.space.items()
+        },
+        **{
+            name: tuple(
+                {key: _absolute(key, value) for key, value in point.items()}
+                for point in getattr(search, name)
+            )
+            for name in ("points", "configurations")
+        },
+    }
+    return {name: value for name, value in completed.items() if value != getattr(search, name)}
+
+
+def _absolute(key: str, value: Any) -> Any:
+    """Return a value of a key; a relative folder of `hf/FOLDER` becomes absolute."""
+    is_folder = key.rpartition(".")[2] == "name" and isinstance(value, str) and value.startswith(HF)
+    return f"{HF}{read_path(value.removeprefix(HF), key)}" if is_folder else value

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.changed_space import list_searched_keys
 from orchestrator.config.conditional_space import SpaceBranch
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_space import (
@@ -31,6 +32,8 @@ def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Descr
     The data are those prepared in the folder `data`.
     """
     described = described_space(configuration, kind) | described_data(configuration, data)
+    if kind == "sweep":
+        described |= _describe_searched_folders(configuration)
     code = describe_code(configuration)
     return described | ({CODE: code} if code else {})
 
@@ -107,15 +110,38 @@ def described_data(configuration: Configuration, data: Path) -> Described:
 def _describe_weights(network: Network) -> Described | None:
     """Return the path of a weight file, or of a network in a folder, and a checksum of its bytes.
 
-    Return None without such files.
+    A network in a folder with weights in another file has both checksums. Return None without such
+    files.
     """
     name, weights = network.name, network.weights
+    parts = []
     if (identity := identify(name, weights)) != name:
-        return {"where": name, "sum": identity}
-    if not weights or not (file := read_path(weights, "weights")).is_file():
+        parts.append((name, identity))
+    if weights and (file := read_path(weights, "weights")).is_file():
+        with file.open("rb") as stream:
+            parts.append((weights, hashlib.file_digest(stream, "sha256").hexdigest()))
+    if not parts:
         return None
-    with file.open("rb") as stream:
-        return {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {
+        "where": " with ".join(where for where, _ in parts),
+        "sum": " ".join(checksum for _, checksum in parts),
+    }
+
+
+def _describe_searched_folders(configuration: Configuration) -> Described:
+    """Return the searched networks in folders, by key, with a checksum of each folder."""
+    searched = list_searched_keys(configuration)
+    for point in configuration.search.configurations:
+        for key, value in point.items():
+            searched[key] = (*searched.get(key, ()), value)
+    described = {}
+    for key, values in searched.items():
+        if key.rpartition(".")[2] == "name":
+            names = dict.fromkeys(value for value in values if isinstance(value, str))
+            sums = {name: checksum for name in names if (checksum := identify(name, None)) != name}
+            if sums:
+                described[key] = {"where": ", ".join(sums), "sum": " ".join(sums.values())}
+    return described
 
 
 def is_same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -163,7 +189,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         else:
             counted = "the same number of samples, but different ones"
         found.append(f"{now['data']['where']} has changed ({counted})")
-    for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
+    files = ("weights", "name")  # ends of the keys of described files
+    for key in (key for key in before if key.rpartition(".")[2] in files and key in now):
         if before[key]["sum"] != now[key]["sum"]:
             found.append(
                 f"{'teacher.network.weights' if key == 'weights' else key} = "

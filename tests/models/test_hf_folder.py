@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from orchestrator.config.loader import load
+from orchestrator.data.prepare import prepare
 from orchestrator.models.build import (
     build,
     build_on_meta,
@@ -18,6 +19,7 @@ from orchestrator.models.build import (
 )
 from orchestrator.models.weights import load_weights, network_fingerprint, require_weights
 from orchestrator.models.wrapped import rename_tensors
+from orchestrator.sweep.space_snapshot import describe_sweep, described_data, differences
 from tests.refusal import refused
 
 transformers: Any = pytest.importorskip("transformers")
@@ -134,6 +136,58 @@ def test_configuration_gets_an_absolute_folder_and_its_input(
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
     }
+
+
+def test_searched_folders_become_absolute(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["vit"].parent)
+    absolute = f"hf/{folders['vit'].resolve()}"
+    pairs = [
+        "search.extra_space={student.name: [mlp, hf/vit]}",
+        "search.space={peers.b.network.name: {choices: [hf/vit, mlp]}, student.width: [1, 2]}",
+        "search.points=[{student.name: hf/vit, student.width: 1}]",
+        "peers.b.network.name=mlp",
+    ]
+    search = load(None, pairs).search
+    assert search.extra_space == {"student.name": ("mlp", absolute)}
+    assert search.space["peers.b.network.name"].choices == (absolute, "mlp")
+    assert search.points == ({"student.name": absolute, "student.width": 1},)
+    points = ["search.configurations=[{student.name: hf/vit}]"]
+    assert load(None, points).search.configurations == ({"student.name": absolute},)
+
+
+@pytest.mark.parametrize("source", ["extra_space", "configurations"])
+def test_changed_folder_of_a_searched_network_is_described(
+    source: str, folders: dict[str, Path], tmp_path: Path, digits_store: Path
+) -> None:
+    file, content = tmp_path / "config.json", (folders["vit"] / "config.json").read_text()
+    file.write_text(content)
+    name = f"hf/{tmp_path}"
+    searched = {
+        "extra_space": f"search.extra_space={{student.name: [mlp, {name}]}}",
+        "configurations": f"search.configurations=[{{student.name: {name}}}]",
+    }
+    configuration = load(None, [searched[source]])
+    data = prepare(configuration.data, digits_store, 0)
+    before = describe_sweep(configuration, "sweep", data)
+    file.write_text(content + " ")
+    now = describe_sweep(configuration, "sweep", data)
+    assert differences(before, now) == [f"student.name = {name} has changed"]
+    assert "student.name" not in describe_sweep(configuration, "train", data)
+
+
+def test_changed_weights_for_a_network_in_a_folder_are_described(
+    folders: dict[str, Path], tmp_path: Path, digits_store: Path
+) -> None:
+    weights, name = tmp_path / "s.safetensors", f"hf/{folders['vit']}"
+    configuration = load(None, [f"student.name={name}", f"student.weights={weights}"])
+    data, snapshots = prepare(configuration.data, digits_store, 0), []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        snapshots.append(described_data(configuration, data))
+    assert differences(snapshots[0], snapshots[0]) == []
+    assert differences(*snapshots) == [f"student.weights = {name} with {weights} has changed"]
 
 
 def test_contents_of_the_folder_identify_the_network(
