@@ -165,11 +165,11 @@ def _describe_import(checkpoint: "Checkpoint", imported: "ImportedWeights") -> d
     """Return what was read and how it was matched, as lines by their titles."""
     match = imported.match
     under = f" under {checkpoint.key!r}" if checkpoint.key else ""
-    others = f"; not used: {', '.join(checkpoint.others)}" if checkpoint.others else ""
+    unused = f"; not used: {', '.join(checkpoint.other_keys)}" if checkpoint.other_keys else ""
     channels, height, width = imported.shape
     lines = {
         "read": f"{checkpoint.file}, {checkpoint.kind}: {len(checkpoint.tensors)} tensors{under}"
-        f"{others}"
+        f"{unused}"
     }
     if checkpoint.skipped:
         lines["not read"] = f"objects of {', '.join(checkpoint.skipped)}"

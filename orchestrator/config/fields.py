@@ -102,13 +102,13 @@ class Section(BaseModel):
             refuse_renamed(f"{cls.__name__.lower()}.{name}", value)
         merged = dict(values)
         for name, field in cls.model_fields.items():
-            given, default = values.get(name), field.default
+            section, default = values.get(name), field.default
             if (
-                isinstance(given, dict)
+                isinstance(section, dict)
                 and isinstance(default, Section)
-                and not (isinstance(default, Choice) and "name" in given)
+                and not (isinstance(default, Choice) and "name" in section)
             ):
-                merged[name] = default.model_dump(exclude_unset=True) | given
+                merged[name] = default.model_dump(exclude_unset=True) | section
         return merged
 
     @field_validator("*", mode="before")

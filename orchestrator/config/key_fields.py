@@ -67,26 +67,26 @@ def find_key(configuration: Configuration, key: str) -> Key:
     first, *rest = key.split(".")
     if first in METHODS:
         fields = METHODS[first].Settings.model_fields
-        found = Key(first, None, METHODS[first].Settings, fields=fields, chosen=f"method {first}")
+        current = Key(first, None, METHODS[first].Settings, fields=fields, chosen=f"method {first}")
         path = first
     else:
-        found, path = Key("", None, Configuration, fields=Configuration.model_fields), ""
+        current, path = Key("", None, Configuration, fields=Configuration.model_fields), ""
         rest = [first, *rest]
     while rest:
         part, *rest = rest
-        if part not in (found.fields or {}):
-            raise _unknown(configuration, key, path, list(found.fields or ()))
+        if part not in (current.fields or {}):
+            raise _unknown(configuration, key, path, list(current.fields or ()))
         path = f"{path}.{part}" if path else part
-        found = _declare(configuration, path, part, found)
-        if found.field and get_origin(found.field.annotation) is dict and rest:
+        current = _declare(configuration, path, part, current)
+        if current.field and get_origin(current.field.annotation) is dict and rest:
             if path != "peers":
-                return Key(key, found.field, parent=found.parent)  # the mapping has free keys
+                return Key(key, current.field, parent=current.parent)  # the mapping has free keys
             letter, *rest = rest
             if letter not in (*LETTERS[1:], LETTER):
                 raise _unknown(configuration, key, path, list(LETTERS[1:]))
             path = f"{path}.{letter}"
-            found = Key(path, None, found.section, fields=found.fields)
-    return found
+            current = Key(path, None, current.section, fields=current.fields)
+    return current
 
 
 def _declare(configuration: Configuration, path: str, name: str, parent: Key) -> Key:

@@ -235,8 +235,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "model_type":
         message = f"it is a section; set keys below it: {', '.join(_names_at(first['loc']))}"
     message = PLAIN.get(first["type"], describe_requirement(message))
-    given = "null" if first["input"] is None else quote(first["input"])
-    return f"{path} = {given} is not allowed: {message}{more}"
+    text = "null" if first["input"] is None else quote(first["input"])
+    return f"{path} = {text} is not allowed: {message}{more}"
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:

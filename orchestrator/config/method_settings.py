@@ -23,9 +23,9 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
             f"`{program_name()} methods`"
         ).with_details(field, name, tuple(METHODS))
     method = METHODS[name]
-    given = configuration.method.settings if name == configuration.method.name else {}
+    settings = configuration.method.settings if name == configuration.method.name else {}
     try:
-        method.Settings.build(given)
+        method.Settings.build(settings)
     except SettingsError as error:
         if error.unknown and error.field:
             known = f"; {suggest_name(error.field, method.Settings.model_fields)}"

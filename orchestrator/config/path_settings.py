@@ -44,8 +44,8 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
     values = configuration.plain()
     for key in movable_keys(configuration):
         section, name = _section(values, key)
-        given = section.get(name)
-        if given is None or (name == "weights" and not given.endswith(SUFFIX)):
+        path = section.get(name)
+        if path is None or (name == "weights" and not path.endswith(SUFFIX)):
             continue
         if (
             key == "teacher.cache"
@@ -53,7 +53,7 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
             and cluster_address(configuration.resources) is not None
         ):
             continue
-        section[name] = str(read_path(given, key))
+        section[name] = str(read_path(path, key))
     uri = configuration.tracking.uri
     if uri is not None and (file := database_file(uri)):
         values["tracking"]["uri"] = database_uri(file.absolute())
@@ -76,8 +76,8 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
             raise ConfigurationError(
                 f"--set {key}: a resumed run keeps its configuration; with --resume, --set "
                 f"changes only the path of files that were moved: "
-                f"{', '.join(_given(values, keys)) or 'this run has no path'}"
-            ).with_details(key, pair.partition("=")[2], tuple(_given(values, keys)))
+                f"{', '.join(_list_given(values, keys)) or 'this run has no path'}"
+            ).with_details(key, pair.partition("=")[2], tuple(_list_given(values, keys)))
     override(values, pairs)
     moved = build(values)
     for key in keys:
@@ -102,20 +102,20 @@ def require_paths(name: str, configuration: Configuration) -> None:
     values = configuration.plain()
     for key in movable_keys(configuration):
         section, last = _section(values, key)
-        given = section.get(last)
+        path = section.get(last)
         if (
-            given is None
+            path is None
             or key == "teacher.cache"
-            or (last == "weights" and not given.endswith(SUFFIX))
+            or (last == "weights" and not path.endswith(SUFFIX))
         ):
             continue
-        if not os.path.exists(os.path.expanduser(given)) and not (
+        if not os.path.exists(os.path.expanduser(path)) and not (
             key == "data.path" and configuration.data.download
         ):
             raise ConfigurationError(
-                f"--resume {name}: {key} = {given} does not exist any more: restore it, or add "
+                f"--resume {name}: {key} = {path} does not exist any more: restore it, or add "
                 f"`--set {key}=...` with the new path"
-            ).with_details(key, given, "a path that exists")
+            ).with_details(key, path, "a path that exists")
 
 
 def without_paths(configuration: Configuration) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def without_paths(configuration: Configuration) -> dict[str, Any]:
     return values
 
 
-def _given(values: dict[str, Any], keys: list[str]) -> list[str]:
+def _list_given(values: dict[str, Any], keys: list[str]) -> list[str]:
     return [
         key
         for key in keys

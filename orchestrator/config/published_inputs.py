@@ -62,8 +62,9 @@ def _complete(network: Network, key: str) -> Network:
                 raise ConfigurationError.from_error(error, f"{key}: {error}", key) from error
             if network.mean is not None:
                 inputs = {name: inputs[name] for name in inputs if name not in ("mean", "std")}
-            given = {"input_size"} if network.input_size is not None else set()
-            changes |= {name: value for name, value in inputs.items() if name not in given}
+            if network.input_size is not None:
+                inputs.pop("input_size", None)
+            changes |= inputs
     values = network.model_dump() | changes
     return network if values == network.model_dump() else Network.model_validate(values)
 

@@ -51,13 +51,13 @@ class SearchRange(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "SearchRange":
-        given = {name: value for name, value in self if value is not None}
-        if not given:
+        values = {name: value for name, value in self if value is not None}
+        if not values:
             raise FieldError(f"it is empty: give, for example, {RANGE_EXAMPLE}").with_details(
                 None, {}, RANGE_EXAMPLE
             )
         if self.choices is not None:
-            self._check_choices(self.choices, [name for name in given if name != "choices"])
+            self._check_choices(self.choices, [name for name in values if name != "choices"])
         if self.step is not None and (self.low is None or self.high is None or self.log):
             raise FieldError(
                 f"step = {self.step:g} is not allowed: give low and high, and no log"
@@ -81,11 +81,11 @@ class SearchRange(Section):
                 f"{self.step:g}"
             ).with_details("high", high, "low plus a multiple of step")
 
-    def _check_choices(self, choices: tuple[Any, ...], others: list[str]) -> None:
-        if others:
+    def _check_choices(self, choices: tuple[Any, ...], range_keys: list[str]) -> None:
+        if range_keys:
             raise FieldError(
-                f"choices and {others[0]} exclude each other: remove one of them"
-            ).with_details("choices", choices, f"without {others[0]}")
+                f"choices and {range_keys[0]} exclude each other: remove one of them"
+            ).with_details("choices", choices, f"without {range_keys[0]}")
         if not choices or len({repr(value) for value in choices}) < len(choices):
             raise FieldError(
                 f"choices = {list(choices)} is not allowed: give one or more different values"

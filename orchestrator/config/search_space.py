@@ -128,8 +128,8 @@ def frozen_values(configuration: Configuration, method: str) -> Parameters:
 
     These are the settings given under `method`, and the values of the keys in `search.freeze`.
     """
-    given = configuration.method.settings if configuration.method.name == method else {}
-    return given | {key: key_value(configuration, key) for key in configuration.search.freeze}
+    settings = configuration.method.settings if configuration.method.name == method else {}
+    return settings | {key: key_value(configuration, key) for key in configuration.search.freeze}
 
 
 def key_value(configuration: Configuration, key: str) -> Any:
@@ -170,8 +170,8 @@ def _recorder(
     """Return a recorder for a method; it follows a point even outside the space."""
     point_values: dict[str, list[Any]] = {}
     numbers = range(len(configuration.search.points))
-    given = [_split_point(configuration, number) for number in numbers]
-    for each in (*SPACES[method].points, *(values for name, values in given if name == method)):
+    points = [_split_point(configuration, number) for number in numbers]
+    for each in (*SPACES[method].points, *(values for name, values in points if name == method)):
         for name, value in each.items():
             point_values.setdefault(name, []).append(value)
     return SuggestionRecorder(
@@ -194,10 +194,10 @@ def suggest_configuration(trial: Numbered, configuration: Configuration) -> Para
 
     In the study each parameter is a categorical choice of the values in the list.
     """
-    given = list_initial_points(configuration)
+    points = list_initial_points(configuration)
     values = {
-        name: list(dict.fromkeys(point[name] for point in given if name in point))
-        for name in given[trial.number]
+        name: list(dict.fromkeys(point[name] for point in points if name in point))
+        for name in points[trial.number]
     }
     return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
 
@@ -452,7 +452,7 @@ def complete_point(configuration: Configuration, number: int) -> Parameters:
 
 
 def _in_turn(points_of: dict[str, tuple[Parameters, ...]]) -> Iterator[tuple[str, Parameters]]:
-    for place in range(max(len(given) for given in points_of.values())):
-        for method, given in points_of.items():
-            if place < len(given):
-                yield method, given[place]
+    for number in range(max(len(points) for points in points_of.values())):
+        for method, points in points_of.items():
+            if number < len(points):
+                yield method, points[number]

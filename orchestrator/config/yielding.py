@@ -34,9 +34,9 @@ class Origin:
             return FILE
         return DEFAULT
 
-    def yields(self, key: str, *others: str) -> bool:
-        """Return whether a key has lower precedence than at least one of the others."""
-        return self.rank(key) < max(map(self.rank, others))
+    def yields(self, key: str, *other_keys: str) -> bool:
+        """Return whether a key has lower precedence than at least one of `other_keys`."""
+        return self.rank(key) < max(map(self.rank, other_keys))
 
     def describe_source(self, key: str) -> str:
         """Describe the source of a value that yields."""
@@ -173,11 +173,11 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
     ):
         typed = origin.rank("method.name") == COMMAND_LINE
         if typed:
-            given = f"method.name = {name} is"
+            subject = f"method.name = {name} is"
         else:
-            given = f"the settings under method belong to {name}, which is"
+            subject = f"the settings under method belong to {name}, which is"
         raise ConfigurationError(
-            f"{given} not in search.methods = {list(methods)}: add it to the list, or give only "
+            f"{subject} not in search.methods = {list(methods)}: add it to the list, or give only "
             f"one of the two; `{program_name()} methods` lists all methods"
         ).with_details("method.name", name, methods)
 

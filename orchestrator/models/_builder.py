@@ -113,10 +113,10 @@ def call_constructor(
             raise ConfigurationError(
                 f"network {name}: there is no setting {key!r}: {hint}"
             ).with_details(key, settings[key], allowed) from error
-        given = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
+        pairs = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
         key = next(iter(settings)) if len(settings) == 1 else ""
         raise ConfigurationError(
-            f"network {name} cannot be built with {given} ({short_reason(error)}): give other "
+            f"network {name} cannot be built with {pairs} ({short_reason(error)}): give other "
             f"values, or leave them out"
         ).with_details(key or None, dict(settings), "values that the network accepts") from error
 

@@ -155,8 +155,8 @@ def build_hf(folder: Path, settings: HFSettings, classes: int, shape: Shape) -> 
     """
     values = _read_config(folder)
 
-    def create(**given: Any) -> nn.Module:
-        config = _build_config(folder, values, **given)
+    def create(**changes: Any) -> nn.Module:
+        config = _build_config(folder, values, **changes)
         config.num_labels = classes
         if hasattr(config, "num_channels"):
             config.num_channels = shape[0]
@@ -199,14 +199,14 @@ def identify(name: str, weights: str | None) -> str:
     return f"hf/{digest.hexdigest()}"
 
 
-def _build_config(folder: Path, values: dict[str, Any], **given: Any) -> Any:
+def _build_config(folder: Path, values: dict[str, Any], **changes: Any) -> Any:
     """Return transformers' configuration of a folder, with other values for some keys."""
     from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
     plain = [key for key, value in config.to_dict().items() if isinstance(value, _PLAIN)]
     known = [key for key in plain if key not in HFSettings.reserved and not key.startswith("_")]
-    for key, value in given.items():
+    for key, value in changes.items():
         if key not in known or _REFUSED_KEYS.search(key):
             raise ConfigurationError(
                 f"network hf/{folder.name}: there is no setting {key!r}: {suggest_name(key, known)}"

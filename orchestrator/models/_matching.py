@@ -43,7 +43,7 @@ class Match:
         return {own: name for name, own in self.names.items() if own != name}
 
 
-def match_by_name(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Match:
+def match_by_name(needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Match:
     """Match tensors by their names, without prefixes and with the network's name of a classifier.
 
     Of all ways to remove prefixes, the one with the most fitting tensors is used, and the one that
@@ -51,13 +51,13 @@ def match_by_name(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
 
     Args:
         needed: The state of the network; it may be on the meta device.
-        given: The tensors of the file.
+        tensors: The tensors of the file.
     """
-    weights, left_out = _without_bookkeeping(needed, given)
+    weights, left_out = _without_bookkeeping(needed, tensors)
 
     def count_fitting(names: Mapping[str, str]) -> tuple[int, int]:
-        found = [(new, own) for own, new in names.items() if new in needed]
-        return sum(needed[new].shape == weights[own].shape for new, own in found), len(found)
+        pairs = [(new, own) for own, new in names.items() if new in needed]
+        return sum(needed[new].shape == weights[own].shape for new, own in pairs), len(pairs)
 
     names = max(_list_renamings(needed, weights), key=count_fitting)
     chosen: dict[str, str] = {}
@@ -71,16 +71,16 @@ def match_by_name(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
     return _complete(needed, state, chosen, left_out)
 
 
-def match_by_order(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Match:
+def match_by_order(needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Match:
     """Match tensors by their order: each pair has the same kind and shape, and nothing is left.
 
     The kind is the last part of the name, such as `weight` or `running_mean`.
 
     Args:
         needed: The state of the network; it may be on the meta device.
-        given: The tensors of the file, in the order of the file.
+        tensors: The tensors of the file, in the order of the file.
     """
-    weights, left_out = _without_bookkeeping(needed, given)
+    weights, left_out = _without_bookkeeping(needed, tensors)
     has_counters = any(_kind(own) == COUNTER for own in weights)
     targets = [name for name in needed if has_counters or _kind(name) != COUNTER]
     sources = list(weights)
@@ -122,7 +122,7 @@ def _complete(
 
 
 def _list_renamings(
-    needed: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> Iterator[dict[str, str]]:
     """Yield mappings from the names of the file to names of the network, the simplest first.
 
@@ -130,9 +130,9 @@ def _list_renamings(
     """
     own_prefix = _most_common_prefix(needed)
     target = find_classifier(needed, "head")
-    short = {name: name for name in given}
+    short = {name: name for name in tensors}
     while True:
-        source = find_classifier({short[name]: given[name] for name in given})
+        source = find_classifier({short[name]: tensors[name] for name in tensors})
         for classifier in ("", source) if source else ("",):
             yield {
                 own: _rename(name, needed, own_prefix, classifier, target)
@@ -193,10 +193,10 @@ def find_classifier(state: Mapping[str, Tensor], preferred: str = "") -> str:
 
 
 def _without_bookkeeping(
-    needed: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    left_out = tuple(name for name in given if _kind(name) in BOOKKEEPING and name not in needed)
-    return {name: given[name] for name in given if name not in left_out}, left_out
+    left_out = tuple(name for name in tensors if _kind(name) in BOOKKEEPING and name not in needed)
+    return {name: tensors[name] for name in tensors if name not in left_out}, left_out
 
 
 def _kind(name: str) -> str:

@@ -15,14 +15,14 @@ MAX_ROWS = 60  # of a table; the message above it holds the total
 
 
 class Misfit(NamedTuple):
-    """A tensor that does not fit: its name, the given value and the needed one."""
+    """A tensor that does not fit: its name, the actual value and the needed one."""
 
     name: str
-    given: str
+    actual: str
     needed: str
 
 
-def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Misfit]:
+def find_misfits(needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[Misfit]:
     """Return all tensors that do not fit the state of a network.
 
     A tensor does not fit if it is missing, unexpected, of another shape or kind of type, not
@@ -31,42 +31,42 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
 
     Args:
         needed: The state of the network; it may be on the meta device.
-        given: The tensors of a file.
+        tensors: The tensors of a file.
     """
-    found = []
+    misfits = []
     for name, tensor in needed.items():
-        if name not in given:
-            found.append(Misfit(name, "missing", describe_tensor(tensor)))
-        elif given[name].shape != tensor.shape:
-            found.append(Misfit(name, describe_tensor(given[name]), describe_tensor(tensor)))
-        elif given[name].dtype not in (FLOATS if tensor.dtype.is_floating_point else INTEGERS):
-            found.append(
+        if name not in tensors:
+            misfits.append(Misfit(name, "missing", describe_tensor(tensor)))
+        elif tensors[name].shape != tensor.shape:
+            misfits.append(Misfit(name, describe_tensor(tensors[name]), describe_tensor(tensor)))
+        elif tensors[name].dtype not in (FLOATS if tensor.dtype.is_floating_point else INTEGERS):
+            misfits.append(
                 Misfit(
                     name,
-                    describe_tensor(given[name]),
+                    describe_tensor(tensors[name]),
                     f"{describe_tensor(tensor)}, or another "
                     f"{'float' if tensor.dtype.is_floating_point else 'integer'} type",
                 )
             )
-        elif bad_count := _not_finite(given[name], tensor.dtype):
-            found.append(
+        elif bad_count := _not_finite(tensors[name], tensor.dtype):
+            misfits.append(
                 Misfit(
                     name,
-                    f"{bad_count} of {given[name].numel()} values NaN or infinite",
+                    f"{bad_count} of {tensors[name].numel()} values NaN or infinite",
                     "finite values",
                 )
             )
-        elif name.endswith("running_var") and bool((given[name] < 0).any()):
-            found.append(
+        elif name.endswith("running_var") and bool((tensors[name] < 0).any()):
+            misfits.append(
                 Misfit(
                     name,
-                    f"{int((given[name] < 0).sum())} variances below 0",
+                    f"{int((tensors[name] < 0).sum())} variances below 0",
                     "values of at least 0",
                 )
             )
-    return found + [
+    return misfits + [
         Misfit(name, describe_tensor(tensor), "not part of the network")
-        for name, tensor in given.items()
+        for name, tensor in tensors.items()
         if name not in needed
     ]
 
@@ -75,7 +75,9 @@ def misfit_table(misfits: list[Misfit]) -> str:
     """Return the misfits as lines of three columns."""
     rows = [("tensor", "given", "needed"), *misfits[:MAX_ROWS]]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = [f"  {name:{widths[0]}}  {given:{widths[1]}}  {needed}" for name, given, needed in rows]
+    lines = [
+        f"  {name:{widths[0]}}  {actual:{widths[1]}}  {needed}" for name, actual, needed in rows
+    ]
     more = len(misfits) - MAX_ROWS
     return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
 

@@ -41,12 +41,12 @@ def fill(network: Network, named: dict[str, Tensor], keeps_head: bool) -> None:
         named: Its tensors.
         keeps_head: Whether the head keeps its values.
     """
-    given = {
+    tensors = {
         name: tensor
         for name, tensor in named.items()
         if not (keeps_head and name.startswith("head."))
     }
-    network.load_state_dict(network.state_dict() | given)
+    network.load_state_dict(network.state_dict() | tensors)
 
 
 def require_all_classes(

@@ -54,7 +54,7 @@ class Checkpoint:
         kind: Its format in words.
         tensors: The tensors by their names, in the order of the file.
         key: The keys that lead to the tensors, joined by dots; "" without keys.
-        others: The other keys that `--from` can choose.
+        other_keys: The other keys that `--from` can choose.
         skipped: Names of classes whose objects were not read.
         is_ordered: Whether the tensors have the order of the network, which safetensors loses.
     """
@@ -63,7 +63,7 @@ class Checkpoint:
     kind: str
     tensors: dict[str, Tensor]
     key: str = ""
-    others: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     is_ordered: bool = True
 
@@ -126,9 +126,9 @@ def read_checkpoint(raw_file: str | Path, key: str | None = None) -> Checkpoint:
             raise _refusal(
                 file, f"contains {name}, which is sparse or has no values: save it dense"
             )
-    others = tuple(name for name in states if name and name != chosen)
+    other_keys = tuple(name for name in states if name and name != chosen)
     return Checkpoint(
-        file, kind, dict(tensors), chosen, others, skipped, is_ordered=kind != SAFETENSORS
+        file, kind, dict(tensors), chosen, other_keys, skipped, is_ordered=kind != SAFETENSORS
     )
 
 
@@ -240,14 +240,14 @@ def _no_tensors(file: Path, content: Any) -> ConfigurationError:
     if isinstance(content, _StandIn):
         return _whole_module(file, content.class_name)
     if not isinstance(content, Mapping):
-        found = f"a {type(content).__name__}"
+        content_text = f"a {type(content).__name__}"
     else:
         for key, value in content.items():
             if isinstance(value, _StandIn):
                 return _whole_module(file, value.class_name, f"[{key!r}]")
         keys = ", ".join(quote(key) for key in list(content)[:MANY])
-        found = f"a mapping with the keys {keys}" if content else "an empty mapping"
-    return _refusal(file, f"has no state dict, but {found}: save the network's state_dict()")
+        content_text = f"a mapping with the keys {keys}" if content else "an empty mapping"
+    return _refusal(file, f"has no state dict, but {content_text}: save the network's state_dict()")
 
 
 def _whole_module(file: Path, class_name: str, key: str = "") -> ConfigurationError:

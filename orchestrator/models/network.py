@@ -90,8 +90,8 @@ def head_tensors(
     """
     head = network.get_submodule("head")
     assert isinstance(head, nn.Linear)
-    others = parameters or {}
-    return others.get("head.weight", head.weight), others.get("head.bias", head.bias)
+    tensors = parameters or {}
+    return tensors.get("head.weight", head.weight), tensors.get("head.bias", head.bias)
 
 
 def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:

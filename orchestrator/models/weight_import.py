@@ -145,9 +145,8 @@ def _misfit_refusal(
         step = "add --match order, because their kinds and shapes fit in the order of the file"
     else:
         step = "check --network, its settings (--set), --classes and --image-size"
-        step += f", or choose other tensors with --from ({', '.join(checkpoint.others)})" * bool(
-            checkpoint.others
-        )
+        if keys := ", ".join(checkpoint.other_keys):
+            step += f", or choose other tensors with --from ({keys})"
     count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
     channels, height, width = imported.shape
     images = f"{channels}x{height}x{width} images"

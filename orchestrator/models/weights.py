@@ -154,8 +154,8 @@ def _load_fitting(
         if _has_more_classes(network, state, misfits):
             step += ", or name those of their classes that a teacher keeps with teacher.classes"
         elif all(
-            needed == "not part of the network" or given == "missing"
-            for _, given, needed in misfits
+            needed == "not part of the network" or actual == "missing"
+            for _, actual, needed in misfits
         ):
             command = import_command(read_path(weights, "weights"), network, settings)
             step += f", or give them the names of this network with `{command}`"
