@@ -90,8 +90,8 @@ def draw_balanced(
     """
     classes = np.unique(labels)
     start, drawn = epoch * count, []
-    for place, label in enumerate(classes.tolist()):
-        first, end = (-(-(total - place) // len(classes)) for total in (start, start + count))
+    for position, label in enumerate(classes.tolist()):
+        first, end = (-(-(total - position) // len(classes)) for total in (start, start + count))
         drawn.append(
             _continue_permutations(np.flatnonzero(labels == label), first, end, seed, label)
         )
