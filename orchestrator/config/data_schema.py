@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.fields import Choice as Choice
-from orchestrator.config.fields import Epochs, GivenPath, OpenShare, Samples, Seed, Share
+from orchestrator.config.fields import (
+    Deviation,
+    Epochs,
+    GivenPath,
+    Mean,
+    OpenShare,
+    Samples,
+    Seed,
+    Share,
+    require_mean_with_std,
+)
 from orchestrator.config.fields import Section as Section
 from orchestrator.core.errors import FieldError
 
@@ -149,12 +159,12 @@ class Data(Section):
         description="Probability of erasing a rectangle of 2 to 33 % of an image (arXiv "
         "1708.04896), filled with the mean of the data; 0 for none.",
     )
-    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+    mean: Mean | None = Field(
         None,
         description="Mean of each channel, subtracted from pixel values in [0, 1]; null uses that "
         "of data.like, of the training images, or of ImageNet for folder and csv.",
     )
-    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+    std: Deviation | None = Field(
         None, description="Standard deviation of each channel; required if data.mean is given."
     )
     class_weights: Literal["balanced"] | tuple[Weight, ...] | None = Field(
@@ -207,12 +217,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> "Data":
-        mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
-        if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
-            raise FieldError(
-                f"mean = {mean} with std = {std} is not allowed: give both with one value for each "
-                f"channel, or neither"
-            ).with_details("mean", self.mean, "as many values as std has")
+        require_mean_with_std(self.mean, self.std)
         return self
 
     @field_validator("class_weights", mode="before")

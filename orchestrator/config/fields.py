@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from orchestrator.config.renamed import refuse_renamed
+from orchestrator.core.errors import FieldError
 from orchestrator.core.paths import path_problem
 from orchestrator.core.text import control_character
 
@@ -72,6 +73,8 @@ Gpus = Annotated[
 ]
 Gib = Annotated[float, Field(gt=0, le=1_048_576, json_schema_extra={"unit": "GiB"})]
 Names = Annotated[tuple[str, ...], Field(max_length=100)]
+Mean = tuple[Annotated[float, Field(ge=0, le=1)], ...]  # of each channel, in 0..1
+Deviation = tuple[Annotated[float, Field(gt=0, le=1)], ...]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
 # positions or names of a teacher's classes, one for each class of the data
 Classes = Annotated[
@@ -147,6 +150,20 @@ def make_overrides(section: type[Section], *keys: str) -> type[Section]:
     """Return a section with some keys of another section, each null by default."""
     fields: dict[str, Any] = {key: (section.__annotations__[key] | None, None) for key in keys}
     return create_model(f"{section.__name__}Overrides", __base__=Section, **fields)
+
+
+def require_mean_with_std(mean: Mean | None, std: Deviation | None) -> None:
+    """Require a mean and a standard deviation of equally many channels, or neither.
+
+    Raises:
+        FieldError: One is missing or empty, or their lengths differ.
+    """
+    if len(mean or ()) != len(std or ()) or () in (mean, std):
+        texts = ["null" if values is None else list(values) for values in (mean, std)]
+        raise FieldError(
+            f"mean = {texts[0]} with std = {texts[1]} is not allowed: give both with one value for "
+            f"each channel, or neither"
+        ).with_details("mean", mean, "as many values as std has")
 
 
 def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> object:

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from orchestrator.config.fields import Choice as Choice
-from orchestrator.config.fields import PathText
-from orchestrator.core.errors import FieldError
+from orchestrator.config.fields import Deviation, Mean, PathText, require_mean_with_std
 
 INPUT_KEYS = ("input_size", "mean", "std")  # as in orchestrator/models/input_adapter.py
 
@@ -26,12 +25,12 @@ class Network(Choice):
         "of the data. Null is the size of the data or, for a name with a prefix, that of its "
         "published weights.",
     )
-    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+    mean: Mean | None = Field(
         None,
         description="Mean of each channel, in 0..1, of the normalisation that the network expects. "
         "Null is that of the data or, for a name with a prefix, that of its published weights.",
     )
-    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+    std: Deviation | None = Field(
         None, description="Standard deviation of each channel; required if mean is given."
     )
 
@@ -43,12 +42,7 @@ class Network(Choice):
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> "Network":
-        mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
-        if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
-            raise FieldError(
-                f"mean = {mean} with std = {std} is not allowed: give both with one value for each "
-                f"channel, or neither"
-            ).with_details("mean", self.mean, "as many values as std has")
+        require_mean_with_std(self.mean, self.std)
         return self
 
     @model_serializer(mode="wrap")

@@ -14,7 +14,7 @@ from orchestrator.config.uris import database_file, database_uri
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
-SUFFIX = ".safetensors"  # of a weights file; other weights are names of torchvision
+SUFFIX = ".safetensors"  # of a weights file; other values name published weights
 
 
 def movable_keys(configuration: Configuration) -> list[str]:

@@ -89,17 +89,9 @@ def explain_test(config: Data) -> str:
 
 
 def _open_table(config: Data) -> tuple[Path, Table]:
-    if config.path is None:
-        raise ConfigurationError(
-            "data.path is missing: data.name = csv needs a CSV file; set it with "
-            "--set data.path=FILE.csv"
-        ).with_details("data.path", None, "a CSV file")
-    if config.size is None:
-        raise ConfigurationError(
-            "data.size is missing: data.name = csv needs the side length of the resized images in "
-            "pixels; set it with --set data.size=224"
-        ).with_details("data.size", None, int)
-    file = read_file(config.path, "data.path", f"data.name = csv needs a CSV file with {LAYOUT}")
+    path = checks.require_path(config, "a CSV file", "FILE.csv")
+    checks.require_size(config)
+    file = read_file(path, "data.path", f"data.name = csv needs a CSV file with {LAYOUT}")
     columns = (config.image_column or IMAGE, config.label_column or LABEL)
     return file, _read_table(file, _state(file), columns)
 

@@ -63,17 +63,9 @@ def _status(root: Path, path: str) -> list[Any]:
 
 
 def _root(config: Data) -> Path:
-    if config.path is None:
-        raise ConfigurationError(
-            "data.path is missing: data.name = folder needs a folder of images; set it with "
-            "--set data.path=FOLDER"
-        ).with_details("data.path", None, "a folder of images")
-    if config.size is None:
-        raise ConfigurationError(
-            "data.size is missing: data.name = folder needs the side length of the resized "
-            "images in pixels; set it with --set data.size=224"
-        ).with_details("data.size", None, int)
-    return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
+    path = checks.require_path(config, "a folder of images", "FOLDER")
+    checks.require_size(config)
+    return read_folder(path, "data.path", f"data.name = folder needs {LAYOUT} in it")
 
 
 def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[str, ...]) -> Part:

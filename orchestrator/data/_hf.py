@@ -136,25 +136,25 @@ def _kind(table: HFTable, name: str) -> str:
 def _choose(
     where: str,
     key: str,
-    given: str | None,
+    column: str | None,
     kinds: Mapping[str, str],
     candidates: Sequence[list[str]],
 ) -> str:
     """Return the configured column, or the only one of the first kind that exists."""
     columns = shorten(", ".join(kinds))
-    if given is not None:
-        if given not in kinds:
+    if column is not None:
+        if column not in kinds:
             raise ConfigurationError(
-                f"{key} = {given} is not a column of {where.removeprefix('data.path = ')}: its "
+                f"{key} = {column} is not a column of {where.removeprefix('data.path = ')}: its "
                 f"columns are {columns}"
-            ).with_details(key, given, tuple(kinds))
-        return given
+            ).with_details(key, column, tuple(kinds))
+        return column
     names = next((each for each in candidates if each), [])
     if len(names) != 1:
         what = "images" if key == "data.image_column" else "labels"
-        found = f"{len(names)} columns that may hold" if names else "no column of"
+        count = f"{len(names)} columns that may hold" if names else "no column of"
         raise ConfigurationError(
-            f"{where} has {found} {what} (its columns are {columns}): "
+            f"{where} has {count} {what} (its columns are {columns}): "
             + (f"set {key} to one of {shorten(', '.join(names))}" if names else f"set {key}")
         ).with_details(key, None, tuple(names or kinds))
     return names[0]

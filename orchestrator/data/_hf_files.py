@@ -15,6 +15,7 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_file, read_folder, read_path
 from orchestrator.core.program import install_command
 from orchestrator.core.text import shorten
+from orchestrator.data import checks
 from orchestrator.data._table import SPLITS
 
 SAVED = ("state.json", "dataset_dict.json")  # in a folder that save_to_disk wrote
@@ -68,15 +69,12 @@ def open_source(config: Data) -> HFSource:
         ConfigurationError: The data set does not exist, is damaged, or has no training part.
         PreflightError: A saved data set needs the extra hf.
     """
-    if config.path is None:
-        raise ConfigurationError(
-            f"data.path is missing: data.name = hf needs {LAYOUT}; set it with --set data.path=..."
-        ).with_details("data.path", None, LAYOUT)
-    path = read_path(config.path, "data.path")
+    path_setting = checks.require_path(config, LAYOUT, "...")
+    path = read_path(path_setting, "data.path")
     if path.is_file():
-        file = read_file(config.path, "data.path", f"data.name = hf needs {LAYOUT}")
+        file = read_file(path_setting, "data.path", f"data.name = hf needs {LAYOUT}")
         return HFSource(file, {"train": _open_parquet([file])}, (file,), ())
-    path = read_folder(config.path, "data.path", f"data.name = hf needs {LAYOUT}")
+    path = read_folder(path_setting, "data.path", f"data.name = hf needs {LAYOUT}")
     if any((path / name).is_file() for name in SAVED):
         return _open_saved(path)
     return _open_parquet_folder(path)
@@ -97,8 +95,8 @@ def _open_parquet_folder(folder: Path) -> HFSource:
     names = _choose_splits(folder, list(splits))
     tables = {part: _open_parquet(splits[name]) for part, name in names.items()}
     read = [file for name in names.values() for file in splits[name]]
-    others = [file.name for file in sorted(folder.iterdir()) if file not in read]
-    return HFSource(folder, tables, tuple(read), tuple(others))
+    unread = [file.name for file in sorted(folder.iterdir()) if file not in read]
+    return HFSource(folder, tables, tuple(read), tuple(unread))
 
 
 def _choose_splits(path: Path, present: Sequence[str]) -> dict[str, str]:

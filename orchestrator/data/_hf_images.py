@@ -15,11 +15,16 @@ from PIL import Image
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.text import quote, shorten
 from orchestrator.data._hf_files import HFTable
-from orchestrator.data.decoding import FORMATS, ImageError, decode_image
+from orchestrator.data.decoding import (
+    FORMATS,
+    ImageError,
+    decode_image,
+    is_grey,
+    resize_middle_square,
+)
 from orchestrator.data.preprocessing import MOST_SAMPLED
 
 MOST_THREADS = 16
-GREY = ("1", "L", "LA", "La", "I", "F")
 
 
 class Header(NamedTuple):
@@ -142,8 +147,7 @@ class TableImages:
     def _read_header(self, row: int, encoded: bytes) -> Header:
         try:
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-                is_grey = image.mode in GREY or image.mode.startswith("I;16")
-                return Header(*image.size, is_grey)
+                return Header(*image.size, is_grey(image))
         except Exception as error:  # Pillow has no common error for damage
             reason = f"its format is none of {', '.join(FORMATS)}, or its header is damaged"
             raise self._refuse(row, reason) from error
@@ -161,16 +165,13 @@ class TableImages:
             image, notes = decode_image(encoded, channels)
         except ImageError as error:
             raise self._refuse(row, str(error)) from error
-        if image.size != (width, height):
-            if self.size is None:
-                raise ConfigurationError(
-                    f"{self._name(row)} has {image.width} x {image.height} pixels, and others have "
-                    f"{width} x {height}: set the side length with --set data.size={width}"
-                ).with_details("data.size", None, int)
-            side = min(image.size)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
-            box = (left, top, left + side, top + side)
-            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        if self.size is not None:
+            image = resize_middle_square(image, self.size)
+        elif image.size != (width, height):
+            raise ConfigurationError(
+                f"{self._name(row)} has {image.width} x {image.height} pixels, and others have "
+                f"{width} x {height}: set the side length with --set data.size={width}"
+            ).with_details("data.size", None, int)
         return np.asarray(image).reshape(shape), notes
 
     def _refuse(self, row: int, reason: str) -> ConfigurationError:

@@ -100,13 +100,8 @@ def _field(key: str) -> str:
 
 
 def _path(config: Data) -> Path:
-    if config.path is None:
-        raise ConfigurationError(
-            "data.path is missing: data.name = npz needs an .npz file; set it with "
-            "--set data.path=FILE.npz"
-        ).with_details("data.path", None, "an .npz file")
     return read_file(
-        config.path,
+        checks.require_path(config, "an .npz file", "FILE.npz"),
         "data.path",
         f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}",
     )

@@ -116,8 +116,8 @@ def _grey(images: Tensor) -> Tensor:
     return red.add_(green).add_(blue).floor_()[:, None]
 
 
-def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    return _to_pixels(images.float().mul_(factor).add_(others * (1 - factor)))
+def _blend(images: Tensor, degenerate_images: Tensor, factor: Tensor) -> Tensor:
+    return _to_pixels(images.float().mul_(factor).add_(degenerate_images * (1 - factor)))
 
 
 def _color(images: Tensor, parameters: Tensor) -> Tensor:

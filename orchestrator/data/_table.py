@@ -77,8 +77,8 @@ def assemble_parts(
                 f"data.test_share = {config.test_share} is not allowed, because {where} has a "
                 f"{source} part, which is the test part: remove data.test_share"
             ).with_details("data.test_share", config.test_share, None)
-        others = {name: part for name, part in parts.items() if name != source}
-        return {**others, "test": parts[source]}
+        rest = {name: part for name, part in parts.items() if name != source}
+        return {**rest, "test": parts[source]}
     whole, share = parts["train"], config.test_share or TEST_SHARE
     total, least = round(share * len(whole)), len(classes)
     if not least <= total <= len(whole) - least:

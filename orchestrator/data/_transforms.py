@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.data._operations import BRIGHTNESS, COLOR, CONTRAST, OPERATIONS, apply_operations
+from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.memory import to_device
 
-# one stream of random numbers for each transform: a further one does not change the others. They
-# differ from the streams of views.py and batches.py.
-STREAMS = {"randaugment": 4, "trivial_augment": 5, "color_jitter": 6, "random_erasing": 7}
+# a stream for each transform: a further one does not change the numbers of the others
+STREAMS = {
+    "randaugment": Stream.RANDAUGMENT,
+    "trivial_augment": Stream.TRIVIAL_AUGMENT,
+    "color_jitter": Stream.COLOR_JITTER,
+    "random_erasing": Stream.RANDOM_ERASING,
+}
 BINS = 31  # magnitudes of an operation, as in torchvision
 JITTERED = np.array(list(permutations((BRIGHTNESS, CONTRAST, COLOR))), dtype=np.uint8)
 # shares of the image's area, and aspect ratios, as in torchvision's RandomErasing
@@ -52,7 +57,7 @@ class Transforms:
         width: int,
         fill: tuple[int, ...],
     ) -> None:
-        streams = {name: np.random.default_rng([seed, view, STREAMS[name]]) for name in settings}
+        streams = {name: open_stream(seed, view, STREAMS[name]) for name in settings}
         rounds = []
         if chosen := settings.get("randaugment"):
             levels = magnitudes(height, width, wide=False)[:, chosen["magnitude"], None]

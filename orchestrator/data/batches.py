@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data._parts import UNLABELLED
+from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.class_balance import draw_balanced
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import CPU, BatchPlacement, Inputs, Pass
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 
-ORDER = 1  # separates the order of epoch e from the crops of view e, which are drawn from (seed, e)
-HELD_OUT = 2  # separates both from the order of the held-out samples
-LABELLED = 3  # separates all three from the order of the labelled samples
 Part = Literal["train", "validation", "test"]
 
 
@@ -156,7 +154,7 @@ class Batches:
             count = self.steps() * self.batch_size
             order = draw_balanced(self.dataset.train.labels, count, epoch, self.seed)
             return [order.reshape(self.steps(), self.batch_size)]
-        draw = np.random.default_rng([self.seed, epoch, ORDER])
+        draw = open_stream(self.seed, epoch, Stream.ORDER)
         if self.labelled:
             orders = [
                 (self._repeat_labelled(epoch), self.labelled),
@@ -176,7 +174,7 @@ class Batches:
         first, skipped = divmod(epoch * count, total)
         rounds = range(first, first + -(-(skipped + count) // total))
         orders = [
-            np.random.default_rng([self.seed, each, LABELLED]).permutation(self._labelled_index)
+            open_stream(self.seed, each, Stream.LABELLED).permutation(self._labelled_index)
             for each in rounds
         ]
         return np.concatenate(orders)[skipped : skipped + count]
@@ -226,7 +224,7 @@ class Batches:
             min(self.batch_size, total) // self.world_size,
             min(2, self.batch_size // self.world_size),
         )
-        draw = np.random.default_rng([self.seed, epoch, HELD_OUT])
+        draw = open_stream(self.seed, epoch, Stream.HELD_OUT)
         rounds = -(-count * size * self.world_size // total)
         order = np.concatenate([draw.permutation(total) for _ in range(rounds)])[
             : count * size * self.world_size

@@ -5,11 +5,13 @@ setting or file that the error is about.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.text import control_character, quote
 from orchestrator.data._parts import Labels, Part, Parts
@@ -17,6 +19,39 @@ from orchestrator.data._parts import Labels, Part, Parts
 MOST_CHANNELS = 4
 MULTI_LABEL = "multi-label data are not supported, only one class for each image"
 Shape = tuple[int, ...]
+
+
+def require_path(data: Data, kind: str, example: str) -> Path:
+    """Return `data.path`.
+
+    Args:
+        data: The data section of the configuration.
+        kind: What the path must be, for example "a CSV file".
+        example: Value for the command in the message.
+
+    Raises:
+        ConfigurationError: It is missing.
+    """
+    if data.path is None:
+        raise ConfigurationError(
+            f"data.path is missing: data.name = {data.name} needs {kind}; set it with "
+            f"--set data.path={example}"
+        ).with_details("data.path", None, kind)
+    return data.path
+
+
+def require_size(data: Data) -> int:
+    """Return `data.size` in pixels.
+
+    Raises:
+        ConfigurationError: It is missing.
+    """
+    if data.size is None:
+        raise ConfigurationError(
+            f"data.size is missing: data.name = {data.name} needs the side length of the resized "
+            f"images in pixels; set it with --set data.size=224"
+        ).with_details("data.size", None, int)
+    return data.size
 
 
 def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -> Shape:

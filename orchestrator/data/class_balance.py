@@ -9,9 +9,8 @@ from torch import Tensor
 
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.dataset import DataSummary
-
-BALANCED = 4  # separates these draws from those of orders, held-out and labelled samples
 
 
 def require_class_weights(data: Data, classes: int) -> None:
@@ -91,12 +90,12 @@ def draw_balanced(
     """
     classes = np.unique(labels)
     start, drawn = epoch * count, []
-    for place, label in enumerate(classes.tolist()):
-        first, end = (-(-(total - place) // len(classes)) for total in (start, start + count))
+    for position, label in enumerate(classes.tolist()):
+        first, end = (-(-(total - position) // len(classes)) for total in (start, start + count))
         drawn.append(
             _continue_permutations(np.flatnonzero(labels == label), first, end, seed, label)
         )
-    order = np.random.default_rng([seed, epoch, BALANCED]).permutation(count)
+    order = open_stream(seed, epoch, Stream.BALANCED_ORDER).permutation(count)
     return np.concatenate(drawn)[order]
 
 
@@ -106,7 +105,8 @@ def _continue_permutations(
     """Return draws `first` to `end` from consecutive permutations of the members of a class."""
     rounds = range(first // len(members), -(-end // len(members)))
     orders = [
-        np.random.default_rng([seed, each, BALANCED, label]).permutation(members) for each in rounds
+        open_stream(seed, each, Stream.BALANCED_CLASS, label).permutation(members)
+        for each in rounds
     ]
     skipped = rounds.start * len(members)
     empty = np.empty(0, dtype=np.int64)

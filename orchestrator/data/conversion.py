@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks
 from orchestrator.data._parts import Labels, Part
 from orchestrator.data._parts import Parts as Parts
+from orchestrator.data.decoding import ImageError, is_grey, resize_middle_square, to_8_bits
 
-CLEAN_SHARE = 224 / 256  # as in the clean view of folder data
 ROUNDED = "floats rounded to 255 levels"
-GREY = ("1", "L", "I", "I;16", "F")  # modes of Pillow that become one channel
 
 
 def convert_dataset(
@@ -49,10 +49,11 @@ def convert_dataset(
         ConfigurationError: A part cannot be used: its images have different shapes or types, or
             its labels are not class numbers.
     """
-    given = {"train": train, "validation": validation, "test": test}
+    sources = {"train": train, "validation": validation, "test": test}
+    notes = Counter[str]()
     parts = {
-        name: _convert_part(name, part, size, folder)
-        for name, part in given.items()
+        name: _convert_part(name, part, size, folder, notes)
+        for name, part in sources.items()
         if part is not None or name != "validation"
     }
     shape = parts["train"].inputs.shape[1:]
@@ -66,13 +67,9 @@ def convert_dataset(
                 f"the {name} part has the label {largest}, and only 0 to {len(names) - 1} are "
                 f"allowed for {len(names)} classes: correct the labels or the classes"
             ).with_details(f"data[{name}]", largest, (0, len(names) - 1))
-    rounded = sum(map(_count_floats, given.values()))
+    notes[ROUNDED] = sum(map(_count_floats, sources.values()))
     return Parts(
-        parts["train"],
-        parts.get("validation"),
-        parts["test"],
-        names,
-        converted={ROUNDED: rounded} if rounded else {},
+        parts["train"], parts.get("validation"), parts["test"], names, converted=dict(+notes)
     )
 
 
@@ -101,7 +98,9 @@ def _class_names(
     return names
 
 
-def _convert_part(name: str, part: Any, size: int | None, folder: Path | None) -> Part:
+def _convert_part(
+    name: str, part: Any, size: int | None, folder: Path | None, notes: Counter[str]
+) -> Part:
     where = f"the {name} part"
     if isinstance(part, tuple | list) and len(part) == 2 and _is_array(part[0]):
         images, labels = _to_array(part[0]), _to_array(part[1])
@@ -117,18 +116,20 @@ def _convert_part(name: str, part: Any, size: int | None, folder: Path | None) -
             f"{where} is a {kind}: give a map-style data set with __getitem__ and __len__, or a "
             f"pair of arrays (images, labels)"
         ).with_details(f"data[{name}]", kind, "a map-style data set, or (images, labels)")
-    return _read_items(where, name, part, size, folder)
+    return _read_items(where, name, part, size, folder, notes)
 
 
-def _read_items(where: str, name: str, part: Any, size: int | None, folder: Path | None) -> Part:
-    """Read the samples one after another into a memory-mapped array."""
+def _read_items(
+    where: str, name: str, part: Any, size: int | None, folder: Path | None, notes: Counter[str]
+) -> Part:
+    """Read the samples one after another into a memory-mapped array, and count conversions."""
     count = len(part)
     if not count:
         raise _empty(where, name)
     mapped: NDArray[np.uint8] | None = None
     labels: list[Any] = []
     for index, (image, label) in enumerate(_pairs(where, name, part, count)):
-        converted = _convert_image(f"{where}, sample {index}", name, image, size)
+        converted = _convert_image(f"{where}, sample {index}", name, image, size, notes)
         if mapped is None:
             mapped = _map_array((count, *converted.shape), folder)
         if converted.shape != mapped.shape[1:]:
@@ -155,21 +156,13 @@ def _pairs(where: str, name: str, part: Any, count: int) -> Iterator[tuple[Any, 
         yield item[0], item[1]
 
 
-def _convert_image(where: str, name: str, image: Any, size: int | None) -> NDArray[np.uint8]:
+def _convert_image(
+    where: str, name: str, image: Any, size: int | None, notes: Counter[str]
+) -> NDArray[np.uint8]:
     """Return one image as (H, W, C) uint8."""
     if isinstance(image, Image.Image):
-        grey = image.mode in GREY
-        if image.mode in ("I", "I;16", "F"):
-            raise ConfigurationError(
-                f"{where} is a picture of mode {image.mode}, which has no defined range: convert "
-                f"it to L or RGB"
-            ).with_details(f"data[{name}]", image.mode, ("L", "RGB"))
-        picture: Image.Image = image.convert("L" if grey else "RGB")
-        if size is not None:
-            side = min(picture.size) * (CLEAN_SHARE if picture.size != (size, size) else 1)
-            left, top = (picture.width - side) / 2, (picture.height - side) / 2
-            box = (left, top, left + side, top + side)
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        picture = _convert_picture(where, name, image, notes)
+        picture = picture if size is None else resize_middle_square(picture, size)
         return _single(_convert_images(where, name, np.asarray(picture)[None], False))
     if not _is_array(image):
         kind = type(image).__name__
@@ -178,6 +171,23 @@ def _convert_image(where: str, name: str, image: Any, size: int | None) -> NDArr
         ).with_details(f"data[{name}]", kind, "an array, a tensor or a picture")
     array = _to_array(image)
     return _single(_convert_images(where, name, array[None], isinstance(image, torch.Tensor)))
+
+
+def _convert_picture(
+    where: str, name: str, picture: Image.Image, notes: Counter[str]
+) -> Image.Image:
+    """Return a picture of mode L or RGB, as files of these modes are decoded."""
+    own_notes: list[str] = []
+    try:
+        converted = to_8_bits(picture, own_notes)
+    except ImageError as error:
+        raise ConfigurationError(
+            f"{where} is a picture of mode {picture.mode} that cannot be used ({error})"
+        ).with_details(f"data[{name}]", picture.mode, ("L", "RGB")) from error
+    notes.update(own_notes)
+    mode = "L" if is_grey(picture) else "RGB"
+    # transparent grey is composited to RGB with equal channels
+    return converted if converted.mode == mode else converted.convert(mode)
 
 
 def _single(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Decode one image file to 8 bits per channel, for training and `predict`.
+"""Decode images to 8 bits per channel, for training and `predict`.
 
 docs/how-to/data.md has the table of modes.
 """
@@ -32,6 +32,7 @@ TRANSPOSES = {
 }
 # Pillow cannot convert LAB to RGB
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK")
+GREY = ("1", "L", "LA", "La", "I", "F")
 SCALED = "16-bit grey scaled to 8 bits"
 # Pillow returns the upper 8 bits of 16-bit colour, and of 16-bit grey with alpha
 CUT = "16 bits per channel truncated to 8"
@@ -83,7 +84,7 @@ def decode_image(file: Path | bytes, channels: int, smallest: int | None = None)
             source.load()
             if cut:
                 notes.append(_describe_cut(source))
-            image = _rotate_upright(_to_8_bits(source, notes), source, notes)
+            image = _rotate_upright(to_8_bits(source, notes), source, notes)
             # a conversion to the same mode would copy the image
             colour = image if image.mode == "RGB" else image.convert("RGB")
             return Decoded(colour.convert("L") if channels == 1 else colour, tuple(notes))
@@ -95,6 +96,26 @@ def decode_image(file: Path | bytes, channels: int, smallest: int | None = None)
         ) from error
     except Exception as error:  # Pillow has no common error for damage: each format has its own
         raise ImageError(shorten(" ".join(str(error).split())) or type(error).__name__) from error
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Return whether the image has one channel besides transparency."""
+    return image.mode in GREY or image.mode.startswith("I;16")
+
+
+def resize_middle_square(image: Image.Image, side: int) -> Image.Image:
+    """Return the middle square, resized (bilinear); an image of this size keeps its pixels.
+
+    Args:
+        image: The image.
+        side: Side of the result in pixels.
+    """
+    if image.size == (side, side):
+        return image
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
 def _require_one_frame(image: Image.Image) -> None:
@@ -143,7 +164,16 @@ def _describe_cut(image: Image.Image) -> str:
     return CUT + (NARROW if spread < 256 // 16 else "")
 
 
-def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
+def to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Return the image with 8 bits per channel and without transparency.
+
+    Args:
+        image: An image of any mode.
+        notes: Notes on conversions, to which those of this image are appended.
+
+    Raises:
+        ImageError: The mode has no defined range.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = _scale_to_8_bits(image, notes)
     # Pillow reads -1 of 8 bits as 255

@@ -152,12 +152,12 @@ def require_like(data: Data, shape: Sequence[int]) -> None:
         ConfigurationError: The shapes differ.
     """
     if data.like and tuple(shape) != KNOWN[data.like].shape:
-        given, wanted = ("x".join(map(str, each)) for each in (shape, KNOWN[data.like].shape))
+        sides, like_sides = ("x".join(map(str, each)) for each in (shape, KNOWN[data.like].shape))
         raise ConfigurationError(
-            f"data.like = {data.like} does not fit: its images have the shape {wanted} (channels, "
-            f"height, width) and these {given}; remove it, or set data.augmentation, data.mean and "
-            f"data.std instead"
-        ).with_details("data.like", data.like, f"images of shape {wanted}")
+            f"data.like = {data.like} does not fit: its images have the shape {like_sides} "
+            f"(channels, height, width) and these {sides}; remove it, or set data.augmentation, "
+            f"data.mean and data.std instead"
+        ).with_details("data.like", data.like, f"images of shape {like_sides}")
 
 
 def needs_no_statistics(data: Data) -> bool:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.data._streams import Stream, open_stream
 
-TRANSFORM = 7  # separates the generators of transforms from all other draws of a view
 Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 
 
@@ -41,7 +41,7 @@ class Transform:
         Raises:
             ConfigurationError: The function fails, or returns something else.
         """
-        generator = np.random.default_rng([seed, view, TRANSFORM, index])
+        generator = open_stream(seed, view, Stream.USER_TRANSFORM, index)
         try:
             result: Any = self.function(image.copy(), generator)
         except Exception as error:  # any error of user code

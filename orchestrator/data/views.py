@@ -21,6 +21,7 @@ from orchestrator.data._augmentation import (
     pad_and_crop,
 )
 from orchestrator.data._mixing import MIXES, Mixing, draw_mixing
+from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.preprocessing import resolve_augmentation, shift_pixels
 from orchestrator.data.user_transforms import TRANSFORMS, transform_batch
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
 SHIFTING = ("crop", "crop_flip")
-# separates the blends of view v from its crops, drawn from (seed, v), and from the order of epoch v
-MIX = 2
 
 
 class Views:
@@ -184,7 +183,7 @@ class Views:
         """Return the partner and the share of every sample, None without blending."""
         if view is None or self.mix == "none":
             return None
-        generator = np.random.default_rng([self.seed, view, MIX])
+        generator = open_stream(self.seed, view, Stream.MIXING)
         return draw_mixing(self.mix, self.mix_alpha, generator, self.count, height, width)
 
     def image_transform(

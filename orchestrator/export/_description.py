@@ -29,11 +29,9 @@ def describe_data(configuration: Configuration, summary: DataSummary) -> UsedDat
         "mix_alpha",
         "views",
     }
-    fields |= {
-        name
-        for name in ("labelled", "settings", "validation_in_training")
-        if getattr(configuration.data, name)
-    }
+    optional = ("labelled", "settings", "validation_in_training", "class_weights", "like")
+    fields |= {name for name in optional if getattr(configuration.data, name)}
+    fields |= {"sampling"} if configuration.data.sampling != "uniform" else set()
     settings = configuration.data.model_dump(mode="json", include=fields)
     settings["augmentation"] = resolve_augmentation(configuration.data, summary)
     settings |= configuration.data.transforms

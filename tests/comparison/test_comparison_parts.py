@@ -195,17 +195,32 @@ def test_published_results_are_found_for_their_own_setting_only() -> None:
         and found.accuracies["cross_entropy"] == (69.06, None)
     )
     assert "2402.11148" in found.source
-    for pair in (
+    for pairs in (
         "training.epochs=200",
         "student.name=resnet8x4",
         "data.label_noise=0.1",
         "data.limit.train=5000",
+        "data.class_weights=balanced",
+        "data.sampling=balanced",
+        "data.pack=true",
+        "data.color_jitter=0.3",
+        "data.augmentation=none",
+        "data.mean=[0,0,0] data.std=[1,1,1]",
+        "training.patience=5",
+        "teacher.training.patience=5",
+        "teacher.classes=[0] teacher.network.weights=a.safetensors",
+        "teacher.network.input_size=64",
+        "student.input_size=64",
+        "student.mean=[0,0,0] student.std=[1,1,1]",
+        "student.weights=a.safetensors",
         "teacher=null",
     ):
-        milestones = ["training.milestones=[10]"]
-        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", [pair, *milestones])) is None
+        changes = [*pairs.split(), "training.milestones=[10]"]
+        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", changes)) is None
     assert find_published(load(CONFIGS / "digits.yaml", [])) is None
     assert find_published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
+    for pair in ("data.limit.validation=50", "data.augmentation=crop_flip", "data.views=1"):
+        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", [pair])) is not None
 
 
 def test_published_results_name_existing_networks_and_methods() -> None:

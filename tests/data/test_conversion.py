@@ -1,6 +1,8 @@
 """Test the conversion of Python objects to the parts of a data source."""
 
+import io
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import Table, parquet
 from torch.utils.data import Dataset, TensorDataset
 
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._hf_files import open_source
+from orchestrator.data._hf_images import TableImages
 from orchestrator.data.conversion import convert_dataset
 from tests.refusal import ANY, refused
 
@@ -87,6 +93,43 @@ def test_pictures_of_different_sizes_are_resized() -> None:
     with refused("data[train]", (12, 20, 3), (8, 8, 3)) as caught:
         convert_dataset(listed(pictures), listed(pictures))
     assert "data.size" in str(caught.value)
+
+
+def random_picture(mode: str, side: tuple[int, int], seed: int) -> Image.Image:
+    random = np.random.default_rng(seed)
+    if mode == "I;16":
+        return Image.fromarray(random.integers(0, 2**16, side[::-1], dtype=np.uint16))
+    bands = (
+        random.integers(0, 256, side[::-1], dtype=np.uint8)
+        for _ in Image.new(mode, (1, 1)).getbands()
+    )
+    return Image.merge(mode, [Image.fromarray(band) for band in bands])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "RGB", "RGBA"])
+def test_pictures_and_their_files_in_a_table_give_the_same_pixels(
+    mode: str, tmp_path: Path
+) -> None:
+    sides = [(8, 8), (20, 12), (12, 21)]
+    pictures = [random_picture(mode, sides[number % 3], number) for number in range(COUNT)]
+    files = []
+    for picture in pictures:
+        picture.save(stream := io.BytesIO(), "PNG")
+        files.append(stream.getvalue())
+    parquet.write_table(Table.from_pydict({"image": files}), tmp_path / "data.parquet")
+    tables = open_source(Data(name="hf", path=tmp_path / "data.parquet")).tables
+    notes = Counter[str]()
+    decoded = TableImages("", tables, "image", 8).decode(np.arange(COUNT), notes)
+    parts = convert_dataset(listed(pictures), listed(pictures), size=8)
+    np.testing.assert_array_equal(parts.train.inputs, np.concatenate(list(decoded)))
+    assert parts.converted == {name: 2 * count for name, count in notes.items()}
+    assert bool(notes) == (mode in ("LA", "I;16", "RGBA"))
+
+
+def test_pictures_without_a_defined_range_are_refused() -> None:
+    for mode in ("I", "F"):
+        with refused("data[train]", mode, ("L", "RGB")):
+            convert_dataset(listed([Image.new(mode, (4, 4))] * COUNT), PAIR)
 
 
 def test_classes_come_from_the_argument_or_the_data_set() -> None:

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import run
 from orchestrator.config.loader import build as configure
 from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.data.dataset import Dataset
+from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.export._description import describe_data
 from orchestrator.export.export import export
 from orchestrator.export.formats import FORMATS
 from orchestrator.export.loading import load_exported, load_predictions
@@ -126,6 +127,18 @@ def test_card_has_the_numbers_of_labelled_and_training_images(store: Store) -> N
             "also trained on the validation part" in card
             and found.settings.data.sizes["train"] == learned
         )
+
+
+def test_card_names_class_weights_balanced_draws_and_the_imitated_data(store: Store) -> None:
+    sweep = Sweep.open(store, "mine")
+    configuration, summary = sweep.configuration, read_summary(sweep.folder)
+    usual = describe_data(configuration, summary).model_dump()
+    assert not {"class_weights", "sampling", "like"} & set(usual)
+    changes: dict[str, Any] = {"class_weights": (1.0, 2.5), "sampling": "balanced", "like": "MNIST"}
+    changes["augmentation"] = "none"  # else that of MNIST
+    data = configuration.data.model_copy(update=changes)
+    described = describe_data(configuration.model_copy(update={"data": data}), summary)
+    assert described.model_dump() == usual | changes | {"class_weights": [1.0, 2.5]}
 
 
 def test_an_export_names_no_path_of_this_machine(store: Store) -> None:

@@ -1,7 +1,9 @@
 """Published accuracies for some settings of a comparison, with source and conditions."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.schema import Configuration
 
 WTTM = "arXiv 2402.11148 (ICLR 2024), Tables 11 and 12, and the README of its code"
@@ -10,6 +12,14 @@ WTTM_CONDITIONS = (
     "part of CIFAR-100 with the teachers of "
     "CRD, temperature and weight chosen for each pair of networks; SGD, 240 epochs, batches of 64"
 )
+# keys of `data` that leave the setting of a source; all others must have their defaults
+FREE_KEYS: dict[str, Any] = {
+    **dict.fromkeys(("path", "download", "seed", "validation", "validation_in_training"), True),
+    **dict.fromkeys(("augmentation", "views", "labelled_share", "mix_alpha"), True),
+    **dict.fromkeys(("on_device", "loader_workers"), True),
+    "limit": {"validation"},
+}
+AUGMENTATIONS = ("auto", "crop_flip")
 
 
 @dataclass(frozen=True)
@@ -49,28 +59,29 @@ PUBLISHED = tuple(
 def find_published(configuration: Configuration) -> Published | None:
     """Return the published results for the data, teacher, student and epochs of a comparison.
 
-    None if one of them differs. Reduced or noisy data, and students that learn from each other, are
-    different settings.
+    None if one of them differs. Changed data, networks with settings of their own, trainings that
+    may end early, and students that learn from each other are different settings.
     """
-    data, teacher = configuration.data, configuration.teacher
-    if (
-        teacher is None
-        or configuration.peers
-        or data.label_noise
-        or data.labelled
-        or data.mixing != "none"
-        or data.transforms
-    ):
+    teacher, student = configuration.teacher, configuration.student
+    if teacher is None or configuration.peers or not _is_published_use(configuration.data):
         return None
-    if data.limit.train or data.limit.test:
+    if teacher.classes is not None or teacher.network.settings or student.settings:
+        return None
+    if student.weights or teacher.training.patience or configuration.training.patience:
         return None
     setting = (
-        data.name,
+        configuration.data.name,
         teacher.network.name,
-        configuration.student.name,
+        student.name,
         configuration.training.epochs,
     )
     return next(
         (one for one in PUBLISHED if (one.data, one.teacher, one.student, one.epochs) == setting),
         None,
     )
+
+
+def _is_published_use(data: Data) -> bool:
+    """Return whether the data are used as in the sources: all samples alike, crops and flips."""
+    usual = Data(name=data.name).model_dump(exclude=FREE_KEYS)
+    return data.model_dump(exclude=FREE_KEYS) == usual and data.augmentation in AUGMENTATIONS

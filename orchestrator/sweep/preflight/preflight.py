@@ -208,7 +208,7 @@ def require_weights(configuration: Configuration) -> None:
     if configuration.teacher:
         networks["teacher.network"] = configuration.teacher.network
     for key, network in networks.items():
-        if network.weights and is_file_name(network.weights):  # a name of torchvision otherwise
+        if network.weights and is_file_name(network.weights):  # else the name of published weights
             read_file(
                 network.weights,
                 f"{key}.weights",
@@ -295,7 +295,7 @@ def _available(
 
 
 def _download_students_weights(configuration: Configuration, data: Path) -> None:
-    """Download the torchvision weights of students once, before workers need them.
+    """Download the published weights of students once, before workers need them.
 
     Raise ConfigurationError if that fails. Weight files are read by `check_given_weights`.
     """
