@@ -1,11 +1,11 @@
 """Describe the teacher of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from orchestrator.api._networks import GivenNetwork, read_network
+from orchestrator.api._networks import GivenNetwork, read_again, read_network
 from orchestrator.api._options import read_options
 from orchestrator.config.schema import Teacher as TeacherSettings
 from orchestrator.config.schema import Training
@@ -77,4 +77,6 @@ def _is_key(name: str, known: set[str]) -> bool:
 
 def as_teacher(value: Any) -> Teacher | None:
     """Return the teacher of an argument: that of `teacher`, a network for it, or None."""
-    return value if value is None or isinstance(value, Teacher) else teacher(value)
+    if isinstance(value, Teacher):
+        return replace(value, network=read_again(value.network, "teacher"))
+    return None if value is None else teacher(value)
