@@ -1,12 +1,14 @@
 """Train with user code by commands: records, copies, fingerprints, and what needs the code."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import orchestrator as od
@@ -268,3 +270,25 @@ def test_check_code_prints_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "empty.py").write_text("")
     exit_code, output = call("check-code", str(tmp_path / "empty.py"))
     assert exit_code == 2 and "registers nothing" in output
+
+
+def test_the_printed_import_command_runs(tmp_path: Path) -> None:
+    code = [f"--code={file}" for file in write_code(tmp_path)]
+    state = {"1.weight": torch.ones(12, 64), "1.bias": torch.zeros(12)}
+    state |= {"3.weight": torch.ones(10, 12), "3.bias": torch.zeros(10)}
+    torch.save(state, tmp_path / "t.pth")
+    words = ["train", "--local", "--store", str(tmp_path / "store"), "--dry-run", *code]
+    pairs = [f"teacher.network={{name: my/tiny, width: 12, weights: {tmp_path / 't.pth'}}}"]
+    words += [word for pair in (*pairs, "method.name=kd") for word in ("--set", pair)]
+    exit_code, output = call(*words)
+    command = shlex.split(output.partition("`")[2].partition("`")[0])
+    assert exit_code == 2 and command[2] == "import-weights", output
+    exit_code, output = call(*command[2:])
+    assert exit_code == 0 and (tmp_path / "t.safetensors").is_file(), output
+    assert output.count("--code") == 4, "in the commands for a teacher and for a student"
+
+
+def test_settings_of_a_network_are_explained(tmp_path: Path) -> None:
+    words = ["settings", "student.width", "--set", "student.name=my/tiny"]
+    exit_code, output = call(*words, *(f"--code={file}" for file in write_code(tmp_path)))
+    assert exit_code == 0 and "Units of the hidden layer" in output, output
