@@ -24,7 +24,7 @@ from orchestrator.api._tables import (
     trial_row,
 )
 from orchestrator.cluster.connect import require_disconnected
-from orchestrator.config.objectives import primary_goal
+from orchestrator.config.objectives import list_objectives
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.export.export import Exported, export, export_program
@@ -150,7 +150,7 @@ class Result:
             return export(self._store, self.name, student, self.number, weights, to, form)
 
     def __repr__(self) -> str:
-        value, goal = self._trial.value, primary_goal(self._sweep.configuration.search).name
+        value, goal = self._trial.value, list_objectives(self._sweep.configuration.search)[0]
         shown = "" if value is None else f", {goal} {value:.4f}"
         epochs = f"{self._trial.epochs} epoch{'s' * (self._trial.epochs != 1)}"
         return f"Result({self.name}, trial {self.number}: {self.state} after {epochs}{shown})"

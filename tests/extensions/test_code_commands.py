@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 import orchestrator as od
 import run
 from orchestrator.config.loader import load
+from orchestrator.config.objectives import goals
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.extensions.loading import load_code, unload_all
 from orchestrator.extensions.record import describe_code
-from orchestrator.store.records import Sweep
+from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.design import search_of
 from orchestrator.sweep.comparison.record import Comparison
@@ -292,3 +293,37 @@ def test_settings_of_a_network_are_explained(tmp_path: Path) -> None:
     words = ["settings", "student.width", "--set", "student.name=my/tiny"]
     exit_code, output = call(*words, *(f"--code={file}" for file in write_code(tmp_path)))
     assert exit_code == 0 and "Units of the hidden layer" in output, output
+
+
+def test_status_needs_no_code_for_a_metric_that_is_one_of_several_objectives(
+    tmp_path: Path,
+) -> None:
+    @od.metric("error", direction="minimize")
+    def error(logits: Any, labels: Any) -> float:
+        return 0.0
+
+    store = Store.open(tmp_path)
+    names = ("validation/accuracy", "validation/my/error")
+    for order in (names, names[::-1]):
+        configuration = load(None, [f"search.objectives=[{', '.join(order)}]"])
+        sweep = Sweep.create(store.sweep(f"run-{order[0][-5:]}"), configuration, "sweep")
+        for number, value in enumerate((0.5, 0.25)):
+            metrics = dict.fromkeys(names, value)
+            values = [value, value]
+            sweep.save_trial(
+                Trial(number, {}, "complete", value, 1, metrics, [value], values=values)
+            )
+    unload_all()
+    with refused("search.objectives"):
+        goals(configuration.search)
+    assert [Sweep.open(store, name).goals for name in ("run-uracy", "run-error")] == [
+        (("validation/accuracy", "maximize"), ("validation/my/error", "minimize")),
+        (("validation/my/error", "minimize"), ("validation/accuracy", "maximize")),
+    ]
+    best = [Sweep.open(store, name).best() for name in ("run-uracy", "run-error")]
+    assert [trial and trial.number for trial in best] == [0, 1]
+    for words in ([], ["run-error"], ["run-error", "--json"]):
+        exit_code, output = call("status", *words, "--store", str(tmp_path))
+        assert exit_code == 0 and "run-error" in output, output
+    other = Sweep.create(store.sweep("plain"), load(None, []), "train")
+    assert other.described == {}
