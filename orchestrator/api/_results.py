@@ -223,7 +223,7 @@ class Study:
 
     def compare(
         self,
-        methods: Sequence[str],
+        methods: str | Sequence[str],
         *,
         seeds: int = DEFAULT_SEEDS,
         name: str | None = None,
@@ -235,7 +235,7 @@ class Study:
         The searches have the configuration of this sweep.
 
         Args:
-            methods: Two or more methods.
+            methods: Two or more methods, as a sequence or as text such as "kd,wttm".
             seeds: Trainings per method after its search.
             name: Name of the comparison; None for one with the time.
             resume: Name of the comparison to resume; `methods` and `seeds` must be its own.
@@ -245,7 +245,8 @@ class Study:
             KeyboardInterrupt: The comparison was interrupted; the message says how to resume it.
             UserError: The comparison cannot be started.
         """
-        return compare(self, tuple(methods), seeds, name, resume, progress)
+        names = methods.split(",") if isinstance(methods, str) else methods
+        return compare(self, tuple(names), seeds, name, resume, progress)
 
     def _result(self, number: int) -> Result:
         return Result(self.name, number, self._store, self._sweep, self._objects)

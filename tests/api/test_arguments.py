@@ -146,6 +146,9 @@ def test_a_teacher_is_refused() -> None:
         od.teacher(lambda: TwoLayers(10, 8), width=3)
     with refused("epoch"):
         od.teacher(lambda: TwoLayers(10, 8), epoch=3)
+    for network in (TwoLayers(20, 8), lambda: TwoLayers(20, 8)):
+        with refused("classes", value=[1, 2], allowed="left out"):
+            od.teacher(network, classes=[1, 2])
 
 
 def test_data_of_arrays_and_of_a_data_set_are_the_same(arrays: Arrays) -> None:

@@ -181,6 +181,14 @@ def test_an_interrupted_training_is_resumed_with_the_same_call(store: Path, data
     assert resumed.metrics["test/last/nll"] == whole.metrics["test/last/nll"]
 
 
+def test_a_taken_name_is_refused_before_the_data_are_prepared(store: Path) -> None:
+    Sweep.create(Store.open(store).sweep("taken"), load(None, []), "train")
+    teacher = od.teacher(TwoLayers(10, 8))
+    with refused("name", "taken"):
+        od.distil(student, teacher, "digits", "kd", store=store, name="taken", epochs=1, **QUIET)
+    assert not (store / "data").exists() and not (store / "weights").exists()
+
+
 def test_a_failed_training_raises_its_sentence(store: Path, data: od.Data) -> None:
     with pytest.raises(TrialError, match="learning_rate"):
         od.distil(student, None, data, "cross_entropy", store=store, epochs=1, learning_rate=1e20)

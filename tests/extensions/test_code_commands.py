@@ -18,7 +18,7 @@ from orchestrator.config.objectives import goals
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.extensions.loading import load_code, unload_all
-from orchestrator.extensions.record import describe_code
+from orchestrator.extensions.record import describe_code, require_code
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.design import search_of
@@ -293,6 +293,27 @@ def test_settings_of_a_network_are_explained(tmp_path: Path) -> None:
     words = ["settings", "student.width", "--set", "student.name=my/tiny"]
     exit_code, output = call(*words, *(f"--code={file}" for file in write_code(tmp_path)))
     assert exit_code == 0 and "Units of the hidden layer" in output, output
+
+
+def test_the_order_of_files_counts_alone(tmp_path: Path) -> None:
+    def register(name: str) -> None:
+        od.metric(name)(lambda logits, labels: 0.0)
+
+    register("one")
+    register("two")
+    files = [tmp_path / name for name in ("a.py", "b.py")]
+    for file in files:
+        file.write_text("")
+    load_code(files)
+    configuration = load(None, ["search.objective=validation/my/one", "project=my/two"])
+    recorded = describe_code(configuration)
+    assert list(recorded) == ["a.py", "b.py", "metric my/one", "metric my/two"]
+    register("one")
+    assert list(describe_code(configuration)) == ["a.py", "b.py", "metric my/two", "metric my/one"]
+    require_code(recorded, "resume", configuration)
+    other = {name: recorded[name] for name in ("b.py", "a.py", "metric my/one", "metric my/two")}
+    with refused("--code", ("a.py", "b.py"), ("b.py", "a.py")):
+        require_code(other, "resume", configuration)
 
 
 def test_status_needs_no_code_for_a_metric_that_is_one_of_several_objectives(
