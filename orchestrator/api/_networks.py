@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.extensions.code_identity import code_identity
 from orchestrator.extensions.registry import PREFIX, Origin
 from orchestrator.models.module_weights import fill_module
 
@@ -46,11 +47,13 @@ class GivenNetwork:
         section: The section of the configuration that names it.
         function: The function to register; None for a network that has a name already.
         trained: The module with given weights; None if the run gives it weights.
+        weights: The file of these weights; None for those of a module.
     """
 
     section: dict[str, Any]
     function: Function | None = None
     trained: nn.Module | None = None
+    weights: str | Path | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -97,30 +100,53 @@ def read_network(
     if weights is not None:
         trained = module
         fill_module(trained, str(weights))
-    name = _name(module, argument)
-    origin = Origin("Python", identity(module), replaces=True)
-    return GivenNetwork({"name": name}, Function(name, factory, _place(factory), origin), trained)
+    code = identity(module, factory)
+    name = _name(module, code, argument)
+    origin = Origin("Python call", code, replaces=True)
+    function = Function(name, factory, _place(factory), origin)
+    return GivenNetwork({"name": name}, function, trained, weights)
 
 
 def _copies_of(module: nn.Module) -> Factory:
     return lambda: copy.deepcopy(module)
 
 
-def identity(module: nn.Module) -> str:
-    """Return the SHA-256 over the text of a module and the names and shapes of its tensors."""
+def identity(module: nn.Module, factory: Factory) -> str:
+    """Return the SHA-256 of a module without its weights, and of the function that builds it.
+
+    It covers the text of the module, the names and shapes of its tensors, the code of its classes,
+    and the code and values that these and the function use.
+    """
     tensors = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    return hashlib.sha256(f"{module!r}\n{tensors}".encode()).hexdigest()
+    code = code_identity((module, factory))
+    return hashlib.sha256(f"{module!r}\n{tensors}\n{code}".encode()).hexdigest()
 
 
-def _name(module: nn.Module, argument: str) -> str:
+def read_again(network: GivenNetwork, argument: str) -> GivenNetwork:
+    """Return the network of a function under its present name, which has a hash of its code.
+
+    In a notebook, a class can be defined again after `orchestrator.teacher` was called.
+    """
+    function = network.function
+    if function is None or (network.trained is not None and network.weights is None):
+        return network  # it has a name, or is a copy of a module
+    if (
+        identity(_build_module(function.build, argument), function.build)
+        == function.origin.identity
+    ):
+        return network
+    return read_network(function.build, argument, {}, network.weights)
+
+
+def _name(module: nn.Module, code: str, argument: str) -> str:
     """Return the name of a network: its class, the first digits of its identity, and its role.
 
-    Networks of the same structure may come from different functions.
+    Networks of the same identity may have different roles.
     """
     kind = re.sub(r"[^A-Za-z0-9]+", "", type(module).__name__)[:LONGEST_NAME]
     kind = kind if kind[:1].isalpha() else f"Network{kind}"
     role = "" if argument == "student" else f"-{argument.replace('.', '-')}"
-    return f"{PREFIX}{kind}-{identity(module)[:IDENTITY]}{role}"
+    return f"{PREFIX}{kind}-{code[:IDENTITY]}{role}"
 
 
 def _build_module(factory: Any, argument: str) -> nn.Module:

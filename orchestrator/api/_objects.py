@@ -15,7 +15,7 @@ from orchestrator.core.proxies import direct_loopback
 from orchestrator.core.signals import stoppable
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
-from orchestrator.extensions.decorators import network
+from orchestrator.extensions.decorators import network, update_identities
 from orchestrator.extensions.registry import ENTRIES, Entry, register, registering_from, unregister
 from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.models.wrapped import as_network
@@ -56,6 +56,7 @@ def session(objects: Objects) -> Iterator[None]:
     Files are private and the first Ctrl-C ends the block in order. Afterwards random numbers and
     the number of threads of torch are those of before.
     """
+    update_identities()
     threads = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

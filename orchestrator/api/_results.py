@@ -24,7 +24,7 @@ from orchestrator.api._tables import (
     trial_row,
 )
 from orchestrator.cluster.connect import require_disconnected
-from orchestrator.config.objectives import primary_goal
+from orchestrator.config.objectives import list_objectives
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.export.export import Exported, export, export_program
@@ -150,7 +150,7 @@ class Result:
             return export(self._store, self.name, student, self.number, weights, to, form)
 
     def __repr__(self) -> str:
-        value, goal = self._trial.value, primary_goal(self._sweep.configuration.search).name
+        value, goal = self._trial.value, list_objectives(self._sweep.configuration.search)[0]
         shown = "" if value is None else f", {goal} {value:.4f}"
         epochs = f"{self._trial.epochs} epoch{'s' * (self._trial.epochs != 1)}"
         return f"Result({self.name}, trial {self.number}: {self.state} after {epochs}{shown})"
@@ -223,7 +223,7 @@ class Study:
 
     def compare(
         self,
-        methods: Sequence[str],
+        methods: str | Sequence[str],
         *,
         seeds: int = DEFAULT_SEEDS,
         name: str | None = None,
@@ -235,7 +235,7 @@ class Study:
         The searches have the configuration of this sweep.
 
         Args:
-            methods: Two or more methods.
+            methods: Two or more methods, as a sequence or as text such as "kd,wttm".
             seeds: Trainings per method after its search.
             name: Name of the comparison; None for one with the time.
             resume: Name of the comparison to resume; `methods` and `seeds` must be its own.
@@ -245,7 +245,8 @@ class Study:
             KeyboardInterrupt: The comparison was interrupted; the message says how to resume it.
             UserError: The comparison cannot be started.
         """
-        return compare(self, tuple(methods), seeds, name, resume, progress)
+        names = methods.split(",") if isinstance(methods, str) else methods
+        return compare(self, tuple(names), seeds, name, resume, progress)
 
     def _result(self, number: int) -> Result:
         return Result(self.name, number, self._store, self._sweep, self._objects)

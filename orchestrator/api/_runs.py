@@ -236,6 +236,7 @@ def _run(request: Request) -> tuple[Sweep, Store]:
             if not local:
                 require_disconnected()
             store = Store.open(options.store)
+            _require_new_name(store, options.name)
             configuration = _configuration(store, request, note)
             if options.resume is not None:
                 trials, time_budget_s = _check_resume(store, request, configuration)
@@ -243,7 +244,6 @@ def _run(request: Request) -> tuple[Sweep, Store]:
                     store, options.resume, note, trials, time_budget_s, local=local
                 )
             else:
-                _require_new_name(store, options.name)
                 configuration, folder = resolve_run(
                     store, configuration, request.kind, options.name, local
                 )

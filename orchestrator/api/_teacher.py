@@ -1,14 +1,15 @@
 """Describe the teacher of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from orchestrator.api._networks import GivenNetwork, read_network
+from orchestrator.api._networks import GivenNetwork, read_again, read_network
 from orchestrator.api._options import read_options
 from orchestrator.config.schema import Teacher as TeacherSettings
 from orchestrator.config.schema import Training
+from orchestrator.core.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
         weights: Its weights: for a function or a module a .safetensors file or a state dict of
             `torch.save` with the names of the module; for a name as `teacher.network.weights`.
         settings: Keys of `teacher` and `teacher.training`, such as epochs=40 or mode="online"; for
-            a name also the settings of the network.
+            a name also `classes` and the settings of the network.
 
     Returns:
         The teacher, for `distil` and `sweep`.
@@ -66,6 +67,11 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
     own = {key: value for key, value in settings.items() if named and not _is_key(key, known)}
     given = read_network(network, "teacher", own, weights)
     options = {key: value for key, value in settings.items() if key not in own}
+    if given.function is not None and options.get("classes") is not None:
+        raise ConfigurationError(
+            "teacher: classes cannot be given for a function or a module, which has one output for "
+            "each class of the data: keep the rows of these classes in its last layer"
+        ).with_details("classes", options["classes"], "left out")
     sections = ("teacher", "teacher.training")
     advice = "set anything else of a network within its function"
     return Teacher(given, read_options("teacher", sections, options, None, (), advice))
@@ -77,4 +83,6 @@ def _is_key(name: str, known: set[str]) -> bool:
 
 def as_teacher(value: Any) -> Teacher | None:
     """Return the teacher of an argument: that of `teacher`, a network for it, or None."""
-    return value if value is None or isinstance(value, Teacher) else teacher(value)
+    if isinstance(value, Teacher):
+        return replace(value, network=read_again(value.network, "teacher"))
+    return None if value is None else teacher(value)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.error_handling import run_command
+from orchestrator.core.program import code_options_of
 
 Code = Annotated[
     list[Path] | None,
@@ -25,7 +26,7 @@ Plugin = Annotated[
 ]
 COMMANDS = (
     *("train", "sweep", "compare", "teacher", "export", "predict", "report", "doctor"),
-    "methods",
+    *("methods", "settings", "import_weights"),
 )
 
 
@@ -45,12 +46,13 @@ def _with_code(callback: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         *, code: list[Path] | None = None, plugin: list[str] | None = None, **options: Any
     ) -> Any:
-        if code or plugin:
-            with run_command(options["debug"]):
-                from orchestrator.extensions.loading import load_code
+        with code_options_of(code or (), plugin or ()):
+            if code or plugin:
+                with run_command(options["debug"]):
+                    from orchestrator.extensions.loading import load_code
 
-                load_code(code or (), plugin or ())
-        return callback(**options)
+                    load_code(code or (), plugin or ())
+            return callback(**options)
 
     added = {"code": Code, "plugin": Plugin}
     parameters = [

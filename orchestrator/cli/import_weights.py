@@ -15,7 +15,7 @@ from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_file, read_path
 from orchestrator.core.privacy import sanitize
-from orchestrator.core.program import program_name
+from orchestrator.core.program import code_options, program_name
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 
@@ -253,4 +253,5 @@ def _print_next(options: ImportOptions, target: Path, settings: Mapping[str, Any
         for name, value in values.items():
             text = value if isinstance(value, str) else json.dumps(value)
             words += ["--set", f"{section}.{name}={text}"]
+        words += code_options()
         print_line(console, sanitize(f"{title}: {program_name()} sweep {shlex.join(words)}"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from orchestrator.config.schema import LETTERS, Configuration, Search
+from orchestrator.core.errors import ConfigurationError, suggest_name
 
 Direction = Literal["maximize", "minimize"]
 PARAMETERS = "parameters"
@@ -35,14 +36,32 @@ class Goal(NamedTuple):
         return -1.0 if self.direction == "maximize" else 1.0
 
 
-def goals(search: Search) -> tuple[Goal, ...]:
+def list_objectives(search: Search) -> tuple[str, ...]:
+    """Return the names of the objectives of a search."""
+    return search.objectives or (search.objective,)
+
+
+def goals(search: Search, recorded: Mapping[str, Direction] | None = None) -> tuple[Goal, ...]:
     """Return the objectives of a checked search, with their directions.
 
     The directions of several objectives follow from their names.
+
+    Args:
+        search: The search.
+        recorded: Directions of metrics of user code, which need not be loaded then.
+
+    Raises:
+        ConfigurationError: A metric of user code is neither loaded nor recorded.
     """
     if not search.objectives:
         return (Goal(search.objective, search.direction),)
-    return tuple(Goal(name, _direction(name)) for name in search.objectives)
+    return tuple(Goal(name, _direction(name, recorded or {})) for name in search.objectives)
+
+
+def user_directions(search: Search) -> dict[str, Direction]:
+    """Return the directions of several objectives that are metrics of user code."""
+    names = [name for name in search.objectives if "/my/" in name]
+    return {name: _direction(name, {}) for name in names}
 
 
 def primary_goal(search: Search) -> Goal:
@@ -118,5 +137,14 @@ def unlettered(name: str) -> str:
     return rest if slash and first in tuple(LETTERS) else name
 
 
-def _direction(name: str) -> Direction:
-    return "minimize" if unlettered(name) == PARAMETERS else BETTER[unlettered(name)][0]
+def _direction(name: str, recorded: Mapping[str, Direction]) -> Direction:
+    metric = unlettered(name)
+    if metric == PARAMETERS:
+        return "minimize"
+    if name in recorded:
+        return recorded[name]
+    if metric not in BETTER:
+        raise ConfigurationError(
+            f"search.objectives: the direction of {name} is unknown: {suggest_name(metric, BETTER)}"
+        ).with_details("search.objectives", name, tuple(BETTER))
+    return BETTER[metric][0]

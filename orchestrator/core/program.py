@@ -1,11 +1,14 @@
 """Name the commands that start this program and install its extras, for messages."""
 
+import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.core.project import IS_INSTALLED
 
 COMMAND = "distil"
+_code_options: list[str] = []
 
 
 def program_name() -> str:
@@ -21,3 +24,19 @@ def program_name() -> str:
 def install_command(extra: str) -> str:
     """Return the command that installs the packages of an optional extra."""
     return f"pip install '{'distillation-orchestrator' if IS_INSTALLED else '.'}[{extra}]'"
+
+
+def code_options() -> list[str]:
+    """Return the options `--code` and `--plugin` of this command, for commands in messages."""
+    return list(_code_options)
+
+
+@contextlib.contextmanager
+def code_options_of(code: Sequence[Path], plugins: Sequence[str]) -> Iterator[None]:
+    """Keep the options of a command for `code_options` while it runs."""
+    words = [("--code", str(file)) for file in code] + [("--plugin", name) for name in plugins]
+    _code_options[:] = [word for pair in words for word in pair]
+    try:
+        yield
+    finally:
+        _code_options.clear()

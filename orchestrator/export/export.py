@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from orchestrator.config.objectives import describe_objective, primary_goal
+from orchestrator.config.objectives import describe_objective, list_objectives
 from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
@@ -209,7 +209,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     """Return how the trial was chosen, in words."""
     search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
     first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
-    by = describe_objective(sweep.configuration, primary_goal(search).name)
+    by = describe_objective(sweep.configuration, list_objectives(search)[0])
     if len(sweep.trials) == 1:
         return "the only trial of its run"
     if number is not None:

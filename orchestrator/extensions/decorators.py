@@ -1,6 +1,7 @@
 """Register networks, data sets, methods, transforms and metrics of user code."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,14 +14,19 @@ from orchestrator.data.datasets import DATASETS
 from orchestrator.data.preprocessing import AUTOMATIC, Automatic
 from orchestrator.data.user_transforms import TRANSFORMS, Function, Transform
 from orchestrator.extensions import _datasets, _networks
+from orchestrator.extensions.code_identity import code_identity
 from orchestrator.extensions.registry import (
+    ENTRIES,
+    PYTHON,
     Entry,
     Kind,
+    Origin,
     Slot,
     calling_place,
     current_origin,
     full_name,
     register,
+    registering_from,
 )
 from orchestrator.extensions.signature import SignatureError
 from orchestrator.training.metric_names import METRICS
@@ -231,3 +237,32 @@ def _refusal(place: str, kind: Kind, name: str, problem: str) -> ConfigurationEr
     return ConfigurationError(
         f"{place}: the {kind} {name} cannot be registered: {problem}"
     ).with_details("--code", name, problem)
+
+
+def register_again(
+    kind: str, name: str, target: Any, place: str, origin: Origin, options: Mapping[str, Any]
+) -> None:
+    """Register an object with the attributes of an `Entry`; it replaces the entry of its name."""
+    decorate = {
+        "network": network,
+        "dataset": dataset,
+        "method": method,
+        "transform": transform,
+        "metric": metric,
+    }[kind]
+    with registering_from(origin, place):
+        decorate(name, **options)(target)
+
+
+def update_identities() -> None:
+    """Register again what was registered from Python and uses code that has changed since.
+
+    In a notebook, a class can be defined again after the function that uses it was registered.
+    """
+    for entry in list(ENTRIES.values()):
+        if not entry.origin.replaces or entry.origin.name != PYTHON:
+            continue
+        identity = code_identity(entry.target)
+        if identity != entry.origin.identity:
+            origin = replace(entry.origin, identity=identity)
+            register_again(entry.kind, entry.name, entry.target, entry.place, origin, entry.options)

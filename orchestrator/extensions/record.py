@@ -45,7 +45,7 @@ def _texts(value: Any) -> Iterator[str]:
 def require_code(
     recorded: Mapping[str, str], subject: str, configuration: Configuration | None = None
 ) -> None:
-    """Require that the user code of a record is loaded, unchanged and in the same order.
+    """Require that the user code of a record is loaded unchanged, files in the same order.
 
     Args:
         recorded: The code of the record.
@@ -73,12 +73,12 @@ def require_code(
         raise ConfigurationError(
             f"{subject} was started without {other[0]}: leave it out, or start a new run"
         ).with_details("--code", other[0], tuple(recorded))
-    order = [name for name in present if name in recorded]
-    if order != list(recorded):
+    order = [name for name in present if _is_file(name) and name in recorded]
+    if order != (files := [name for name in recorded if _is_file(name)]):
         raise ConfigurationError(
-            f"{subject} was started with the code in the order {', '.join(recorded)}: give it in "
+            f"{subject} was started with the code in the order {', '.join(files)}: give it in "
             f"this order"
-        ).with_details("--code", tuple(order), tuple(recorded))
+        ).with_details("--code", tuple(order), tuple(files))
 
 
 def _present() -> Code:
@@ -90,14 +90,18 @@ def _present() -> Code:
     )
 
 
+def _is_file(name: str) -> bool:
+    return name.endswith(".py")
+
+
 def _describe(name: str, identity: str) -> str:
-    if name.endswith(".py"):
+    if _is_file(name):
         return f"--code {name} with the SHA-256 {_short(identity)}"
     return f"{name} ({_short(identity)})"
 
 
 def _advice(name: str) -> str:
-    if name.endswith(".py"):
+    if _is_file(name):
         return f"give this file with --code {name}"
     if name.startswith("plugin "):
         return f"give it with --plugin {name.removeprefix('plugin ')}"

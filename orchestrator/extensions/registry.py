@@ -1,8 +1,6 @@
 """Keep what user code registers, and enter it into the registries of the built-in things."""
 
 import contextlib
-import hashlib
-import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -15,6 +13,7 @@ from orchestrator.extensions.code_identity import code_identity
 
 Kind = Literal["network", "dataset", "method", "transform", "metric"]
 PREFIX = "my/"
+PYTHON = "Python"  # the origin of what a program or a notebook registers itself
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 Slot = tuple[MutableMapping[str, Any], str, Any]  # a registry, the key in it and the value
 
@@ -26,7 +25,7 @@ class Origin:
     Attributes:
         name: The name of the file or plugin, for messages.
         identity: Text that changes with the code: the SHA-256 of the file and of the files that it
-            imports, or the version of the plugin.
+            imports, the version of the plugin, or the hash of the code of an object.
         replaces: Whether a name can be registered again, as in a notebook.
     """
 
@@ -75,16 +74,12 @@ def registering_from(origin: Origin, place: str = "") -> Iterator[None]:
 def current_origin(target: Any) -> Origin:
     """Return the origin of an object that is being registered.
 
-    Outside of a file of `--code` and of a plugin, it is the source text of the object, or its
-    compiled code: Python does not find the source of a class in a notebook.
+    Outside of a file of `--code` and of a plugin, the identity is that of the code of the object
+    and of what it uses.
     """
     if _origins:
         return _origins[-1][0]
-    try:
-        identity = hashlib.sha256(inspect.getsource(target).encode()).hexdigest()
-    except (OSError, TypeError):
-        identity = code_identity(target)
-    return Origin("Python", identity, replaces=True)
+    return Origin(PYTHON, code_identity(target), replaces=True)
 
 
 def calling_place(depth: int) -> str:

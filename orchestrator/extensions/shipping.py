@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.extensions import decorators
+from orchestrator.extensions.decorators import register_again
 from orchestrator.extensions.loading import load_code, load_sources, loaded_files, loaded_plugins
-from orchestrator.extensions.registry import ENTRIES, Origin, registering_from
+from orchestrator.extensions.registry import ENTRIES, Origin
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,4 @@ def unpack_code(shipment: Shipment) -> None:
     load_code((), shipment.plugins)
     load_sources(shipment.sources)
     for each in shipment.objects:
-        decorate = getattr(decorators, each.kind)
-        with registering_from(each.origin, each.place):
-            decorate(each.name, **each.options)(each.target)
+        register_again(each.kind, each.name, each.target, each.place, each.origin, each.options)

@@ -123,10 +123,13 @@ def _convert_class(kind: type[Any]) -> tuple[type[Settings], Callable[[Settings]
     else:
         types = typing.get_type_hints(kind, include_extras=True)
         for each in dataclasses.fields(kind):
-            if each.default is dataclasses.MISSING:
-                raise SignatureError(f"the setting {each.name} has no default: give one")
             text = each.metadata.get("description")
-            fields[each.name] = (types[each.name], Field(each.default, description=text))
+            default = each.default
+            if each.default_factory is not dataclasses.MISSING:
+                default = each.default_factory()
+            if default is dataclasses.MISSING:
+                raise SignatureError(f"the setting {each.name} has no default: give one")
+            fields[each.name] = (types[each.name], Field(default, description=text))
     settings = _create(kind.__name__, fields, kind.__doc__)
     return settings, lambda settings: kind(**settings.model_dump())
 

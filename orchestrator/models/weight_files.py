@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
-from orchestrator.core.program import program_name
+from orchestrator.core.program import code_options, program_name
 from orchestrator.models.network import Network
 
 SUFFIX = ".safetensors"
@@ -154,6 +154,7 @@ def import_command(
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if file.suffix.lower() == SUFFIX:
         words += ["--to", str(file.with_name(f"{file.stem}-imported{SUFFIX}"))]
+    words += code_options()
     return f"{shlex.join(words)}{options}"
 
 

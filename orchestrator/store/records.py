@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orchestrator.config.objectives import goals, pareto_front, primary_goal
+from orchestrator.config.objectives import Goal, goals, pareto_front, user_directions
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import Parameters, apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -40,6 +40,7 @@ SweepState = Annotated[str, Field(pattern="^(running|finished|failed|interrupted
 Kind = Annotated[str, Field(pattern="^(sweep|train)$")]
 FILE, COPY = "sweep.json", "sweep.copy.json"  # the copy protects against damage to one of them
 TRIAL_FILE = "trial.json"  # in the folder of a trial
+DIRECTIONS = "directions"  # in `SweepRecord.described`: those of metrics of user code
 Epoch = Annotated[int, Field(ge=0, le=10**7)]
 
 
@@ -184,7 +185,9 @@ class Sweep(SweepRecord):
         folder.mkdir(parents=True, exist_ok=True)
         with run_lock.single_driver(folder):
             cls.require_new(folder)
-            sweep = cls(configuration, kind, described=described or {}, folder=folder)
+            directions = user_directions(configuration.search)
+            described = (described or {}) | ({DIRECTIONS: directions} if directions else {})
+            sweep = cls(configuration, kind, described=described, folder=folder)
             sweep.save()
         return sweep
 
@@ -271,9 +274,14 @@ class Sweep(SweepRecord):
         return self.state == "running" and run_lock.is_running(self.folder)
 
     @property
+    def goals(self) -> tuple[Goal, ...]:
+        """Return the objectives; user code that defines a metric need not be loaded."""
+        return goals(self.configuration.search, self.described.get(DIRECTIONS))
+
+    @property
     def maximize(self) -> bool:
         """Return whether a larger value is better."""
-        return primary_goal(self.configuration.search).direction == "maximize"
+        return self.goals[0].direction == "maximize"
 
     def hold(self) -> AbstractContextManager[None]:
         """Hold the lock of the driver. Raise ConfigurationError if another process holds it."""
@@ -369,10 +377,7 @@ class Sweep(SweepRecord):
             for trial in self.ranked()
             if trial.values and trial.state == "complete"
         }
-        return [
-            self.trials[number]
-            for number in pareto_front(complete, goals(self.configuration.search))
-        ]
+        return [self.trials[number] for number in pareto_front(complete, self.goals)]
 
     def status(self) -> dict[str, Any]:
         """Return the content of `status --json`, whose keys are a public interface."""
@@ -385,9 +390,9 @@ class Sweep(SweepRecord):
         return {
             "sweep": self.name,
             "state": "interrupted" if self.state == "running" and not alive else self.state,
-            "objective": primary_goal(self.configuration.search).name,
-            "direction": primary_goal(self.configuration.search).direction,
-            "objectives": [goal._asdict() for goal in goals(self.configuration.search)],
+            "objective": self.goals[0].name,
+            "direction": self.goals[0].direction,
+            "objectives": [goal._asdict() for goal in self.goals],
             "trials": trials,
             "best": self._summary(best, alive) if best else None,
             "front": [self._summary(trial, alive) for trial in self.front()],

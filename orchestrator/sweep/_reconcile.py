@@ -17,7 +17,7 @@ import optuna
 from optuna.samplers import PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.objectives import goals
+from orchestrator.config.objectives import list_objectives
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw, suggest_configuration
 from orchestrator.config.trial import Parameters
@@ -49,7 +49,7 @@ def reconcile(
     Returns:
         A message for each record that was set aside.
     """
-    names = [goal.name for goal in goals(sweep.configuration.search)]
+    names = list(list_objectives(sweep.configuration.search))
     messages = _set_aside(study, sweep)
     _create_missing(study, sweep)
     started = [

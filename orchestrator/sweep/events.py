@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
-from orchestrator.config.objectives import goals
+from orchestrator.config.objectives import list_objectives
 from orchestrator.config.trial import Parameters
 from orchestrator.core.privacy import sanitize
 from orchestrator.core.reports import EpochRecord
@@ -104,7 +104,7 @@ class Events:
         """
         record = replace(record, notes=tuple(map(sanitize, record.notes)))
         if record.epoch <= trial.epochs or not trial.apply_report(
-            record, [goal.name for goal in goals(self.sweep.configuration.search)]
+            record, list_objectives(self.sweep.configuration.search)
         ):
             return
         # before the record: after a kill, a recorded epoch is not reported again

@@ -6,7 +6,7 @@ best one, and commands that show more.
 
 import json
 
-from orchestrator.config.objectives import describe_objective, primary_goal
+from orchestrator.config.objectives import describe_objective, list_objectives
 from orchestrator.config.schema import Configuration
 from orchestrator.core.program import program_name
 from orchestrator.data.dataset import DataSummary
@@ -117,12 +117,12 @@ def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
         return summary + " No trial has completed yet."
     test = _test(best)
     tested = f", test accuracy {test:.4f}" if test is not None else ""
-    objective = describe_objective(configuration, primary_goal(configuration.search).name)
+    objective = describe_objective(configuration, list_objectives(configuration.search)[0])
     return f"{summary} The best is trial {best.number}: {objective} {best.value:.4f}{tested}."
 
 
 def _table(sweep: Sweep) -> str:
-    objective = primary_goal(sweep.configuration.search).name
+    objective = list_objectives(sweep.configuration.search)[0]
     ranked = sweep.ranked()
     rows = [
         "## Trials",

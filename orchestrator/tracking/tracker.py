@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from orchestrator.config.objectives import describe_objective, goals
+from orchestrator.config.objectives import describe_objective
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.program import program_name
@@ -380,7 +380,7 @@ class Tracker:
 
     def _record_front(self) -> None:
         """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
-        objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
+        objectives, front = self.sweep.goals, self.sweep.front()
         names, numbers = [goal.name for goal in objectives], [trial.number for trial in front]
         values = {
             str(trial.number): trial.values

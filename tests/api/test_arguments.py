@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from orchestrator import api as od
 from orchestrator.api._options import SECTIONS, read_options
+from orchestrator.api._teacher import as_teacher
 from tests.api.conftest import Arrays, TwoLayers
 from tests.refusal import refused
 
@@ -107,6 +109,32 @@ def test_the_name_of_a_network_identifies_its_structure() -> None:
     assert names[0].startswith("my/TwoLayers-")
 
 
+def test_a_changed_forward_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(activation: Any) -> type[nn.Module]:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.fc = nn.Linear(64, 10)
+
+            def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+                output: torch.Tensor = self.fc(activation(inputs.flatten(1)))
+                return output
+
+        return Net
+
+    one, other = make(functional.relu), make(torch.zeros_like)
+    factories = [lambda: one(), lambda: other(), lambda: make(functional.relu)()]
+    names = [od.teacher(each).network.section["name"] for each in (*factories, one(), other())]
+    assert len(set(names)) == 5 and all(name.startswith("my/Net-") for name in names)
+    assert od.teacher(factories[0]).network.section["name"] == names[0]
+    monkeypatch.setitem(globals(), "redefined", one)
+    teacher = od.teacher(lambda: redefined())  # type: ignore[name-defined]  # noqa: F821
+    assert as_teacher(teacher) == teacher
+    monkeypatch.setitem(globals(), "redefined", other)
+    again = as_teacher(teacher)
+    assert again and again.network.section["name"] != teacher.network.section["name"]
+
+
 def test_making_a_teacher_draws_no_random_number() -> None:
     before = torch.get_rng_state()
     od.teacher(lambda: TwoLayers(10, 8))
@@ -118,6 +146,9 @@ def test_a_teacher_is_refused() -> None:
         od.teacher(lambda: TwoLayers(10, 8), width=3)
     with refused("epoch"):
         od.teacher(lambda: TwoLayers(10, 8), epoch=3)
+    for network in (TwoLayers(20, 8), lambda: TwoLayers(20, 8)):
+        with refused("classes", value=[1, 2], allowed="left out"):
+            od.teacher(network, classes=[1, 2])
 
 
 def test_data_of_arrays_and_of_a_data_set_are_the_same(arrays: Arrays) -> None:

@@ -146,13 +146,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 class Interrupting(nn.Linear):
     """Layer that sends Ctrl-C at its first training step."""
 
-    sent = False
+    sent = threading.Event()  # no value of the code, whose hash must not change
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         main = threading.main_thread()
         trains = torch.is_grad_enabled() and threading.current_thread() is not main
-        if trains and not Interrupting.sent:
-            Interrupting.sent = True
+        if trains and not Interrupting.sent.is_set():
+            Interrupting.sent.set()
             signal.pthread_kill(main.ident or 0, signal.SIGINT)
         return super().forward(inputs)
 
@@ -162,7 +162,7 @@ def interrupting() -> nn.Module:
 
 
 def test_an_interrupted_training_is_resumed_with_the_same_call(store: Path, data: od.Data) -> None:
-    Interrupting.sent = False
+    Interrupting.sent.clear()
     call: dict[str, Any] = {"store": store, "epochs": 2, **QUIET}
     with pytest.raises(KeyboardInterrupt, match="resume='mine'"):
         od.distil(interrupting, None, data, "cross_entropy", name="mine", **call)
@@ -181,13 +181,21 @@ def test_an_interrupted_training_is_resumed_with_the_same_call(store: Path, data
     assert resumed.metrics["test/last/nll"] == whole.metrics["test/last/nll"]
 
 
+def test_a_taken_name_is_refused_before_the_data_are_prepared(store: Path) -> None:
+    Sweep.create(Store.open(store).sweep("taken"), load(None, []), "train")
+    teacher = od.teacher(TwoLayers(10, 8))
+    with refused("name", "taken"):
+        od.distil(student, teacher, "digits", "kd", store=store, name="taken", epochs=1, **QUIET)
+    assert not (store / "data").exists() and not (store / "weights").exists()
+
+
 def test_a_failed_training_raises_its_sentence(store: Path, data: od.Data) -> None:
     with pytest.raises(TrialError, match="learning_rate"):
         od.distil(student, None, data, "cross_entropy", store=store, epochs=1, learning_rate=1e20)
 
 
 def test_students_that_are_functions_learn_together(store: Path, data: od.Data) -> None:
-    peers = [lambda: TwoLayers(10, 8), {"name": "mlp", "width": 4}]
+    peers = [student, {"name": "mlp", "width": 4}]
     result = od.distil(student, None, data, "dml", peers=peers, store=store, epochs=1, **QUIET)
     networks = [
         result.settings["student"]["name"],

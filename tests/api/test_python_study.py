@@ -117,6 +117,15 @@ def test_html_is_escaped(study: Study) -> None:
         assert {"p", "table"} <= page.tags
 
 
+def test_the_methods_of_a_comparison_can_be_one_text(study: Study) -> None:
+    for methods in ("kd", ["kd"]):
+        with refused("--methods", ("kd",)):
+            study.compare(methods)
+    for methods in ("kd, wttmm", ["kd", "wttmm"]):
+        with refused("--methods", "wttmm"):
+            study.compare(methods)
+
+
 def test_a_study_without_results_explains_why(study: Study) -> None:
     study._sweep.trials = {2: study._sweep.trials[2]}
     with refused("name", "mine") as caught:

@@ -1,22 +1,25 @@
 """Train with user code by commands: records, copies, fingerprints, and what needs the code."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import orchestrator as od
 import run
 from orchestrator.config.loader import load
+from orchestrator.config.objectives import goals
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.extensions.loading import load_code, unload_all
-from orchestrator.extensions.record import describe_code
-from orchestrator.store.records import Sweep
+from orchestrator.extensions.record import describe_code, require_code
+from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.design import search_of
 from orchestrator.sweep.comparison.record import Comparison
@@ -268,3 +271,80 @@ def test_check_code_prints_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "empty.py").write_text("")
     exit_code, output = call("check-code", str(tmp_path / "empty.py"))
     assert exit_code == 2 and "registers nothing" in output
+
+
+def test_the_printed_import_command_runs(tmp_path: Path) -> None:
+    code = [f"--code={file}" for file in write_code(tmp_path)]
+    state = {"1.weight": torch.ones(12, 64), "1.bias": torch.zeros(12)}
+    state |= {"3.weight": torch.ones(10, 12), "3.bias": torch.zeros(10)}
+    torch.save(state, tmp_path / "t.pth")
+    words = ["train", "--local", "--store", str(tmp_path / "store"), "--dry-run", *code]
+    pairs = [f"teacher.network={{name: my/tiny, width: 12, weights: {tmp_path / 't.pth'}}}"]
+    words += [word for pair in (*pairs, "method.name=kd") for word in ("--set", pair)]
+    exit_code, output = call(*words)
+    command = shlex.split(output.partition("`")[2].partition("`")[0])
+    assert exit_code == 2 and command[2] == "import-weights", output
+    exit_code, output = call(*command[2:])
+    assert exit_code == 0 and (tmp_path / "t.safetensors").is_file(), output
+    assert output.count("--code") == 4, "in the commands for a teacher and for a student"
+
+
+def test_settings_of_a_network_are_explained(tmp_path: Path) -> None:
+    words = ["settings", "student.width", "--set", "student.name=my/tiny"]
+    exit_code, output = call(*words, *(f"--code={file}" for file in write_code(tmp_path)))
+    assert exit_code == 0 and "Units of the hidden layer" in output, output
+
+
+def test_the_order_of_files_counts_alone(tmp_path: Path) -> None:
+    def register(name: str) -> None:
+        od.metric(name)(lambda logits, labels: 0.0)
+
+    register("one")
+    register("two")
+    files = [tmp_path / name for name in ("a.py", "b.py")]
+    for file in files:
+        file.write_text("")
+    load_code(files)
+    configuration = load(None, ["search.objective=validation/my/one", "project=my/two"])
+    recorded = describe_code(configuration)
+    assert list(recorded) == ["a.py", "b.py", "metric my/one", "metric my/two"]
+    register("one")
+    assert list(describe_code(configuration)) == ["a.py", "b.py", "metric my/two", "metric my/one"]
+    require_code(recorded, "resume", configuration)
+    other = {name: recorded[name] for name in ("b.py", "a.py", "metric my/one", "metric my/two")}
+    with refused("--code", ("a.py", "b.py"), ("b.py", "a.py")):
+        require_code(other, "resume", configuration)
+
+
+def test_status_needs_no_code_for_a_metric_that_is_one_of_several_objectives(
+    tmp_path: Path,
+) -> None:
+    @od.metric("error", direction="minimize")
+    def error(logits: Any, labels: Any) -> float:
+        return 0.0
+
+    store = Store.open(tmp_path)
+    names = ("validation/accuracy", "validation/my/error")
+    for order in (names, names[::-1]):
+        configuration = load(None, [f"search.objectives=[{', '.join(order)}]"])
+        sweep = Sweep.create(store.sweep(f"run-{order[0][-5:]}"), configuration, "sweep")
+        for number, value in enumerate((0.5, 0.25)):
+            metrics = dict.fromkeys(names, value)
+            values = [value, value]
+            sweep.save_trial(
+                Trial(number, {}, "complete", value, 1, metrics, [value], values=values)
+            )
+    unload_all()
+    with refused("search.objectives"):
+        goals(configuration.search)
+    assert [Sweep.open(store, name).goals for name in ("run-uracy", "run-error")] == [
+        (("validation/accuracy", "maximize"), ("validation/my/error", "minimize")),
+        (("validation/my/error", "minimize"), ("validation/accuracy", "maximize")),
+    ]
+    best = [Sweep.open(store, name).best() for name in ("run-uracy", "run-error")]
+    assert [trial and trial.number for trial in best] == [0, 1]
+    for words in ([], ["run-error"], ["run-error", "--json"]):
+        exit_code, output = call("status", *words, "--store", str(tmp_path))
+        assert exit_code == 0 and "run-error" in output, output
+    other = Sweep.create(store.sweep("plain"), load(None, []), "train")
+    assert other.described == {}

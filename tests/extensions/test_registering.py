@@ -79,7 +79,19 @@ class FlatData:
     )
 
 
-@pytest.mark.parametrize("kind", [FlatSettings, FlatModel, FlatData])
+@dataclass
+class FlatFactory:
+    width: Annotated[int, Field(ge=1, le=9)] = field(
+        default_factory=lambda: 3, metadata={"description": "Units of the hidden layer."}
+    )
+
+
+@dataclass
+class NoDefault:
+    width: int
+
+
+@pytest.mark.parametrize("kind", [FlatSettings, FlatModel, FlatData, FlatFactory])
 def test_settings_can_be_a_class(kind: type[Any]) -> None:
     def build_flat(settings: Any, classes: int) -> nn.Module:
         assert isinstance(settings, kind)
@@ -90,6 +102,7 @@ def test_settings_can_be_a_class(kind: type[Any]) -> None:
     described = MODELS["my/flat"].settings.model_fields["width"].description
     assert described == "Units of the hidden layer."
     assert build("my/flat", 5, SHAPE, {"width": 7}).head.in_features == 7
+    assert build("my/flat", 5, SHAPE, {}).head.in_features == 3
     with refused("width", 10):
         build("my/flat", 5, SHAPE, {"width": 10})
 
@@ -144,6 +157,10 @@ def default_out_of_range(classes: int, width: Annotated[int, Field(ge=5)] = 3) -
     return flat(classes, SHAPE, width)
 
 
+def no_default_in_a_class(settings: NoDefault, classes: int) -> nn.Module:
+    return flat(classes, SHAPE, settings.width)
+
+
 def positional(classes: int, *widths: int) -> nn.Module:
     return flat(classes, SHAPE)
 
@@ -152,6 +169,7 @@ def positional(classes: int, *widths: int) -> nn.Module:
     ("function", "problem"),
     [
         (no_default, "width has no default"),
+        (no_default_in_a_class, "width has no default"),
         (no_plain_type, "widths must be"),
         (default_out_of_range, "width"),
         (positional, "widths cannot be passed by its name"),

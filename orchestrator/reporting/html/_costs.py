@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.config.objectives import Goal, describe_objective, goals, pareto_front
+from orchestrator.config.objectives import Goal, describe_objective, pareto_front
 from orchestrator.reporting.html._chart import COLOURS, MUTED, Chart, Style, scale
 from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
@@ -56,7 +56,7 @@ def objectives(view: SweepView) -> Figure | None:
 
     The result is None if there are not several objectives, or no complete trial.
     """
-    wanted = goals(view.sweep.configuration.search)
+    wanted = view.sweep.goals
     if len(wanted) < 2 or not view.searched:
         return None
     points = [Measured(trial, *trial.values[:2]) for trial in view.complete if trial.values]
@@ -70,7 +70,7 @@ def objectives(view: SweepView) -> Figure | None:
 
 def front_table(view: SweepView) -> Table:
     """Return a table of the trials on the Pareto front of several objectives."""
-    wanted = goals(view.sweep.configuration.search)
+    wanted = view.sweep.goals
     names = [
         f"{describe_objective(view.sweep.configuration, goal.name)} ({goal.direction})"
         for goal in wanted

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.config.objectives import Goal, describe_objective, primary_goal
+from orchestrator.config.objectives import Goal, describe_objective
 from orchestrator.data.dataset import SUMMARY_FILE, DataSummary, read_summary
 from orchestrator.reporting.html._format import word
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
@@ -42,7 +42,7 @@ class SweepView:
     @property
     def goal(self) -> Goal:
         """Return the objective that trials are compared by."""
-        return primary_goal(self.sweep.configuration.search)
+        return self.sweep.goals[0]
 
     @property
     def objective(self) -> str:

@@ -12,12 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.config.objectives import (
-    describe_objective,
-    describe_students,
-    goals,
-    primary_goal,
-)
+from orchestrator.config.objectives import describe_objective, describe_students, list_objectives
 from orchestrator.config.plan import count_planned_epochs
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
@@ -240,7 +235,7 @@ def settings(trial: Trial) -> str:
 
 def _describe_objective(sweep: Sweep) -> str:
     """Return the description of the metric that trials are compared by."""
-    return describe_objective(sweep.configuration, primary_goal(sweep.configuration.search).name)
+    return describe_objective(sweep.configuration, list_objectives(sweep.configuration.search)[0])
 
 
 def _by_first(sweep: Sweep) -> str:
@@ -340,8 +335,8 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
 
 def _front(sweep: Sweep) -> Table:
     objectives = [
-        describe_objective(sweep.configuration, goal.name)
-        for goal in goals(sweep.configuration.search)
+        describe_objective(sweep.configuration, name)
+        for name in list_objectives(sweep.configuration.search)
     ]
     table = Table(title="Pareto front")
     for column in ("trial", *objectives, "settings"):
@@ -465,7 +460,7 @@ def status_table(sweep: Sweep, console: Console) -> None:
     status = sweep.status()
     objectives = ", ".join(
         f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}"
-        for goal in goals(sweep.configuration.search)
+        for goal in sweep.goals
     )
     table = Table(title=f"{sweep.name}: {status['state']}, {objectives}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
