@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import run
+from orchestrator.config.loader import load
 from orchestrator.data.dataset import Dataset
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
@@ -92,6 +93,17 @@ def test_accuracy_is_that_with_the_normalisation_of_the_network(file: str) -> No
     accuracy, _ = validation_accuracy(network(), list(range(10)), (0.9, 0.1))
     assert accuracy != validation_accuracy(network(), list(range(10)))[0]
     assert f"validation accuracy {accuracy:.4f} on 60 images of digits" in output
+
+
+def test_a_file_keeps_the_input_of_its_network(file: str) -> None:
+    given = ("--set", "mean=[0.9]", "--set", "std=[0.1]", "--set", "input_size=16")
+    output = call("import-weights", file, *NETWORK, *given)
+    assert "input_size 16, mean [0.9], std [0.1]" in output
+    chosen = ["student.name=cnn", "student.width=4", "student.weights=my net.safetensors"]
+    student = load(None, chosen).student
+    assert (student.input_size, student.mean, student.std) == (16, (0.9,), (0.1,))
+    other = load(None, [*chosen, "student.input_size=8"]).student
+    assert (other.input_size, other.mean) == (8, (0.9,))
 
 
 def test_without_data_nothing_but_the_file_is_written(file: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli._run import console, print_note
 from orchestrator.config.loader import load, override
+from orchestrator.config.network_schema import INPUT_KEYS
 from orchestrator.config.path_settings import SUFFIX, resolve_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.core import errors
@@ -81,6 +82,8 @@ def import_weights(options: ImportOptions) -> int:
     read_file(options.file, "FILE", FILE_ADVICE)
     target, settings = _read_target(options), dict[str, Any]()
     override(settings, [pair for pair in options.pairs if not _is_configuration_key(pair)])
+    usual = _choose_inputs(options, settings)
+    settings |= usual
     configuration = _load_configuration(options, target, settings)
     checkpoint = read_checkpoint(options.file, options.key)
     shape, store = None, None
@@ -94,14 +97,42 @@ def import_weights(options: ImportOptions) -> int:
         checkpoint, wanted, "order" if options.match == "order" else "names"
     )
     names = _read_class_names(options.class_names, imported.network.classes)
-    imported.save(target, names)
-    _print_lines(_describe_import(checkpoint, imported) | {"written": str(target)})
+    network = configuration.teacher.network if configuration and configuration.teacher else None
+    chosen = network.settings if network else settings
+    inputs = {key: chosen[key] for key in INPUT_KEYS if chosen.get(key) is not None}
+    inputs = {key: list(each) if isinstance(each, tuple) else each for key, each in inputs.items()}
+    imported.save(target, names, inputs)
+    lines = _describe_import(checkpoint, imported)
+    if inputs:
+        source = f"usual for {options.network}; " * bool(usual)
+        lines["input"] = (
+            f"{', '.join(f'{key} {value}' for key, value in inputs.items())}: {source}set others "
+            f"with --set {next(iter(inputs))}=..."
+        )
+    _print_lines(lines | {"written": str(target)})
     if configuration and store:
         _print_accuracy(store, configuration, imported)
     else:
         print_note(_advise_check(imported))
     _print_next(options, target, settings)
     return errors.OK
+
+
+def _choose_inputs(options: ImportOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the input size and the normalisation that published weights of the network expect.
+
+    Values that the user gives are left out.
+    """
+    from orchestrator.models.build import usual_inputs
+
+    keys = {pair.partition("=")[0].strip() for pair in options.pairs}
+    known = {key.removeprefix("teacher.network.") for key in keys} | set(settings)
+    if known & {"mean", "std"}:
+        known |= {"mean", "std"}
+    if options.image_size is not None:
+        known.add("input_size")
+    usual = usual_inputs(options.network)
+    return {key: value for key, value in usual.items() if key not in known}
 
 
 def _read_target(options: ImportOptions) -> Path:

@@ -1,4 +1,4 @@
-"""Complete the networks of a configuration that take published weights."""
+"""Complete the networks of a configuration that take published or imported weights."""
 
 from typing import Any
 
@@ -14,7 +14,8 @@ def complete_networks(configuration: Configuration) -> Configuration:
     """Return the configuration with complete networks.
 
     A network with a prefix and published weights gets the tag, the input size and the normalisation
-    of these weights where they are not given, so that a record does not depend on a library. The
+    of these weights where they are not given, so that a record does not depend on a library. So
+    does a network with a file in which `import-weights` has recorded its input. The
     folder of `hf/FOLDER` becomes absolute, also where the search names it. Other networks stay as
     they are.
 
@@ -45,7 +46,7 @@ def complete_networks(configuration: Configuration) -> Configuration:
 
 
 def _complete(network: Network, key: str) -> Network:
-    if "/" not in network.name:
+    if "/" not in network.name and not network.weights:
         return network
     changes: dict[str, Any] = {}
     if network.name.startswith(HF):
@@ -53,18 +54,21 @@ def _complete(network: Network, key: str) -> Network:
     if network.weights:
         # these import torch, which other configurations do not need
         from orchestrator.models.build import published_inputs
-        from orchestrator.models.weight_files import is_file_name
+        from orchestrator.models.weight_files import is_file_name, read_recorded_inputs
 
-        if not is_file_name(network.weights):
+        inputs: dict[str, Any] = {}
+        if is_file_name(network.weights):
+            inputs = read_recorded_inputs(read_path(network.weights, f"{key}.weights"))
+        elif "/" in network.name:
             try:
                 inputs = published_inputs(changes.get("name", network.name), network.weights)
             except ConfigurationError as error:
                 raise ConfigurationError.from_error(error, f"{key}: {error}", key) from error
-            if network.mean is not None:
-                inputs = {name: inputs[name] for name in inputs if name not in ("mean", "std")}
-            if network.input_size is not None:
-                inputs.pop("input_size", None)
-            changes |= inputs
+        if network.mean is not None:
+            inputs = {name: inputs[name] for name in inputs if name not in ("mean", "std")}
+        if network.input_size is not None:
+            inputs.pop("input_size", None)
+        changes |= inputs
     values = network.model_dump() | changes
     return network if values == network.model_dump() else Network.model_validate(values)
 

@@ -203,6 +203,26 @@ def published_inputs(name: str, weights: str) -> dict[str, Any]:
     return {} if inputs is None else inputs(weights)
 
 
+def usual_inputs(name: str) -> dict[str, Any]:
+    """Return the `input_size`, `mean` and `std` that published weights of a network expect.
+
+    Args:
+        name: The name of the network, as in `find_builder`.
+
+    Returns:
+        The values by key; empty if there are no published weights.
+    """
+    prefix = name.partition("/")[0]
+    weights = {"timm": "pretrained", "hf": "pretrained", "torchvision": "DEFAULT"}.get(prefix)
+    if weights is None:
+        return {}
+    try:
+        inputs = published_inputs(name, weights)
+    except UserError:
+        return {}
+    return {key: inputs[key] for key in KEYS if key in inputs}
+
+
 def identify(name: str, weights: str | None) -> str:
     """Return a text that identifies a network and its published weights.
 

@@ -43,7 +43,7 @@ PROVENANCE = "orchestrator.import"  # key in the metadata of an imported file, w
 
 
 def is_file_name(weights: str) -> bool:
-    """Return whether `weights` names a file rather than weights that torchvision publishes."""
+    """Return whether `weights` names a file rather than published weights."""
     path = Path(weights)
     return path.suffix.lower() in (SUFFIX, *FOREIGN) or len(path.parts) > 1 or path.is_file()
 
@@ -90,14 +90,32 @@ def read_weights(
 
 def read_class_names(file: Path) -> tuple[str, ...]:
     """Return the names of the classes that `import-weights` recorded in a file; () without any."""
+    names = _read_origin(file).get("class_names")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def read_recorded_inputs(file: Path) -> dict[str, Any]:
+    """Return the `input_size`, `mean` and `std` that `import-weights` recorded in a file.
+
+    Returns:
+        The recorded values; empty for any other file, also for one that cannot be read.
+    """
+    try:
+        inputs = _read_origin(file).get("inputs")
+    except (SafetensorError, OSError):  # refused when the weights are read
+        return {}
+    return dict(inputs) if isinstance(inputs, dict) else {}
+
+
+def _read_origin(file: Path) -> dict[str, Any]:
+    """Return what `import-weights` recorded in a file; empty for any other file."""
     with safe_open(file, "pt") as opened:
         text = (opened.metadata() or {}).get(PROVENANCE, "{}")
     try:
         origin = json.loads(text)
     except ValueError:
-        return ()
-    names = origin.get("class_names") if isinstance(origin, dict) else None
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 def describe_file(file: Path) -> str:

@@ -62,12 +62,15 @@ class ImportedWeights:
     matching: Matching
     match: Match
 
-    def save(self, file: Path, class_names: Sequence[str] = ()) -> None:
+    def save(
+        self, file: Path, class_names: Sequence[str] = (), inputs: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the weights and their origin as safetensors.
 
         Args:
             file: The file to write.
             class_names: The names of the classes, in the order of the logits; empty if unknown.
+            inputs: The `input_size`, `mean` and `std` that the network expects; None if unknown.
 
         Raises:
             PreflightError: The file cannot be written.
@@ -84,6 +87,7 @@ class ImportedWeights:
             "network": self.network.name,
             "classes": self.network.classes,
             "class_names": list(class_names),
+            "inputs": dict(inputs or {}),
         }
         # one entry, because safetensors writes several in any order
         save_state(state, file, {PROVENANCE: json.dumps(origin, sort_keys=True)})

@@ -20,6 +20,7 @@ from orchestrator.models.build import (
     find_builder,
     identify,
     published_inputs,
+    usual_inputs,
 )
 from orchestrator.models.feature_maps import map_shapes
 from orchestrator.models.network import Network
@@ -174,6 +175,9 @@ def test_published_weights_state_their_input() -> None:
         "std": [0.5, 0.5, 0.5],
     }
     assert published_inputs("torchvision/resnet18", "IMAGENET1K_V1")["input_size"] == 224
+    assert usual_inputs("timm/vit_tiny_patch16_224")["input_size"] == 224
+    assert usual_inputs("torchvision/resnet18")["mean"] == [0.485, 0.456, 0.406]
+    assert usual_inputs("resnet18") == usual_inputs("timm/test_vit.none") == {}
     assert published_inputs("resnet18", "IMAGENET1K_V1") == {}
     with refused("weights", "best", ("pretrained",)):
         published_inputs("timm/resnet18", "best")
