@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.config.conditional_space import iterate_branches
 from orchestrator.config.key_fields import METHOD_SECTION, find_key, find_section, numeric_type
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_schema import SearchRange
 from orchestrator.config.trial import network_key
 from orchestrator.core.errors import ConfigurationError
@@ -216,7 +216,7 @@ def find_field(configuration: Configuration, method: str, name: str) -> FieldInf
 
     section, dot, setting = name.rpartition(".")
     networks = {network_key(key): each.network for key, each in configuration.students.items()}
-    if section in networks:
+    if section in networks and setting not in Network.model_fields:
         searched = list_searched_keys(configuration)
         open_networks = []
         for network in searched.get(f"{section}.name", (networks[section].name,)):

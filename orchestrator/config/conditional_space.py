@@ -44,7 +44,7 @@ class SpaceBranch:
             self.domains[name] = (
                 None
                 if step is None and low < high
-                else [low + place * (step or 0) for place in range(steps + 1)]
+                else [low + index * (step or 0) for index in range(steps + 1)]
             )
         return float(self._low(name, low, high, log))
 

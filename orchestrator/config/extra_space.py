@@ -66,8 +66,8 @@ def check_keys(configuration: Configuration, searched_keys: set[str]) -> None:
 def _sources(configuration: Configuration, keys: Iterable[str]) -> str:
     """Return the setting, or the settings, that search the given keys."""
     search, searched = configuration.search, set(keys)
-    sources = {FIELD: search.extra_space, SPACE: search.space}
-    return " and ".join(name for name, known in sources.items() if searched & known.keys())
+    sources = {FIELD: set(search.extra_space), SPACE: set(search.space)}
+    return " and ".join(name for name, known in sources.items() if searched & known)
 
 
 def _require_few_networks(configuration: Configuration) -> None:

@@ -258,7 +258,7 @@ class Search(Section):
             return value
         leaves = list(join_keys(value))
         keys = [key for key, _ in leaves]
-        if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
             raise FieldError(
                 f"{twice!r} is given twice, as a dotted key and in sections: remove one of them"
             ).with_details(None, twice, "once")

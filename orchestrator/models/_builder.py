@@ -187,7 +187,7 @@ def list_types(constructor: Callable[..., Any]) -> dict[str, type]:
 
     The type is that of the annotation, or else that of the default. float precedes int.
     """
-    types = {}
+    types: dict[str, type] = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
         annotated = (parameter.annotation, *get_args(parameter.annotation))
         kinds = [kind for kind in (float, int, bool) if kind in annotated]

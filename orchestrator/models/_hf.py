@@ -207,7 +207,7 @@ def _build_config(folder: Path, values: dict[str, Any], **changes: Any) -> Any:
     plain = [key for key, value in config.to_dict().items() if isinstance(value, _PLAIN)]
     known = [key for key in plain if key not in HFSettings.reserved and not key.startswith("_")]
     for key, value in changes.items():
-        if key not in known or _REFUSED_KEYS.search(key):
+        if key not in known or _may_load_code(key, value):
             raise ConfigurationError(
                 f"network hf/{folder.name}: there is no setting {key!r}: {suggest_name(key, known)}"
             ).with_details(key, value, tuple(known))
@@ -249,10 +249,17 @@ def _refused_keys(values: Any) -> Iterator[str]:
     """Yield the keys, at any depth, that make transformers load code or other formats."""
     inner: Iterable[Any] = values if isinstance(values, list) else ()
     if isinstance(values, dict):
-        yield from (key for key in values if _REFUSED_KEYS.search(key) and values[key] is not None)
+        yield from (key for key, value in values.items() if _may_load_code(key, value))
         inner = (value for key, value in values.items() if key not in _LABELS)
     for value in inner:
         yield from _refused_keys(value)
+
+
+def _may_load_code(key: str, value: Any) -> bool:
+    """Return whether a key may name code or another format; numbers are sizes (`kernel_size`)."""
+    numbers = value if isinstance(value, list) else [value]
+    are_sizes = all(type(number) in (int, float) for number in numbers)
+    return _REFUSED_KEYS.search(key) is not None and value is not None and not are_sizes
 
 
 def _classifiers() -> Any:

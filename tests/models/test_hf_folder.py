@@ -231,6 +231,16 @@ def test_names_of_classes_are_not_keys(folders: dict[str, Path], tmp_path: Path)
     find_builder(f"hf/{tmp_path}")
 
 
+def test_sizes_of_kernels_are_allowed(tmp_path: Path) -> None:
+    transformers.CvtConfig().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert any("kernel" in key for key in values)
+    find_builder(f"hf/{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps(values | {"use_kernels": True}))
+    with refused("name", "use_kernels"):
+        find_builder(f"hf/{tmp_path}")
+
+
 def test_adapter_that_refers_to_other_weights_is_refused(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -254,6 +254,17 @@ def test_teacher_without_a_linear_classifier_needs_the_classes_of_its_weights() 
         require_weights(squeezenet(2), "IMAGENET1K_V1", exact=True, classes=(1, 2))
 
 
+def test_weights_without_a_linear_classifier_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+    module = squeezenet1_1().eval()
+    state = module.state_dict()
+    monkeypatch.setattr(SqueezeNet1_1_Weights, "get_state_dict", lambda *_, **__: state)
+    network = build("torchvision/squeezenet1_1", 1000, (3, 32, 32), {}).eval()
+    load_weights(network, "IMAGENET1K_V1", exact=True)
+    torch.testing.assert_close(network(images(32)).logits, module(images(32)))
+
+
 def test_torchvision_weights_keep_a_fresh_stem_and_classifier(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -331,6 +342,7 @@ def test_settings_are_searched_and_checked_before_a_run() -> None:
     [
         ("timm/resnet10t", "drop_rate", "[0, 1]", FloatDistribution(0, 1)),
         ("timm/resnet10t", "base_width", "[32, 64]", IntDistribution(32, 64)),
+        ("timm/resnet10t", "input_size", "[32, 64]", IntDistribution(32, 64)),
         ("timm/resnet10t", "no_such", "[0, 1]", FloatDistribution(0, 1)),
         ("timm/resnet10t", "no_such", "{low: 0, high: 4, step: 2}", IntDistribution(0, 4, step=2)),
         ("timm/resnet10t", "act_layer", "[relu, gelu]", CategoricalDistribution(("relu", "gelu"))),
