@@ -30,5 +30,5 @@ def test_balanced_draws_open_each_stream_once(monkeypatch: pytest.MonkeyPatch) -
         return generator
 
     monkeypatch.setattr(np.random, "default_rng", record)
-    draw_balanced(np.arange(9) % 3, 18, epoch=1, seed=0)
-    assert len(states) == states.total() == 1 + 3 * 2
+    draw_balanced(np.arange(9) % 3, 9, epoch=1, seed=0)  # round 1 of each class
+    assert len(states) == states.total() == 1 + 3
