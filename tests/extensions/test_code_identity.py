@@ -68,7 +68,8 @@ class Activated(nn.Module):
 
 
 def traced(activation: Any) -> Any:
-    return torch.jit.trace(Activated(activation), torch.ones(2))
+    trace: Any = torch.jit.trace
+    return trace(Activated(activation), torch.ones(2))
 
 
 def symbolic(activation: Any) -> nn.Module:
