@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 import run
-from orchestrator.extensions.loading import unload_all
 from tests.pages import DOCS, blocks, commands, printed_commands, variations
+from tests.user_code import unload_all
 
 ROOT = DOCS.parent
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("how-to/*.md"))

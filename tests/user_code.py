@@ -1,6 +1,10 @@
 """Files of user code for tests: networks, a method, a data set, a transform and a metric."""
 
+import sys
 from pathlib import Path
+
+from orchestrator.extensions import loading
+from orchestrator.extensions.registry import ENTRIES, unregister
 
 NETWORKS = '''"""Networks."""
 
@@ -94,3 +98,13 @@ def write_code(folder: Path) -> list[Path]:
     for file, text in zip(files, (NETWORKS, OTHERS), strict=True):
         file.write_text(text)
     return files
+
+
+def unload_all() -> None:
+    """Forget all files and plugins, and unregister what they and other code have registered."""
+    for entry in list(ENTRIES.values()):
+        unregister(entry)
+    for module in loading._files:
+        sys.modules.pop(module, None)
+    loading._files.clear()
+    loading._plugins.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError, short_reason
 from orchestrator.extensions.code_identity import code_identity
 from orchestrator.extensions.registry import PREFIX, Origin
 from orchestrator.models.module_weights import fill_module
@@ -160,10 +160,9 @@ def _build_module(factory: Any, argument: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             module = factory()
     except Exception as error:  # any error of the user's function
-        reason = " ".join(str(error).split())[:300]
+        reason = short_reason(error)
         raise ConfigurationError(
-            f"{argument}: the function in {_place(factory)} fails with {type(error).__name__}: "
-            f"{reason}"
+            f"{argument}: the function in {_place(factory)} fails with {reason}"
         ).with_details(
             argument, reason, "a function without parameters that returns a module"
         ) from (error)

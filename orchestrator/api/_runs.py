@@ -241,7 +241,13 @@ def _run(request: Request) -> tuple[Sweep, Store]:
             if options.resume is not None:
                 trials, time_budget_s = _check_resume(store, request, configuration)
                 sweep, prepared = reopen_run(
-                    store, options.resume, note, trials, time_budget_s, local=local
+                    store,
+                    options.resume,
+                    note,
+                    trials,
+                    time_budget_s,
+                    local=local,
+                    subject=f"resume = {options.resume!r}",
                 )
             else:
                 configuration, folder = resolve_run(

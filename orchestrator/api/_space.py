@@ -8,7 +8,7 @@ from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values, qualify_name, searched_methods
 from orchestrator.config.trial import METHOD, Parameters, apply
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, short_reason, suggest_name
 from orchestrator.extensions.code_identity import code_identity
 from search_spaces import SPACES, Space
 
@@ -55,7 +55,7 @@ def check_spaces(configuration: Configuration, spaces: Mapping[str, Space]) -> N
         try:
             branches = list_branches(method, frozen)
         except Exception as error:  # any error of the user's function
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = short_reason(error)
             raise ConfigurationError(
                 f"space: the function for {method} fails with {reason}; it may use suggest_float, "
                 f"suggest_int and suggest_categorical of the trial"

@@ -7,6 +7,7 @@ from typing import Self
 from orchestrator.core.redact import without_secrets
 
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
+LONGEST_REASON = 300  # characters
 UNEXPECTED = 1  # an error in the program itself, as in Python
 
 
@@ -80,6 +81,12 @@ class LoaderError(PreflightError):
 
 class TrialError(UserError):
     """Failure of one trial (diverged, bad setting); the sweep continues."""
+
+
+def short_reason(error: BaseException) -> str:
+    """Return the class and the message of an error in one short line."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:LONGEST_REASON]
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:

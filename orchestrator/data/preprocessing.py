@@ -132,7 +132,7 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
         "crop_flip": f"{shifted}, half of them mirrored",
         "resized_crop_flip": "random crops, resized, half of them mirrored",
     }
-    effect = effects.get(policy, "the transform of --code")
+    effect = effects.get(policy, "a transform of your code")
     effect = ", ".join([effect, *_describe_transforms(data)])
     if policy == automatic:
         return (

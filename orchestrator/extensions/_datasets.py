@@ -6,7 +6,7 @@ from typing import Any
 
 from methods import SettingsError
 from orchestrator.config.data_schema import Data
-from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.errors import ConfigurationError, UserError, short_reason
 from orchestrator.core.paths import read_path
 from orchestrator.data.conversion import Parts, convert_dataset
 from orchestrator.data.datasets import Source
@@ -35,9 +35,8 @@ def source(target: Any, name: str, place: str, code: str) -> Source:
         except UserError:
             raise
         except Exception as error:  # any error of user code
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise ConfigurationError(
-                f"data set {name} ({place}) cannot be loaded ({reason})"
+                f"data set {name} ({place}) cannot be loaded ({short_reason(error)})"
             ).with_details("data.name", name, "code that returns the parts") from error
         parts = _named_parts(found, name, place)
         try:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.errors import ConfigurationError, UserError, short_reason
 from orchestrator.extensions.registry import Slot
 from orchestrator.extensions.signature import Signature, read_signature
 from orchestrator.models.build import MODELS, Builder
@@ -35,9 +35,8 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         except UserError:
             raise
         except Exception as error:  # any error of user code
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise ConfigurationError(
-                f"network {name} ({place}) cannot be built ({reason})"
+                f"network {name} ({place}) cannot be built ({short_reason(error)})"
             ).with_details("name", name, "code that returns a module") from error
         if not isinstance(module, nn.Module):
             kind = type(module).__name__

@@ -5,6 +5,7 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ class _Reader:
     def _read_once(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self.read(each) for each in value]
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             return [(self.read(key), self.read(each)) for key, each in value.items()]
         if isinstance(value, FunctionType):
             return self._read_function(value)
@@ -89,7 +90,8 @@ class _Reader:
 
     def _read_function(self, function: FunctionType) -> Any:
         if _is_library(function.__globals__.get("__name__")):
-            return f"{function.__module__}.{function.__qualname__}.{function.__name__}"
+            name = f"{function.__module__}.{function.__qualname__}.{function.__name__}"
+            return name, self.read(_wrapped(function))  # such as a forward with torch.no_grad
         known = function.__globals__
         used = {name: self.read(known[name]) for name in _global_names(function.__code__, known)}
         cells = [_cell_value(cell) for cell in function.__closure__ or ()]
@@ -117,8 +119,8 @@ class _Reader:
             kind.__module__
         ):
             return self.read(kind), self.read(getattr(value, "__dict__", {}))
-        if hasattr(value, "__wrapped__"):  # a function with a cache
-            return self.read(value.__wrapped__)
+        if _wrapped(value) is not None:  # a function with a cache
+            return self.read(_wrapped(value))
         if callable(value) and hasattr(value, "__name__"):  # a function that is compiled
             owner = getattr(value, "__module__", None)
             return f"{owner}.{getattr(value, '__qualname__', '')}.{value.__name__}"
@@ -131,9 +133,10 @@ class _Reader:
             for name, each in values.items()
             if name not in internal
         }
-        hooks = [self.read(list(values[name].values())) for name in HOOKS]
-        parts = {name: self.read(part) for name, part in values["_modules"].items()}
-        return self.read(type(module)), attributes, hooks, parts
+        hooks = [self.read(list(values.get(name, {}).values())) for name in HOOKS]
+        parts = [(name, self.read(part)) for name, part in module.named_children()]
+        code = module.code if isinstance(module, torch.jit.ScriptModule) else ""
+        return self.read(type(module)), attributes, hooks, parts, code
 
 
 def _is_library(name: str | None) -> bool:
@@ -153,11 +156,9 @@ def _is_torch_value(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     """Return whether a value is a tensor, or an array or number of NumPy."""
-    return (
-        hasattr(value, "dtype")
-        and hasattr(value, "shape")
-        and type(value).__module__ in (*("torch", "torch.nn.parameter", "numpy"),)
-    )
+    if type(value).__module__ not in ("torch", "torch.nn.parameter", "numpy"):
+        return False
+    return hasattr(value, "dtype") and hasattr(value, "shape")
 
 
 def _digest_values(array: Any) -> str:
@@ -186,6 +187,11 @@ def _global_names(code: CodeType, known: Mapping[str, Any]) -> list[str]:
         if isinstance(constant, CodeType):
             names |= set(_global_names(constant, known))
     return sorted(name for name in names if name in known)
+
+
+def _wrapped(function: Any) -> Any:
+    """Return the function that a decorator keeps; None without one."""
+    return inspect.getattr_static(function, "__wrapped__", None)
 
 
 def _cell_value(cell: Any) -> Any:

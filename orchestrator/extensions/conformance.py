@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, short_reason
 from orchestrator.extensions._checking import CheckError, Checks
 from orchestrator.extensions.data_checks import dataset_checks, metric_checks, transform_checks
 from orchestrator.extensions.method_checks import method_checks
@@ -69,5 +69,5 @@ def _problem(check: object) -> str:
     except (CheckError, UserError) as error:
         return " ".join(str(error).split())
     except Exception as error:  # any error of user code
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return short_reason(error)
     return ""

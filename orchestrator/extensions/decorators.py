@@ -243,15 +243,15 @@ def register_again(
     kind: str, name: str, target: Any, place: str, origin: Origin, options: Mapping[str, Any]
 ) -> None:
     """Register an object with the attributes of an `Entry`; it replaces the entry of its name."""
-    decorate = {
+    decorators: dict[str, Callable[..., Any]] = {
         "network": network,
         "dataset": dataset,
         "method": method,
         "transform": transform,
         "metric": metric,
-    }[kind]
+    }
     with registering_from(origin, place):
-        decorate(name, **options)(target)
+        decorators[kind](name, **options)(target)
 
 
 def update_identities() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, short_reason, suggest_name
 from orchestrator.core.paths import read_file
 from orchestrator.extensions.registry import ENTRIES, Origin, registering_from, unregister
 
@@ -99,16 +99,6 @@ def load_sources(sources: Mapping[str, str]) -> None:
     """
     for name, text in sources.items():
         _execute(name, text, f"<code>/{name}")
-
-
-def unload_all() -> None:
-    """Forget all files and plugins, and unregister what they and other code have registered."""
-    for entry in list(ENTRIES.values()):
-        unregister(entry)
-    for module in _files:
-        sys.modules.pop(module, None)
-    _files.clear()
-    _plugins.clear()
 
 
 def _load_file(file: Path) -> None:
@@ -225,7 +215,7 @@ def _import_error(name: str, location: str, error: BaseException) -> Configurati
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame.lineno for frame in frames if frame.filename == location]
         line = (own[-1] if own else None) or 1
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = short_reason(error)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing:
         advice = f"install {missing}, or give its file before this one with --code"
@@ -256,7 +246,7 @@ def _load_plugin(name: str) -> None:
     except (Exception, SystemExit) as error:
         for entry in [each for each in ENTRIES.values() if each.origin == origin]:
             unregister(entry)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = short_reason(error)
         raise ConfigurationError(
             f"--plugin {name} ({version}) cannot be loaded ({reason}): update or remove it"
         ).with_details("--plugin", name, "a plugin that can be imported") from error

@@ -18,6 +18,7 @@ from orchestrator.sweep.space_snapshot import Described, differences
 
 GROWING = {"search": ("trials", "time_budget")}  # set by `--trials` and `--time-budget`
 SETTLED = ("teacher.mode", "data.augmentation")  # `auto` is resolved when a sweep starts
+RESUME = "--resume"
 NAMED = 5  # differences in one message
 
 
@@ -28,6 +29,7 @@ def change_configuration(
     file: Path | None,
     address: str | None = None,
     pairs: Sequence[str] = (),
+    subject: str = "",
 ) -> Configuration:
     """Return the configuration with which a sweep or training resumes.
 
@@ -38,21 +40,23 @@ def change_configuration(
         file: Value of `--config`; it must agree with the sweep.
         address: Address of the Ray cluster; None keeps it.
         pairs: `--set` pairs with the current paths of data, weights and cache.
+        subject: The option or argument that names the sweep; "" for `--resume NAME`.
 
     Raises:
         ConfigurationError: The changes would make a different sweep, or another process runs it.
     """
+    subject = subject or f"{RESUME} {sweep.name}"
     if sweep.alive:
         raise ConfigurationError(
-            f"--resume {sweep.name}: {run_lock.describe_driver(sweep.folder)}"
-        ).with_details("--resume", sweep.name, "a sweep that no process runs")
+            f"{subject}: {run_lock.describe_driver(sweep.folder)}"
+        ).with_details(subject.split()[0], sweep.name, "a sweep that no process runs")
     if sweep.kind == "train" and (trials, time_budget_s) != (None, None):
         raise ConfigurationError(
             f"--resume {sweep.name} is a single training: leave out --trials and --time-budget"
         ).with_details("--resume", sweep.name, "without --trials and --time-budget")
     search = sweep.configuration.search
     if trials is not None:
-        _require_growth(sweep, trials)
+        _require_growth(sweep, trials, "--" if subject.startswith("--") else "")
     if file is not None:
         _require_same_file(sweep, file)
     values = move_paths(sweep.configuration, list(pairs)).plain()
@@ -71,32 +75,33 @@ def change_configuration(
     return with_single_method(configuration) if sweep.kind == "sweep" else configuration
 
 
-def require_same(sweep: Sweep, present: Described) -> None:
+def require_same(sweep: Sweep, present: Described, subject: str = "") -> None:
     """Raise ConfigurationError if the search space or the data of a sweep have changed.
 
-    The error names each difference.
+    The error names each difference. `subject` is as for `change_configuration`.
     """
+    subject = subject or f"{RESUME} {sweep.name}"
     changes = differences(sweep.described, present)
     if changes:
         raise ConfigurationError(
-            f"--resume {sweep.name}: {_join_changes(changes)}: restore the original, or start "
-            f"another sweep under a new --name"
-        ).with_details("--resume", tuple(changes), "unchanged since the sweep started")
+            f"{subject}: {_join_changes(changes)}: restore the original, or start another sweep "
+            f"under a new name"
+        ).with_details(subject.split()[0], tuple(changes), "unchanged since the sweep started")
 
 
-def _require_growth(sweep: Sweep, trials: int) -> None:
+def _require_growth(sweep: Sweep, trials: int, dashes: str) -> None:
     search = sweep.configuration.search
     if search.scheduler == "pbt" and trials != search.trials:
         raise ConfigurationError(
-            f"--trials {trials} is not allowed: the population of {sweep.name!r} always has "
-            f"{search.trials} trials; leave --trials out"
-        ).with_details("--trials", trials, (search.trials, search.trials))
+            f"{dashes}trials {trials} is not allowed: the population of {sweep.name!r} always has "
+            f"{search.trials} trials; leave {dashes}trials out"
+        ).with_details(f"{dashes}trials", trials, (search.trials, search.trials))
     least = max(search.trials, len(sweep.trials))
     if trials < least:
         raise ConfigurationError(
-            f"--trials {trials} is less than the {least} trials of {sweep.name!r}: give at least "
-            f"{least}"
-        ).with_details("--trials", trials, (least, MOST_TRIALS))
+            f"{dashes}trials {trials} is less than the {least} trials of {sweep.name!r}: give at "
+            f"least {least}"
+        ).with_details(f"{dashes}trials", trials, (least, MOST_TRIALS))
 
 
 def _require_same_file(sweep: Sweep, file: Path) -> None:

@@ -99,6 +99,7 @@ def reopen_run(
     address: str | None = None,
     pairs: Sequence[str] = (),
     local: bool = False,
+    subject: str = "",
 ) -> tuple[Sweep, "Prepared"]:
     """Open a run to resume it, after a check that nothing has changed that determines its results.
 
@@ -112,6 +113,8 @@ def reopen_run(
         address: Address of the Ray cluster; None keeps it.
         pairs: `--set` pairs with the current paths.
         local: Train in this process, without Ray.
+        subject: The option or argument that names the run, the begin of messages; "" for that of
+            the command line.
     """
     from orchestrator.config.distinct import limit_trials
     from orchestrator.sweep.changed_configuration import change_configuration, require_same
@@ -119,18 +122,20 @@ def reopen_run(
     from orchestrator.sweep.space_snapshot import describe_sweep, described_space
     from orchestrator.teacher.moved import carry_teacher_over
 
-    sweep = Sweep.open(store, name)
-    require_code(sweep.described.get(CODE, {}), f"--resume {name}", sweep.configuration)
-    sweep.configuration = change_configuration(sweep, trials, time_budget_s, file, address, pairs)
+    sweep, subject = Sweep.open(store, name), subject or f"--resume {name}"
+    require_code(sweep.described.get(CODE, {}), subject, sweep.configuration)
+    sweep.configuration = change_configuration(
+        sweep, trials, time_budget_s, file, address, pairs, subject
+    )
     reduced = ""
     if sweep.kind == "sweep":
         sweep.configuration, reduced = limit_trials(
             sweep.configuration, num_existing=len(sweep.trials)
         )
-    require_same(sweep, described_space(sweep.configuration, sweep.kind))
+    require_same(sweep, described_space(sweep.configuration, sweep.kind), subject)
     prepared = prepare_run(store, sweep.configuration, sweep.kind, local, note)
     snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
-    require_same(sweep, snapshot)
+    require_same(sweep, snapshot, subject)
     carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
     sweep.described = sweep.described | snapshot
     return sweep, replace(prepared, note=reduced)

@@ -17,8 +17,8 @@ from orchestrator.core.errors import (
     TrialError,
 )
 from orchestrator.core.reports import Report, TrialFailure
-from orchestrator.extensions.loading import unload_all
 from orchestrator.extensions.shipping import Shipment
+from tests.user_code import unload_all
 
 Specify = Callable[..., TrialSpec]
 

@@ -23,6 +23,8 @@ from orchestrator.extensions.registry import ENTRIES
 from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep.changed_configuration import change_configuration, require_same
+from orchestrator.sweep.runs import reopen_run
 from tests.api.conftest import TwoLayers
 from tests.refusal import refused
 
@@ -187,6 +189,23 @@ def test_a_taken_name_is_refused_before_the_data_are_prepared(store: Path) -> No
     with refused("name", "taken"):
         od.distil(student, teacher, "digits", "kd", store=store, name="taken", epochs=1, **QUIET)
     assert not (store / "data").exists() and not (store / "weights").exists()
+
+
+def test_messages_of_a_resume_name_the_argument(store: Path) -> None:
+    opened = Store.open(store)
+    sweep = Sweep.create(opened.sweep("mine"), load(None, ["search.trials=3"]), "sweep")
+    sweep.described = {"code": {"gone.py": "1"}}
+    subject: dict[str, Any] = {"subject": "resume = 'mine'"}
+    with refused("--code") as caught:
+        sweep.save()
+        reopen_run(opened, "mine", print, **subject)
+    assert str(caught.value).startswith("resume = 'mine' needs ")
+    with refused("trials", 2):
+        change_configuration(sweep, 2, None, None, **subject)
+    sweep.described = described = {"space": {"kd": []}, "rates": {}, "points": []}
+    with refused("resume") as caught:
+        require_same(sweep, described | {"points": [{"seed": 1}]}, **subject)
+    assert str(caught.value).startswith("resume = 'mine': ")
 
 
 def test_a_failed_training_raises_its_sentence(store: Path, data: od.Data) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import orchestrator
 from orchestrator import api
-from orchestrator.extensions.loading import unload_all
+from tests.user_code import unload_all
 
 PUBLIC = {
     name: getattr(api, name, None) or getattr(orchestrator, name) for name in orchestrator.__all__

@@ -11,9 +11,8 @@ import typer
 import run
 from orchestrator.cli._submission import Submission, _check_store_location, create_submission
 from orchestrator.cluster.package import collect
-from orchestrator.extensions.loading import unload_all
 from tests.refusal import ANY, refused
-from tests.user_code import write_code
+from tests.user_code import unload_all, write_code
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.extensions.loading import unload_all
+from tests.user_code import unload_all
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.objectives import goals
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
-from orchestrator.extensions.loading import load_code, unload_all
+from orchestrator.extensions.loading import load_code
 from orchestrator.extensions.record import describe_code, require_code
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -26,7 +26,7 @@ from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.space_snapshot import describe_sweep
 from orchestrator.teacher.fit import fingerprint
 from tests.refusal import refused
-from tests.user_code import NETWORKS, write_code
+from tests.user_code import NETWORKS, unload_all, write_code
 
 SETTINGS = (
     "data={name: my/noise, augmentation: my/negative, settings: {samples: 48}}",

@@ -57,6 +57,25 @@ def module(attribute: Any) -> nn.Module:
     return nn.Sequential(Own())
 
 
+class Activated(nn.Module):
+    def __init__(self, activation: Any) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.activation(inputs)
+        return output
+
+
+def traced(activation: Any) -> Any:
+    trace: Any = torch.jit.trace
+    return trace(Activated(activation), torch.ones(2))
+
+
+def symbolic(activation: Any) -> nn.Module:
+    return torch.fx.symbolic_trace(Activated(activation))
+
+
 def with_base(number: int) -> type:
     class Base:
         def width(self) -> int:
@@ -80,6 +99,9 @@ def with_base(number: int) -> type:
         (lambda number: functools.partial(adder, number), (1, 2)),
         (lambda number: functools.partial(adder, number=number), (1, 2)),
         (lambda number: functools.lru_cache(adder(number)), (1, 2)),
+        (lambda number: torch.no_grad()(adder(number)), (1, 2)),
+        (traced, (functional.relu, functional.gelu)),
+        (symbolic, (functional.relu, functional.gelu)),
         (lambda mode: nn.Sequential(nn.Upsample(scale_factor=2, mode=mode)), ("nearest", "area")),
     ],
 )

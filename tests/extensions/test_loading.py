@@ -9,18 +9,12 @@ import pytest
 
 import orchestrator as od
 from orchestrator.extensions import loading
-from orchestrator.extensions.loading import (
-    load_code,
-    load_sources,
-    loaded_files,
-    loaded_plugins,
-    unload_all,
-)
+from orchestrator.extensions.loading import load_code, load_sources, loaded_files, loaded_plugins
 from orchestrator.extensions.registry import ENTRIES
 from orchestrator.extensions.shipping import pack_code, unpack_code
 from orchestrator.models.build import MODELS, network_code
 from tests.refusal import refused
-from tests.user_code import write_code
+from tests.user_code import unload_all, write_code
 
 NETWORK = """
 from torch import nn

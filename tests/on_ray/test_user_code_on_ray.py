@@ -6,10 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.extensions.loading import unload_all
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from tests.user_code import write_code
+from tests.user_code import unload_all, write_code
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("own_ray")]
 SETTINGS = (
