@@ -1,8 +1,9 @@
 """Define the constructor of a named network, and settings that a library's constructor defines."""
 
+import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -17,6 +18,7 @@ from orchestrator.models.network import Network, Shape
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 LONGEST_REASON = 300
+CLOSE_NAMES = 5  # in one message
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,21 @@ def _create_on_device(create: Callable[[], nn.Module]) -> nn.Module:
             raise
     with torch.device("cpu"), torch.random.fork_rng([]):
         return create().to("meta")
+
+
+def suggest_networks(prefix: str, name: str, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return the closest names of a library's networks, and a sentence part that lists them.
+
+    Args:
+        prefix: The prefix of the library, such as `timm`.
+        name: An unknown name, without the prefix.
+        known: All names of the library, without the prefix.
+    """
+    for cutoff, hint in ((0.5, "did you mean {}?"), (0.0, "the closest names are {}")):
+        if close := difflib.get_close_matches(name, known, n=CLOSE_NAMES, cutoff=cutoff):
+            names = tuple(f"{prefix}/{match}" for match in close)
+            return names, hint.format(", ".join(names))
+    return (), "it has no networks"
 
 
 def short_reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 timm is imported when a name needs it: its import takes seconds, and it is an optional package.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from orchestrator.models._builder import (
     call_constructor,
     list_plain_arguments,
     short_reason,
+    suggest_networks,
 )
 from orchestrator.models._published import fill, rename_published, require_all_classes
 from orchestrator.models.meta import meta_device
@@ -186,9 +186,7 @@ def _require_known(name: str) -> None:
     timm = _import_timm()
     if not timm.is_model(name) or ":" in name or "/" in name:
         architecture = name.partition(".")[0]
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        known = tuple(f"timm/{match}" for match in close)
-        hint = f"did you mean {', '.join(known)}?" if known else "see timm.list_models()"
+        known, hint = suggest_networks("timm", architecture, timm.list_models())
         raise ConfigurationError(
             f"there is no network 'timm/{name}' in timm {timm.__version__}: {hint}"
         ).with_details("name", f"timm/{name}", known)

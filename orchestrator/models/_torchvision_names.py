@@ -4,7 +4,6 @@ They are built as torchvision defines them. The networks in `_torchvision_models
 stem for small images. torchvision is imported when a name needs it: its import takes seconds.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,6 +18,7 @@ from orchestrator.models._builder import (
     OpenSettings,
     call_constructor,
     list_plain_arguments,
+    suggest_networks,
 )
 from orchestrator.models._pretrained import download, find_weights
 from orchestrator.models._published import rename_published, require_all_classes, require_shapes
@@ -100,9 +100,7 @@ def find_builder(name: str) -> Builder:
 
     known = models.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        names = tuple(f"torchvision/{match}" for match in close)
-        hint = f"did you mean {', '.join(names)}?" if names else f"available: {', '.join(known)}"
+        names, hint = suggest_networks("torchvision", name, known)
         raise ConfigurationError(
             f"there is no network 'torchvision/{name}' in torchvision {__version__}: {hint}"
         ).with_details("name", f"torchvision/{name}", names)
