@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.user_code import failure_location, short_reason
 from orchestrator.extensions.registry import Slot
 from orchestrator.extensions.signature import Signature, read_signature
 from orchestrator.models.build import MODELS, Builder
@@ -35,9 +36,9 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         except UserError:
             raise
         except Exception as error:  # any error of user code
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            location = failure_location(error, place)
             raise ConfigurationError(
-                f"network {name} ({place}) cannot be built ({reason})"
+                f"network {name} ({location}) cannot be built ({short_reason(error)})"
             ).with_details("name", name, "code that returns a module") from error
         if not isinstance(module, nn.Module):
             kind = type(module).__name__

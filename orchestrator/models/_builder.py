@@ -14,10 +14,10 @@ from torch import nn
 
 from methods import Settings, SettingsError
 from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.user_code import short_reason
 from orchestrator.models.network import Network, Shape
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-LONGEST_REASON = 300
 CLOSE_NAMES = 5  # in one message
 
 
@@ -142,12 +142,6 @@ def suggest_networks(prefix: str, name: str, known: Sequence[str]) -> tuple[tupl
             names = tuple(f"{prefix}/{match}" for match in close)
             return names, hint.format(", ".join(names))
     return (), "it has no networks"
-
-
-def short_reason(error: Exception) -> str:
-    """Return the class and the message of an error in one short line."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:LONGEST_REASON]
 
 
 def list_plain_arguments(constructor: Callable[..., Any], reserved: Mapping[str, str]) -> list[str]:

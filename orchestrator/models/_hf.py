@@ -19,7 +19,8 @@ from torch import nn
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.core.program import install_command
-from orchestrator.models._builder import Builder, OpenSettings, call_constructor, short_reason
+from orchestrator.core.user_code import short_reason
+from orchestrator.models._builder import Builder, OpenSettings, call_constructor
 from orchestrator.models._published import (
     fill,
     rename_published,

@@ -13,12 +13,12 @@ from torch import nn
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.program import install_command
+from orchestrator.core.user_code import short_reason
 from orchestrator.models._builder import (
     Builder,
     OpenSettings,
     call_constructor,
     list_plain_arguments,
-    short_reason,
     suggest_networks,
 )
 from orchestrator.models._published import fill, rename_published, require_all_classes

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
 from orchestrator.core.errors import TrialError
+from orchestrator.core.user_code import failure_location, short_reason
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)
 
@@ -35,8 +36,8 @@ class UserMetric(NamedTuple):
         try:
             value = float(self.function(logits, labels))
         except Exception as error:  # any error of user code
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise TrialError(f"metric {self.name} ({self.place}) fails ({reason})").with_details(
+            reason, location = short_reason(error), failure_location(error, self.place)
+            raise TrialError(f"metric {self.name} ({location}) fails ({reason})").with_details(
                 self.name, reason, "a finite number"
             ) from error
         if not math.isfinite(value) and bool(logits.isfinite().all()):
