@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
-from orchestrator.core.errors import TrialError
+from orchestrator.core.errors import ConfigurationError, TrialError
 from orchestrator.core.user_code import failure_location, short_reason
 
+MOST_CHECKED = 4096  # samples of a check before the start
 BINS = 15  # of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)
 
 
@@ -48,6 +49,29 @@ class UserMetric(NamedTuple):
 
 
 USER_METRICS: dict[str, UserMetric] = {}
+
+
+def check_user_metrics(classes: int, samples: int) -> None:
+    """Compute the metrics of user code for random logits.
+
+    Args:
+        classes: Number of classes K.
+        samples: Number of samples of the validation part.
+
+    Raises:
+        ConfigurationError: A metric fails, or is not a finite number.
+    """
+    count = max(classes, min(samples, MOST_CHECKED))
+    logits = torch.randn(count, classes, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % classes
+    for metric in USER_METRICS.values():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                metric.compute(logits.clone(), labels.clone())
+        except TrialError as error:
+            raise ConfigurationError.from_error(
+                error, f"{error} for {count} random logits and labels: correct it"
+            ) from error
 
 
 class Scores:
