@@ -142,6 +142,7 @@ def test_other_classes_than_the_data_need_the_setting_for_an_accuracy(file: str)
         (["--set", "data.nam=digits"], "data.nam"),
         (["--from", "optimizer"], "--from optimizer"),
         (["--network", "cn"], "did you mean 'cnn'"),
+        (["--network", "cn", "--to", "taken.safetensors"], "did you mean 'cnn'"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(

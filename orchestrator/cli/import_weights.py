@@ -72,6 +72,7 @@ def import_weights(options: ImportOptions) -> int:
         ConfigurationError: An option cannot be used, or the checkpoint does not fit the network.
     """
     from orchestrator.data.prepare import describe
+    from orchestrator.models.build import find_builder
     from orchestrator.models.checkpoint_files import FILE_ADVICE, read_checkpoint
     from orchestrator.models.weight_import import Wanted, convert_checkpoint
 
@@ -80,6 +81,7 @@ def import_weights(options: ImportOptions) -> int:
             f"--match {options.match} is not allowed: give names or order"
         ).with_details("--match", options.match, MATCHINGS)
     read_file(options.file, "FILE", FILE_ADVICE)
+    find_builder(options.network)
     target, settings = _read_target(options), dict[str, Any]()
     override(settings, [pair for pair in options.pairs if not _is_configuration_key(pair)])
     usual = _choose_inputs(options, settings)

@@ -17,4 +17,5 @@ __all__ = [
     "reports",
     "signals",
     "text",
+    "user_code",
 ]

@@ -123,6 +123,7 @@ def _read_table(file: Path, state: tuple[int, int], columns: tuple[str, str]) ->
             f"{where} has no rows of the training part: give rows, with train in the column "
             f"{SPLIT} if there is one"
         ).with_details("data.path[train]", 0, (1, None))
+    _require_single_labels(where, rows)
     _require_each_once(where, rows)
     return Table(rows, tuple(name for index, name in enumerate(header) if index not in read))
 
@@ -169,6 +170,19 @@ def _read_rows(
                 f"{line} has the split {quote(split[0])}: give one of {', '.join(SPLITS)}"
             ).with_details("data.path", split[0], tuple(SPLITS))
         yield Row(path, label, SPLITS[split[0]] if split else "train", reader.line_num)
+
+
+def _require_single_labels(where: str, rows: Sequence[Row]) -> None:
+    """Raise ConfigurationError if a label is a list of other labels, separated by commas."""
+    labels = {row.label for row in rows}
+    for row in rows:
+        names = [name.strip() for name in row.label.split(",")]
+        if len(names) > 1 and labels.issuperset(names):
+            raise ConfigurationError(
+                f"{where}, line {row.line} has the label {quote(row.label)}, whose parts are "
+                f"classes of the file: {checks.MULTI_LABEL}; give one class, or write this name "
+                f"without a comma"
+            ).with_details("data.path", row.label, "one label for each image")
 
 
 def _require_each_once(where: str, rows: Sequence[Row]) -> None:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, short_reason, suggest_name
+from orchestrator.core.user_code import failure_location
 from orchestrator.data._streams import Stream, open_stream
 
 Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -45,8 +46,9 @@ class Transform:
         try:
             result: Any = self.function(image.copy(), generator)
         except Exception as error:  # any error of user code
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise self._failure(f"fails ({reason})", reason) from error
+            reason = short_reason(error)
+            location = failure_location(error, self.place)
+            raise self._failure(f"fails ({reason})", reason, location) from error
         if isinstance(result, Tensor):
             result = result.numpy()
         if (
@@ -60,10 +62,10 @@ class Transform:
             raise self._failure(f"returns {got}, and must return uint8 of shape {image.shape}", got)
         return result
 
-    def _failure(self, problem: str, value: str) -> ConfigurationError:
-        return ConfigurationError(f"transform {self.name} ({self.place}) {problem}").with_details(
-            "data.augmentation", value, "an image (H, W, C) uint8"
-        )
+    def _failure(self, problem: str, value: str, location: str = "") -> ConfigurationError:
+        return ConfigurationError(
+            f"transform {self.name} ({location or self.place}) {problem}"
+        ).with_details("data.augmentation", value, "an image (H, W, C) uint8")
 
 
 TRANSFORMS: dict[str, Transform] = {}

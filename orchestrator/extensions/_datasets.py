@@ -8,6 +8,7 @@ from methods import SettingsError
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, UserError, short_reason
 from orchestrator.core.paths import read_path
+from orchestrator.core.user_code import failure_location
 from orchestrator.data.conversion import Parts, convert_dataset
 from orchestrator.data.datasets import Source
 from orchestrator.extensions.signature import Signature, read_signature
@@ -35,8 +36,9 @@ def source(target: Any, name: str, place: str, code: str) -> Source:
         except UserError:
             raise
         except Exception as error:  # any error of user code
+            location = failure_location(error, place)
             raise ConfigurationError(
-                f"data set {name} ({place}) cannot be loaded ({short_reason(error)})"
+                f"data set {name} ({location}) cannot be loaded ({short_reason(error)})"
             ).with_details("data.name", name, "code that returns the parts") from error
         parts = _named_parts(found, name, place)
         try:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from orchestrator.core.errors import ConfigurationError, UserError, short_reason
+from orchestrator.core.user_code import failure_location
 from orchestrator.extensions.registry import Slot
 from orchestrator.extensions.signature import Signature, read_signature
 from orchestrator.models.build import MODELS, Builder
@@ -35,8 +36,9 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         except UserError:
             raise
         except Exception as error:  # any error of user code
+            location = failure_location(error, place)
             raise ConfigurationError(
-                f"network {name} ({place}) cannot be built ({short_reason(error)})"
+                f"network {name} ({location}) cannot be built ({short_reason(error)})"
             ).with_details("name", name, "code that returns a module") from error
         if not isinstance(module, nn.Module):
             kind = type(module).__name__

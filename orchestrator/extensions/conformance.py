@@ -1,10 +1,10 @@
 """Run the conformance checks of everything that user code has registered."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.core.errors import UserError, short_reason
+from orchestrator.core.errors import ConfigurationError, UserError, short_reason
 from orchestrator.extensions._checking import CheckError, Checks
 from orchestrator.extensions.data_checks import dataset_checks, metric_checks, transform_checks
 from orchestrator.extensions.method_checks import method_checks
@@ -43,10 +43,16 @@ class Example(NamedTuple):
 
 
 def run_checks(example: Example) -> Iterator[Finding]:
-    """Run all checks of all registered objects, and yield their findings."""
+    """Run all checks of all registered objects, and yield their findings.
+
+    A network that cannot be built for the images gets no further check.
+    """
     for entry in list(ENTRIES.values()):
         for name, check in _checks_of(entry, example).items():
-            yield Finding(entry, name, _problem(check))
+            error = _run_check(check)
+            yield Finding(entry, name, _describe_problem(error, example))
+            if entry.kind == "network" and isinstance(error, ConfigurationError):
+                break
 
 
 def _checks_of(entry: Entry, example: Example) -> Checks:
@@ -61,13 +67,25 @@ def _checks_of(entry: Entry, example: Example) -> Checks:
     return metric_checks(entry.name, example.classes)
 
 
-def _problem(check: object) -> str:
-    """Run a check; return why it failed as one line, "" if it passed."""
-    assert callable(check)
+def _run_check(check: Callable[[], None]) -> Exception | None:
+    """Run a check; return its error, None if it passed."""
     try:
         check()
-    except (CheckError, UserError) as error:
-        return " ".join(str(error).split())
     except Exception as error:  # any error of user code
-        return short_reason(error)
-    return ""
+        return error
+    return None
+
+
+def _describe_problem(error: Exception | None, example: Example) -> str:
+    """Return an error as one line, "" without one."""
+    if error is None:
+        return ""
+    if isinstance(error, ConfigurationError) and error.field == "input_size":
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        size = "x".join(map(str, example.shape))
+        return f"it cannot be used for images of {size} ({short_reason(cause)}): give --shape C,H,W"
+    if isinstance(error, CheckError | UserError):
+        return " ".join(str(error).split())
+    return short_reason(error)

@@ -13,12 +13,12 @@ from pydantic import ConfigDict
 from torch import nn
 
 from methods import Settings, SettingsError
-from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
+from orchestrator.core.errors import ConfigurationError, PreflightError, short_reason, suggest_name
 from orchestrator.core.program import install_command
 from orchestrator.models.network import Network, Shape
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-LONGEST_REASON = 300
+CLOSE_NAMES = 5  # in one message
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def missing_package(form: str, package: str, extra: str) -> PreflightError:
 
 
 def unknown_network(
-    prefix: str, name: str, version: str, known: Sequence[str], otherwise: str
+    prefix: str, name: str, version: str, known: Sequence[str]
 ) -> ConfigurationError:
     """Return the error about a network that a library lacks, with close names.
 
@@ -157,20 +157,16 @@ def unknown_network(
         name: The unknown name, without the prefix; a tag follows the first dot.
         version: The version of the library.
         known: The names of the library.
-        otherwise: The advice if no name is close.
     """
-    close = difflib.get_close_matches(name.partition(".")[0], known, n=5, cutoff=0.5)
-    names = tuple(f"{prefix}/{match}" for match in close)
-    hint = f"did you mean {', '.join(names)}?" if names else otherwise
+    architecture, names, hint = name.partition(".")[0], tuple[str, ...](), "see its documentation"
+    for cutoff, words in ((0.5, "did you mean {}?"), (0.0, "the closest names are {}")):
+        if close := difflib.get_close_matches(architecture, known, n=CLOSE_NAMES, cutoff=cutoff):
+            names = tuple(f"{prefix}/{match}" for match in close)
+            hint = words.format(", ".join(names))
+            break
     return ConfigurationError(
         f"there is no network '{prefix}/{name}' in {prefix} {version}: {hint}"
     ).with_details("name", f"{prefix}/{name}", names)
-
-
-def short_reason(error: Exception) -> str:
-    """Return the class and the message of an error in one short line."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:LONGEST_REASON]
 
 
 def list_plain_arguments(constructor: Callable[..., Any], reserved: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.errors import ConfigurationError, short_reason, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.models._builder import (
     Builder,
@@ -24,7 +24,6 @@ from orchestrator.models._builder import (
     call_constructor,
     list_types,
     missing_package,
-    short_reason,
 )
 from orchestrator.models._published import (
     fill,

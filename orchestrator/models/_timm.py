@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError, short_reason
 from orchestrator.models._builder import (
     Builder,
     OpenSettings,
@@ -19,7 +19,6 @@ from orchestrator.models._builder import (
     list_plain_arguments,
     list_types,
     missing_package,
-    short_reason,
     unknown_network,
 )
 from orchestrator.models._published import fill, rename_published, require_all_classes
@@ -196,7 +195,7 @@ def _require_known(name: str) -> None:
     timm = _import_timm()
     if not timm.is_model(name) or ":" in name or "/" in name:
         names = timm.list_models()
-        raise unknown_network("timm", name, timm.__version__, names, "see timm.list_models()")
+        raise unknown_network("timm", name, timm.__version__, names)
     architecture, _, tag = name.partition(".")
     tags = _list_tags(architecture)
     if tag and tag not in tags:

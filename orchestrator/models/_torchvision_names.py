@@ -101,8 +101,7 @@ def find_builder(name: str) -> Builder:
 
     known = models.list_models(module=models)
     if name not in known:
-        available = f"available: {', '.join(known)}"
-        raise unknown_network("torchvision", name, __version__, known, available)
+        raise unknown_network("torchvision", name, __version__, known)
     return Builder(
         partial(build_torchvision, name),
         TorchvisionSettings,

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from methods import Output
-from orchestrator.core.errors import ConfigurationError
-from orchestrator.models._builder import short_reason
+from orchestrator.core.errors import ConfigurationError, short_reason
+from orchestrator.core.user_code import failure_location
 from orchestrator.models.network import Network, PublishedWeights, Shape
+
+# what layers raise for images of another shape
+_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError)
 
 
 class WrappedNetwork(Network):
@@ -197,11 +200,23 @@ def _compute_logits(module: nn.Module, name: str, shape: Shape) -> Tensor:
     try:
         return select_logits(module(image))
     except Exception as error:  # a module raises errors of any class
-        size = "x".join(map(str, shape))
-        raise ConfigurationError(
-            f"network {name} cannot be used for images of {size} ({short_reason(error)}): give "
-            f"another input_size, or choose another network"
-        ).with_details("input_size", shape, "images that the network accepts") from error
+        raise _refuse_images(name, shape, error) from error
+
+
+def _refuse_images(name: str, shape: Shape, error: Exception) -> ConfigurationError:
+    """Return the refusal of a network that fails for images (C, H, W)."""
+    size, own = "x".join(map(str, shape)), name.startswith("my/")
+    location = failure_location(error, "") if own else ""
+    problem = f"({short_reason(error)}{f', {location}' if location else ''})"
+    if own and not isinstance(error, _SHAPE_ERRORS):
+        return ConfigurationError(
+            f"network {name} fails {problem}: correct its forward"
+        ).with_details("name", name, "a forward that returns logits")
+    advice = "correct its forward" if own else "choose another network"
+    return ConfigurationError(
+        f"network {name} cannot be used for images of {size} {problem}: give another input_size, "
+        f"or {advice}"
+    ).with_details("input_size", shape, "images that the network accepts")
 
 
 def _is_removable(call: _Call) -> bool:

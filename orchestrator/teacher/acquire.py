@@ -22,6 +22,7 @@ from orchestrator.teacher.card import CARD, TeacherCard
 from orchestrator.teacher.quality import ACCURACY
 
 log = logging.getLogger(__name__)
+NAMED_CAUSES = ("teacher.", "my/")  # a message names a setting, or code of the user
 EpochCallback = Callable[[int, dict[str, float]], None]
 
 
@@ -190,7 +191,7 @@ def _fit(
             specification.name, configuration.resources.heartbeat_timeout_s
         )
         if isinstance(report, TrialFailure):
-            if "teacher." in report.message:
+            if any(mark in report.message for mark in NAMED_CAUSES):
                 advice = ""
             else:
                 advice = "; change teacher.training or teacher.network"

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
-from orchestrator.core.errors import TrialError
+from orchestrator.core.errors import ConfigurationError, TrialError, short_reason
+from orchestrator.core.user_code import failure_location
 
+MOST_CHECKED = 4096  # samples of a check before the start
 BINS = 15  # of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)
 
 
@@ -35,8 +37,8 @@ class UserMetric(NamedTuple):
         try:
             value = float(self.function(logits, labels))
         except Exception as error:  # any error of user code
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise TrialError(f"metric {self.name} ({self.place}) fails ({reason})").with_details(
+            reason, location = short_reason(error), failure_location(error, self.place)
+            raise TrialError(f"metric {self.name} ({location}) fails ({reason})").with_details(
                 self.name, reason, "a finite number"
             ) from error
         if not math.isfinite(value) and bool(logits.isfinite().all()):
@@ -47,6 +49,29 @@ class UserMetric(NamedTuple):
 
 
 USER_METRICS: dict[str, UserMetric] = {}
+
+
+def check_user_metrics(classes: int, samples: int) -> None:
+    """Compute the metrics of user code for random logits.
+
+    Args:
+        classes: Number of classes K.
+        samples: Number of samples of the validation part.
+
+    Raises:
+        ConfigurationError: A metric fails, or is not a finite number.
+    """
+    count = max(classes, min(samples, MOST_CHECKED))
+    logits = torch.randn(count, classes, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % classes
+    for metric in USER_METRICS.values():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                metric.compute(logits.clone(), labels.clone())
+        except TrialError as error:
+            raise ConfigurationError.from_error(
+                error, f"{error} for {count} random logits and labels: correct it"
+            ) from error
 
 
 class Scores:

@@ -103,6 +103,9 @@ REFUSED: dict[str, tuple[str, list[Any], str, Any, Any]] = {
     "too few values": ("path,label", [*ROWS, ("a.png",)], "data.path", 1, 2),
     "several labels": ("path,label", [*ROWS, ("a.png", "cat;dog")], "data.path", ANY, ONE_LABEL),
     "labels by a bar": ("path,label", [*ROWS, ("a.png", "cat|dog")], "data.path", ANY, ONE_LABEL),
+    "labels by a comma": (
+        *("path,label", [*ROWS, ("a.png", '"cat, dog"')], "data.path", "cat, dog", ONE_LABEL),
+    ),
     "an image twice": (
         *("path,label", [*ROWS, ("./images/3.png", "dog")], "data.path"),
         *("./images/3.png", "each image once"),
@@ -135,6 +138,12 @@ def test_unusable_files_are_refused(tmp_path: Path, case: Any) -> None:
     with refused(field, value, allowed) as caught:
         describe(data, tmp_path / "store", 0)
     assert "\n" not in str(caught.value) and "data.csv" in str(caught.value)
+
+
+def test_a_comma_in_a_name_is_allowed(tmp_path: Path) -> None:
+    rows = [(path, f'"{name}, wild"') for path, name in ROWS]
+    data = describe(config(write_csv(tmp_path, rows)), tmp_path / "store", 0)
+    assert list(data.classes) == [f"{name}, wild" for name in NAMES]
 
 
 def test_several_labels_are_refused_with_what_is_supported(tmp_path: Path) -> None:

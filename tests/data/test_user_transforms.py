@@ -123,7 +123,6 @@ def test_the_original_image_stays_the_same() -> None:
         (lambda image, generator: image[:4], "of shape (4, 8, 1)"),
         (lambda image, generator: image / 255, "float64"),
         (lambda image, generator: None, "NoneType"),
-        (lambda image, generator: image.no_such_method(), "no_such_method"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
@@ -137,6 +136,17 @@ def test_a_wrong_result_is_refused_with_its_line(
     assert problem in str(caught.value) and "mine.py:7" in str(caught.value)
     with refused("data.augmentation"):
         collect(photos, 1, workers, 0)
+
+
+def test_an_error_is_refused_with_its_class_and_its_line() -> None:
+    def fail(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+        return np.take(image, 99, axis=0)
+
+    with refused("data.augmentation") as caught:
+        Transform(NAME, fail, "code", "mine.py:7").apply(np.zeros((8, 8, 1), np.uint8), 0, 0, 0)
+    line = fail.__code__.co_firstlineno + 1
+    assert f"{Path(__file__).name}:{line}" in str(caught.value)
+    assert "IndexError: " in str(caught.value) and "mine.py:7" not in str(caught.value)
 
 
 def test_an_unknown_transform_is_refused(tmp_path: Path) -> None:

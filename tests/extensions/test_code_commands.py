@@ -217,6 +217,18 @@ def test_the_settings_of_a_network_are_searched(tmp_path: Path) -> None:
     assert exit_code == 2 and "[1, 64]" in output
 
 
+def test_a_metric_that_fails_is_refused_before_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "failing.py"
+    file.write_text(
+        "import orchestrator as od\n\n@od.metric('bad', direction='maximize')\n"
+        "def bad(logits, labels):\n    return 1 / 0\n"
+    )
+    words = ("--code", str(file), "--store", str(tmp_path / "store"), "--dry-run")
+    exit_code, output = call("sweep", *words, "--set", "search.objective=validation/my/bad")
+    output = " ".join(output.split())
+    assert exit_code == 2 and "failing.py:5" in output and "ZeroDivisionError" in output
+
+
 def test_settings_of_data_are_checked(tmp_path: Path) -> None:
     load_code(write_code(tmp_path))
     for settings, field in (("{sample: 3}", "sample"), ("{samples: many}", "samples")):
@@ -348,3 +360,19 @@ def test_status_needs_no_code_for_a_metric_that_is_one_of_several_objectives(
         assert exit_code == 0 and "run-error" in output, output
     other = Sweep.create(store.sweep("plain"), load(None, []), "train")
     assert other.described == {}
+
+
+def test_a_network_for_other_images_is_one_row_that_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from torch import nn\nimport orchestrator as od\n\n@od.network('small')\n"
+        "def small(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    exit_code, output = call("check-code", str(file))
+    assert exit_code == 2 and output.count("3x32x32") == 1 and "1 failed" in output
+    assert "--shape C,H,W" in output and "input_size" not in output
+    exit_code, output = call("check-code", str(file), "--shape", "1,8,8")
+    assert exit_code == 0 and "all checks passed" in output

@@ -205,6 +205,19 @@ def test_a_network_with_other_outputs_is_refused_with_its_line(
     assert "test_registering.py:" in str(caught.value) and "my/wrong" in str(caught.value)
 
 
+def test_a_forward_that_fails_is_refused_with_its_line_and_without_other_advice() -> None:
+    class Wrong(nn.Module):
+        def forward(self, inputs: Tensor) -> Any:
+            return inputs / (1 // 0)
+
+    od.network("wrong")(lambda classes: Wrong())
+    with refused("name", "my/wrong") as caught:
+        build("my/wrong", 5, SHAPE, {})
+    line = Wrong.forward.__code__.co_firstlineno + 1
+    assert f"test_registering.py:{line}" in str(caught.value)
+    assert "ZeroDivisionError" in str(caught.value) and "input_size" not in str(caught.value)
+
+
 def test_a_builder_that_fails_is_refused_with_its_line() -> None:
     def fails(classes: int) -> nn.Module:
         raise RuntimeError("no such layer")
@@ -213,6 +226,7 @@ def test_a_builder_that_fails_is_refused_with_its_line() -> None:
     with refused("name", "my/fails") as caught:
         build("my/fails", 5, SHAPE, {})
     assert "RuntimeError: no such layer" in str(caught.value)
+    assert f"test_registering.py:{fails.__code__.co_firstlineno + 1}" in str(caught.value)
     od.network("none")(lambda classes: None)
     with refused("name", "NoneType", "torch.nn.Module"):
         build("my/none", 5, SHAPE, {})

@@ -286,6 +286,17 @@ def test_names_identify_networks_without_a_folder() -> None:
     assert identify("timm/resnet18", None) == "timm/resnet18" and identify("mlp", None) == "mlp"
 
 
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_an_unknown_name_is_answered_by_the_closest_ones(library: str) -> None:
+    for name in ("nope", "resnet18x"):
+        with refused("name", f"{library}/{name}") as caught:
+            find_builder(f"{library}/{name}")
+        close = caught.value.allowed
+        assert len(close) == 5 and all(each in str(caught.value) for each in close)
+        assert len(str(caught.value)) < 300
+    assert f"{library}/resnet18" in close
+
+
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

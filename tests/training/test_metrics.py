@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.training.metrics import BINS, Scores
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.training.metrics import BINS, USER_METRICS, Scores, UserMetric, check_user_metrics
+from tests.refusal import refused
 
 CPU = torch.device("cpu")
 
@@ -148,3 +150,35 @@ def test_class_without_samples_is_ignored() -> None:
         0,
         1,
     )
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda logits, labels: 1 // 0, "ZeroDivisionError"),
+        (lambda logits, labels: math.nan, "is nan"),
+        (lambda logits, labels: logits, "fails"),
+    ],
+)
+def test_metrics_of_user_code_are_checked_on_random_logits(
+    function: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(USER_METRICS, "my/bad", UserMetric("my/bad", function, "mine.py:1"))
+    with refused("my/bad", error=ConfigurationError) as caught:
+        check_user_metrics(3, 20)
+    assert reason in str(caught.value)
+
+
+def test_a_metric_is_checked_on_samples_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def count(logits: Tensor, labels: Tensor) -> int:
+        seen.append((tuple(logits.shape), len(labels.unique())))
+        return 0
+
+    monkeypatch.setitem(USER_METRICS, "my/count", UserMetric("my/count", count, "mine.py:1"))
+    before = torch.get_rng_state()
+    for samples in (4, 20, 10**6):
+        check_user_metrics(5, samples)
+    assert seen == [((5, 5), 5), ((20, 5), 5), ((4096, 5), 5)]
+    assert torch.equal(torch.get_rng_state(), before)

@@ -76,6 +76,7 @@ from orchestrator.training.capabilities.memory_bank_checks import (
     retrieval_line,
 )
 from orchestrator.training.capabilities.sample_weights_checks import check_memory
+from orchestrator.training.metrics import check_user_metrics
 
 
 @dataclass(frozen=True)
@@ -331,6 +332,7 @@ def _check_with_data(
     searching = kind == "sweep"
     samples = summary.sizes.train
     parameters = check_students(configuration, searching, classes, summary.shape)
+    check_user_metrics(classes, summary.sizes.validation)
     clean_view_bytes = teacher_parameters = 0
     variants: list[Maps] = []
     if configuration.teacher:
@@ -348,11 +350,8 @@ def _check_with_data(
         check_batches(each, searching, summary)
         check_batch_norm(each, searching, summary.shape, fits_teacher)
     if local or cluster_address(configuration.resources) is None:
-        require_memory(
-            configuration,
-            Sizes(parameters, teacher_parameters, prod(summary.shape)),
-            local_memory(),
-        )
+        sizes = Sizes(parameters, teacher_parameters, prod(summary.shape))
+        require_memory(configuration, sizes, local_memory())
     check_memory(configuration, searching, samples, classes, summary.shape)
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
