@@ -15,7 +15,7 @@ from orchestrator.config.loader import load
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.extensions.loading import load_code, unload_all
-from orchestrator.extensions.record import describe_code
+from orchestrator.extensions.record import describe_code, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.design import search_of
@@ -138,6 +138,12 @@ def test_export_and_predict_need_the_code_of_the_network(trained: Run, tmp_path:
     assert exit_code == 0 and "%" in output
     exit_code, output = trained.call("report", "first", *trained.code)
     assert exit_code == 0, output
+
+
+def test_a_network_of_python_alone_is_used_there() -> None:
+    with refused("--code") as caught:
+        require_code({"network my/Gone-ab6b5240": "ab6b52"}, "the report of 'mine'")
+    assert all(call in str(caught.value) for call in ("study.report()", "result.predict"))
 
 
 def test_other_code_at_a_resume_is_refused(trained: Run, tmp_path: Path) -> None:
