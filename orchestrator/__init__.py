@@ -26,6 +26,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.api import Comparison as Comparison
+    from orchestrator.api import Data as Data
+    from orchestrator.api import Result as Result
+    from orchestrator.api import Study as Study
+    from orchestrator.api import Teacher as Teacher
     from orchestrator.api import distil as distil
     from orchestrator.api import results as results
     from orchestrator.extensions.decorators import dataset as dataset
@@ -36,9 +41,16 @@ if TYPE_CHECKING:
 
 _HOMES = dict.fromkeys(
     ("dataset", "method", "metric", "network", "transform"), "orchestrator.extensions.decorators"
-) | dict.fromkeys(("distil", "results"), "orchestrator.api")
+) | dict.fromkeys(
+    ("Comparison", "Data", "Result", "Study", "Teacher", "distil", "results"), "orchestrator.api"
+)
 _CALLABLE = ("data", "sweep", "teacher")
 __all__ = [
+    "Comparison",
+    "Data",
+    "Result",
+    "Study",
+    "Teacher",
     "data",
     "dataset",
     "distil",

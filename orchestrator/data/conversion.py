@@ -19,6 +19,7 @@ from orchestrator.data._parts import Parts as Parts
 from orchestrator.data.decoding import ImageError, is_grey, resize_middle_square, to_8_bits
 
 ROUNDED = "floats rounded to 255 levels"
+READ_TWICE = 8  # samples of a part whose two readings are compared
 
 
 def convert_dataset(
@@ -32,6 +33,7 @@ def convert_dataset(
     """Return the parts of a data set as uint8 arrays.
 
     A part is a pair of arrays (images, labels), or a map-style data set of pairs (image, label).
+    Its first samples are read twice, because a random transform would be frozen.
     An image is (H, W) or (H, W, C), or a tensor (C, H, W), or a picture of Pillow. Numbers are
     uint8, or floats in [0, 1], which are rounded to 255 levels. A label is a whole number from 0.
 
@@ -46,8 +48,8 @@ def convert_dataset(
             without a name. None is the system's folder of temporary files.
 
     Raises:
-        ConfigurationError: A part cannot be used: its images have different shapes or types, or
-            its labels are not class numbers.
+        ConfigurationError: A part cannot be used: its images have different shapes or types, its
+            labels are not class numbers, or a sample differs when it is read again.
     """
     sources = {"train": train, "validation": validation, "test": test}
     notes = Counter[str]()
@@ -140,6 +142,14 @@ def _read_items(
         mapped[index] = converted
         labels.append(_one_label(f"{where}, sample {index}", name, label))
     assert mapped is not None
+    for index, (image, label) in enumerate(_pairs(where, name, part, min(count, READ_TWICE))):
+        sample = f"{where}, sample {index}"
+        again = _convert_image(sample, name, image, size), _one_label(sample, name, label)
+        if not np.array_equal(again[0], mapped[index]) or again[1] != labels[index]:
+            raise ConfigurationError(
+                f"{where}: sample {index} differs when it is read again: remove the random "
+                f"transform from the data set, and set data.augmentation, such as crop_flip"
+            ).with_details(f"data[{name}]", index, "the same sample at every reading")
     return Part(mapped, _convert_labels(where, name, np.asarray(labels), count))
 
 

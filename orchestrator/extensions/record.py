@@ -105,7 +105,10 @@ def _advice(name: str) -> str:
         return f"give this file with --code {name}"
     if name.startswith("plugin "):
         return f"give it with --plugin {name.removeprefix('plugin ')}"
-    return "register it again"
+    return (
+        "it exists only in Python: call study.report(), result.predict(...) or "
+        'result.export(format="torchexport") there, or register it again'
+    )
 
 
 def _short(identity: str) -> str:

@@ -3,9 +3,10 @@
 from torch import nn
 
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_file
 from orchestrator.models._matching import match_by_name
 from orchestrator.models._misfits import misfit_table
-from orchestrator.models.checkpoint_files import read_checkpoint
+from orchestrator.models.checkpoint_files import FILE_ADVICE, read_checkpoint
 
 
 def fill_module(module: nn.Module, weights: str) -> None:
@@ -21,8 +22,9 @@ def fill_module(module: nn.Module, weights: str) -> None:
         ConfigurationError: The file cannot be read, or tensors do not fit; the message holds a
             table of all of them.
     """
+    file = read_file(weights, "weights", FILE_ADVICE)
     try:
-        checkpoint = read_checkpoint(weights)
+        checkpoint = read_checkpoint(file)
     except ConfigurationError as error:
         raise ConfigurationError(str(error)).with_details(
             "weights", weights, "a state dict"

@@ -140,6 +140,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save(TwoLayers(10, 16), tmp_path / "whole.pth")
     with refused("weights", allowed="a state dict"):
         od.teacher(lambda: TwoLayers(10, 16), tmp_path / "whole.pth")
+    with refused("weights") as caught:
+        od.teacher(lambda: TwoLayers(10, 16), tmp_path / "gone.pth")
+    assert "FILE" not in str(caught.value)
     (tmp_path / "damaged.pth").write_bytes(b"abc")
     with refused("weights", allowed="a state dict"):
         od.teacher(lambda: TwoLayers(10, 16), tmp_path / "damaged.pth")

@@ -149,6 +149,23 @@ def test_validation_is_a_part_of_its_own() -> None:
     assert parts.validation is not None and len(parts.validation) == 3
 
 
+class Flipped(Listed):
+    """A data set with a random transform."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return (image[:, ::-1] if torch.rand(()) < 0.5 else image), label
+
+
+def test_a_random_transform_is_refused() -> None:
+    torch.manual_seed(0)
+    items = list(zip(IMAGES, LABELS, strict=True))
+    with refused("data[train]", allowed="the same sample at every reading"):
+        convert_dataset(Flipped(items), PAIR)
+    with refused("data[test]", allowed="the same sample at every reading"):
+        convert_dataset(Listed(items), Flipped(items))
+
+
 MANY_LABELS = np.eye(COUNT, 3, dtype=np.int64)
 
 

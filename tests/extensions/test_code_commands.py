@@ -143,6 +143,12 @@ def test_export_and_predict_need_the_code_of_the_network(trained: Run, tmp_path:
     assert exit_code == 0, output
 
 
+def test_a_network_of_python_alone_is_used_there() -> None:
+    with refused("--code") as caught:
+        require_code({"network my/Gone-ab6b5240": "ab6b52"}, "the report of 'mine'")
+    assert all(call in str(caught.value) for call in ("study.report()", "result.predict"))
+
+
 def test_other_code_at_a_resume_is_refused(trained: Run, tmp_path: Path) -> None:
     extra = tmp_path / "extra.py"
     extra.write_text("")
