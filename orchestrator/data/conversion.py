@@ -144,8 +144,9 @@ def _read_items(
     assert mapped is not None
     for index, (image, label) in enumerate(_pairs(where, name, part, min(count, READ_TWICE))):
         sample = f"{where}, sample {index}"
-        again = _convert_image(sample, name, image, size), _one_label(sample, name, label)
-        if not np.array_equal(again[0], mapped[index]) or again[1] != labels[index]:
+        repeated = _convert_image(sample, name, image, size, Counter())
+        same_label = _one_label(sample, name, label) == labels[index]
+        if not same_label or not np.array_equal(repeated, mapped[index]):
             raise ConfigurationError(
                 f"{where}: sample {index} differs when it is read again: remove the random "
                 f"transform from the data set, and set data.augmentation, such as crop_flip"
