@@ -17,6 +17,6 @@ def make_console(progress: bool) -> Console:
     return Console(stderr=True, quiet=not progress)
 
 
-def note_to(console: Console) -> Callable[[str], None]:
+def make_note_printer(console: Console) -> Callable[[str], None]:
     """Return a function that prints a note about behaviour that the user may not expect."""
     return lambda text: print_line(console, sanitize(f"note: {text}"))

@@ -107,7 +107,7 @@ def data(
         kind="dataset",
         name=name,
         target=parts,
-        place=name,
+        location=name,
         origin=Origin("Python", identity),  # it is not sent to workers, which map the store
         slots=((DATASETS, name, parts_source(parts, identity)), (AUTOMATIC, name, automatic)),
     )
@@ -129,8 +129,8 @@ def _named_data(
                 f"data: {argument} cannot be given with the name {name!r}, which has it already: "
                 f"leave it out"
             ).with_details(argument, value, None)
-    given = {"name": name, "validation": validation} | ({} if size is None else {"size": size})
-    return Data(given | dict(section), name)
+    chosen = {"name": name, "validation": validation} | ({} if size is None else {"size": size})
+    return Data(chosen | dict(section), name)
 
 
 def as_data(value: Any) -> Data:

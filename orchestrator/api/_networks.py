@@ -29,13 +29,13 @@ class Function:
     Attributes:
         name: The name of the network.
         build: The function.
-        place: File and line of the function, for messages.
+        location: File and line of the function, for messages.
         origin: The identity of the module.
     """
 
     name: str
     build: Factory
-    place: str
+    location: str
     origin: Origin
 
 
@@ -103,7 +103,7 @@ def read_network(
     code = identity(module, factory)
     name = _name(module, code, argument)
     origin = Origin("Python call", code, replaces=True)
-    function = Function(name, factory, _place(factory), origin)
+    function = Function(name, factory, _find_location(factory), origin)
     return GivenNetwork({"name": name}, function, trained, weights)
 
 
@@ -162,14 +162,14 @@ def _build_module(factory: Any, argument: str) -> nn.Module:
     except Exception as error:  # any error of the user's function
         reason = short_reason(error)
         raise ConfigurationError(
-            f"{argument}: the function in {_place(factory)} fails with {reason}"
+            f"{argument}: the function in {_find_location(factory)} fails with {reason}"
         ).with_details(
             argument, reason, "a function without parameters that returns a module"
         ) from (error)
     if not isinstance(module, nn.Module):
         raise ConfigurationError(
-            f"{argument}: the function in {_place(factory)} returns {type(module).__name__}: it "
-            f"must return a torch.nn.Module"
+            f"{argument}: the function in {_find_location(factory)} returns "
+            f"{type(module).__name__}: it must return a torch.nn.Module"
         ).with_details(argument, type(module).__name__, "a torch.nn.Module")
     return module
 
@@ -178,12 +178,13 @@ def _require_new_modules(factory: Factory, module: nn.Module, argument: str) -> 
     """Raise ConfigurationError if the function returns the same module at every call."""
     if _build_module(factory, argument) is module:
         raise ConfigurationError(
-            f"{argument}: the function in {_place(factory)} returns the same module at every call, "
-            f"but every training needs new weights: build the module within the function"
+            f"{argument}: the function in {_find_location(factory)} returns the same module at "
+            f"every call, but every training needs new weights: build the module within the "
+            f"function"
         ).with_details(argument, "the same module", "a new module at every call")
 
 
-def _place(factory: Any) -> str:
+def _find_location(factory: Any) -> str:
     """Return file and line of a function, for messages."""
     code = getattr(inspect.unwrap(factory), "__code__", None)
     if code is not None:

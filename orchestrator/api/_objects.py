@@ -40,7 +40,7 @@ class Objects:
                 register(self.data)
             for function in self.functions:
                 if ("network", function.name) not in before:
-                    with registering_from(function.origin, function.place):
+                    with registering_from(function.origin, function.location):
                         network(function.name)(function.build)
             yield
         finally:
@@ -50,7 +50,7 @@ class Objects:
 
 
 @contextlib.contextmanager
-def session(objects: Objects) -> Iterator[None]:
+def open_session(objects: Objects) -> Iterator[None]:
     """Run a block as a command does, with the objects registered.
 
     Files are private and the first Ctrl-C ends the block in order. Afterwards random numbers and
@@ -73,16 +73,16 @@ def session(objects: Objects) -> Iterator[None]:
 
 
 def keep_weights(
-    store: Store, given: GivenNetwork, configuration: Configuration, note: Callable[[str], None]
+    store: Store, network: GivenNetwork, configuration: Configuration, note: Callable[[str], None]
 ) -> str:
     """Write the weights of a given module to the store, and return the file.
 
     The name of the file is the fingerprint of its tensors.
     """
-    assert given.trained is not None
+    assert network.trained is not None
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = read_summary(folder)
-    module, name = copy.deepcopy(given.trained), str(given.section["name"])
+    module, name = copy.deepcopy(network.trained), str(network.section["name"])
     wrapped = as_network(module, name, len(summary.classes), summary.shape)
     file = store.given_weights / f"{network_fingerprint(wrapped.state_dict())}.safetensors"
     if not file.exists():

@@ -62,8 +62,10 @@ def require_free(values: Mapping[str, Any], more: Mapping[str, Any]) -> None:
     """Raise ConfigurationError if a key of `more` is given in the values too."""
     for key, value in more.items():
         if twice := next((other for other in values if _overlap(key, value, other, values)), None):
-            given = f"{key} is given twice" if key == twice else f"{key} and {twice} are both given"
-            raise ConfigurationError(f"{given}: leave one of them out").with_details(
+            problem = (
+                f"{key} is given twice" if key == twice else f"{key} and {twice} are both given"
+            )
+            raise ConfigurationError(f"{problem}: leave one of them out").with_details(
                 key, value, "given once"
             )
 

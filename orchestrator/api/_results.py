@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.api._console import make_console, note_to
-from orchestrator.api._objects import Objects, session
+from orchestrator.api._console import make_console, make_note_printer
+from orchestrator.api._objects import Objects, open_session
 from orchestrator.api._tables import (
     comparison_frame,
     history_frame,
@@ -129,7 +129,7 @@ class Result:
         Raises:
             ConfigurationError: The images have another type or shape.
         """
-        with tempfile.TemporaryDirectory() as folder, session(self._objects):
+        with tempfile.TemporaryDirectory() as folder, open_session(self._objects):
             exported = self._export(Path(folder) / "student", "safetensors", weights, "a")
             channels, height, width = exported.settings.input.shape
             stack = images[..., None] if images.ndim == 3 else images
@@ -146,7 +146,7 @@ class Result:
         return rows.numpy()
 
     def _export(self, to: Path | None, form: str, weights: str, student: str) -> Exported:
-        with session(self._objects):
+        with open_session(self._objects):
             return export(self._store, self.name, student, self.number, weights, to, form)
 
     def __repr__(self) -> str:
@@ -218,7 +218,7 @@ class Study:
         Args:
             to: The file; None for one in the store.
         """
-        with session(self._objects):
+        with open_session(self._objects):
             return write_report(self._store, self.name, None if to is None else Path(to)).file
 
     def compare(
@@ -313,14 +313,16 @@ def compare(
     """Run or resume a comparison with the configuration of a sweep; see `Study.compare`."""
     store, console = study._store, make_console(progress)
     methods = design.parse_methods(",".join(methods))
-    with session(study._objects):
+    with open_session(study._objects):
         require_disconnected()
         comparison = None
         try:
             if resume is None:
                 configuration = study._sweep.configuration
                 common, name = resolve_comparison(store, configuration, methods, seeds, name)
-                comparison = create_comparison(store, common, name, seeds, note_to(console))
+                comparison = create_comparison(
+                    store, common, name, seeds, make_note_printer(console)
+                )
             else:
                 comparison = _reopen_comparison(store, resume, methods, seeds)
             ship = partial(_ship, store)
@@ -335,7 +337,7 @@ def compare(
             raise PreflightError.from_error(error, again) from error
         outcome = comparison_result(store, comparison)
         if reason := write_result(store, comparison, outcome, seed_sweep):
-            note_to(console)(f"not logged to MLflow: {reason}")
+            make_note_printer(console)(f"not logged to MLflow: {reason}")
     return Comparison(comparison.name, outcome)
 
 
@@ -348,8 +350,8 @@ def _reopen_comparison(
 ) -> ComparisonRecord:
     comparison = ComparisonRecord.open(store, name)
     require_code(comparison.code, f"resume = {name!r}", comparison.configuration)
-    given = {"methods": (methods, comparison.methods), "seeds": (seeds, comparison.seeds)}
-    for key, (value, recorded) in given.items():
+    values = {"methods": (methods, comparison.methods), "seeds": (seeds, comparison.seeds)}
+    for key, (value, recorded) in values.items():
         if value != recorded:
             raise ConfigurationError(
                 f"resume = {name!r}: {key} = {value}, and the comparison has {recorded}: give the "

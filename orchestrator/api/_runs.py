@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.api._console import make_console, note_to
+from orchestrator.api._console import make_console, make_note_printer
 from orchestrator.api._data import as_data
 from orchestrator.api._networks import GivenNetwork, read_network
-from orchestrator.api._objects import Objects, keep_weights, session
+from orchestrator.api._objects import Objects, keep_weights, open_session
 from orchestrator.api._options import nest, read_options, require_free, sort_names_first
 from orchestrator.api._results import Result, Study
 from orchestrator.api._space import check_spaces, read_spaces
@@ -202,14 +202,14 @@ def _request(
         raise ConfigurationError(
             f"peers has {len(students) - 1} networks: give at most {len(keys) - 1}"
         ).with_details("peers", len(students) - 1, (0, len(keys) - 1))
-    given = {
+    networks = {
         key: read_network(network, key, {}) for key, network in zip(keys, students, strict=False)
     }
     chosen: dict[str, Any] = {"data": given_data.section} | {
         f"{key}.network" if key != "student" else key: network.section
-        for key, network in given.items()
+        for key, network in networks.items()
     }
-    functions = [network.function for network in given.values()]
+    functions = [network.function for network in networks.values()]
     if given_teacher is None:
         chosen["teacher"] = None
     else:
@@ -229,9 +229,9 @@ def _run(request: Request) -> tuple[Sweep, Store]:
     """Run or resume what is requested, and return its record and its store."""
     options = request.options
     console = make_console(options.progress)
-    note, name = note_to(console), options.resume
+    note, name = make_note_printer(console), options.resume
     local, resume = request.kind == "train", options.resume is not None
-    with session(request.objects):
+    with open_session(request.objects):
         try:
             if not local:
                 require_disconnected()
@@ -296,8 +296,8 @@ def _check_resume(
         raise ConfigurationError(
             f"resume = {name!r} is a {kinds[sweep.kind]}: continue it with {function}"
         ).with_details("resume", name, f"the name of a {kinds[request.kind]}")
-    given = resolve_paths(configuration, request.kind == "train")
-    require_same_values(sweep, nest(request.values), given, f"resume = {name!r}")
+    resolved = resolve_paths(configuration, request.kind == "train")
+    require_same_values(sweep, nest(request.values), resolved, f"resume = {name!r}")
     search = configuration.search
     return (
         search.trials if "search.trials" in request.values else None,

@@ -26,8 +26,8 @@ def read_spaces(space: Any, methods: Sequence[str]) -> dict[str, Space]:
     """
     if space is None:
         return {}
-    given = dict(space) if isinstance(space, Mapping) else dict.fromkeys(methods, space)
-    for name, suggest in given.items():
+    functions = dict(space) if isinstance(space, Mapping) else dict.fromkeys(methods, space)
+    for name, suggest in functions.items():
         if name not in methods:
             raise ConfigurationError(
                 f"space names {name!r}, which is not searched: {suggest_name(str(name), methods)}"
@@ -37,7 +37,7 @@ def read_spaces(space: Any, methods: Sequence[str]) -> dict[str, Space]:
                 f"space is {type(suggest).__name__}: give a function that draws from an Optuna "
                 f"trial, or a mapping from methods to such functions"
             ).with_details("space", type(suggest).__name__, "a function of a trial")
-    return {name: Space((), suggest, code_identity(suggest)) for name, suggest in given.items()}
+    return {name: Space((), suggest, code_identity(suggest)) for name, suggest in functions.items()}
 
 
 def check_spaces(configuration: Configuration, spaces: Mapping[str, Space]) -> None:

@@ -25,8 +25,8 @@ class Teacher:
     options: dict[str, Any]
 
     def __repr__(self) -> str:
-        given = "given weights" if self.network.has_weights else "to be trained"
-        return f"Teacher({self.network.section['name']}, {given})"
+        weights = "given weights" if self.network.has_weights else "to be trained"
+        return f"Teacher({self.network.section['name']}, {weights})"
 
     def _repr_html_(self) -> str:
         """Return the description for a notebook."""
@@ -65,16 +65,16 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
     known = {*TeacherSettings.model_fields, *Training.model_fields} - {"network", "training"}
     named = isinstance(network, str)
     own = {key: value for key, value in settings.items() if named and not _is_key(key, known)}
-    given = read_network(network, "teacher", own, weights)
+    choice = read_network(network, "teacher", own, weights)
     options = {key: value for key, value in settings.items() if key not in own}
-    if given.function is not None and options.get("classes") is not None:
+    if choice.function is not None and options.get("classes") is not None:
         raise ConfigurationError(
             "teacher: classes cannot be given for a function or a module, which has one output for "
             "each class of the data: keep the rows of these classes in its last layer"
         ).with_details("classes", options["classes"], "left out")
     sections = ("teacher", "teacher.training")
     advice = "set anything else of a network within its function"
-    return Teacher(given, read_options("teacher", sections, options, None, (), advice))
+    return Teacher(choice, read_options("teacher", sections, options, None, (), advice))
 
 
 def _is_key(name: str, known: set[str]) -> bool:

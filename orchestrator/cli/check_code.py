@@ -43,13 +43,13 @@ def check_code(
             "od.transform and od.metric"
         ).with_details("--code", tuple(map(str, files)), "a file that registers something")
     table = Table()
-    for title in ("object", "place", "check", "result"):
+    for title in ("object", "location", "check", "result"):
         table.add_column(title)
     failed = 0
     for entry, check, problem in run_checks(example):
         failed += bool(problem)
         result = f"failed: {problem}" if problem else "ok"
-        words = (f"{entry.kind} {entry.name}", entry.place, check, result)
+        words = (f"{entry.kind} {entry.name}", entry.location, check, result)
         table.add_row(*(Text(sanitize(word)) for word in words))
     console.print(table)
     console.print(f"{failed} failed" if failed else "all checks passed")

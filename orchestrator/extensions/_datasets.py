@@ -16,13 +16,13 @@ from orchestrator.extensions.signature import Signature, read_signature
 KEYS = ("train", "validation", "test", "classes")
 
 
-def source(target: Any, name: str, place: str, code: str) -> Source:
+def make_source(target: Any, name: str, location: str, code: str) -> Source:
     """Return the source of a data set, for the registry.
 
     Args:
         target: The function that returns the parts.
         name: The name of the data set.
-        place: File and line, for messages.
+        location: File and line, for messages.
         code: The identity of the code.
 
     Raises:
@@ -32,7 +32,7 @@ def source(target: Any, name: str, place: str, code: str) -> Source:
 
     def load(config: Data, raw: Path) -> Parts:
         try:
-            found = _call(signature, config)
+            returned = _call(signature, config)
         except UserError:
             raise
         except Exception as error:  # any error of user code
@@ -40,12 +40,12 @@ def source(target: Any, name: str, place: str, code: str) -> Source:
             raise ConfigurationError(
                 f"data set {name} ({location}) cannot be loaded ({short_reason(error)})"
             ).with_details("data.name", name, "code that returns the parts") from error
-        parts = _named_parts(found, name, place)
+        parts = _named_parts(returned, name, location)
         try:
             return convert_dataset(**parts, size=config.size, folder=raw)
         except ConfigurationError as error:
             raise ConfigurationError.from_error(
-                error, f"data set {name} ({place}): {error}"
+                error, f"data set {name} ({location}): {error}"
             ) from error
 
     def identity(config: Data) -> list[Any]:
@@ -77,18 +77,18 @@ def _call(signature: Signature, config: Data) -> Any:
     return signature.call(_settings(signature, config), {"path": config.path})
 
 
-def _named_parts(found: Any, name: str, place: str) -> dict[str, Any]:
+def _named_parts(returned: Any, name: str, location: str) -> dict[str, Any]:
     """Return the parts and the class names by the arguments of `convert_dataset`."""
-    if isinstance(found, Mapping) and {"train", "test"} <= set(found) <= set(KEYS):
-        return dict(found)
-    if isinstance(found, tuple) and hasattr(found, "_asdict"):
-        return _named_parts(found._asdict(), name, place)
-    if isinstance(found, tuple) and len(found) in (2, 3):
-        return dict(zip(("train", "test"), (found[0], found[-1]), strict=True)) | (
-            {"validation": found[1]} if len(found) == 3 else {}
+    if isinstance(returned, Mapping) and {"train", "test"} <= set(returned) <= set(KEYS):
+        return dict(returned)
+    if isinstance(returned, tuple) and hasattr(returned, "_asdict"):
+        return _named_parts(returned._asdict(), name, location)
+    if isinstance(returned, tuple) and len(returned) in (2, 3):
+        return dict(zip(("train", "test"), (returned[0], returned[-1]), strict=True)) | (
+            {"validation": returned[1]} if len(returned) == 3 else {}
         )
     raise ConfigurationError(
-        f"data set {name} ({place}) returns {type(found).__name__}: return (train, test), (train, "
-        f"validation, test), or a dictionary with train, test and, if wanted, validation and "
-        f"classes"
-    ).with_details("data.name", type(found).__name__, KEYS)
+        f"data set {name} ({location}) returns {type(returned).__name__}: return (train, test), "
+        f"(train, validation, test), or a dictionary with train, test and, if wanted, validation "
+        f"and classes"
+    ).with_details("data.name", type(returned).__name__, KEYS)

@@ -16,13 +16,13 @@ from orchestrator.models.wrapped import as_network
 RESERVED = ("classes", "shape")
 
 
-def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
+def make_slots(target: Any, name: str, location: str, code: str) -> tuple[Slot, ...]:
     """Return the builder of a network, for the registry.
 
     Args:
         target: The function or class that makes the module.
         name: The name of the network.
-        place: File and line, for messages.
+        location: File and line, for messages.
         code: The identity of the code.
 
     Raises:
@@ -43,7 +43,7 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         if not isinstance(module, nn.Module):
             kind = type(module).__name__
             raise ConfigurationError(
-                f"network {name} ({place}) is a {kind}: return a torch.nn.Module"
+                f"network {name} ({location}) is a {kind}: return a torch.nn.Module"
             ).with_details("name", kind, "torch.nn.Module")
         if isinstance(module, Network):
             module.name = name
@@ -51,7 +51,7 @@ def slots(target: Any, name: str, place: str, code: str) -> tuple[Slot, ...]:
         try:
             return as_network(module, name, classes, shape)
         except ConfigurationError as error:
-            raise ConfigurationError.from_error(error, f"{place}: {error}") from error
+            raise ConfigurationError.from_error(error, f"{location}: {error}") from error
 
     return ((MODELS, name, Builder(make, signature.settings, code=code)),)
 

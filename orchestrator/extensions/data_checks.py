@@ -59,9 +59,9 @@ def check_repeated_load(config: Data) -> None:
     second = _load(config)
     require(first.classes == second.classes, "its classes differ when it is loaded again")
     for name, part in first.splits().items():
-        other = second.splits()[name]
+        again = second.splits()[name]
         require(
-            np.array_equal(part.inputs, other.inputs) and np.array_equal(part.labels, other.labels),
+            np.array_equal(part.inputs, again.inputs) and np.array_equal(part.labels, again.labels),
             f"the {name} part differs when it is loaded again: seed its random numbers",
         )
 
@@ -90,12 +90,12 @@ def check_transformed_image(name: str, image: NDArray[np.uint8]) -> None:
 def check_transform_is_function(name: str, image: NDArray[np.uint8]) -> None:
     """Check that seed, view and index determine the image of a transform."""
     for index in SEEDS:
-        found = []
+        images = []
         for state in range(2):
             _change_global_generators(state)
-            found.append(TRANSFORMS[name].apply(image, index, 3, 1))
+            images.append(TRANSFORMS[name].apply(image, index, 3, 1))
         require(
-            np.array_equal(found[0], found[1]),
+            np.array_equal(images[0], images[1]),
             "its result varies for the same seed, view and index: draw all random numbers from "
             "the given generator",
         )
@@ -131,11 +131,11 @@ def check_metric_value(name: str, classes: int) -> None:
 
 def check_metric_is_function(name: str, classes: int) -> None:
     """Check that a metric is the same for the same logits and labels."""
-    found = set()
+    values = set()
     for state in range(2):
         _change_global_generators(state)
-        found.add(_metric(name, classes, 0))
-    require(len(found) == 1, "its value varies for the same logits and labels")
+        values.add(_metric(name, classes, 0))
+    require(len(values) == 1, "its value varies for the same logits and labels")
 
 
 def _change_global_generators(seed: int) -> None:

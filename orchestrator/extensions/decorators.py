@@ -22,7 +22,7 @@ from orchestrator.extensions.registry import (
     Kind,
     Origin,
     Slot,
-    calling_place,
+    calling_location,
     current_origin,
     full_name,
     register,
@@ -57,13 +57,13 @@ def network(name: str) -> Callable[[T], T]:
         ...     layers = [nn.Flatten(), nn.Dropout(dropout), nn.Linear(pixels, classes)]
         ...     return nn.Sequential(*layers)
     """
-    place = calling_place(1)
+    location = calling_location(1)
 
     def decorate(target: T) -> T:
         def slots(full: str, code: str) -> tuple[Slot, ...]:
-            return _networks.slots(target, full, place, code)
+            return _networks.make_slots(target, full, location, code)
 
-        return _enter("network", name, target, place, slots)
+        return _enter("network", name, target, location, slots)
 
     return decorate
 
@@ -88,15 +88,15 @@ def dataset(name: str) -> Callable[[T], T]:
         ...     labels = np.arange(samples) % 2
         ...     return {"train": (images, labels), "test": (images, labels), "classes": ["a", "b"]}
     """
-    place = calling_place(1)
+    location = calling_location(1)
 
     def decorate(target: T) -> T:
         def slots(full: str, code: str) -> tuple[Slot, ...]:
             unknown = Automatic("none", "the content of the images is unknown")
-            source = _datasets.source(target, full, place, code)
+            source = _datasets.make_source(target, full, location, code)
             return (DATASETS, full, source), (AUTOMATIC, full, unknown)
 
-        return _enter("dataset", name, target, place, slots)
+        return _enter("dataset", name, target, location, slots)
 
     return decorate
 
@@ -122,24 +122,24 @@ def method(
         ...     def forward(self, batch):
         ...         return Objective(batch.cross_entropy())
     """
-    place = calling_place(1)
+    location = calling_location(1)
 
     def decorate(target: type[T]) -> type[T]:
         if not (isinstance(target, type) and issubclass(target, Method)):
-            raise _refusal(place, "method", name, "it is not a subclass of methods.Method")
+            raise _refusal(location, "method", name, "it is not a subclass of methods.Method")
         if not (isinstance(target.Settings, type) and issubclass(target.Settings, Settings)):
-            raise _refusal(place, "method", name, "its Settings are not a subclass of Settings")
+            raise _refusal(location, "method", name, "its Settings are not a subclass of Settings")
         try:
             check_capabilities(target)  # type: ignore[arg-type]  # classes are hashable
         except TypeError as error:
-            raise _refusal(place, "method", name, str(error)) from error
+            raise _refusal(location, "method", name, str(error)) from error
         suggested = space if isinstance(space, Space) else Space(tuple(map(dict, points)), space)
 
         def slots(full: str, code: str) -> tuple[Slot, ...]:
             return (METHODS, full, target), (SPACES, full, suggested)
 
         options = {"space": space, "points": tuple(points)}
-        return _enter("method", name, target, place, slots, options)
+        return _enter("method", name, target, location, slots, options)
 
     return decorate
 
@@ -160,13 +160,13 @@ def transform(name: str) -> Callable[[Function], Function]:
         ... def negative(image, generator):
         ...     return 255 - image if generator.random() < 0.5 else image
     """
-    place = calling_place(1)
+    location = calling_location(1)
 
     def decorate(target: Function) -> Function:
         def slots(full: str, code: str) -> tuple[Slot, ...]:
-            return ((TRANSFORMS, full, Transform(full, target, code, place)),)
+            return ((TRANSFORMS, full, Transform(full, target, code, location)),)
 
-        return _enter("transform", name, target, place, slots)
+        return _enter("transform", name, target, location, slots)
 
     return decorate
 
@@ -190,24 +190,24 @@ def metric(
         ... def top3(logits, labels):
         ...     return (logits.topk(3).indices == labels[:, None]).any(dim=1).float().mean()
     """
-    place = calling_place(1)
+    location = calling_location(1)
     if direction not in (None, "maximize", "minimize"):
-        raise _refusal(place, "metric", name, f"direction = {direction!r} is not allowed")
+        raise _refusal(location, "metric", name, f"direction = {direction!r} is not allowed")
 
     def decorate(target: MetricFunction) -> MetricFunction:
         lines = (target.__doc__ or "").strip().splitlines()
-        described = ("", (lines[0] if lines else f"metric of {place}").rstrip("."))
+        described = ("", (lines[0] if lines else f"metric of {location}").rstrip("."))
         directions = ("maximize", "minimize") if direction is None else (direction,)
 
         def slots(full: str, code: str) -> tuple[Slot, ...]:
             parts = ("validation", "test/best", "test/last")
             return (
-                (USER_METRICS, full, UserMetric(full, target, place)),
+                (USER_METRICS, full, UserMetric(full, target, location)),
                 (BETTER, f"validation/{full}", directions),
                 *((METRICS, f"{part}/{full}", described) for part in parts),
             )
 
-        return _enter("metric", name, target, place, slots, {"direction": direction})
+        return _enter("metric", name, target, location, slots, {"direction": direction})
 
     return decorate
 
@@ -216,31 +216,31 @@ def _enter(
     kind: Kind,
     name: str,
     target: T,
-    place: str,
+    location: str,
     slots: Callable[[str, str], tuple[Slot, ...]],
     options: Mapping[str, Any] | None = None,
 ) -> T:
     """Register an object under its full name, and return it."""
-    full = full_name(kind, name, place)
+    full = full_name(kind, name, location)
     if not callable(target):
-        raise _refusal(place, kind, full, "it is not a function or class")
+        raise _refusal(location, kind, full, "it is not a function or class")
     origin = current_origin(target)
     try:
         entered = slots(full, origin.identity)
-        register(Entry(kind, full, target, place, origin, entered, options or {}))
+        register(Entry(kind, full, target, location, origin, entered, options or {}))
     except SignatureError as error:
-        raise _refusal(place, kind, full, str(error)) from error
+        raise _refusal(location, kind, full, str(error)) from error
     return target
 
 
-def _refusal(place: str, kind: Kind, name: str, problem: str) -> ConfigurationError:
+def _refusal(location: str, kind: Kind, name: str, problem: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{place}: the {kind} {name} cannot be registered: {problem}"
+        f"{location}: the {kind} {name} cannot be registered: {problem}"
     ).with_details("--code", name, problem)
 
 
 def register_again(
-    kind: str, name: str, target: Any, place: str, origin: Origin, options: Mapping[str, Any]
+    kind: str, name: str, target: Any, location: str, origin: Origin, options: Mapping[str, Any]
 ) -> None:
     """Register an object with the attributes of an `Entry`; it replaces the entry of its name."""
     decorators: dict[str, Callable[..., Any]] = {
@@ -250,7 +250,7 @@ def register_again(
         "transform": transform,
         "metric": metric,
     }
-    with registering_from(origin, place):
+    with registering_from(origin, location):
         decorators[kind](name, **options)(target)
 
 
@@ -265,4 +265,6 @@ def update_identities() -> None:
         identity = code_identity(entry.target)
         if identity != entry.origin.identity:
             origin = replace(entry.origin, identity=identity)
-            register_again(entry.kind, entry.name, entry.target, entry.place, origin, entry.options)
+            register_again(
+                entry.kind, entry.name, entry.target, entry.location, origin, entry.options
+            )

@@ -79,12 +79,12 @@ def load_code(paths: Sequence[Path | str], plugins: Sequence[str] = ()) -> None:
     for name in plugins:
         _load_plugin(name)
     names: dict[str, Path] = {}
-    for given in paths:
-        file = read_file(Path(given), "--code", "give the path of a Python file")
-        if (other := names.setdefault(file.name, file.resolve())) != file.resolve():
+    for path in paths:
+        file = read_file(Path(path), "--code", "give the path of a Python file")
+        if (known := names.setdefault(file.name, file.resolve())) != file.resolve():
             raise ConfigurationError(
-                f"--code {given} has the same name as {other}: rename one of them"
-            ).with_details("--code", str(given), "files with different names")
+                f"--code {path} has the same name as {known}: rename one of them"
+            ).with_details("--code", str(path), "files with different names")
         _load_file(file)
 
 
@@ -127,12 +127,12 @@ def _load_file(file: Path) -> None:
 def _require_free_name(file: Path, module: str) -> None:
     """Raise ConfigurationError if a module of this name is installed."""
     try:
-        found = importlib.util.find_spec(module)
+        specification = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # a module without a specification
-        found = None
-    if found is None and module not in sys.modules:
+        specification = None
+    if specification is None and module not in sys.modules:
         return
-    origin = (found.origin if found else None) or module
+    origin = (specification.origin if specification else None) or module
     if Path(origin).is_file() and Path(origin).samefile(file):
         return
     raise ConfigurationError(
@@ -229,13 +229,13 @@ def _import_error(name: str, location: str, error: BaseException) -> Configurati
 def _load_plugin(name: str) -> None:
     if name in _plugins:
         return
-    found = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-    if name not in found:
-        known = suggest_name(name, found) if found else f"no installed package offers {GROUP}"
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if name not in points:
+        known = suggest_name(name, points) if points else f"no installed package offers {GROUP}"
         raise ConfigurationError(f"--plugin {name!r} is not installed: {known}").with_details(
-            "--plugin", name, tuple(found)
+            "--plugin", name, tuple(points)
         )
-    point = found[name]
+    point = points[name]
     version = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
     origin = Origin(f"plugin {name}", version)
     try:

@@ -158,8 +158,8 @@ def _maps(stages: Sequence[str], size: int, generator: torch.Generator) -> dict[
 
 def logit_gradient(objective: Objective, batch: Batch) -> Tensor:
     """Return the gradient of a loss with respect to the student's logits (B, K)."""
-    (found,) = torch.autograd.grad(objective.loss, batch.student.logits, allow_unused=True)
-    return torch.zeros_like(batch.student.logits) if found is None else found
+    (gradient,) = torch.autograd.grad(objective.loss, batch.student.logits, allow_unused=True)
+    return torch.zeros_like(batch.student.logits) if gradient is None else gradient
 
 
 def _require_finite(objective: Objective, batch: Batch, case: str = "") -> None:

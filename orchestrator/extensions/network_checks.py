@@ -113,8 +113,9 @@ def check_export(name: str, classes: int, shape: Shape) -> None:
     for samples in (1, 5):
         with torch.no_grad():
             expected = network(random_images(shape, samples)).logits
-            found = exported(random_images(shape, samples)).logits
+            logits = exported(random_images(shape, samples)).logits
         require(
-            found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5),
+            logits.shape == expected.shape
+            and torch.allclose(logits, expected, rtol=1e-4, atol=1e-5),
             f"the exported program gives other logits for {samples} images",
         )

@@ -69,10 +69,10 @@ def require_code(
             ).with_details("--code", present[name], {name: identity})
     if configuration is None:
         return
-    if other := [name for name in describe_code(configuration) if name not in recorded]:
+    if added := [name for name in describe_code(configuration) if name not in recorded]:
         raise ConfigurationError(
-            f"{subject} was started without {other[0]}: leave it out, or start a new run"
-        ).with_details("--code", other[0], tuple(recorded))
+            f"{subject} was started without {added[0]}: leave it out, or start a new run"
+        ).with_details("--code", added[0], tuple(recorded))
     order = [name for name in present if _is_file(name) and name in recorded]
     if order != (files := [name for name in recorded if _is_file(name)]):
         raise ConfigurationError(

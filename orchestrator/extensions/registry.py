@@ -42,7 +42,7 @@ class Entry:
         kind: The kind of the object.
         name: Its name with the prefix `my/`.
         target: The function or class that was registered.
-        place: File and line, for messages.
+        location: File and line, for messages.
         origin: The origin of its code.
         slots: Its places in the registries of the program.
         options: The arguments of its decorator besides the name.
@@ -51,7 +51,7 @@ class Entry:
     kind: Kind
     name: str
     target: Any
-    place: str
+    location: str
     origin: Origin
     slots: tuple[Slot, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -62,9 +62,9 @@ _origins: list[tuple[Origin, str]] = []  # of the code that is being executed, i
 
 
 @contextlib.contextmanager
-def registering_from(origin: Origin, place: str = "") -> Iterator[None]:
-    """Give everything that the block registers this origin, and this place if there is one."""
-    _origins.append((origin, place))
+def registering_from(origin: Origin, location: str = "") -> Iterator[None]:
+    """Give everything that the block registers this origin, and this location if there is one."""
+    _origins.append((origin, location))
     try:
         yield
     finally:
@@ -82,10 +82,10 @@ def current_origin(target: Any) -> Origin:
     return Origin(PYTHON, code_identity(target), replaces=True)
 
 
-def calling_place(depth: int) -> str:
+def calling_location(depth: int) -> str:
     """Return file and line of the caller that is `depth` frames above this function's caller.
 
-    It is the place that `registering_from` names, if that has one.
+    It is the location that `registering_from` names, if that has one.
     """
     if _origins and _origins[-1][1]:
         return _origins[-1][1]
@@ -93,7 +93,7 @@ def calling_place(depth: int) -> str:
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
-def full_name(kind: Kind, name: str, place: str) -> str:
+def full_name(kind: Kind, name: str, location: str) -> str:
     """Return the name with the prefix `my/`.
 
     Raises:
@@ -101,8 +101,8 @@ def full_name(kind: Kind, name: str, place: str) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name.removeprefix(PREFIX)):
         raise ConfigurationError(
-            f"{place}: the name {name!r} of a {kind} is not allowed: give letters, digits, '_' or "
-            f"'-' (at most 64, the first a letter)"
+            f"{location}: the name {name!r} of a {kind} is not allowed: give letters, digits, '_' "
+            f"or '-' (at most 64, the first a letter)"
         ).with_details("--code", name, "letters, digits, '_' or '-'")
     return PREFIX + name.removeprefix(PREFIX)
 
@@ -117,8 +117,8 @@ def register(entry: Entry) -> None:
     if known is not None:
         if not (known.origin.replaces and entry.origin.replaces):
             raise ConfigurationError(
-                f"{entry.place}: the {entry.kind} {entry.name} is already registered in "
-                f"{known.place}: give one of them another name"
+                f"{entry.location}: the {entry.kind} {entry.name} is already registered in "
+                f"{known.location}: give one of them another name"
             ).with_details("--code", entry.name, "a name that is not taken")
         unregister(known)
     for registry, key, value in entry.slots:

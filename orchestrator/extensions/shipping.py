@@ -20,7 +20,7 @@ class ShippedObject:
     kind: str
     name: str
     target: Any
-    place: str
+    location: str
     origin: Origin
     options: Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def pack_code() -> Shipment:
         tuple(loaded_plugins()),
         tuple(
             ShippedObject(
-                entry.kind, entry.name, entry.target, entry.place, entry.origin, entry.options
+                entry.kind, entry.name, entry.target, entry.location, entry.origin, entry.options
             )
             for entry in ENTRIES.values()
             if entry.origin.replaces
@@ -64,4 +64,4 @@ def unpack_code(shipment: Shipment) -> None:
     load_code((), shipment.plugins)
     load_sources(shipment.sources)
     for each in shipment.objects:
-        register_again(each.kind, each.name, each.target, each.place, each.origin, each.options)
+        register_again(each.kind, each.name, each.target, each.location, each.origin, each.options)

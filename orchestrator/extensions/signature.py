@@ -41,10 +41,10 @@ class Signature:
 
     def call(self, settings: Settings, reserved: Mapping[str, Any]) -> Any:
         """Call the function with validated settings and the reserved arguments that it takes."""
-        given = {name: reserved[name] for name in self.accepted}
+        arguments = {name: reserved[name] for name in self.accepted}
         if self.holder is not None:
-            return self.function(**given, **{self.holder: self.build(settings)})
-        return self.function(**given, **settings.model_dump())
+            return self.function(**arguments, **{self.holder: self.build(settings)})
+        return self.function(**arguments, **settings.model_dump())
 
 
 def read_signature(function: Callable[..., Any], name: str, reserved: Sequence[str]) -> Signature:
@@ -71,23 +71,23 @@ def read_signature(function: Callable[..., Any], name: str, reserved: Sequence[s
     for each in parameters:
         if each.kind in NO_KEYWORD:
             raise SignatureError(f"the parameter {each.name} cannot be passed by its name")
-    given = [
+    settable = [
         each
         for each in parameters
         if each.name not in reserved and each.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    holders = [each for each in given if _is_settings_class(each.annotation)]
+    holders = [each for each in settable if _is_settings_class(each.annotation)]
     if holders:
-        if len(given) > 1:
-            others = ", ".join(each.name for each in given if each is not holders[0])
+        if len(settable) > 1:
+            further = ", ".join(each.name for each in settable if each is not holders[0])
             raise SignatureError(
-                f"it takes {others} in addition to the settings {holders[0].name}: declare "
+                f"it takes {further} in addition to the settings {holders[0].name}: declare "
                 f"everything in {holders[0].annotation.__name__}"
             )
         settings, build = _convert_class(holders[0].annotation)
         return Signature(function, settings, accepted, holders[0].name, build)
     described = _described_arguments(function)
-    fields = {each.name: _field(each, described.get(each.name, "")) for each in given}
+    fields = {each.name: _field(each, described.get(each.name, "")) for each in settable}
     return Signature(function, _create(name, fields, function.__doc__), accepted)
 
 
@@ -148,13 +148,13 @@ def _described_arguments(function: Callable[..., Any]) -> dict[str, str]:
     lines = inspect.cleandoc(function.__doc__ or "").splitlines()
     if "Args:" not in lines:
         return {}
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     current = ""
     for line in lines[lines.index("Args:") + 1 :]:
         if line and not line.startswith(" "):
             break
         if match := re.match(r"    (\w+)(?: \([^)]*\))?: (.+)", line):
-            current, found[match[1]] = match[1], match[2].strip()
+            current, descriptions[match[1]] = match[1], match[2].strip()
         elif current and line.strip():
-            found[current] += f" {line.strip()}"
-    return found
+            descriptions[current] += f" {line.strip()}"
+    return descriptions

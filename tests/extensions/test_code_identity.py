@@ -163,10 +163,10 @@ def test_a_registered_function_follows_the_code_that_it_uses(
     def build(classes: int) -> Any:
         return helper(classes)  # type: ignore[name-defined]  # noqa: F821
 
-    before, place = network_code("my/helped"), ENTRIES["network", "my/helped"].place
+    before, location = network_code("my/helped"), ENTRIES["network", "my/helped"].location
     update_identities()
     assert network_code("my/helped") == before
     monkeypatch.setitem(globals(), "helper", adder(2))
     update_identities()
     assert network_code("my/helped") != before
-    assert ENTRIES["network", "my/helped"].place == place
+    assert ENTRIES["network", "my/helped"].location == location

@@ -130,7 +130,7 @@ def test_a_shipment_registers_the_same_in_another_process(tmp_path: Path) -> Non
     unpack_code(shipment)
     assert set(ENTRIES) == names
     assert {name: network_code(name) for name in code} == code
-    assert "test_loading.py" in ENTRIES["network", "my/lambda"].place
+    assert "test_loading.py" in ENTRIES["network", "my/lambda"].location
     assert pack_code() == shipment
     unpack_code(shipment)  # a restarted worker
 
