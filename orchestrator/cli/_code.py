@@ -3,7 +3,7 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,15 @@ def _with_code(callback: Callable[..., Any]) -> Callable[..., Any]:
     )
     run.__annotations__ = callback.__annotations__ | added
     return run
+
+
+def insert_code(
+    command: Sequence[str], code: Sequence[Path] | None, plugin: Sequence[str] | None
+) -> list[str]:
+    """Return a command line with `--code` and `--plugin` after the name of the command."""
+    given = (("--code", code or ()), ("--plugin", plugin or ()))
+    words = [word for option, values in given for value in values for word in (option, str(value))]
+    return [*command[:1], *words, *command[1:]]
 
 
 def check_code(

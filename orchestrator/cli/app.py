@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli._code import add_code_commands
+from orchestrator.cli._code import Code, Plugin, add_code_commands, insert_code
 from orchestrator.cli._import_options import import_weights
 from orchestrator.cli._option_types import (
     Address,
@@ -325,6 +325,8 @@ def submit(
         float, typer.Option("--limit-mib", min=0, help="Maximum size of the package in MiB.")
     ] = 100.0,
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow the log.")] = False,
+    code: Code = None,
+    plugin: Plugin = None,
     debug: Debug = False,
 ) -> None:
     """Send the project and a command to a running cluster, and follow the job until it ends."""
@@ -334,7 +336,7 @@ def submit(
         sys.exit(
             run(
                 group=typer.main.get_command(app),
-                words=command,
+                words=insert_code(command, code, plugin),
                 address=address,
                 name=name,
                 excludes=exclude or [],

@@ -4,11 +4,14 @@ import shlex
 import zipfile
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import run
+from orchestrator.cli import submit
 from orchestrator.cli._submission import Submission, _check_store_location, create_submission
 from orchestrator.cluster.package import collect
 from tests.refusal import ANY, refused
@@ -279,3 +282,18 @@ def test_a_link_to_a_file_of_code_keeps_its_name(tmp_path: Path) -> None:
     finally:
         unload_all()
     assert job.extra_files["submitted/mine.py"] == target
+
+
+def test_code_before_the_command_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[list[str]] = []
+
+    def record(words: list[str], **options: Any) -> int:
+        received.append(words)
+        return 0
+
+    monkeypatch.setattr(submit, "submit", record)
+    code = ["--code", "a.py", "--code", "b.py", "--plugin", "mine"]
+    for words in ([*code, "--", "sweep", "--trials", "3"], ["--", "sweep", *code, "--trials", "3"]):
+        result = CliRunner().invoke(run.app, ["submit", *words])
+        assert result.exit_code == 0, result.output
+    assert received == [["sweep", *code, "--trials", "3"]] * 2
