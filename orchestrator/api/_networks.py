@@ -138,6 +138,16 @@ def read_again(network: GivenNetwork, argument: str) -> GivenNetwork:
     return read_network(function.build, argument, {}, network.weights)
 
 
+def require_same_code(function: Function) -> None:
+    """Raise ConfigurationError if a function builds another network than that of its run."""
+    module = _build_module(function.build, function.name)
+    if (code := identity(module, function.build)) != function.origin.identity:
+        raise ConfigurationError(
+            f"{function.name} ({function.location}): the code of this network, or a value that it "
+            f"uses, has changed since the run: restore it, or start a new run"
+        ).with_details(function.name, code, function.origin.identity)
+
+
 def _name(module: nn.Module, code: str, argument: str) -> str:
     """Return the name of a network: its class, the first digits of its identity, and its role.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from orchestrator.api._networks import Function, GivenNetwork
+from orchestrator.api._networks import Function, GivenNetwork, require_same_code
 from orchestrator.api._space import register_spaces
 from orchestrator.config.schema import Configuration
 from orchestrator.core.privacy import private_files
@@ -70,6 +70,15 @@ def open_session(objects: Objects) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def reopen_session(objects: Objects) -> Iterator[None]:
+    """Run a block as `open_session` does, after a check that the networks are those of the run."""
+    for function in objects.functions:
+        require_same_code(function)
+    with open_session(objects):
+        yield
 
 
 def keep_weights(

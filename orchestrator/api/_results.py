@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.api._console import make_console, make_note_printer
-from orchestrator.api._objects import Objects, open_session
+from orchestrator.api._objects import Objects, reopen_session
 from orchestrator.api._tables import (
     comparison_frame,
     history_frame,
@@ -129,7 +129,7 @@ class Result:
         Raises:
             ConfigurationError: The images have another type or shape.
         """
-        with tempfile.TemporaryDirectory() as folder, open_session(self._objects):
+        with tempfile.TemporaryDirectory() as folder, reopen_session(self._objects):
             exported = self._export(Path(folder) / "student", "safetensors", weights, "a")
             channels, height, width = exported.settings.input.shape
             stack = images[..., None] if images.ndim == 3 else images
@@ -146,7 +146,7 @@ class Result:
         return rows.numpy()
 
     def _export(self, to: Path | None, form: str, weights: str, student: str) -> Exported:
-        with open_session(self._objects):
+        with reopen_session(self._objects):
             return export(self._store, self.name, student, self.number, weights, to, form)
 
     def __repr__(self) -> str:
@@ -218,7 +218,7 @@ class Study:
         Args:
             to: The file; None for one in the store.
         """
-        with open_session(self._objects):
+        with reopen_session(self._objects):
             return write_report(self._store, self.name, None if to is None else Path(to)).file
 
     def compare(
@@ -313,7 +313,7 @@ def compare(
     """Run or resume a comparison with the configuration of a sweep; see `Study.compare`."""
     store, console = study._store, make_console(progress)
     methods = design.parse_methods(",".join(methods))
-    with open_session(study._objects):
+    with reopen_session(study._objects):
         require_disconnected()
         comparison = None
         try:

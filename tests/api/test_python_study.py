@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -16,6 +17,7 @@ import ray
 
 import search_spaces
 from orchestrator import api as od
+from orchestrator.api._networks import read_network
 from orchestrator.api._objects import Objects
 from orchestrator.api._results import Study
 from orchestrator.api._space import check_spaces, read_spaces, register_spaces
@@ -124,6 +126,21 @@ def test_the_methods_of_a_comparison_can_be_one_text(study: Study) -> None:
     for methods in ("kd, wttmm", ["kd", "wttmm"]):
         with refused("--methods", "wttmm"):
             study.compare(methods)
+
+
+def test_a_study_refuses_networks_that_have_changed(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "width", 8)
+    network = read_network(lambda: TwoLayers(10, width), "student", {})  # type: ignore[name-defined]  # noqa: F821
+    assert network.function is not None
+    changed = replace(study, _objects=Objects((network.function,)))
+    with refused("--methods"):
+        changed.compare("none")
+    monkeypatch.setitem(globals(), "width", 9)
+    for call in (changed.report, changed.best.export, lambda: changed.compare("kd,wttm")):
+        with refused(network.function.name):
+            call()
 
 
 def test_a_study_without_results_explains_why(study: Study) -> None:
