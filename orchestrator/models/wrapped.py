@@ -13,7 +13,6 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.user_code import failure_location, short_reason
 from orchestrator.models.network import Network, PublishedWeights, Shape
 
-
 # what layers raise for images of another shape
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError)
 

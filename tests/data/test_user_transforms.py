@@ -140,7 +140,8 @@ def test_a_wrong_result_is_refused_with_its_line(
 
 def test_an_error_is_refused_with_its_class_and_its_line() -> None:
     def fail(image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-        return np.take(image, 99, axis=0)
+        row: NDArray[np.uint8] = image[99]
+        return row
 
     with refused("data.augmentation") as caught:
         Transform(NAME, fail, "code", "mine.py:7").apply(np.zeros((8, 8, 1), np.uint8), 0, 0, 0)

@@ -10,13 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.training.metrics import (
-    BINS,
-    USER_METRICS,
-    Scores,
-    UserMetric,
-    check_user_metrics,
-)
+from orchestrator.training.metrics import BINS, USER_METRICS, Scores, UserMetric, check_user_metrics
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
@@ -179,7 +173,7 @@ def test_a_metric_is_checked_on_samples_of_every_class(monkeypatch: pytest.Monke
     seen = []
 
     def count(logits: Tensor, labels: Tensor) -> int:
-        seen.append((tuple(logits.shape), len(labels.unique())))
+        seen.append((tuple(logits.shape), len(set(labels.tolist()))))
         return 0
 
     monkeypatch.setitem(USER_METRICS, "my/count", UserMetric("my/count", count, "mine.py:1"))
