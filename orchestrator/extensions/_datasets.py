@@ -36,9 +36,9 @@ def make_source(target: Any, name: str, location: str, code: str) -> Source:
         except UserError:
             raise
         except Exception as error:  # any error of user code
-            location = failure_location(error, place)
+            failed_at = failure_location(error, location)
             raise ConfigurationError(
-                f"data set {name} ({location}) cannot be loaded ({short_reason(error)})"
+                f"data set {name} ({failed_at}) cannot be loaded ({short_reason(error)})"
             ).with_details("data.name", name, "code that returns the parts") from error
         parts = _named_parts(returned, name, location)
         try:

@@ -36,9 +36,9 @@ def make_slots(target: Any, name: str, location: str, code: str) -> tuple[Slot, 
         except UserError:
             raise
         except Exception as error:  # any error of user code
-            location = failure_location(error, place)
+            failed_at = failure_location(error, location)
             raise ConfigurationError(
-                f"network {name} ({location}) cannot be built ({short_reason(error)})"
+                f"network {name} ({failed_at}) cannot be built ({short_reason(error)})"
             ).with_details("name", name, "code that returns a module") from error
         if not isinstance(module, nn.Module):
             kind = type(module).__name__

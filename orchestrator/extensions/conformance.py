@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.core.errors import ConfigurationError, UserError, short_reason
+from orchestrator.core.errors import UserError, short_reason
 from orchestrator.extensions._checking import CheckError, Checks
 from orchestrator.extensions.data_checks import dataset_checks, metric_checks, transform_checks
 from orchestrator.extensions.method_checks import method_checks
@@ -45,13 +45,14 @@ class Example(NamedTuple):
 def run_checks(example: Example) -> Iterator[Finding]:
     """Run all checks of all registered objects, and yield their findings.
 
-    A network that cannot be built for the images gets no further check.
+    A network that cannot be used for the images gets no further check.
     """
     for entry in list(ENTRIES.values()):
         for name, check in _checks_of(entry, example).items():
             error = _run_check(check)
-            yield Finding(entry, name, _describe_problem(error, example))
-            if entry.kind == "network" and isinstance(error, ConfigurationError):
+            unusable = (entry.kind, name) == ("network", "outputs") and _is_error_of_code(error)
+            yield Finding(entry, name, _describe_problem(error, example, unusable))
+            if unusable:
                 break
 
 
@@ -76,11 +77,22 @@ def _run_check(check: Callable[[], None]) -> Exception | None:
     return None
 
 
-def _describe_problem(error: Exception | None, example: Example) -> str:
-    """Return an error as one line, "" without one."""
+def _is_error_of_code(error: Exception | None) -> bool:
+    return error is not None and not isinstance(error, CheckError)
+
+
+def _describe_problem(error: Exception | None, example: Example, unusable: bool) -> str:
+    """Return an error as one line, "" without one.
+
+    Args:
+        error: The error.
+        example: The sizes of the inputs.
+        unusable: Whether a network failed for the images.
+    """
     if error is None:
         return ""
-    if isinstance(error, ConfigurationError) and error.field == "input_size":
+    is_shape_error = getattr(error, "field", None) == "input_size"
+    if unusable and (is_shape_error or isinstance(error, RuntimeError)):
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
