@@ -107,7 +107,7 @@ def as_network(
         _recorded_calls(module) as calls,
         _recorded_outputs(module, stages) as outputs,
     ):
-        logits = _compute_logits(module, name, shape)
+        logits = _compute_logits(module, name, shape, next(module.parameters(), torch.zeros(())))
     if logits.shape != (1, classes):
         raise ConfigurationError(
             f"network {name} returns logits of shape {tuple(logits.shape)} for one image, and "
@@ -186,17 +186,32 @@ def _recorded_outputs(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[
         yield outputs
 
 
-def _compute_logits(module: nn.Module, name: str, shape: Shape) -> Tensor:
-    parameter = next(module.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
+def _compute_logits(module: nn.Module, name: str, shape: Shape, like: Tensor) -> Tensor:
+    """Return the logits of an image with the device and the type of a tensor."""
+    image = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
     try:
         return select_logits(module(image))
     except Exception as error:  # a module raises errors of any class
+        _require_channels(module, name, image, error)
         size = "x".join(map(str, shape))
         raise ConfigurationError(
             f"network {name} cannot be used for images of {size} ({short_reason(error)}): give "
             f"another input_size, or choose another network"
         ).with_details("input_size", shape, "images that the network accepts") from error
+
+
+def _require_channels(module: nn.Module, name: str, image: Tensor, error: Exception) -> None:
+    """Raise ConfigurationError if the module accepts images with 1 or 3 channels instead."""
+    _, given, *sides = image.shape
+    for channels in {1, 3} - {given}:
+        try:
+            module(image.new_zeros(1, channels, *sides))
+        except Exception:  # the number of channels is not the reason
+            continue
+        raise ConfigurationError(
+            f"network {name} takes images with channels = {channels}, and the data have "
+            f"{given}: build it for channels = {given}, or convert the images"
+        ).with_details("input_size", (given, *sides), (channels, *sides)) from error
 
 
 def _is_removable(call: _Call) -> bool:
@@ -213,7 +228,7 @@ def _require_features(module: nn.Module, name: str, call: _Call, shape: Shape) -
     if call.features.device.type == "meta":  # a pass takes a second there
         return
     with _evaluating(module):
-        features = _compute_logits(module, name, shape)
+        features = _compute_logits(module, name, shape, call.layer.weight)
     if not torch.equal(features, call.features.flatten(1)):
         raise ConfigurationError(
             f"network {name} computes other features if an identity replaces its classifier "
