@@ -4,14 +4,16 @@ import copy
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from orchestrator.api._options import require_free
+from orchestrator.config.network_schema import INPUT_KEYS
 from orchestrator.core.errors import ConfigurationError, short_reason
 from orchestrator.extensions.code_identity import code_identity
 from orchestrator.extensions.registry import PREFIX, Origin
@@ -67,19 +69,27 @@ def read_network(
     """Return the network of an argument.
 
     Args:
-        network: The name of a network, a mapping with `name` and settings, a function without
-            parameters that returns a new module, or, for a teacher, a module.
+        network: The name of a network, a function without parameters that returns a new module,
+            for a teacher also a module, or a mapping with one of these as `name` and settings.
         argument: The argument: `student`, `teacher`, or `peers.b` and so on.
-        settings: Settings of a named network.
+        settings: `input_size`, `mean` and `std`, and for a named network its settings.
         weights: Its weights: a file, or the name of published weights.
 
     Raises:
         ConfigurationError: The network cannot be used.
     """
+    if isinstance(network, Mapping) and not isinstance(network.get("name"), str | None):
+        require_free(network, settings)
+        given = {key: value for key, value in network.items() if key != "name"} | dict(settings)
+        return read_network(network["name"], argument, given, weights)
     if isinstance(network, str | Mapping):
         section = dict(network) if isinstance(network, Mapping) else {"name": network}
         section |= dict(settings) | ({} if weights is None else {"weights": str(weights)})
         return GivenNetwork(section)
+    if inputs := {key: value for key, value in settings.items() if key in INPUT_KEYS}:
+        others = {key: value for key, value in settings.items() if key not in INPUT_KEYS}
+        built = read_network(network, argument, others, weights)
+        return replace(built, section=built.section | inputs)
     if settings:
         raise ConfigurationError(
             f"{argument}: {', '.join(settings)} cannot be given for a function or a module: set "
@@ -135,7 +145,8 @@ def read_again(network: GivenNetwork, argument: str) -> GivenNetwork:
         == function.origin.identity
     ):
         return network
-    return read_network(function.build, argument, {}, network.weights)
+    inputs = {key: value for key, value in network.section.items() if key in INPUT_KEYS}
+    return read_network(function.build, argument, inputs, network.weights)
 
 
 def require_same_code(function: Function) -> None:
@@ -200,3 +211,23 @@ def _find_location(factory: Any) -> str:
     if code is not None:
         return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
     return getattr(factory, "__qualname__", type(factory).__qualname__)
+
+
+def published_inputs(network: GivenNetwork, given: Collection[str]) -> dict[str, Any]:
+    """Return the `input_size`, `mean` and `std` of given weights by a module's `pretrained_cfg`.
+
+    Modules of timm have this attribute.
+
+    Args:
+        network: The network; there are no values if it has no module with given weights.
+        given: Keys that have a value already, and do not need another.
+    """
+    published = getattr(network.trained, "pretrained_cfg", None)
+    if not isinstance(published, Mapping):
+        return {}
+    inputs: dict[str, Any] = {}
+    if published.get("input_size") and "input_size" not in given:
+        inputs["input_size"] = int(published["input_size"][-1])
+    if published.get("mean") and published.get("std") and not {"mean", "std"} & {*given}:
+        inputs |= {key: [float(value) for value in published[key]] for key in ("mean", "std")}
+    return inputs

@@ -17,6 +17,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
 from orchestrator.extensions.decorators import network, update_identities
 from orchestrator.extensions.registry import ENTRIES, Entry, register, registering_from, unregister
+from orchestrator.models.input_adapter import adapted_shape
 from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.models.wrapped import as_network
 from orchestrator.store.store import Store
@@ -92,7 +93,9 @@ def keep_weights(
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = read_summary(folder)
     module, name = copy.deepcopy(network.trained), str(network.section["name"])
-    wrapped = as_network(module, name, len(summary.classes), summary.shape)
+    inputs = configuration.teacher.network.settings if configuration.teacher else {}
+    shape = adapted_shape(summary.shape, inputs)
+    wrapped = as_network(module, name, len(summary.classes), shape)
     file = store.given_weights / f"{network_fingerprint(wrapped.state_dict())}.safetensors"
     if not file.exists():
         save_weights(wrapped, file)

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.api._console import make_console, make_note_printer
 from orchestrator.api._data import as_data
-from orchestrator.api._networks import GivenNetwork, read_network
+from orchestrator.api._networks import GivenNetwork, published_inputs, read_network
 from orchestrator.api._objects import Objects, keep_weights, open_session
 from orchestrator.api._options import nest, read_options, require_free, sort_names_first
 from orchestrator.api._results import Result, Study
@@ -25,6 +25,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import require_same_values
 from orchestrator.sweep.runs import create_run, execute_run, reopen_run, resolve_run
 from search_spaces import Space
+
+TEACHER_NETWORK = "teacher.network"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def distil(
 
     Args:
         student: A function without parameters that returns a new module from inputs (B, C, H, W)
-            to logits (B, K), the name of a network, or a mapping with its `name` and settings.
+            to logits (B, K), the name of a network, or a mapping with either as `name` and settings
+            (for a function these are `input_size`, `mean` and `std`).
         teacher: The result of `teacher`, a network for it, or None.
         data: The result of `data`, or the name of a data set.
         method: Name of the method, or a mapping with its `name` and settings.
@@ -213,7 +216,7 @@ def _request(
     if given_teacher is None:
         chosen["teacher"] = None
     else:
-        chosen |= {"teacher.network": given_teacher.network.section} | given_teacher.options
+        chosen |= {TEACHER_NETWORK: given_teacher.network.section} | given_teacher.options
         functions.append(given_teacher.network.function)
     require_free(values, chosen)
     return Request(
@@ -272,16 +275,33 @@ def _run(request: Request) -> tuple[Sweep, Store]:
 
 def _configuration(store: Store, request: Request, note: Callable[[str], None]) -> Configuration:
     """Return the configuration of a request, with the weights of a given teacher in the store."""
+    if request.teacher is not None:
+        _set_published_inputs(request, request.teacher, note)
     configuration = load(None, [], copy.deepcopy(request.values))
     if request.teacher is not None and request.teacher.trained is not None:
         weights = keep_weights(store, request.teacher, configuration, note)
-        section = request.teacher.section | {"weights": weights}
-        request.values["teacher.network"] = section
+        section = request.values[TEACHER_NETWORK] | {"weights": weights}
+        request.values[TEACHER_NETWORK] = section
         configuration = load(None, [], copy.deepcopy(request.values))
     if request.kind == "sweep":
         configuration = with_single_method(configuration)
         check_spaces(configuration, request.objects.spaces)
     return configuration
+
+
+def _set_published_inputs(
+    request: Request, teacher: GivenNetwork, note: Callable[[str], None]
+) -> None:
+    """Set the input that a module with given weights expects, where no value is given."""
+    start = f"{TEACHER_NETWORK}."
+    given = {key.removeprefix(start) for key in request.values if key.startswith(start)}
+    inputs = published_inputs(teacher, given | set(teacher.section))
+    if not inputs:
+        return
+    request.values[TEACHER_NETWORK] = teacher.section | inputs
+    shown = ", ".join(f"{key} = {value}" for key, value in inputs.items())
+    data = ", ".join(f"{key}=None" for key in inputs)
+    note(f"{shown} of the teacher, from its pretrained_cfg; {data} takes the images of the data")
 
 
 def _check_resume(

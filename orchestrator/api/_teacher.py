@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.api._networks import GivenNetwork, read_again, read_network
 from orchestrator.api._options import read_options
+from orchestrator.config.network_schema import INPUT_KEYS
 from orchestrator.config.schema import Teacher as TeacherSettings
 from orchestrator.config.schema import Training
 from orchestrator.core.errors import ConfigurationError
@@ -39,6 +40,11 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
     A teacher without weights is trained once, with the recipe `teacher.training`, and kept in the
     store.
 
+    `input_size` (pixels), `mean` and `std` (a value in 0..1 for each channel) are those of the
+    images that the network expects; the images of the data are converted. Defaults are those of the
+    data or, for a module with given weights and a `pretrained_cfg`, as in timm, the values there;
+    None is that of the data.
+
     Args:
         network: A function without parameters that returns a new module from inputs (B, C, H, W)
             to logits (B, K), a trained module, or the name of a network.
@@ -64,7 +70,11 @@ def teacher(network: Any, weights: str | Path | None = None, **settings: Any) ->
     """
     known = {*TeacherSettings.model_fields, *Training.model_fields} - {"network", "training"}
     named = isinstance(network, str)
-    own = {key: value for key, value in settings.items() if named and not _is_key(key, known)}
+    own = {
+        key: value
+        for key, value in settings.items()
+        if key in INPUT_KEYS or (named and not _is_key(key, known))
+    }
     choice = read_network(network, "teacher", own, weights)
     options = {key: value for key, value in settings.items() if key not in own}
     if choice.function is not None and options.get("classes") is not None:

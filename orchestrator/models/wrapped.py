@@ -110,7 +110,7 @@ def as_network(
         _recorded_calls(module) as calls,
         _recorded_outputs(module, stages) as outputs,
     ):
-        logits = _compute_logits(module, name, shape)
+        logits = _compute_logits(module, name, shape, next(module.parameters(), torch.zeros(())))
     if logits.shape != (1, classes):
         raise ConfigurationError(
             f"network {name} returns logits of shape {tuple(logits.shape)} for one image, and "
@@ -189,17 +189,18 @@ def _recorded_outputs(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[
         yield outputs
 
 
-def _compute_logits(module: nn.Module, name: str, shape: Shape) -> Tensor:
-    parameter = next(module.parameters(), torch.zeros(()))
-    if parameter.is_meta:
+def _compute_logits(module: nn.Module, name: str, shape: Shape, like: Tensor) -> Tensor:
+    """Return the logits of an image with the device and the type of a tensor."""
+    if like.is_meta:
         image = torch.empty(1, *shape, device="meta")
     else:  # random, because a network may divide by the norm of the image
         generator = torch.Generator("cpu").manual_seed(0)
         image = torch.randn(1, *shape, generator=generator, device="cpu")
-    image = image.to(parameter.device, parameter.dtype)
+    image = image.to(like.device, like.dtype)
     try:
         return select_logits(module(image))
     except Exception as error:  # a module raises errors of any class
+        _require_channels(module, name, image, error)
         raise _refuse_images(name, shape, error) from error
 
 
@@ -219,6 +220,20 @@ def _refuse_images(name: str, shape: Shape, error: Exception) -> ConfigurationEr
     ).with_details("input_size", shape, "images that the network accepts")
 
 
+def _require_channels(module: nn.Module, name: str, image: Tensor, error: Exception) -> None:
+    """Raise ConfigurationError if the module accepts images with 1 or 3 channels instead."""
+    _, given, *sides = image.shape
+    for channels in {1, 3} - {given}:
+        try:
+            module(image.new_zeros(1, channels, *sides))
+        except Exception:  # the number of channels is not the reason
+            continue
+        raise ConfigurationError(
+            f"network {name} takes images with channels = {channels}, and the data have "
+            f"{given}: build it for channels = {given}, or convert the images"
+        ).with_details("input_size", (given, *sides), (channels, *sides)) from error
+
+
 def _is_removable(call: _Call) -> bool:
     """Return whether an identity can replace the layer: it has only a weight and a bias."""
     layer = call.layer
@@ -233,7 +248,7 @@ def _require_features(module: nn.Module, name: str, call: _Call, shape: Shape) -
     if call.features.device.type == "meta":  # a pass takes a second there
         return
     with _evaluating(module):
-        features = _compute_logits(module, name, shape)
+        features = _compute_logits(module, name, shape, call.layer.weight)
     expected = call.features.flatten(1)
     if features.shape != expected.shape or not torch.allclose(features, expected, 1e-3, 1e-5):
         raise ConfigurationError(

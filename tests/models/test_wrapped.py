@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from orchestrator.models.meta import meta_device
 from orchestrator.models.network import Network, count_features, head_tensors
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.models.wrapped import IdentityHead, as_network, rename_tensors
@@ -159,6 +160,13 @@ def test_network_is_built_on_meta_as_elsewhere() -> None:
     assert {key: value.shape for key, value in shapes.items()} == {
         key: value.shape for key, value in network.state_dict().items()
     }
+
+
+def test_a_single_layer_has_features_within_a_block_of_meta_tensors() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES))
+    with meta_device():
+        network = as_network(module, "my/net", CLASSES, (3, 8, 8))
+    assert network.classifier == "1"
 
 
 def test_a_network_stays_itself() -> None:
