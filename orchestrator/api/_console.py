@@ -1,6 +1,7 @@
 """Print progress and notes of runs that are started from Python."""
 
 import logging
+import warnings
 from collections.abc import Callable
 
 from rich.console import Console
@@ -18,5 +19,15 @@ def make_console(progress: bool) -> Console:
 
 
 def make_note_printer(console: Console) -> Callable[[str], None]:
-    """Return a function that prints a note about behaviour that the user may not expect."""
-    return lambda text: print_line(console, sanitize(f"note: {text}"))
+    """Return a function that prints a note about behaviour that the user may not expect.
+
+    With a console that prints nothing, the note is a warning of Python.
+    """
+
+    def note(text: str) -> None:
+        if console.quiet:
+            warnings.warn(sanitize(text), stacklevel=2)
+        else:
+            print_line(console, sanitize(f"note: {text}"))
+
+    return note

@@ -20,7 +20,7 @@ Slot = tuple[MutableMapping[str, Any], str, Any]  # a registry, the key in it an
 
 @dataclass(frozen=True)
 class Origin:
-    """Where registered code comes from.
+    """Origin of registered code.
 
     Attributes:
         name: The name of the file or plugin, for messages.

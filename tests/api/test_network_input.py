@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator import api as od
+from orchestrator.api._console import make_console, make_note_printer
 from tests.refusal import refused
 
 SIDE, MEAN, STD = 16, [0.4], [0.3]
@@ -76,6 +77,12 @@ def test_given_weights_have_the_input_of_their_description(
     assert network_of(plain) == {"input_size": SIDE}
     resumed = od.distil("mlp", teacher, data, "kd", store=store, resume="plain", **QUIET)
     assert resumed.metrics == plain.metrics
+
+
+def test_a_note_is_a_warning_if_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="pretrained_cfg"):
+        make_note_printer(make_console(progress=False))("mean of its pretrained_cfg")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_network_for_another_number_of_channels_is_refused(store: Path, data: od.Data) -> None:
