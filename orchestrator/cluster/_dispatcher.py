@@ -7,10 +7,11 @@ is assigned before each group has reported that it is free.
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,22 +35,36 @@ NOTES = 100  # kept until the driver fetches them
 class _Trial:
     """State of a trial.
 
-    `num_sent` counts the answers sent to the reader, and `last` is kept for redelivery. `failure`
-    is the cause of the last group's failure.
+    `num_sent` counts the answers sent to the reader, the last one at `last_sent`; `last` is kept
+    for redelivery. `failure` is the cause of the last group's failure.
     """
 
     spec: TrialSpec
     token: str = ""
-    reports: "asyncio.Queue[Report | NoWorkers]" = field(default_factory=asyncio.Queue)
+    reports: list[Report | NoWorkers] = field(default_factory=list)
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     num_sent: int = 0
-    last: Report | NoWorkers | None = None
+    last_sent: float = -math.inf
+    last: tuple[Report | NoWorkers, ...] = ()
     epoch: int = 0
     failures: int = 0
     ended: bool = False
     last_heartbeat: float = field(default_factory=time.monotonic)
     activity: str = "queued"
     failure: str = ""
+
+    def add_report(self, report: Report | NoWorkers) -> None:
+        """Queue a report for the reader."""
+        self.reports.append(report)
+        self.reported.set()
+
+    def is_urgent(self, decision_epochs: Collection[int]) -> bool:
+        """Return whether a queued report ends the trial, or is one on which a scheduler decides."""
+        return any(
+            not isinstance(report, EpochRecord) or report.done or report.epoch in decision_epochs
+            for report in self.reports
+        )
 
 
 @dataclass
@@ -114,7 +129,7 @@ class Dispatcher:
         failures = previous.failures if previous and not previous.ended else 0
         self.trials[name] = trial = _Trial(spec, token, failures=failures)
         if self.give_up_reason:
-            trial.reports.put_nowait(NoWorkers(self.give_up_reason))
+            trial.add_report(NoWorkers(self.give_up_reason))
             return
         async with self.changed:
             self.waiting.append(name)
@@ -176,7 +191,7 @@ class Dispatcher:
                 return
             trial.epoch, trial.ended = report.epoch, report.done
         trial.ended = trial.ended or isinstance(report, TrialFailure)
-        trial.reports.put_nowait(report)
+        trial.add_report(report)
 
     async def report_infrastructure_failure(self, name: str, message: str, group: int) -> None:
         """Record a failure of the environment; the group's next request counts as a death."""
@@ -232,23 +247,39 @@ class Dispatcher:
                     await asyncio.wait_for(self.changed.wait_for(free), wait_s)
         return free()
 
-    async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Answer:
-        """Return the next report, or None after `wait_s` seconds.
+    async def next_reports(
+        self,
+        name: str,
+        wait_s: float,
+        received: int | None = None,
+        interval_s: float = 0.0,
+        decision_epochs: Collection[int] = (),
+    ) -> Answer:
+        """Return the queued reports, at least one, or none after `wait_s` seconds.
 
         If the caller has `received` fewer answers than were sent, the last one was lost and is sent
-        again.
+        again. Answers are at least `interval_s` apart, unless one has the end of the trial or an
+        epoch of `decision_epochs`.
         """
-        trial = self.trials.get(name)
+        trial, deadline = self.trials.get(name), time.monotonic() + wait_s
         if trial is None:
             return UnknownTrial()
         if received is not None and received < trial.num_sent:
             return trial.last
-        try:
-            report = await asyncio.wait_for(trial.reports.get(), wait_s)
-        except TimeoutError:
-            return None
-        trial.num_sent, trial.last = trial.num_sent + 1, report
-        return report
+        due = trial.last_sent + interval_s
+        while not trial.is_urgent(decision_epochs):
+            remaining_s = (due if trial.reports else deadline) - time.monotonic()
+            if remaining_s <= 0:
+                break
+            trial.reported.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(trial.reported.wait(), remaining_s)
+        if trial.reports:
+            trial.last, trial.last_sent = tuple(trial.reports), time.monotonic()
+            trial.num_sent += 1
+            trial.reports.clear()
+            return trial.last
+        return ()
 
     async def stop(self, name: str) -> None:
         """Stop a trial: notify its group, or remove it from the queue."""
@@ -302,7 +333,7 @@ class Dispatcher:
         self.waiting.clear()
         for trial in self.trials.values():
             if not (trial.ended or trial.stopped.is_set()):
-                trial.reports.put_nowait(NoWorkers(reason))
+                trial.add_report(NoWorkers(reason))
 
     async def close(self) -> None:
         """Stop all trials and send CLOSE to every group."""
@@ -428,4 +459,4 @@ class Dispatcher:
         trial = self.trials[name]
         if not trial.ended and not trial.stopped.is_set():
             trial.ended = True
-            trial.reports.put_nowait(TrialFailure(message))
+            trial.add_report(TrialFailure(message))

@@ -5,6 +5,7 @@ Only this module trains trials under Ray.
 
 import contextlib
 import logging
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from orchestrator.extensions.shipping import Shipment, unpack_code
 from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
+PHASE_S = 0.5  # shortest time between two heartbeats of changed phases
 HEARTBEAT_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ def serve(settings: dict[str, Any]) -> None:
         settings["group"],
         train_context.get_world_rank(),
     )
+    if worker_context.is_main_process:
+        threading.Thread(target=connection.send_phases, name="phases", daemon=True).start()
     code_problem = _load_code(settings["code"], worker_context)
     while True:
         assignment = worker_context.broadcast_object(
@@ -150,6 +154,7 @@ class _DispatcherConnection:
         self.trial = self.activity = ""
         self.stopped: Any = None
         self.last_heartbeat, self.heartbeat_interval_s = 0.0, HEARTBEAT_S
+        self.phase_changed = threading.Event()
 
     def take_trial(self) -> Any:
         return wait_for_answer(
@@ -195,13 +200,23 @@ class _DispatcherConnection:
 
     def heartbeat(self) -> None:
         if time.monotonic() - self.last_heartbeat > self.heartbeat_interval_s:
-            self.last_heartbeat = time.monotonic()
-            self.dispatcher.record_heartbeat.remote(self.trial, self.group, self.activity)
+            self._send_heartbeat()
 
     def phase(self, activity: str) -> None:
-        if self.rank == 0:
-            self.activity, self.last_heartbeat = activity, 0.0
-            self.heartbeat()
+        self.activity = activity
+        self.phase_changed.set()
+
+    def _send_heartbeat(self) -> None:
+        self.last_heartbeat = time.monotonic()
+        self.dispatcher.record_heartbeat.remote(self.trial, self.group, self.activity)
+
+    def send_phases(self) -> None:
+        """Send a heartbeat soon after a change of the phase, which may be the last one for long."""
+        while True:
+            self.phase_changed.wait()
+            self.phase_changed.clear()
+            self._send_heartbeat()
+            time.sleep(PHASE_S)
 
     def note(self, text: str) -> None:
         self.dispatcher.add_note.remote(f"{self.trial}: {text}")

@@ -9,7 +9,8 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,13 +101,15 @@ class DispatcherActor(Dispatcher):
 class _Submission:
     """Submitted trial and its progress.
 
-    `received` counts the reports from this dispatcher; `epoch` is the last one from any.
+    `received` counts the answers from this dispatcher; `epoch` is the last one from any. `reports`
+    are those that the caller has not requested yet.
     """
 
     spec: TrialSpec
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     received: int = 0
     epoch: int = 0
+    reports: deque[Report | NoWorkers] = field(default_factory=deque)
 
 
 @dataclass(frozen=True)
@@ -132,25 +135,48 @@ class DispatcherClient:
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next report on the trial, however long it takes.
 
+        Raises:
+            PreflightError: No group can train the trial any more, or the dispatcher has not
+                answered for `heartbeat_timeout_s`.
+        """
+        reports = self.submissions[trial].reports
+        if not reports:
+            reports.extend(self.next_reports(trial, heartbeat_timeout_s))
+        report = reports.popleft()
+        if isinstance(report, NoWorkers):
+            raise PreflightError(report.reason).with_details("trial", report.reason)
+        return report
+
+    def next_reports(
+        self,
+        trial: str,
+        heartbeat_timeout_s: float,
+        interval_s: float = 0.0,
+        decision_epochs: Collection[int] = (),
+    ) -> list[Report | NoWorkers]:
+        """Return the next reports on the trial, at least one, however long it takes.
+
         The watchdog handles trials without heartbeats.
 
         Args:
             trial: Name of a submitted trial.
             heartbeat_timeout_s: Time limit in seconds for an unresponsive dispatcher.
+            interval_s: Shortest time in seconds since the last reports, except for the end of the
+                trial and the epochs of `decision_epochs`.
+            decision_epochs: Epochs after which a scheduler decides.
 
         Raises:
-            PreflightError: No group can train the trial any more, or the dispatcher has not
-                answered for `heartbeat_timeout_s`.
+            PreflightError: The dispatcher has not answered for `heartbeat_timeout_s`.
         """
         submission = self.submissions[trial]
         while True:
             answer: Answer = wait_for_answer(
-                lambda: self.dispatcher.next_report.remote(trial, CALL_S, submission.received),
+                lambda: self.dispatcher.next_reports.remote(
+                    trial, CALL_S, submission.received, interval_s, decision_epochs
+                ),
                 CALL_S + REPLY_S,
                 heartbeat_timeout_s,
             )
-            if isinstance(answer, NoWorkers):
-                raise PreflightError(answer.reason).with_details("trial", answer.reason)
             if isinstance(answer, UnknownTrial):
                 submission.received = 0
                 # `known`: epochs that the worker need not report
@@ -159,13 +185,20 @@ class DispatcherClient:
                         update={"known": max(submission.epoch, known)}
                     )
                 self._submit(trial)
-            elif answer is not None:
+            elif answer:
                 submission.received += 1
-                if isinstance(answer, EpochRecord):
-                    if answer.epoch <= submission.epoch:
-                        continue  # it was received before the dispatcher died
-                    submission.epoch = answer.epoch
-                return answer
+                before = submission.epoch  # received before the dispatcher died
+                reports = [
+                    report
+                    for report in answer
+                    if not isinstance(report, EpochRecord) or report.epoch > before
+                ]
+                if reports:
+                    submission.epoch = max(
+                        report.epoch if isinstance(report, EpochRecord) else before
+                        for report in reports
+                    )
+                    return reports
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         """Wait until no group holds the trial.

@@ -63,4 +63,4 @@ class UnknownTrial:
 
 
 Report = EpochRecord | SampleProgress | TrialFailure
-Answer = Report | NoWorkers | UnknownTrial | None  # None: no report within the time limit
+Answer = tuple[Report | NoWorkers, ...] | UnknownTrial  # (): no report within the time limit

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+from pydantic_core import (
+    ErrorDetails,
+    PydanticCustomError,
+    PydanticSerializationError,
+    from_json,
+    to_json,
+)
 
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.redact import redact
@@ -170,8 +176,8 @@ class RecordSchema(Generic[T]):
 
     def text(self, values: Mapping[str, Any]) -> str:
         """Return the record as JSON, with its format and checksum."""
-        body = json.dumps({FORMAT: self.number, **values}, indent=1)
-        return f'{body[:-2]},\n "{CHECKSUM}": "{_checksum(body.encode())}"\n}}'
+        body = _encode({FORMAT: self.number, **values})
+        return f'{body[:-2].decode()},\n "{CHECKSUM}": "{_checksum(body)}"\n}}'
 
     def plain(self, record: T) -> dict[str, Any]:
         """Return a record as JSON values, without those that equal their default."""
@@ -245,6 +251,13 @@ def _names(kind: Any) -> set[str]:
     )
 
 
+def _encode(values: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(values, indent=1)
+    except PydanticSerializationError:  # a name of a file that is no valid UTF-8
+        return json.dumps(values, indent=1).encode()
+
+
 def _checksum(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
@@ -258,7 +271,10 @@ def _holds(content: bytes, values: dict[str, Any]) -> bool:
     if tail and tail[1].decode() == _checksum(content[: len(content) - len(tail[0])] + b"\n}"):
         return True
     rest = {name: value for name, value in values.items() if name != CHECKSUM}
-    return bool(values[CHECKSUM] == _checksum(json.dumps(rest, indent=1).encode()))
+    # the second one: records of older versions
+    return values[CHECKSUM] in (
+        _checksum(body) for body in (_encode(rest), json.dumps(rest, indent=1).encode())
+    )
 
 
 def _key(error: ErrorDetails) -> str:

@@ -62,6 +62,19 @@ def build_independent_scheduler(configuration: Configuration, sweep: Sweep) -> T
     )
 
 
+def list_decision_epochs(configuration: Configuration) -> tuple[int, ...]:
+    """Return the epochs of ASHA's rungs before the last epoch; none for the other schedulers.
+
+    The median rule decides after every epoch.
+    """
+    search, epochs = configuration.search, list[int]()
+    rung = search.grace_epochs
+    while search.scheduler == "asha" and rung < configuration.training.epochs:
+        epochs.append(rung)
+        rung *= search.reduction_factor
+    return tuple(epochs)
+
+
 class ResumableASHA(ASHAScheduler):
     """ASHA with the rungs of an earlier run.
 

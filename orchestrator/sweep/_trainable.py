@@ -3,6 +3,8 @@
 import contextlib
 import threading
 import uuid
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec, trial_name
 from orchestrator.core.errors import PreflightError, UserError
-from orchestrator.core.reports import EpochRecord, NoWorkers, TrialFailure
+from orchestrator.core.reports import EpochRecord, NoWorkers, Report, TrialFailure
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._tune_messages import ProxyConfig, SharedSettings, Step, to_result
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
+INTERVAL_S = 0.3  # between two answers of the dispatcher on which no scheduler decides
 # times `heartbeat_timeout_s`: replacing a group that does not release a trial takes a while
 RELEASE_FACTOR = 3
 POINTER = "pointer.json"  # Tune's checkpoint: a file with the folder of a snapshot
@@ -27,8 +30,8 @@ SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 class ProxyTrainable(tune.Trainable):
     """Proxy of a trial in Tune, reused from trial to trial.
 
-    Every record of a worker becomes one Tune result with our own `epoch`. Tune's `config` is a
-    `ProxyConfig`.
+    Every record of a worker becomes one Tune result with our own `epoch`. Records that arrive
+    within a short time are returned together. Tune's `config` is a `ProxyConfig`.
     """
 
     def setup(self, config: dict[str, Any], shared: SharedSettings) -> None:
@@ -77,6 +80,7 @@ class ProxyTrainable(tune.Trainable):
         self.error, self.until = assigned.error, assigned.until
         self.trial = trial_name(assigned.number)
         self.submitted, self.known, self.must_wait_for_release = False, 0, False
+        self.steps = deque[Step]()  # received, but not returned to Tune
         self.last_received_epoch, self.snapshot = assigned.known, assigned.snapshot_folder
         if not self.error:
             configuration = Configuration.model_validate_json(assigned.configuration)
@@ -91,35 +95,59 @@ class ProxyTrainable(tune.Trainable):
         train the trial any more, this is not a failure: the run ends, and a resume continues the
         trial.
         """
-        step = TrialFailure(self.error) if self.error else self._next_step()
-        return to_result(step, self.shared.objective)
+        if not self.steps:
+            self.steps.extend([TrialFailure(self.error)] if self.error else self._next_steps())
+        return to_result(self.steps.popleft(), self.shared.objective)
 
-    def _next_step(self) -> Step:
+    def train_buffered(self, *_: Any) -> list[dict[str, Any]]:
+        """Return the results of all epochs that were received together.
+
+        Tune processes them in order, and ignores those after a stop.
+        """
+        results = [self.train()]
+        while self.steps:
+            results.append(self.train())
+        return results
+
+    def _next_steps(self) -> list[Step]:
+        """Return the next steps of the trial, at least one."""
         try:
             if not self.submitted:
                 self._submit()
-            missed: list[EpochRecord] = []
-            while True:
-                report = self.dispatcher_client.next_report(
-                    self.trial, self.shared.heartbeat_timeout_s
-                )
-                if isinstance(report, TrialFailure):
-                    return report
-                # a resumed training reports its last epoch again
-                if not isinstance(report, EpochRecord) or report.epoch <= self.known:
-                    continue
-                if not report.behind or self.until is None:
-                    break
-                # synchronous trials are compared at the epoch that they have reached
-                missed.append(report)
-            self._keep_snapshot(report)
-            return (*missed, report)
+            reports = self._receive()
+            records = [report for report in reports if isinstance(report, EpochRecord)]
+            steps: list[Step] = [*self._group(records)]
+            if records:
+                self._keep_snapshot(records[-1])
+            return steps + [each for each in reports if isinstance(each, TrialFailure | NoWorkers)]
         except PreflightError as error:
-            return NoWorkers(str(error))
+            return [NoWorkers(str(error))]
         except UserError as error:  # raised here, it would appear only in a log of Ray
-            return TrialFailure(str(error))
+            return [TrialFailure(str(error))]
         except OSError as error:
-            return TrialFailure(f"the checkpoint could not be copied: {error}")
+            return [TrialFailure(f"the checkpoint could not be copied: {error}")]
+
+    def _receive(self) -> list[Report | NoWorkers]:
+        """Wait for the next reports, of which the last one is new."""
+        until, reports = self.until, list[Report | NoWorkers]()
+        decision_epochs = self.shared.decision_epochs if until is None else (until,)
+        while True:
+            for report in self.dispatcher_client.next_reports(
+                self.trial, self.shared.heartbeat_timeout_s, INTERVAL_S, decision_epochs
+            ):
+                # a resumed training reports its last epoch again
+                if not isinstance(report, EpochRecord) or report.epoch > self.known:
+                    reports.append(report)
+            last = reports[-1] if reports else None
+            # synchronous trials are compared at the epoch that they have reached
+            if last and not (until is not None and isinstance(last, EpochRecord) and last.behind):
+                return reports
+
+    def _group(self, records: list[EpochRecord]) -> list[Step]:
+        """Return a step for each record, or one for all that are compared together."""
+        if self.until is not None and records:
+            return [tuple(records)]
+        return [(replace(record, behind=record is not records[-1]),) for record in records]
 
     def _submit(self) -> None:
         """Submit the trial once no group uses its folder and its checkpoint is in place."""

@@ -18,12 +18,15 @@ class SharedSettings:
         folders: The folders of the sweep.
         objective: The name of the objective.
         heartbeat_timeout_s: The longest time without a heartbeat (s).
+        decision_epochs: The epochs after which the scheduler decides on a trial that does not
+            pause; it may decide on other epochs later.
     """
 
     dispatcher: str
     folders: Folders
     objective: str
     heartbeat_timeout_s: float
+    decision_epochs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class ProxyConfig:
         return Path(self.snapshot) if self.snapshot and Path(self.snapshot).is_dir() else None
 
 
-# the records of a step: those that a driver missed, then the current one
+# the records of a step: those that are not compared, then the current one
 Step = tuple[EpochRecord, ...] | TrialFailure | NoWorkers
 
 
@@ -88,6 +91,8 @@ def to_result(step: Step, objective: str) -> dict[str, Any]:
         result[objective] = record.metrics[objective]
     if record.notes:
         result["notes"] = record.notes
+    if record.behind:
+        result["behind"] = True
     return result | ({"missed": missed} if missed else {})
 
 
@@ -104,5 +109,6 @@ def from_result(result: dict[str, Any]) -> Step:
         json.loads(result["metrics"]),
         bool(result.get("done")),
         tuple(result.get("notes", ())),
+        bool(result.get("behind")),
     )
     return (*result.get("missed", ()), record)

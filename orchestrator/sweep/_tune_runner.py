@@ -15,7 +15,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow
 from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._scheduler import build_scheduler
+from orchestrator.sweep._scheduler import build_scheduler, list_decision_epochs
 from orchestrator.sweep._stopper import SweepStopper
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._synchronous import SynchronousSearch, remove_snapshots
@@ -33,6 +33,7 @@ TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher limits how many train at a time
 }
+BUFFER = "TUNE_RESULT_BUFFER_LENGTH"  # above 1 Tune calls `ProxyTrainable.train_buffered`
 NODE = "ray.io/node-id"
 # Tune requires a resource. It refuses CPU 0, and a CPU held by a waiting proxy is a deadlock.
 PROXY_RESOURCES = {"memory": 50 * 2**20}
@@ -113,9 +114,17 @@ def _tune(
     budget = configuration.search.time_budget
     objective = primary_goal(configuration.search).name
     shared = SharedSettings(
-        dispatcher_client.name, folders, objective, configuration.resources.heartbeat_timeout_s
+        dispatcher_client.name,
+        folders,
+        objective,
+        configuration.resources.heartbeat_timeout_s,
+        list_decision_epochs(configuration),
     )
     os.environ.update(TUNE)
+    if configuration.search.scheduler in PAUSING:
+        os.environ.pop(BUFFER, None)  # Ray's Hyperband refuses several results at a time
+    else:
+        os.environ[BUFFER] = "1000"
     # a proxy runs on the driver's node: the loss of another node would fail its trial
     proxy_resources = tune.PlacementGroupFactory(
         [PROXY_RESOURCES], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}]

@@ -100,7 +100,8 @@ class Events:
     def report(self, trial: Trial, record: EpochRecord) -> None:
         """Record a finished epoch and notify the listeners.
 
-        An epoch that was reported before, as after a resume, is ignored.
+        An epoch that was reported before, as after a resume, is ignored. A record that is `behind`
+        is written with the later one that follows at once.
         """
         record = replace(record, notes=tuple(map(sanitize, record.notes)))
         if record.epoch <= trial.epochs or not trial.apply_report(
@@ -110,7 +111,8 @@ class Events:
         # before the record: after a kill, a recorded epoch is not reported again
         for listener in self.listeners:
             listener.trial_reported(trial, record.epoch, record.metrics)
-        self.sweep.save_trial(trial)
+        if not record.behind:
+            self.sweep.save_trial(trial)
 
     def change(self, trial: Trial, epoch: int, source: int, params: Parameters) -> None:
         """Record that a trial continues from the weights of the trial `source`, with `params`.

@@ -1,5 +1,6 @@
 """Evaluate the student on one part; the metrics do not depend on the number of workers."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,6 +10,10 @@ from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training.metrics import USER_METRICS, Scores
+
+LARGEST_FACTOR = 16  # of the training batch
+LARGEST_BYTES = 2**20  # of the inputs of a batch, which stay in the cache of a CPU
+LARGEST_DEVICE_BYTES = 2**25
 
 
 class Evaluation(NamedTuple):
@@ -45,20 +50,17 @@ def evaluate(
     training = distillation_module.training
     distillation_module.eval()
     scores = Scores(len(batches.dataset.classes), context.device)
-    num_done = 0
     classes = list[Tensor]()
     outputs = list[tuple[Tensor, Tensor]]()  # kept for metrics of user code alone
-    for batch in batches.iterate_in_order(part):
+    rest = teacher
+    for batch in batches.iterate_in_order(part, size=_batch_size(batches)):
         logits = distillation_module.compute_output(batch).logits
-        scores.add(
-            logits,
-            batch.labels,
-            None if teacher is None else teacher[num_done : num_done + len(logits)],
-        )
-        classes.append(logits.argmax(dim=1))
+        expected = None
+        if rest is not None:
+            expected, rest = rest.tensor_split([len(logits)])
+        classes.append(scores.add(logits, batch.labels, expected))
         if USER_METRICS:
             outputs.append((logits.float().cpu(), batch.labels.cpu()))
-        num_done += len(logits)
         context.heartbeat()
     context.all_reduce_sum(scores.sums)
     distillation_module.train(training)
@@ -66,6 +68,21 @@ def evaluate(
     if USER_METRICS:
         metrics |= _compute_user_metrics(outputs, context)
     return Evaluation(metrics, torch.cat(classes), scores.class_accuracies())
+
+
+def _batch_size(batches: Batches) -> int:
+    """Return the batch size of an evaluation.
+
+    An evaluation keeps the activations of few layers, and a training step those of all. So its
+    batches are larger where the inputs are small. Images that are decoded in other processes pass
+    through shared memory of the size of a training batch.
+    """
+    training_size = batches.batch_size // batches.world_size
+    if batches.dataset.root is not None:
+        return training_size
+    sample_bytes = 4 * math.prod(batches.dataset.shape)
+    limit = LARGEST_BYTES if batches.device.type == "cpu" else LARGEST_DEVICE_BYTES
+    return max(training_size, min(LARGEST_FACTOR * training_size, limit // sample_bytes))
 
 
 def _compute_user_metrics(

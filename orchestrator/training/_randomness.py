@@ -9,8 +9,12 @@ from torch import Tensor
 
 
 def seed_everything(*parts: int) -> None:
-    """Seed torch from several numbers."""
-    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1)
+    """Seed torch from several numbers: the CPU, and the GPUs if this process uses any."""
+    seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+    torch.default_generator.manual_seed(seed)
+    # without it, `torch.manual_seed` would format the stack at each call
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 class Draws:

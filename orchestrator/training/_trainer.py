@@ -18,7 +18,7 @@ from orchestrator.core.context import Exchange, Stopped, TrialContext
 from orchestrator.core.reports import EpochRecord
 from orchestrator.data.batches import Batches
 from orchestrator.store.checkpoint_storage import checkpoint_storage_for_spec
-from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training._checkpoint_writer import CheckpointWriter
 from orchestrator.training._clock import Clock
 from orchestrator.training._exchange import build_exchange
 from orchestrator.training._resume import load_fitting_checkpoint, restore_checkpoint
@@ -79,6 +79,7 @@ class _Trainer:
         self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
         self.patience = spec.configuration.training.patience
+        self.writer = CheckpointWriter(self.storage, context)
         self.records: list[EpochRecord] = []  # of all epochs
         self.clock, self.cost = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
@@ -121,16 +122,17 @@ class _Trainer:
             )
         epoch = self.records[-1].epoch if self.records else 0
         until = min(self.spec.until or self.epochs, self.epochs)
-        while epoch < until and not (self.records and self.records[-1].done):
-            if not self._train_epoch(epoch):
-                return
-            self._save_and_report(self._end_epoch(epoch))
-            epoch += 1
+        with self.writer:
+            while epoch < until and not (self.records and self.records[-1].done):
+                if not self._train_epoch(epoch):
+                    return
+                self._save_and_report(self._end_epoch(epoch))
+                epoch += 1
         if self.teacher:
             self.teacher.remove_own_outputs()
 
     def _save_and_report(self, record: EpochRecord) -> None:
-        """Save, then report; the time that both take is reported with the next epoch."""
+        """Save, then report; the time for which the training waits is part of the next epoch."""
         start = time.perf_counter()
         self.context.phase("the checkpoint")
         self.records.append(record)
@@ -143,10 +145,8 @@ class _Trainer:
         }
         if self.context.is_main_process:
             first = parts[LETTERS[0]]
-            first.progress = replace(first.progress, records=self.records)
-        checkpoints.save(self.storage, parts, self.context)
-        if self.context.is_main_process:
-            self.context.report(record)
+            first.progress = replace(first.progress, records=list(self.records))
+        self.writer.write(parts, record)
         self.clock.restart()
         self.clock.add("report", time.perf_counter() - start)
 
@@ -170,7 +170,7 @@ class _Trainer:
         steps = self.batches.steps()
         batches = self.clock.iterate("data", self.batches.train(epoch, view))
         for number, batch in enumerate(batches):
-            if number % STOP_CHECK_STEPS == 0 and self.context.should_stop():
+            if number % STOP_CHECK_STEPS == 0 and self._should_stop():
                 return False
             with self.clock.measure("teacher"):
                 output = self.teacher.compute_output(batch) if self.teacher else None
@@ -178,6 +178,10 @@ class _Trainer:
                 self._step(Step(number, batch, output, epoch + number / steps))
             self.context.heartbeat()
         return True
+
+    def _should_stop(self) -> bool:
+        self.writer.raise_failure()
+        return self.context.should_stop()
 
     def _step(self, step: Step) -> None:
         """Train a step of every student of this process, in order."""

@@ -13,7 +13,10 @@ readable file. The first student's files are at the top, those of a peer in a fo
 letter.
 """
 
+import copy
+import io
 import logging
+import os
 import pickle
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
-from orchestrator.config.trial import student_folder
+from orchestrator.config.trial import CHECKPOINT, student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
@@ -36,6 +40,7 @@ from orchestrator.store.record_file import DamagedRecordError
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method")
 FIGURE_DATA = ("trace", "shown")
+BEST, OPTIMIZER = "best.safetensors", "optimizer.pt"
 CHUNK_BYTES = 2**22
 log = logging.getLogger(__name__)
 
@@ -68,9 +73,62 @@ class Checkpoint:
     shown: State = field(default_factory=dict)
     components: dict[str, ComponentState] = field(default_factory=dict)
 
+    def snapshot(self) -> "Checkpoint":
+        """Return a copy on the CPU, which further training does not change.
+
+        The tensors of `best` and of the figures are replaced during training and never changed, so
+        that they are not copied.
+        """
+        return replace(
+            self,
+            student=_copy_tensors(self.student),
+            method=_copy_tensors(self.method),
+            optimizer=_copy_tensors(self.optimizer),
+            trace=dict(self.trace),
+            shown=dict(self.shown),
+            components={
+                name: ComponentState(_copy_tensors(state.tensors), copy.deepcopy(state.values))
+                for name, state in self.components.items()
+            },
+        )
+
+
+class BestFile(NamedTuple):
+    """File of the best weights in the last checkpoint, to which the next checkpoint may link.
+
+    Attributes:
+        state: The weights.
+        identity: The inode, the size and the time of the file.
+        checksum: The CRC-32 of the file.
+    """
+
+    state: State
+    identity: tuple[int, int, int]
+    checksum: str
+
+    def link(self, state: State, source: Path, target: Path) -> bool:
+        """Link `target` to the file at `source`.
+
+        Return False if the file has other weights than `state`, or was replaced.
+        """
+        if self.state.keys() != state.keys() or any(
+            value is not self.state[key] for key, value in state.items()
+        ):
+            return False
+        try:
+            if _identify(source) != self.identity:  # another process has taken over the trial
+                return False
+            os.link(source, target)
+        except OSError:  # the file is gone, or the disk has no links
+            return False
+        return True
+
 
 def save(
-    location: Path | CheckpointStorage, parts: Mapping[str, Checkpoint], context: TrialContext
+    location: Path | CheckpointStorage,
+    parts: Mapping[str, Checkpoint],
+    context: TrialContext,
+    best_files: dict[str, BestFile] | None = None,
 ) -> None:
     """Replace the checkpoint of a trial.
 
@@ -80,15 +138,23 @@ def save(
         location: The folder of the trial, or the storage of its checkpoint.
         parts: The students that this rank writes, by letter.
         context: The context of all ranks of the trial.
+        best_files: The files of the best weights in the last checkpoint, by student; they are
+            replaced. None if every file is written.
 
     Raises:
         Stopped: A stop of the trial was requested meanwhile.
     """
     storage = _storage_of(location)
     epoch = next((part.progress.record.epoch for part in parts.values()), 0)
+    previous = {} if best_files is None else best_files
     with storage.writing(context, epoch) as temporary:
         # afterwards all parts are written, and rank 0 may rename the folder
-        disk.raise_on_all_ranks(context, lambda: _write_all(temporary, parts), storage.trial)
+        written = disk.raise_on_all_ranks(
+            context,
+            lambda: _write_all(temporary, parts, storage.trial / CHECKPOINT, previous),
+            storage.trial,
+        )
+    previous.update(written)
 
 
 def load(
@@ -135,11 +201,23 @@ def _storage_of(location: Path | CheckpointStorage) -> CheckpointStorage:
     return LocalCheckpoint(location) if isinstance(location, Path) else location
 
 
-def _write_all(temporary: Path, parts: Mapping[str, Checkpoint]) -> None:
+def _write_all(
+    temporary: Path,
+    parts: Mapping[str, Checkpoint],
+    replaced: Path,
+    previous: Mapping[str, BestFile],
+) -> dict[str, BestFile]:
     disk.require_space(temporary, sum(_bytes(vars(part)) for part in parts.values()))
     try:
-        for letter, part in parts.items():
-            _write(temporary / student_folder(letter), part)
+        return {
+            letter: _write(
+                temporary / student_folder(letter),
+                part,
+                replaced / student_folder(letter) / BEST,
+                previous.get(letter),
+            )
+            for letter, part in parts.items()
+        }
     except Exception as error:
         if disk.is_full(error):  # partial files take space that other trials need
             for letter in parts:
@@ -161,25 +239,54 @@ def _bytes(value: Any) -> int:
     return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
-def _write(path: Path, checkpoint: Checkpoint) -> None:
+def _copy_tensors(value: Any) -> Any:
+    """Return a nested value with copies of its tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy_tensors(inner) for key, inner in value.items()}
+    return [_copy_tensors(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _write(
+    path: Path, checkpoint: Checkpoint, replaced_best: Path, previous: BestFile | None
+) -> BestFile:
+    """Write the files of a student; return that of the best weights."""
     path.mkdir(parents=True, exist_ok=True)
     states = {name: getattr(checkpoint, name) for name in (*WEIGHTS, *FIGURE_DATA)}
     states |= {name: state.tensors for name, state in checkpoint.components.items()}
+    best, checksums = path / BEST, dict[str, str]()
+    if previous and previous.link(checkpoint.best, replaced_best, best):
+        checksums[BEST] = previous.checksum
+        del states["best"]
     for name, state in states.items():
         if state:
-            save_file(
-                {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
-                path / f"{name}.safetensors",
-            )
-    # opened here: torch alone would not report a full disk
-    with (path / "optimizer.pt").open("wb") as stream:
+            file = path / f"{name}.safetensors"
+            checksums[file.name] = _write_file(file, serialize(_on_cpu(state)))
+    with io.BytesIO() as stream:
         torch.save(checkpoint.optimizer, stream)
-    files = {file.name: _checksum(file) for file in sorted(path.iterdir()) if file.is_file()}
+        checksums[OPTIMIZER] = _write_file(path / OPTIMIZER, stream.getbuffer())
     values = {
         name: dict(state.values) for name, state in checkpoint.components.items() if state.values
     }
-    progress = replace(checkpoint.progress, components=values, files=files)
+    progress = replace(checkpoint.progress, components=values, files=checksums)
     (path / PROGRESS_FILE).write_text(PROGRESS.text(progress.plain()))
+    return BestFile(checkpoint.best, _identify(best), checksums[BEST])
+
+
+def _on_cpu(state: State) -> State:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def _write_file(file: Path, content: bytes | memoryview) -> str:
+    """Write a file; return its checksum."""
+    file.write_bytes(content)
+    return f"{zlib.crc32(content):08x}"
+
+
+def _identify(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _checksum(file: Path) -> str:
@@ -209,7 +316,7 @@ def _read(path: Path, device: torch.device) -> Checkpoint:
         for key, value in states[name].items():
             if not bool(torch.isfinite(value).all()):
                 raise DamagedRecordError(path / f"{name}.safetensors", f"{key} is not finite")
-    optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+    optimizer = torch.load(path / OPTIMIZER, map_location=device, weights_only=True)
     # older checkpoints have those of the sample weights at the top
     values = progress.components or ({"weights": progress.weights} if progress.weights else {})
     files = {file.stem for file in path.glob("*.safetensors")}.difference(states)

@@ -88,8 +88,8 @@ class Scores:
         # then per class: samples, correct
         self.sums = torch.zeros(5 + 3 * BINS + 2 * classes, dtype=torch.float64, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
-        """Count a batch.
+    def add(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """Count a batch; return the predicted classes (B,).
 
         Args:
             logits: (B, K).
@@ -102,13 +102,15 @@ class Scores:
         one = torch.ones_like(correct)
         agreeing = torch.zeros_like(correct) if teacher is None else (predicted == teacher).double()
         nll = nll_loss(log_q, labels, reduction="none")
-        entropy = -torch.special.xlogy(log_q.exp(), log_q.exp()).sum(dim=1)
+        q, confidence = log_q.exp(), confidence.exp()
+        entropy = -torch.special.xlogy(q, q).sum(dim=1)
         sums = torch.stack([one, correct, nll, entropy, agreeing], dim=1).sum(dim=0)
         # NaN comes from a diverged student; its nll is then NaN
-        bins = (confidence.exp().nan_to_num() * BINS).long().clamp(max=BINS - 1)
-        of_bins = self._table(bins, BINS, one, confidence.exp(), correct)
+        bins = (confidence.nan_to_num() * BINS).long().clamp(max=BINS - 1)
+        of_bins = self._table(bins, BINS, one, confidence, correct)
         of_classes = self._table(labels, self.classes, one, correct)
         self.sums += torch.cat([sums, of_bins.flatten(), of_classes.flatten()])
+        return predicted
 
     def metrics(self, agreement: bool) -> dict[str, float]:
         """Return accuracy, nll (nats), ece, entropy (nats) and, on request, the agreement.

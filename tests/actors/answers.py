@@ -18,14 +18,24 @@ def spec(name: str, **more: Any) -> TrialSpec:
 
 
 async def next_record(dispatcher: Dispatcher, name: str = "a") -> EpochRecord:
-    """Return the next record of a trial."""
-    answer = await dispatcher.next_report(name, LONG_S)
-    assert isinstance(answer, EpochRecord), answer
-    return answer
+    """Return the only new record of a trial."""
+    (record,) = await next_records(dispatcher, name)
+    return record
+
+
+async def next_records(dispatcher: Dispatcher, name: str = "a") -> list[EpochRecord]:
+    """Return the new records of a trial."""
+    answer = await dispatcher.next_reports(name, LONG_S)
+    assert isinstance(answer, tuple), answer
+    records = [report for report in answer if isinstance(report, EpochRecord)]
+    assert len(records) == len(answer), answer
+    return records
 
 
 async def next_failure(dispatcher: Dispatcher, name: str = "a") -> TrialFailure:
     """Return the failure of a trial."""
-    answer = await dispatcher.next_report(name, LONG_S)
-    assert isinstance(answer, TrialFailure), answer
-    return answer
+    answer = await dispatcher.next_reports(name, LONG_S)
+    assert isinstance(answer, tuple), answer
+    (failure,) = answer
+    assert isinstance(failure, TrialFailure), answer
+    return failure

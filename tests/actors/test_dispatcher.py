@@ -9,7 +9,7 @@ from orchestrator.cluster._dispatcher import CLOSE, MEMORY_HINT, Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.reports import EpochRecord, NoWorkers, Report, TrialFailure
-from tests.actors.answers import next_failure, next_record, spec
+from tests.actors.answers import next_failure, next_record, next_records, spec
 
 LONG_S = 30.0  # never reached: the awaited events have happened
 SHORT_S = 0.001  # wait without an event
@@ -22,7 +22,7 @@ async def settle(turns: int = TURNS) -> None:
 
 
 async def has_no_record(dispatcher: Dispatcher, name: str) -> bool:
-    return await dispatcher.next_report(name, SHORT_S) is None
+    return await dispatcher.next_reports(name, SHORT_S) == ()
 
 
 def test_trials_are_assigned_in_submission_order() -> None:
@@ -62,8 +62,8 @@ def test_reports_arrive_in_order_per_trial() -> None:
         for epoch in (1, 2, 3):
             await dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3))
         await dispatcher.report("b", EpochRecord(1, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [1, 2, 3]
-        assert await dispatcher.next_report("b", LONG_S) == EpochRecord(1, {})
+        assert [record.epoch for record in await next_records(dispatcher)] == [1, 2, 3]
+        assert await dispatcher.next_reports("b", LONG_S) == (EpochRecord(1, {}),)
 
     asyncio.run(play())
 
@@ -72,11 +72,11 @@ def test_a_report_wakes_its_reader() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=1, max_failures=0)
         await dispatcher.submit(spec("a"))
-        reader = asyncio.create_task(dispatcher.next_report("a", LONG_S))
+        reader = asyncio.create_task(dispatcher.next_reports("a", LONG_S))
         await settle()
         assert not reader.done()
         await dispatcher.report("a", EpochRecord(1, {}))
-        assert await reader == EpochRecord(1, {})
+        assert await reader == (EpochRecord(1, {}),)
 
     asyncio.run(play())
 
@@ -87,7 +87,7 @@ def test_a_repeated_epoch_is_dropped() -> None:
         await dispatcher.submit(spec("a"))
         for epoch in (1, 2, 2, 1, 3):
             await dispatcher.report("a", EpochRecord(epoch, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(3)] == [1, 2, 3]
+        assert [record.epoch for record in await next_records(dispatcher)] == [1, 2, 3]
         assert await has_no_record(dispatcher, "a")
 
     asyncio.run(play())
@@ -101,7 +101,7 @@ def test_reports_after_the_end_of_a_trial_are_dropped(end: Report) -> None:
         await dispatcher.report("a", end)
         await dispatcher.report("a", EpochRecord(2, {}))
         await dispatcher.report("a", TrialFailure("another rank failed too"))
-        assert await dispatcher.next_report("a", LONG_S) == end
+        assert await dispatcher.next_reports("a", LONG_S) == (end,)
         assert await has_no_record(dispatcher, "a")
 
     asyncio.run(play())
@@ -173,7 +173,7 @@ def test_a_name_can_be_reused_and_the_worker_of_the_old_trial_is_stopped() -> No
         await dispatcher.release_trial(0, "a")
         assert await dispatcher.take_trial(0, LONG_S) == spec("a", until=2)
         await dispatcher.report("a", EpochRecord(1, {}))
-        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {})
+        assert await dispatcher.next_reports("a", LONG_S) == (EpochRecord(1, {}),)
 
     asyncio.run(play())
 
@@ -187,7 +187,7 @@ def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
         await dispatcher.report("a", EpochRecord(1, {}, done=True))
         await dispatcher.release_trial(0, "a")
         await stop_notice
-        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {}, done=True), (
+        assert await dispatcher.next_reports("a", LONG_S) == (EpochRecord(1, {}, done=True),), (
             "earlier reports are kept"
         )
 
@@ -284,7 +284,7 @@ def test_a_trial_survives_its_group(lost: bool) -> None:
         await dispatcher.add_group(2)
         await dispatcher.group_ended(1, "no resources", lost)
         failed = "its worker group was lost 2 times (resources.max_failures = 1): no resources"
-        assert await dispatcher.next_report("a", LONG_S) == TrialFailure(failed)
+        assert await dispatcher.next_reports("a", LONG_S) == (TrialFailure(failed),)
         assert await dispatcher.take_trial(2, LONG_S) == spec("c")
         assert not await dispatcher.group_ended(3, "it never started", lost)
 
@@ -301,8 +301,8 @@ def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
         await dispatcher.group_ended(1, "no GPU")
         await dispatcher.submit(spec("d"))
         for name in ("a", "b", "c", "d"):
-            assert await dispatcher.next_report(name, LONG_S) == NoWorkers(
-                "no worker group is left: no GPU"
+            assert await dispatcher.next_reports(name, LONG_S) == (
+                NoWorkers("no worker group is left: no GPU"),
             )
         assert not dispatcher.waiting
 
@@ -333,9 +333,9 @@ def test_giving_up_fails_no_trial() -> None:
         await dispatcher.release_trial(0, "done")
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.give_up("no answer")
-        assert await dispatcher.next_report("done", LONG_S) == EpochRecord(1, {}, done=True)
+        assert await dispatcher.next_reports("done", LONG_S) == (EpochRecord(1, {}, done=True),)
         for name in ("held", "waits"):
-            assert await dispatcher.next_report(name, LONG_S) == NoWorkers("no answer")
+            assert await dispatcher.next_reports(name, LONG_S) == (NoWorkers("no answer"),)
 
     asyncio.run(play())
 

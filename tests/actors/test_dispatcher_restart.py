@@ -32,7 +32,7 @@ def test_no_trial_is_assigned_before_every_group_is_free() -> None:
         await dispatcher.report("a", EpochRecord(7, {}), 1)
         await dispatcher.release_trial(1, "a")  # it noticed that the dispatcher had died
         assert await first == spec("a")
-        assert await dispatcher.next_report("a", SHORT_S) is None, (
+        assert await dispatcher.next_reports("a", SHORT_S) == (), (
             "the next group repeats the reports sent to the old dispatcher"
         )
 
@@ -116,17 +116,22 @@ def play(
 ) -> tuple[list[Any], list[TrialSpec]]:
     """Return the reports of a trial of three epochs, and the assignments to its group."""
     fake, assignments = Ray(deaths), list[TrialSpec]()
+    remaining: dict[Dispatcher, list[int]] = {}
 
     def train(dispatcher: Dispatcher) -> None:
-        """Take the trial, and report the epochs unknown to the driver, or the last one."""
-        taken = fake.loop.run_until_complete(dispatcher.take_trial(0, SHORT_S))
-        if isinstance(taken, TrialSpec):
+        """Take the trial, and report an epoch unknown to the driver before each call."""
+        run = fake.loop.run_until_complete
+        if dispatcher not in remaining:
+            taken = run(dispatcher.take_trial(0, SHORT_S))
+            if not isinstance(taken, TrialSpec):
+                return
             assignments.append(taken)
-            for epoch in range((taken.known or 0) + 1, 4):
-                fake.loop.run_until_complete(
-                    dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3), 0)
-                )
-            fake.loop.run_until_complete(dispatcher.release_trial(0, "a"))
+            remaining[dispatcher] = list(range((taken.known or 0) + 1, 4))
+        if remaining[dispatcher]:
+            epoch = remaining[dispatcher].pop(0)
+            run(dispatcher.report("a", EpochRecord(epoch, {}, done=epoch == 3), 0))
+            if epoch == 3:
+                run(dispatcher.release_trial(0, "a"))
 
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)

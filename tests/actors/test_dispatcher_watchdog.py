@@ -89,7 +89,7 @@ def test_the_cause_of_a_failure_is_in_the_note() -> None:
         assert await dispatcher.take_trial(0, SHORT_S) is None
         hint = MEMORY_HINT.format(recipe="training")
         failed = f"its worker died 2 times (resources.max_failures = 1){hint}"
-        assert await dispatcher.next_report("a", LONG_S) == TrialFailure(failed), (
+        assert await dispatcher.next_reports("a", LONG_S) == (TrialFailure(failed),), (
             "the second death has no known cause"
         )
 
@@ -113,7 +113,7 @@ def test_reports_of_another_group_are_dropped() -> None:
         await dispatcher.take_trial(0, LONG_S)
         await dispatcher.report("a", TrialFailure("another group"), 1)
         await dispatcher.report("a", EpochRecord(1, {}), 0)
-        assert await dispatcher.next_report("a", LONG_S) == EpochRecord(1, {})
+        assert await dispatcher.next_reports("a", LONG_S) == (EpochRecord(1, {}),)
         await dispatcher.report("unknown", EpochRecord(1, {}), 0)
 
     asyncio.run(play())
@@ -126,11 +126,13 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
         await dispatcher.submit(spec("a"), "token")
         assert list(dispatcher.waiting) == ["a"], "a repeated heartbeat counts once"
         await dispatcher.take_trial(0, LONG_S)
-        for epoch in (1, 2):
-            await dispatcher.report("a", EpochRecord(epoch, {}))
-        assert await dispatcher.next_report("a", LONG_S, 0) == EpochRecord(1, {})
-        assert await dispatcher.next_report("a", LONG_S, 0) == EpochRecord(1, {})
-        assert await dispatcher.next_report("a", LONG_S, 1) == EpochRecord(2, {})
+        first, second, third = (EpochRecord(epoch, {}) for epoch in (1, 2, 3))
+        await dispatcher.report("a", first)
+        await dispatcher.report("a", second)
+        assert await dispatcher.next_reports("a", LONG_S, 0) == (first, second)
+        await dispatcher.report("a", third)
+        assert await dispatcher.next_reports("a", LONG_S, 0) == (first, second), "sent again"
+        assert await dispatcher.next_reports("a", LONG_S, 1) == (third,)
 
     asyncio.run(play())
 

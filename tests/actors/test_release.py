@@ -9,7 +9,7 @@ from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.reports import EpochRecord
-from tests.actors.answers import next_failure, next_record, spec
+from tests.actors.answers import next_failure, next_records, spec
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -64,7 +64,7 @@ def test_a_released_trial_can_continue_under_its_name() -> None:
         assert await dispatcher.take_trial(1, LONG_S) == spec("a", until=4)
         await dispatcher.report("a", EpochRecord(2, {}))
         await dispatcher.report("a", EpochRecord(3, {}))
-        assert [(await next_record(dispatcher)).epoch for _ in range(2)] == [2, 3], (
+        assert [record.epoch for record in await next_records(dispatcher)] == [2, 3], (
             "the reader drops known epochs"
         )
 

@@ -44,9 +44,9 @@ class Written:
     def submit(self, spec: TrialSpec) -> None:
         """Ignore the trial."""
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:
+    def next_reports(self, *_: Any) -> list[EpochRecord]:
         """Return the next record."""
-        return self.records.pop(0)
+        return [self.records.pop(0)]
 
 
 def proxy_with(*records: EpochRecord) -> ProxyTrainable:

@@ -53,8 +53,8 @@ class Workers:
             save(folder, f"{owner} {each}")
             self.records.append(EpochRecord(each, METRICS, done=each == self.epochs))
 
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> EpochRecord:
-        return self.records.pop(0)
+    def next_reports(self, *_: Any) -> list[EpochRecord]:
+        return [self.records.pop(0)]
 
 
 @pytest.fixture
@@ -226,10 +226,10 @@ def test_failed_copy_fails_only_its_trial(
 def test_trial_without_workers_has_not_failed(
     proxy: ProxyTrainable, dispatcher_client: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unfit(trial: str, wait_s: float) -> dict[str, Any]:
+    def unfit(*_: Any) -> list[EpochRecord]:
         raise PreflightError("no worker group is left")
 
-    monkeypatch.setattr(dispatcher_client, "next_report", unfit)
+    monkeypatch.setattr(dispatcher_client, "next_reports", unfit)
     proxy.begin(config(0))
     assert proxy.step() == {"unfit": "no worker group is left", "done": True}
 
