@@ -10,6 +10,8 @@ from orchestrator.store.checkpoint_storage import CheckpointStorage
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.checkpoint import BestFile, Checkpoint
 
+THREAD = "checkpoint"  # name of the thread
+
 
 class CheckpointWriter:
     """Writer of the checkpoints of a trial; an epoch is reported once its checkpoint is complete.
@@ -58,7 +60,7 @@ class CheckpointWriter:
             return
         snapshots = {letter: part.snapshot() for letter, part in parts.items()}
         self.thread = threading.Thread(
-            target=self._run, args=(snapshots, record), name="checkpoint", daemon=True
+            target=self._run, args=(snapshots, record), name=THREAD, daemon=True
         )
         self.thread.start()
 

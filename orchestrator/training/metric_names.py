@@ -83,7 +83,7 @@ METRICS: dict[str, tuple[str, str]] = {
         "s",
         "evaluation on the validation part; in the last epoch also on the test part",
     ),
-    "seconds/report": ("s", "checkpoint and report of the previous epoch"),
+    "seconds/report": ("s", "waiting for checkpoint and report of the previous epoch"),
     "seconds/epoch": ("s", "total time of the epoch"),
     "seconds/total": ("s", "wall time of the trial so far, summed over its processes"),
     "seconds/cpu_total": ("s", "CPU time of the trial so far, summed over its processes"),

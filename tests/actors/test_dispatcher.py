@@ -93,6 +93,46 @@ def test_a_repeated_epoch_is_dropped() -> None:
     asyncio.run(play())
 
 
+def test_answers_are_an_interval_apart() -> None:
+    async def play() -> None:
+        dispatcher = Dispatcher(groups=1, max_failures=0)
+        await dispatcher.submit(spec("a"))
+        records = [EpochRecord(epoch, {}) for epoch in (1, 2, 3)]
+        await dispatcher.report("a", records[0])
+        assert await dispatcher.next_reports("a", LONG_S, 0, LONG_S) == (records[0],)
+        reader = asyncio.create_task(dispatcher.next_reports("a", LONG_S, 1, LONG_S))
+        for record in records[1:]:
+            await dispatcher.report("a", record)
+            await settle()
+        assert not reader.done()
+        reader.cancel()  # its connection ends: nothing is lost
+        dispatcher.trials["a"].last_sent -= LONG_S
+        assert await dispatcher.next_reports("a", LONG_S, 1, LONG_S) == tuple(records[1:])
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "urgent", [EpochRecord(3, {}), EpochRecord(5, {}, done=True), TrialFailure("it diverged")]
+)
+def test_an_end_and_a_decision_epoch_are_answered_at_once(urgent: Report) -> None:
+    async def play() -> None:
+        dispatcher = Dispatcher(groups=1, max_failures=0)
+        await dispatcher.submit(spec("a"))
+        first, second = EpochRecord(1, {}), EpochRecord(2, {})
+        await dispatcher.report("a", first)
+        assert await dispatcher.next_reports("a", LONG_S, 0, 2 * LONG_S, (3,)) == (first,)
+        reader = asyncio.create_task(dispatcher.next_reports("a", LONG_S, 1, 2 * LONG_S, (3,)))
+        await dispatcher.report("a", second)
+        await settle()
+        assert not reader.done()
+        await dispatcher.report("a", urgent)
+        await settle()
+        assert await reader == (second, urgent)
+
+    asyncio.run(play())
+
+
 @pytest.mark.parametrize("end", [EpochRecord(1, {}, done=True), TrialFailure("it diverged")])
 def test_reports_after_the_end_of_a_trial_are_dropped(end: Report) -> None:
     async def play() -> None:

@@ -45,8 +45,12 @@ class Written:
         """Ignore the trial."""
 
     def next_reports(self, *_: Any) -> list[EpochRecord]:
-        """Return the next record."""
+        """Return the next record alone."""
         return [self.records.pop(0)]
+
+    def next_report(self, *_: Any) -> EpochRecord:
+        """Return the next record."""
+        return self.records.pop(0)
 
 
 def proxy_with(*records: EpochRecord) -> ProxyTrainable:

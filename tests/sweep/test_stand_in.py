@@ -11,7 +11,7 @@ import pytest
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import SNAPSHOTS, Folders, TrialSpec
 from orchestrator.core.errors import PreflightError
-from orchestrator.core.reports import EpochRecord
+from orchestrator.core.reports import EpochRecord, NoWorkers
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep import _trainable as trainables
 from orchestrator.sweep._trainable import ProxyTrainable
@@ -28,7 +28,7 @@ class Workers:
     """
 
     def __init__(self, epochs: int = 6) -> None:
-        self.epochs = epochs
+        self.epochs, self.together = epochs, 1
         self.done: list[str] = []
         self.records: list[EpochRecord] = []
         self.busy = False
@@ -53,8 +53,9 @@ class Workers:
             save(folder, f"{owner} {each}")
             self.records.append(EpochRecord(each, METRICS, done=each == self.epochs))
 
-    def next_reports(self, *_: Any) -> list[EpochRecord]:
-        return [self.records.pop(0)]
+    def next_reports(self, *_: Any) -> list[Any]:
+        reports, self.records = self.records[: self.together], self.records[self.together :]
+        return list(reports)
 
 
 @pytest.fixture
@@ -198,6 +199,44 @@ def test_synchronous_trial_reports_missed_epochs_with_its_current_epoch(
         "where it stands is kept, and nothing else"
     )
     assert "missed" not in proxy.step()
+
+
+def test_epochs_that_arrive_together_are_results_of_one_call(
+    proxy: ProxyTrainable, dispatcher_client: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "train", proxy.step)  # without the fields that Tune adds
+    dispatcher_client.together = 4
+    proxy.begin(config(0))
+    first, second = proxy.train_buffered(1000), proxy.train_buffered(1000)
+    assert [result["epoch"] for result in first] == [1, 2, 3, 4]
+    assert [result.get("behind", False) for result in first] == [True, True, True, False]
+    assert [(result["epoch"], result["done"]) for result in second] == [(5, False), (6, True)]
+    assert not any("missed" in result for result in (*first, *second))
+
+
+def test_epochs_before_the_last_group_was_lost_are_returned_first(
+    proxy: ProxyTrainable, dispatcher_client: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "train", proxy.step)
+    dispatcher_client.together = 9
+    proxy.begin(config(0))
+    monkeypatch.setattr(
+        dispatcher_client,
+        "next_reports",
+        lambda *_: [EpochRecord(1, METRICS), EpochRecord(2, METRICS), NoWorkers("no group")],
+    )
+    *epochs, end = proxy.train_buffered(1000)
+    assert [result["epoch"] for result in epochs] == [1, 2]
+    assert end == {"unfit": "no group", "done": True}
+
+
+def test_a_synchronous_trial_returns_one_result_of_epochs_that_arrive_together(
+    proxy: ProxyTrainable, dispatcher_client: Workers
+) -> None:
+    dispatcher_client.together = 9
+    proxy.begin(config(0, until=3))
+    result = proxy.step()
+    assert result["epoch"] == 3 and [record.epoch for record in result["missed"]] == [1, 2]
 
 
 @pytest.mark.parametrize(
