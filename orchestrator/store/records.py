@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -319,7 +319,7 @@ class Sweep(SweepRecord):
         the checkpoint hold the same facts.
         """
         self.trials[trial.number] = trial
-        TRIAL.keep(self.trial_file(trial.number), asdict(trial), lasting=trial.ended)
+        TRIAL.keep(self.trial_file(trial.number), vars(trial), lasting=trial.ended)
 
     def saved(self, trial: Trial) -> bool:
         """Return whether the file of the trial matches its record in memory."""

@@ -55,10 +55,10 @@ class CheckpointWriter:
             Stopped: A stop of the trial was requested during a write.
         """
         self.wait()
-        if self.context.world_size > 1:
-            self._write_and_report(parts, record)
-            return
         snapshots = {letter: part.snapshot() for letter, part in parts.items()}
+        if self.context.world_size > 1:
+            self._write_and_report(snapshots, record)
+            return
         self.thread = threading.Thread(
             target=self._run, args=(snapshots, record), name=THREAD, daemon=True
         )

@@ -47,7 +47,7 @@ METHOD, PEER = 1, 2
 
 @dataclass
 class _Best:
-    """The weights with the best accuracy on the validation part, and their epoch."""
+    """The weights with the best accuracy on the validation part, on the CPU, and their epoch."""
 
     value: float = -math.inf
     epoch: int = 0
@@ -245,7 +245,10 @@ class TrainedStudent:
             self.best = _Best(
                 accuracy,
                 epoch,
-                {key: value.detach().clone() for key, value in self.student.state_dict().items()},
+                {
+                    key: value.detach().to("cpu", copy=True)  # for the thread that writes it
+                    for key, value in self.student.state_dict().items()
+                },
             )
         of_method = self.method.end_epoch(self._progress(epoch, validation))
         arrays = {

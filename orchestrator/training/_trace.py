@@ -33,11 +33,13 @@ class Trace:
     def end_epoch(self, epoch: int, arrays: State) -> None:
         """Close an epoch, counted from 0: thin its steps, and store a row of each of `arrays`."""
         for name, values in self.terms.items():
-            chunks = torch.stack(values).float().cpu().tensor_split(min(POINTS, len(values)))
-            self._append(f"steps/{name}", torch.stack([chunk.mean() for chunk in chunks]))
+            points = torch.stack(values).float().cpu()
+            if len(values) > POINTS:
+                points = torch.stack([chunk.mean() for chunk in points.tensor_split(POINTS)])
+            self._append(f"steps/{name}", points)
         if self.terms:
-            points = min(POINTS, len(next(iter(self.terms.values()))))
-            self._append("steps/epoch", epoch + (torch.arange(points) + 0.5) / points)
+            count = min(POINTS, len(next(iter(self.terms.values()))))
+            self._append("steps/epoch", epoch + (torch.arange(count) + 0.5) / count)
         for name, row in arrays.items():
             self._append(f"epochs/{name}", row.detach().float().cpu()[None])
         self.terms = {}

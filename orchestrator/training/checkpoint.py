@@ -76,8 +76,8 @@ class Checkpoint:
     def snapshot(self) -> "Checkpoint":
         """Return a copy on the CPU, which further training does not change.
 
-        The tensors of `best` and of the figures are replaced during training and never changed, so
-        that they are not copied.
+        The tensors of `best` and of the figures are on the CPU. Training replaces them and never
+        changes them, so that they are not copied.
         """
         return replace(
             self,
@@ -136,7 +136,7 @@ def save(
 
     Args:
         location: The folder of the trial, or the storage of its checkpoint.
-        parts: The students that this rank writes, by letter.
+        parts: Snapshots of the students that this rank writes, by letter.
         context: The context of all ranks of the trial.
         best_files: The files of the best weights in the last checkpoint, by student; they are
             replaced. None if every file is written.
@@ -262,7 +262,8 @@ def _write(
     for name, state in states.items():
         if state:
             file = path / f"{name}.safetensors"
-            checksums[file.name] = _write_file(file, serialize(_on_cpu(state)))
+            content = serialize({key: value.contiguous() for key, value in state.items()})
+            checksums[file.name] = _write_file(file, content)
     with io.BytesIO() as stream:
         torch.save(checkpoint.optimizer, stream)
         checksums[OPTIMIZER] = _write_file(path / OPTIMIZER, stream.getbuffer())
@@ -272,10 +273,6 @@ def _write(
     progress = replace(checkpoint.progress, components=values, files=checksums)
     (path / PROGRESS_FILE).write_text(PROGRESS.text(progress.plain()))
     return BestFile(checkpoint.best, _identify(best), checksums[BEST])
-
-
-def _on_cpu(state: State) -> State:
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def _write_file(file: Path, content: bytes | memoryview) -> str:
