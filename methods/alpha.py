@@ -204,12 +204,13 @@ class Alpha(nn.Module):
 
     def forward(self, batch: Batch, terms: Terms) -> WeightedLoss:
         """Return (1 - alpha) CE + alpha soft over the batch; alpha is (), or (B,) per sample."""
-        alpha, soft = self.compute(batch, terms), terms.soft.mean()
+        alpha, soft = self.compute(batch, terms), terms.soft.mean(dtype=terms.hard.dtype)
         if isinstance(alpha, Tensor) and alpha.ndim:
             loss = ((1 - alpha) * batch.cross_entropies() + alpha * terms.soft).mean()
             self.histogram.count(alpha)
         else:
-            loss = (1 - alpha) * terms.hard + alpha * soft
+            weight = alpha.to(soft.dtype) if isinstance(alpha, Tensor) else alpha
+            loss = torch.lerp(terms.hard, soft, weight)  # one kernel, exact at 0 and 1
         alpha_loss = self.alpha_loss(terms.hard.detach(), soft.detach())
         if isinstance(alpha, Tensor):
             tracked = alpha.detach().mean()

@@ -94,11 +94,15 @@ class Batch:
             label_smoothing: Share of the target that is uniform over all classes.
             logits: (B, K) logits; None means those of the student.
         """
+        if self._labels_count_equally:
+            return self._mean_cross_entropy(label_smoothing, logits)
         total = self._cross_entropies(label_smoothing, logits, self.class_weights).sum()
         return total / _nonzero(self._label_weight)
 
     def unweighted_cross_entropy(self, label_smoothing: float, logits: Tensor) -> Tensor:
         """Return `cross_entropy` without class weights: for targets beyond the labels."""
+        if self.all_labelled:
+            return self._mean_cross_entropy(label_smoothing, logits)
         return self._cross_entropies(label_smoothing, logits).sum() / _nonzero(self._labelled_count)
 
     @property
@@ -109,7 +113,20 @@ class Batch:
     def cross_entropies(self) -> Tensor:
         """Return shares (B,) of the student's cross entropy; their mean is `cross_entropy()`."""
         total = self._cross_entropies(class_weights=self.class_weights)
+        if self._labels_count_equally:
+            return total
         return total / _nonzero(self._label_weight / len(self.labels))
+
+    def _mean_cross_entropy(self, label_smoothing: float, logits: Tensor | None) -> Tensor:
+        """Return the mean over the batch, (), in which all samples have labels of equal weight."""
+        if self.mix is not None:
+            return self._cross_entropies(label_smoothing, logits).mean()
+        logits = self.student.logits if logits is None else logits
+        return losses.mean_cross_entropy(logits, self.labels, label_smoothing)
+
+    @property
+    def _labels_count_equally(self) -> bool:
+        return self.all_labelled and self.class_weights is None
 
     def _cross_entropies(
         self,

@@ -27,7 +27,7 @@ class Gap(Alpha):
         """Return clamped alpha: () for a batch, smoothed over the steps, or (B,) for samples."""
         alpha = self.formula(batch, terms)
         if not alpha.ndim:
-            alpha = update_running_mean(self.smoothed, alpha, self.settings.alpha_ema).clone()
+            alpha = update_running_mean(self.smoothed, alpha, self.settings.alpha_ema)
         return self.clamp_alpha(alpha)
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:

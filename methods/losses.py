@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_HALF = (torch.float16, torch.bfloat16)
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 
 
@@ -25,18 +26,20 @@ def in_full_precision(loss: _Loss) -> _Loss:
 
     @functools.wraps(loss)
     def run(first: Tensor, *others: Any, **named: Any) -> Tensor:
-        with torch.autocast(first.device.type, enabled=False):
+        if not torch.is_autocast_enabled(first.device.type):
             return loss(
                 _upcast(first),
                 *map(_upcast, others),
                 **{name: _upcast(value) for name, value in named.items()},
             )
+        with torch.autocast(first.device.type, enabled=False):
+            return run(first, *others, **named)
 
     return cast(_Loss, run)
 
 
 def _upcast(value: Any) -> Any:
-    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    is_half = isinstance(value, Tensor) and value.dtype in _HALF
     return value.float() if is_half else value
 
 
@@ -124,6 +127,12 @@ def cross_entropy(
     return cross_entropies(logits, labels, label_smoothing, partners, share).sum() / (
         counted + (counted == 0)
     )
+
+
+@in_full_precision
+def mean_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean of `cross_entropies`, (), in one kernel; every sample has a label."""
+    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 @in_full_precision

@@ -32,6 +32,11 @@ class Soft(NamedTuple):
     scale: float = 1.0
     loss: Tensor | None = None
 
+    @property
+    def scaled(self) -> Tensor:
+        """Return the soft term of the convex form, (B,)."""
+        return self.value if self.scale == 1 else self.scale * self.value
+
 
 def build_alpha(settings: AlphaSettings) -> Alpha:
     """Return the alpha that these settings select."""
@@ -69,7 +74,7 @@ class AlphaWeightedMethod(Method):
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
         """Return the objective from both terms."""
-        weighted = self.alpha(batch, Terms(hard, soft.scale * soft.value, soft.divergence))
+        weighted = self.alpha(batch, Terms(hard, soft.scaled, soft.divergence))
         loss = weighted.total if soft.loss is None else weighted.total + soft.loss
         return Objective(loss, {"cross_entropy": hard.detach(), **soft.terms, **weighted.tracked})
 
@@ -92,7 +97,7 @@ class AlphaWeightedMethod(Method):
 
     def _terms(self, batch: Batch) -> Terms:
         soft = self.soft(batch)
-        return Terms(batch.cross_entropy(), soft.scale * soft.value, soft.divergence)
+        return Terms(batch.cross_entropy(), soft.scaled, soft.divergence)
 
 
 Form = Literal["convex", "additive"]

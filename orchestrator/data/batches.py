@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._image_source import ImageSource
 from orchestrator.data._parts import UNLABELLED
 from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.class_balance import draw_balanced
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.passes import CPU, BatchPlacement, Inputs, Pass
+from orchestrator.data.passes import CPU, Inputs, LoaderOptions, Pass
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 
@@ -67,7 +68,8 @@ class Batches:
         self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.place = BatchPlacement(device, on_device, layout, loader_workers, loader_wait_s)
+        self.loader = LoaderOptions(loader_workers, loader_wait_s)
+        self.source = ImageSource(dataset, device, layout, on_device and dataset.root is None)
         known = dataset.train.labels != UNLABELLED
         self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._unlabelled_index)
@@ -84,7 +86,7 @@ class Batches:
     @property
     def on_device(self) -> bool:
         """Return whether the arrays, and `Inputs.index`, are in the device's memory."""
-        return self.place.on_device and self.dataset.root is None
+        return self.source.on_device
 
     @property
     def all_labelled(self) -> bool:
@@ -103,7 +105,7 @@ class Batches:
         if self.dataset.root is None:
             return ""
         images = self.batch_size // self.world_size * (2 if self.views.mix != "none" else 1)
-        return describe_shortage(images * math.prod(self.dataset.shape), self.place.loader_workers)
+        return describe_shortage(images * math.prod(self.dataset.shape), self.loader.workers)
 
     def steps(self) -> int:
         """Return the number of batches in a training epoch.
@@ -287,7 +289,7 @@ class Batches:
         Nothing is drawn before the first batch is requested, so that its time is measured at the
         consumer.
         """
-        yield from Pass(self.dataset, part, self.views, view, self.place).inputs(order, size)
+        yield from Pass(self.source, part, self.views, view, self.loader).inputs(order, size)
 
 
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:

@@ -1,12 +1,17 @@
-"""Copy arrays to a device, batch by batch or as a whole."""
+"""Share the memory of arrays, or copy them to a device, batch by batch or as a whole."""
+
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from orchestrator.data.dataset import Dataset
 
 CHUNK = 4096  # samples per copy to the device: bounds the memory of the host
+SMALL_BYTES = 2**26  # of float32 values that a process keeps in memory rather than mapped
 LARGEST_SHARE = 1 / 4  # of the free memory of the device
 _resident: dict[tuple[str, str, torch.device], Tensor] = {}
 
@@ -19,6 +24,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def map_array(array: NDArray[Any]) -> Tensor:
+    """Return a tensor that shares the memory of an array; it must not be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
 
 
 def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
@@ -52,7 +64,7 @@ def images_on_device(dataset: Dataset, part: str, device: torch.device) -> Tenso
     return _resident[key]
 
 
-def _copy_images(images: np.ndarray, device: torch.device) -> Tensor:
+def _copy_images(images: NDArray[Any], device: torch.device) -> Tensor:
     copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), CHUNK):
         copy[start : start + CHUNK] = torch.from_numpy(np.array(images[start : start + CHUNK]))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from methods import Mix
 from orchestrator.data import pictures
+from orchestrator.data._image_source import ImageSource
 from orchestrator.data._mixing import blend
-from orchestrator.data.dataset import Dataset
-from orchestrator.data.memory import images_on_device, to_device
+from orchestrator.data.memory import to_device
 from orchestrator.data.user_transforms import TRANSFORMS
 from orchestrator.data.views import SHIFTING, Views
 
@@ -40,22 +40,11 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class BatchPlacement:
-    """Device and memory layout of batches.
+class LoaderOptions:
+    """Processes that decode the images of folder data, and the longest wait for a batch of them."""
 
-    Attributes:
-        device: The device of the batches.
-        on_device: Whether the arrays are kept in the device's memory.
-        layout: The memory format of the inputs.
-        loader_workers: Processes that decode the images of folder data.
-        loader_wait_s: Longest wait for a decoded batch in seconds.
-    """
-
-    device: torch.device = CPU
-    on_device: bool = False
-    layout: torch.memory_format = torch.contiguous_format
-    loader_workers: int = 0
-    loader_wait_s: float = math.inf
+    workers: int = 0
+    wait_s: float = math.inf
 
 
 class Pass:
@@ -65,15 +54,13 @@ class Pass:
     """
 
     def __init__(
-        self, dataset: Dataset, part: str, views: Views, view: int | None, place: BatchPlacement
+        self, source: ImageSource, part: str, views: Views, view: int | None, loader: LoaderOptions
     ) -> None:
-        self.dataset = dataset
-        self.part = part
+        dataset = source.dataset
+        self.source, self.dataset, self.part = source, dataset, part
         self.split = dataset.split(part)
-        self.views = views
-        self.place = place
-        self.view, self.device = view, place.device
-        self.on_device = place.on_device and dataset.root is None
+        self.views, self.view = views, view
+        self.device, self.loader = source.device, loader
         # the decoding processes crop and transform, unless the batch is cropped after them
         self.augments_in_loader = dataset.root is not None and views.policy not in SHIFTING
         height, width = dataset.shape[1:]
@@ -92,13 +79,18 @@ class Pass:
             None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
         )
         self.labels = to_device(torch.from_numpy(self.split.labels), self.device)
-        self.mean, self.std = (self._plane(values) for values in (dataset.mean, dataset.std))
+        self.is_clean = view is None or not views.varies
 
     def inputs(self, order: NDArray[np.int64], size: int) -> Generator[Inputs, None, None]:
         """Yield the samples of `order` (n,) in batches of `size`; the last one may be shorter."""
         batches = (
             torch.split(self._to_index_device(torch.from_numpy(order)), size) if len(order) else ()
         )
+        if self.is_clean and self.source.keeps_normalised:
+            for index in batches:
+                images = self.source.select_normalised(self.part, index)
+                yield Inputs(index, images, self.labels.index_select(0, index))
+            return
         for (samples, images), host_samples in zip(
             self._images(batches), self._host_samples(order, size), strict=False
         ):
@@ -122,7 +114,7 @@ class Pass:
             images = self.views.augment(images, self.augmentation_params.index_select(0, samples))
         if self.transforms is not None and host_samples is not None:
             images = self.transforms.apply(images, host_samples)
-        planes, labels = self._normalise(images), self.labels.index_select(0, samples)
+        planes, labels = self.source.normalise(images), self.labels.index_select(0, samples)
         if self.share is None:
             return Inputs(index, planes, labels)
         (own, partners), own_index = planes.chunk(2), samples[: len(index)]
@@ -151,16 +143,9 @@ class Pass:
         if self.dataset.root is not None:
             samples = [self._with_partners(index) for index in batches]
             return zip(samples, self._decode(samples), strict=True)
-        if self.on_device:
-            images = images_on_device(self.dataset, self.part, self.device)
-            return (
-                (index, images.index_select(0, index))
-                for index in map(self._with_partners, batches)
-            )
-        mapped = np.asarray(self.split.inputs)
+        images = self.source.images(self.part)
         return (
-            (index, torch.from_numpy(mapped[index.numpy()]))
-            for index in map(self._with_partners, batches)
+            (index, images.index_select(0, index)) for index in map(self._with_partners, batches)
         )
 
     def _with_partners(self, index: Tensor) -> Tensor:
@@ -181,36 +166,20 @@ class Pass:
         elif self.view is not None and self.views.policy == "resized_crop_flip":
             numbers = self.views.numbers(self.view)
         pin = self.device.type == "cuda"
-        place = self.place
         return pictures.decode(
             root,
             self.split.inputs,
             [index.numpy() for index in samples],
             side,
             numbers,
-            place.loader_workers,
+            self.loader.workers,
             pin,
-            place.loader_wait_s,
+            self.loader.wait_s,
             user_transform=transform,
             transforms=self.transforms if self.augments_in_loader else None,
             packed=self.dataset.packed,
         )
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.place.layout)
-        return planes.sub_(self.mean).div_(self.std)
-
-    def _plane(self, values: tuple[float, ...]) -> Tensor:
-        """Return (1, C, H, W) of 255 x `values` (C,).
-
-        It has the size of an image: broadcasting with channels last would take five times as long.
-        """
-        each = (255 * torch.tensor(values, dtype=torch.float32)).view(1, -1, 1, 1)
-        return to_device(
-            each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout),
-            self.device,
-        )
-
     def _to_index_device(self, tensor: Tensor) -> Tensor:
         """Return the tensor on the device if the arrays are there, else on the CPU."""
-        return to_device(tensor, self.device) if self.on_device else tensor
+        return to_device(tensor, self.device) if self.source.on_device else tensor

@@ -1,6 +1,5 @@
 """Provide the teacher's outputs on a view: computed at every step, or cached once per view."""
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from methods import Output
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.memory import to_device
+from orchestrator.data.memory import SMALL_BYTES, map_array, to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.feature_maps import map_shapes
 from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
@@ -91,7 +90,8 @@ class CachedTeacher:
         }  # True: the clean view; False: other views
         self.lookups: Counter[str] = Counter()
         self.arrays: dict[str, Array] = {}
-        self.arrays_on_device: dict[str, Tensor] = {}
+        self.tables: dict[str, Tensor] = {}  # the arrays that were used
+        self.files_of_tables: Files = {}
         self.shapes = map_shapes(teacher.network, batches.dataset.shape, stages) if stages else {}
         self.maps: dict[str, Tensor] = {}  # of the last batch, (B, C, H, W) float32
 
@@ -109,8 +109,11 @@ class CachedTeacher:
             Stopped: A stop of the trial was requested meanwhile.
         """
         assert view is None or not (features or maps), "these are cached for the clean view only"
-        self.arrays, self.arrays_on_device = {}, {}
-        self.arrays, computed = self.shared_pass.open(view, self.files(view, features, maps))
+        files = self.files(view, features, maps)
+        if files != self.files_of_tables:
+            self.files_of_tables, self.tables = files, {}
+        self.arrays = {}
+        self.arrays, computed = self.shared_pass.open(view, files)
         self.lookups["misses" if computed else "hits"] += 1
 
     def answer(self, batch: Inputs) -> Output:
@@ -140,7 +143,7 @@ class CachedTeacher:
         """
         logits = torch.from_numpy(self.arrays["logits"].astype(np.float32))
         features = self.arrays.get("features")
-        return logits, None if features is None else mapped(features)
+        return logits, None if features is None else map_array(features)
 
     def counts(self) -> dict[str, float]:
         """Return the cache `hits` and `misses`, in views, since the last call."""
@@ -169,18 +172,18 @@ class CachedTeacher:
         }
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
-        if self.batches.on_device and not part.startswith(MAP):  # maps may not fit there
-            if part not in self.arrays_on_device:
-                self.arrays_on_device[part] = torch.from_numpy(np.array(self.arrays[part])).to(
-                    self.batches.device
-                )
-            return self.arrays_on_device[part].index_select(0, batch.index).float()
-        rows = torch.from_numpy(self.arrays[part][batch.index.cpu().numpy()])
+        """Return the rows of a part for a batch, float32, on the device of the batch."""
+        if part not in self.tables:
+            self.tables[part] = self._load_table(part)
+        table = self.tables[part]
+        rows = table.index_select(0, to_device(batch.index, table.device))
         return to_device(rows, batch.inputs.device).float()
 
-
-def mapped(array: Array) -> Tensor:
-    """Return a tensor that shares the memory of an array; it must not be written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+    def _load_table(self, part: str) -> Tensor:
+        """Return a part on the device if the images are there, else in memory if it is small."""
+        array = self.arrays[part]
+        if self.batches.on_device and not part.startswith(MAP):  # maps may not fit there
+            return torch.from_numpy(np.array(array)).to(self.batches.device)
+        if array.size * torch.float32.itemsize <= SMALL_BYTES:
+            return torch.from_numpy(array.astype(np.float32))
+        return map_array(array)

@@ -12,10 +12,10 @@ from methods import Knowledge
 from methods.retrieval import ByClass, Neighbours
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
+from orchestrator.data.memory import map_array
 from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher.cache import Lock
 from orchestrator.teacher.faiss_index import IDENTITY, FaissIndex
-from orchestrator.teacher.outputs import mapped
 
 QUERIES = 2048  # per rank between two checks for a stop request
 TABLES = {
@@ -80,7 +80,7 @@ class Retrieval:
             files, partial(self._compute, sharing, knowledge, positives, negatives)
         )
         tables = {
-            name: mapped(arrays[name]).to(self.context.device)
+            name: map_array(arrays[name]).to(self.context.device)
             if name in arrays
             else torch.empty(len(knowledge.labels), 0, dtype=kind, device=self.context.device)
             for name, kind in TABLES.items()

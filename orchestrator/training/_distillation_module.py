@@ -46,8 +46,8 @@ class DistillationModule(nn.Module):
         self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
         self.class_weights: Tensor | None = None
         self.stages: tuple[str, ...] = ()  # stages of the student whose maps the method uses
-        self.student_maps: Mapping[str, Tensor] = {}  # of the last output
-        self.teacher_maps: Mapping[str, Tensor] = {}  # of the batch of this step
+        self.student_maps: Mapping[str, Tensor] = NO_MAPS  # of the last output
+        self.teacher_maps: Mapping[str, Tensor] = NO_MAPS  # of the batch of this step
 
     def forward(
         self,
@@ -72,7 +72,8 @@ class DistillationModule(nn.Module):
         objective = self.method(
             self._batch(batch, teacher, output, peers, weights, self.teacher_maps)
         )
-        self.student_maps, self.teacher_maps = {}, {}
+        if self.stages:
+            self.student_maps = self.teacher_maps = NO_MAPS
         return objective.loss, objective.terms
 
     def compute_output(
@@ -88,24 +89,29 @@ class DistillationModule(nn.Module):
                 its own.
         """
         half = self.half_type if self.training else self.eval_half_type
+        stages = self.stages if self.training else ()
+        if self.stages:
+            self.student_maps = NO_MAPS
+        if half is None and not stages:  # most trials: neither context costs anything
+            return self._forward(batch.inputs, parameters)
         with (
             torch.autocast(
                 batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
             ),
-            recorded_maps(self.student, self.stages if self.training else ()) as maps,
+            recorded_maps(self.student, stages) as maps,
         ):
-            if parameters is None:
-                output = cast(Output, self.student(batch.inputs))
-            else:
-                buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
-                output = cast(
-                    Output,
-                    functional_call(self.student, {**parameters, **buffers}, (batch.inputs,)),
-                )
-        self.student_maps = maps
+            output = self._forward(batch.inputs, parameters)
+        if stages:
+            self.student_maps = {name: maps[name] for name in stages}
         if self.training or half is None:
             return output
         return with_exact_head(output, *head_tensors(self.student, parameters))
+
+    def _forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None) -> Output:
+        if parameters is None:
+            return cast(Output, self.student(inputs))
+        buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
+        return cast(Output, functional_call(self.student, {**parameters, **buffers}, (inputs,)))
 
     def build_batch(
         self,
@@ -140,9 +146,7 @@ class DistillationModule(nn.Module):
             *part,
             mean=self.mean,
             all_labelled=self.all_labelled,
-            student_maps={
-                name: self.student_maps[name] for name in self.stages if name in self.student_maps
-            },
+            student_maps=self.student_maps,
             teacher_maps=teacher_maps,
             class_weights=self.class_weights,
         )

@@ -3,14 +3,17 @@
 The rate is a function of the progress alone, so it needs no state.
 """
 
+import inspect
 import math
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from methods import ParameterGroup
 from orchestrator.config.schema import Training
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 
 def build_optimizer(
@@ -22,14 +25,45 @@ def build_optimizer(
     """
     groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
     groups += [{"params": group.parameters, "weight_decay": 0.0} for group in method_groups]
-    # fused on a GPU, so that the gradient scaler does not synchronise with the device
-    common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    common["fused"] = (
-        all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
-    )
+    # one kernel per group, which also serves the gradient scaler without waiting for the device
+    common: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "fused": True,
+    }
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **common)
-    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+        return AdamW(groups, **common)
+    return SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+
+
+def _without_compiler(kind: type[_Optimizer]) -> type[_Optimizer]:
+    """Return an optimizer class without the wrappers of its methods for torch's compiler.
+
+    The wrappers import the compiler, which takes a second of CPU time and 60 MiB in each process,
+    and cost more in a step than the kernel of a small network.
+    """
+    names = ("add_param_group", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    update: Any = inspect.unwrap(kind.step)
+
+    def step(self: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            update(self)
+
+    step.hooked = True  # type: ignore[attr-defined]  # no wrapper for the profiler either
+    unwrapped: Any = type(kind.__name__, (kind,), {**methods, "step": step})
+    return cast(type[_Optimizer], unwrapped)
+
+
+SGD = _without_compiler(torch.optim.SGD)
+AdamW = _without_compiler(torch.optim.AdamW)
+
+
+def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Remove the gradients of all parameters, as `zero_grad` does."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 def set_learning_rates(

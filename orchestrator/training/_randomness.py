@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_NOTHING = contextlib.nullcontext()
+
 
 def seed_everything(*parts: int) -> None:
     """Seed torch from several numbers: the CPU, and the GPUs if this process uses any."""
@@ -32,12 +34,12 @@ class Draws:
         seed_everything(*parts)
         self.state = self._current_state()
 
-    @contextlib.contextmanager
-    def continue_sequence(self) -> Iterator[None]:
+    def continue_sequence(self) -> contextlib.AbstractContextManager[None]:
         """Continue this student's random sequence within the block."""
-        if not self.is_separate:
-            yield
-            return
+        return self._switch_state() if self.is_separate else _NOTHING
+
+    @contextlib.contextmanager
+    def _switch_state(self) -> Iterator[None]:
         torch.set_rng_state(self.state[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.state[1], self.device)

@@ -31,6 +31,7 @@ from orchestrator.training._distillation_module import DistillationModule, PeerR
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import (
     build_optimizer,
+    clear_gradients,
     learning_rate,
     restore_optimizer,
     set_learning_rates,
@@ -176,7 +177,7 @@ class TrainedStudent:
         with self.draws.continue_sequence():
             loss, terms = self.module(batch, teacher_output, self.output, self.read_peers)
             self.output = None
-            self.optimizer.zero_grad(set_to_none=True)
+            clear_gradients(self.optimizer)
             self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
             self.scaler.unscale_(self.optimizer)

@@ -19,30 +19,40 @@ class Trace:
 
     def __init__(self, state: State | None = None) -> None:
         self.state: State = dict(state or {})
-        self.terms: dict[str, list[Tensor]] = {}
+        self.steps: list[dict[str, Tensor]] = []  # the terms of each step of the epoch
 
     def step(self, terms: dict[str, Tensor]) -> None:
         """Add the detached scalars of a step."""
-        for name, value in terms.items():
-            self.terms.setdefault(name, []).append(value)
+        self.steps.append(terms)
+
+    def values(self) -> dict[str, Tensor]:
+        """Return each term of the steps of the epoch, (steps,) float32."""
+        names = list(self.steps[0]) if self.steps else []
+        terms = [each[name] for name in names for each in self.steps]
+        rows = torch.stack(terms).float().view(len(names), -1) if terms else ()
+        return dict(zip(names, rows, strict=True))
 
     def sums(self) -> dict[str, Tensor]:
         """Return the sum of each term over the steps of the epoch, float32."""
-        return {name: torch.stack(values).float().sum() for name, values in self.terms.items()}
+        return {name: values.sum() for name, values in self.values().items()}
 
     def end_epoch(self, epoch: int, arrays: State) -> None:
         """Close an epoch, counted from 0: thin its steps, and store a row of each of `arrays`."""
-        for name, values in self.terms.items():
-            points = torch.stack(values).float().cpu()
-            if len(values) > POINTS:
-                points = torch.stack([chunk.mean() for chunk in points.tensor_split(POINTS)])
-            self._append(f"steps/{name}", points)
-        if self.terms:
-            count = min(POINTS, len(next(iter(self.terms.values()))))
-            self._append("steps/epoch", epoch + (torch.arange(count) + 0.5) / count)
+        points = min(POINTS, len(self.steps))
+        for name, values in self.values().items():
+            self._append(f"steps/{name}", _chunk_means(values.cpu(), points))
+        if points:
+            self._append("steps/epoch", epoch + (torch.arange(points) + 0.5) / points)
         for name, row in arrays.items():
             self._append(f"epochs/{name}", row.detach().float().cpu()[None])
-        self.terms = {}
+        self.steps = []
 
     def _append(self, name: str, values: Tensor) -> None:
         self.state[name] = torch.cat([self.state[name], values]) if name in self.state else values
+
+
+def _chunk_means(values: Tensor, chunks: int) -> Tensor:
+    """Return the means (chunks,) of consecutive chunks of (n,), the first ones one value longer."""
+    size, longer = divmod(len(values), chunks)
+    first, last = values.tensor_split([longer * (size + 1)])
+    return torch.cat([first.view(longer, size + 1).mean(dim=1), last.view(-1, size).mean(dim=1)])

@@ -31,7 +31,7 @@ from orchestrator.training._trial_metrics import (
     require_finite,
 )
 from orchestrator.training._trial_teacher import TrialTeacher
-from orchestrator.training.capabilities.component import RunningTrial, Step
+from orchestrator.training.capabilities.component import RunningTrial, Step, StepHooks
 from orchestrator.training.capabilities.components import select_components
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.metric_names import STOPPED_EPOCH
@@ -97,6 +97,7 @@ class _Trainer:
         )
         self.components = self.trial.components
         self.components += [kind(self.trial) for kind in select_components(method, self.epochs)]
+        self.hooks = StepHooks(self.components)
         teacher = self.teacher
         knowledge = (lambda: teacher.knowledge) if teacher else None
         for student in self.students:
@@ -185,14 +186,14 @@ class _Trainer:
 
     def _step(self, step: Step) -> None:
         """Train a step of every student of this process, in order."""
-        for component in self.components:
-            component.on_step_start(step)
+        for start in self.hooks.on_step_start:
+            start(step)
         for student in self.students:
             student.step(step.batch, step.teacher_output, step.progress)
-            for component in self.components:
-                component.on_student_step(student, step)
-        for component in self.components:
-            component.on_step_end()
+            for stepped in self.hooks.on_student_step:
+                stepped(student, step)
+        for end in self.hooks.on_step_end:
+            end()
 
     def _end_epoch(self, epoch: int) -> EpochRecord:
         """Evaluate, keep the best weights, and return the record to report."""

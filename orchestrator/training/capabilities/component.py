@@ -1,8 +1,8 @@
 """Base of the components, which serve the capabilities of a method in the training loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -159,3 +159,22 @@ class Component:
 
         The students, of which `saved` has those of other processes as well, are restored before.
         """
+
+
+class StepHooks:
+    """Hooks of a step that the components of a trial implement; others are not called."""
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        def implemented(name: str) -> list[Any]:
+            base = getattr(Component, name)
+            return [
+                getattr(component, name)
+                for component in components
+                if getattr(type(component), name) is not base
+            ]
+
+        self.on_step_start: list[Callable[[Step], None]] = implemented("on_step_start")
+        self.on_student_step: list[Callable[[TrainedStudent, Step], None]] = implemented(
+            "on_student_step"
+        )
+        self.on_step_end: list[Callable[[], None]] = implemented("on_step_end")

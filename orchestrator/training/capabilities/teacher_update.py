@@ -15,6 +15,7 @@ from orchestrator.config.sizes import views
 from orchestrator.data.memory import to_device
 from orchestrator.models.batch_norm import synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training._optimization import SGD, clear_gradients
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._student import TrainedStudent
@@ -112,7 +113,7 @@ def train_teacher(
     if context.world_size > 1:
         ids = [context.device.index] if context.device.type == "cuda" else None
         module = DistributedDataParallel(network, device_ids=ids, process_group=context.group)
-    optimizer = torch.optim.SGD(network.parameters(), method.teacher_lr, MOMENTUM)
+    optimizer = SGD(network.parameters(), method.teacher_lr, MOMENTUM, fused=True)
     for inputs in batches.train(epoch, view):
         output, frozen_output = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = to_device(inputs.index, inputs.inputs.device)
@@ -124,7 +125,7 @@ def train_teacher(
             mean=context.mean,
             all_labelled=batches.all_labelled,
         )
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients(optimizer)
         method.teacher_loss(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         context.heartbeat()
