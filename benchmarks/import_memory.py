@@ -5,7 +5,7 @@ what they have recorded.
 """
 
 import functools
-import importlib._bootstrap  # type: ignore[import-not-found]
+import importlib
 import os
 import threading
 from collections import Counter
@@ -23,7 +23,8 @@ install({folder!r})
 
 def install(folder: str) -> None:
     """Record every later import of this process in a file of `folder`, named by the process."""
-    load, thread = importlib._bootstrap._load_unlocked, threading.local()
+    bootstrap: Any = importlib.import_module("importlib._bootstrap")
+    load, thread = bootstrap._load_unlocked, threading.local()
 
     @functools.wraps(load)
     def load_and_record(spec: Any) -> Any:
@@ -38,7 +39,7 @@ def install(folder: str) -> None:
                     stream.write(f"{own} {spec.name}\n")
             thread.nested = outer + grown
 
-    importlib._bootstrap._load_unlocked = load_and_record
+    bootstrap._load_unlocked = load_and_record
 
 
 def read_imports(folder: Path, process: int) -> Counter[str]:
