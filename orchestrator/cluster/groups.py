@@ -10,21 +10,24 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
+from orchestrator.cluster._lean_trainer import LeanTrainer
 from orchestrator.cluster._placement_groups import (
     PlacementGroupCallback,
     forget_run,
     remove_run_placement_group,
 )
 from orchestrator.cluster._rendezvous import torch_config
+from orchestrator.cluster._warm_start import import_training_code
 from orchestrator.cluster._worker import serve
 from orchestrator.cluster.connect import alive_nodes, free_nodes, is_head_responsive, running_actors
 from orchestrator.cluster.dispatcher_client import (
@@ -42,6 +45,7 @@ from orchestrator.extensions.shipping import pack_code
 CLOSE_S = 20.0
 CALL_S = 10.0
 SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
+PROCESSES = 2  # of a group that start at a time: its controller and its worker
 RESUME_HINT = ": restore the cluster, then continue with `--resume`"
 RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
@@ -75,7 +79,10 @@ def worker_groups(
     """
     _callbacks(plan)  # fails here rather than in the thread of a group
     policy = policy or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
-    policy = replace(policy, max_groups=plan.groups) if own_cluster else policy
+    if own_cluster:
+        # the other CPUs serve the driver, Ray and the training of the first group
+        max_starting = max(int(ray.cluster_resources().get("CPU", 0)) // PROCESSES, 1)
+        policy = replace(policy, max_groups=plan.groups, max_starting=max_starting)
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     # the dispatcher is lost only with the driver's node
@@ -83,8 +90,8 @@ def worker_groups(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
-    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
-    running = _RayCluster(plan, folder, name, dispatcher)
+    dispatcher = actor.options(**options).remote(0, max_failures)  # `add_group` follows
+    running = _RayCluster(plan, folder, name, dispatcher, own_cluster)
     autoscaler = running.autoscaler = GroupAutoscaler(
         plan,
         policy,
@@ -113,8 +120,11 @@ class _RayCluster:
 
     autoscaler: GroupAutoscaler
 
-    def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
+    def __init__(
+        self, plan: Groups, folder: Path, name: str, dispatcher: Any, own_cluster: bool
+    ) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
+        self.own_cluster = own_cluster
         self.threads: list[threading.Thread] = []
         self.is_head_responsive = is_head_responsive
 
@@ -135,6 +145,8 @@ class _RayCluster:
     def add_group(self, number: int) -> None:
         """Start a group in its own thread."""
         self.dispatcher.add_group.remote(number)
+        if self.own_cluster:
+            import_training_code(self.plan.workers, self.plan.mean["CPU"], _runtime_env())
         thread = threading.Thread(
             target=self._run, args=(number,), name=f"group-{number}", daemon=True
         )
@@ -177,37 +189,14 @@ class _RayCluster:
         self.autoscaler.group_ended(number, error, served, placed)
 
 
-class LeanTrainer(TorchTrainer):
-    """TorchTrainer without the actors that a warm group never uses.
-
-    Each of them is a process that delays the start by a second or two. The data set manager serves
-    Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
-    through the dashboard, and never ends where there is none. `PlacementGroupCallback` does its
-    work here. Ray has no setting for either. If Ray renames them, both are started as before.
-    """
-
-    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [
-            callback
-            for callback in super()._create_default_callbacks()
-            if type(callback).__name__ not in self.unused
-        ]
-
-
-def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
+def _trainer(number: int, plan: Groups, name: str, folder: Path) -> LeanTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
     run = run_name(name, number)
+    settings = {"group": number, "name": name, "namespace": NAMESPACE, "code": pack_code()}
     return LeanTrainer(
-        serve,
-        train_loop_config={
-            "group": number,
-            "name": name,
-            "namespace": NAMESPACE,
-            "code": pack_code(),
-        },
+        # a function without parameters: the controller would unpickle a configuration
+        partial(serve, settings),
         torch_config=torch_config(backend, folder),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,
@@ -220,10 +209,15 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
             storage_path=str(folder),
             # a group that cannot be placed ends; `GroupAutoscaler` starts another when it fits
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
-            worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
+            worker_runtime_env=_runtime_env(),
             callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
         ),
     )
+
+
+def _runtime_env() -> dict[str, Any]:
+    """Return the runtime environment of a worker."""
+    return {"env_vars": {**get_env_vars_to_propagate(), "RAY_ADDRESS": os.environ["RAY_ADDRESS"]}}
 
 
 def _callbacks(plan: Groups) -> list[Any]:

@@ -10,7 +10,8 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.cluster._rendezvous import FileRendezvous, rendezvous_file, torch_config
+from orchestrator.cluster._file_rendezvous import FileRendezvous, rendezvous_file
+from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster.connect import connect_to_ray
 
 
