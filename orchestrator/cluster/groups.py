@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
@@ -27,7 +26,6 @@ from orchestrator.cluster._placement_groups import (
     remove_run_placement_group,
 )
 from orchestrator.cluster._rendezvous import torch_config
-from orchestrator.cluster._warm_start import import_training_code
 from orchestrator.cluster._worker import serve
 from orchestrator.cluster.connect import alive_nodes, free_nodes, is_head_responsive, running_actors
 from orchestrator.cluster.dispatcher_client import (
@@ -91,7 +89,7 @@ def worker_groups(
     )
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
     dispatcher = actor.options(**options).remote(0, max_failures)  # `add_group` follows
-    running = _RayCluster(plan, folder, name, dispatcher, own_cluster)
+    running = _RayCluster(plan, folder, name, dispatcher)
     autoscaler = running.autoscaler = GroupAutoscaler(
         plan,
         policy,
@@ -120,11 +118,8 @@ class _RayCluster:
 
     autoscaler: GroupAutoscaler
 
-    def __init__(
-        self, plan: Groups, folder: Path, name: str, dispatcher: Any, own_cluster: bool
-    ) -> None:
+    def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
-        self.own_cluster = own_cluster
         self.threads: list[threading.Thread] = []
         self.is_head_responsive = is_head_responsive
 
@@ -145,8 +140,6 @@ class _RayCluster:
     def add_group(self, number: int) -> None:
         """Start a group in its own thread."""
         self.dispatcher.add_group.remote(number)
-        if self.own_cluster:
-            import_training_code(self.plan.workers, self.plan.mean["CPU"], _runtime_env())
         thread = threading.Thread(
             target=self._run, args=(number,), name=f"group-{number}", daemon=True
         )
@@ -209,15 +202,10 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> LeanTrainer:
             storage_path=str(folder),
             # a group that cannot be placed ends; `GroupAutoscaler` starts another when it fits
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
-            worker_runtime_env=_runtime_env(),
+            worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
             callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
         ),
     )
-
-
-def _runtime_env() -> dict[str, Any]:
-    """Return the runtime environment of a worker."""
-    return {"env_vars": {**get_env_vars_to_propagate(), "RAY_ADDRESS": os.environ["RAY_ADDRESS"]}}
 
 
 def _callbacks(plan: Groups) -> list[Any]:

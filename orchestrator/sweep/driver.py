@@ -217,11 +217,14 @@ def _run_trials_and_track(
                 ended = run_trials(
                     store, sweep, dispatcher_client, events, folders, concurrency, resume, started
                 )
-        if ended:
-            events.note(f"the sweep ended before its last trial: {ended}")
-        state = "finished" if sweep.ranked() and not ended else "failed"
-        if warning := worse_than_student(sweep, data):
-            events.note(warning)
+            if ended:
+                events.note(f"the sweep ended before its last trial: {ended}")
+            result = "finished" if sweep.ranked() and not ended else "failed"
+            if warning := worse_than_student(sweep, data):
+                events.note(warning)
+            if all(trial.ended for trial in sweep.trials.values()):
+                tracker.end(result)  # MLflow receives the best student while Ray ends
+        state = result
     except KeyboardInterrupt:
         state = "interrupted"
     except PreflightError as error:
