@@ -1,5 +1,6 @@
 """Run Ray Train without the processes and imports that a warm worker group never uses."""
 
+import contextlib
 from typing import Any
 
 import ray
@@ -7,7 +8,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 
 from orchestrator.cluster._file_rendezvous import FileRendezvous
-from orchestrator.cluster._fixed_workers import FixedWorkers
+from orchestrator.cluster._lean_controller import FixedWorkers
+from orchestrator.cluster._placement_groups import CONNECTION_ERRORS
 
 
 class LeanTrainer(TorchTrainer):
@@ -29,14 +31,18 @@ class LeanTrainer(TorchTrainer):
         ]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        """Run the controller; on a cluster of our own in a process that Ray has started already.
+        """Run the controller; on a cluster of our own without a runtime environment.
 
-        Ray itself gives the controller a runtime environment, for which it starts a new process.
-        The processes of our own cluster have inherited these variables.
+        Ray itself gives one to the controller, for which it starts a new process instead of using
+        an idle one. The processes of our own cluster have inherited its variables.
         """
         if not isinstance(self.backend_config, FileRendezvous):
             return super()._initialize_and_run_controller(**arguments)
         arguments["scaling_policy"] = FixedWorkers(self.scaling_config)
         controller = ray.remote(num_cpus=0)(TrainController).remote(**arguments)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+        try:
+            ray.get(controller.run.remote())
+            return ray.get(controller.get_result.remote())
+        finally:  # at once: its own end takes seconds, for which the end of the run would wait
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                ray.kill(controller)

@@ -67,7 +67,7 @@ def record_descendants(folder: Path) -> Iterator[None]:
         finally:
             finished.set()
             thread.join()
-            _kill(_wait_until_gone(descendants, remaining_timeout(ORDERLY_S)))
+            _kill(wait_until_gone(descendants, remaining_timeout(ORDERLY_S)))
             file.unlink(missing_ok=True)
 
 
@@ -115,7 +115,7 @@ class Descendants:
         return list(self.records)
 
 
-def _wait_until_gone(descendants: Descendants, timeout_s: float) -> list[psutil.Process]:
+def wait_until_gone(descendants: Descendants, timeout_s: float) -> list[psutil.Process]:
     """Wait until no process lives, at most `timeout_s` seconds; return those that live.
 
     A process that has ended counts as gone, even if its parent, such as the first process of a

@@ -57,6 +57,8 @@ STATUS = {
     "waiting": "KILLED",
 }
 CONFIGURATION = "configuration.json"
+# after the teacher, the first epoch of a student comes before the import of MLflow if it is short
+FIRST_EPOCH_S = 15.0
 FRONT = "pareto_front"
 Notify = Callable[[str], None]
 
@@ -219,7 +221,7 @@ class Tracker:
 
         The metrics are recorded once.
         """
-        self.writer.begin()
+        self.writer.begin(FIRST_EPOCH_S)
         known = {**metrics, "seconds": seconds}
         if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
