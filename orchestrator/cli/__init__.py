@@ -10,6 +10,7 @@ __all__ = [
     "export",
     "import_weights",
     "importance",
+    "main",
     "methods",
     "report",
     "settings",

@@ -6,6 +6,7 @@ A process is ended only if its id, start time and program match the record and i
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ CHECK_S = 2.0
 SAME_S = 2.0  # a start time is computed from the boot time, which clock corrections shift
 ORDERLY_S = 2.0  # for processes that are already ending
 GONE_S = 5.0
+GONE_CHECK_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,7 @@ def record_descendants(folder: Path) -> Iterator[None]:
         finally:
             finished.set()
             thread.join()
-            _, alive = psutil.wait_procs(
-                descendants.refresh(), timeout=remaining_timeout(ORDERLY_S)
-            )
-            _kill(alive)
+            _kill(wait_until_gone(descendants, remaining_timeout(ORDERLY_S)))
             file.unlink(missing_ok=True)
 
 
@@ -114,6 +113,18 @@ class Descendants:
             process: note for process, note in self.records.items() if _is_alive(process)
         }
         return list(self.records)
+
+
+def wait_until_gone(descendants: Descendants, timeout_s: float) -> list[psutil.Process]:
+    """Wait until no process lives, at most `timeout_s` seconds; return those that live.
+
+    A process that has ended counts as gone, even if its parent, such as the first process of a
+    container, never reads its exit status.
+    """
+    until = time.monotonic() + timeout_s
+    while (alive := descendants.refresh()) and time.monotonic() < until:
+        time.sleep(GONE_CHECK_S)
+    return alive
 
 
 def _record_until(descendants: Descendants, file: Path, finished: threading.Event) -> None:

@@ -16,6 +16,8 @@ from orchestrator.config.plan import Groups
 from orchestrator.core.errors import PreflightError
 
 CHECK_S = 2.0
+START_CHECK_S = 0.2  # while groups of the plan wait for the start of others
+START_S = 8.0  # a group that takes longer to start does not delay the next one
 HEAD_S = 30.0  # a head may be restarted; Ray ends the driver a minute after losing it
 HEAD_LOST = "the head node of the Ray cluster does not respond"
 NO_NODES = "the Ray cluster has no live nodes"
@@ -51,6 +53,7 @@ class ScalingPolicy:
         note: Reports a message to the user, from any thread.
         heartbeat_warning_s: Seconds between two warnings while no group serves.
         heartbeat_timeout_s: Seconds without a serving group after which the run ends.
+        max_starting: Number of groups of the plan that may start at a time; None for all.
     """
 
     max_groups: int
@@ -58,6 +61,7 @@ class ScalingPolicy:
     note: Callable[[str], None]
     heartbeat_warning_s: float = 120.0
     heartbeat_timeout_s: float = 600.0
+    max_starting: int | None = None
 
 
 class Cluster(Protocol):
@@ -97,6 +101,8 @@ class GroupAutoscaler:
 
     def __post_init__(self) -> None:
         self.num_started = self.failed_starts = self.placement_failures = self.capacity = 0
+        self.num_waiting = self.plan.groups  # groups of the plan that have not started yet
+        self.last_start = self.clock()
         self.head_warning_sent = False
         self.group_errors: list[str] = []  # errors of groups that ended since the last check
         self.error = ""
@@ -110,17 +116,18 @@ class GroupAutoscaler:
         ) = self.clock()
 
     def max_concurrent_trials(self) -> int:
-        """Return the number of trials that train at a time."""
-        return len(self.live_groups)
+        """Return the number of trials that train at a time, in groups that live or will start."""
+        return len(self.live_groups) + self.num_waiting
 
     def start(self) -> None:
-        """Start the groups of the plan."""
-        for _ in range(self.plan.groups):
-            self._start()
+        """Start the first groups of the plan; the checks of `watch` start the others."""
+        self._start_planned(self.clock(), max(self.policy.remaining_trials(), 1))
 
     def watch(self) -> None:
         """Check the cluster repeatedly until the run is over."""
-        while not (self.head_lost or self.closing.wait(CHECK_S)):
+        while not (
+            self.head_lost or self.closing.wait(START_CHECK_S if self.num_waiting else CHECK_S)
+        ):
             try:
                 self.step()
             except Exception:  # a faulty cluster fails in many ways; retry at the next check
@@ -140,6 +147,7 @@ class GroupAutoscaler:
             if served:
                 self.last_served = self.last_note = self.clock()
             if error:
+                self.num_waiting = 0  # the plan does not hold: `_add_groups` measures what fits
                 self.group_errors.append(" ".join(error.split())[:200])
                 self.error = error if placed else self.error
                 self.failed_starts = 0 if served else self.failed_starts + placed
@@ -158,15 +166,15 @@ class GroupAutoscaler:
         now = self.clock()
         if self._is_head_silent(now):
             return
-        missing = min(self.policy.max_groups, self.policy.remaining_trials()) - len(
-            self.live_groups
-        )
+        remaining = self.policy.remaining_trials()
         if self.live_groups - self.served_groups:
             previously_served = self.served_groups
             self.served_groups = self.served_groups | self.cluster.list_serving_groups()
             self.placement_failures = (
                 0 if self.served_groups - previously_served else self.placement_failures
             )
+        self._start_planned(now, remaining)
+        missing = min(self.policy.max_groups, remaining) - self.max_concurrent_trials()
         if self.live_groups & self.served_groups:
             self.last_served = self.last_note = now
             if missing <= 0 and not self.group_errors and self.nodes is not None:
@@ -245,6 +253,23 @@ class GroupAutoscaler:
         self.capacity = 0
         cause = "a node joined" if now - self.last_join < RECENT_S else "resources are available"
         self._note(f"{cause}: {self._format_group_count()}")
+
+    def _start_planned(self, now: float, remaining_trials: int) -> None:
+        """Start groups of the plan that trials need, as many at a time as the policy allows.
+
+        A group imports torch and Ray Train in several processes, which compete for the CPUs.
+        """
+        with self.lock:
+            needed = max(remaining_trials - len(self.live_groups), 0)
+            self.num_waiting = needed = min(self.num_waiting, needed)
+            if self.policy.max_starting is not None:
+                starting = self.live_groups - self.served_groups
+                num_starting = len(starting) if now - self.last_start < START_S else 0
+                needed = min(needed, max(self.policy.max_starting - num_starting, 0))
+            self.num_waiting -= needed
+            self.last_start = now if needed else self.last_start
+        for _ in range(needed):
+            self._start()
 
     def _start(self) -> None:
         with self.lock:

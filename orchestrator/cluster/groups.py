@@ -10,15 +10,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
+from orchestrator.cluster._lean_trainer import LeanTrainer
 from orchestrator.cluster._placement_groups import (
     PlacementGroupCallback,
     forget_run,
@@ -42,6 +43,7 @@ from orchestrator.extensions.shipping import pack_code
 CLOSE_S = 20.0
 CALL_S = 10.0
 SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
+PROCESSES = 2  # of a group that start at a time: its controller and its worker
 RESUME_HINT = ": restore the cluster, then continue with `--resume`"
 RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
@@ -75,7 +77,10 @@ def worker_groups(
     """
     _callbacks(plan)  # fails here rather than in the thread of a group
     policy = policy or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
-    policy = replace(policy, max_groups=plan.groups) if own_cluster else policy
+    if own_cluster:
+        # the other CPUs serve the driver, Ray and the training of the first group
+        max_starting = max(int(ray.cluster_resources().get("CPU", 0)) // PROCESSES, 1)
+        policy = replace(policy, max_groups=plan.groups, max_starting=max_starting)
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     # the dispatcher is lost only with the driver's node
@@ -83,7 +88,7 @@ def worker_groups(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
-    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
+    dispatcher = actor.options(**options).remote(0, max_failures)  # `add_group` follows
     running = _RayCluster(plan, folder, name, dispatcher)
     autoscaler = running.autoscaler = GroupAutoscaler(
         plan,
@@ -177,37 +182,14 @@ class _RayCluster:
         self.autoscaler.group_ended(number, error, served, placed)
 
 
-class LeanTrainer(TorchTrainer):
-    """TorchTrainer without the actors that a warm group never uses.
-
-    Each of them is a process that delays the start by a second or two. The data set manager serves
-    Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
-    through the dashboard, and never ends where there is none. `PlacementGroupCallback` does its
-    work here. Ray has no setting for either. If Ray renames them, both are started as before.
-    """
-
-    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [
-            callback
-            for callback in super()._create_default_callbacks()
-            if type(callback).__name__ not in self.unused
-        ]
-
-
-def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
+def _trainer(number: int, plan: Groups, name: str, folder: Path) -> LeanTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
     run = run_name(name, number)
+    settings = {"group": number, "name": name, "namespace": NAMESPACE, "code": pack_code()}
     return LeanTrainer(
-        serve,
-        train_loop_config={
-            "group": number,
-            "name": name,
-            "namespace": NAMESPACE,
-            "code": pack_code(),
-        },
+        # a function without parameters: the controller would unpickle a configuration
+        partial(serve, settings),
         torch_config=torch_config(backend, folder),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,

@@ -12,8 +12,8 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
+from orchestrator.cluster._lean_trainer import LeanTrainer
 from orchestrator.cluster._rendezvous import torch_config
-from orchestrator.cluster.groups import LeanTrainer
 from orchestrator.core.errors import PreflightError
 
 WORKERS = 2

@@ -5,6 +5,7 @@ in its own thread meanwhile.
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -206,6 +207,8 @@ def _run_trials_and_track(
         )
         ended = ""
         with report_waits(events.note), stoppable(), dispatcher as (dispatcher_client, concurrency):
+            if sweep.kind == "sweep" and not local:
+                threading.Thread(target=_import_tune, name="import", daemon=True).start()
             folders = _prepare_folders(
                 sweep, store, data, teacher_access, dispatcher_client, display, events, tracker
             )
@@ -217,11 +220,14 @@ def _run_trials_and_track(
                 ended = run_trials(
                     store, sweep, dispatcher_client, events, folders, concurrency, resume, started
                 )
-        if ended:
-            events.note(f"the sweep ended before its last trial: {ended}")
-        state = "finished" if sweep.ranked() and not ended else "failed"
-        if warning := worse_than_student(sweep, data):
-            events.note(warning)
+            if ended:
+                events.note(f"the sweep ended before its last trial: {ended}")
+            result = "finished" if sweep.ranked() and not ended else "failed"
+            if warning := worse_than_student(sweep, data):
+                events.note(warning)
+            if all(trial.ended for trial in sweep.trials.values()):
+                tracker.end(result)  # MLflow receives the best student while Ray ends
+        state = result
     except KeyboardInterrupt:
         state = "interrupted"
     except PreflightError as error:
@@ -234,6 +240,11 @@ def _run_trials_and_track(
         tracker.close(
             state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None
         )
+
+
+def _import_tune() -> None:
+    """Import Ray Tune, which takes a second, while the first worker group starts."""
+    import orchestrator.sweep._tune_runner  # noqa: F401
 
 
 def _num_trials(sweep: Sweep) -> int:

@@ -107,6 +107,8 @@ class Writer:
         self.out = False  # whether an outage was reported
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self.started = False
+        self.begin_delay_s = 0.0
+        self.hurry = threading.Event()  # ends the delay
 
     @property
     def run_progress(self) -> dict[str, RunProgress]:
@@ -118,10 +120,15 @@ class Writer:
         """Return the number of writes that MLflow does not have."""
         return self.writes.outbox.unsent + self.files.outbox.unsent
 
-    def begin(self) -> None:
-        """Start sending. Writes that were added earlier are sent first."""
+    def begin(self, delay_s: float = 0.0) -> None:
+        """Start sending, after a delay if no call without one comes first.
+
+        Writes that were added earlier are sent first.
+        """
+        if not delay_s:
+            self.hurry.set()
         if not self.started:
-            self.started = True
+            self.started, self.begin_delay_s = True, delay_s
             self.thread.start()
 
     def add(self, write: Write, files: bool = False) -> None:
@@ -143,7 +150,7 @@ class Writer:
         longest, stall = (INTERRUPTED_S, INTERRUPTED_STALL_S) if hurried else (DRAIN_S, STALL_S)
         longest = longest if timeout is None else timeout
         began = self.progress = time.monotonic()
-        if self.unsent:
+        if self.unsent or self.started:
             self.begin()
         self.writes.due = self.files.due = 0.0
         set_mlflow_defaults()  # Ray's shutdown restores the environment of its start
@@ -175,6 +182,7 @@ class Writer:
         return unsent
 
     def _run(self) -> None:
+        self.hurry.wait(self.begin_delay_s)
         while not self.given_up.is_set():
             self.wake.clear()
             if self._send_next(self.writes) | self._send_next(self.files):

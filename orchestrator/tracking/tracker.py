@@ -57,6 +57,8 @@ STATUS = {
     "waiting": "KILLED",
 }
 CONFIGURATION = "configuration.json"
+# after the teacher, the first epoch of a student comes before the import of MLflow if it is short
+FIRST_EPOCH_S = 15.0
 FRONT = "pareto_front"
 Notify = Callable[[str], None]
 
@@ -219,7 +221,7 @@ class Tracker:
 
         The metrics are recorded once.
         """
-        self.writer.begin()
+        self.writer.begin(FIRST_EPOCH_S)
         known = {**metrics, "seconds": seconds}
         if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
@@ -232,17 +234,13 @@ class Tracker:
             tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
         self.writer.add(SetTags(run=PARENT, tags=tags))
 
-    def close(self, state: str, timeout: float | None = None) -> int:
-        """Close the parent run with the best trial's metrics and the Pareto front.
+    def end(self, state: str) -> None:
+        """Close the parent run with the best trial's metrics and the Pareto front, once.
 
-        Then wait for the writes. The wait is bounded; after an interruption it is a few seconds.
+        This only queues the writes, so that they are sent while Ray ends.
 
         Args:
             state: The final state of the sweep.
-            timeout: The longest wait in seconds; None for the default.
-
-        Returns:
-            The number of unsent writes, which a resume sends.
         """
         for trial in self.sweep.trials.values():  # trials of a dead driver that did not run again
             if not trial.ended and self._progress(str(trial.number)).state == "running":
@@ -256,6 +254,20 @@ class Tracker:
             else:
                 progress = RunProgress()
             self._close_parent(state, progress)
+
+    def close(self, state: str, timeout: float | None = None) -> int:
+        """Queue the end of the sweep and wait for the writes.
+
+        The wait is bounded; after an interruption it is a few seconds.
+
+        Args:
+            state: The final state of the sweep.
+            timeout: The longest wait in seconds; None for the default.
+
+        Returns:
+            The number of unsent writes, which a resume sends.
+        """
+        self.end(state)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
     def _progress(self, run: str) -> RunProgress:

@@ -6,6 +6,7 @@ from orchestrator.cluster.group_autoscaler import (
     HEAD_S,
     MAX_FAILED_STARTS,
     RETURN_S,
+    START_S,
     ClusterSnapshot,
     GroupAutoscaler,
     ScalingPolicy,
@@ -34,7 +35,9 @@ class Ray:
     where: dict[int, str] = field(default_factory=dict)
     serving_groups: set[int] = field(default_factory=set)
 
-    def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
+    def autoscaler(
+        self, groups: int, most: int = 9, max_starting: int | None = None
+    ) -> GroupAutoscaler:
         influence_needs = ({"CPU": self.influence_needs},) if self.influence_needs else ()
         policy = ScalingPolicy(
             most,
@@ -42,6 +45,7 @@ class Ray:
             self.notes.append,
             heartbeat_warning_s=20,
             heartbeat_timeout_s=60,
+            max_starting=max_starting,
         )
         self.autoscaler_under_test = GroupAutoscaler(
             Groups(groups, (CPU,), "", influence_needs), policy, self, self.stop, lambda: self.now
@@ -315,3 +319,48 @@ def test_a_failure_without_a_head_is_reported_as_a_lost_head() -> None:
     with refused("resources.address", "head", error=PreflightError):
         autoscaler.raise_reason()
     assert autoscaler.head_lost
+
+
+def test_groups_of_the_plan_start_after_the_groups_before_them_serve() -> None:
+    ray = Ray({"a": 5}, at_once=False)
+    autoscaler = ray.autoscaler(5, most=5, max_starting=2)
+    assert set(ray.where) == {0, 1} and autoscaler.max_concurrent_trials() == 5, "planned groups"
+    ray.step()
+    assert set(ray.where) == {0, 1}, "both are still starting"
+    ray.serving_groups = {1}
+    ray.step()
+    assert set(ray.where) == {0, 1, 2}, "two start at a time"
+    ray.serving_groups = {0, 1, 2}
+    ray.step()
+    assert set(ray.where) == set(range(5))
+    ray.step(9)
+    assert set(ray.where) == set(range(5)) and ray.notes == [] and not ray.stopped
+
+
+def test_a_slow_start_does_not_delay_the_next_group_for_ever() -> None:
+    ray = Ray({"a": 2}, at_once=False)
+    ray.autoscaler(2, most=2, max_starting=1)
+    ray.step(int(START_S / LOOK) - 1)
+    assert set(ray.where) == {0}
+    ray.step()
+    assert set(ray.where) == {0, 1}
+
+
+def test_no_group_starts_without_a_trial_for_it() -> None:
+    ray = Ray({"a": 3})
+    autoscaler = ray.autoscaler(3, most=3, max_starting=1)
+    ray.trials = 1
+    ray.step(9)
+    assert set(ray.where) == {0} and autoscaler.max_concurrent_trials() == 1
+    ray.trials = 2
+    ray.step(3)
+    assert set(ray.where) == {0, 1}, "as after a failure that brings a trial back"
+
+
+def test_after_a_failed_start_the_other_groups_start_only_where_they_fit() -> None:
+    ray = Ray({"a": 1})
+    autoscaler = ray.autoscaler(3, most=3, max_starting=1)
+    ray.end(0, "its workers could not be placed in the cluster", placed=False)
+    assert autoscaler.max_concurrent_trials() == 0
+    ray.step(30)
+    assert len(ray.where) == autoscaler.max_concurrent_trials() == 1

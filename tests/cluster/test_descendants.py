@@ -12,7 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
+from orchestrator.cluster.descendants import (
+    Descendants,
+    end_leftover_processes,
+    record_descendants,
+    wait_until_gone,
+)
 
 LONG_S = 60.0
 DRIVER = """
@@ -114,3 +119,28 @@ def test_processes_that_live_at_the_end_of_the_block_are_ended(
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         until(lambda: noted_processes(folder))
     assert child.wait(LONG_S) == -signal.SIGKILL and not list(folder.iterdir())
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)  # the exit status of the child is never read
+"""
+
+
+def test_an_ended_process_counts_as_gone_although_it_is_listed() -> None:
+    """The first process of a container reads no exit status of orphans."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    try:
+        descendants = Descendants()
+        descendants.driver = psutil.Process(parent.pid)
+        assert descendants.refresh() == [child]
+        assert wait_until_gone(descendants, timeout_s=0.0) == [child]
+        child.kill()
+        assert wait_until_gone(descendants, LONG_S) == [] and psutil.pid_exists(child.pid)
+    finally:
+        parent.kill()
+        parent.wait()

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -10,7 +12,8 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.cluster._rendezvous import FileRendezvous, rendezvous_file, torch_config
+from orchestrator.cluster._file_rendezvous import FileRendezvous, rendezvous_file
+from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster.connect import connect_to_ray
 
 
@@ -77,3 +80,18 @@ def test_the_rendezvous_file_is_valid_in_every_folder(tmp_path: Path, name: str)
     file = rendezvous_file(tmp_path / name)
     assert urlparse(f"file://{file}").path == str(file), "as torch reads it"
     assert rendezvous_file(tmp_path / name) != file
+
+
+def test_controllers_import_no_torch() -> None:
+    """Each group has a controller process; torch would cost it two seconds and 400 MiB."""
+    modules = ("_file_rendezvous", "_lean_controller", "_placement_groups", "_dispatcher")
+    code = "import sys, pickle\n" + "".join(
+        f"import orchestrator.cluster.{module}\n" for module in modules
+    )
+    code += (
+        "from orchestrator.cluster._file_rendezvous import FileRendezvous\n"
+        "pickle.loads(pickle.dumps(FileRendezvous('gloo', '/tmp')))\n"
+        "print('torch' in sys.modules, 'ray.train' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-2:] == ["False", "True"]
