@@ -21,11 +21,13 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from orchestrator.cluster.own_cluster import LOOPBACK as LOOPBACK
+from orchestrator.cluster.own_cluster import OwnCluster
 from orchestrator.config.resources import (
     ANSWER_S,
     accepts_connections,
     find_cluster,
-    local_resources,
+    local_cpus,
     ray_folder,
 )
 from orchestrator.core import project
@@ -48,7 +50,6 @@ OWN_CLUSTER = {
     # read it from the environment
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
 }
-LOOPBACK = "127.0.0.1"
 # many times the duration of a shutdown; half of it after the processes were killed
 SHUTDOWN_S = 20.0
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
@@ -57,31 +58,67 @@ BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PACKAGES = [str(project.PACKAGES / name) for name in ("orchestrator", "methods", "search_spaces")]
 
 
+# the cluster of `start_early`, until `connect_to_ray` uses it
+_early_clusters: list[OwnCluster] = []
+
+
+@contextlib.contextmanager
+def start_early() -> Iterator[None]:
+    """Start a cluster of our own in the background, for `connect_to_ray` within the block.
+
+    At the end of the block the cluster ends if nothing has used it.
+    """
+    require_disconnected()
+    with _restored_process():
+        _early_clusters.append(_begin_cluster(None))
+        try:
+            yield
+        finally:
+            while _early_clusters:
+                _early_clusters.pop().end()
+
+
 @contextlib.contextmanager
 def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Yield Ray's free resources while connected.
 
     Args:
-        address: Address of a running cluster; None starts a cluster of our own.
+        address: Address of a running cluster; None uses that of `start_early` or starts a cluster
+            of our own.
         cpus: CPUs of a cluster of our own; None: all that this process may use.
     """
+    cluster = None
+    with _restored_process():
+        try:
+            if address:
+                os.environ.update(_common_environment())
+                _join_cluster(address)
+            else:
+                early = _early_clusters.pop() if cpus is None and _early_clusters else None
+                cluster = early or _begin_cluster(cpus)
+                _connect_to_own(cluster)
+            # other jobs may hold a part of a running cluster
+            yield ray.available_resources() if address else ray.cluster_resources()
+        finally:
+            _shut_down(cluster)
+
+
+@contextlib.contextmanager
+def _restored_process() -> Iterator[None]:
+    """Restore the environment, and Ray's choice of interfaces, at the end of the block."""
     previous_environment, previous_cluster_mode = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(
-        allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
-    )
     try:
-        if address:
-            _join_cluster(address)
-        else:
-            _start_cluster(cpus)
-        # other jobs may hold a part of a running cluster
-        yield ray.available_resources() if address else ray.cluster_resources()
+        yield
     finally:
-        _shut_down()
         ray_constants.ENABLE_RAY_CLUSTER = previous_cluster_mode
         for name in set(os.environ) - set(previous_environment):
             del os.environ[name]
         os.environ.update(previous_environment)
+
+
+def _common_environment() -> dict[str, str]:
+    """Return the variables of this process and its workers for any cluster."""
+    return allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
 
 
 def require_disconnected() -> None:
@@ -97,17 +134,17 @@ def require_disconnected() -> None:
         ).with_details("ray", "connected", "not connected")
 
 
-def _shut_down() -> None:
+def _shut_down(cluster: OwnCluster | None) -> None:
     """Disconnect from Ray within a time limit.
 
     `ray.shutdown` waits for an answer without a limit, for example after the head was stopped. A
     Ray of our own that is late is killed. If that does not help, this process exits.
     """
-    finished, node = threading.Event(), worker._global_node
+    finished = threading.Event()
 
     def watch() -> None:
-        if not finished.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        if not finished.wait(remaining_timeout(SHUTDOWN_S)) and cluster is not None:
+            cluster.kill()
         if not finished.wait(SHUTDOWN_S / 2):
             give_up(
                 "error: Ray does not shut down: continue with `--resume`, which repeats lost work",
@@ -118,6 +155,8 @@ def _shut_down() -> None:
     thread.start()
     try:
         ray.shutdown()
+        if cluster is not None:
+            cluster.end()
     finally:
         finished.set()
         thread.join()
@@ -237,21 +276,21 @@ def runtime_environment() -> dict[str, Any]:
     return environment
 
 
-def _start_cluster(cpus: int | None) -> None:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    os.environ.update(OWN_CLUSTER | _local_environment() | {"RAY_GCS_SERVER_PORT": str(port)})
+def _begin_cluster(cpus: int | None) -> OwnCluster:
+    """Begin to start a cluster of our own, and set the environment of its processes.
+
+    `RAY_ADDRESS` is set for them alone: in this process it would name a cluster to join.
+    """
+    os.environ.update(_common_environment() | OWN_CLUSTER | _local_environment())
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
+    return OwnCluster(cpus if cpus is not None else local_cpus())
+
+
+def _connect_to_own(cluster: OwnCluster) -> None:
+    os.environ["RAY_ADDRESS"] = cluster.address
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus if cpus is not None else int(local_resources()["CPU"]),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        cluster.wait()
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # Ray raises a bare Exception if a raylet dies at its start
         name, folder = ray_folder()
         location = f"its files go to {folder}{f' (set by {name})' if name else ''}"

@@ -1,7 +1,8 @@
 """Create, resume and execute a run: the steps that the command line and Python share."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
+from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
@@ -57,6 +59,27 @@ def default_name(configuration: Configuration, kind: str) -> str:
     else:
         prefix = re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def describe_run(name: str, configuration: Configuration, kind: str) -> str:
+    """Describe a run that has not been checked: its name, its methods and its data."""
+    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
+    return f"{name}: {', '.join(methods)} on {configuration.data.name}"
+
+
+@contextlib.contextmanager
+def ray_in_background(configuration: Configuration, local: bool) -> Iterator[None]:
+    """Start Ray while the block checks a run, if the run will use a Ray of its own.
+
+    At the end of the block Ray ends if the run was refused.
+    """
+    if local or cluster_address(configuration.resources):
+        yield
+        return
+    from orchestrator.cluster.connect import start_early
+
+    with start_early():
+        yield
 
 
 def create_run(
