@@ -21,7 +21,7 @@ from ray.train.torch.config import (
     _TorchBackend,
 )
 
-from orchestrator.cluster.connect import LOOPBACK
+from orchestrator.cluster.own_cluster import LOOPBACK
 
 
 def torch_config(backend: str, folder: Path) -> TorchConfig:

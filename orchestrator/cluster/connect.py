@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,65 +16,22 @@ from typing import Any
 import ray
 from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
     maybe_enable_token_auth_if_token_available,
 )
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.own_cluster import LOOPBACK as LOOPBACK
-from orchestrator.cluster.own_cluster import OwnCluster
-from orchestrator.config.resources import (
-    ANSWER_S,
-    accepts_connections,
-    find_cluster,
-    local_cpus,
-    ray_folder,
-)
+from orchestrator.cluster.own_cluster import OwnCluster, common_environment, take_cluster
+from orchestrator.config.resources import ANSWER_S, accepts_connections, find_cluster, ray_folder
 from orchestrator.core import project
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
-from orchestrator.core.signals import give_up, remaining_timeout
+from orchestrator.core.signals import defer_signals, give_up, remaining_timeout
 
-TRAIN = {  # values that the user has set are kept
-    # interval of Ray Train's health checks; a group ends within this, not within 2 s
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # a group that cannot be placed ends after this, not after a minute; another resumes its trial
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    # one actor per group that waits for a cloud's preemption of a node; a lost node is noticed
-    # without it
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
-OWN_CLUSTER = {
-    # Ray uses loopback only where clusters are disabled; it reads this at import, and its processes
-    # read it from the environment
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
-}
 # many times the duration of a shutdown; half of it after the processes were killed
 SHUTDOWN_S = 20.0
-LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
-# without these, workers use the network of the host name
-BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PACKAGES = [str(project.PACKAGES / name) for name in ("orchestrator", "methods", "search_spaces")]
-
-
-# the cluster of `start_early`, until `connect_to_ray` uses it
-_early_clusters: list[OwnCluster] = []
-
-
-@contextlib.contextmanager
-def start_early() -> Iterator[None]:
-    """Start a cluster of our own in the background, for `connect_to_ray` within the block.
-
-    At the end of the block the cluster ends if nothing has used it.
-    """
-    require_disconnected()
-    with _restored_process():
-        _early_clusters.append(_begin_cluster(None))
-        try:
-            yield
-        finally:
-            while _early_clusters:
-                _early_clusters.pop().end()
 
 
 @contextlib.contextmanager
@@ -83,42 +39,26 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
     """Yield Ray's free resources while connected.
 
     Args:
-        address: Address of a running cluster; None uses that of `start_early` or starts a cluster
-            of our own.
+        address: Address of a running cluster; None uses that of `start_early`, or starts one.
         cpus: CPUs of a cluster of our own; None: all that this process may use.
     """
-    cluster = None
-    with _restored_process():
-        try:
-            if address:
-                os.environ.update(_common_environment())
-                _join_cluster(address)
-            else:
-                early = _early_clusters.pop() if cpus is None and _early_clusters else None
-                cluster = early or _begin_cluster(cpus)
-                _connect_to_own(cluster)
-            # other jobs may hold a part of a running cluster
-            yield ray.available_resources() if address else ray.cluster_resources()
-        finally:
-            _shut_down(cluster)
-
-
-@contextlib.contextmanager
-def _restored_process() -> Iterator[None]:
-    """Restore the environment, and Ray's choice of interfaces, at the end of the block."""
     previous_environment, previous_cluster_mode = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
+    cluster = None
     try:
-        yield
+        if address:
+            os.environ.update(common_environment())
+            _join_cluster(address)
+        else:
+            cluster = take_cluster(cpus)
+            _connect_to_own(cluster)
+        # other jobs may hold a part of a running cluster
+        yield ray.available_resources() if address else ray.cluster_resources()
     finally:
+        _shut_down(cluster)
         ray_constants.ENABLE_RAY_CLUSTER = previous_cluster_mode
         for name in set(os.environ) - set(previous_environment):
             del os.environ[name]
         os.environ.update(previous_environment)
-
-
-def _common_environment() -> dict[str, str]:
-    """Return the variables of this process and its workers for any cluster."""
-    return allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
 
 
 def require_disconnected() -> None:
@@ -175,8 +115,13 @@ def load_token() -> None:
 
     Ray's own commands do so; `ray.init` and the job client do not.
     """
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    _silence_authentication()
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _silence_authentication() -> None:
+    """Suppress Ray's warning that a token is used."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def free_nodes() -> list[dict[str, float]]:
@@ -239,21 +184,6 @@ def _join_cluster(address: str) -> None:
     )
 
 
-def _local_environment() -> dict[str, str]:
-    """Return the environment that keeps a cluster of our own on this machine.
-
-    Values that the user has set are kept.
-    """
-    interface = next(
-        (name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None
-    )
-    # by default Ray sends usage statistics to its developers
-    variables = {name: interface for name in BETWEEN_WORKERS if interface} | {
-        "RAY_USAGE_STATS_ENABLED": "0"
-    }
-    return {name: os.environ.get(name, value) for name, value in variables.items()}
-
-
 def runtime_environment() -> dict[str, Any]:
     """Return the runtime environment of every worker of a running cluster.
 
@@ -276,22 +206,16 @@ def runtime_environment() -> dict[str, Any]:
     return environment
 
 
-def _begin_cluster(cpus: int | None) -> OwnCluster:
-    """Begin to start a cluster of our own, and set the environment of its processes.
-
-    `RAY_ADDRESS` is set for them alone: in this process it would name a cluster to join.
-    """
-    os.environ.update(_common_environment() | OWN_CLUSTER | _local_environment())
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    return OwnCluster(cpus if cpus is not None else local_cpus())
-
-
 def _connect_to_own(cluster: OwnCluster) -> None:
-    os.environ["RAY_ADDRESS"] = cluster.address
+    os.environ.update(cluster.environment)
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         cluster.wait()
-        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # Ray raises a bare Exception if a raylet dies at its start
+        _silence_authentication()
+        enable_token_auth_by_default()  # as the cluster does
+        with defer_signals():  # Ray does not shut down if it is half connected
+            ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # Ray's errors have no common ancestor
         name, folder = ray_folder()
         location = f"its files go to {folder}{f' (set by {name})' if name else ''}"
         raise PreflightError(

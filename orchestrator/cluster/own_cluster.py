@@ -1,95 +1,152 @@
-"""Start the processes of a Ray cluster of our own on loopback, in the background."""
+"""Start a Ray cluster of our own on loopback, in the background.
 
-import logging
+This module does not import Ray, which takes half a second.
+"""
+
+import contextlib
+import os
 import socket
-import threading
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Iterator
 
-from ray._private.authentication.authentication_token_setup import (
-    enable_token_auth_by_default,
-    ensure_token_if_auth_enabled,
-)
-from ray._private.node import Node
-from ray._private.parameter import RayParams
+import psutil
 
+from orchestrator.config.resources import local_cpus
+from orchestrator.core import project
+from orchestrator.core.allocator import allocator
 from orchestrator.core.signals import remaining_timeout
 
+TRAIN = {  # values that the user has set are kept
+    # interval of Ray Train's health checks; a group ends within this, not within 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # a group that cannot be placed ends after this, not after a minute; another resumes its trial
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # one actor per group that waits for a cloud's preemption of a node; a lost node is noticed
+    # without it
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+OWN_CLUSTER = {
+    # Ray uses loopback only where clusters are disabled; it reads this at import, and its processes
+    # read it from the environment
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
+}
 LOOPBACK = "127.0.0.1"
-END_S = 2.0  # many times the duration of an end; a start in progress ends in the background
-
-
-class _Head(Node):  # type: ignore[misc]  # Ray's internal modules have no types
-    """Head without the dashboard process, for which `ray.init` would wait a second."""
-
-    def start_api_server(self, **options: Any) -> None:
-        """Start nothing: without a dashboard, Ray's process only reports usage statistics."""
+LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
+# without these, workers use the network of the host name
+BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from orchestrator.cluster._head_process import main; "
+    "main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
+)
+READY = "ready"  # the program prints this when the cluster runs, or else the reason
+END_S = 2.0  # for an orderly end
 
 
 class OwnCluster:
-    """Processes of a Ray cluster of our own.
-
-    The autoscaler and the log monitor, which nobody uses here, are not started either. A thread
-    starts the processes and lives as long as they do: the kernel ends them with this thread, and
-    so with this process.
+    """Processes of a Ray cluster of our own, which end with this process at the latest.
 
     Attributes:
-        address: The host:port of the cluster.
+        environment: The variables of the processes, and of a driver that connects to them.
     """
 
-    def __init__(self, cpus: int) -> None:
-        """Begin to start the processes."""
+    def __init__(self, cpus: int | None = None) -> None:
+        """Start the first process, which starts the others.
+
+        Args:
+            cpus: CPUs of the cluster; None: all that this process may use.
+        """
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))
             port = probe.getsockname()[1]
         self.address = f"{LOOPBACK}:{port}"
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        enable_token_auth_by_default()
-        ensure_token_if_auth_enabled({}, create_token_if_missing=True)
-        self._parameters = RayParams(
-            node_ip_address=LOOPBACK,
-            gcs_server_port=port,
-            num_cpus=cpus,
-            include_dashboard=False,
-            include_log_monitor=False,
-            no_monitor=True,
-            env_vars={"RAY_ADDRESS": self.address},
+        self.environment = common_environment() | OWN_CLUSTER | _local_environment()
+        self.environment |= {"RAY_ADDRESS": self.address}
+        values = (project.PACKAGES, LOOPBACK, port, cpus if cpus is not None else local_cpus())
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAM, *map(str, values)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | self.environment,
+            text=True,
         )
-        self._node: _Head | None = None
-        self._error: BaseException | None = None
-        self._started, self._ended = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
-        self._thread.start()
+        self._runs = False
 
     def wait(self) -> None:
-        """Wait until the cluster runs; raise the error of its start."""
-        self._started.wait()
-        if self._error is not None:
-            raise self._error
+        """Wait until the cluster runs.
+
+        Raises:
+            RuntimeError: It does not start.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        self._runs = line == READY
+        if not self._runs:
+            raise RuntimeError(line or "its first process ended")
 
     def kill(self) -> None:
-        """Kill the processes of a cluster that does not shut down."""
-        if self._node is not None:
-            self._node.kill_all_processes(check_alive=False, allow_graceful=False)
+        """Kill the processes."""
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        self._process.kill()
+        self._process.wait()
 
     def end(self) -> None:
-        """End the processes."""
-        self._ended.set()
-        self._thread.join(remaining_timeout(END_S))
-
-    def _hold(self) -> None:
-        """Start the processes, and end them after `end`."""
+        """End the processes: in order if the cluster runs, else at once."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
         try:
-            self._node = _Head(
-                self._parameters,
-                head=True,
-                shutdown_at_exit=False,
-                spawn_reaper=True,
-                ray_init_cluster=True,
-            )
-        except BaseException as error:  # Ray raises a bare Exception, or exits
-            self._error = error
-            return
-        finally:
-            self._started.set()
-        self._ended.wait()
-        self._node.kill_all_processes(check_alive=False, allow_graceful=True)
+            self._process.wait(remaining_timeout(END_S) if self._runs else 0.0)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process.stdout.close()
+
+
+_early_clusters: list[OwnCluster] = []
+
+
+@contextlib.contextmanager
+def start_early() -> Iterator[None]:
+    """Start a cluster of our own in the background, for the driver that connects in the block.
+
+    At the end of the block the cluster ends if nobody has taken it.
+    """
+    _early_clusters.append(OwnCluster())
+    try:
+        yield
+    finally:
+        while _early_clusters:
+            _early_clusters.pop().end()
+
+
+def take_cluster(cpus: int | None) -> OwnCluster:
+    """Return the cluster of `start_early`, or a new one; the caller ends it.
+
+    Args:
+        cpus: CPUs of a new cluster; None: all that this process may use.
+    """
+    return _early_clusters.pop() if _early_clusters and cpus is None else OwnCluster(cpus)
+
+
+def common_environment() -> dict[str, str]:
+    """Return the variables of a driver and its workers on any cluster."""
+    return allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
+
+
+def _local_environment() -> dict[str, str]:
+    """Return the environment that keeps a cluster of our own on this machine.
+
+    Values that the user has set are kept.
+    """
+    interface = next(
+        (name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None
+    )
+    # by default Ray sends usage statistics to its developers
+    variables = {name: interface for name in BETWEEN_WORKERS if interface} | {
+        "RAY_USAGE_STATS_ENABLED": "0"
+    }
+    return {name: os.environ.get(name, value) for name, value in variables.items()}

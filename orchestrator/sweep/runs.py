@@ -16,11 +16,13 @@ from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.core.signals import defer_signals
 from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
+    from orchestrator.export.settings import ExportSettings
     from orchestrator.reporting.terminal.progress import Display
     from orchestrator.sweep.preflight.preflight import Prepared
 
@@ -76,7 +78,7 @@ def ray_in_background(configuration: Configuration, local: bool) -> Iterator[Non
     if local or cluster_address(configuration.resources):
         yield
         return
-    from orchestrator.cluster.connect import start_early
+    from orchestrator.cluster.own_cluster import start_early
 
     with start_early():
         yield
@@ -102,8 +104,9 @@ def create_run(
         local: Train in this process, without Ray.
         note: Receives messages about behaviour that the user may not expect.
     """
-    from orchestrator.sweep.preflight.preflight import prepare_run
-    from orchestrator.sweep.space_snapshot import describe_sweep
+    with defer_signals():  # libraries do not survive an interrupted import
+        from orchestrator.sweep.preflight.preflight import prepare_run
+        from orchestrator.sweep.space_snapshot import describe_sweep
 
     prepared = prepare_run(store, configuration, kind, local, note)
     for sentence in describe_yielded(configuration, kind):
@@ -175,11 +178,11 @@ def execute_run(
         PreflightError: No worker can train now.
         TrialError: A single training failed.
     """
-    from orchestrator.export.export import export_program
-    from orchestrator.reporting.terminal.progress import Display
-    from orchestrator.sweep.driver import run_sweep
-    from orchestrator.sweep.events import Events
-    from orchestrator.sweep.provenance import keep
+    with defer_signals():
+        from orchestrator.reporting.terminal.progress import Display
+        from orchestrator.sweep.driver import run_sweep
+        from orchestrator.sweep.events import Events
+        from orchestrator.sweep.provenance import keep
 
     keep(sweep.folder, prepared.data)
     with Display(sweep, console) as display:
@@ -193,9 +196,16 @@ def execute_run(
             display,
             local,
             resume,
-            ship=partial(export_program, store, sweep.name),
+            ship=partial(_export_program, store, sweep.name),
         )
     return display
+
+
+def _export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> "ExportSettings":
+    """Export a student as a program; its modules are imported at the end of a run."""
+    from orchestrator.export.export import export_program
+
+    return export_program(store, name, trial, letter, to)
 
 
 def has_unfinished_trials(sweep: Sweep) -> bool:
