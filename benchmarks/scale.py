@@ -160,7 +160,7 @@ def cluster(nodes: int) -> Iterator[str]:
     )
     from ray.cluster_utils import Cluster
 
-    from orchestrator.cluster.connect import OWN_CLUSTER
+    from orchestrator.cluster.own_cluster import OWN_CLUSTER
 
     os.environ.update(OWN_CLUSTER)
     ray_constants.ENABLE_RAY_CLUSTER = False  # on loopback

@@ -1,5 +1,6 @@
 """Start, resume and finish a sweep or a training for the commands that run one."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.runs import (
     create_run,
+    describe_run,
     execute_run,
     has_unfinished_trials,
+    ray_in_background,
     reopen_run,
     resolve_run,
 )
@@ -46,17 +49,21 @@ def start_run(
         dry_run: Show the plan and stop.
         local: Train in this process, without Ray.
     """
-    from orchestrator.sweep.preflight.preflight import show_plan
-
     configuration, folder = resolve_run(store, configuration, kind, name, local)
     if dry_run:
+        from orchestrator.sweep.preflight.preflight import show_plan
+
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    try:
-        sweep, prepared = create_run(store, configuration, folder, kind, local, print_note)
-    except KeyboardInterrupt:
-        return _print_interruption(store, None)
-    return _run_and_print(store, sweep, prepared, local, resume=False)
+    # this line comes before the import of torch, which takes seconds
+    print_line(console, sanitize(f"checking {describe_run(folder.name, configuration, kind)}"))
+    with contextlib.ExitStack() as background:
+        try:
+            background.enter_context(ray_in_background(configuration, local))
+            sweep, prepared = create_run(store, configuration, folder, kind, local, print_note)
+        except KeyboardInterrupt:
+            return _print_interruption(store, None)
+        return _run_and_print(store, sweep, prepared, local, resume=False)
 
 
 def resume_run(

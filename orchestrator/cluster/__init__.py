@@ -9,6 +9,7 @@ __all__ = [
     "jobs",
     "local_backend",
     "overview",
+    "own_cluster",
     "package",
     "smoke_test",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from ray.train.torch import TorchConfig
 
 from orchestrator.cluster._file_rendezvous import FileRendezvous
-from orchestrator.cluster.connect import LOOPBACK
+from orchestrator.cluster.own_cluster import LOOPBACK
 
 
 def torch_config(backend: str, folder: Path) -> TorchConfig | FileRendezvous:

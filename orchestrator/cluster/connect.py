@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,43 +16,21 @@ from typing import Any
 import ray
 from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
     maybe_enable_token_auth_if_token_available,
 )
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.config.resources import (
-    ANSWER_S,
-    accepts_connections,
-    find_cluster,
-    local_resources,
-    ray_folder,
-)
+from orchestrator.cluster.own_cluster import OwnCluster, common_environment, take_cluster
+from orchestrator.config.resources import ANSWER_S, accepts_connections, find_cluster, ray_folder
 from orchestrator.core import project
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
-from orchestrator.core.signals import give_up, remaining_timeout
+from orchestrator.core.signals import defer_signals, give_up, remaining_timeout
 
-TRAIN = {  # values that the user has set are kept
-    # interval of Ray Train's health checks; a group ends within this, not within 2 s
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # a group that cannot be placed ends after this, not after a minute; another resumes its trial
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    # one actor per group that waits for a cloud's preemption of a node; a lost node is noticed
-    # without it
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
-OWN_CLUSTER = {
-    # Ray uses loopback only where clusters are disabled; it reads this at import, and its processes
-    # read it from the environment
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
-}
-LOOPBACK = "127.0.0.1"
 # many times the duration of a shutdown; half of it after the processes were killed
 SHUTDOWN_S = 20.0
-LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
-# without these, workers use the network of the host name
-BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PACKAGES = [str(project.PACKAGES / name) for name in ("orchestrator", "methods", "search_spaces")]
 
 
@@ -62,22 +39,22 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
     """Yield Ray's free resources while connected.
 
     Args:
-        address: Address of a running cluster; None starts a cluster of our own.
+        address: Address of a running cluster; None uses that of `start_early`, or starts one.
         cpus: CPUs of a cluster of our own; None: all that this process may use.
     """
     previous_environment, previous_cluster_mode = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(
-        allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()}
-    )
+    cluster = None
     try:
         if address:
+            os.environ.update(common_environment())
             _join_cluster(address)
         else:
-            _start_cluster(cpus)
+            cluster = take_cluster(cpus)
+            _connect_to_own(cluster)
         # other jobs may hold a part of a running cluster
         yield ray.available_resources() if address else ray.cluster_resources()
     finally:
-        _shut_down()
+        _shut_down(cluster)
         ray_constants.ENABLE_RAY_CLUSTER = previous_cluster_mode
         for name in set(os.environ) - set(previous_environment):
             del os.environ[name]
@@ -97,17 +74,17 @@ def require_disconnected() -> None:
         ).with_details("ray", "connected", "not connected")
 
 
-def _shut_down() -> None:
+def _shut_down(cluster: OwnCluster | None) -> None:
     """Disconnect from Ray within a time limit.
 
     `ray.shutdown` waits for an answer without a limit, for example after the head was stopped. A
     Ray of our own that is late is killed. If that does not help, this process exits.
     """
-    finished, node = threading.Event(), worker._global_node
+    finished = threading.Event()
 
     def watch() -> None:
-        if not finished.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        if not finished.wait(remaining_timeout(SHUTDOWN_S)) and cluster is not None:
+            cluster.kill()
         if not finished.wait(SHUTDOWN_S / 2):
             give_up(
                 "error: Ray does not shut down: continue with `--resume`, which repeats lost work",
@@ -118,6 +95,8 @@ def _shut_down() -> None:
     thread.start()
     try:
         ray.shutdown()
+        if cluster is not None:
+            cluster.end()
     finally:
         finished.set()
         thread.join()
@@ -136,8 +115,13 @@ def load_token() -> None:
 
     Ray's own commands do so; `ray.init` and the job client do not.
     """
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    _silence_authentication()
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _silence_authentication() -> None:
+    """Suppress Ray's warning that a token is used."""
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def free_nodes() -> list[dict[str, float]]:
@@ -200,21 +184,6 @@ def _join_cluster(address: str) -> None:
     )
 
 
-def _local_environment() -> dict[str, str]:
-    """Return the environment that keeps a cluster of our own on this machine.
-
-    Values that the user has set are kept.
-    """
-    interface = next(
-        (name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None
-    )
-    # by default Ray sends usage statistics to its developers
-    variables = {name: interface for name in BETWEEN_WORKERS if interface} | {
-        "RAY_USAGE_STATS_ENABLED": "0"
-    }
-    return {name: os.environ.get(name, value) for name, value in variables.items()}
-
-
 def runtime_environment() -> dict[str, Any]:
     """Return the runtime environment of every worker of a running cluster.
 
@@ -237,22 +206,16 @@ def runtime_environment() -> dict[str, Any]:
     return environment
 
 
-def _start_cluster(cpus: int | None) -> None:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    os.environ.update(OWN_CLUSTER | _local_environment() | {"RAY_GCS_SERVER_PORT": str(port)})
+def _connect_to_own(cluster: OwnCluster) -> None:
+    os.environ.update(cluster.environment)
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus if cpus is not None else int(local_resources()["CPU"]),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except Exception as error:  # Ray raises a bare Exception if a raylet dies at its start
+        cluster.wait()
+        _silence_authentication()
+        enable_token_auth_by_default()  # as the cluster does
+        with defer_signals():  # Ray does not shut down if it is half connected
+            ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # Ray's errors have no common ancestor
         name, folder = ray_folder()
         location = f"its files go to {folder}{f' (set by {name})' if name else ''}"
         raise PreflightError(

@@ -6,8 +6,6 @@ import socket
 import sys
 from pathlib import Path
 
-import torch
-
 from orchestrator.config.schema import Resources
 from orchestrator.core.errors import PreflightError
 
@@ -25,7 +23,9 @@ CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 def local_resources() -> dict[str, float]:
     """Return the CPUs that this process may use, and the GPUs, under Ray's names."""
-    return {"CPU": float(_cpus()), "GPU": float(torch.cuda.device_count())}
+    import torch  # 2 s, which a run spends after its first line
+
+    return {"CPU": float(local_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def local_memory() -> int:
@@ -41,7 +41,7 @@ def local_memory() -> int:
     return min(limits, default=0)
 
 
-def _cpus() -> int:
+def local_cpus() -> int:
     """Return the number of CPUs that this process may use.
 
     This is the minimum of the machine's CPUs, the process's affinity and the container's quota.

@@ -1,6 +1,8 @@
 """Load data sets by name."""
 
 import errno
+import gzip
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +83,16 @@ def load_digits(config: Data, raw: Path) -> Parts:
 
     A fixed, stratified fifth is the test part.
     """
-    from sklearn.datasets import load_digits as bundled
-
-    bunch = bundled()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    whole = Part(images, bunch.target.astype(np.int64))
+    spec = importlib.util.find_spec("sklearn")  # its import takes 1 s
+    assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"
+    file = Path(spec.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    with gzip.open(file, "rt") as lines:
+        rows = np.loadtxt(lines, np.int64, delimiter=",")  # 64 pixels and the label
+    images = np.rint(rows[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    whole = Part(images, rows[:, -1])
     total = round(DIGITS_TEST_SHARE * len(whole))
     train, test = split_stratified(whole, total, np.random.default_rng(DIGITS_TEST_SEED))
-    return Parts(train, None, test, tuple(str(name) for name in bunch.target_names))
+    return Parts(train, None, test, tuple(str(label) for label in range(10)))
 
 
 def load_torchvision(config: Data, raw: Path) -> Parts:

@@ -18,17 +18,18 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export.pt2_archive import PT2ArchiveReader
-from torch.export.pt2_archive._package import load_pt2
 
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.program import install_command, program_name
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import save_weights
+
+if TYPE_CHECKING:
+    from torch.export.pt2_archive import PT2ArchiveReader
 
 Predictions = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
 NAME = "safetensors"  # the format of a folder without a format in its settings
@@ -116,6 +117,8 @@ def load_program(file: Path) -> Predictions:
     Raises:
         ConfigurationError: The file is damaged, or holds what may be a pickle.
     """
+    from torch.export.pt2_archive._package import load_pt2  # imports torch's compiler, in 2 s
+
     data = read_plain(file)
     try:
         with _quiet():
@@ -136,6 +139,8 @@ def read_plain(file: Path) -> bytes:
         ConfigurationError: The file is damaged or of another format, or a member would be unpickled
             or run as machine code.
     """
+    from torch.export.pt2_archive import PT2ArchiveReader  # imports torch's compiler, in 2 s
+
     try:
         data = file.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -160,7 +165,7 @@ def read_plain(file: Path) -> bytes:
     return data
 
 
-def _odd(archive: PT2ArchiveReader) -> list[str]:
+def _odd(archive: "PT2ArchiveReader") -> list[str]:
     """Return all that is not plain in an archive: members, and weights marked as pickled."""
     names = archive.get_file_names()
     odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(

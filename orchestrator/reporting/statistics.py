@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95  # confidence level of an interval
 # Relative: differences that vary less are the same number, subtracted in different orders
@@ -83,6 +82,8 @@ def difference(
         if same:
             return Difference(0.0, 0.0, 0.0, 0.0, 1.0, pairs)
         return Difference(average, 0.0, None, None, None, pairs)
+    from scipy.special import stdtr, stdtrit  # half a second, which other results do not need
+
     reach = float(stdtrit(pairs - 1, (1 + level) / 2)) * error
     p = float(2 * stdtr(pairs - 1, -abs(average) / error))
     return Difference(average, error, average - reach, average + reach, p, pairs)

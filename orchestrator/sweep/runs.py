@@ -1,7 +1,8 @@
 """Create, resume and execute a run: the steps that the command line and Python share."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
+from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.core.signals import defer_signals
 from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
+    from orchestrator.export.settings import ExportSettings
     from orchestrator.reporting.terminal.progress import Display
     from orchestrator.sweep.preflight.preflight import Prepared
 
@@ -59,6 +63,27 @@ def default_name(configuration: Configuration, kind: str) -> str:
     return f"{prefix}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def describe_run(name: str, configuration: Configuration, kind: str) -> str:
+    """Describe a run that has not been checked: its name, its methods and its data."""
+    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
+    return f"{name}: {', '.join(methods)} on {configuration.data.name}"
+
+
+@contextlib.contextmanager
+def ray_in_background(configuration: Configuration, local: bool) -> Iterator[None]:
+    """Start Ray while the block checks a run, if the run will use a Ray of its own.
+
+    At the end of the block Ray ends if the run was refused.
+    """
+    if local or cluster_address(configuration.resources):
+        yield
+        return
+    from orchestrator.cluster.own_cluster import start_early
+
+    with start_early():
+        yield
+
+
 def create_run(
     store: Store,
     configuration: Configuration,
@@ -79,8 +104,9 @@ def create_run(
         local: Train in this process, without Ray.
         note: Receives messages about behaviour that the user may not expect.
     """
-    from orchestrator.sweep.preflight.preflight import prepare_run
-    from orchestrator.sweep.space_snapshot import describe_sweep
+    with defer_signals():  # libraries do not survive an interrupted import
+        from orchestrator.sweep.preflight.preflight import prepare_run
+        from orchestrator.sweep.space_snapshot import describe_sweep
 
     prepared = prepare_run(store, configuration, kind, local, note)
     for sentence in describe_yielded(configuration, kind):
@@ -152,11 +178,11 @@ def execute_run(
         PreflightError: No worker can train now.
         TrialError: A single training failed.
     """
-    from orchestrator.export.export import export_program
-    from orchestrator.reporting.terminal.progress import Display
-    from orchestrator.sweep.driver import run_sweep
-    from orchestrator.sweep.events import Events
-    from orchestrator.sweep.provenance import keep
+    with defer_signals():
+        from orchestrator.reporting.terminal.progress import Display
+        from orchestrator.sweep.driver import run_sweep
+        from orchestrator.sweep.events import Events
+        from orchestrator.sweep.provenance import keep
 
     keep(sweep.folder, prepared.data)
     with Display(sweep, console) as display:
@@ -170,9 +196,16 @@ def execute_run(
             display,
             local,
             resume,
-            ship=partial(export_program, store, sweep.name),
+            ship=partial(_export_program, store, sweep.name),
         )
     return display
+
+
+def _export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> "ExportSettings":
+    """Export a student as a program; its modules are imported at the end of a run."""
+    from orchestrator.export.export import export_program
+
+    return export_program(store, name, trial, letter, to)
 
 
 def has_unfinished_trials(sweep: Sweep) -> bool:

@@ -20,14 +20,13 @@ def give_up_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
+def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, cluster: Any) -> None:
     """Shut down with a `ray.shutdown` that waits for `released`."""
-    monkeypatch.setattr("ray._private.worker._global_node", node)
     monkeypatch.setattr(
         "ray.shutdown",
         lambda: None if released.wait(LONG_S) else pytest.fail("not released in time"),
     )
-    connect._shut_down()
+    connect._shut_down(cluster)
 
 
 def test_an_own_cluster_that_does_not_shut_down_is_killed(
@@ -35,13 +34,16 @@ def test_an_own_cluster_that_does_not_shut_down_is_killed(
 ) -> None:
     released, ended = threading.Event(), []
 
-    def kill(check_alive: bool, allow_graceful: bool) -> None:
-        ended.append((check_alive, allow_graceful))
+    def kill() -> None:
+        ended.append("killed")
         monkeypatch.setattr(connect, "SHUTDOWN_S", LONG_S)
         released.set()
 
-    shut_down(monkeypatch, released, SimpleNamespace(kill_all_processes=kill))
-    assert ended == [(False, False)] and not give_up_calls
+    def end() -> None:
+        ended.append("ended")
+
+    shut_down(monkeypatch, released, SimpleNamespace(kill=kill, end=end))
+    assert ended == ["killed", "ended"] and not give_up_calls
 
 
 def test_the_process_exits_if_killing_does_not_help(

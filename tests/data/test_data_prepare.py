@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from data_made import CLASSES, arrays, identities, images, npz, opened
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 from orchestrator.config.data_schema import Data, Limit
 from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
-from orchestrator.data._parts import apportion, draw_stratified_mask
+from orchestrator.data._parts import Part, apportion, draw_stratified_mask, split_stratified
 from orchestrator.data.dataset import Dataset, Sizes, read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
@@ -390,3 +391,16 @@ def test_prepared_images_of_another_shape_are_refused(tmp_path: Path) -> None:
     assert "(102, 4, 8, 3)" in str(refusal.value.value) and "(102, 8, 8, 3)" in str(
         refusal.value.value
     )
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bundled = load_digits()
+    parts = datasets.load_digits(Data(), Path())
+    assert parts.classes == tuple(str(name) for name in bundled.target_names)
+    images = np.rint(bundled.images * (255 / 16)).astype(np.uint8)[..., None]
+    wanted = Part(images, bundled.target.astype(np.int64))
+    train, test = split_stratified(wanted, 359, np.random.default_rng(0))
+    for part, other in ((parts.train, train), (parts.test, test)):
+        assert other is not None and part is not None
+        assert part.inputs.dtype == np.uint8 and np.array_equal(part.inputs, other.inputs)
+        assert part.labels.dtype == np.int64 and np.array_equal(part.labels, other.labels)

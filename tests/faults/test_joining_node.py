@@ -17,7 +17,8 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, free_nodes
+from orchestrator.cluster.connect import connect_to_ray, free_nodes
+from orchestrator.cluster.own_cluster import OWN_CLUSTER
 from orchestrator.config.loader import load
 from orchestrator.config.trial import apply
 from orchestrator.store.records import Sweep, Trial

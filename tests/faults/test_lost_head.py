@@ -16,7 +16,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster.connect import OWN_CLUSTER
+from orchestrator.cluster.own_cluster import OWN_CLUSTER
 from orchestrator.core.errors import UNFIT_ENVIRONMENT
 
 pytestmark = pytest.mark.faults

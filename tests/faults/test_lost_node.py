@@ -13,7 +13,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster.connect import OWN_CLUSTER
+from orchestrator.cluster.own_cluster import OWN_CLUSTER
 from orchestrator.store.records import Sweep
 from tests.faults.broken import check_all, epochs, has_epochs, resume_sweep, start_sweep
 from tests.faults.conftest import UNDISTURBED_SETTINGS, AddRow

@@ -16,7 +16,8 @@ from ray._private.authentication.authentication_token_setup import (
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster import groups
-from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, list_nodes
+from orchestrator.cluster.connect import connect_to_ray, list_nodes
+from orchestrator.cluster.own_cluster import OWN_CLUSTER
 from orchestrator.config.plan import Groups
 
 # tests/actors/test_heterogeneous_workers.py covers bundles and ranks without Ray

@@ -1,0 +1,73 @@
+"""Test what is imported, and when: in a fresh process, before anything asks for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPILER = "torch._dynamo,torch._inductor,sympy,networkx"
+PICTURES = "matplotlib,torchvision"
+TABLES = "sklearn,scipy,pandas,pyarrow"
+ENGINES = "ray,mlflow,optuna"
+
+FIRST_LINE = """
+import contextlib, sys
+from orchestrator.cli import _run
+from orchestrator.cli.sweep import sweep
+from orchestrator.config.examples import DEFAULT
+
+def create_run(*_):
+    print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
+    sys.exit()
+
+_run.create_run, _run.ray_in_background = create_run, lambda *_: contextlib.nullcontext()
+sweep(DEFAULT, [], sys.argv[1], "first", None, False, None, None, None)
+"""
+CHECKED = """
+import sys
+from orchestrator.config.examples import DEFAULT
+from orchestrator.config.loader import load
+from orchestrator.store.store import Store
+from orchestrator.sweep.runs import create_run, resolve_run
+
+store = Store.open(sys.argv[1])
+configuration, folder = resolve_run(store, load(DEFAULT, [], {}), "sweep", "checked", True)
+sweep, prepared = create_run(store, configuration, folder, "sweep", True, print)
+assert prepared.data.is_dir() and "torch" in sys.modules
+print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
+"""
+WORKER = """
+import sys
+from orchestrator.training.execute import execute
+
+assert callable(execute) and "torch" in sys.modules
+print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "late"),
+    [
+        pytest.param(
+            FIRST_LINE,
+            f"torch,numpy,{COMPILER},{PICTURES},{TABLES},{ENGINES}",
+            id="before the first line",
+        ),
+        pytest.param(
+            CHECKED, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="after the checks of a sweep"
+        ),
+        pytest.param(WORKER, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="in a worker"),
+    ],
+)
+def test_a_library_is_imported_when_it_is_used(program: str, late: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), late],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = run.stdout.splitlines()
+    assert lines[-1] == ""
+    if program is FIRST_LINE:
+        assert lines[:-1] == ["checking first: cross_entropy, kd, akd on digits"]
