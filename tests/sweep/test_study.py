@@ -14,7 +14,8 @@ from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._scheduler import build_independent_scheduler
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from tests.refusal import refused
 from tests.sweep import studies
 from tests.sweep.studies import resumed
