@@ -37,6 +37,7 @@ from orchestrator.extensions.shipping import pack_code
 
 HEARTBEAT_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
 POLL_S = 1.0  # between two checks of the heartbeats
+START_S = 120.0  # shortest limit for the start of a process, which imports for seconds
 KILL_S = 5.0  # for the end of a process after SIGKILL
 WORKER = "orchestrator.cluster._local_worker"
 
@@ -293,7 +294,8 @@ class LocalPool:
             if process.state == "ready" and not process.trial:
                 continue
             subject = f"{process.trial or 'a starting process'} has sent no heartbeat for"
-            if silent_s > heartbeat_timeout_s:
+            starting = process.state == "starting"
+            if silent_s > (max(heartbeat_timeout_s, START_S) if starting else heartbeat_timeout_s):
                 limit = f"{heartbeat_timeout_s:g} s (resources.heartbeat_timeout_s)"
                 process.kill(f"{subject} {limit}, last at {process.activity}")
             elif silent_s > self.resources.heartbeat_warning_s and not process.warned:

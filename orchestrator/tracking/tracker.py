@@ -219,7 +219,6 @@ class Tracker:
 
         The metrics are recorded once.
         """
-        self.writer.begin()
         known = {**metrics, "seconds": seconds}
         if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]

@@ -77,7 +77,10 @@ def test_workers_that_can_be_divided_among_students_pass(changes: tuple[str, ...
 def test_one_process_trains_one_student_or_all_of_them() -> None:
     check_local(load(None, ["resources.workers=2"]), "train")
     check_local(load(None, [PEER]), "sweep")
-    for kind, pairs in (("train", [PEER, "resources.workers=2"]), ("sweep", ["resources.workers=2"])):
+    for kind, pairs in (
+        ("train", [PEER, "resources.workers=2"]),
+        ("sweep", ["resources.workers=2"]),
+    ):
         with refused("--local", True, "with resources.workers = 1"):
             check_local(load(None, pairs), kind)
 
