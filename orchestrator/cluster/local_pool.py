@@ -288,14 +288,16 @@ class LocalPool:
 
     def _check_heartbeats(self, heartbeat_timeout_s: float) -> None:
         """Warn about processes without a heartbeat, and kill them after the timeout."""
-        now = time.monotonic()
         for process in self.processes:
-            silent_s = now - process.last_heartbeat
-            if process.state == "ready" and not process.trial:
+            silent_s = time.monotonic() - process.last_heartbeat
+            if process.state == "starting":
+                if silent_s > max(heartbeat_timeout_s, START_S):
+                    process.kill()
                 continue
-            subject = f"{process.trial or 'a starting process'} has sent no heartbeat for"
-            starting = process.state == "starting"
-            if silent_s > (max(heartbeat_timeout_s, START_S) if starting else heartbeat_timeout_s):
+            if not process.trial:
+                continue
+            subject = f"{process.trial} has sent no heartbeat for"
+            if silent_s > heartbeat_timeout_s:
                 limit = f"{heartbeat_timeout_s:g} s (resources.heartbeat_timeout_s)"
                 process.kill(f"{subject} {limit}, last at {process.activity}")
             elif silent_s > self.resources.heartbeat_warning_s and not process.warned:

@@ -177,7 +177,11 @@ def test_user_code_trains_in_other_processes(run: RunSweep, tmp_path: Path) -> N
         def zero(logits: Any, labels: Any) -> Any:
             return logits.sum() * 0
 
-        settings = ("student={name: my/tiny, width: 4}", "search.objective=my/zero")
+        settings = (
+            "student={name: my/tiny, width: 4}",
+            "search.objective=validation/my/zero",
+            "search.direction=minimize",
+        )
         sweep = run(*RANDOM, *settings, "search.trials=2", local=2)
     finally:
         unload_all()
