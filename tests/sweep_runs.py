@@ -69,7 +69,7 @@ class Watch:
 RunSweep = Callable[..., Sweep]
 
 
-def prepare_here(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
+def prepare_here(store: Store, configuration: Configuration, kind: str, local: int) -> Prepared:
     """Check a run as one that starts its own Ray, even while a shared instance runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)

@@ -23,7 +23,6 @@ from orchestrator.api._tables import (
     sweep_frame,
     trial_row,
 )
-from orchestrator.cluster.connect import require_disconnected
 from orchestrator.config.objectives import list_objectives
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, PreflightError
@@ -311,6 +310,8 @@ def compare(
     progress: bool,
 ) -> Comparison:
     """Run or resume a comparison with the configuration of a sweep; see `Study.compare`."""
+    from orchestrator.cluster.connect import require_disconnected
+
     store, console = study._store, make_console(progress)
     methods = design.parse_methods(",".join(methods))
     with reopen_session(study._objects):

@@ -14,7 +14,6 @@ from orchestrator.api._options import nest, read_options, require_free, sort_nam
 from orchestrator.api._results import Result, Study
 from orchestrator.api._space import check_spaces, read_spaces
 from orchestrator.api._teacher import as_teacher
-from orchestrator.cluster.connect import require_disconnected
 from orchestrator.config.loader import load
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import LETTERS, Configuration
@@ -23,7 +22,13 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import require_same_values
-from orchestrator.sweep.runs import create_run, execute_run, reopen_run, resolve_run
+from orchestrator.sweep.runs import (
+    count_local_processes,
+    create_run,
+    execute_run,
+    reopen_run,
+    resolve_run,
+)
 from search_spaces import Space
 
 TEACHER_NETWORK = "teacher.network"
@@ -31,12 +36,21 @@ TEACHER_NETWORK = "teacher.network"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Store, name, run to resume and display of a call of `distil` or `sweep`."""
+    """Options of a call of `distil` or `sweep`.
+
+    Attributes:
+        store: Folder or URI of the store.
+        name: Name of a new run; None for the default name.
+        resume: Name of the run to resume; None for a new one.
+        progress: Show the progress.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+    """
 
     store: Path | str
     name: str | None
     resume: str | None
     progress: bool
+    local: int
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ def distil(
     chosen = {"method": {"name": method} if isinstance(method, str) else dict(method)}
     values = read_options("distil", ("training", "resources"), options, settings)
     require_free(values, chosen)
-    run_options = RunOptions(store, name, resume, progress)
+    run_options = RunOptions(store, name, resume, progress, local=1)
     request = _request("train", (student, *peers), teacher, data, values | chosen, {}, run_options)
     sweep, opened = _run(request)
     return Result(sweep.name, 0, opened, sweep, request.objects)
@@ -130,11 +144,13 @@ def sweep(
     resume: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
+    local: bool = False,
+    processes: int | None = None,
     **options: Any,
 ) -> Study:
     """Search for the best settings, as the command `sweep` does.
 
-    Ray is started for the search and ended after it, also after an error.
+    Ray is started for the search and ended after it, also after an error; `local` does without it.
 
     Args:
         student: As for `distil`. Functions reach the workers as arguments of Ray.
@@ -151,6 +167,8 @@ def sweep(
         resume: Name of a sweep to continue, with the same arguments; `trials` may grow.
         settings: Values of the configuration by dotted keys.
         progress: Show the progress on standard error, or in the output of a notebook cell.
+        local: Train without Ray, in this process or in `processes` others of this machine.
+        processes: Number of processes of `local`; None for 1, which is this process.
         options: Keys of `search`, `training` and `resources`, `seed` and `project`, such as
             trials=40.
 
@@ -176,7 +194,10 @@ def sweep(
     values = read_options("sweep", sections, options, settings)
     chosen = {"search.methods": names}
     require_free(values, chosen)
-    run_options = RunOptions(store, name, resume, progress)
+    num_processes = count_local_processes(
+        local, processes, f"processes = {processes}", "local=True"
+    )
+    run_options = RunOptions(store, name, resume, progress, num_processes)
     spaces = read_spaces(space, names)
     students = (student, *peers)
     request = _request("sweep", students, teacher, data, values | chosen, spaces, run_options)
@@ -233,10 +254,12 @@ def _run(request: Request) -> tuple[Sweep, Store]:
     options = request.options
     console = make_console(options.progress)
     note, name = make_note_printer(console), options.resume
-    local, resume = request.kind == "train", options.resume is not None
+    local, resume = options.local, options.resume is not None
     with open_session(request.objects):
         try:
             if not local:
+                from orchestrator.cluster.connect import require_disconnected
+
                 require_disconnected()
             store = Store.open(options.store)
             _require_new_name(store, options.name)
@@ -316,7 +339,7 @@ def _check_resume(
         raise ConfigurationError(
             f"resume = {name!r} is a {kinds[sweep.kind]}: continue it with {function}"
         ).with_details("resume", name, f"the name of a {kinds[request.kind]}")
-    resolved = resolve_paths(configuration, request.kind == "train")
+    resolved = resolve_paths(configuration, bool(request.options.local))
     require_same_values(sweep, nest(request.values), resolved, f"resume = {name!r}")
     search = configuration.search
     return (

@@ -61,6 +61,12 @@ Seed = Annotated[
 Trials = Annotated[
     int | None, typer.Option("--trials", help="Number of trials; overrides search.trials.")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", help="asha, hyperband, median, pbt or none; overrides search.scheduler."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobServer = Annotated[
@@ -81,6 +87,15 @@ Address = Annotated[
     ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        show_default="1",
+        help="With --local: number of processes; 1 is this process.",
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:

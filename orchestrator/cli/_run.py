@@ -37,7 +37,7 @@ def start_run(
     kind: str,
     name: str | None,
     dry_run: bool,
-    local: bool,
+    local: int,
 ) -> int:
     """Check, create and run a new sweep or training; return the exit code.
 
@@ -47,7 +47,7 @@ def start_run(
         kind: "sweep" or "train".
         name: Name of the run; None for the default name.
         dry_run: Show the plan and stop.
-        local: Train in this process, without Ray.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
     """
     configuration, folder = resolve_run(store, configuration, kind, name, local)
     if dry_run:
@@ -62,7 +62,7 @@ def start_run(
             background.enter_context(ray_in_background(configuration, local))
             sweep, prepared = create_run(store, configuration, folder, kind, local, print_note)
         except KeyboardInterrupt:
-            return _print_interruption(store, None)
+            return _print_interruption(store, None, local)
         return _run_and_print(store, sweep, prepared, local, resume=False)
 
 
@@ -74,15 +74,16 @@ def resume_run(
     file: Path | None,
     address: str | None = None,
     pairs: Sequence[str] = (),
+    local: int = 0,
 ) -> int:
     """Resume a sweep or a training; return the exit code."""
     try:
         sweep, prepared = reopen_run(
-            store, name, print_note, trials, time_budget_s, file, address, pairs
+            store, name, print_note, trials, time_budget_s, file, address, pairs, local
         )
     except KeyboardInterrupt:
-        return _print_interruption(store, name)
-    return _run_and_print(store, sweep, prepared, local=False, resume=True)
+        return _print_interruption(store, name, local)
+    return _run_and_print(store, sweep, prepared, local, resume=True)
 
 
 def print_note(text: str) -> None:
@@ -90,7 +91,13 @@ def print_note(text: str) -> None:
     print_line(console, sanitize(f"note: {text}"))
 
 
-def _print_interruption(store: Store, name: str | None) -> int:
+def _resume_command(store: Store, name: str, local: int) -> str:
+    """Return the command that continues a run, with Ray or without it as before."""
+    options = f" --local{f' --processes {local}' if local > 1 else ''}" if local else ""
+    return f"{program_name()} sweep --resume {name}{options}{store.option}"
+
+
+def _print_interruption(store: Store, name: str | None, local: int) -> int:
     """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
     if name is None:
@@ -99,13 +106,12 @@ def _print_interruption(store: Store, name: str | None) -> int:
             highlight=False,
         )
     else:
-        resume = f"{program_name()} sweep --resume {name}{store.option}"
-        print_line(console, f"interrupted; resume: {resume}")
+        print_line(console, f"interrupted; resume: {_resume_command(store, name, local)}")
     return errors.INTERRUPTED
 
 
 def _run_and_print(
-    store: Store, sweep: Sweep, prepared: "Prepared", local: bool, resume: bool
+    store: Store, sweep: Sweep, prepared: "Prepared", local: int, resume: bool
 ) -> int:
     """Run a sweep or a training, and print its progress and summary; return the exit code."""
     from orchestrator.reporting.terminal.progress import costs, summary
@@ -113,28 +119,28 @@ def _run_and_print(
     try:
         display = execute_run(store, sweep, prepared, console, local, resume)
     except KeyboardInterrupt:  # before the sweep started, or after it ended
-        return _print_interruption(store, sweep.name)
+        return _print_interruption(store, sweep.name, local)
     except PreflightError as error:
         if sweep.state != "interrupted":
             raise
-        again = f"{program_name()} sweep --resume {sweep.name}{store.option}"
+        again = _resume_command(store, sweep.name, local)
         raise PreflightError.from_error(
             error, f"{error}; then resume the unfinished trials: {again}"
         ) from error
     if sweep.kind == "train":
         costs(display, console)
-    summary(sweep, console, list_next_commands(sweep, store))
+    summary(sweep, console, list_next_commands(sweep, store, local))
     if sweep.state == "interrupted":
         return errors.INTERRUPTED
     return errors.OK if sweep.state == "finished" else errors.NO_USABLE_TRIAL
 
 
-def list_next_commands(sweep: Sweep, store: Store) -> dict[str, str]:
+def list_next_commands(sweep: Sweep, store: Store, local: int = 0) -> dict[str, str]:
     """Return the commands that are useful after the end of a run, by their purpose."""
     commands = {
         "status": f"{program_name()} status {sweep.name}{store.option}",
         "open MLflow": f"{program_name()} ui{store.option}",
     }
     if sweep.state == "interrupted" or (sweep.state == "failed" and has_unfinished_trials(sweep)):
-        commands["resume"] = f"{program_name()} sweep --resume {sweep.name}{store.option}"
+        commands["resume"] = _resume_command(store, sweep.name, local)
     return commands

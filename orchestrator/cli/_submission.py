@@ -27,7 +27,8 @@ from orchestrator.sweep.runs import default_name
 
 COMMANDS = ("sweep", "train", "teacher")
 LOCAL_OPTIONS = {  # options that concern this machine
-    "local": "--local trains in one process of this machine: leave it out, or run the command here",
+    "local": "--local trains on this machine: leave it out, or run the command here",
+    "processes": "--processes belongs to --local, which trains on this machine: leave it out",
     "address": "--address belongs to `submit`: give it before the --",
 }
 # parameters that --resume accepts

@@ -21,8 +21,10 @@ from orchestrator.cli._option_types import (
     Local,
     Name,
     OptionalConfig,
+    Processes,
     ResumeConfig,
     RunName,
+    Scheduler,
     Seed,
     Set,
     Store,
@@ -56,16 +58,13 @@ def sweep(
     time_budget: Annotated[
         str | None, typer.Option("--time-budget", help="Maximum training time: 90s, 10m, 2h.")
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler", help="asha, hyperband, median, pbt or none; overrides search.scheduler."
-        ),
-    ] = None,
+    scheduler: Scheduler = None,
     resume: Annotated[
         str | None, typer.Option("--resume", help="Resume the sweep with this name.")
     ] = None,
     address: Address = None,
+    local: Local = False,
+    processes: Processes = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
@@ -86,6 +85,8 @@ def sweep(
                 resume=resume,
                 scheduler=scheduler,
                 address=address,
+                local=local,
+                processes=processes,
                 default=DEFAULT,
             )
         )

@@ -7,6 +7,7 @@ from orchestrator.cli._run import resume_run, start_run
 from orchestrator.config.loader import load
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
+from orchestrator.sweep.runs import count_local_processes
 
 
 def sweep(
@@ -21,6 +22,8 @@ def sweep(
     resume: str | None,
     scheduler: str | None = None,
     address: str | None = None,
+    local: bool = False,
+    processes: int | None = None,
     default: Path | None = None,
 ) -> int:
     """Start a search, or resume one; return the exit code.
@@ -37,23 +40,29 @@ def sweep(
         resume: Name of the sweep to resume.
         scheduler: Name of the scheduler.
         address: Address of a running cluster.
+        local: Train without Ray.
+        processes: Number of processes with `local`; None for 1, which is this process.
         default: Default configuration file.
 
     Raises:
         ConfigurationError: An option is given that `resume` excludes.
     """
     budget = parse_duration(time_budget) if time_budget is not None else None
+    num_processes = count_local_processes(local, processes, f"--processes {processes}", "--local")
+    addressed = cluster_address(address, local)
     if resume is None:
         overrides = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
         options = {
             f"search.{key}": value for key, value in overrides.items() if value is not None
-        } | cluster_address(address)
+        } | addressed
         configuration = load(config or default, pairs, options, seed=seed)
-        return start_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
+        return start_run(Store.open(store), configuration, "sweep", name, dry_run, num_processes)
     if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume continues the sweep with its own configuration: leave out --name, --seed, "
             "--scheduler and --dry-run"
         ).with_details("--resume", resume, "without --name, --seed, --scheduler and --dry-run")
     Store.existing(store)
-    return resume_run(Store.open(store), resume, trials, budget, config, address, pairs)
+    return resume_run(
+        Store.open(store), resume, trials, budget, config, address, pairs, num_processes
+    )

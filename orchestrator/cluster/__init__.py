@@ -8,6 +8,7 @@ __all__ = [
     "groups",
     "jobs",
     "local_backend",
+    "local_pool",
     "overview",
     "own_cluster",
     "package",

@@ -4,6 +4,7 @@ __all__ = [
     "allocator",
     "callable_module",
     "context",
+    "debugging",
     "disk",
     "errors",
     "output",

@@ -9,8 +9,8 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 
-from orchestrator.sweep._study import objective
 from orchestrator.sweep._synchronous import SynchronousSearch, choose_next_trial
+from orchestrator.sweep._tune_search import objective
 
 
 class HyperbandBrackets(HyperBandScheduler):

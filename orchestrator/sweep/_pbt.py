@@ -17,8 +17,8 @@ from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
 from orchestrator.config.trial import Parameters
-from orchestrator.sweep._study import objective
 from orchestrator.sweep._synchronous import SynchronousSearch, choose_next_trial
+from orchestrator.sweep._tune_search import objective
 
 FACTORS = (0.8, 1.2)
 

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.sweep import _snapshots as snapshots
-from orchestrator.sweep._study import StudySearch
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.events import Events
 
 BUSY = (TuneTrial.PENDING, TuneTrial.RUNNING)

@@ -9,21 +9,19 @@ from ray import get_runtime_context, tune
 
 from orchestrator.config.objectives import primary_goal
 from orchestrator.config.schema import PAUSING
-from orchestrator.config.trial import Folders, trial_name
+from orchestrator.config.trial import Folders
 from orchestrator.core.errors import PreflightError
-from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._failures import FailuresInARow
-from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._scheduler import build_scheduler, list_decision_epochs
+from orchestrator.sweep._early_stopping import list_decision_epochs
+from orchestrator.sweep._remaining_trials import open_remaining_trials
+from orchestrator.sweep._scheduler import build_scheduler
 from orchestrator.sweep._stopper import SweepStopper
-from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep._synchronous import SynchronousSearch, remove_snapshots
 from orchestrator.sweep._trainable import ProxyTrainable
 from orchestrator.sweep._tune_messages import SharedSettings
-from orchestrator.sweep.checkpoint_retention import RetentionPolicy
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.events import Events
-from orchestrator.teacher.acquire import TrialDispatcher
 
 TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
@@ -65,35 +63,24 @@ def run_trials(
         PreflightError: No worker can train the trials now.
     """
     configuration = sweep.configuration
-    study = open_study(sweep.folder, configuration, resume)
-    reconcile(study, sweep)
-    unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
-    remaining = configuration.search.trials - len(sweep.trials) + len(unfinished)
-    if remaining <= 0:
+    remaining = open_remaining_trials(store, sweep, dispatcher_client, events, resume)
+    if remaining.count <= 0:
         return ""
+    study, unfinished, events = remaining.study, remaining.unfinished, remaining.events
     synchronous = configuration.search.scheduler in PAUSING
-    failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
-    retention = RetentionPolicy(
-        store, sweep, lambda number: dispatcher_client.is_released(trial_name(number))
-    )
-    events_with_listeners = (
-        events.with_listener(_Release(dispatcher_client))
-        .with_listener(retention)
-        .with_listener(failures)
-    )
     searcher = (
-        SynchronousSearch(study, configuration, events_with_listeners, unfinished, remaining)
+        SynchronousSearch(study, configuration, events, unfinished, remaining.count)
         if synchronous
-        else StudySearch(study, configuration, events_with_listeners, unfinished, concurrency)
+        else StudySearch(study, configuration, events, unfinished, concurrency)
     )
-    stopper = SweepStopper(failures)
-    num_trials = remaining + synchronous  # the extra one is never drawn: see SynchronousSearch
+    stopper = SweepStopper(remaining.failures)
+    num_trials = remaining.count + synchronous  # never drawn: see SynchronousSearch
     _tune(sweep, dispatcher_client, folders, searcher, stopper, num_trials, concurrency, started)
     if stopper.unfit:
         raise PreflightError(f"{stopper.unfit}").with_details("trial", stopper.unfit)
-    if failures.reason:
-        return failures.reason
-    limit_time(searcher)
+    if remaining.failures.reason:
+        return remaining.failures.reason
+    searcher.limit_time()
     if synchronous:
         remove_snapshots(sweep)
     return ""
@@ -149,38 +136,5 @@ def _tune(
     )
 
 
-def limit_time(searcher: StudySearch) -> None:
-    """Stop the trials that have trained once the time budget is spent.
-
-    Trials that never had a turn wait for a resume.
-    """
-    for trial in searcher.events.sweep.trials.values():
-        if not trial.ended and (trial.epochs or trial.number in searcher.events.started_trials):
-            searcher.finish(trial, "stopped_early")
-
-
 def _folder_name(trial: Any) -> str:
     return f"{trial.config['number']:05d}"
-
-
-class _Release:
-    """Listener that stops the training of a trial that has ended, and so frees its worker group."""
-
-    def __init__(self, dispatcher_client: TrialDispatcher) -> None:
-        self.dispatcher_client = dispatcher_client
-
-    def trial_started(self, trial: Trial) -> None:
-        """Do nothing: the trial's proxy submits it."""
-
-    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """Do nothing: the trial continues."""
-
-    def trial_changed(self, trial: Trial) -> None:
-        """Do nothing: the group has released the trial."""
-
-    def trial_ended(self, trial: Trial) -> None:
-        """Stop the trial in its worker group."""
-        self.dispatcher_client.stop(trial_name(trial.number))
-
-    def note(self, text: str) -> None:
-        """Do nothing: worker groups need no notes."""

@@ -35,9 +35,10 @@ from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.local_backend import LocalBackend
     from orchestrator.tracking.model_registry import ExportProgram
 
-LOCAL_S = 8.0  # for the step in progress in this process
+LOCAL_S = 8.0  # for the steps in progress in local processes
 MLFLOW_S = 10.0  # for unsent records, after an interruption
 # a dispatcher client, and a function that returns the number of concurrent trials
 SharedGroups = tuple[Any, Callable[[], int]]
@@ -69,7 +70,7 @@ def run_sweep(
     data: Path,
     teacher_access: TeacherAccess | None,
     display: RunDisplay,
-    local: bool = False,
+    local: int = 0,
     resume: bool = False,
     shared_groups: SharedGroups | None = None,
     ship: "ExportProgram | None" = None,
@@ -82,7 +83,7 @@ def run_sweep(
         data: Folder of the prepared data.
         teacher_access: Source of the teacher's outputs and its cache; None without a teacher.
         display: Display of the run.
-        local: Train in this process.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         resume: Reconcile the records first. If the sweep has finished, send them to MLflow.
         shared_groups: Worker groups of the caller; without them the sweep starts its own.
         ship: Exports a student, so that the best one can be registered in MLflow.
@@ -179,7 +180,7 @@ def _run_trials_and_track(
     data: Path,
     teacher_access: TeacherAccess | None,
     display: RunDisplay,
-    local: bool,
+    local: int,
     resume: bool,
     shared_groups: SharedGroups | None,
     ship: "ExportProgram | None",
@@ -214,6 +215,12 @@ def _run_trials_and_track(
             )
             if sweep.kind == "train":
                 _train_single(sweep, dispatcher_client, events, folders)
+            elif local:
+                from orchestrator.sweep._local_runner import run_local_trials
+
+                ended = run_local_trials(
+                    store, sweep, dispatcher_client, events, folders, local, resume, started
+                )
             else:
                 from orchestrator.sweep._tune_runner import run_trials
 
@@ -265,7 +272,7 @@ def _describe_run(sweep: Sweep) -> str:
 
 
 def _open_own_groups(
-    store: Store, sweep: Sweep, local: bool, display: StepDisplay, note: Callable[[str], None]
+    store: Store, sweep: Sweep, local: int, display: StepDisplay, note: Callable[[str], None]
 ) -> contextlib.AbstractContextManager[SharedGroups]:
     """Open worker groups for the trials of one sweep or training."""
     trials = _num_trials(sweep)
@@ -325,7 +332,7 @@ def open_dispatcher(
     configuration: Configuration,
     folder: Path,
     trials: int,
-    local: bool,
+    local: int,
     display: StepDisplay,
     note: Callable[[str], None],
     count_unfinished: Callable[[], int],
@@ -336,19 +343,18 @@ def open_dispatcher(
     Use it within `stoppable`.
 
     Args:
-        local: Train in this process.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives warnings, from any thread.
         count_unfinished: Returns the number of trials still to train.
         num_influence_actors: Influence actors in each group.
     """
     if local:
-        from orchestrator.cluster.local_backend import LocalDispatcher
-
-        local_dispatcher = LocalDispatcher(note)
+        processes = min(local, max(count_unfinished(), 1))
+        backend = _open_local_backend(configuration, processes, display, note)
         try:
-            yield local_dispatcher, lambda: 1
+            yield backend, lambda: local
         finally:
-            local_dispatcher.close(signals.remaining_timeout(LOCAL_S))
+            backend.close(signals.remaining_timeout(LOCAL_S))
         return
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, list_nodes
     from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
@@ -391,6 +397,20 @@ def open_dispatcher(
         ):
             signals.reinstall_handlers()
             yield dispatcher_client, dispatcher_client.max_concurrent_trials
+
+
+def _open_local_backend(
+    configuration: Configuration, processes: int, display: StepDisplay, note: Callable[[str], None]
+) -> "LocalBackend":
+    """Return a backend that trains in this process, or in several others."""
+    if processes == 1:
+        from orchestrator.cluster.local_backend import LocalDispatcher
+
+        return LocalDispatcher(note)
+    from orchestrator.cluster.local_pool import LocalPool
+
+    display.preparing(f"starting {processes} processes")
+    return LocalPool(processes, configuration.resources, note)
 
 
 def _prepare_folders(

@@ -16,6 +16,8 @@ from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.core.debugging import before_breakpoint
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import defer_signals
 from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
@@ -27,8 +29,35 @@ if TYPE_CHECKING:
     from orchestrator.sweep.preflight.preflight import Prepared
 
 
+def count_local_processes(local: bool, processes: int | None, given: str, flag: str) -> int:
+    """Return the number of processes that train without Ray, 1 for this one; 0 with Ray.
+
+    Args:
+        local: Whether to train without Ray.
+        processes: The requested number of processes; None for the default.
+        given: The option with its value, for messages.
+        flag: The option that trains without Ray, for messages.
+
+    Raises:
+        ConfigurationError: A number is given for a run with Ray, or it is not positive.
+    """
+    if processes is None:
+        return int(local)
+    key = given.split()[0]
+    if not local:
+        raise ConfigurationError(
+            f"{given} has an effect only without Ray: add {flag}, or set resources.groups for the "
+            f"number of Ray's worker groups"
+        ).with_details(key, processes, f"with {flag}")
+    if processes < 1:
+        raise ConfigurationError(
+            f"{given} is not allowed: give 1, which trains in this process, or more"
+        ).with_details(key, processes, (1, None))
+    return processes
+
+
 def resolve_run(
-    store: Store, configuration: Configuration, kind: str, name: str | None, local: bool
+    store: Store, configuration: Configuration, kind: str, name: str | None, local: int
 ) -> tuple[Configuration, Path]:
     """Return the configuration of a new run with absolute paths, and the folder of the run.
 
@@ -37,14 +66,14 @@ def resolve_run(
         configuration: The settings of the run.
         kind: "sweep" or "train".
         name: Name of the run; None for the default name.
-        local: Train in this process, without Ray.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
 
     Raises:
         ConfigurationError: The name is taken or not allowed.
     """
     if kind == "sweep":
         configuration = with_single_method(configuration)
-    configuration = resolve_paths(configuration, local)
+    configuration = resolve_paths(configuration, bool(local))
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
     return configuration, folder
@@ -70,7 +99,7 @@ def describe_run(name: str, configuration: Configuration, kind: str) -> str:
 
 
 @contextlib.contextmanager
-def ray_in_background(configuration: Configuration, local: bool) -> Iterator[None]:
+def ray_in_background(configuration: Configuration, local: int) -> Iterator[None]:
     """Start Ray while the block checks a run, if the run will use a Ray of its own.
 
     At the end of the block Ray ends if the run was refused.
@@ -89,7 +118,7 @@ def create_run(
     configuration: Configuration,
     folder: Path,
     kind: str,
-    local: bool,
+    local: int,
     note: Callable[[str], None],
 ) -> tuple[Sweep, "Prepared"]:
     """Check a new run, prepare its data and create its record.
@@ -101,7 +130,7 @@ def create_run(
         configuration: The settings, from `resolve_run`.
         folder: The folder of the run.
         kind: "sweep" or "train".
-        local: Train in this process, without Ray.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives messages about behaviour that the user may not expect.
     """
     with defer_signals():  # libraries do not survive an interrupted import
@@ -124,7 +153,7 @@ def reopen_run(
     file: Path | None = None,
     address: str | None = None,
     pairs: Sequence[str] = (),
-    local: bool = False,
+    local: int = 0,
     subject: str = "",
 ) -> tuple[Sweep, "Prepared"]:
     """Open a run to resume it, after a check that nothing has changed that determines its results.
@@ -138,7 +167,7 @@ def reopen_run(
         file: Configuration file, which must agree with the run.
         address: Address of the Ray cluster; None keeps it.
         pairs: `--set` pairs with the current paths.
-        local: Train in this process, without Ray.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         subject: The option or argument that names the run, the begin of messages; "" for that of
             the command line.
     """
@@ -168,7 +197,7 @@ def reopen_run(
 
 
 def execute_run(
-    store: Store, sweep: Sweep, prepared: "Prepared", console: Console, local: bool, resume: bool
+    store: Store, sweep: Sweep, prepared: "Prepared", console: Console, local: int, resume: bool
 ) -> "Display":
     """Run a sweep or a training with a display of its progress, and return the display.
 
@@ -185,7 +214,7 @@ def execute_run(
         from orchestrator.sweep.provenance import keep
 
     keep(sweep.folder, prepared.data)
-    with Display(sweep, console) as display:
+    with Display(sweep, console) as display, before_breakpoint(display.leave_terminal):
         if prepared.note:
             Events(sweep, [display]).note(prepared.note)
         run_sweep(

@@ -1,12 +1,15 @@
 """Test the local dispatcher without Ray: its reports of a trial, and its timeouts."""
 
+import pdb
 import queue
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from orchestrator.cluster import local_backend
+from orchestrator.cluster import _execution, local_backend
 from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError, TrialError
@@ -58,7 +61,7 @@ def test_an_epoch_with_heartbeats_may_exceed_the_timeout(clock: Clock) -> None:
 
     def end() -> None:
         dispatcher.heartbeat()
-        dispatcher.reports.put(EpochRecord(1, {}))
+        dispatcher.reports.put(("trial", EpochRecord(1, {})))
 
     dispatcher.reports = Passing(
         clock, [dispatcher.heartbeat, dispatcher.heartbeat, dispatcher.heartbeat, end]
@@ -69,6 +72,8 @@ def test_an_epoch_with_heartbeats_may_exceed_the_timeout(clock: Clock) -> None:
 
 def test_the_timeout_starts_at_the_last_heartbeat(clock: Clock) -> None:
     dispatcher = LocalDispatcher()
+    ended = threading.Thread(target=int)
+    dispatcher.trainings["trial"] = local_backend._Training(ended)
     waiting = dispatcher.reports = Passing(clock, [dispatcher.heartbeat, lambda: None])
     with refused(
         "resources.heartbeat_timeout_s", SILENCE_S, "longer than startup takes", PreflightError
@@ -87,10 +92,10 @@ def test_training_sends_heartbeats_to_the_dispatcher(
         context.heartbeat()
         context.report(EpochRecord(1, {}))
 
-    monkeypatch.setattr(local_backend, "execute", trained)
+    monkeypatch.setattr(_execution, "execute", trained)
     dispatcher = LocalDispatcher()
     dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
-    assert dispatcher.reports.get(timeout=60) == EpochRecord(1, {})
+    assert dispatcher.reports.get(timeout=60) == ("trial", EpochRecord(1, {}))
     assert dispatcher.last_heartbeat == clock.now == 107
 
 
@@ -102,7 +107,7 @@ def test_an_environment_error_fails_no_trial(
         context.note("the disk is full")
         raise TrialError("it diverged") if own else OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(local_backend, "execute", trained)
+    monkeypatch.setattr(_execution, "execute", trained)
     notes: list[str] = []
     dispatcher = LocalDispatcher(notes.append)
     dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
@@ -112,3 +117,59 @@ def test_an_environment_error_fails_no_trial(
         with refused("trial", "OSError: [Errno 116] Stale file handle", error=PreflightError):
             dispatcher.next_report("trial", 60)
     assert notes == ["the disk is full"]
+
+
+def test_a_trial_starts_after_the_one_before_it_and_a_stopped_one_reports_nothing(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    running, released = threading.Event(), threading.Event()
+
+    def trained(spec: Any, context: TrialContext) -> None:
+        begun.append(spec.name)
+        context.report(EpochRecord(1, {}))
+        running.set()
+        while not context.stop_requested():
+            released.wait(0.01)
+        released.wait()
+        context.report(EpochRecord(2, {}))
+
+    monkeypatch.setattr(_execution, "execute", trained)
+    dispatcher = LocalDispatcher()
+    spec = specify("teacher=null", "method.name=cross_entropy")
+    for name in "abc":
+        dispatcher.submit(spec.model_copy(update={"name": name}))
+    assert running.wait(60)
+    dispatcher.stop("a")
+    dispatcher.stop("b")
+    assert begun == ["a"] and not dispatcher.is_released("a")
+    released.set()
+    assert dispatcher.next_report("c", 60) == EpochRecord(1, {})
+    assert begun == ["a", "c"] and dispatcher.is_released("a") and dispatcher.is_released("b")
+    assert dispatcher.next_event(60, until=0) is None, "the others have reported nothing more"
+    dispatcher.close(60)
+    assert dispatcher.is_released("c")
+
+
+def test_a_debugger_that_waits_for_input_is_a_heartbeat(
+    specify: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    class Prompt(pdb.Pdb):
+        """A debugger whose user takes a while, then continues."""
+
+        def interaction(self, *arguments: Any) -> None:
+            answered.wait()
+            self.set_continue()
+
+    def trained(spec: Any, context: TrialContext) -> None:
+        Prompt(nosigint=True).set_trace()
+        context.report(EpochRecord(1, {}))
+
+    monkeypatch.setattr(_execution, "execute", trained)
+    dispatcher = LocalDispatcher()
+    dispatcher.submit(specify("teacher=null", "method.name=cross_entropy"))
+    assert dispatcher.next_event(0.01, until=time.monotonic() + 0.5) is None
+    answered.set()
+    assert dispatcher.next_report("trial", 60) == EpochRecord(1, {})

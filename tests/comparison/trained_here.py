@@ -11,7 +11,8 @@ from orchestrator.core.context import TrialContext
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.events import Events
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import acquire_teacher

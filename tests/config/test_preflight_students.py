@@ -16,7 +16,8 @@ from orchestrator.models.build import MODELS, build
 from orchestrator.models.weights import save_weights
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight import preflight
-from orchestrator.sweep.preflight._students import check_peers, require_one_process
+from orchestrator.sweep.preflight._local import check_local
+from orchestrator.sweep.preflight._students import check_peers
 from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
 from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 from tests.refusal import refused
@@ -74,10 +75,22 @@ def test_workers_that_can_be_divided_among_students_pass(changes: tuple[str, ...
 
 
 def test_one_process_trains_one_student_or_all_of_them() -> None:
-    require_one_process(load(None, ["resources.workers=2"]))
-    require_one_process(load(None, [PEER]))
-    with refused("--local", True, "with resources.workers = 1"):
-        require_one_process(load(None, [PEER, "resources.workers=2"]))
+    check_local(load(None, ["resources.workers=2"]), "train")
+    check_local(load(None, [PEER]), "sweep")
+    for kind, pairs in (
+        ("train", [PEER, "resources.workers=2"]),
+        ("sweep", ["resources.workers=2"]),
+    ):
+        with refused("--local", True, "with resources.workers = 1"):
+            check_local(load(None, pairs), kind)
+
+
+@pytest.mark.parametrize("scheduler", ["hyperband", "pbt"])
+def test_schedulers_that_pause_trials_need_ray(scheduler: str) -> None:
+    configuration = load(None, [f"search.scheduler={scheduler}"])
+    check_local(configuration, "train")
+    with refused("search.scheduler", scheduler, ("asha", "median", "none")):
+        check_local(configuration, "sweep")
 
 
 Machine = Callable[..., None]

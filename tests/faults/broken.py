@@ -140,15 +140,26 @@ def kill_leftovers(wait_s: float) -> list[str]:
 
 
 def start_sweep(
-    store: Path, *pairs: str, environment: Mapping[str, str] | None = None
+    store: Path,
+    *pairs: str,
+    environment: Mapping[str, str] | None = None,
+    options: tuple[str, ...] = (),
 ) -> DriverProcess:
-    """Start a new sweep."""
+    """Start a new sweep with these settings, and further options of the command."""
     empty = store.parent / "empty.yaml"
     empty.parent.mkdir(parents=True, exist_ok=True)
     empty.touch()
     settings = [part for pair in (*SETTINGS, *pairs) for part in ("--set", pair)]
     return DriverProcess(
-        store, "sweep", "--config", str(empty), "--name", NAME, *settings, environment=environment
+        store,
+        "sweep",
+        "--config",
+        str(empty),
+        "--name",
+        NAME,
+        *settings,
+        *options,
+        environment=environment,
     )
 
 

@@ -11,8 +11,8 @@ from orchestrator.config.loader import load
 from orchestrator.core.reports import EpochRecord
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store.records import Sweep
-from orchestrator.sweep._study import StudySearch
 from orchestrator.sweep._tune_messages import to_result
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.preflight.configuration import check_search
 from tests.refusal import refused
 from tests.sweep.studies import begin, resumed

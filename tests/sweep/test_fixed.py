@@ -12,7 +12,8 @@ from orchestrator.config.trial import apply
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.sweep.space_snapshot import described_space, differences

@@ -13,7 +13,7 @@ from orchestrator.config.trial import CHECKPOINT
 from orchestrator.store.records import COPY, FILE, SWEEP, Sweep
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.store.study_file import repair
-from orchestrator.sweep._study import StudySearch
+from orchestrator.sweep._tune_search import StudySearch
 from tests.refusal import refused
 from tests.sweep.studies import begin, resumed
 

@@ -12,9 +12,10 @@ from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._study import open_study
 from orchestrator.sweep._trainable import ProxyTrainable
 from orchestrator.sweep._tune_messages import SharedSettings
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.driver import _train_single
 from orchestrator.sweep.events import Events
 

@@ -16,7 +16,6 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import PbtScheduler, explore
-from orchestrator.sweep._tune_runner import limit_time
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 from tests.sweep_runs import Watch
 
@@ -287,7 +286,7 @@ def test_trials_that_never_ran_wait_for_a_resume_after_the_time_budget(tmp_path:
     watch = Watch()
     sweep, searcher = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
     SimulatedTune(searcher, PbtScheduler(searcher, lambda: 2), better_later, 2).run(10)
-    limit_time(searcher)
+    searcher.limit_time()
     started = set(watch.started)
     assert 2 <= len(started) < 8
     found = Sweep.open(Store(tmp_path), "mine")

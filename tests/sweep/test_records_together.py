@@ -12,7 +12,8 @@ from orchestrator.config.loader import load
 from orchestrator.core.reports import EpochRecord
 from orchestrator.store.records import TRIAL, Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._scheduler import build_independent_scheduler, list_decision_epochs
+from orchestrator.sweep._early_stopping import build_stopping_rule, list_decision_epochs
+from orchestrator.sweep._scheduler import StoppingScheduler
 from orchestrator.sweep.events import Events
 
 VALUE = "validation/accuracy"
@@ -33,8 +34,12 @@ def sweep_of(folder: Path, scheduler: str, *pairs: str) -> Sweep:
     return Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
 
 
-def play(rule: Any, together: int, seed: int = 0) -> dict[int, int]:
-    """Return the last epoch of each trial, which is that of its stop if the rule stops it.
+def build_scheduler(sweep: Sweep) -> StoppingScheduler:
+    return StoppingScheduler(build_stopping_rule(sweep.configuration), VALUE)
+
+
+def play(scheduler: StoppingScheduler, together: int, seed: int = 0) -> dict[int, int]:
+    """Return the last epoch of each trial, which is that of its stop if the scheduler stops it.
 
     Trials train one after the other. Tune receives the results of `together` epochs at a time.
     """
@@ -43,7 +48,7 @@ def play(rule: Any, together: int, seed: int = 0) -> dict[int, int]:
     def process(trial: Any, result: dict[str, Any]) -> str:
         number = trial.config["number"]
         last_epochs[number] = result["epoch"]
-        decision = str(rule.on_trial_result(CONTROLLER, trial, result))
+        decision = str(scheduler.on_trial_result(CONTROLLER, trial, result))
         if decision == "STOP":
             stopped.add(number)
         return decision
@@ -51,7 +56,7 @@ def play(rule: Any, together: int, seed: int = 0) -> dict[int, int]:
     controller: Any = SimpleNamespace(_process_trial_result=process)
     for number in range(TRIALS):
         trial, quality = Running(number), draw.random()
-        rule.on_trial_add(CONTROLLER, trial)
+        scheduler.on_trial_add(CONTROLLER, trial)
         results = [
             {"epoch": epoch, VALUE: quality + 0.1 * draw.random()} for epoch in range(1, EPOCHS + 1)
         ]
@@ -68,7 +73,7 @@ def test_decisions_are_those_of_single_results(
 ) -> None:
     sweep = sweep_of(tmp_path, scheduler, "search.grace_epochs=2", "search.reduction_factor=3")
     single, grouped = (
-        play(build_independent_scheduler(sweep.configuration, sweep), number)
+        play(build_scheduler(sweep), number)
         for number in (1, together)
     )
     assert single == grouped and min(single.values()) < EPOCHS == max(single.values())
@@ -83,7 +88,7 @@ def test_asha_stops_trials_at_its_decision_epochs_alone(
     stops = {
         epoch
         for seed in range(8)
-        for epoch in play(build_independent_scheduler(sweep.configuration, sweep), 1, seed).values()
+        for epoch in play(build_scheduler(sweep), 1, seed).values()
     } - {EPOCHS}
     assert stops == set(list_decision_epochs(sweep.configuration))
 

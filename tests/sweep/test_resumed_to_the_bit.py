@@ -17,7 +17,8 @@ from orchestrator.store.record_file import RecordSchema
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import reconcile
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from orchestrator.sweep.events import Events
 
 EPOCHS = 2

@@ -13,8 +13,8 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.importance import importance
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
-from orchestrator.sweep._study import StudySearch, open_study
-from orchestrator.sweep._tune_runner import limit_time
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from tests.sweep import studies
 from tests.sweep.studies import resumed
 
@@ -78,7 +78,7 @@ def test_resume_continues_and_samples_with_stopped_trials(tmp_path: Path) -> Non
         searcher.suggest(name)
     searcher.on_trial_result("stopped", result(1, 0.4, 0.9))
     searcher.on_trial_complete("failed", {"failed": "it diverged", "done": True})
-    limit_time(searcher)
+    searcher.limit_time()
     states = [trial.state for trial in sweep.trials.values()]
     assert states[12:] == ["stopped_early", "failed", "stopped_early"]
     assert searcher.study.trials[12].state == TrialState.PRUNED

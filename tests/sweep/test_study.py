@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._scheduler import build_independent_scheduler
-from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._early_stopping import build_stopping_rule
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._tune_search import StudySearch
 from tests.refusal import refused
 from tests.sweep import studies
 from tests.sweep.studies import resumed
@@ -127,26 +127,11 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     for epoch, value in enumerate(history, start=1):
         searcher.on_trial_result("a", result(epoch, value))
     found, _ = resumed(sweep)
-    asha = build_independent_scheduler(found.configuration, found)
-    going_on = SimpleNamespace(trial_id="new-id", config={"number": 0})
-    fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
-    asha.on_trial_add(None, going_on)
-    asha.on_trial_add(None, fresh)
-    assert (
-        asha.on_trial_result(None, going_on, {"epoch": 21, "validation/accuracy": 0.9})
-        == "CONTINUE"
-    )
+    asha = build_stopping_rule(found.configuration, found.trials.values())
+    assert asha is not None and not asha.report(0, 21, 0.9)
     # the rung of epoch 5 holds the trial's value of epoch 5, not its 0.9 of epoch 21
-    assert (
-        asha.on_trial_result(None, fresh, {"epoch": 5, "validation/accuracy": history[4] + 0.01})
-        == "CONTINUE"
-    )
-    worse = SimpleNamespace(trial_id="worse", config={"number": 2})
-    asha.on_trial_add(None, worse)
-    assert (
-        asha.on_trial_result(None, worse, {"epoch": 5, "validation/accuracy": history[4] - 0.01})
-        == "STOP"
-    )
+    assert not asha.report(1, 5, history[4] + 0.01)
+    assert asha.report(2, 5, history[4] - 0.01)
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
@@ -170,16 +155,11 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
 
 def test_initial_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
-    asha = build_independent_scheduler(sweep.configuration, sweep)
-    decisions = []
+    asha = build_stopping_rule(sweep.configuration)
+    assert asha is not None
     # KD has one initial point, which is trial 0
-    for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:
-        trial = SimpleNamespace(trial_id=f"id-{number}", config={"number": number})
-        asha.on_trial_add(None, trial)
-        decisions.append(
-            asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value})
-        )
-    assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
+    stops = [asha.report(number, 5, value) for number, value in ((1, 0.9), (0, 0.1), (2, 0.1))]
+    assert stops == [False, False, True]
 
 
 def test_trial_without_workers_has_not_ended(tmp_path: Path) -> None:

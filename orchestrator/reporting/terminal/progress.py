@@ -63,6 +63,12 @@ class Display:
         if self.live:
             self.live.stop()
 
+    def leave_terminal(self) -> None:
+        """Show plain lines from now on, because another program uses the terminal."""
+        if self.live:
+            self.live.stop()
+            self.live = None
+
     def preparing(self, what: str) -> None:
         """Show a step before the first trial."""
         self.step = what

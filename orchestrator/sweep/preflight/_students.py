@@ -34,17 +34,6 @@ def check_peers(configuration: Configuration) -> None:
         _require_shared_resources(configuration)
 
 
-def require_one_process(configuration: Configuration) -> None:
-    """Raise ConfigurationError if `--local` must train students that need their own workers."""
-    if configuration.peers and not configuration.colocated:
-        raise ConfigurationError(
-            f"--local trains all students in this process, but resources.workers = "
-            f"{configuration.resources.workers} and resources.peer_placement = "
-            f"{configuration.resources.peer_placement or 'null'} give them separate workers: set "
-            f"resources.workers=1 and leave resources.peer_placement out, or leave --local out"
-        ).with_details("--local", True, "with resources.workers = 1")
-
-
 def _require_shared_resources(configuration: Configuration) -> None:
     students = len(configuration.students)
     for letter, peer in configuration.peers.items():

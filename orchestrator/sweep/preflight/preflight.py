@@ -49,8 +49,8 @@ from orchestrator.sweep.preflight._automatic import explain_automatic
 from orchestrator.sweep.preflight._batch_norm import check_batch_norm
 from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight._given_weights import check_given_weights
+from orchestrator.sweep.preflight._local import check_local, describe_processes
 from orchestrator.sweep.preflight._search_space import describe_excluded_points, describe_space
-from orchestrator.sweep.preflight._students import require_one_process
 from orchestrator.sweep.preflight.configuration import (
     check_network,
     check_search,
@@ -97,7 +97,7 @@ def prepare_run(
     store: Store,
     configuration: Configuration,
     kind: str,
-    local: bool,
+    local: int,
     note: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Check a run and prepare its data, and decide on the teacher's cache.
@@ -107,7 +107,7 @@ def prepare_run(
 
     Args:
         kind: Sweep, train or teacher.
-        local: Train in this process.
+        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives messages about unexpected properties of the data.
     """
     require_copies(store.uri, configuration, kind)
@@ -136,7 +136,7 @@ def prepare_run(
 
 
 def show_plan(
-    store: Store, configuration: Configuration, kind: str, local: bool, console: Console
+    store: Store, configuration: Configuration, kind: str, local: int, console: Console
 ) -> None:
     """Print the plan of a run: data, teacher, worker groups, trials, rungs and disk space.
 
@@ -229,7 +229,7 @@ def _resolve_configuration(configuration: Configuration, kind: str) -> tuple[Con
     return limit_trials(configuration)
 
 
-def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
+def _check(configuration: Configuration, kind: str, local: int) -> tuple[str, bool, int]:
     """Check everything that needs no data, and plan the worker groups.
 
     Returns:
@@ -238,9 +238,8 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
     require_weights(configuration)
     if local:
         require_cores(configuration, [local_resources()])
-        if kind != "teacher":
-            require_one_process(configuration)
-        return "none: training runs in this process", torch.cuda.is_available(), 1
+        check_local(configuration, kind)
+        return describe_processes(local), torch.cuda.is_available(), local
     trials = configuration.search.trials if kind == "sweep" else 1
     address = cluster_address(configuration.resources)
     if address is None:
@@ -317,7 +316,7 @@ def _check_with_data(
     store: Store,
     configuration: Configuration,
     kind: str,
-    local: bool,
+    local: int,
     summary: DataSummary,
     gpu: bool,
     groups: int = 1,
@@ -364,7 +363,7 @@ def _check_with_data(
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
     teacher_access = (
-        decide_access(store, configuration, summary, local, reserved, clean_view_bytes)
+        decide_access(store, configuration, summary, bool(local), reserved, clean_view_bytes)
         if configuration.teacher
         else None
     )

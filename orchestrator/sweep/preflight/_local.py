@@ -1,0 +1,40 @@
+"""Refuse what needs Ray in a run without it, and describe its processes."""
+
+from orchestrator.config.resources import local_resources
+from orchestrator.config.schema import PAUSING, Configuration
+from orchestrator.core.errors import ConfigurationError
+
+
+def check_local(configuration: Configuration, kind: str) -> None:
+    """Raise ConfigurationError if a run with `--local` needs several workers or pauses trials.
+
+    A single training without peers may have several workers: it trains with one.
+    """
+    resources, search = configuration.resources, configuration.search
+    if kind != "teacher" and configuration.peers and not configuration.colocated:
+        raise ConfigurationError(
+            f"--local trains all students in one process, but resources.workers = "
+            f"{resources.workers} and resources.peer_placement = "
+            f"{resources.peer_placement or 'null'} give them separate workers: set "
+            f"resources.workers=1 and leave resources.peer_placement out, or leave --local out"
+        ).with_details("--local", True, "with resources.workers = 1")
+    if kind != "sweep":
+        return
+    if resources.workers > 1:
+        raise ConfigurationError(
+            f"--local trains each trial in one process, but resources.workers = "
+            f"{resources.workers}: set resources.workers=1, or leave --local out"
+        ).with_details("--local", True, "with resources.workers = 1")
+    if search.scheduler in PAUSING:
+        raise ConfigurationError(
+            f"search.scheduler = {search.scheduler!r} pauses trials, which needs Ray: set asha, "
+            f"median or none, or leave --local out"
+        ).with_details("search.scheduler", search.scheduler, ("asha", "median", "none"))
+
+
+def describe_processes(processes: int) -> str:
+    """Return where a run with `--local` trains."""
+    if processes == 1:
+        return "none: training runs in this process"
+    cpus = int(local_resources()["CPU"])
+    return f"none: training runs in {processes} processes, which share {cpus} CPUs"
