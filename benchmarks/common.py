@@ -225,11 +225,15 @@ def run_in_process(folder: Path, settings: list[str], kind: str) -> list[Report]
     return recorder.reports
 
 
-class Side:
-    """A child process that trains one epoch per line `go` on its standard input.
+class MissingSideError(Exception):
+    """Signal that a side cannot run here; the message is its reason."""
 
-    The child answers each request through `report_seconds`. Its environment is that of the
-    parent with the given changes.
+
+class Side:
+    """A child process that trains one epoch, or several, per line `go` on its standard input.
+
+    The child answers each request through `report_seconds`, or through `report_missing`. Its
+    environment is that of the parent with the given changes.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
@@ -243,13 +247,20 @@ class Side:
         )
 
     def epoch(self) -> list[float]:
-        """Request an epoch, and return the seconds that the child reports."""
+        """Request an epoch, and return the seconds that the child reports.
+
+        Raises:
+            MissingSideError: The child cannot run here.
+            SystemExit: The child has ended.
+        """
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("epoch "):
                 return [float(word) for word in line.split()[1:]]
+            if line.startswith("missing "):
+                raise MissingSideError(line.removeprefix("missing ").strip())
         raise SystemExit(
             f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}"  # type: ignore[arg-type]
         )
@@ -264,6 +275,11 @@ class Side:
 def report_seconds(*seconds: float) -> None:
     """Report the seconds of an epoch to the parent."""
     print("epoch", *seconds, flush=True)
+
+
+def report_missing(reason: str) -> None:
+    """Report to the parent that this side cannot run here."""
+    print("missing", " ".join(reason.split()), flush=True)
 
 
 def command_line(command: str, store: Path, settings: list[str], *more: str) -> list[str]:
