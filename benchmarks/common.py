@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -303,9 +303,21 @@ def command_line(command: str, store: Path, settings: list[str], *more: str) -> 
     ]
 
 
+@dataclass
+class Run:
+    """A command that has ended: its lines of output, each with its seconds since the start.
+
+    `seconds` are those until the command itself ended, `all_seconds` until all its descendants had.
+    """
+
+    lines: list[tuple[float, str]]
+    seconds: float = 0.0
+    all_seconds: float = 0.0
+
+
 def run(
     command: list[str], update: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1
-) -> None:
+) -> Run:
     """Run a command until it and all its descendants have ended.
 
     Orphans become children of this process; Ray's daemons would otherwise leave the process tree.
@@ -326,19 +338,29 @@ def run(
             ctypes.get_errno(),
             "prctl(PR_SET_CHILD_SUBREAPER) failed: processes can be counted only on Linux",
         )
-    with tempfile.TemporaryFile() as printed:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed
-        )
-        while descendants := psutil.Process().children(recursive=True):
-            update(descendants)
-            time.sleep(every_s)
-            _reap(child)
-        printed.seek(0)
-        if child.returncode:
-            raise SystemExit(
-                f"{printed.read().decode()}{' '.join(command)} ended with {child.returncode}"
-            )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    start, ended = time.perf_counter(), Run([])
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+
+    def read(printed: Iterable[bytes]) -> None:
+        for line in printed:
+            ended.lines.append((time.perf_counter() - start, line.decode().rstrip()))
+
+    reader = threading.Thread(target=read, args=(child.stdout,), daemon=True)
+    reader.start()
+    while descendants := psutil.Process().children(recursive=True):
+        update(descendants)
+        time.sleep(every_s)
+        _reap(child)
+        if child.returncode is not None and not ended.seconds:
+            ended.seconds = time.perf_counter() - start
+    ended.all_seconds = time.perf_counter() - start
+    reader.join()
+    if child.returncode:
+        printed = "\n".join(line for _, line in ended.lines)
+        raise SystemExit(f"{printed}\n{' '.join(command)} ended with {child.returncode}")
+    return ended
 
 
 def _reap(child: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,7 @@
 """Measure a step, and an epoch beside its steps, of small networks: ours against plain loops.
 
-    python benchmarks/small.py [--cases digits-mlp,cifar-resnet8] [--device cuda] [--compile] [--json]
+    python benchmarks/small.py [--cases digits-mlp,cifar-resnet8] [--device cuda] [--compile]
+        [--rounds 7] [--epochs 5] [--json]
 
 Ours is a trial of the real loop: KD (T = 4, alpha = 0.9) from a cached teacher, batch 64, no
 augmentation, one thread. The others have the same images, teacher and initial recipe, and gather
@@ -11,8 +12,8 @@ each batch from tensors in memory:
     timm task    timm's LogitDistillationTask, whose teacher runs at every step
 
 A side whose package is missing is named, and its rows are left out. Every side evaluates, writes a
-checkpoint and a report after each epoch. Every side is a process of its own; they alternate, turn by
-turn, and a value is the median over the turns after the first.
+checkpoint and a report after each epoch. Every side is a process of its own. They alternate, turn
+by turn, and a value is the median over the turns after the first.
 
     step           milliseconds of a step with its batch; on a CPU those of the thread that trains
     beside steps   of everything else in an epoch; on a CPU those of all threads
@@ -29,7 +30,7 @@ import tempfile
 import time
 import traceback
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def ours(folder: Path, options: Namespace) -> None:
     from orchestrator.training.execute import execute
 
     _, data = prepare_data(folder, options)
-    chosen = settings(folder, options) + [f"training.compile={VARIANTS[options.side][0]}"]
+    chosen = [*settings(folder, options), f"training.compile={VARIANTS[options.side][0]}"]
     spec = TrialSpec(
         name="trial",
         configuration=load(None, chosen),
@@ -251,7 +252,7 @@ def load_material(folder: Path, options: Namespace) -> Material:
     bare = [Logits(network).to(device) for network in networks]
     images = normalise(data.train.inputs)
     with torch.no_grad():
-        taught = torch.cat([bare[1].eval()(part) for part in images.split(BATCH)])
+        taught = torch.cat([bare[1].eval()(part) for part in torch.split(images, BATCH)])
     labels, held_out_labels = (
         torch.from_numpy(np.array(split.labels)).to(device)
         for split in (data.train, data.validation)
@@ -301,7 +302,7 @@ class BareLoop:
         order = torch.randperm(len(material.labels), device=self.device)
         steps = len(order) // BATCH
         total = torch.zeros((), device=self.device)
-        for index in order[: steps * BATCH].split(BATCH):
+        for index in torch.split(order[: steps * BATCH], BATCH):
             loss = self.loss(material.images[index], material.labels[index], material.taught[index])
             self.optimizer.zero_grad()
             self.backward(loss)
@@ -316,8 +317,8 @@ class BareLoop:
         material, right = self.material, torch.zeros((), device=self.device)
         self.network.eval()
         for images, labels in zip(
-            material.held_out_images.split(BATCH),
-            material.held_out_labels.split(BATCH),
+            torch.split(material.held_out_images, BATCH),
+            torch.split(material.held_out_labels, BATCH),
             strict=True,
         ):
             with self.autocast():
@@ -343,7 +344,7 @@ class FabricLoop(BareLoop):
     """The bare loop under Lightning Fabric."""
 
     def __init__(self, material: Material, options: Namespace) -> None:
-        from lightning.fabric import Fabric
+        from lightning.fabric import Fabric  # type: ignore[import-not-found]
 
         super().__init__(material, options)
         precision = "bf16-mixed" if options.precision == "bfloat16" else "32-true"
