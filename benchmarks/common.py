@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -225,11 +225,15 @@ def run_in_process(folder: Path, settings: list[str], kind: str) -> list[Report]
     return recorder.reports
 
 
-class Side:
-    """A child process that trains one epoch per line `go` on its standard input.
+class MissingSideError(Exception):
+    """Signal that a side cannot run here; the message is its reason."""
 
-    The child answers each request through `report_seconds`. Its environment is that of the
-    parent with the given changes.
+
+class Side:
+    """A child process that trains one epoch, or several, per line `go` on its standard input.
+
+    The child answers each request through `report_seconds`, or through `report_missing`. Its
+    environment is that of the parent with the given changes.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
@@ -243,13 +247,20 @@ class Side:
         )
 
     def epoch(self) -> list[float]:
-        """Request an epoch, and return the seconds that the child reports."""
+        """Request an epoch, and return the seconds that the child reports.
+
+        Raises:
+            MissingSideError: The child cannot run here.
+            SystemExit: The child has ended.
+        """
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("epoch "):
                 return [float(word) for word in line.split()[1:]]
+            if line.startswith("missing "):
+                raise MissingSideError(line.removeprefix("missing ").strip())
         raise SystemExit(
             f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}"  # type: ignore[arg-type]
         )
@@ -264,6 +275,11 @@ class Side:
 def report_seconds(*seconds: float) -> None:
     """Report the seconds of an epoch to the parent."""
     print("epoch", *seconds, flush=True)
+
+
+def report_missing(reason: str) -> None:
+    """Report to the parent that this side cannot run here."""
+    print("missing", " ".join(reason.split()), flush=True)
 
 
 def command_line(command: str, store: Path, settings: list[str], *more: str) -> list[str]:
@@ -287,9 +303,21 @@ def command_line(command: str, store: Path, settings: list[str], *more: str) -> 
     ]
 
 
+@dataclass
+class Run:
+    """A command that has ended: its lines of output, each with its seconds since the start.
+
+    `seconds` are those until the command itself ended, `all_seconds` until all its descendants had.
+    """
+
+    lines: list[tuple[float, str]]
+    seconds: float = 0.0
+    all_seconds: float = 0.0
+
+
 def run(
     command: list[str], update: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1
-) -> None:
+) -> Run:
     """Run a command until it and all its descendants have ended.
 
     Orphans become children of this process; Ray's daemons would otherwise leave the process tree.
@@ -310,19 +338,29 @@ def run(
             ctypes.get_errno(),
             "prctl(PR_SET_CHILD_SUBREAPER) failed: processes can be counted only on Linux",
         )
-    with tempfile.TemporaryFile() as printed:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed
-        )
-        while descendants := psutil.Process().children(recursive=True):
-            update(descendants)
-            time.sleep(every_s)
-            _reap(child)
-        printed.seek(0)
-        if child.returncode:
-            raise SystemExit(
-                f"{printed.read().decode()}{' '.join(command)} ended with {child.returncode}"
-            )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    start, ended = time.perf_counter(), Run([])
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+
+    def read(printed: Iterable[bytes]) -> None:
+        for line in printed:
+            ended.lines.append((time.perf_counter() - start, line.decode().rstrip()))
+
+    reader = threading.Thread(target=read, args=(child.stdout,), daemon=True)
+    reader.start()
+    while descendants := psutil.Process().children(recursive=True):
+        update(descendants)
+        time.sleep(every_s)
+        _reap(child)
+        if child.returncode is not None and not ended.seconds:
+            ended.seconds = time.perf_counter() - start
+    ended.all_seconds = time.perf_counter() - start
+    reader.join()
+    if child.returncode:
+        printed = "\n".join(line for _, line in ended.lines)
+        raise SystemExit(f"{printed}\n{' '.join(command)} ended with {child.returncode}")
+    return ended
 
 
 def _reap(child: "subprocess.Popen[bytes]") -> None:

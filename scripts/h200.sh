@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Check this repository on a machine with an NVIDIA GPU, in eight minutes at most.
+#
+#     bash scripts/h200.sh [--device cpu]
+#
+# Runs the tests that need a GPU, then benchmarks/small.py on it. Every part has a time limit of its
+# own, so that a hang does not lose the rest. The output of each part goes to a file in $OUT, if
+# that is set, and to the terminal. Installs nothing; wheels in the folder .wheels (made with
+# `pip download --dest .wheels`) are used without a network for packages that are missing.
+# The exit code is the number of parts that failed. Variables: PYTHON, the interpreter.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+device=cuda
+if [ "${1:-}" = "--device" ]; then
+  device=${2:?give cuda or cpu}
+fi
+out=${OUT:-$(mktemp -d)}
+mkdir -p "$out"
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=python3
+  [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
+fi
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+failed=0
+
+# part NAME SECONDS COMMAND...: run a command with a time limit, and keep its output.
+part() {
+  local name=$1 limit=$2 code
+  shift 2
+  printf '\n== %s (at most %s s)\n' "$name" "$limit"
+  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$out/$name.txt"
+  code=${PIPESTATUS[0]}
+  if [ "$code" -ne 0 ]; then
+    printf '== %s ended with %s\n' "$name" "$code"
+    failed=$((failed + 1))
+  fi
+}
+
+if compgen -G '.wheels/*.whl' >/dev/null; then
+  packages=$(mktemp -d)
+  part wheels 30 "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile \
+    --target "$packages" .wheels/*.whl
+  # after the packages of the machine, which stay as they are
+  export PYTHONPATH="$PYTHONPATH:$packages"
+fi
+
+part machine 30 "$PYTHON" -c "
+import importlib.util, platform, torch
+print('Python', platform.python_version(), 'torch', torch.__version__)
+if '$device' == 'cuda':
+    print(torch.cuda.get_device_name(), torch.version.cuda)
+for name in ('pydantic', 'yaml', 'safetensors', 'timm', 'lightning', 'ray', 'optuna', 'mlflow'):
+    print(name, 'is there' if importlib.util.find_spec(name) else 'is missing')
+"
+
+rounds=(--rounds 5)
+tests=(tests/training/test_clock.py tests/data/test_data_resident.py tests/data/test_data_views.py
+  tests/data/test_transforms.py)
+if [ "$device" = cpu ]; then
+  rounds=(--rounds 1 --epochs 1 --cases digits-mlp)
+fi
+part tests 120 "$PYTHON" -m pytest -q -rs -p no:cacheprovider "${tests[@]}"
+part small 150 "$PYTHON" benchmarks/small.py --device "$device" "${rounds[@]}" --json
+part compiled 150 "$PYTHON" benchmarks/small.py --device "$device" --compile "${rounds[@]}" \
+  --cases digits-mlp --json
+
+printf '\nresults: %s, failed parts: %s\n' "$out" "$failed"
+exit "$failed"
