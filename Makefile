@@ -10,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test slow faults chaos browser check format docs reference
+.PHONY: install sweep test test-without-ray test-with-ray slow faults chaos browser check format docs reference
 
 install: $(STAMP)
 
@@ -23,9 +23,17 @@ $(STAMP): constraints.txt pyproject.toml
 sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
+# Side by side, because each half waits for processes; the tests with Ray, which wait longer, come
+# first. Their output is printed at their end.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist loadscope
-	$(BIN)/python -m pytest tests/on_ray -m "ray and not slow"
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-without-ray test-with-ray
+
+test-without-ray: $(STAMP)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist loadscope
+
+test-with-ray: $(STAMP)
+	@log=$$(mktemp) && { $(BIN)/python -m pytest tests/on_ray -m "ray and not slow" > $$log 2>&1; \
+		code=$$?; echo; cat $$log; rm $$log; exit $$code; }
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

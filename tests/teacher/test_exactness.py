@@ -23,6 +23,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import compute_teacher_outputs
+from tests.process_group import start_server
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
@@ -291,7 +292,8 @@ def one_of_two(spec: TrialSpec, report: Any) -> None:
 def test_concurrent_processes_fill_the_same_cache_and_agree(
     specify: Specify, make_teacher: MakeTeacher
 ) -> None:
-    context = get_context("spawn")
+    start_server()
+    context = get_context("forkserver")
     pairs = (
         *SMALL,
         "data.augmentation=crop",
