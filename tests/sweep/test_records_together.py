@@ -72,10 +72,7 @@ def test_decisions_are_those_of_single_results(
     scheduler: str, together: int, tmp_path: Path
 ) -> None:
     sweep = sweep_of(tmp_path, scheduler, "search.grace_epochs=2", "search.reduction_factor=3")
-    single, grouped = (
-        play(build_scheduler(sweep), number)
-        for number in (1, together)
-    )
+    single, grouped = (play(build_scheduler(sweep), number) for number in (1, together))
     assert single == grouped and min(single.values()) < EPOCHS == max(single.values())
 
 
@@ -86,9 +83,7 @@ def test_asha_stops_trials_at_its_decision_epochs_alone(
     settings = (f"search.grace_epochs={grace}", f"search.reduction_factor={factor}")
     sweep = sweep_of(tmp_path, "asha", *settings)
     stops = {
-        epoch
-        for seed in range(8)
-        for epoch in play(build_scheduler(sweep), 1, seed).values()
+        epoch for seed in range(8) for epoch in play(build_scheduler(sweep), 1, seed).values()
     } - {EPOCHS}
     assert stops == set(list_decision_epochs(sweep.configuration))
 
