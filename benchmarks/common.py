@@ -62,7 +62,8 @@ def print_results(results: list[Result], as_json: bool) -> None:
     """Print a table, or JSON with one object a line."""
     if as_json:
         for result in results:
-            print(json.dumps({key: _rounded(value) for key, value in asdict(result).items()}))
+            row = {key: _rounded(value) for key, value in asdict(result).items()}
+            print(json.dumps(row), flush=True)
         return
     width = max(len(result.case) for result in results) + 2
     print(f"{'case':{width}}{'ours':>12}{'theirs':>12}{'ratio':>8}  unit")

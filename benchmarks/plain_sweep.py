@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -176,8 +177,8 @@ def search_with_stock_ray(trials: int, at_once: int, folder: Path) -> float:
     torch.set_num_threads(1)
     data = load_digits()
     fit_teacher(data)
-    file = folder / "data.pt"
-    torch.save(vars(data), file)
+    file = folder / "data.safetensors"
+    save_file(vars(data), file)
     print("starting Ray", flush=True)
     cluster = ray.init(address="local", log_to_driver=False, include_dashboard=False)
     os.environ["RAY_ADDRESS"] = cluster.address_info["gcs_address"]
@@ -238,7 +239,7 @@ def stock_loop(config: dict[str, Any]) -> None:
     import ray.train
 
     torch.set_num_threads(1)
-    data = Data(**torch.load(config["data"]))
+    data = Data(**load_file(config["data"]))
     train(
         make_cnn(6),
         data,
