@@ -56,7 +56,7 @@ def invoke(words: list[str]) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder with configurations; those of digits have fewer images and teacher epochs."""
+    """Work in a folder with configurations; those of digits are made smaller."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
