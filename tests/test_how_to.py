@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for file in (tmp_path / "configs").glob("digits*.yaml"):
         experiment = yaml.safe_load(file.read_text())
-        experiment["data"]["limit"] = {"train": 400}
+        experiment["data"]["limit"] = {"train": 640}
         experiment["teacher"]["training"]["epochs"] = 2
         file.write_text(yaml.safe_dump(experiment))
     yield tmp_path
