@@ -23,13 +23,13 @@ $(STAMP): constraints.txt pyproject.toml
 sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
-# Side by side, because each half waits for processes; the tests with Ray, which wait longer, come
-# first. Their output is printed at their end.
+# Both parts run side by side, because each waits for its processes. The tests with Ray have the
+# higher priority, and their output is printed when they have ended.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-without-ray test-with-ray
 
 test-without-ray: $(STAMP)
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist worksteal
 
 test-with-ray: $(STAMP)
 	@log=$$(mktemp) && { $(BIN)/python -m pytest tests/on_ray -m "ray and not slow" > $$log 2>&1; \

@@ -56,12 +56,13 @@ def invoke(words: list[str]) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder with configurations; those of digits fit their teacher for two epochs."""
+    """Work in a folder with configurations; those of digits are made smaller."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for file in (tmp_path / "configs").glob("digits*.yaml"):
         experiment = yaml.safe_load(file.read_text())
+        experiment["data"]["limit"] = {"train": 640}
         experiment["teacher"]["training"]["epochs"] = 2
         file.write_text(yaml.safe_dump(experiment))
     yield tmp_path
