@@ -26,6 +26,12 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def refuse(*arguments: str) -> tuple[int, str]:
+    """Return the exit code and standard error of a refused command."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.stderr
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     return str(tmp_path / "store")
@@ -67,7 +73,7 @@ def array_file(folder: Path, **changes: Any) -> str:
 def test_bad_settings_are_refused(
     command: str, pairs: list[str], code: int, fragment: str, store: str
 ) -> None:
-    exit_code, output = call(
+    exit_code, output = refuse(
         command, "--store", store, *(part for pair in pairs for part in ("--set", pair))
     )
     assert (exit_code, output.count("\n")) == (code, 1), output
@@ -88,7 +94,7 @@ def test_bad_settings_are_refused(
 def test_bad_data_are_refused(
     changes: dict[str, Any], fragment: str, store: str, tmp_path: Path
 ) -> None:
-    code, output = call(
+    code, output = refuse(
         "train",
         "--store",
         store,
@@ -129,7 +135,7 @@ def test_truncated_data_are_refused(store: str, tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(
     arguments: list[str], code: int, fragment: str, store: str
 ) -> None:
-    exit_code, output = call(*arguments, "--store", store)
+    exit_code, output = refuse(*arguments, "--store", store)
     assert (exit_code, output.count("\n")) == (code, 1) and fragment in output, output
 
 

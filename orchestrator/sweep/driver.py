@@ -356,6 +356,7 @@ def open_dispatcher(
         finally:
             backend.close(signals.remaining_timeout(LOCAL_S))
         return
+    display.preparing("starting Ray")  # the imports of its libraries take a second
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, list_nodes
     from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
     from orchestrator.cluster.group_autoscaler import ScalingPolicy
@@ -366,7 +367,6 @@ def open_dispatcher(
     resources = configuration.resources
     if ended := end_leftover_processes(store.root):
         display.preparing(f"ended {len(ended)} processes that a run left behind when it died")
-    display.preparing("starting Ray")
     address = cluster_address(resources)
     with record_descendants(folder), connect_to_ray(address) as available:
         signals.reinstall_handlers()  # Ray has installed its own signal handlers
