@@ -20,6 +20,7 @@ from orchestrator.core.reports import EpochRecord, Report, SampleProgress, Trial
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
+from orchestrator.teacher import _shared_pass
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.precompute import distribute_views, precompute_views, views_to_precompute
 from orchestrator.training import _precompute as precompute
@@ -252,8 +253,9 @@ def test_features_are_added_to_a_cache_without_features(spec: TrialSpec) -> None
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_the_progress_never_decreases_and_ends_with_all_samples(
-    spec: TrialSpec, groups: int
+    spec: TrialSpec, groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_shared_pass, "TOGETHER_BYTES", 1)
     _, show = filled(spec, groups)
     assert show.sums == sorted(show.sums) and show.sums[-1] == len(VIEWS) * SAMPLES
     assert len(set(show.sums)) > len(VIEWS), "there is progress within a view"
