@@ -109,7 +109,7 @@ class SharedPass:
                 update_heartbeats()
                 self.on_progress(self.samples - remaining)
                 self.context.heartbeat()
-                if number % checked_chunks == 0:
+                if remaining and number % checked_chunks == 0:
                     self.context.raise_if_stopped()
             self.context.raise_on_all_ranks(lambda: _finish_writers(writers, failure))
 

@@ -1,5 +1,6 @@
 """Provide the teacher's outputs on a view: computed at every step, or cached once per view."""
 
+import contextlib
 import time
 import warnings
 from collections import Counter
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from methods import Output
-from orchestrator.core.context import TrialContext
+from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
@@ -141,11 +142,9 @@ class CachedTeacher:
         first = self.views.index(view) + 1
         following = self.views[first : first + self.context.broadcast_object(count)]
         if following:
-            self.computed_ahead |= set(
-                self.shared_pass.create_ahead(
-                    {each: self.files(each)["logits"] for each in following}
-                )
-            )
+            files = {each: self.files(each)["logits"] for each in following}
+            with contextlib.suppress(Stopped):  # the caller, whose view is open, obeys it too
+                self.computed_ahead.update(self.shared_pass.create_ahead(files))
 
     def answer(self, batch: Inputs) -> Output:
         """Return the outputs on the open view, float32.

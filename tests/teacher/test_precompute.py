@@ -251,16 +251,23 @@ def test_features_are_added_to_a_cache_without_features(spec: TrialSpec) -> None
     )
 
 
+@pytest.fixture
+def single_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute one block of the teacher at a time."""
+    monkeypatch.setattr(_shared_pass, "TOGETHER_BYTES", 1)
+
+
+@pytest.mark.usefixtures("single_blocks")
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_the_progress_never_decreases_and_ends_with_all_samples(
-    spec: TrialSpec, groups: int, monkeypatch: pytest.MonkeyPatch
+    spec: TrialSpec, groups: int
 ) -> None:
-    monkeypatch.setattr(_shared_pass, "TOGETHER_BYTES", 1)
     _, show = filled(spec, groups)
     assert show.sums == sorted(show.sums) and show.sums[-1] == len(VIEWS) * SAMPLES
     assert len(set(show.sums)) > len(VIEWS), "there is progress within a view"
 
 
+@pytest.mark.usefixtures("single_blocks")
 def test_a_job_reports_samples_then_views_and_finally_done(spec: TrialSpec) -> None:
     records: list[Any] = []
     job = spec.model_copy(update={"views": (None, 1)})
