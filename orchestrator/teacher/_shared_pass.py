@@ -70,11 +70,14 @@ class SharedPass:
             PreflightError: As `RankSharedFiles.open`.
             Stopped: As `RankSharedFiles.open`.
         """
+
+        def compute(view: int, missing: Files, locks: list[Lock]) -> None:
+            self.context.raise_if_stopped()
+            self._compute(view, [], missing, locks)
+
         on_progress, self.on_progress = self.on_progress, _ignore_progress
         try:
-            return self.sharing.create_unlocked(
-                files, lambda view, missing, locks: self._compute(view, [], missing, locks)
-            )
+            return self.sharing.create_unlocked(files, compute)
         finally:
             self.on_progress = on_progress
 
