@@ -249,7 +249,9 @@ class Batches:
         """Return batches of the clean samples at the indices `index`, the same on all ranks."""
         return self._pass(split, index, self.batch_size // self.world_size, None)
 
-    def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
+    def full_blocks(
+        self, view: int | None, rank: int, world_size: int, together: int = 1
+    ) -> Iterator[Inputs]:
         """Return the training part in order, in blocks of `batch_size`, dealt to the ranks in turn.
 
         All ranks get equally many blocks: a rank without a block repeats the last one. The last
@@ -260,6 +262,7 @@ class Batches:
             view: The view; None is the clean one.
             rank: The rank, which may differ from that of the batches.
             world_size: The number of ranks that share the blocks.
+            together: The number of blocks of a rank that are returned as one; the last are fewer.
         """
         blocks = -(-len(self.dataset.train) // self.batch_size)
         turns = -(-blocks // world_size)
@@ -267,7 +270,7 @@ class Batches:
         order = (rank_blocks[:, None] * self.batch_size + np.arange(self.batch_size)) % len(
             self.dataset.train
         )
-        return self._pass("train", order.ravel(), self.batch_size, view)
+        return self._pass("train", order.ravel(), self.batch_size * together, view)
 
     def close(self) -> None:
         """Close the unfinished passes, and end their decoding processes."""

@@ -338,6 +338,7 @@ STORE_FILES: dict[str, str] = {
     "teachers/FINGERPRINT/weights.safetensors": "weights of the teacher",
     "teachers/FINGERPRINT*/**": "training of a teacher that is not finished: its checkpoint "
     "and the current attempt",
+    "knowledge/limit.json": "bytes that the cache holds, and the time when its files were listed",
     "knowledge/limit.lock": "lock while the cache is reduced to `teacher.cache_gib`",
     "knowledge/FINGERPRINT/about.json": "teacher, data and view policy of the cached outputs",
     "knowledge/FINGERPRINT/clean.npy": "logits of the images without augmentation",

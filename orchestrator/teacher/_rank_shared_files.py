@@ -20,6 +20,7 @@ from orchestrator.teacher.cache import Array, Cache, Lock, convert_os_errors
 ATTEMPTS = 6  # a small limit may remove a file between its creation and its use
 Files = dict[str, Path]
 CreateFiles = Callable[[Files, list[Lock]], None]
+CreateOne = Callable[[int, Files, list[Lock]], None]
 
 
 class RankSharedFiles:
@@ -65,6 +66,40 @@ class RankSharedFiles:
             f"{next(iter(files.values()))} was removed as soon as it was created: raise "
             f"teacher.cache_gib"
         ).with_details("teacher.cache_gib", self.cache.limit_bytes / 2**30, "more GiB")
+
+    def create_unlocked(self, files: dict[int, Path], make: CreateOne) -> list[int]:
+        """Create the missing files of one folder that no other process creates, without waiting.
+
+        `open` has created a file in this folder before.
+
+        Args:
+            files: The files by number.
+            make: Computes a file; all ranks call it together. It gets the number, the file if this
+                rank writes it, and the locks that carry its heartbeat.
+
+        Returns:
+            The numbers of the created files, the same on all ranks.
+        """
+        with contextlib.ExitStack() as stack:
+            locks: dict[int, Lock] = {}
+
+            def acquire() -> None:
+                for number, file in files.items():
+                    lock = Lock(file)
+                    if not file.exists() and lock.acquire_now():
+                        stack.callback(lock.release)
+                        if not file.exists():
+                            locks[number] = lock
+
+            is_writer = self.context.rank in self.writers
+            self.context.raise_on_all_ranks(acquire if is_writer else bool)
+            numbers = sorted(set().union(*self.context.all_gather_object(set(locks))))
+            for number in numbers:
+                missing = {"logits": files[number]} if number in locks else {}
+                make(number, missing, list(locks.values()))
+                if number in locks:
+                    locks.pop(number).release()
+            return numbers
 
     def _wait_for_file_system(self, attempt: int) -> None:
         """Wait 2^attempt seconds if attempt > 1: a shared folder may show a new file late."""

@@ -1,12 +1,14 @@
 """Run one teacher pass over a view and cache its outputs; the ranks of a group share the blocks."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from methods import Output
 from orchestrator.core import disk
@@ -17,6 +19,8 @@ from orchestrator.teacher.cache import Array, Lock, Writer
 from orchestrator.teacher.frozen import FrozenTeacher
 
 STOP_CHECK_BLOCKS = 16
+TOGETHER_BYTES = 2**22  # of inputs that are prepared, and whose outputs are written, together
+FLOAT_BYTES = 4
 MAP = "map-"  # and the name of a stage: a part with feature maps, flattened to (n, C H W)
 
 
@@ -54,10 +58,35 @@ class SharedPass:
         stages = [part.removeprefix(MAP) for part in files if part.startswith(MAP)]
         return self.sharing.open(files, partial(self._compute, view, stages))
 
+    def create_ahead(self, files: dict[int, Path]) -> list[int]:
+        """Create the files of views that will be opened later; return the views.
+
+        Views whose files exist, or that another process computes at present, are left out.
+
+        Args:
+            files: The file of each view's logits.
+
+        Raises:
+            PreflightError: As `RankSharedFiles.open`.
+            Stopped: As `RankSharedFiles.open`.
+        """
+
+        def compute(view: int, missing: Files, locks: list[Lock]) -> None:
+            self.context.raise_if_stopped()
+            self._compute(view, [], missing, locks)
+
+        on_progress, self.on_progress = self.on_progress, _ignore_progress
+        try:
+            return self.sharing.create_unlocked(files, compute)
+        finally:
+            self.on_progress = on_progress
+
     def _compute(
         self, view: int | None, stages: list[str], missing: Files, locks: list[Lock]
     ) -> None:
         fields, remaining, failure = Output._fields[: 2 if view is None else 1], self.samples, None
+        together = 1 if stages else self._blocks_together()
+        checked_chunks = STOP_CHECK_BLOCKS // together
         with contextlib.ExitStack() as stack:
             writers: dict[str, Writer] = {}
 
@@ -65,16 +94,12 @@ class SharedPass:
                 for lock in locks:
                     lock.update_heartbeat()
 
-            for number, batch in enumerate(
-                self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1
-            ):
-                output, maps = self.teacher.compute_with_maps(batch.inputs, stages)
-                parts = {name: getattr(output, name) for name in fields}
-                parts |= {f"{MAP}{stage}": value.flatten(1) for stage, value in maps.items()}
-                blocks = {part: self.context.all_gather(value) for part, value in parts.items()}
-                rows = {
-                    part: torch.cat(each)[:remaining].cpu().numpy() for part, each in blocks.items()
-                }
+            chunks = self.batches.full_blocks(
+                view, self.context.rank, self.context.world_size, together
+            )
+            for number, chunk in enumerate(chunks, 1):
+                parts = self._run_teacher(chunk.inputs, fields, stages)
+                rows = {part: self._gather(value)[:remaining] for part, value in parts.items()}
                 remaining -= len(rows["logits"])
                 if number == 1:  # wait for a full disk here, not after a long pass
                     disk.raise_on_all_ranks(
@@ -87,9 +112,45 @@ class SharedPass:
                 update_heartbeats()
                 self.on_progress(self.samples - remaining)
                 self.context.heartbeat()
-                if number % STOP_CHECK_BLOCKS == 0:
+                if remaining and number % checked_chunks == 0:
                     self.context.raise_if_stopped()
             self.context.raise_on_all_ranks(lambda: _finish_writers(writers, failure))
+
+    def _blocks_together(self) -> int:
+        """Return the number of blocks that are prepared together: one of images in files."""
+        dataset = self.batches.dataset
+        if dataset.root is not None:
+            return 1
+        block_bytes = self.batches.batch_size * math.prod(dataset.shape) * FLOAT_BYTES
+        return min(max(TOGETHER_BYTES // block_bytes, 1), STOP_CHECK_BLOCKS)
+
+    def _run_teacher(
+        self, inputs: Tensor, fields: tuple[str, ...], stages: list[str]
+    ) -> dict[str, Tensor]:
+        """Return the outputs on the inputs, by part; the teacher gets one block after the other.
+
+        A block is copied out of several: a matrix product may depend on the alignment of its
+        operands.
+        """
+        blocks, results = torch.split(inputs, self.batches.batch_size), []
+        for block in blocks:
+            output, maps = self.teacher.compute_with_maps(
+                block.clone() if len(blocks) > 1 else block, stages
+            )
+            results.append(
+                [getattr(output, name) for name in fields]
+                + [maps[stage].flatten(1) for stage in stages]
+            )
+        names = [*fields, *(f"{MAP}{stage}" for stage in stages)]
+        return dict(zip(names, map(torch.cat, zip(*results, strict=True)), strict=True))
+
+    def _gather(self, values: Tensor) -> Array:
+        """Return the rows of all ranks in the order of the samples: the ranks' blocks alternate."""
+        blocks = [
+            each.view(-1, self.batches.batch_size, each.shape[1])
+            for each in self.context.all_gather(values)
+        ]
+        return torch.stack(blocks, dim=1).flatten(0, 2).cpu().numpy()
 
     def _open(
         self,

@@ -3,7 +3,6 @@
 The decision is made once per run, before anything starts.
 """
 
-import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import DataSummary
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.cache import list_folders
+from orchestrator.teacher.cache import list_files
 
 NODE_CACHE = Path("~/.cache/distillation-orchestrator/knowledge")  # the worker expands `~`
 
@@ -153,8 +152,4 @@ def _describe_excess(needed: int, limit_gib: float, folder: Path | None, reserve
 
 def _cached_bytes(folder: Path) -> int:
     """Return the bytes of the files in the cache: they are reused, or removed to make room."""
-    cached_bytes = 0
-    for file in (file for each in list_folders(folder) for file in each.glob("*.npy")):
-        with contextlib.suppress(FileNotFoundError):  # another sweep removes files concurrently
-            cached_bytes += file.stat().st_size
-    return cached_bytes
+    return sum(file.size for file in list_files(folder) if file.path.suffix == ".npy")

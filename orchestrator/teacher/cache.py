@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from orchestrator.core import disk
 from orchestrator.core.errors import PreflightError
-from orchestrator.store.store import make_temporary_path, write_json
+from orchestrator.store.store import write_json
 
 FORMAT = 2  # increase it when the file content changes, so that older files are not read
 NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and its description
@@ -30,6 +30,9 @@ SEAL_BYTES = hashlib.sha256().digest_size
 BLOCK_BYTES = 2**22
 POLL_S = 1.0
 LIMIT_S = 60.0  # the owner of this lock only removes a few files
+ACCOUNT_CHARACTERS = 64
+LISTING_S = 60.0  # between two listings of all files
+SPARE_SHARE = 64  # of a full cache, this part is emptied at once
 Array = NDArray[Any]
 _checked: set[tuple[Path, bytes]] = set()
 
@@ -40,6 +43,64 @@ def list_folders(root: Path) -> list[Path]:
     Other content of `root`, which a user may have chosen, is neither counted nor removed.
     """
     return [folder for folder in root.glob("[0-9a-f]" * NAME_LENGTH) if (folder / ABOUT).is_file()]
+
+
+class CachedFile(NamedTuple):
+    """A file of a cache, complete (`.npy`) or not, its size, and the time of its last use."""
+
+    path: Path
+    size: int
+    used_ns: int
+
+
+def list_files(root: Path) -> list[CachedFile]:
+    """Return the files of a cache, without descriptions and locks."""
+    files = []
+    for folder in list_folders(root):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if ".npy" in entry.name and not entry.name.endswith(".lock"):
+                    with contextlib.suppress(FileNotFoundError):  # removed concurrently
+                        status = entry.stat()
+                        files.append(
+                            CachedFile(Path(entry.path), status.st_size, status.st_mtime_ns)
+                        )
+    return files
+
+
+class Account:
+    """Bytes of a cache, as all its writers account for them since the files were last listed.
+
+    The caller holds `limit.lock`. After a listing each writer adds its file before it writes, so
+    that a crash makes the number too large, never too small. A number that reaches the limit is
+    checked by a listing. Files that other programs add count from the next listing on, which is at
+    most `LISTING_S` later.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.file, self.listed_s = root / "limit.json", 0.0
+
+    def read(self) -> int | None:
+        """Return the bytes; None if the files must be listed."""
+        try:
+            self.listed_s, held_bytes = json.loads(self.file.read_text())
+            recent = 0 <= time.time() - self.listed_s < LISTING_S
+            return int(held_bytes) if recent else None
+        except (OSError, ValueError, TypeError):  # missing, or its writer was killed
+            return None
+
+    def begin(self) -> None:
+        """Begin with a new listing."""
+        self.listed_s = time.time()
+
+    def write(self, held_bytes: int) -> None:
+        """Write the bytes of all files, in place: some file systems flush a truncated file."""
+        text = json.dumps([self.listed_s, held_bytes]).ljust(ACCOUNT_CHARACTERS)
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.pwrite(descriptor, text.encode(), 0)
+        finally:
+            os.close(descriptor)
 
 
 class Cache:
@@ -112,33 +173,40 @@ class Cache:
         header = _header(rows, columns, dtype)
         size = len(header) + rows * columns * np.dtype(dtype).itemsize + SEAL_BYTES
         with convert_os_errors(file), FileLock(self.root / "limit.lock", timeout=LIMIT_S):
-            for leftover in file.parent.glob(f".{file.name}.*"):  # of a dead writer
-                leftover.unlink()
             self._make_room(size)
             disk.require_space(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
-        """Remove the files of dead writers, then the least recently used files."""
-        cache_folders = list_folders(self.root)
-        for temporary in (
-            temporary for folder in cache_folders for temporary in folder.glob(".*.npy.*")
-        ):
-            _remove_if_dead(temporary)
-        sized_files = [
-            (file, status)
-            for folder in cache_folders
-            for file in folder.glob("*.npy*")
-            if (status := _status(file))
-        ]
-        held_bytes = sum(status.st_size for _, status in sized_files)
-        missing_bytes = disk.RESERVE_BYTES - disk.free_bytes(self.root)
-        excess_bytes = needed + max(held_bytes - self.limit_bytes, missing_bytes)
+        """Account for `needed` bytes; list the files and remove some only if it is necessary."""
+        account, missing_bytes = Account(self.root), needed + disk.RESERVE_BYTES
+        held_bytes = account.read()
+        missing_bytes -= disk.free_bytes(self.root)
+        if held_bytes is None or max(held_bytes + needed - self.limit_bytes, missing_bytes) > 0:
+            held_bytes = self._remove_files(needed, missing_bytes)
+            account.begin()
+        account.write(held_bytes + needed)
+
+    def _remove_files(self, needed: int, missing_bytes: int) -> int:
+        """Remove files of dead writers, then the least recently used; return the bytes that stay.
+
+        If the cache is full, room is also made for the next files, so that few of them list all.
+        """
+        files = list_files(self.root)
+        for file in [file for file in files if file.path.suffix != ".npy"]:
+            if _remove_if_dead(file.path):
+                files.remove(file)
+        held_bytes = sum(file.size for file in files)
+        excess_bytes = max(held_bytes + needed - self.limit_bytes, missing_bytes)
+        spare_bytes = self.limit_bytes // SPARE_SHARE if excess_bytes > 0 else 0
         removed = 0
-        for file, status in sorted(sized_files, key=lambda pair: pair[1].st_mtime_ns):
-            if excess_bytes > 0 and file.suffix == ".npy":
-                file.unlink(missing_ok=True)
-                excess_bytes, removed = excess_bytes - status.st_size, removed + 1
+        for file in sorted(files, key=lambda file: file.used_ns):
+            if file.path.suffix == ".npy" and (
+                excess_bytes > 0 or excess_bytes + spare_bytes >= file.size
+            ):
+                file.path.unlink(missing_ok=True)
+                held_bytes, removed = held_bytes - file.size, removed + 1
+                excess_bytes -= file.size
         if removed:
             self._note(
                 f"the cache in {self.root} is full: the {removed} least recently used files were "
@@ -149,6 +217,7 @@ class Cache:
                 f"the cache in {self.root} exceeds teacher.cache_gib, and no file is left to "
                 f"remove: raise teacher.cache_gib"
             )
+        return held_bytes
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -167,8 +236,9 @@ class Writer:
     """
 
     def __init__(self, file: Path, header: bytes, size: int) -> None:
-        self.file, self.temporary = file, make_temporary_path(file)
+        self.file, self.temporary = file, file.with_name(f".{file.name}.partial")
         self.hash = hashlib.sha256(_location(file))
+        self.temporary.unlink(missing_ok=True)  # of a dead writer, as the caller holds the lock
         self.stream = self.temporary.open("xb")
         try:
             if hasattr(os, "posix_fallocate"):  # fail on a full disk here, not after a long pass
@@ -215,6 +285,10 @@ class Lock:
     def __init__(self, file: Path) -> None:
         self.file, self.path = file, Path(f"{file}.lock")
         self.lock = FileLock(self.path)
+
+    def acquire_now(self) -> bool:
+        """Acquire the lock unless another process holds it; return whether it was acquired."""
+        return self._acquired(0)
 
     def wait(self, wait_s: float) -> Callable[[], bool | None]:
         """Return a function that waits one step for the lock.
@@ -306,14 +380,16 @@ def _status(file: Path) -> os.stat_result | None:
         return None
 
 
-def _remove_if_dead(temporary: Path) -> None:
+def _remove_if_dead(temporary: Path) -> bool:
     """Remove a temporary file if its writer is dead: no process holds the lock of its file.
 
-    A killed writer leaves its temporary file behind.
+    A killed writer leaves its temporary file behind. Return whether the file was removed.
     """
     file = temporary.with_name(temporary.name[1:].partition(".npy.")[0] + ".npy")
     with contextlib.suppress(Timeout), FileLock(f"{file}.lock", timeout=0):
         temporary.unlink(missing_ok=True)
+        return True
+    return False
 
 
 @contextlib.contextmanager

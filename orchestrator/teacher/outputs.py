@@ -1,5 +1,7 @@
 """Provide the teacher's outputs on a view: computed at every step, or cached once per view."""
 
+import contextlib
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods import Output
-from orchestrator.core.context import TrialContext
+from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.memory import SMALL_BYTES, map_array, to_device
 from orchestrator.data.passes import Inputs
@@ -18,6 +20,9 @@ from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher._shared_pass import MAP, SharedPass
 from orchestrator.teacher.cache import Array, Cache
 from orchestrator.teacher.frozen import FrozenTeacher
+
+AHEAD_S = 0.5  # for views that are computed before they are opened
+AHEAD_SHARE = 4  # of the cache, this part may hold them
 
 
 class OnlineTeacher:
@@ -63,6 +68,8 @@ class CachedTeacher:
         context: The context of the ranks.
         wait_s: Longest wait in seconds for a lock whose owner's heartbeat has stopped.
         stages: Stages whose feature maps are cached for the clean view.
+        views: The augmented views that will be opened, in this order. Tiny views are computed
+            before they are opened, several at once.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class CachedTeacher:
         context: TrialContext,
         wait_s: float,
         stages: Sequence[str] = (),
+        views: Sequence[int] = (),
     ) -> None:
         self.batches, self.cache, self.context = batches, cache, context
         self.sharing = RankSharedFiles(cache, context, wait_s)
@@ -89,6 +97,8 @@ class CachedTeacher:
             False: about | batches.views.identity(),
         }  # True: the clean view; False: other views
         self.lookups: Counter[str] = Counter()
+        self.views, self.opened = views, 0
+        self.computed_ahead: set[int] = set()  # and not opened since
         self.arrays: dict[str, Array] = {}
         self.tables: dict[str, Tensor] = {}  # the arrays that were used
         self.files_of_tables: Files = {}
@@ -113,8 +123,31 @@ class CachedTeacher:
         if files != self.files_of_tables:
             self.files_of_tables, self.tables = files, {}
         self.arrays = {}
+        start = time.perf_counter()
         self.arrays, computed = self.shared_pass.open(view, files)
-        self.lookups["misses" if computed else "hits"] += 1
+        seconds = time.perf_counter() - start
+        is_miss = computed or view in self.computed_ahead
+        self.lookups["misses" if is_miss else "hits"] += 1
+        if view is not None and view in self.views:
+            self.opened += 1
+            self.computed_ahead.discard(view)
+            if computed:
+                self._compute_ahead(view, seconds)
+
+    def _compute_ahead(self, view: int, seconds: float) -> None:
+        """Compute views that will be opened after `view`, whose pass took `seconds`.
+
+        They are at most as many as were opened, because a trial may be stopped early, take about
+        `AHEAD_S`, and use a small part of the cache.
+        """
+        fitting = self.cache.limit_bytes // (AHEAD_SHARE * self.arrays["logits"].nbytes)
+        count = min(self.opened, int(AHEAD_S / seconds), fitting)
+        first = self.views.index(view) + 1
+        following = self.views[first : first + self.context.broadcast_object(count)]
+        if following:
+            files = {each: self.files(each)["logits"] for each in following}
+            with contextlib.suppress(Stopped):  # the caller, whose view is open, obeys it too
+                self.computed_ahead.update(self.shared_pass.create_ahead(files))
 
     def answer(self, batch: Inputs) -> Output:
         """Return the outputs on the open view, float32.

@@ -23,7 +23,10 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     try:
         teacher = load_teacher(spec, context)
         assert teacher is not None
-        source = compute_teacher_outputs(spec, teacher, batches, context, stages=spec.stages)
+        augmented = [view for view in spec.views if view is not None]
+        source = compute_teacher_outputs(
+            spec, teacher, batches, context, stages=spec.stages, views=augmented
+        )
         assert isinstance(source, CachedTeacher), "only cached outputs can be precomputed"
         source.shared_pass.on_progress = _ProgressReporter(context)
         for number, view in enumerate(spec.views, 1):

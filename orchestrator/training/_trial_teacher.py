@@ -8,7 +8,7 @@ from itertools import chain
 from torch import Tensor
 
 from methods import Knowledge, Output
-from methods.capabilities import uses_teacher_bank
+from methods.capabilities import teacher_lr, uses_teacher_bank
 from methods.retrieval import Neighbours
 from orchestrator.config.sizes import views
 from orchestrator.config.trial import KNOWLEDGE, TrialSpec
@@ -65,14 +65,19 @@ class TrialTeacher:
         self.stages = sorted({*chain.from_iterable(of_ranks)})
         self.uses_outputs = method.needs.teacher or self.features or bool(self.stages)
         self.changed = False  # whether the trial has changed the weights
-        self.source = self._build_source(spec, network)
+        # later views need the same teacher
+        fixed = batches.views.varies and not teacher_lr(method)
+        upcoming = range(views(spec.configuration)) if fixed else ()
+        self.source = self._build_source(spec, network, upcoming)
         self.retrieval: Retrieval | None = None
         if uses_teacher_bank(method, spec.configuration.training.epochs):
             self.retrieval = build_retrieval(spec, self.source, batches, context)
 
-    def _build_source(self, spec: TrialSpec, network: FrozenTeacher) -> TeacherOutputSource:
+    def _build_source(
+        self, spec: TrialSpec, network: FrozenTeacher, upcoming: Sequence[int] = ()
+    ) -> TeacherOutputSource:
         return compute_teacher_outputs(
-            spec, network, self.batches, self.context, self.features, self.stages
+            spec, network, self.batches, self.context, self.features, self.stages, upcoming
         )
 
     def release_knowledge(self) -> None:

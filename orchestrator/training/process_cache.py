@@ -154,6 +154,7 @@ def compute_teacher_outputs(
     context: TrialContext,
     features: bool = False,
     stages: Sequence[str] = (),
+    views: Sequence[int] = (),
 ) -> TeacherOutputSource:
     """Return the source of the teacher's outputs for a trial.
 
@@ -167,6 +168,7 @@ def compute_teacher_outputs(
         context: The context of all ranks.
         features: Whether features are required.
         stages: Stages whose feature maps are required.
+        views: The augmented views that will be opened, in this order.
     """
     teacher_settings = spec.configuration.teacher
     assert teacher_settings is not None
@@ -192,6 +194,7 @@ def compute_teacher_outputs(
         context,
         spec.configuration.resources.heartbeat_timeout_s,
         stages,
+        views,
     )
 
 

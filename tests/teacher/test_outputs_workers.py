@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
+from orchestrator.teacher import outputs
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
-WORKERS, BATCH = 2, 32
+WORKERS, BATCH, VIEWS = 2, 32, range(4)
 FILES = {"clean.npy", "clean-features.npy", "view-00000.npy"}
 # 35 blocks of 32: an odd number for two workers, and the last one is not full
 PAIRS = (
@@ -40,19 +41,30 @@ PAIRS = (
 )
 
 
-def source(root: Path, folder: str, context: TrialContext) -> CachedTeacher:
+def source(
+    root: Path, folder: str, context: TrialContext, upcoming: Sequence[int] = ()
+) -> CachedTeacher:
     configuration = load(None, list(PAIRS))
     dataset = Dataset.open(prepare(configuration.data, root, 0))
     torch.manual_seed(3)
     teacher = FrozenTeacher(build("resnet8", 10, dataset.shape, {}), "of two workers")
     views = Views.from_config(dataset, configuration.data, 0)
     batches = Batches(dataset, views, BATCH, 0, rank=context.rank, world_size=context.world_size)
-    return CachedTeacher(teacher, batches, Cache(root / folder, 2**24), "float32", context, 10)
+    cache = Cache(root / folder, 2**24)
+    return CachedTeacher(teacher, batches, cache, "float32", context, 10, (), upcoming)
 
 
 def fill(cached_teacher: CachedTeacher) -> dict[str, float]:
     cached_teacher.open_view(None, features=True)
     cached_teacher.open_view(0)
+    return cached_teacher.counts()
+
+
+def fill_views(cached_teacher: CachedTeacher) -> dict[str, float]:
+    """Open several views; all that may be computed ahead are."""
+    with patch.object(outputs, "AHEAD_S", 1e6):
+        for view in VIEWS:
+            cached_teacher.open_view(view)
     return cached_teacher.counts()
 
 
@@ -83,6 +95,13 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         own.files(0)["logits"].unlink()
     own.open_view(0)
     results["one lost"] = own.counts()
+    results["ahead"] = fill_views(source(root, "ahead", context, VIEWS))
+    own = source(root, f"ahead-{rank}", context, VIEWS)
+    fill_views(own)
+    if rank == 1:
+        for view in (0, 1):
+            own.files(view)["logits"].unlink()
+    results["ahead of own"] = fill_views(source(root, f"ahead-{rank}", context, VIEWS))
     results["notes"] = []
     with (
         patch.object(disk, "POLL_S", 0.001),
@@ -117,6 +136,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the caches, one of which a single worker has filled."""
     folder = tmp_path_factory.mktemp("pass")
     fill(source(folder, "alone", TrialContext()))
+    fill_views(source(folder, "views", TrialContext()))
     return folder
 
 
@@ -138,6 +158,22 @@ def test_two_workers_give_the_same_bits_as_one(root: Path, folder: str) -> None:
     for name, file in alone.items():
         assert file.read_bytes() == other[name].read_bytes(), name
         assert np.isfinite(np.load(file)).all() and np.load(file).std() > 0
+
+
+@pytest.mark.usefixtures("results")
+@pytest.mark.parametrize("folder", ["ahead", "ahead-0", "ahead-1"])
+def test_views_computed_ahead_have_the_bits_of_single_ones(root: Path, folder: str) -> None:
+    single, ahead = files(root, "views"), files(root, folder)
+    assert set(single) == set(ahead) == {f"view-{view:05d}.npy" for view in VIEWS}
+    assert all(file.read_bytes() == ahead[name].read_bytes() for name, file in single.items())
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_all_ranks_count_views_computed_ahead_when_they_are_opened(
+    results: list[dict[str, Any]], rank: int
+) -> None:
+    assert results[rank]["ahead"] == {"hits": 0, "misses": 4}
+    assert results[rank]["ahead of own"] == {"hits": 2, "misses": 2}, "one rank lost two views"
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))

@@ -20,6 +20,7 @@ from orchestrator.core.reports import EpochRecord, Report, SampleProgress, Trial
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
+from orchestrator.teacher import _shared_pass
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.precompute import distribute_views, precompute_views, views_to_precompute
 from orchestrator.training import _precompute as precompute
@@ -250,6 +251,13 @@ def test_features_are_added_to_a_cache_without_features(spec: TrialSpec) -> None
     )
 
 
+@pytest.fixture
+def single_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute one block of the teacher at a time."""
+    monkeypatch.setattr(_shared_pass, "TOGETHER_BYTES", 1)
+
+
+@pytest.mark.usefixtures("single_blocks")
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_the_progress_never_decreases_and_ends_with_all_samples(
     spec: TrialSpec, groups: int
@@ -259,6 +267,7 @@ def test_the_progress_never_decreases_and_ends_with_all_samples(
     assert len(set(show.sums)) > len(VIEWS), "there is progress within a view"
 
 
+@pytest.mark.usefixtures("single_blocks")
 def test_a_job_reports_samples_then_views_and_finally_done(spec: TrialSpec) -> None:
     records: list[Any] = []
     job = spec.model_copy(update={"views": (None, 1)})
