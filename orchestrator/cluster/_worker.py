@@ -203,8 +203,9 @@ class _DispatcherConnection:
             self._send_heartbeat()
 
     def phase(self, activity: str) -> None:
-        self.activity = activity
-        self.phase_changed.set()
+        if self.rank == 0:
+            self.activity = activity
+            self.phase_changed.set()
 
     def _send_heartbeat(self) -> None:
         self.last_heartbeat = time.monotonic()
