@@ -44,5 +44,6 @@ class LeanTrainer(TorchTrainer):
             ray.get(controller.run.remote())
             return ray.get(controller.get_result.remote())
         finally:  # at once: its own end takes seconds, for which the end of the run would wait
-            with contextlib.suppress(*CONNECTION_ERRORS):
-                ray.kill(controller)
+            if ray.is_initialized():  # else this would start a cluster
+                with contextlib.suppress(*CONNECTION_ERRORS):
+                    ray.kill(controller)
