@@ -7,7 +7,6 @@ import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
 
-from orchestrator.cluster._file_rendezvous import FileRendezvous
 from orchestrator.cluster._lean_controller import FixedWorkers
 from orchestrator.cluster._placement_groups import CONNECTION_ERRORS
 
@@ -19,8 +18,13 @@ class LeanTrainer(TorchTrainer):
     Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
     through the dashboard, and never ends where there is none. `PlacementGroupCallback` does its
     work here. Ray has no setting for either. If Ray renames them, both are started as before.
+
+    Attributes:
+        own_cluster: Whether the cluster is our own: one machine, whose processes have inherited
+            the environment of this one.
     """
 
+    own_cluster = False
     unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -34,9 +38,9 @@ class LeanTrainer(TorchTrainer):
         """Run the controller; on a cluster of our own without a runtime environment.
 
         Ray itself gives one to the controller, for which it starts a new process instead of using
-        an idle one. The processes of our own cluster have inherited its variables.
+        an idle one.
         """
-        if not isinstance(self.backend_config, FileRendezvous):
+        if not self.own_cluster:
             return super()._initialize_and_run_controller(**arguments)
         arguments["scaling_policy"] = FixedWorkers(self.scaling_config)
         controller = ray.remote(num_cpus=0)(TrainController).remote(**arguments)
@@ -44,5 +48,6 @@ class LeanTrainer(TorchTrainer):
             ray.get(controller.run.remote())
             return ray.get(controller.get_result.remote())
         finally:  # at once: its own end takes seconds, for which the end of the run would wait
-            with contextlib.suppress(*CONNECTION_ERRORS):
-                ray.kill(controller)
+            if ray.is_initialized():  # else this would start a cluster
+                with contextlib.suppress(*CONNECTION_ERRORS):
+                    ray.kill(controller)

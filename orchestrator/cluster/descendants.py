@@ -20,7 +20,8 @@ from orchestrator.store.record_file import STRICT, RecordSchema
 FILES = "processes-*.json"
 CHECK_S = 2.0
 SAME_S = 2.0  # a start time is computed from the boot time, which clock corrections shift
-ORDERLY_S = 2.0  # for processes that are already ending
+# for processes that are already ending: nothing is lost with them, and their teardown takes seconds
+ORDERLY_S = 0.5
 GONE_S = 5.0
 GONE_CHECK_S = 0.02
 

@@ -89,7 +89,7 @@ def worker_groups(
     )
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": driver_node}
     dispatcher = actor.options(**options).remote(0, max_failures)  # `add_group` follows
-    running = _RayCluster(plan, folder, name, dispatcher)
+    running = _RayCluster(plan, folder, name, dispatcher, own_cluster)
     autoscaler = running.autoscaler = GroupAutoscaler(
         plan,
         policy,
@@ -118,8 +118,11 @@ class _RayCluster:
 
     autoscaler: GroupAutoscaler
 
-    def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
+    def __init__(
+        self, plan: Groups, folder: Path, name: str, dispatcher: Any, own_cluster: bool
+    ) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
+        self.own_cluster = own_cluster
         self.threads: list[threading.Thread] = []
         self.is_head_responsive = is_head_responsive
 
@@ -163,7 +166,9 @@ class _RayCluster:
         error, placed = "", True
         run = run_name(self.name, number)
         try:
-            _trainer(number, self.plan, self.name, self.folder).fit()
+            trainer = _trainer(number, self.plan, self.name, self.folder)
+            trainer.own_cluster = self.own_cluster
+            trainer.fit()
         except Exception as failure:  # Ray Train wraps worker errors in types of its own
             error = " ".join(str(failure).split())[:500] or type(failure).__name__
             if (
