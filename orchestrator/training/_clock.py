@@ -82,6 +82,7 @@ class _DeviceTime:
         self.first, self.last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         self.first.record()
 
-    def __exit__(self, *_: object) -> None:
-        self.last.record()
-        self.clock.events.append((self.part, self.first, self.last))
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:  # else the device may be unusable
+            self.last.record()
+            self.clock.events.append((self.part, self.first, self.last))

@@ -39,7 +39,7 @@ def build_optimizer(
 def _without_compiler(kind: type[_Optimizer]) -> type[_Optimizer]:
     """Return an optimizer class without the wrappers of its methods for torch's compiler.
 
-    The wrappers import the compiler, which takes a second of CPU time and 60 MiB in each process,
+    The wrappers import the compiler, which takes a second of CPU time and 150 MiB in each process,
     and cost more in a step than the kernel of a small network.
     """
     names = ("add_param_group", "state_dict", "load_state_dict")

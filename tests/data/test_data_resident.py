@@ -1,5 +1,6 @@
 """Test data on the device: the same batches, no repeated reads, and a limit."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -12,7 +13,7 @@ import torch
 from data_made import folder, npz, opened
 
 from orchestrator.config.data_schema import Data
-from orchestrator.data import memory
+from orchestrator.data import _image_source, memory
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, Split
 from orchestrator.data.memory import fits_on_device
@@ -208,3 +209,40 @@ def test_a_gpu_gets_the_same_images_with_and_without_residence(
             torch.equal(mine.cpu(), its.cpu())
             for mine, its in zip(tensors(one), tensors(other), strict=True)
         )
+
+
+@pytest.mark.parametrize("policy", ["none", "crop_flip"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("resident", [False, True])
+def test_small_images_kept_in_memory_give_the_same_bits(
+    dataset: Dataset,
+    policy: str,
+    channels_last: bool,
+    resident: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = batches(dataset, resident, policy, channels_last=channels_last)
+    monkeypatch.setattr(_image_source, "SMALL_BYTES", 0)
+    mapped = batches(dataset, resident, policy, channels_last=channels_last)
+    assert kept.source.keeps_normalised and not mapped.source.keeps_normalised
+    for one, other in zip(every_pass(kept), every_pass(mapped), strict=True):
+        for mine, its in zip(tensors(one), tensors(other), strict=True):
+            assert torch.equal(mine, its) and mine.stride() == its.stride()
+
+
+def test_kept_images_are_those_of_all_parts_up_to_a_size(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = sum(len(dataset.split(part)) for part in ("train", "validation", "test"))
+    size = samples * math.prod(dataset.shape) * 4
+    for limit, kept in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(_image_source, "SMALL_BYTES", limit)
+        assert batches(dataset, False).source.keeps_normalised == kept
+
+
+def test_a_change_of_a_batch_does_not_change_the_images_in_memory(dataset: Dataset) -> None:
+    made = batches(dataset, False, "none")
+    first = next(made.iterate_in_order("validation"))
+    expected = first.inputs.clone()
+    first.inputs.zero_()
+    assert torch.equal(next(made.iterate_in_order("validation")).inputs, expected)

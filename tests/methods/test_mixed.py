@@ -156,3 +156,26 @@ def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_
         mix=Mix(batch.mix.labels[order], batch.mix.share[order]),
     )
     torch.testing.assert_close(prepare(name)(moved).loss, method(batch).loss)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_labels_that_are_all_known_need_no_count(
+    share: float | None, weighted: bool, smoothing: float, prepare: Any, make_batch: Any
+) -> None:
+    """The mean over the batch is that over the counted labels."""
+    batch = make_batch(prepare("cross_entropy"))
+    batch = batch if share is None else mixed(batch, share)
+    classes = batch.student.logits.shape[1]
+    counted = replace(batch, class_weights=torch.linspace(1, 2, classes) if weighted else None)
+    known, logits = replace(counted, all_labelled=True), batch.student.logits
+    fast, slow = (
+        (
+            each.cross_entropy(smoothing),
+            each.cross_entropies(),
+            each.unweighted_cross_entropy(smoothing, logits),
+        )
+        for each in (known, counted)
+    )
+    torch.testing.assert_close(fast, slow)

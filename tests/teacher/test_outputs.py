@@ -17,7 +17,9 @@ from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.memory import SMALL_BYTES
 from orchestrator.data.views import Views
+from orchestrator.teacher import outputs
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
@@ -269,3 +271,30 @@ def test_long_teacher_passes_send_heartbeats(spec: TrialSpec, teacher: Counting)
     teacher.fingerprint = "new fingerprint"
     compute_validation_predictions(teacher, batches, context)
     assert len(signs) == 4 + 2, "40 samples in batches of 32"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_small_and_mapped_outputs_are_the_same_bits(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, answers = batches_of(spec), []
+    for limit in (SMALL_BYTES, 0):
+        monkeypatch.setattr(outputs, "SMALL_BYTES", limit)
+        source = cached(teacher, made, tmp_path, dtype)
+        source.open_view(None, features=True)
+        answers.append([source.answer(batch) for batch in made.train(0, None)])
+        assert (source.tables["logits"].dtype == torch.float32) == (limit > 0 or dtype == "float32")
+    for small, mapped in zip(*answers, strict=True):
+        assert torch.equal(small.logits, mapped.logits) and small.logits.dtype == torch.float32
+        assert torch.equal(small.features, mapped.features)
+
+
+def test_outputs_in_memory_follow_the_open_view(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path
+) -> None:
+    made = batches_of(spec)
+    source, online = cached(teacher, made, tmp_path), OnlineTeacher(teacher)
+    for view in (0, 1, 1, 0):
+        source.open_view(view)
+        for batch in made.train(0, view):
+            assert torch.equal(source.answer(batch).logits, online.answer(batch).logits)

@@ -58,6 +58,13 @@ def test_cpu_clock_does_not_synchronise(waited: list[Any]) -> None:
     assert clock.reset()["student"] > 0 and not waited
 
 
+def test_a_block_that_fails_records_no_event(waited: list[Any]) -> None:
+    clock = Clock(GPU)
+    with pytest.raises(ValueError, match="fails"), clock.measure("student"):
+        raise ValueError("fails")
+    assert "student" not in clock.reset() and not waited
+
+
 def test_parts_lie_within_the_epoch_and_a_reset_restarts() -> None:
     clock = Clock(CPU)
     with clock.measure("student"):

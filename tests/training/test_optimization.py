@@ -1,6 +1,7 @@
 """Test the learning rate in closed form, and the parameters with weight decay."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,12 @@ from torch import nn
 
 from methods import ParameterGroup
 from orchestrator.config.schema import Training
-from orchestrator.training._optimization import build_optimizer, learning_rate
+from orchestrator.training._optimization import (
+    build_optimizer,
+    clear_gradients,
+    learning_rate,
+    restore_optimizer,
+)
 
 
 def recipe(**values: Any) -> Training:
@@ -107,3 +113,73 @@ def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
     torch.testing.assert_close(
         student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     )
+
+
+RECIPES: list[dict[str, Any]] = [
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0},
+    {"optimizer": "adamw"},
+]
+
+
+def stepped(network: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    """Train the steps from `first` up to `last`, each on its own batch."""
+    for number in range(first, last):
+        generator = torch.Generator().manual_seed(number)
+        clear_gradients(optimizer)
+        network(torch.randn(4, 3, 5, 5, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+
+def convolution() -> nn.Module:
+    """Return a network whose weights have the channels-last layout."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("values", RECIPES)
+def test_the_fused_optimizer_is_that_of_torch(values: dict[str, Any]) -> None:
+    chosen, network, other = recipe(**values, weight_decay=0.1), convolution(), convolution()
+    rate: dict[str, Any] = {"lr": chosen.learning_rate, "foreach": False}
+    rate["weight_decay"] = chosen.weight_decay
+    if chosen.optimizer == "adamw":
+        reference: torch.optim.Optimizer = torch.optim.AdamW(other.parameters(), **rate)
+    else:
+        momentum, nesterov = chosen.momentum, chosen.nesterov
+        reference = torch.optim.SGD(
+            other.parameters(), momentum=momentum, nesterov=nesterov, **rate
+        )
+    stepped(network, build_optimizer(chosen, network, []), 0, 5)
+    stepped(other, reference, 0, 5)
+    for mine, its in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", RECIPES)
+def test_a_restored_optimizer_continues_to_the_bit(values: dict[str, Any], tmp_path: Path) -> None:
+    chosen, whole, broken = recipe(**values), convolution(), convolution()
+    stepped(whole, build_optimizer(chosen, whole, []), 0, 6)
+    optimizer = build_optimizer(chosen, broken, [])
+    stepped(broken, optimizer, 0, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    fresh = build_optimizer(chosen, broken, [])
+    restore_optimizer(fresh, torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    stepped(broken, fresh, 3, 6)
+    for mine, its in zip(whole.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_parameters_without_a_gradient_stay() -> None:
+    network = convolution()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer = build_optimizer(recipe(weight_decay=0.5), network, [])
+    next(network.parameters()).grad = torch.ones_like(before[0])
+    optimizer.step()
+    changed = [
+        not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
+    ]
+    assert changed == [True, False, False, False]
+    clear_gradients(optimizer)
+    assert all(parameter.grad is None for parameter in network.parameters())
