@@ -30,6 +30,7 @@ PRINTED = {
     "seeds 1 to 10",
     "how-to/search.md": "kd.temperature was 1 to 10, logarithmic and is now 1 to 6, logarithmic",
     "how-to/cluster.md": "1 x 2 workers of 1 CPU",
+    "how-to/local.md": "here: finished after",
     "how-to/resume.md": "3 of cross_entropy, kd, akd",
     "how-to/install.md": "digits_dual",
     "how-to/python.md": "complete True",

@@ -33,6 +33,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.reports import EpochRecord, Report, TrialFailure
+from orchestrator.core.signals import defer_signals
 from orchestrator.extensions.shipping import pack_code
 
 HEARTBEAT_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
@@ -204,9 +205,10 @@ class LocalPool:
         for process in self.processes:
             if self.waiting and process.state == "ready" and not process.trial:
                 trial = self.trials[self.waiting[0]]
-                if process.send(trial.spec.model_copy(update=self._known(trial))):
-                    process.trial = self.waiting.popleft()
-                    process.begin("startup")
+                with defer_signals():
+                    if process.send(trial.spec.model_copy(update=self._known(trial))):
+                        process.trial = self.waiting.popleft()
+                        process.begin("startup")
 
     @staticmethod
     def _known(trial: _Trial) -> dict[str, int]:
@@ -219,7 +221,8 @@ class LocalPool:
         for process in open_processes:
             if process.connection in readable:
                 try:
-                    self._handle(process, process.connection.recv())
+                    with defer_signals():  # the rest of a message would be read as another one
+                        self._handle(process, process.connection.recv())
                 except (EOFError, OSError):
                     self._handle_death(process, restart)
             # processes of a dead one may still hold its end of the pipe

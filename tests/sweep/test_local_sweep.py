@@ -316,13 +316,14 @@ Events.report = report
 {start}
 """
 COMMAND = """
-sys.argv[1:] = ["sweep", "--local", "--store", "store"]
+sys.argv[1:] = ["sweep", "--local", "--store", "store", "--set", "teacher.training.epochs=1"]
 from orchestrator.cli.app import app
 app()
 """
 PYTHON = """
 import orchestrator as od
-od.sweep("mlp", "mlp", "digits", local=True, store="store", progress=False)
+teacher = od.teacher("mlp", epochs=1)
+od.sweep("mlp", teacher, "digits", local=True, store="store", progress=False)
 """
 
 
