@@ -152,7 +152,7 @@ def test_while_a_student_is_trained(
     )
     assert (
         code == INTERRUPTED
-        and f"resume: python run.py sweep --resume mine --store {store}" in output
+        and f"resume: python run.py sweep --resume mine --local --store {store}" in output
     )
     assert closed == ["trial_ended waiting", "close interrupted"], "its run is marked KILLED"
     found = Sweep.open(Store(Path(store)), "mine")

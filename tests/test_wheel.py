@@ -26,7 +26,7 @@ SOURCES = (
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 # one interpreter for several commands, because importing torch takes most of the time
 RUN_ALL = """
-import contextlib, io, json, runpy, sys
+import contextlib, io, json, os, runpy, sys
 program, lines = sys.argv[1], json.loads(sys.argv[2])
 outputs = []
 for words in lines:
@@ -36,7 +36,8 @@ for words in lines:
             runpy.run_path(program, run_name="__main__")
         except SystemExit as end:
             outputs.append((end.code or 0, output.getvalue()))
-print(json.dumps(outputs))
+print(json.dumps(outputs), flush=True)
+os._exit(0)  # else with the exit code of the last command
 """
 INSPECT = """
 import json, pathlib

@@ -430,8 +430,8 @@ def test_a_refused_command_prints_one_sentence_and_starts_nothing(
         *(part for pair in given for part in ("--set", pair)),
     ]
     result = CliRunner().invoke(run.app, arguments)
-    assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
-    assert sentence in result.output and not (tmp_path / "store" / "sweeps").exists()
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert sentence in result.stderr and not (tmp_path / "store" / "sweeps").exists()
 
 
 def test_features_are_precomputed_if_a_search_may_need_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from orchestrator.cluster import connect
+from orchestrator.cluster import connect, own_cluster
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import ALLOCATOR, allocator
 from orchestrator.core.context import TrialContext
@@ -79,7 +79,20 @@ def test_ray_starts_with_the_allocator_and_restores_the_environment(
     monkeypatch.setenv(TRIM, "4096")
     monkeypatch.delenv(MMAP, raising=False)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(connect, "_start_cluster", lambda cpus: seen.append(dict(os.environ)))
+
+    class Cluster:
+        """A cluster of our own that starts no process."""
+
+        address, environment = "127.0.0.1:0", own_cluster.common_environment()
+
+        def wait(self) -> None:
+            """Do nothing."""
+
+        def end(self) -> None:
+            """Do nothing."""
+
+    monkeypatch.setattr(connect, "take_cluster", lambda cpus: Cluster())
+    monkeypatch.setattr(ray, "init", lambda **options: seen.append(dict(os.environ)))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     before = dict(os.environ)
