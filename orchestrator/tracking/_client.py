@@ -80,6 +80,8 @@ class Writer:
             be repeats.
         is_open: Predicate: whether the run of a write is open.
         resume: The command that sends the writes that remain.
+        prepare: Prepares the last writes. It is called once in the thread, when nothing is left to
+            send for the first time.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class Writer:
         perform: Perform,
         is_open: Callable[[Write], bool] = lambda write: True,
         resume: str = "",
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self.uri, self.perform, self.is_open = uri, perform, is_open
+        self.prepare = prepare
         self.resume = resume or f"sweep --resume {folder.name}"
         self.notify: Callable[[str], None] = log.warning
         self.notify_pending: Callable[[str], None] = lambda text: self.notify(text)
@@ -183,12 +187,17 @@ class Writer:
 
     def _run(self) -> None:
         self.hurry.wait(self.begin_delay_s)
+        prepared = False
         while not self.given_up.is_set():
             self.wake.clear()
             if self._send_next(self.writes) | self._send_next(self.files):
                 continue
             if self.closing.is_set() and not self.unsent:
                 return
+            if self.client and not (prepared or self.closing.is_set()):
+                prepared = True
+                self.prepare()
+                continue
             now = time.monotonic()
             times = [lane.due - now for lane in (self.writes, self.files) if lane.tries]
             times += (

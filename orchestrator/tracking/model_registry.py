@@ -5,6 +5,7 @@ process died in between.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import tempfile
@@ -41,6 +42,12 @@ def model_name(sweep: Sweep) -> str:
     MLflow refuses `/` and `:`, so they become `-`.
     """
     return f"{sweep.configuration.project}-{sweep.name}".replace("/", "-").replace(":", "-")
+
+
+def import_compiler() -> None:
+    """Import what the export of a student needs, torch's compiler, which takes two seconds."""
+    with contextlib.suppress(ImportError):  # the export imports what it needs in any case
+        importlib.import_module("torch.export.pt2_archive._package")
 
 
 def register(

@@ -89,7 +89,10 @@ class Tracker:
         self.registers_model = export_program is not None and sweep.kind in model_registry.KINDS
         self.runs = Runs(store, sweep, classes, export_program)
         resume = f"{program_name()} sweep --resume {sweep.name}{store.option}"
-        self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume)
+        prepare = model_registry.import_compiler if self.registers_model else lambda: None
+        self.writer = Writer(
+            self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume, prepare
+        )
         new = self.writer.writes.outbox.new
         self.machine = Machine(store.root, self._progress(PARENT).measured or 0)
         if sweep.state == "running":
