@@ -8,11 +8,12 @@ from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console, print_note
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
-from orchestrator.config.schema import Teacher
+from orchestrator.config.schema import Configuration, Teacher
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
+from orchestrator.sweep.runs import ray_in_background
 
 
 def teacher(
@@ -43,10 +44,6 @@ def teacher(
         ConfigurationError: The configuration has no teacher, or `precompute` is given for a teacher
             without a cache.
     """
-    from orchestrator.reporting.terminal.teacher import TeacherDisplay
-    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
-    from orchestrator.sweep.teacher_run import prepare_teacher
-
     if fill:
         refuse_renamed("--fill", fill)
     opened = Store.open(store)
@@ -56,18 +53,33 @@ def teacher(
             "teacher is null: set teacher.network.name, or choose another --config"
         ).with_details("teacher", None, "teacher.network.name")
     if dry_run:
+        from orchestrator.sweep.preflight.preflight import show_plan
+
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    prepared = prepare_run(opened, configuration, "teacher", local, print_note)
+    with ray_in_background(configuration, local):
+        _prepare_and_print(opened, configuration, configuration.teacher, precompute, local)
+    return errors.OK
+
+
+def _prepare_and_print(
+    store: Store, configuration: Configuration, settings: Teacher, precompute: bool, local: bool
+) -> None:
+    """Check the run, fit or load the teacher, precompute its outputs on request, and print it."""
+    from orchestrator.reporting.terminal.teacher import TeacherDisplay
+    from orchestrator.sweep.preflight.preflight import prepare_run
+    from orchestrator.sweep.teacher_run import prepare_teacher
+
+    prepared = prepare_run(store, configuration, "teacher", local, print_note)
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {prepared.teacher_access.words}: "
-            f"{_cache_advice(configuration.teacher)}"
-        ).with_details("--precompute", True, _cache_advice(configuration.teacher))
+            f"{_cache_advice(settings)}"
+        ).with_details("--precompute", True, _cache_advice(settings))
     with TeacherDisplay(console) as display:
         precompute_display = display if precompute else None
         folder, card, cost_s = prepare_teacher(
-            opened,
+            store,
             prepared.configuration,
             prepared.data,
             display,
@@ -78,7 +90,6 @@ def teacher(
         if precompute:
             display.end()
     _print_card(card, folder, cost_s)
-    return errors.OK
 
 
 def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
