@@ -60,7 +60,7 @@ def compile_step(compute: ComputeStep, method: Method, device: torch.device) -> 
         received = None if logits is None else lambda: logits
         if not replays:
             return compiled(batch, teacher, output, received, weights)
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         output, objective = compiled(batch, teacher, output, received, weights)
         _copy_kept_tensors(method)
         return output, Objective(objective.loss, _copy_terms(objective))

@@ -83,7 +83,7 @@ class TrainedStudent:
             half_type(precision, device) for precision in (self.recipe.precision, eval_precision)
         )
         self.distillation_module = DistillationModule(self.student, self.method, *types)
-        self.mean = self.context.mean
+        self.mean: Callable[[Tensor], Tensor] = self.context.mean
         if self.recipe.compile == "step":
             self.distillation_module.compile_step(device)
             if self.context.world_size > 1:

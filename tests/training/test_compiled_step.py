@@ -32,7 +32,7 @@ SMALL = (
     "teacher.dtype=float32",
 )
 PEER = ("peers.b.network={name: mlp, width: 6}", "resources.peer_placement=colocated")
-UNLABELLED = ("data.labelled=60", "data.mixing=mixup")
+UNLABELLED = ("data.labelled=30", "data.mixing=mixup")
 LEARNABLE = "method.alpha_schedule=learnable"
 CASES: dict[str, tuple[str, ...]] = {
     "cross_entropy": (),
@@ -46,7 +46,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "wttm": ("training.optimizer=adamw", "training.learning_rate=0.003"),
     "akd": (),
     "akd, cam": ("method.cam=true", "method.cam_width=8"),
-    "akd, label": ("method.alpha_gap=label", *UNLABELLED),
+    "akd, label": ("method.alpha_gap=label",),
+    "akd, unlabelled": ("method.alpha_gap=label", *UNLABELLED),
     "akd, acc": ("method.alpha_gap=acc",),
     "akd, bilevel": (LEARNABLE, "method.alpha_learnable=bilevel"),
     "akd, entropy": (LEARNABLE, "method.alpha_learnable=entropy"),
