@@ -145,6 +145,9 @@ def test_forward_and_loss_are_one_graph(trial: Trial) -> None:
     assert counters["stats"]["unique_graphs"] == first, "another trial has the same code"
     metrics_of(trial("warm", "method.name=kd", "training.compile=step", "method.temperature=2"))
     assert counters["stats"]["unique_graphs"] == first + 1, "a number is a part of the code"
+    scheduled = ("method.name=kd", "method.alpha_schedule=cosine", "method.temperature=3")
+    metrics_of(trial("scheduled", *scheduled, "training.compile=step"))
+    assert counters["stats"]["unique_graphs"] == first + 2, "not for each epoch's alpha"
 
 
 RESUMED = ("kd, linear alpha", "akd, acc", "dual_student", "akd, bilevel")
