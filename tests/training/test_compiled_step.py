@@ -64,6 +64,18 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
+SLOW = (
+    "cross_entropy, class weights",
+    "kd, bfloat16",
+    "akd, unlabelled",
+    "akd, entropy",
+    "akd, raw",
+    "dual_student, in turn",
+    "kd_aif, both",
+    "ic_kd, online",
+)
+
+
 class Traced:
     """Replacement of `torch.compile` that traces with another backend."""
 
@@ -125,7 +137,9 @@ def test_every_method_that_is_not_refused_has_a_case() -> None:
     assert {case.partition(",")[0] for case in CASES} == set(METHODS) - refused
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_a_compiled_step_trains_as_an_uncompiled_one(trial: Trial, case: str) -> None:
     pairs = (f"method.name={case.partition(',')[0]}", *CASES[case])
     plain, fast = trial("plain", *pairs), trial("fast", *pairs, "training.compile=step")
@@ -150,10 +164,15 @@ def test_forward_and_loss_are_one_graph(trial: Trial) -> None:
     assert counters["stats"]["unique_graphs"] == first + 2, "not for each epoch's alpha"
 
 
-RESUMED = ("kd, linear alpha", "akd, acc", "dual_student", "akd, bilevel")
-
-
-@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "kd, linear alpha",
+        "akd, bilevel",
+        pytest.param("akd, acc", marks=pytest.mark.slow),
+        pytest.param("dual_student", marks=pytest.mark.slow),
+    ],
+)
 def test_resume_is_bit_identical(trial: Trial, case: str) -> None:
     pairs = (f"method.name={case.partition(',')[0]}", *CASES[case], "training.compile=step")
     whole, broken = trial("whole", *pairs), trial("broken", *pairs)
