@@ -19,6 +19,7 @@ from methods.method import ParameterGroup, Progress, Task
 from methods.settings import Positive, Settings, SettingsError
 
 AlphaSchedule = Literal["constant", "linear", "cosine", "step", "learnable", "gap"]
+OVER_EPOCHS = ("linear", "cosine", "step")  # schedules whose alpha depends on the epoch
 
 
 class AlphaSettings(Settings):
@@ -260,15 +261,22 @@ class ScheduledAlpha(Alpha):
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
-        self.value = scheduled_alpha(settings, 0.0)
+        self.value: float | Tensor
+        if settings.alpha_schedule in OVER_EPOCHS:
+            # a tensor: a compiled step would be compiled again for each number
+            start = torch.tensor(scheduled_alpha(settings, 0.0), dtype=torch.float64)
+            self.register_buffer("value", start, persistent=False)
+        else:
+            self.value = settings.alpha
 
-    def compute(self, batch: Batch, terms: Terms) -> float:
+    def compute(self, batch: Batch, terms: Terms) -> Tensor | float:
         """Return the scheduled value of this epoch."""
         return self.value
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the schedule to the next epoch."""
-        self.value = scheduled_alpha(self.settings, progress.epoch / progress.epochs)
+        if isinstance(self.value, Tensor):
+            self.value.fill_(scheduled_alpha(self.settings, progress.epoch / progress.epochs))
         return {}
 
 
@@ -277,7 +285,7 @@ def scheduled_alpha(settings: AlphaSettings, progress: float) -> float:
 
     The value is `settings.alpha` if no schedule over the epochs is set.
     """
-    if settings.alpha_schedule not in ("linear", "cosine", "step"):
+    if settings.alpha_schedule not in OVER_EPOCHS:
         return settings.alpha
     share = min(progress / settings.alpha_when, 1.0)
     if settings.alpha_schedule == "cosine":

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BINS = 20  # of equal width over [0, 1]
 WEIGHT_RANGE = 4.0  # bins of a weight histogram cover [0, this]; the last one counts all above, too
 
 
-class Histogram:
+class Histogram(nn.Module):
     """Counts per bin that restart every epoch; each rank counts its own samples."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.counts: Tensor | None = None  # no buffer: DDP would broadcast those of rank 0
 
     def count(self, values: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Teacher-free distillation from a virtual teacher that is right about every label."""
 
+import math
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -82,26 +82,22 @@ class TfKD(Method):
 
     def _paper(self, batch: Batch, classes: int) -> Tensor:
         temperature = self.settings.temperature
-        return _divergence(
-            batch, self._teacher(classes).log() / temperature, temperature, temperature**2
-        )
+        right, wrong = (math.log(each) / temperature for each in self._teacher(classes))
+        return _divergence(batch, right, wrong, temperature, temperature**2)
 
     def _released(self, batch: Batch, classes: int) -> Tensor:
-        return _divergence(
-            batch,
-            self._teacher(classes) / self.settings.temperature,
-            1.0,
-            self.settings.multiplier / classes,
-        )
+        right, wrong = (each / self.settings.temperature for each in self._teacher(classes))
+        return _divergence(batch, right, wrong, 1.0, self.settings.multiplier / classes)
 
-    def _teacher(self, classes: int) -> Tensor:
-        """Return p, (K,) float64, of a sample with the first class as its label."""
-        p = torch.full((classes,), (1 - self.settings.correct) / (classes - 1), dtype=torch.float64)
-        p[0] = self.settings.correct
-        return p
+    def _teacher(self, classes: int) -> tuple[float, float]:
+        """Return p of the label, and of each other class."""
+        correct = self.settings.correct
+        return correct, (1 - correct) / (classes - 1)
 
 
-def _divergence(batch: Batch, logits: Tensor, temperature: float, scale: float) -> Tensor:
+def _divergence(
+    batch: Batch, right: float, wrong: float, temperature: float, scale: float
+) -> Tensor:
     """Return scale times the mean of D(softmax(logits) || q_T), ().
 
     Computed in float64 up to the end. At a high T the cross entropy and the entropy are both nearly
@@ -109,15 +105,17 @@ def _divergence(batch: Batch, logits: Tensor, temperature: float, scale: float) 
 
     Args:
         batch: Batch of the student.
-        logits: (K,) logits of a teacher whose label comes first.
+        right: The teacher's logit of the label.
+        wrong: The teacher's logit of each other class.
         temperature: T of the student.
         scale: Factor of the divergence.
     """
-    log_p = logits.log_softmax(dim=0)
-    entropy = -float((log_p.exp() * log_p).sum())
+    classes, top = batch.student.logits.shape[1], max(right, wrong)
+    total = top + math.log(math.exp(right - top) + (classes - 1) * math.exp(wrong - top))
+    p_right, p_wrong = math.exp(right - total), math.exp(wrong - total)
+    entropy = p_right * (total - right) + (classes - 1) * p_wrong * (total - wrong)
     known = (batch.labelled > 0).double()  # no divergence without a label that counts
-    smoothing = len(logits) * float(log_p[-1].exp())
     smoothed = batch.unweighted_cross_entropy(
-        smoothing, batch.student.logits.double() / temperature
+        classes * p_wrong, batch.student.logits.double() / temperature
     )
     return (scale * (smoothed - known * entropy)).to(losses.full_type(batch.student.logits))

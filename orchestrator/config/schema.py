@@ -41,6 +41,7 @@ from orchestrator.core.text import quote
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "multi_step"]
+Compile = Literal[False, True, "step"]
 PAUSING = ("hyperband", "pbt")  # schedulers that pause trials until others catch up
 LETTERS = "abcdefgh"  # letters of the students of a trial
 
@@ -103,10 +104,11 @@ class Training(Section):
     channels_last: bool | None = Field(
         None, description="Use the channels_last memory format; null uses it for all but mlp."
     )
-    compile: bool = Field(
+    compile: Compile = Field(
         False,
-        description="Compile student and teacher with torch.compile; on a CPU this needs a C++ "
-        "compiler.",
+        description="Compile with torch.compile; on a CPU this needs a C++ compiler. true: student "
+        "and teacher; step: also the student's training step up to the loss as one function, with "
+        "CUDA graphs on a GPU. It is compiled again for each value of the method's settings.",
     )
 
     @model_validator(mode="after")

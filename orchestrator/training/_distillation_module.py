@@ -1,5 +1,6 @@
 """Combine student and method in one module, so that DDP reduces the parameters of both."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -8,15 +9,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from methods import Batch, LookAhead, Method, Output
+from methods import Batch, LookAhead, Method, Objective, Output
 from methods.batch import single_rank_mean
 from orchestrator.core.context import TrialContext
 from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.feature_maps import recorded_maps
 from orchestrator.models.network import head_tensors, with_exact_head
+from orchestrator.training._compilation import ComputeStep, compile_step
 
 NO_MAPS: Mapping[str, Tensor] = {}
+_NOTHING = contextlib.nullcontext(NO_MAPS)
 # logits of the student (B, K) -> a function that returns the logits of its peers (P, B, K)
 PeerReader = Callable[[Tensor], Callable[[], Tensor]]
 
@@ -48,6 +51,7 @@ class DistillationModule(nn.Module):
         self.stages: tuple[str, ...] = ()  # stages of the student whose maps the method uses
         self.student_maps: Mapping[str, Tensor] = NO_MAPS  # of the last output
         self.teacher_maps: Mapping[str, Tensor] = NO_MAPS  # of the batch of this step
+        self._compute_step: ComputeStep = self._compute_objective
 
     def forward(
         self,
@@ -64,17 +68,35 @@ class DistillationModule(nn.Module):
             output: The student's outputs on the batch; None to compute them.
             read_peers: Returns access to the peers' logits, given the student's.
         """
-        output = self.compute_output(batch) if output is None else output
+        weights = self.lookup_weights(batch.index) if self.lookup_weights else None
+        peers = None
+        if read_peers:
+            output = self.compute_output(batch) if output is None else output
+            peers = read_peers(output.logits)
+        output, objective = self._compute_step(batch, teacher, output, peers, weights)
         if self.record:
             self.record(batch.index, output)
-        weights = self.lookup_weights(batch.index) if self.lookup_weights else None
-        peers = read_peers(output.logits) if read_peers else None
-        objective = self.method(
-            self._batch(batch, teacher, output, peers, weights, self.teacher_maps)
-        )
         if self.stages:
             self.student_maps = self.teacher_maps = NO_MAPS
         return objective.loss, objective.terms
+
+    def _compute_objective(
+        self,
+        batch: Inputs,
+        teacher: Output | None,
+        output: Output | None,
+        peers: Callable[[], Tensor] | None,
+        weights: Tensor | None,
+    ) -> tuple[Output, Objective]:
+        """Return the student's outputs and the objective, without access to anything else."""
+        output = self.compute_output(batch) if output is None else output
+        return output, self.method(
+            self._batch(batch, teacher, output, peers, weights, self.teacher_maps)
+        )
+
+    def compile_step(self, device: torch.device) -> None:
+        """Compile the computation of outputs and objective as one function."""
+        self._compute_step = compile_step(self._compute_objective, self.method, device)
 
     def compute_output(
         self, batch: Inputs, parameters: Mapping[str, Tensor] | None = None
@@ -98,7 +120,7 @@ class DistillationModule(nn.Module):
             torch.autocast(
                 batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None
             ),
-            recorded_maps(self.student, stages) as maps,
+            recorded_maps(self.student, stages) if stages else _NOTHING as maps,
         ):
             output = self._forward(batch.inputs, parameters)
         if stages:

@@ -27,6 +27,7 @@ from orchestrator.models.feature_maps import feature_stages, map_shapes
 from orchestrator.models.network import count_features
 from orchestrator.models.weights import load_weights
 from orchestrator.store.progress import Progress as SavedProgress
+from orchestrator.training._compilation import compile_in_place, without_compiler
 from orchestrator.training._distillation_module import DistillationModule, PeerReader, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import (
@@ -40,7 +41,7 @@ from orchestrator.training._randomness import Draws, seed_everything
 from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
 from orchestrator.training._trace import Trace
 from orchestrator.training.checkpoint import Checkpoint, ComponentState, State
-from orchestrator.training.process_cache import channels_last, compile_in_place, half_type
+from orchestrator.training.process_cache import channels_last, half_type
 
 # seeds that separate the draws of a method, and the weights of the peers, from student a's weights
 METHOD, PEER = 1, 2
@@ -82,7 +83,12 @@ class TrainedStudent:
             half_type(precision, device) for precision in (self.recipe.precision, eval_precision)
         )
         self.distillation_module = DistillationModule(self.student, self.method, *types)
-        self.distillation_module.mean = self.context.mean
+        self.mean: Callable[[Tensor], Tensor] = self.context.mean
+        if self.recipe.compile == "step":
+            self.distillation_module.compile_step(device)
+            if self.context.world_size > 1:
+                self.mean = without_compiler(self.mean)
+        self.distillation_module.mean = self.mean
         self.distillation_module.all_labelled = batches.all_labelled
         weights = compute_class_weights(configuration.data, batches.class_sizes)
         self.distillation_module.class_weights = None if weights is None else weights.to(device)
@@ -150,7 +156,7 @@ class TrainedStudent:
             len(dataset.classes),
             len(dataset.train),
             self.recipe.epochs,
-            self.context.mean,
+            self.mean,
             student_features=count_features(self.student),
             teacher_features=count_features(teacher) if teacher else 0,
             student_maps=map_shapes(self.student, dataset.shape, stages.student),
@@ -175,9 +181,9 @@ class TrainedStudent:
             self.optimizer, self.recipe, self.method_groups, self.learning_rate(progress)
         )
         with self.draws.continue_sequence():
+            clear_gradients(self.optimizer)
             loss, terms = self.module(batch, teacher_output, self.output, self.read_peers)
             self.output = None
-            clear_gradients(self.optimizer)
             self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
             self.scaler.unscale_(self.optimizer)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods import Knowledge, Output, build_method
 from methods.retrieval import Neighbours
@@ -23,6 +23,7 @@ from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
+from orchestrator.training._compilation import compile_in_place
 
 TeacherOutputSource = OnlineTeacher | CachedTeacher
 Find = Callable[[Knowledge, int, int], Neighbours]
@@ -54,19 +55,6 @@ def half_type(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
-
-
-def compile_in_place(network: nn.Module) -> None:
-    """Compile a network's forward.
-
-    Networks of the same form share the compiled code within a process.
-    """
-    # All networks share one forward. Dynamo keeps 8 versions of it and then stops, and a shape
-    # takes two or three.
-    torch._dynamo.config.recompile_limit = 256
-    # A look-ahead may compute the gradient of a shared graph twice.
-    torch._functorch.config.donated_buffer = False
-    network.compile()
 
 
 @lru_cache(maxsize=2)
@@ -143,7 +131,7 @@ def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None
         context.device,
         channels_last(recipe, teacher_settings.network),
         precision,
-        recipe.compile,
+        bool(recipe.compile),
     )
 
 

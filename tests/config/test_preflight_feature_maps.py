@@ -40,6 +40,7 @@ def test_networks_of_all_students_and_searched_methods_are_checked() -> None:
     [
         (("method.teacher_stage=7",), ("method.teacher_stage", 7, (0, 3))),
         (("training.compile=true",), ("training.compile", True, (False,))),
+        (("training.compile=step",), ("training.compile", "step", (False,))),
         (
             ("method.name=attention_transfer", "student={name: mlp, width: 8}"),
             ("method.stages", 0, "stages with several positions"),

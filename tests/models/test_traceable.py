@@ -12,7 +12,7 @@ from methods import Output
 from orchestrator.models._torchvision_models import PARTS
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
-from orchestrator.training.process_cache import compile_in_place
+from orchestrator.training._compilation import compile_in_place
 
 CLASSES = 7
 # A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. Both repeat the block of

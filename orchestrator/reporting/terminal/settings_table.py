@@ -61,7 +61,8 @@ def describe_type(
     bounds = [f"{BOUNDS[name]} {format_bound(limits[name])}" for name in limits if name in BOUNDS]
     bounds += [LENGTHS[name].format(limits[name]) for name in limits if name in LENGTHS]
     if origin is Literal:
-        kind = "one of " + ", ".join(map(quote, arguments))
+        plain = (str(each).lower() if isinstance(each, bool) else each for each in arguments)
+        kind = "one of " + ", ".join(map(quote, plain))
     elif origin is tuple:
         kind = f"list ({describe_type(arguments[0], (), quote)})"
     elif origin is dict:

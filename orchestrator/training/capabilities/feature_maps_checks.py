@@ -126,8 +126,9 @@ def _methods(configuration: Configuration, searching: bool) -> Iterator[tuple[st
 
 
 def _refuse_compiled(configuration: Configuration, name: str) -> None:
-    if configuration.training.compile:
+    value = configuration.training.compile
+    if value:
         raise ConfigurationError(
-            f"training.compile = true is not allowed with method {name}, which uses feature maps: "
-            "a compiled network does not give them; set training.compile=false"
-        ).with_details("training.compile", True, (False,))
+            f"training.compile = {str(value).lower()} is not allowed with method {name}, which "
+            "uses feature maps: a compiled network does not give them; set training.compile=false"
+        ).with_details("training.compile", value, (False,))
