@@ -43,7 +43,8 @@ the teacher under `teacher/`.
 """
 FIGURES_TITLE = """## Figures
 
-Artifacts of a trial's run in MLflow, `figures/NAME.png`.
+Artifacts of a trial's run in MLflow, `figures/NAME.png`. `tracking.figures` selects the trials that
+have them: by default the complete trials whose weights are kept.
 """
 COMMANDS_TITLE = """# Command line
 

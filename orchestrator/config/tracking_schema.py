@@ -1,5 +1,7 @@
 """Define the section `tracking` of the configuration."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from orchestrator.config.fields import Section
@@ -14,6 +16,13 @@ class Tracking(Section):
         description="URI of the MLflow server or database, without credentials; set "
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the "
         "environment. Null is a SQLite database in the store.",
+    )
+    figures: Literal["kept", "all", "none"] = Field(
+        "kept",
+        description="Trials of a sweep whose figures MLflow gets. kept: complete trials whose "
+        "weights are kept (`search.keep_checkpoints`) when the figures are drawn, soon after "
+        "their end; all: every trial, also those that were stopped early; none: no trial. A "
+        "single training has figures unless this is none.",
     )
 
     @field_validator("uri")

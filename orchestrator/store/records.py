@@ -359,7 +359,7 @@ class Sweep(SweepRecord):
     def _usable(self) -> list[Trial]:
         return [
             trial
-            for trial in self.trials.values()
+            for trial in list(self.trials.values())  # other threads call this
             if trial.value is not None and trial.state in ("complete", "stopped_early")
         ]
 

@@ -171,8 +171,8 @@ def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bo
         "- Its trials are the runs below it: `tags.sweep = '"
         + sweep.name
         + "'`; the best one has `tags.best = 'true'`.",
-        f"- *Artifacts*: {ran} is the configuration that ran; each trial has its figures; `report` "
-        f"adds its page here.",
+        f"- *Artifacts*: {ran} is the configuration that ran; the best trials have "
+        f"figures (`tracking.figures`); `report` adds its page here.",
     ]
     if model:
         lines.append(

@@ -21,6 +21,7 @@ from orchestrator.reporting.figures import trial
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.record_file import DamagedRecordError, RecordSchema
 from orchestrator.store.records import Sweep
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, set_aside
 from orchestrator.tracking._client import OUTBOX, status_of
 from orchestrator.tracking._description import NOTE, RUN
@@ -303,6 +304,8 @@ class Runs:
 
     def _figures(self, client: Any, write: LogFigures) -> None:
         """Draw the figures of a trial and send them to the runs of its students, or to its own."""
+        if not self._has_figures(write):
+            return
         trial.set_font_cache(self.fonts)
         key, letters = write.run, write.letters
         folder = self.sweep.trial_folder(int(key))
@@ -313,6 +316,17 @@ class Runs:
             if trial.AGREEMENT in drawn:
                 self._send(client, key, {trial.AGREEMENT: drawn.pop(trial.AGREEMENT)})
             self._send(client, f"{key}/{letter}" if letters else key, drawn)
+
+    def _has_figures(self, write: LogFigures) -> bool:
+        """Return whether `tracking.figures` selects a trial that has ended.
+
+        A trial that is no longer among the best never is again, so that drawing late costs no
+        figure of a trial that stays.
+        """
+        which = self.sweep.configuration.tracking.figures
+        if which == "kept" and self.sweep.kind == "sweep":
+            return write.complete and int(write.run) in trials_with_weights(self.sweep)
+        return which != "none"
 
     def _front(self, client: Any, write: LogFront) -> None:
         """Log the Pareto front as a file and a picture."""

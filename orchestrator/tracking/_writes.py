@@ -130,7 +130,10 @@ class LogText(_RunWrite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFigures(_RunWrite):
-    """Draw and log the figures of a trial; `letters` are those of its runs of students."""
+    """Draw and log the figures of a trial, if `tracking.figures` selects it.
+
+    `letters` are those of its runs of students.
+    """
 
     do: Literal["figures"] = "figures"
     complete: bool

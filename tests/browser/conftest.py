@@ -16,6 +16,7 @@ SETTINGS = (
     "search.grace_epochs=2",
     "teacher.training.epochs=3",
     "project=pages",
+    "tracking.figures=all",
 )
 
 

@@ -28,6 +28,7 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "search.trials=4",
         "search.keep_checkpoints=1",
         "search.scheduler=none",
+        "tracking.figures=all",
     )
     configuration = load(None, [*SMALL, *pairs])
     prepared = prepare_run(store, configuration, "sweep", local=False)

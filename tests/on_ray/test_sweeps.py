@@ -118,7 +118,7 @@ def check_mlflow(sweep: Sweep) -> None:
         assert [(point.step, point.value) for point in history] == list(
             enumerate(trial.history, start=1)
         )
-        drawn = [] if trial.state == "failed" else ["figures"]
+        drawn = ["figures"] if trial.state == "complete" else []
         assert [file.path for file in client.list_artifacts(child.info.run_id)] == [
             "configuration.json",
             *drawn,

@@ -22,6 +22,7 @@ from orchestrator.tracking.tracker import Tracker
 
 Arrays = dict[str, NDArray[Any]]
 EPOCHS, POINTS = 4, 40
+LABELS = ["0.01", "0.1", "1"]
 
 
 def traced(alpha: bool = True) -> Arrays:
@@ -106,6 +107,10 @@ def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
     )
     colours = {line.get_color() for line in below.get_lines()}
     assert len(colours) == 3
+    figure.draw_without_rendering()
+    low, high = below.get_ylim()
+    labels = [tick.get_text() for tick in below.get_yticklabels()]
+    assert [label for label in labels if low <= float(label) <= high] == LABELS
 
 
 def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -> None:
@@ -173,11 +178,14 @@ def test_few_classes_are_bars_and_at_most_six_samples() -> None:
     assert len(figure.axes) == 6
     for place, axis in enumerate(figure.axes):
         assert axis.get_title() == f"true: {shown['labels'][place]}"
-        heights = [[bar.get_height() for bar in container] for container in axis.containers]
+        heights = [bars.get_data().values[::2] for bars in axis.patches]
+        edges = [bars.get_data().edges for bars in axis.patches]
+        assert len(np.unique(np.round(edges, 9))) == 4 * 10, "bars of a class touch each other"
+        assert np.array_equal(np.floor(np.array(edges) + 0.5)[:, ::2], [range(10)] * 3)
         expected = [shown[name][place] for name in ("teacher", "reweighted", "student")]
         assert np.allclose(heights, expected)
     plain: Any = class_figures.distributions(class_arrays(10, samples=2, reweighted=False))
-    assert [len(axis.containers) for axis in plain.axes] == [2, 2]
+    assert [len(axis.patches) for axis in plain.axes] == [2, 2]
 
 
 def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> None:
@@ -256,11 +264,54 @@ def test_a_home_that_cannot_be_written_costs_nothing(
     assert os.environ.pop("MPLCONFIGDIR") == str(tmp_path / "fonts")
 
 
+def figures_of(sweep: Sweep, number: int) -> set[str]:
+    """Return the names of the figures that MLflow has of a trial."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(Store(sweep.folder.parent.parent), sweep.configuration))
+    run = read_json(sweep.folder / "mlflow.json")[str(number)]
+    return {Path(file.path).stem for file in client.list_artifacts(run, "figures")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "which", "expected"),
+    [
+        ("sweep", "kept", {2, 3}),
+        ("sweep", "all", {0, 1, 2, 3}),
+        ("sweep", "none", set()),
+        ("train", "kept", {1}),
+        ("train", "none", set()),
+    ],
+)
+def test_a_setting_selects_the_trials_with_figures(
+    kind: str, which: str, expected: set[int], tmp_path: Path
+) -> None:
+    """The weights of the two best are kept.
+
+    Trial 0 was among them at its end, before MLflow received anything.
+    """
+    store = Store.open(tmp_path)
+    settings = ["project=tests", f"tracking.figures={which}", "search.keep_checkpoints=2"]
+    sweep = Sweep.create(store.sweep("mine"), load(None, settings), kind)
+    tracker = Tracker(store, sweep)
+    ends = {0: ("complete", 0.5), 1: ("stopped_early", 0.9), 2: ("complete", 0.6)}
+    ends |= {3: ("complete", 0.7)}
+    for number in ends if kind == "sweep" else [1]:
+        trial = Trial(number, {}, *ends[number])  # type: ignore[arg-type]
+        write(sweep.trial_folder(number), traced(), None)
+        sweep.save_trial(trial)
+        tracker.trial_started(trial)
+        tracker.trial_ended(trial)
+    assert not tracker.close("finished")
+    assert {number for number in sweep.trials if "terms" in figures_of(sweep, number)} == expected
+
+
 def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     store = Store.open(tmp_path)
-    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    configuration = load(None, ["project=tests", "tracking.figures=all"])
+    sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
     tracker = Tracker(store, sweep)
     for number, state in enumerate(("complete", "stopped_early", "waiting", "complete")):
         trial = Trial(number, {}, state=state, value=0.5)  # type: ignore[arg-type]
@@ -273,17 +324,9 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
     tracker.close("finished")
     client = MlflowClient(tracking_uri(store, sweep.configuration))
 
-    def drawn(number: int) -> set[str]:
-        return {
-            Path(file.path).stem
-            for file in client.list_artifacts(
-                read_json(sweep.folder / "mlflow.json")[str(number)], "figures"
-            )
-        }
-
     four = {"terms", "alpha_per_sample", "class_weights", "distributions"}
-    assert drawn(0) == four and drawn(1) == {"terms"} and drawn(2) == set()
-    assert drawn(3) == {"class_weights", "distributions"}
+    assert [figures_of(sweep, number) for number in range(3)] == [four, {"terms"}, set()]
+    assert figures_of(sweep, 3) == {"class_weights", "distributions"}
     assert client.get_run(read_json(sweep.folder / "mlflow.json")["3"]).info.status == "FINISHED"
     assert (
         client.get_run(read_json(sweep.folder / "mlflow.json")["parent"]).data.tags["state"]

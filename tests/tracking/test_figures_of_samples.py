@@ -360,7 +360,9 @@ def test_pictures_and_metrics_of_weighed_samples_are_in_the_run_of_the_trial(
     from mlflow import MlflowClient
 
     store = Store.open(tmp_path)
-    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    sweep = Sweep.create(
+        store.sweep("mine"), load(None, ["project=tests", "tracking.figures=all"]), "sweep"
+    )
     tracker = Tracker(store, sweep)
     accuracy = {"epochs/class_accuracy": np.array([[0.5, 1.0]], np.float32)}
     spent = {

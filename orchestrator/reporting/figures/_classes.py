@@ -193,16 +193,11 @@ def _draw_distribution(
     axis: "Axes", values: Array, turn: int, count: int, name: str, bars: bool
 ) -> None:
     places = np.arange(len(values))
-    if bars:
-        width = 0.84 / count
-        axis.bar(
-            places - 0.42 + (turn + 0.5) * width,
-            values,
-            width,
-            color=SOURCES[name],
-            label=name,
-            linewidth=0,
-        )
+    if bars:  # one artist instead of a rectangle per class, which costs 0.5 ms each
+        sides = np.array([turn, turn + 1]) * 0.84 / count - 0.42
+        heights = np.insert(values, np.arange(1, len(values)), np.nan)  # NaN is a gap
+        edges = (places[:, None] + sides).ravel()
+        axis.stairs(heights, edges, fill=True, color=SOURCES[name], label=name, linewidth=0)
     else:
         marker = "osD"[turn]
         axis.plot(

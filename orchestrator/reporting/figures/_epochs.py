@@ -22,6 +22,7 @@ from orchestrator.reporting.figures._figure import (
     finite,
     heat_map,
     limits,
+    set_log_scale,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
     values = np.concatenate([finite(steps[name]) for name in shown])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > WIDE * values.min():
-        below.set_yscale("log")
+        set_log_scale(below)
     below.set(xlabel="epoch", ylabel="mean loss per sample", xlim=limits(epoch))
     below.legend(
         loc="upper right", frameon=False, fontsize=8, ncols=len(shown) if len(shown) < 5 else 3

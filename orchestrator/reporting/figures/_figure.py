@@ -47,6 +47,7 @@ def create_figure(
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
+        axis.set_title("", y=1.0)  # placing it by the tick labels would cost 4 ms
     return figure, axes
 
 
@@ -102,3 +103,17 @@ def epochs_along(axis: "Axes", epochs: int) -> None:
 def limits(epoch: Array) -> tuple[float, float]:
     last = float(np.nanmax(epoch))
     return (0.0, last) if last > 0 else (-1.0, 1.0)
+
+
+def set_log_scale(axis: "Axes") -> None:
+    """Set a logarithmic y axis with labels such as 0.1 and 20, and without minor ticks.
+
+    Minor ticks and labels such as 10^-1 would cost more than the rest of the figure.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())

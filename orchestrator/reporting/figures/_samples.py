@@ -97,7 +97,7 @@ def _draw(axis: "Axes", sample: _Sample, classes: Sequence[str]) -> None:
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     caption, colour = _caption(sample.label, sample.truth, classes)
-    axis.set_title(caption, fontsize=8, color=colour)
+    axis.set_title(caption, fontsize=8, color=colour, va="bottom")
     axis.set_xlabel(f"{sample.score:+.3g}\n#{sample.place}", fontsize=8)
 
 

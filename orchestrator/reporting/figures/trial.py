@@ -1,7 +1,7 @@
 """Draw the figures of a trial from the arrays in its checkpoint folder.
 
-The driver's writer calls this; workers do not import it. With a warm font cache a trial costs 0.09
-s (`terms` alone) to 1.3 s (eight figures) of one core. `retrieved` adds 0.2 s with small grey
+The driver's writer calls this; workers do not import it. With a warm font cache a trial costs 0.08
+s (`terms` alone) to 1.1 s (eight figures) of one core. `retrieved` adds 0.2 s with small grey
 images, and up to 0.8 s with large ones. The import costs 0.5 s once.
 """
 
