@@ -36,7 +36,8 @@ class _Trial:
     """State of a trial.
 
     `num_sent` counts the answers sent to the reader, the last one at `last_sent`; `last` is kept
-    for redelivery. `failure` is the cause of the last group's failure.
+    for redelivery. `failure` is the cause of the last group's failure. `attached` states whether a
+    reader has taken over the submission of another process.
     """
 
     spec: TrialSpec
@@ -53,6 +54,7 @@ class _Trial:
     last_heartbeat: float = field(default_factory=time.monotonic)
     activity: str = "queued"
     failure: str = ""
+    attached: bool = False
 
     def add_report(self, report: Report | NoWorkers) -> None:
         """Queue a report for the reader."""
@@ -134,6 +136,17 @@ class Dispatcher:
         async with self.changed:
             self.waiting.append(name)
             self.changed.notify_all()
+
+    async def attach(self, name: str, token: str) -> bool:
+        """Let a reader take over a submission, and return whether it may.
+
+        Only the first one may: a later one may lack answers that were sent to the first.
+        """
+        trial = self.trials.get(name)
+        if trial is None or trial.token != token or trial.attached:
+            return False
+        trial.attached = True
+        return True
 
     async def take_trial(self, group: int, wait_s: float) -> TrialSpec | str | None:
         """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.

@@ -132,6 +132,27 @@ class DispatcherClient:
         self.submissions[spec.name] = _Submission(spec)
         self._submit(spec.name)
 
+    def submit_for_reader(self, spec: TrialSpec) -> str:
+        """Queue a trial whose reports another process reads; return the token of the submission."""
+        token = uuid.uuid4().hex
+        self._call("submit", spec, token)
+        return token
+
+    def attach(self, spec: TrialSpec, token: str) -> bool:
+        """Read the reports on a trial that another process has submitted.
+
+        Args:
+            spec: The trial.
+            token: The token of the submission.
+
+        Returns:
+            Whether this is possible; otherwise the trial has to be submitted again.
+        """
+        attached = bool(self._call("attach", spec.name, token))
+        if attached:
+            self.submissions[spec.name] = _Submission(spec, token)
+        return attached
+
     def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
         """Return the next report on the trial, however long it takes.
 

@@ -77,7 +77,7 @@ class ProxyTrainable(tune.Trainable):
         Tune may load a checkpoint afterwards, from which the trial resumes.
         """
         assigned = ProxyConfig.from_tune(config)
-        self.error, self.until = assigned.error, assigned.until
+        self.error, self.until, self.token = assigned.error, assigned.until, assigned.token
         self.trial = trial_name(assigned.number)
         self.submitted, self.known, self.must_wait_for_release = False, 0, False
         self.steps = deque[Step]()  # received, but not returned to Tune
@@ -150,7 +150,16 @@ class ProxyTrainable(tune.Trainable):
         return [(replace(record, behind=record is not records[-1]),) for record in records]
 
     def _submit(self) -> None:
-        """Submit the trial once no group uses its folder and its checkpoint is in place."""
+        """Submit the trial once no group uses its folder and its checkpoint is in place.
+
+        The driver may have submitted it already, so that it trains while a new proxy starts.
+        """
+        token, self.token = self.token, ""
+        if token and self.dispatcher_client.attach(self.specification, token):
+            self.must_wait_for_release, self.submitted = False, True
+            return
+        if token:
+            self.must_wait_for_release = True  # an earlier process of this proxy has attached
         if self.must_wait_for_release:
             self.dispatcher_client.stop(self.trial)
         if self.snapshot or self.must_wait_for_release:

@@ -43,6 +43,7 @@ class ProxyConfig:
         until: The epoch after which the worker stops and Tune pauses the trial. Without it the
             trial trains to its end.
         snapshot: The folder from which a resumed trial starts, if it exists.
+        token: The token of the driver's submission of the trial; "" if the proxy submits it.
     """
 
     number: int
@@ -51,6 +52,7 @@ class ProxyConfig:
     known: int = 0
     until: int | None = None
     snapshot: str | None = None
+    token: str = ""
 
     @classmethod
     def from_tune(cls, config: dict[str, Any]) -> "ProxyConfig":

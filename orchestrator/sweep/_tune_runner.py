@@ -1,17 +1,19 @@
 """Run the trials of a sweep with Ray Tune, each through a proxy that waits for a worker group."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray import get_runtime_context, tune
 
 from orchestrator.config.objectives import primary_goal
-from orchestrator.config.schema import PAUSING
-from orchestrator.config.trial import Folders
+from orchestrator.config.schema import PAUSING, Configuration
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core.errors import PreflightError
-from orchestrator.store.records import Sweep
+from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._early_stopping import list_decision_epochs
 from orchestrator.sweep._remaining_trials import open_remaining_trials
@@ -71,7 +73,14 @@ def run_trials(
     searcher = (
         SynchronousSearch(study, configuration, events, unfinished, remaining.count)
         if synchronous
-        else StudySearch(study, configuration, events, unfinished, concurrency)
+        else StudySearch(
+            study,
+            configuration,
+            events,
+            unfinished,
+            concurrency,
+            partial(_submit, dispatcher_client, folders),
+        )
     )
     stopper = SweepStopper(remaining.failures)
     num_trials = remaining.count + synchronous  # never drawn: see SynchronousSearch
@@ -83,6 +92,19 @@ def run_trials(
     searcher.limit_time()
     if synchronous:
         remove_snapshots(sweep)
+    return ""
+
+
+def _submit(
+    dispatcher_client: Any, folders: Folders, trial: Trial, configuration: Configuration
+) -> str:
+    """Submit a trial before its proxy starts, which takes seconds; return the token.
+
+    Return "" if the dispatcher does not answer. The proxy then submits the trial.
+    """
+    spec = TrialSpec.numbered(trial.number, configuration, folders, known=trial.epochs)
+    with contextlib.suppress(PreflightError):
+        return str(dispatcher_client.submit_for_reader(spec))
     return ""
 
 

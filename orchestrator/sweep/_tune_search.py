@@ -38,6 +38,7 @@ class StudySearch(TrialSearch, Searcher):
     """Tune searcher: the trials of a `TrialSearch`, by Tune's names of them.
 
     At most `concurrency` trials run at a time. This limit is the number of groups, and may change.
+    `submit` submits a trial before its proxy has started, and returns the token of the submission.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class StudySearch(TrialSearch, Searcher):
         events: Events,
         unfinished: list[Trial],
         concurrency: Callable[[], float] = lambda: math.inf,
+        submit: Callable[[Trial, Configuration], str] = lambda trial, configuration: "",
     ) -> None:
         Searcher.__init__(self, **objective(configuration.search))
         TrialSearch.__init__(self, study, configuration, events, unfinished)
-        self.concurrency = concurrency
+        self.concurrency, self.submit = concurrency, submit
         self.running: set[str] = set()
         self.trials: dict[str, Trial] = {}
 
@@ -102,7 +104,8 @@ class StudySearch(TrialSearch, Searcher):
         except ConfigurationError as error:
             return ProxyConfig(trial.number, error=str(error)).to_tune()
         text = json.dumps(configuration.plain())
-        return ProxyConfig(trial.number, text, known=trial.epochs).to_tune()
+        token = self.submit(trial, configuration)
+        return ProxyConfig(trial.number, text, known=trial.epochs, token=token).to_tune()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a finished epoch that is not the trial's last result."""

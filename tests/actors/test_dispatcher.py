@@ -53,6 +53,21 @@ def test_each_waiting_group_gets_a_trial() -> None:
     asyncio.run(play())
 
 
+def test_one_reader_takes_over_a_submission() -> None:
+    async def play() -> None:
+        dispatcher = Dispatcher(groups=1, max_failures=0)
+        await dispatcher.submit(spec("a"), "token")
+        assert not await dispatcher.attach("a", "other") and not await dispatcher.attach("b", "")
+        assert await dispatcher.attach("a", "token")
+        assert not await dispatcher.attach("a", "token"), "it may lack answers"
+        await dispatcher.submit(spec("a"), "token")  # a repetition
+        assert await dispatcher.take_trial(0, LONG_S) == spec("a")
+        await dispatcher.report("a", EpochRecord(1, {}), 0)
+        assert (await next_record(dispatcher)).epoch == 1
+
+    asyncio.run(play())
+
+
 def test_reports_arrive_in_order_per_trial() -> None:
     async def play() -> None:
         dispatcher = Dispatcher(groups=2, max_failures=0)

@@ -31,7 +31,14 @@ class Workers:
         self.epochs, self.together = epochs, 1
         self.done: list[str] = []
         self.records: list[EpochRecord] = []
-        self.busy = False
+        self.busy, self.token = False, ""
+
+    def stop(self, trial: str) -> None:
+        self.done.append(f"stop {trial}")
+
+    def attach(self, spec: TrialSpec, token: str) -> bool:
+        attached, self.token = token == self.token, ""
+        return attached
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         if self.busy:
@@ -97,6 +104,30 @@ def test_nothing_is_submitted_before_the_first_step(
     assert proxy.reset_config(config(0)) and not dispatcher_client.done
     assert epochs(proxy, 6) == [1, 2, 3, 4, 5, 6]
     assert dispatcher_client.done == ["submit trial-00000 until 6"]
+
+
+@pytest.mark.parametrize("is_new_process", [True, False])
+def test_a_trial_that_the_driver_has_submitted_is_not_submitted_again(
+    proxy: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path, is_new_process: bool
+) -> None:
+    proxy.begin(config(0, token="driver"))
+    proxy.must_wait_for_release = is_new_process
+    dispatcher_client.submit(proxy.specification)
+    dispatcher_client.token = "driver"
+    assert epochs(proxy, 6) == [1, 2, 3, 4, 5, 6]
+    assert dispatcher_client.done == ["submit trial-00000 until 6"]
+
+
+def test_a_proxy_that_died_submits_its_trial_again(
+    proxy: ProxyTrainable, dispatcher_client: Workers
+) -> None:
+    proxy.begin(config(0, token="driver"))  # the first process has attached
+    assert epochs(proxy, 1) == [1]
+    assert dispatcher_client.done == [
+        "stop trial-00000",
+        "released trial-00000",
+        "submit trial-00000 until 6",
+    ]
 
 
 def test_paused_trial_continues_and_reports_no_epoch_twice(

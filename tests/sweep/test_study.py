@@ -68,6 +68,20 @@ def test_first_initial_point_is_the_published_one(tmp_path: Path) -> None:
     )
 
 
+def test_a_drawn_trial_is_submitted_before_its_proxy_starts(tmp_path: Path) -> None:
+    _, searcher = begin(tmp_path)
+    submitted: list[tuple[int, Configuration]] = []
+
+    def submit(trial: Trial, configuration: Configuration) -> str:
+        submitted.append((trial.number, configuration))
+        return "token"
+
+    searcher.submit = submit
+    config = searcher.suggest("a")
+    assert config["token"] == "token"
+    assert submitted == [(0, Configuration.model_validate_json(config["configuration"]))]
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_resumed_search_does_not_repeat_itself(sampler: str, tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, f"search.sampler={sampler}")
