@@ -86,14 +86,14 @@ Address = Annotated[
         "here; overrides resources.address and RAY_ADDRESS.",
     ),
 ]
-Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+Local = Annotated[bool, typer.Option("--local", help="Train without Ray, in this process.")]
 
 Processes = Annotated[
     int | None,
     typer.Option(
         "--processes",
         show_default="1",
-        help="With --local: number of processes; 1 is this process.",
+        help="With --local: number of processes that train; 1 is this process.",
     ),
 ]
 

@@ -1,7 +1,8 @@
 """Pack the loaded user code for another process, and register it there.
 
 Files travel as text, and the names of plugins as names. Objects of a notebook travel by
-cloudpickle, through Ray's own arguments alone; they are never written to a store.
+cloudpickle, in the arguments of Ray's calls or through the pipe to a local process; they are never
+written to a store.
 """
 
 from collections.abc import Mapping

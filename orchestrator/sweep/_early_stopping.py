@@ -2,7 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +21,7 @@ MEDIAN_OF = 3  # a median of fewer averages does not justify stopping a trial
 class StoppingRule(ABC):
     """Rule that decides after each epoch whether a trial stops.
 
-    Higher values are better in `_is_too_weak`, whatever the direction of the search.
+    The hooks get values of which higher ones are better, whatever the direction of the search.
 
     Args:
         search: The settings of the search.
@@ -38,12 +41,22 @@ class StoppingRule(ABC):
         """
         if epoch <= self.last_epochs.get(number, 0):
             return False
+        is_too_weak = self._is_too_weak(number, epoch, self.sign * value)
+        self.record(number, epoch, value)
+        return is_too_weak and number >= self.protected
+
+    def record(self, number: int, epoch: int, value: float) -> None:
+        """Record the value of a trial after an epoch that is decided already."""
         self.last_epochs[number] = epoch
-        return self._is_too_weak(number, epoch, self.sign * value) and number >= self.protected
+        self._record(number, epoch, self.sign * value)
 
     @abstractmethod
     def _is_too_weak(self, number: int, epoch: int, value: float) -> bool:
-        """Record a value, and return whether the trial is too weak to continue."""
+        """Return whether a trial with this new value is too weak to continue."""
+
+    @abstractmethod
+    def _record(self, number: int, epoch: int, value: float) -> None:
+        """Record a value."""
 
 
 class Asha(StoppingRule):
@@ -63,12 +76,44 @@ class Asha(StoppingRule):
         ]
 
     def _is_too_weak(self, number: int, epoch: int, value: float) -> bool:
-        for milestone, values in self.rungs:
-            if epoch >= milestone and number not in values:
-                known = list(values.values())
-                values[number] = value
-                return bool(known and value < np.percentile(known, (1 - self.kept_share) * 100))
-        return False
+        values = list(self._find_rung(number, epoch).values())
+        return bool(values and value < np.percentile(values, (1 - self.kept_share) * 100))
+
+    def _record(self, number: int, epoch: int, value: float) -> None:
+        self._find_rung(number, epoch)[number] = value
+
+    def _find_rung(self, number: int, epoch: int) -> dict[int, float]:
+        """Return the values of the rung that a trial enters; an empty one if it enters none."""
+        return next(
+            (
+                values
+                for milestone, values in self.rungs
+                if epoch >= milestone and number not in values
+            ),
+            {},
+        )
+
+
+@dataclass
+class _History:
+    """Values of a trial: the best one, and the sums of those after the grace epochs.
+
+    Attributes:
+        last_epoch: The last epoch with a value.
+        best: The best value.
+        epochs: The epochs of the sums.
+        sums: The sum of the values up to each of these epochs.
+    """
+
+    last_epoch: int = 0
+    best: float = -math.inf
+    epochs: list[int] = field(default_factory=list)
+    sums: list[float] = field(default_factory=list)
+
+    def average(self, until: int) -> float:
+        """Return the mean of the values up to an epoch; NaN without a value."""
+        count = bisect_right(self.epochs, until)
+        return self.sums[count - 1] / count if count else math.nan
 
 
 class MedianRule(StoppingRule):
@@ -81,26 +126,27 @@ class MedianRule(StoppingRule):
     def __init__(self, search: Search, protected: int = 0) -> None:
         super().__init__(search, protected)
         self.grace_epochs = search.grace_epochs
-        self.histories: dict[int, list[tuple[int, float]]] = {}
+        self.histories: dict[int, _History] = defaultdict(_History)
 
     def _is_too_weak(self, number: int, epoch: int, value: float) -> bool:
-        own = self.histories.setdefault(number, [])
-        own.append((epoch, value))
         if epoch < self.grace_epochs:
             return False
         averages = [
-            self._average(history, epoch)
+            history.average(epoch)
             for other, history in self.histories.items()
-            if other != number and history[-1][0] >= epoch
+            if other != number and history.last_epoch >= epoch
         ]
         finite = [average for average in averages if math.isfinite(average)]
         if len(finite) < MEDIAN_OF:
             return False
-        return bool(np.median(finite) > max(value for _, value in own))
+        return bool(np.median(finite) > max(self.histories[number].best, value))
 
-    def _average(self, history: list[tuple[int, float]], until: int) -> float:
-        values = [value for epoch, value in history if self.grace_epochs <= epoch <= until]
-        return float(np.mean(values)) if values else math.nan
+    def _record(self, number: int, epoch: int, value: float) -> None:
+        history = self.histories[number]
+        history.last_epoch, history.best = epoch, max(history.best, value)
+        if epoch >= self.grace_epochs:
+            history.epochs.append(epoch)
+            history.sums.append((history.sums[-1] if history.sums else 0.0) + value)
 
 
 def list_decision_epochs(configuration: Configuration) -> tuple[int, ...]:
@@ -129,5 +175,5 @@ def build_stopping_rule(
         return None
     for trial in trials:
         for epoch, value in trial.known if trial.state != "failed" else ():
-            rule.report(trial.number, epoch, value)
+            rule.record(trial.number, epoch, value)
     return rule

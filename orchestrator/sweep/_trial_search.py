@@ -35,6 +35,12 @@ class TrialSearch:
         self.optuna_trials: dict[int, optuna.Trial] = {
             trial.number: reopen_trial(study, trial.number) for trial in unfinished
         }
+        # a dead driver may have reported more epochs to the study than the records have
+        frozen = study.get_trials(deepcopy=False) if unfinished else []
+        self.known_epochs = {
+            trial.number: max(frozen[trial.number].intermediate_values, default=0)
+            for trial in unfinished
+        }
 
     def take_trial(self) -> Trial:
         """Return the next trial, and record that it starts."""
@@ -74,7 +80,8 @@ class TrialSearch:
                     continue
                 self.events.report(trial, record)
                 # Optuna refuses intermediate values with several objectives
-                if trial.value is not None and trial.values is None:
+                is_new = record.epoch > self.known_epochs.get(trial.number, 0)
+                if is_new and trial.value is not None and trial.values is None:
                     self.optuna_trials[trial.number].report(trial.value, trial.epochs)
 
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:

@@ -26,11 +26,12 @@ class Trace:
         self.steps.append(terms)
 
     def values(self) -> dict[str, Tensor]:
-        """Return each term of the steps of the epoch, (steps,) float32."""
-        names = list(self.steps[0]) if self.steps else []
-        terms = [each[name] for name in names for each in self.steps]
-        rows = torch.stack(terms).float().view(len(names), -1) if terms else ()
-        return dict(zip(names, rows, strict=True))
+        """Return each term on the steps of the epoch that have it, (steps,) float32."""
+        names = dict.fromkeys(name for terms in self.steps for name in terms)
+        return {
+            name: torch.stack([terms[name] for terms in self.steps if name in terms]).float()
+            for name in names
+        }
 
     def sums(self) -> dict[str, Tensor]:
         """Return the sum of each term over the steps of the epoch, float32."""
@@ -40,11 +41,12 @@ class Trace:
         """Close an epoch, counted from 0: thin its steps, and store a row of each of `arrays`."""
         points = min(POINTS, len(self.steps))
         for name, values in self.values().items():
-            self._append(f"steps/{name}", _chunk_means(values.cpu(), points))
+            chunks = min(points, len(values))
+            self._append(f"steps/{name}", _chunk_means(values.cpu(), chunks))
         if points:
             self._append("steps/epoch", epoch + (torch.arange(points) + 0.5) / points)
         for name, row in arrays.items():
-            self._append(f"epochs/{name}", row.detach().float().cpu()[None])
+            self._append(f"epochs/{name}", row.detach().float().cpu().clone()[None])
         self.steps = []
 
     def _append(self, name: str, values: Tensor) -> None:

@@ -58,7 +58,8 @@ def test_an_epoch_counts_once(tmp_path: Path) -> None:
     rule = rule_of(sweep_of(tmp_path))
     stops(rule, 1, 0.1, 0.2, 0.3)
     stops(rule, 1, 0.9, first=3)
-    assert rule.histories == {1: [(1, 0.1), (2, 0.2), (3, 0.3)]}
+    (history,) = rule.histories.values()
+    assert history.last_epoch == 3 and history.best == 0.3
 
 
 def test_resume_counts_the_finished_epochs(tmp_path: Path) -> None:

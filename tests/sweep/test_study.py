@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ def test_a_death_between_study_and_record(tmp_path: Path, monkeypatch: pytest.Mo
     found, again = resumed(sweep)
     assert found.trials[0].state == "complete" and found.trials[0].value == 0.7
     assert again.suggest("x")["number"] == 1  # only the unfinished trial is resumed
+
+
+def test_an_epoch_that_the_study_alone_has_is_not_reported_to_it_again(tmp_path: Path) -> None:
+    """Records that arrive together are written once, after the study has all of them."""
+    _, searcher = begin(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", result(1, 0.5, behind=True))
+    assert searcher.study.trials[0].intermediate_values == {1: 0.5}
+    found, again = resumed(searcher.events.sweep)
+    assert found.trials[0].epochs == 0
+    again.suggest("a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Optuna's warning about a repeated step
+        again.on_trial_result("a", result(1, 0.5))
+        again.on_trial_result("a", result(2, 0.6))
+    assert again.study.trials[0].intermediate_values == {1: 0.5, 2: 0.6}
 
 
 def test_death_between_draw_and_record(tmp_path: Path) -> None:

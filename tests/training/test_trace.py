@@ -50,6 +50,25 @@ def load_figure_data(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:
     return load_file(spec.folder / CHECKPOINT / f"{name}.safetensors")
 
 
+def test_a_term_may_belong_to_some_steps_only() -> None:
+    trace = Trace()
+    for step in range(5):
+        terms = {"loss": torch.tensor(float(step))}
+        trace.step(terms | ({"odd": torch.tensor(10.0 * step)} if step % 2 else {}))
+    assert {name: float(value) for name, value in trace.sums().items()} == {"loss": 10, "odd": 40}
+    trace.end_epoch(0, {})
+    assert trace.state["steps/loss"].tolist() == [0, 1, 2, 3, 4]
+    assert trace.state["steps/odd"].tolist() == [10, 30]
+
+
+def test_rows_are_copies_of_the_arrays_of_a_method() -> None:
+    trace, counts = Trace(), torch.zeros(2)
+    trace.end_epoch(0, {"counts": counts, "again": counts})
+    counts += 1  # as in the next epoch
+    assert not trace.state["epochs/counts"].any()
+    assert len({value.data_ptr() for value in trace.state.values()}) == 2
+
+
 @pytest.mark.parametrize("steps", [1, 5, POINTS - 1, POINTS, POINTS + 1, 3 * POINTS, 1000])
 def test_thinning_keeps_the_mean_and_the_order(steps: int) -> None:
     trace, values = Trace(), torch.randn(steps, generator=torch.Generator().manual_seed(0))
