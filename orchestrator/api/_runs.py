@@ -194,9 +194,7 @@ def sweep(
     values = read_options("sweep", sections, options, settings)
     chosen = {"search.methods": names}
     require_free(values, chosen)
-    num_processes = count_local_processes(
-        local, processes, f"processes = {processes}", "local=True"
-    )
+    num_processes = count_local_processes(local, processes, "processes", "local=True")
     run_options = RunOptions(store, name, resume, progress, num_processes)
     spaces = read_spaces(space, names)
     students = (student, *peers)

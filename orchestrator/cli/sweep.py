@@ -48,7 +48,7 @@ def sweep(
         ConfigurationError: An option is given that `resume` excludes.
     """
     budget = parse_duration(time_budget) if time_budget is not None else None
-    num_processes = count_local_processes(local, processes, f"--processes {processes}", "--local")
+    num_processes = count_local_processes(local, processes, "--processes", "--local")
     addressed = cluster_address(address, local)
     if resume is None:
         overrides = {"trials": trials, "time_budget": budget, "scheduler": scheduler}

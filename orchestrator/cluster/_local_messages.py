@@ -7,13 +7,13 @@ from orchestrator.extensions.shipping import Shipment
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class Started:
     """First message of a process: it has imported everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Answer to `Hello`.
+    """Answer to `Started`.
 
     Attributes:
         code: The user code of the run.

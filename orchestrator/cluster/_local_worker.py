@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from bdb import BdbQuit
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
@@ -15,11 +16,11 @@ from orchestrator.cluster._execution import execute_trial
 from orchestrator.cluster._failures import Failure
 from orchestrator.cluster._local_messages import (
     Heartbeat,
-    Hello,
     Note,
     Ready,
     Released,
     Setup,
+    Started,
     Stop,
 )
 from orchestrator.config.trial import TrialSpec
@@ -38,8 +39,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends its processes
     keep_private()
     connection = Connection(int(sys.argv[1]))
-    connection.send(Hello())
-    _Worker(connection, connection.recv(), _select_device(int(sys.argv[2]))).serve()
+    try:
+        connection.send(Started())
+        setup = connection.recv()
+    except (EOFError, ConnectionError):  # the run has died
+        return
+    _Worker(connection, setup, _select_device(int(sys.argv[2]))).serve()
 
 
 class _Worker:
@@ -63,13 +68,17 @@ class _Worker:
         reusable = True
         while reusable:
             spec, stopped = self.trials.get()
-            failure = (
-                Failure(True, problem) if problem else execute_trial(spec, self._context(stopped))
-            )
+            failure = Failure(True, problem) if problem else self._train(spec, stopped)
             if failure and failure.from_trial:
                 self._send(TrialFailure(failure.message))
             self._send(Released(failure))
             reusable = failure is None or failure.process_reusable
+
+    def _train(self, spec: TrialSpec, stopped: threading.Event) -> Failure | None:
+        try:
+            return execute_trial(spec, self._context(stopped))
+        except BdbQuit:  # this process has no terminal
+            return Failure(True, "a debugger needs one process: use --processes 1")
 
     def _receive(self) -> None:
         """Receive trials and requests to stop; exit at once when the run has ended or died."""

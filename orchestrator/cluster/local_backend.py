@@ -36,6 +36,10 @@ class LocalBackend(Protocol):
         Raises:
             PreflightError: This machine cannot train the trial.
         """
+        while True:
+            event = self.next_event(heartbeat_timeout_s)
+            if event and event[0] == trial:
+                return event[1]
 
     def next_event(
         self, heartbeat_timeout_s: float, until: float = math.inf
@@ -68,7 +72,7 @@ class _Training:
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
-class LocalDispatcher:
+class LocalDispatcher(LocalBackend):
     """`LocalBackend` in this process; a trial waits until the one before it has ended.
 
     `note` receives messages for the user.
@@ -92,18 +96,6 @@ class LocalDispatcher:
         self.trainings.pop(spec.name, None)
         self.trainings[spec.name] = _Training(thread, stopped)
         thread.start()
-
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
-        """Return the next report on the trial; reports on other trials are dropped.
-
-        Raises:
-            PreflightError: There was no heartbeat for `heartbeat_timeout_s` seconds, or this
-                machine cannot train the trial.
-        """
-        while True:
-            event = self.next_event(heartbeat_timeout_s)
-            if event and event[0] == trial:
-                return event[1]
 
     def next_event(
         self, heartbeat_timeout_s: float, until: float = math.inf

@@ -20,13 +20,14 @@ import cloudpickle
 
 from orchestrator.cluster._local_messages import (
     Heartbeat,
-    Hello,
     Note,
     Ready,
     Released,
     Setup,
+    Started,
     Stop,
 )
+from orchestrator.cluster.local_backend import LocalBackend
 from orchestrator.config.resources import local_resources
 from orchestrator.config.schema import Resources
 from orchestrator.config.trial import TrialSpec
@@ -106,7 +107,7 @@ class _Process:
             return self.process.wait(KILL_S)
 
 
-class LocalPool:
+class LocalPool(LocalBackend):
     """`LocalBackend` with a fixed number of processes.
 
     Nothing happens between the calls: each call that waits receives the messages of all processes.
@@ -139,17 +140,6 @@ class LocalPool:
         self.trials[spec.name] = _Trial(spec)
         self.waiting.append(spec.name)
         self._assign()
-
-    def next_report(self, trial: str, heartbeat_timeout_s: float) -> Report:
-        """Return the next report on a trial; reports on other trials are dropped.
-
-        Raises:
-            PreflightError: No process can train.
-        """
-        while True:
-            event = self.next_event(heartbeat_timeout_s)
-            if event and event[0] == trial:
-                return event[1]
 
     def next_event(
         self, heartbeat_timeout_s: float, until: float = math.inf
@@ -231,7 +221,7 @@ class LocalPool:
 
     def _handle(self, process: _Process, message: Any) -> None:
         process.begin(message.activity if isinstance(message, Heartbeat) else process.activity)
-        if isinstance(message, Hello):
+        if isinstance(message, Started):
             process.connection.send_bytes(self.setup)  # an OSError is the end of the process
         elif isinstance(message, Ready):
             process.state = "ready"

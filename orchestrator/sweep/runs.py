@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from orchestrator.sweep.preflight.preflight import Prepared
 
 
-def count_local_processes(local: bool, processes: int | None, given: str, flag: str) -> int:
+def count_local_processes(local: bool, processes: int | None, option: str, flag: str) -> int:
     """Return the number of processes that train without Ray, 1 for this one; 0 with Ray.
 
     Args:
         local: Whether to train without Ray.
         processes: The requested number of processes; None for the default.
-        given: The option with its value, for messages.
+        option: The option of this number, for messages.
         flag: The option that trains without Ray, for messages.
 
     Raises:
@@ -43,16 +43,15 @@ def count_local_processes(local: bool, processes: int | None, given: str, flag: 
     """
     if processes is None:
         return int(local)
-    key = given.split()[0]
     if not local:
         raise ConfigurationError(
-            f"{given} has an effect only without Ray: add {flag}, or set resources.groups for the "
-            f"number of Ray's worker groups"
-        ).with_details(key, processes, f"with {flag}")
+            f"{option}={processes} has an effect only without Ray: add {flag}, or set "
+            f"resources.groups for the number of Ray's worker groups"
+        ).with_details(option, processes, f"with {flag}")
     if processes < 1:
         raise ConfigurationError(
-            f"{given} is not allowed: give 1, which trains in this process, or more"
-        ).with_details(key, processes, (1, None))
+            f"{option}={processes} is not allowed: give 1, which trains in this process, or more"
+        ).with_details(option, processes, (1, None))
     return processes
 
 

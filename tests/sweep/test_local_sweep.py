@@ -1,20 +1,25 @@
 """Sweep without Ray: the same trials as by hand, in one process or two; failures and refusals."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray.tune.schedulers import ASHAScheduler
+from torch import nn
 from typer.testing import CliRunner
 
 import run as command_line
 from orchestrator import api as od
+from orchestrator.cluster import _local_worker
 from orchestrator.cluster.local_pool import LocalPool
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import draw
@@ -22,7 +27,7 @@ from orchestrator.config.trial import TrialSpec, apply
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.reports import EpochRecord, TrialFailure
-from orchestrator.extensions.decorators import metric
+from orchestrator.extensions.decorators import metric, network
 from orchestrator.extensions.loading import load_code
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -275,12 +280,43 @@ def test_a_process_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatc
         own.pool.next_event(120)
 
 
+def test_a_process_whose_run_has_died_ends_without_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own_end, other_end = Pipe()
+    other_end.close()
+    with own_end:
+        arguments = ["worker", str(os.dup(own_end.fileno())), "0"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        for name in ("signal.signal", "keep_private", "_Worker"):
+            monkeypatch.setattr(f"{_local_worker.__name__}.{name}", lambda *_: None)
+        _local_worker.main()
+
+
+def test_a_debugger_in_another_process_fails_the_trial(specify: Any) -> None:
+    class Debugged(nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                breakpoint()
+            return super().forward(images.flatten(1))
+
+    try:
+        network("debugged")(lambda classes, shape: Debugged(math.prod(shape), classes))
+        with Pool() as own:
+            own.pool.submit(specify(*SPEC, "student.name=my/debugged"))
+            report = own.pool.next_report("trial", 120)
+    finally:
+        unload_all()
+    assert isinstance(report, TrialFailure) and "--processes 1" in report.message
+    assert not own.notes, "it is not retried"
+
+
 @pytest.mark.parametrize(
     ("local", "processes", "allowed"), [(False, 2, "with --local"), (True, 0, (1, None))]
 )
 def test_a_number_of_processes_is_refused(local: bool, processes: int, allowed: Any) -> None:
     with refused("--processes", processes, allowed):
-        count_local_processes(local, processes, f"--processes {processes}", "--local")
+        count_local_processes(local, processes, "--processes", "--local")
     with refused("processes", processes):
         od.sweep("mlp", None, "digits", "cross_entropy", local=local, processes=processes)
 
@@ -288,8 +324,8 @@ def test_a_number_of_processes_is_refused(local: bool, processes: int, allowed: 
 @pytest.mark.parametrize(
     ("options", "refusal"),
     [
-        (("--processes", "2"), "--processes 2 has an effect only without Ray"),
-        (("--local", "--processes", "0"), "--processes 0 is not allowed"),
+        (("--processes", "2"), "--processes=2 has an effect only without Ray"),
+        (("--local", "--processes", "0"), "--processes=0 is not allowed"),
         (("--local", "--address", "auto"), "--address and --local exclude each other"),
         (("--local", "--scheduler", "pbt"), "search.scheduler = 'pbt' pauses trials"),
         (("--local", "--scheduler", "hyperband"), "search.scheduler = 'hyperband' pauses trials"),
@@ -301,6 +337,13 @@ def test_a_command_is_refused(options: tuple[str, ...], refusal: str, tmp_path: 
     result = CliRunner().invoke(command_line.app, ["sweep", "--store", str(store), *options])
     assert result.exit_code == 2 and refusal in result.output.replace("\n", " ")
     assert not store.exists() or not Store(store).sweeps()
+
+
+def test_a_plan_has_at_most_one_process_for_each_trial(tmp_path: Path) -> None:
+    options = ("--local", "--processes", "100000", "--trials", "3", "--dry-run")
+    store = str(tmp_path / "store")
+    result = CliRunner().invoke(command_line.app, ["sweep", "--store", store, *options])
+    assert result.exit_code == 0 and "training runs in 3 processes" in result.output
 
 
 FIRST_REPORT = """

@@ -236,11 +236,12 @@ def _check(configuration: Configuration, kind: str, local: int) -> tuple[str, bo
         A description of the groups, whether their first worker has a GPU, and their number.
     """
     require_weights(configuration)
+    trials = configuration.search.trials if kind == "sweep" else 1
     if local:
         require_cores(configuration, [local_resources()])
         check_local(configuration, kind)
-        return describe_processes(local), torch.cuda.is_available(), local
-    trials = configuration.search.trials if kind == "sweep" else 1
+        processes = min(local, trials)
+        return describe_processes(processes), torch.cuda.is_available(), processes
     address = cluster_address(configuration.resources)
     if address is None:
         require_short_sockets()
