@@ -214,7 +214,7 @@ def run_in_process(folder: Path, settings: list[str], kind: str) -> list[Report]
     from orchestrator.sweep.preflight.preflight import prepare_run
 
     store, configuration = Store.open(folder), load(None, settings)
-    prepared = prepare_run(store, configuration, kind, local=False)
+    prepared = prepare_run(store, configuration, kind, local_processes=0)
     sweep, recorder = (
         Sweep.create(store.sweep("ours"), prepared.configuration, kind),
         ReportRecorder(),

@@ -163,7 +163,7 @@ def prepare_trials(
     from orchestrator.teacher.acquire import acquire_teacher
 
     prepared = prepare_run(
-        store, load_configuration(options, presets, store, sets), "train", local=True
+        store, load_configuration(options, presets, store, sets), "train", local_processes=1
     )
     print("training or loading the teacher", file=sys.stderr)
     teacher, card, _ = acquire_teacher(

@@ -107,7 +107,7 @@ def measure_sweep(options: Namespace) -> dict[str, float]:
             f"resources.address={address}",
         ]
         store, configuration = Store.open(options.folder / "store"), load(None, [*SETTINGS, *pairs])
-        prepared = prepare_run(store, configuration, "sweep", local=False)
+        prepared = prepare_run(store, configuration, "sweep", local_processes=0)
         sweep = Sweep.create(store.sweep("scale"), prepared.configuration, "sweep")
         profile = cProfile.Profile() if options.profile else nullcontext()
         with profile, Clock(sweep, Console(file=printed)) as clock:

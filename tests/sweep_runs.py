@@ -83,15 +83,17 @@ def run_small(
     name: str = "sweep",
     watch: Watch | None = None,
     shared_groups: Callable[[Configuration], SharedGroups] | None = None,
+    local: int = 0,
     **options: Any,
 ) -> Sweep:
     """Run a small sweep or training in the store at `root`, and read its record."""
     store = Store.open(root)
-    prepared = prepare_here(store, load(None, [*SMALL, *pairs]), kind, options.get("local", False))
-    if shared_groups and not options.get("local"):
+    prepared = prepare_here(store, load(None, [*SMALL, *pairs]), kind, local)
+    if shared_groups and not local:
         options["shared_groups"] = shared_groups(prepared.configuration)
     sweep = Sweep.create(store.sweep(name), prepared.configuration, kind)
-    run_sweep(sweep, store, prepared.data, prepared.teacher_access, watch or Watch(), **options)
+    show = watch or Watch()
+    run_sweep(sweep, store, prepared.data, prepared.teacher_access, show, local, **options)
     return Sweep.open(store, name)
 
 

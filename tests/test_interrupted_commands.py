@@ -159,6 +159,23 @@ def test_while_a_student_is_trained(
     assert found.trials[0].state == "waiting" and found.status()["state"] == "interrupted"
 
 
+def test_after_the_last_trial(
+    store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while the workers end does not change the result, and a resume trains nothing."""
+    close = "orchestrator.cluster.local_backend.LocalDispatcher.close"
+    with monkeypatch.context() as patch:
+        patch.setattr(close, ends(signal.SIGTERM))
+        pairs = settings(*PLAIN, "data.limit.train=100")
+        code, _ = call("sweep", "--local", "--store", store, "--name", "mine", *pairs)
+    assert code == INTERRUPTED and closed[-1] == "close finished"
+    assert Sweep.open(Store(Path(store)), "mine").state == "finished"
+    for starter in ("start_early", "take_cluster"):
+        monkeypatch.setattr(f"orchestrator.cluster.own_cluster.{starter}", lambda *_: pytest.fail())
+    code, output = call("sweep", "--resume", "mine", "--store", store)
+    assert code == 0 and output.startswith("checking mine: cross_entropy on digits\n")
+
+
 def array_file(folder: Path, samples: int) -> str:
     """Write noise in three classes."""
     generator, file = np.random.default_rng(0), folder / "data.npz"
@@ -192,10 +209,10 @@ def test_changed_data_and_settings_are_named(
         ("--set", "seed=1"): r"--set seed: a resumed run keeps its configuration",
     }.items():
         code, output = call("sweep", "--resume", "mine", "--store", store, *arguments)
-        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(reason, output), (
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 2) and re.search(reason, output), (
             output
         )
     array_file(tmp_path, 300)
     code, output = call("sweep", "--resume", "mine", "--store", store)
-    assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
+    assert (code, output.count("\n")) == (BAD_CONFIGURATION, 2), output
     assert f"--resume mine: {data} has changed (270 samples before, 330 now): restore" in output

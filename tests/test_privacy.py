@@ -126,7 +126,7 @@ def test_a_name_in_a_setting_cannot_leave_the_store(values: dict[str, Any], tmp_
             Store(tmp_path),
             build({"teacher": None, "method": {"name": "cross_entropy"}} | values),
             "train",
-            local=True,
+            local_processes=1,
         )
     assert not [
         path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "data"

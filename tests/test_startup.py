@@ -24,6 +24,23 @@ def create_run(*_):
 _run.create_run, _run.ray_in_background = create_run, lambda *_: contextlib.nullcontext()
 sweep(DEFAULT, [], sys.argv[1], "first", None, False, None, None, None)
 """
+FIRST_LINE_OF_RESUME = """
+import sys
+from orchestrator.cli import _run
+from orchestrator.config.examples import DEFAULT
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+
+def prepare_resume(*_):
+    print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
+    sys.exit()
+
+store = Store.open(sys.argv[1])
+Sweep.create(store.sweep("first"), load(DEFAULT, []), "sweep")
+_run.prepare_resume = prepare_resume
+_run.resume_run(store, "first", None, None, None, local_processes=1)
+"""
 CHECKED = """
 import sys
 from orchestrator.config.examples import DEFAULT
@@ -55,6 +72,11 @@ print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
             id="before the first line",
         ),
         pytest.param(
+            FIRST_LINE_OF_RESUME,
+            f"torch,numpy,{COMPILER},{PICTURES},{TABLES},{ENGINES}",
+            id="before the first line of a resume",
+        ),
+        pytest.param(
             CHECKED, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="after the checks of a sweep"
         ),
         pytest.param(WORKER, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="in a worker"),
@@ -69,5 +91,5 @@ def test_a_library_is_imported_when_it_is_used(program: str, late: str, tmp_path
     )
     lines = run.stdout.splitlines()
     assert lines[-1] == ""
-    if program is FIRST_LINE:
+    if program in (FIRST_LINE, FIRST_LINE_OF_RESUME):
         assert lines[:-1] == ["checking first: cross_entropy, kd, akd on digits"]

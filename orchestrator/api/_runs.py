@@ -26,7 +26,7 @@ from orchestrator.sweep.runs import (
     count_local_processes,
     create_run,
     execute_run,
-    reopen_run,
+    prepare_resume,
     resolve_run,
 )
 from search_spaces import Space
@@ -43,14 +43,14 @@ class RunOptions:
         name: Name of a new run; None for the default name.
         resume: Name of the run to resume; None for a new one.
         progress: Show the progress.
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
     """
 
     store: Path | str
     name: str | None
     resume: str | None
     progress: bool
-    local: int
+    local_processes: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def distil(
     chosen = {"method": {"name": method} if isinstance(method, str) else dict(method)}
     values = read_options("distil", ("training", "resources"), options, settings)
     require_free(values, chosen)
-    run_options = RunOptions(store, name, resume, progress, local=1)
+    run_options = RunOptions(store, name, resume, progress, local_processes=1)
     request = _request("train", (student, *peers), teacher, data, values | chosen, {}, run_options)
     sweep, opened = _run(request)
     return Result(sweep.name, 0, opened, sweep, request.objects)
@@ -252,10 +252,10 @@ def _run(request: Request) -> tuple[Sweep, Store]:
     options = request.options
     console = make_console(options.progress)
     note, name = make_note_printer(console), options.resume
-    local, resume = options.local, options.resume is not None
+    local_processes, resume = options.local_processes, options.resume is not None
     with open_session(request.objects):
         try:
-            if not local:
+            if not local_processes:
                 from orchestrator.cluster.connect import require_disconnected
 
                 require_disconnected()
@@ -264,24 +264,25 @@ def _run(request: Request) -> tuple[Sweep, Store]:
             configuration = _configuration(store, request, note)
             if options.resume is not None:
                 trials, time_budget_s = _check_resume(store, request, configuration)
-                sweep, prepared = reopen_run(
+                sweep = Sweep.open(store, options.resume)
+                prepared = prepare_resume(
                     store,
-                    options.resume,
+                    sweep,
                     note,
                     trials,
                     time_budget_s,
-                    local=local,
+                    local_processes=local_processes,
                     subject=f"resume = {options.resume!r}",
                 )
             else:
                 configuration, folder = resolve_run(
-                    store, configuration, request.kind, options.name, local
+                    store, configuration, request.kind, options.name, local_processes
                 )
                 sweep, prepared = create_run(
-                    store, configuration, folder, request.kind, local, note
+                    store, configuration, folder, request.kind, local_processes, note
                 )
             name = sweep.name
-            execute_run(store, sweep, prepared, console, local, resume)
+            execute_run(store, sweep, prepared, console, local_processes, resume)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_describe_interruption(name)) from None
         except PreflightError as error:
@@ -337,7 +338,7 @@ def _check_resume(
         raise ConfigurationError(
             f"resume = {name!r} is a {kinds[sweep.kind]}: continue it with {function}"
         ).with_details("resume", name, f"the name of a {kinds[request.kind]}")
-    resolved = resolve_paths(configuration, bool(request.options.local))
+    resolved = resolve_paths(configuration, bool(request.options.local_processes))
     require_same_values(sweep, nest(request.values), resolved, f"resume = {name!r}")
     search = configuration.search
     return (

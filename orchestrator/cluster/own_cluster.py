@@ -5,6 +5,7 @@ This module does not import Ray, which takes half a second.
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ PROGRAM = (
     "main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
 )
 READY = "ready"  # the program prints this when the cluster runs, or else the reason
+START_S = 60.0  # a busy machine needs a third of it
 END_S = 2.0  # for an orderly end
 
 
@@ -78,9 +80,11 @@ class OwnCluster:
         """Wait until the cluster runs.
 
         Raises:
-            RuntimeError: It does not start.
+            RuntimeError: It does not start, or not within `START_S`.
         """
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], START_S)[0]:
+            raise RuntimeError(f"it was not ready after {START_S:g} s")
         line = self._process.stdout.readline().strip()
         self._runs = line == READY
         if not self._runs:

@@ -111,6 +111,11 @@ def searched_methods(configuration: Configuration) -> tuple[str, ...]:
     return configuration.search.methods or (configuration.method.name,)
 
 
+def list_methods(configuration: Configuration, kind: str) -> tuple[str, ...]:
+    """Return the names of the methods of a run; `kind` is sweep or train."""
+    return searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
+
+
 def with_single_method(configuration: Configuration) -> Configuration:
     """Return the configuration of a sweep with the method that `search.methods` names alone.
 

@@ -328,6 +328,15 @@ class Sweep(SweepRecord):
         except DamagedRecordError:
             return False
 
+    @property
+    def num_trials(self) -> int:
+        """Number of trials of the whole run: 1 for a training."""
+        return 1 if self.kind == "train" else self.configuration.search.trials
+
+    def count_ended(self) -> int:
+        """Return the number of trials that have ended; may be called from any thread."""
+        return sum(trial.ended for trial in list(self.trials.values()))
+
     def ranked(self) -> list[Trial]:
         """Return the usable trials, best first.
 

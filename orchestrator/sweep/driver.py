@@ -7,16 +7,14 @@ in its own thread meanwhile.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.influence_actors import count_influence_actors
-from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods
-from orchestrator.config.trial import Folders, TrialSpec, trial_name
+from orchestrator.config.search_space import list_methods
+from orchestrator.config.trial import Folders, TrialSpec
 from orchestrator.core import signals
 from orchestrator.core.disk import report_waits
 from orchestrator.core.errors import PreflightError, TrialError
@@ -27,41 +25,18 @@ from orchestrator.data.preprocessing import explain
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
+from orchestrator.sweep._backends import SharedGroups, open_own_groups, use_shared_groups
 from orchestrator.sweep._teacher_warnings import report_teacher, worse_than_student
 from orchestrator.sweep.checkpoint_retention import remove_losers
-from orchestrator.sweep.events import Events, Listener
+from orchestrator.sweep.events import Events, RunDisplay, StepDisplay
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.local_backend import LocalBackend
     from orchestrator.tracking.model_registry import ExportProgram
 
-LOCAL_S = 8.0  # for the steps in progress in local processes
 MLFLOW_S = 10.0  # for unsent records, after an interruption
-# a dispatcher client, and a function that returns the number of concurrent trials
-SharedGroups = tuple[Any, Callable[[], int]]
-
-
-class StepDisplay(Protocol):
-    """Display of the steps before the first trial."""
-
-    def preparing(self, what: str) -> None:
-        """Show that a step before the first trial starts."""
-
-    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Show the metrics of an epoch of the teacher's training."""
-
-    def teacher_ready(self, words: str) -> None:
-        """Show in one line which teacher is used and how good it is."""
-
-    def note(self, text: str) -> None:
-        """Show a message about the whole run; may be called from any thread."""
-
-
-class RunDisplay(Listener, StepDisplay, Protocol):
-    """Display of a run."""
 
 
 def run_sweep(
@@ -70,7 +45,7 @@ def run_sweep(
     data: Path,
     teacher_access: TeacherAccess | None,
     display: RunDisplay,
-    local: int = 0,
+    local_processes: int = 0,
     resume: bool = False,
     shared_groups: SharedGroups | None = None,
     ship: "ExportProgram | None" = None,
@@ -83,7 +58,7 @@ def run_sweep(
         data: Folder of the prepared data.
         teacher_access: Source of the teacher's outputs and its cache; None without a teacher.
         display: Display of the run.
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         resume: Reconcile the records first. If the sweep has finished, send them to MLflow.
         shared_groups: Worker groups of the caller; without them the sweep starts its own.
         ship: Exports a student, so that the best one can be registered in MLflow.
@@ -91,6 +66,8 @@ def run_sweep(
     Raises:
         PreflightError: No worker can train now. The sweep is interrupted and can be resumed.
         TrialError: A single training failed.
+        KeyboardInterrupt: A signal arrived after the last trial had ended. The sweep keeps its
+            final state.
     """
     with (
         stoppable(),
@@ -107,7 +84,15 @@ def run_sweep(
             flush_tracking(sweep, store, data, display, ship)
         else:
             _run_trials_and_track(
-                sweep, store, data, teacher_access, display, local, resume, shared_groups, ship
+                sweep,
+                store,
+                data,
+                teacher_access,
+                display,
+                local_processes,
+                resume,
+                shared_groups,
+                ship,
             )
 
 
@@ -153,10 +138,9 @@ def is_finished(sweep: Sweep) -> bool:
 
     Its records may still have to be sent to MLflow.
     """
-    trials = _num_trials(sweep)
     return (
         sweep.state in ("finished", "failed")
-        and len(sweep.trials) >= trials
+        and len(sweep.trials) >= sweep.num_trials
         and all(t.ended for t in sweep.trials.values())
     )
 
@@ -180,12 +164,11 @@ def _run_trials_and_track(
     data: Path,
     teacher_access: TeacherAccess | None,
     display: RunDisplay,
-    local: int,
+    local_processes: int,
     resume: bool,
     shared_groups: SharedGroups | None,
     ship: "ExportProgram | None",
 ) -> None:
-    from orchestrator.tracking.health import find_unreachable
     from orchestrator.tracking.tracker import Tracker
 
     started = time.monotonic()
@@ -194,99 +177,106 @@ def _run_trials_and_track(
     tracker = Tracker(store, sweep, read_summary(data).classes, ship)
     events = Events(sweep, [tracker, display])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
-    state = "failed"
+    state, interrupted = "", False
     try:
-        display.preparing(_describe_run(sweep))
-        if not shared_groups:
-            explain_data(sweep.configuration, data, display)
-        if unreachable := find_unreachable(sweep.configuration.tracking.uri):
-            events.note_pending(unreachable)
-        dispatcher = (
-            _use_shared_groups(shared_groups, sweep)
+        _show_run(sweep, data, display, events, explained=bool(shared_groups))
+        opened = (
+            use_shared_groups(shared_groups, sweep)
             if shared_groups
-            else _open_own_groups(store, sweep, local, display, events.note)
+            else open_own_groups(store, sweep, local_processes, display, events.note)
         )
-        ended = ""
-        with report_waits(events.note), stoppable(), dispatcher as (dispatcher_client, concurrency):
-            if sweep.kind == "sweep" and not local:
+        with report_waits(events.note), stoppable(), opened as dispatcher:
+            if sweep.kind == "sweep" and not local_processes:
                 threading.Thread(target=_import_tune, name="import", daemon=True).start()
             folders = _prepare_folders(
-                sweep, store, data, teacher_access, dispatcher_client, display, events, tracker
+                sweep, store, data, teacher_access, dispatcher[0], display, events, tracker
             )
-            if sweep.kind == "train":
-                _train_single(sweep, dispatcher_client, events, folders)
-            elif local:
-                from orchestrator.sweep._local_runner import run_local_trials
-
-                ended = run_local_trials(
-                    store, sweep, dispatcher_client, events, folders, local, resume, started
-                )
-            else:
-                from orchestrator.sweep._tune_runner import run_trials
-
-                ended = run_trials(
-                    store, sweep, dispatcher_client, events, folders, concurrency, resume, started
-                )
-            if ended:
-                events.note(f"the sweep ended before its last trial: {ended}")
+            ended = _train_trials(
+                sweep, store, dispatcher, events, folders, local_processes, resume, started
+            )
             result = "finished" if sweep.ranked() and not ended else "failed"
             if warning := worse_than_student(sweep, data):
                 events.note(warning)
-            if all(trial.ended for trial in sweep.trials.values()):
-                tracker.end(result)  # MLflow receives the best student while Ray ends
+            if sweep.count_ended() == len(sweep.trials):
+                state = result  # whatever happens while Ray ends
+                tracker.end(state)  # MLflow receives the best student while Ray ends
         state = result
     except KeyboardInterrupt:
+        interrupted = True
+        if state:
+            raise
         state = "interrupted"
     except PreflightError as error:
         # the trials are intact: they resume once the cluster or this machine can train
-        state = "interrupted"
+        state, interrupted = state or "interrupted", True
         Events(sweep, []).note(str(error))  # the record alone: the caller shows the error
         raise
     finally:
+        state = state or "failed"
         _record_end(sweep, store, events, state, time.monotonic() - started)
-        tracker.close(
-            state, signals.remaining_timeout(MLFLOW_S) if state == "interrupted" else None
+        tracker.close(state, signals.remaining_timeout(MLFLOW_S) if interrupted else None)
+
+
+def _show_run(
+    sweep: Sweep, data: Path, display: RunDisplay, events: Events, explained: bool
+) -> None:
+    """Show what is trained, and note that MLflow is out of reach.
+
+    The data are explained once: not if they are `explained`.
+    """
+    from orchestrator.tracking.health import find_unreachable
+
+    configuration = sweep.configuration
+    methods = ", ".join(list_methods(configuration, sweep.kind))
+    display.preparing(
+        f"{sweep.name}: {sweep.num_trials} x {configuration.training.epochs} epochs of {methods} "
+        f"on {configuration.data.name}"
+    )
+    if not explained:
+        explain_data(configuration, data, display)
+    if unreachable := find_unreachable(configuration.tracking.uri):
+        events.note_pending(unreachable)
+
+
+def _train_trials(
+    sweep: Sweep,
+    store: Store,
+    dispatcher: SharedGroups,
+    events: Events,
+    folders: Folders,
+    local_processes: int,
+    resume: bool,
+    started: float,
+) -> str:
+    """Train all trials; return why the sweep ended before its last one, or ""."""
+    dispatcher_client, concurrency = dispatcher
+    if sweep.kind == "train":
+        _train_single(sweep, dispatcher_client, events, folders)
+        return ""
+    if local_processes:
+        from orchestrator.sweep._local_runner import run_local_trials
+
+        ended = run_local_trials(
+            store, sweep, dispatcher_client, events, folders, local_processes, resume, started
         )
+    else:
+        from orchestrator.sweep._tune_runner import run_trials
+
+        ended = run_trials(
+            store, sweep, dispatcher_client, events, folders, concurrency, resume, started
+        )
+    if ended:
+        events.note(f"the sweep ended before its last trial: {ended}")
+    return ended
 
 
 def _import_tune() -> None:
-    """Import Ray Tune, which takes a second, while the first worker group starts."""
-    import orchestrator.sweep._tune_runner  # noqa: F401
+    """Import Ray Tune, which takes a second, while the first worker group starts.
 
-
-def _num_trials(sweep: Sweep) -> int:
-    return 1 if sweep.kind == "train" else sweep.configuration.search.trials
-
-
-def _describe_run(sweep: Sweep) -> str:
-    """Describe trials, epochs, methods and data in one line."""
-    configuration = sweep.configuration
-    if sweep.kind == "sweep":
-        methods = ", ".join(searched_methods(configuration))
-    else:
-        methods = configuration.method.name
-    return (
-        f"{sweep.name}: {_num_trials(sweep)} x {configuration.training.epochs} epochs of {methods} "
-        f"on {configuration.data.name}"
-    )
-
-
-def _open_own_groups(
-    store: Store, sweep: Sweep, local: int, display: StepDisplay, note: Callable[[str], None]
-) -> contextlib.AbstractContextManager[SharedGroups]:
-    """Open worker groups for the trials of one sweep or training."""
-    trials = _num_trials(sweep)
-    return open_dispatcher(
-        store,
-        sweep.configuration,
-        sweep.folder / "groups",
-        trials,
-        local,
-        display,
-        note,
-        partial(_count_unfinished, sweep, trials),
-        count_influence_actors(sweep.configuration, sweep.kind),
-    )
+    The main thread imports it again and raises an error.
+    """
+    with contextlib.suppress(ImportError):
+        import orchestrator.sweep._tune_runner  # noqa: F401
 
 
 def explain_data(configuration: Configuration, data: Path, display: StepDisplay) -> None:
@@ -307,110 +297,6 @@ def _record_end(sweep: Sweep, store: Store, events: Events, state: str, seconds:
         remove_losers(store, sweep)
     sweep.state, sweep.seconds = state, sweep.seconds + seconds
     sweep.save()
-
-
-def _count_unfinished(sweep: Sweep, trials: int) -> int:
-    """Return the number of trials that have not ended."""
-    return trials - sum(trial.ended for trial in list(sweep.trials.values()))
-
-
-@contextlib.contextmanager
-def _use_shared_groups(shared_groups: SharedGroups, sweep: Sweep) -> Iterator[SharedGroups]:
-    """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
-    yield shared_groups
-    dispatcher_client = shared_groups[0]
-    heartbeat_timeout_s = sweep.configuration.resources.heartbeat_timeout_s
-    for number in sweep.trials:
-        dispatcher_client.stop(trial_name(number))
-    for number in sweep.trials:
-        dispatcher_client.wait_until_released(trial_name(number), heartbeat_timeout_s)
-
-
-@contextlib.contextmanager
-def open_dispatcher(
-    store: Store,
-    configuration: Configuration,
-    folder: Path,
-    trials: int,
-    local: int,
-    display: StepDisplay,
-    note: Callable[[str], None],
-    count_unfinished: Callable[[], int],
-    num_influence_actors: int = 0,
-) -> Iterator[SharedGroups]:
-    """Yield a dispatcher client and a function that returns the number of concurrent trials.
-
-    Use it within `stoppable`.
-
-    Args:
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
-        note: Receives warnings, from any thread.
-        count_unfinished: Returns the number of trials still to train.
-        num_influence_actors: Influence actors in each group.
-    """
-    if local:
-        processes = min(local, max(count_unfinished(), 1))
-        backend = _open_local_backend(configuration, processes, display, note)
-        try:
-            yield backend, lambda: local
-        finally:
-            backend.close(signals.remaining_timeout(LOCAL_S))
-        return
-    display.preparing("starting Ray")  # the imports of its libraries take a second
-    from orchestrator.cluster.connect import connect_to_ray, free_nodes, list_nodes
-    from orchestrator.cluster.descendants import end_leftover_processes, record_descendants
-    from orchestrator.cluster.group_autoscaler import ScalingPolicy
-    from orchestrator.cluster.groups import worker_groups
-    from orchestrator.config.resources import cluster_address
-    from orchestrator.sweep._watchdog import watch_trials
-
-    resources = configuration.resources
-    if ended := end_leftover_processes(store.root):
-        display.preparing(f"ended {len(ended)} processes that a run left behind when it died")
-    address = cluster_address(resources)
-    with record_descendants(folder), connect_to_ray(address) as available:
-        signals.reinstall_handlers()  # Ray has installed its own signal handlers
-        plan = plan_groups(
-            configuration,
-            available,
-            trials,
-            list_nodes(),
-            num_influence_actors,
-            free_nodes(),
-            elastic=bool(address),
-        )
-        groups = "group" if plan.groups == 1 else "groups"
-        workers = "worker" if plan.workers == 1 else "workers"
-        display.preparing(f"starting {plan.groups} worker {groups} of {plan.workers} {workers}")
-        policy = ScalingPolicy(
-            resources.groups or trials,
-            count_unfinished,
-            note,
-            resources.heartbeat_warning_s,
-            resources.heartbeat_timeout_s,
-        )
-        with (
-            worker_groups(
-                plan, folder, resources.max_failures, own_cluster=not address, policy=policy
-            ) as dispatcher_client,
-            watch_trials(dispatcher_client, resources, note),
-        ):
-            signals.reinstall_handlers()
-            yield dispatcher_client, dispatcher_client.max_concurrent_trials
-
-
-def _open_local_backend(
-    configuration: Configuration, processes: int, display: StepDisplay, note: Callable[[str], None]
-) -> "LocalBackend":
-    """Return a backend that trains in this process, or in several others."""
-    if processes == 1:
-        from orchestrator.cluster.local_backend import LocalDispatcher
-
-        return LocalDispatcher(note)
-    from orchestrator.cluster.local_pool import LocalPool
-
-    display.preparing(f"starting {processes} processes")
-    return LocalPool(processes, configuration.resources, note)
 
 
 def _prepare_folders(

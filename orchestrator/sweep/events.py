@@ -37,6 +37,26 @@ class Listener(Protocol):
         """Handle a message about the whole run; may be called from any thread."""
 
 
+class StepDisplay(Protocol):
+    """Display of the steps before the first trial."""
+
+    def preparing(self, what: str) -> None:
+        """Show that a step before the first trial starts."""
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Show the metrics of an epoch of the teacher's training."""
+
+    def teacher_ready(self, words: str) -> None:
+        """Show in one line which teacher is used and how good it is."""
+
+    def note(self, text: str) -> None:
+        """Show a message about the whole run; may be called from any thread."""
+
+
+class RunDisplay(Listener, StepDisplay, Protocol):
+    """Display of a run."""
+
+
 class Events:
     """Events of a sweep, which update its records and then notify the listeners."""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched_methods, with_single_method
+from orchestrator.config.search_space import list_methods, with_single_method
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.debugging import before_breakpoint
 from orchestrator.core.errors import ConfigurationError
@@ -56,7 +56,7 @@ def count_local_processes(local: bool, processes: int | None, option: str, flag:
 
 
 def resolve_run(
-    store: Store, configuration: Configuration, kind: str, name: str | None, local: int
+    store: Store, configuration: Configuration, kind: str, name: str | None, local_processes: int
 ) -> tuple[Configuration, Path]:
     """Return the configuration of a new run with absolute paths, and the folder of the run.
 
@@ -65,14 +65,14 @@ def resolve_run(
         configuration: The settings of the run.
         kind: "sweep" or "train".
         name: Name of the run; None for the default name.
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
 
     Raises:
         ConfigurationError: The name is taken or not allowed.
     """
     if kind == "sweep":
         configuration = with_single_method(configuration)
-    configuration = resolve_paths(configuration, bool(local))
+    configuration = resolve_paths(configuration, bool(local_processes))
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
     return configuration, folder
@@ -83,7 +83,7 @@ def default_name(configuration: Configuration, kind: str) -> str:
 
     A search over several methods is named by its project.
     """
-    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
+    methods = list_methods(configuration, kind)
     if len(methods) == 1:
         prefix = methods[0].replace("/", "-")
     else:
@@ -93,17 +93,26 @@ def default_name(configuration: Configuration, kind: str) -> str:
 
 def describe_run(name: str, configuration: Configuration, kind: str) -> str:
     """Describe a run that has not been checked: its name, its methods and its data."""
-    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
-    return f"{name}: {', '.join(methods)} on {configuration.data.name}"
+    return f"{name}: {', '.join(list_methods(configuration, kind))} on {configuration.data.name}"
 
 
 @contextlib.contextmanager
-def ray_in_background(configuration: Configuration, local: int) -> Iterator[None]:
+def ray_in_background(
+    configuration: Configuration, local_processes: int, address: str | None = None
+) -> Iterator[None]:
     """Start Ray while the block checks a run, if the run will use a Ray of its own.
 
     At the end of the block Ray ends if the run was refused.
+
+    Args:
+        configuration: The settings of the run.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        address: Address of the Ray cluster; None keeps that of the configuration.
     """
-    if local or cluster_address(configuration.resources):
+    resources = configuration.resources
+    if address is not None:
+        resources = resources.model_copy(update={"address": address or None})
+    if local_processes or cluster_address(resources):
         yield
         return
     from orchestrator.cluster.own_cluster import start_early
@@ -117,7 +126,7 @@ def create_run(
     configuration: Configuration,
     folder: Path,
     kind: str,
-    local: int,
+    local_processes: int,
     note: Callable[[str], None],
 ) -> tuple[Sweep, "Prepared"]:
     """Check a new run, prepare its data and create its record.
@@ -129,44 +138,44 @@ def create_run(
         configuration: The settings, from `resolve_run`.
         folder: The folder of the run.
         kind: "sweep" or "train".
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives messages about behaviour that the user may not expect.
     """
     with defer_signals():  # libraries do not survive an interrupted import
         from orchestrator.sweep.preflight.preflight import prepare_run
         from orchestrator.sweep.space_snapshot import describe_sweep
 
-    prepared = prepare_run(store, configuration, kind, local, note)
+    prepared = prepare_run(store, configuration, kind, local_processes, note)
     for sentence in describe_yielded(configuration, kind):
         note(sentence)
     described = describe_sweep(prepared.configuration, kind, prepared.data)
     return Sweep.create(folder, prepared.configuration, kind, described), prepared
 
 
-def reopen_run(
+def prepare_resume(
     store: Store,
-    name: str,
+    sweep: Sweep,
     note: Callable[[str], None],
     trials: int | None = None,
     time_budget_s: float | None = None,
     file: Path | None = None,
     address: str | None = None,
     pairs: Sequence[str] = (),
-    local: int = 0,
+    local_processes: int = 0,
     subject: str = "",
-) -> tuple[Sweep, "Prepared"]:
-    """Open a run to resume it, after a check that nothing has changed that determines its results.
+) -> "Prepared":
+    """Prepare a run to resume it, after a check that its results are determined as before.
 
     Args:
         store: The store that holds the run.
-        name: Name of the run.
+        sweep: The run.
         note: Receives messages about behaviour that the user may not expect.
         trials: Number of trials; None keeps it.
         time_budget_s: Time limit of the search in seconds; None keeps it.
         file: Configuration file, which must agree with the run.
         address: Address of the Ray cluster; None keeps it.
         pairs: `--set` pairs with the current paths.
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         subject: The option or argument that names the run, the begin of messages; "" for that of
             the command line.
     """
@@ -176,7 +185,7 @@ def reopen_run(
     from orchestrator.sweep.space_snapshot import describe_sweep, described_space
     from orchestrator.teacher.moved import carry_teacher_over
 
-    sweep, subject = Sweep.open(store, name), subject or f"--resume {name}"
+    subject = subject or f"--resume {sweep.name}"
     require_code(sweep.described.get(CODE, {}), subject, sweep.configuration)
     sweep.configuration = change_configuration(
         sweep, trials, time_budget_s, file, address, pairs, subject
@@ -187,16 +196,21 @@ def reopen_run(
             sweep.configuration, num_existing=len(sweep.trials)
         )
     require_same(sweep, described_space(sweep.configuration, sweep.kind), subject)
-    prepared = prepare_run(store, sweep.configuration, sweep.kind, local, note)
+    prepared = prepare_run(store, sweep.configuration, sweep.kind, local_processes, note)
     snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
     require_same(sweep, snapshot, subject)
     carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
     sweep.described = sweep.described | snapshot
-    return sweep, replace(prepared, note=reduced)
+    return replace(prepared, note=reduced)
 
 
 def execute_run(
-    store: Store, sweep: Sweep, prepared: "Prepared", console: Console, local: int, resume: bool
+    store: Store,
+    sweep: Sweep,
+    prepared: "Prepared",
+    console: Console,
+    local_processes: int,
+    resume: bool,
 ) -> "Display":
     """Run a sweep or a training with a display of its progress, and return the display.
 
@@ -222,7 +236,7 @@ def execute_run(
             prepared.data,
             prepared.teacher_access,
             display,
-            local,
+            local_processes,
             resume,
             ship=partial(_export_program, store, sweep.name),
         )
@@ -238,5 +252,4 @@ def _export_program(store: Store, name: str, trial: int, letter: str, to: Path) 
 
 def has_unfinished_trials(sweep: Sweep) -> bool:
     """Return whether a sweep has trials that have not ended."""
-    ended = sum(trial.ended for trial in sweep.trials.values())
-    return sweep.kind == "sweep" and ended < sweep.configuration.search.trials
+    return sweep.kind == "sweep" and sweep.count_ended() < sweep.num_trials

@@ -9,8 +9,10 @@ from orchestrator.core.disk import report_waits
 from orchestrator.core.signals import stoppable
 from orchestrator.data.prepare import describe
 from orchestrator.store.store import Store
+from orchestrator.sweep._backends import open_dispatcher
 from orchestrator.sweep._teacher_warnings import report_teacher
-from orchestrator.sweep.driver import StepDisplay, explain_data, open_dispatcher
+from orchestrator.sweep.driver import explain_data
+from orchestrator.sweep.events import StepDisplay
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import acquire_teacher
 from orchestrator.teacher.card import TeacherCard

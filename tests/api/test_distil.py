@@ -24,7 +24,7 @@ from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import change_configuration, require_same
-from orchestrator.sweep.runs import reopen_run
+from orchestrator.sweep.runs import prepare_resume
 from tests.api.conftest import TwoLayers
 from tests.refusal import refused
 
@@ -201,7 +201,7 @@ def test_messages_of_a_resume_name_the_argument(store: Path) -> None:
     subject: dict[str, Any] = {"subject": "resume = 'mine'"}
     with refused("--code") as caught:
         sweep.save()
-        reopen_run(opened, "mine", print, **subject)
+        prepare_resume(opened, sweep, print, **subject)
     assert str(caught.value).startswith("resume = 'mine' needs ")
     with refused("trials", 2):
         change_configuration(sweep, 2, None, None, **subject)

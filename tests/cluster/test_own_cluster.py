@@ -155,6 +155,22 @@ def test_the_reason_of_a_failed_start_is_in_the_message(monkeypatch: pytest.Monk
         pass
 
 
+def test_the_reason_of_a_failed_import_is_in_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('no library for Ray')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(PreflightError, match="no library for Ray"), connect_to_ray(None):
+        pass
+
+
+def test_the_wait_for_a_start_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_cluster, "PROGRAM", STARTS)
+    monkeypatch.setattr(own_cluster, "START_S", 0.0)
+    with pytest.raises(PreflightError, match="it was not ready after 0 s"), connect_to_ray(None):
+        pass
+
+
 def test_workers_on_loopback_use_a_rendezvous_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

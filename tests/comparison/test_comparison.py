@@ -54,7 +54,7 @@ def prepared(
 ) -> Comparison:
     common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
     return Comparison.create(
-        store, "mine", prepare_run(store, common, "sweep", local=False).configuration, seeds
+        store, "mine", prepare_run(store, common, "sweep", local_processes=0).configuration, seeds
     )
 
 

@@ -160,7 +160,7 @@ def test_a_worker_that_this_machine_cannot_hold_is_refused(
     machine(2.0)
     configuration = load(None, [PEER, "peers.b.cpus_per_worker=8", "resources.workers=2"])
     with refused("peers.b.cpus_per_worker", 8, (0, 2)):
-        prepare_run(Store(digits_store), configuration, "train", local=False)
+        prepare_run(Store(digits_store), configuration, "train", local_processes=0)
 
 
 def test_the_bytes_of_checkpoints_are_those_of_all_students(
@@ -174,7 +174,7 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(
 
     monkeypatch.setattr(sizes, "checkpoint_bytes", counted)
     configuration = load(None, [PEER])
-    prepare_run(Store(digits_store), configuration, "train", local=True)
+    prepare_run(Store(digits_store), configuration, "train", local_processes=1)
     shape = (1, 8, 8)
     each = [
         check_network(network, "student", 10, shape)
@@ -186,7 +186,10 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(
 def test_a_peer_with_an_unknown_network_is_refused(digits_store: Path) -> None:
     with refused("peers.b.network.name", "resnet9", tuple(MODELS)):
         prepare_run(
-            Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True
+            Store(digits_store),
+            load(None, ["peers.b.network.name=resnet9"]),
+            "train",
+            local_processes=1,
         )
 
 
@@ -206,10 +209,13 @@ def test_students_that_do_not_share_the_classes_are_refused(
     networks += ["peers.b.network.name=mlp", "peers.b.network.width=16", "peers.b.network.depth=1"]
     store = Store(digits_store)
     prepare_run(
-        store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True
+        store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local_processes=1
     )
     with refused(field, str(files[12])) as refusal:
         prepare_run(
-            store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True
+            store,
+            load(None, [*networks, f"{weights}.weights={files[12]}"]),
+            "train",
+            local_processes=1,
         )
     assert "head.weight" in str(refusal.value)

@@ -21,7 +21,9 @@ def test_a_run_records_the_resolved_augmentation(tmp_path: Path) -> None:
     for configured, policy in (("auto", "none"), ("crop", "crop")):
         configuration = load(None, [f"data.augmentation={configured}", "data.limit.train=100"])
         assert (
-            prepare_run(store, configuration, "train", local=True).configuration.data.augmentation
+            prepare_run(
+                store, configuration, "train", local_processes=1
+            ).configuration.data.augmentation
             == policy
         )
 

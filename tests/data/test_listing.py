@@ -193,7 +193,7 @@ def test_the_plan_and_the_start_list_unread_files_and_conversions(
     messages: list[str] = []
     show_plan(store, configuration, "train", True, Console())
     before = capsys.readouterr().out
-    prepare_run(store, configuration, "train", local=True, note=messages.append)
+    prepare_run(store, configuration, "train", local_processes=1, note=messages.append)
     show_plan(store, configuration, "train", True, Console())
     after = capsys.readouterr().out
     assert messages == [

@@ -117,7 +117,7 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     configuration = load(
         None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"]
     )
-    prepared = prepare_run(store, configuration, "sweep", local=False)
+    prepared = prepare_run(store, configuration, "sweep", local_processes=0)
     run_sweep(
         Sweep.create(store.sweep("sweep"), prepared.configuration, "sweep"),
         store,
@@ -142,7 +142,7 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     trial = sweep.trials[watch.lost]
     alone = apply(prepared.configuration, trial.settings)
     again = Sweep.create(store.sweep("alone"), alone, "train")
-    run_sweep(again, store, prepared.data, prepared.teacher_access, Watch(), local=True)
+    run_sweep(again, store, prepared.data, prepared.teacher_access, Watch(), local_processes=1)
     assert again.trials[0].history == trial.history and len(trial.history) == 20, (
         "as if nothing had happened"
     )

@@ -31,7 +31,7 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "tracking.figures=all",
     )
     configuration = load(None, [*SMALL, *pairs])
-    prepared = prepare_run(store, configuration, "sweep", local=False)
+    prepared = prepare_run(store, configuration, "sweep", local_processes=0)
     sweep = Sweep.create(store.sweep("mine"), prepared.configuration, "sweep")
     run_sweep(sweep, store, prepared.data, prepared.teacher_access, Watch())
     assert sweep.state == "finished" and len(sweep.ranked()) == 4

@@ -55,9 +55,9 @@ def alone(sweep: Sweep, number: int) -> Trial:
     """Return the same trial, trained in this process."""
     store = Store(sweep.folder.parents[1])
     configuration = apply(sweep.configuration, sweep.trials[number].params)
-    ready = prepare_run(store, configuration, "train", local=True)
+    ready = prepare_run(store, configuration, "train", local_processes=1)
     training = Sweep.create(store.sweep(f"alone-{number}"), ready.configuration, "train")
-    run_sweep(training, store, ready.data, ready.teacher_access, Watch(), local=True)
+    run_sweep(training, store, ready.data, ready.teacher_access, Watch(), local_processes=1)
     return training.trials[0]
 
 

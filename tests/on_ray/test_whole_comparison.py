@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import run
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep._backends import open_dispatcher
 from orchestrator.sweep.comparison import running
-from orchestrator.sweep.driver import open_dispatcher
 
 # tests/comparison runs whole comparisons in this process; this one adds Ray and its worker groups
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]

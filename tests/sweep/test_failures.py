@@ -118,6 +118,7 @@ def test_sweep_that_ended_early_fails_and_shows_the_resume_command(
     monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
     prepared: Any = SimpleNamespace(data=specify().data, teacher_access=None, note="")
     assert (
-        commands._run_and_print(Store(tmp_path), found, prepared, local=False, resume=False) == code
+        commands._run_and_print(Store(tmp_path), found, prepared, local_processes=0, resume=False)
+        == code
     )
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

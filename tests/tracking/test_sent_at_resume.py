@@ -55,7 +55,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
 
     monkeypatch.setattr(writing, "connect", connect)
     monkeypatch.setattr(
-        module, "open_dispatcher", lambda *arguments: pytest.fail("nothing is to be trained")
+        module, "open_own_groups", lambda *arguments: pytest.fail("nothing is to be trained")
     )
     show = Watch()
     sweep.state = "failed"  # as after a death of Ray and the driver at the end of the last trial

@@ -52,7 +52,7 @@ def create_comparison(
     `common` and `name` are those of `resolve_comparison`; `note` receives messages about behaviour
     that the user may not expect.
     """
-    prepared = prepare_run(store, common, "sweep", local=False, note=note)
+    prepared = prepare_run(store, common, "sweep", local_processes=0, note=note)
     for sentence in describe_yielded(common, "sweep"):
         note(sentence)
     return Comparison.create(store, name, prepared.configuration, seeds)

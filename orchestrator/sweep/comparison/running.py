@@ -16,17 +16,11 @@ from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep._backends import SharedGroups, open_dispatcher
 from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
-from orchestrator.sweep.driver import (
-    SharedGroups,
-    explain_data,
-    flush_tracking,
-    open_dispatcher,
-    repair_records,
-    run_sweep,
-)
+from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.sweep.preflight.preflight import Prepared, prepare_run
@@ -157,7 +151,7 @@ class _ComparisonRunner:
         """
         comparison, existing_sweeps = self.comparison, self.store.sweeps()
         require_paths(comparison.name, comparison.configuration)
-        prepared = prepare_run(self.store, comparison.configuration, "sweep", local=False)
+        prepared = prepare_run(self.store, comparison.configuration, "sweep", local_processes=0)
         current = described_data(prepared.configuration, prepared.data)
         for name in [
             name
@@ -259,7 +253,7 @@ class _ComparisonRunner:
             common,
             folder,
             trials,
-            False,
+            0,
             display,
             self._note,
             self._count_unfinished,
@@ -274,9 +268,7 @@ class _ComparisonRunner:
     def _count_unfinished(self) -> int:
         """Return how many trials of the current sweep have not ended."""
         assert self.current
-        return self.current[0].configuration.search.trials - sum(
-            trial.ended for trial in list(self.current[0].trials.values())
-        )
+        return self.current[0].num_trials - self.current[0].count_ended()
 
 
 def _training_inputs(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Refuse what needs Ray in a run without it, and describe its processes."""
 
+import torch
+
 from orchestrator.config.resources import local_resources
 from orchestrator.config.schema import PAUSING, Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -32,9 +34,11 @@ def check_local(configuration: Configuration, kind: str) -> None:
         ).with_details("search.scheduler", search.scheduler, ("asha", "median", "none"))
 
 
-def describe_processes(processes: int) -> str:
-    """Return where a run without Ray trains."""
+def describe_processes(processes: int) -> tuple[str, bool, int]:
+    """Return where a run without Ray trains, whether it has a GPU, and its number of processes."""
     if processes == 1:
-        return "none: training runs in this process"
-    cpus = int(local_resources()["CPU"])
-    return f"none: training runs in {processes} processes, which share {cpus} CPUs"
+        text = "none: training runs in this process"
+    else:
+        cpus = int(local_resources()["CPU"])
+        text = f"none: training runs in {processes} processes, which share {cpus} CPUs"
+    return text, torch.cuda.is_available(), processes

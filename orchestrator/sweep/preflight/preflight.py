@@ -6,7 +6,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from methods.capabilities import UsesFeatureMaps
@@ -97,7 +96,7 @@ def prepare_run(
     store: Store,
     configuration: Configuration,
     kind: str,
-    local: int,
+    local_processes: int,
     note: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Check a run and prepare its data, and decide on the teacher's cache.
@@ -107,17 +106,19 @@ def prepare_run(
 
     Args:
         kind: Sweep, train or teacher.
-        local: Number of processes that train without Ray, 1 for this one; 0 with Ray.
+        local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives messages about unexpected properties of the data.
     """
     require_copies(store.uri, configuration, kind)
     configuration, reduced = _resolve_configuration(configuration, kind)
-    _, gpu, groups = _check(configuration, kind, local)
+    _, gpu, groups = _check(configuration, kind, local_processes)
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     for name, line in list_notes(configuration.data, summary).items():
         note(f"{name}: {line}")
-    teacher_access, *_ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    teacher_access, *_ = _check_with_data(
+        store, configuration, kind, local_processes, summary, gpu, groups
+    )
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         note(problem)
     for line in describe_excluded_points(configuration) if kind == "sweep" else ():
@@ -125,9 +126,8 @@ def prepare_run(
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
     _download_students_weights(configuration, folder)
-    data = configuration.data.model_copy(
-        update={"augmentation": resolve_augmentation(configuration.data)}
-    )
+    augmentation = resolve_augmentation(configuration.data)
+    data = configuration.data.model_copy(update={"augmentation": augmentation})
     configuration = configuration.model_copy(update={"data": data})
     if teacher_access and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": teacher_access.mode})
@@ -136,7 +136,7 @@ def prepare_run(
 
 
 def show_plan(
-    store: Store, configuration: Configuration, kind: str, local: int, console: Console
+    store: Store, configuration: Configuration, kind: str, local_processes: int, console: Console
 ) -> None:
     """Print the plan of a run: data, teacher, worker groups, trials, rungs and disk space.
 
@@ -144,10 +144,10 @@ def show_plan(
     """
     require_copies(store.uri, configuration, kind)
     configuration, note = _resolve_configuration(configuration, kind)
-    words, gpu, groups = _check(configuration, kind, local)
+    words, gpu, groups = _check(configuration, kind, local_processes)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     teacher_access, checkpoint_bytes, kept_trials, variants = _check_with_data(
-        store, configuration, kind, local, summary, gpu, groups
+        store, configuration, kind, local_processes, summary, gpu, groups
     )
     lines = {
         "data": _data_line(summary)
@@ -171,7 +171,7 @@ def show_plan(
     if kind != "teacher":
         lines |= _maps_lines(configuration, kind == "sweep", summary, variants, cached)
     if configuration.data.is_decoded_each_epoch and (
-        local or not cluster_address(configuration.resources)
+        local_processes or not cluster_address(configuration.resources)
     ):
         lines["loader"] = _loader_line(configuration, summary, groups)
     lines["groups"] = words
@@ -229,7 +229,7 @@ def _resolve_configuration(configuration: Configuration, kind: str) -> tuple[Con
     return limit_trials(configuration)
 
 
-def _check(configuration: Configuration, kind: str, local: int) -> tuple[str, bool, int]:
+def _check(configuration: Configuration, kind: str, local_processes: int) -> tuple[str, bool, int]:
     """Check everything that needs no data, and plan the worker groups.
 
     Returns:
@@ -237,11 +237,10 @@ def _check(configuration: Configuration, kind: str, local: int) -> tuple[str, bo
     """
     require_weights(configuration)
     trials = configuration.search.trials if kind == "sweep" else 1
-    if local:
+    if local_processes:
         require_cores(configuration, [local_resources()])
         check_local(configuration, kind)
-        processes = min(local, trials)
-        return describe_processes(processes), torch.cuda.is_available(), processes
+        return describe_processes(min(local_processes, trials))
     address = cluster_address(configuration.resources)
     if address is None:
         require_short_sockets()
@@ -317,7 +316,7 @@ def _check_with_data(
     store: Store,
     configuration: Configuration,
     kind: str,
-    local: int,
+    local_processes: int,
     summary: DataSummary,
     gpu: bool,
     groups: int = 1,
@@ -349,7 +348,7 @@ def _check_with_data(
     for each in (configuration, *(alone(configuration) if searching else ())):
         check_batches(each, searching, summary)
         check_batch_norm(each, searching, summary.shape, fits_teacher)
-    if local or cluster_address(configuration.resources) is None:
+    if local_processes or cluster_address(configuration.resources) is None:
         sizes = Sizes(parameters, teacher_parameters, prod(summary.shape))
         require_memory(configuration, sizes, local_memory())
     check_memory(configuration, searching, samples, classes, summary.shape)
@@ -364,7 +363,9 @@ def _check_with_data(
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
     teacher_access = (
-        decide_access(store, configuration, summary, bool(local), reserved, clean_view_bytes)
+        decide_access(
+            store, configuration, summary, bool(local_processes), reserved, clean_view_bytes
+        )
         if configuration.teacher
         else None
     )
