@@ -130,7 +130,8 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     assert {trial.state for trial in sweep.trials.values()} == {"complete", "waiting"}, (
         "none has failed"
     )
-    assert [note["text"] for note in sweep.notes] == watch.notes
+    shown = [note for note in watch.notes if not note.startswith(("augmentation", "normalisation"))]
+    assert [note["text"] for note in sweep.notes] == shown
 
     with connect_to_ray(cluster.address):
         until = time.monotonic() + GONE_S

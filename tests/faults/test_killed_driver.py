@@ -28,7 +28,7 @@ RUNGS = (
     "search.protect_initial_trials=false",
     "search.keep_checkpoints=1",
 )
-STEPS = ("starting Ray", "worker groups", "preparing the teacher")
+STEPS = ("starting Ray", "worker group", "preparing the teacher")
 
 
 def a_moment(driver: DriverProcess, seconds: float) -> None:

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.store.records import Trial
 from tests.processes import titled
-from tests.sweep_runs import RunSweep, Watch
+from tests.sweep_runs import RunSweep, Watch, run_small
 
 pytestmark = pytest.mark.ray
 SETTINGS = (
@@ -19,6 +21,12 @@ SETTINGS = (
     "search.scheduler=none",
     "resources.groups=1",
 )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunSweep:
+    """Return a function that runs a sweep on a Ray of its own."""
+    return partial(run_small, tmp_path / "store")
 
 
 def alone(run: RunSweep, trial: Trial) -> list[float | None]:
