@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -71,16 +72,15 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
         )
     notes = "\n".join(watch.notes)
     assert "the trial dispatcher died and was restarted" in notes
-    assert (
-        "trial-00002 has sent no heartbeat for 2 s: group 0 trains it, last at " in notes
-        and "the cluster has 1 node with" in notes
-    )
+    silent = r"trial-00002 has sent no heartbeat for [23] s: group 0 trains it, last at "
+    assert re.search(silent, notes) and "the cluster has 1 node with" in notes, notes
     assert "group 0 is replaced: trial-00002 has sent no heartbeat" in notes
     assert (
         "trial-00002 continues from its checkpoint: its worker died (failure 1 of at most 2"
         in notes
     )
-    assert [note["text"] for note in sweep.notes] == watch.notes
+    shown = [note for note in watch.notes if not note.startswith(("augmentation", "normalisation"))]
+    assert [note["text"] for note in sweep.notes] == shown
 
 
 @pytest.mark.faults
