@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.cluster.own_cluster import list_early_processes
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import before_exit, remaining_timeout
 from orchestrator.store.record_file import STRICT, RecordSchema
@@ -51,12 +52,14 @@ DRIVER_PROCESSES = RecordSchema[DriverProcesses](DriverProcesses)
 
 @contextlib.contextmanager
 def record_descendants(folder: Path) -> Iterator[None]:
-    """Record all processes below this one in a file of the folder.
+    """Record the processes of a run, which are below this one, in a file of the folder.
 
     Processes that still live at the end of the block are ended. They are also ended if this process
-    exits at once.
+    exits at once. Processes that this one had before, as a notebook may have, are left alone.
     """
-    descendants, finished = Descendants(), threading.Event()
+    early = list_early_processes()
+    others = [each for each in psutil.Process().children() if each.pid not in early]
+    descendants, finished = Descendants(others), threading.Event()
     file = folder / FILES.replace("*", str(descendants.driver.pid))
     thread = threading.Thread(
         target=_record_until, args=(descendants, file, finished), name="processes", daemon=True
@@ -99,16 +102,25 @@ def end_leftover_processes(root: Path) -> list[int]:
 
 
 class Descendants:
-    """Processes below this one, including those whose parent has died since."""
+    """Processes below this one, including those whose parent has died since.
 
-    def __init__(self) -> None:
-        self.driver = psutil.Process()
+    `others` are children that are ignored, with all processes below them.
+    """
+
+    def __init__(self, others: Iterable[psutil.Process] = ()) -> None:
+        self.driver, self.others = psutil.Process(), tuple(others)
         self.records: dict[psutil.Process, ProcessIdentity] = {}
 
     def refresh(self) -> list[psutil.Process]:
         """Return the processes that live now."""
+        ignored = {
+            *self.others,
+            *(each for child in self.others for each in _list_descendants(child)),
+        }
         for process in _list_descendants(self.driver):
-            if process not in self.records and (note := _identify(process)):
+            if process in ignored or process in self.records:
+                continue
+            if note := _identify(process):
                 self.records[process] = note
         self.records = {
             process: note for process, note in self.records.items() if _is_alive(process)

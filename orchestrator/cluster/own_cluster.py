@@ -127,6 +127,11 @@ def start_early() -> Iterator[None]:
             _early_clusters.pop().end()
 
 
+def list_early_processes() -> set[int]:
+    """Return the ids of the processes that `start_early` has started and nobody has taken."""
+    return {cluster._process.pid for cluster in _early_clusters}
+
+
 def take_cluster(cpus: int | None) -> OwnCluster:
     """Return the cluster of `start_early`, or a new one; the caller ends it.
 

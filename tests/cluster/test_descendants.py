@@ -144,3 +144,17 @@ def test_an_ended_process_counts_as_gone_although_it_is_listed() -> None:
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_processes_of_the_program_before_a_run_live_on(folder: Path) -> None:
+    """A notebook may have started them."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    own, started = subprocess.Popen(sleep), list[subprocess.Popen[bytes]]()
+    try:
+        with record_descendants(folder):
+            started.append(subprocess.Popen(sleep))
+        assert started[0].wait(LONG_S) == -signal.SIGKILL and own.poll() is None
+    finally:
+        for process in (own, *started):
+            process.kill()
+            process.wait()
