@@ -8,33 +8,31 @@ import sys
 from orchestrator.cli.app import app
 
 
-class _ExitCode:
-    """Exit code of the process; None while it is unknown."""
-
-    value: int | None = None
-
-
 def main() -> None:
     """Run the command of `sys.argv` and exit.
 
     The interpreter would destroy torch, Ray and MLflow object by object, which takes two seconds.
     Every other function of `atexit` runs before: it was registered later.
     """
-    code = _ExitCode()
-    atexit.register(_exit_at_once, code)
+    codes: list[int] = []
+    atexit.register(_exit_at_once, codes)
     try:
         app()
     except SystemExit as end:
-        code.value = end.code if isinstance(end.code, int) else int(end.code is not None)
+        codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 
 
-def _exit_at_once(code: _ExitCode) -> None:
-    """End the process if its exit code is known and its output is written."""
-    if code.value is None:
+def _exit_at_once(codes: list[int]) -> None:
+    """End the process if its exit code is known and its output is written.
+
+    Args:
+        codes: The exit code, or nothing while it is unknown.
+    """
+    if not codes:
         return
     with contextlib.suppress(OSError, ValueError):
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        os._exit(code.value)
+        os._exit(codes[0])

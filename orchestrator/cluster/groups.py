@@ -77,10 +77,7 @@ def worker_groups(
     """
     _callbacks(plan)  # fails here rather than in the thread of a group
     policy = policy or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
-    if own_cluster:
-        # the other CPUs serve the driver, Ray and the training of the first group
-        max_starting = max(int(ray.cluster_resources().get("CPU", 0)) // PROCESSES, 1)
-        policy = replace(policy, max_groups=plan.groups, max_starting=max_starting)
+    policy = _limit_to_machine(policy, plan) if own_cluster else policy
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     # the dispatcher is lost only with the driver's node
@@ -111,6 +108,16 @@ def worker_groups(
         if not autoscaler.head_lost:
             running.close()
             watch.join(remaining_timeout(CALL_S, SPARE_S))  # Ray ends next: no calls after this
+
+
+def _limit_to_machine(policy: ScalingPolicy, plan: Groups) -> ScalingPolicy:
+    """Return the policy on a cluster of our own, to which no node is added.
+
+    A part of the groups starts at a time, because the other CPUs serve the driver, Ray and the
+    training of the first group.
+    """
+    max_starting = max(int(ray.cluster_resources().get("CPU", 0)) // PROCESSES, 1)
+    return replace(policy, max_groups=plan.groups, max_starting=max_starting)
 
 
 class _RayCluster:
