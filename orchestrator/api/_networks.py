@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 import re
+from bdb import BdbQuit
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,8 @@ def _build_module(factory: Any, argument: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             module = factory()
+    except BdbQuit:  # the user has left the debugger
+        raise
     except Exception as error:  # any error of the user's function
         reason = short_reason(error)
         raise ConfigurationError(

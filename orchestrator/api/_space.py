@@ -1,5 +1,6 @@
 """Use functions of an Optuna trial as search spaces of methods."""
 
+from bdb import BdbQuit
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ def check_spaces(configuration: Configuration, spaces: Mapping[str, Space]) -> N
         frozen = frozen_values(configuration, method)
         try:
             branches = list_branches(method, frozen)
+        except BdbQuit:  # the user has left the debugger
+            raise
         except Exception as error:  # any error of the user's function
             reason = short_reason(error)
             raise ConfigurationError(

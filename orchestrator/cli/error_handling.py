@@ -14,6 +14,7 @@ def run_command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
         ends_unread: End quietly when the reader closes the output, as in `status | head -1`.
     """
     import traceback
+    from bdb import BdbQuit
 
     from orchestrator.core.errors import INTERRUPTED, UNEXPECTED, UserError
     from orchestrator.core.output import survive_lost_output
@@ -28,7 +29,7 @@ def run_command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
         except UserError as error:
             print(sanitize(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BdbQuit):  # the second: the user has left a debugger
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception:

@@ -78,7 +78,7 @@ class _Worker:
         try:
             return execute_trial(spec, self._context(stopped))
         except BdbQuit:  # this process has no terminal
-            return Failure(True, "a debugger needs one process: use --processes 1")
+            return Failure(True, "a debugger needs a run in one process")
 
     def _receive(self) -> None:
         """Receive trials and requests to stop; exit at once when the run has ended or died."""

@@ -151,7 +151,7 @@ class LocalPool(LocalBackend):
         """
         while not self.reports:
             if self.unfit:
-                raise PreflightError(self.unfit).with_details("--processes", self.unfit)
+                raise PreflightError(self.unfit).with_details("processes", self.unfit)
             remaining_s = until - time.monotonic()
             if remaining_s <= 0:
                 return None
@@ -256,8 +256,8 @@ class LocalPool(LocalBackend):
             self._retry(name, process.cause or f"its process ended with exit code {code}")
         elif process.state == "starting":
             self.unfit = (
-                f"a process of --processes {len(self.processes)} ended with exit code {code} "
-                "while it started: see its message above, or use --processes 1"
+                f"one of {len(self.processes)} processes ended with exit code {code} while it "
+                "started: see its message above, or train in one process"
             )
             return
         self.processes[process.index] = _Process(process.index, len(self.processes))
@@ -303,6 +303,6 @@ def _pickle(setup: Setup) -> bytes:
         return bytes(cloudpickle.dumps(setup))
     except (PicklingError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f"--processes: the code of the run cannot be sent to other processes ({error}): use "
-            "one process, or leave out objects such as open files and locks"
-        ).with_details("--processes", str(error), (1, 1)) from error
+            f"the code of the run cannot be sent to other processes ({error}): train in one "
+            "process, or leave out objects such as open files and locks"
+        ).with_details("processes", str(error), (1, 1)) from error

@@ -4,6 +4,7 @@ The order of precedence is: defaults < file < `--set key=value`. The resolved fo
 is stored with every run. Every error message is one sentence.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from orchestrator.core.paths import read_file
 from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 from orchestrator.core.text import describe_requirement, quote, shorten
+
+YAML_WORDS = {"True": "true", "False": "false", "None": "null"}
+PYTHON_WORD = re.compile(r"\b(True|False|None)\b")
 
 
 def load(
@@ -234,8 +238,11 @@ def _sentence(error: ValidationError) -> str:
         return f"{path}{joint}{message}{more}" if path else f"{message}{more}"
     if first["type"] == "model_type":
         message = f"it is a section; set keys below it: {', '.join(_names_at(first['loc']))}"
+    if first["type"] == "literal_error":  # it lists Python's values
+        message = PYTHON_WORD.sub(lambda word: YAML_WORDS[word[0]], message)
     message = PLAIN.get(first["type"], describe_requirement(message))
-    text = "null" if first["input"] is None else quote(first["input"])
+    text = quote(first["input"])
+    text = YAML_WORDS.get(text, text)
     return f"{path} = {text} is not allowed: {message}{more}"
 
 

@@ -1,5 +1,6 @@
 """Augment images by the transforms of user code."""
 
+from bdb import BdbQuit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Transform:
         generator = open_stream(seed, view, Stream.USER_TRANSFORM, index)
         try:
             result: Any = self.function(image.copy(), generator)
+        except BdbQuit:  # the user has left the debugger
+            raise
         except Exception as error:  # any error of user code
             reason = short_reason(error)
             location = failure_location(error, self.place)

@@ -1,5 +1,6 @@
 """Make the source of a data set of user code."""
 
+from bdb import BdbQuit
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def make_source(target: Any, name: str, location: str, code: str) -> Source:
     def load(config: Data, raw: Path) -> Parts:
         try:
             returned = _call(signature, config)
-        except UserError:
+        except (UserError, BdbQuit):
             raise
         except Exception as error:  # any error of user code
             failed_at = failure_location(error, location)

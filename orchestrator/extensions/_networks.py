@@ -1,5 +1,6 @@
 """Make the builder of a network of user code."""
 
+from bdb import BdbQuit
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def make_slots(target: Any, name: str, location: str, code: str) -> tuple[Slot, 
     def make(settings: Any, classes: int, shape: Shape) -> Network:
         try:
             module = _build(signature, settings, classes, shape)
-        except UserError:
+        except (UserError, BdbQuit):
             raise
         except Exception as error:  # any error of user code
             failed_at = failure_location(error, location)

@@ -1,6 +1,7 @@
 """Make a `Network` of any module that returns logits."""
 
 import contextlib
+from bdb import BdbQuit
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -199,6 +200,8 @@ def _compute_logits(module: nn.Module, name: str, shape: Shape, like: Tensor) ->
     image = image.to(like.device, like.dtype)
     try:
         return select_logits(module(image))
+    except BdbQuit:  # the user has left the debugger
+        raise
     except Exception as error:  # a module raises errors of any class
         _require_channels(module, name, image, error)
         raise _refuse_images(name, shape, error) from error

@@ -1,6 +1,7 @@
 """Compute accuracy (also per class), NLL, calibration, entropy and agreement on a labelled part."""
 
 import math
+from bdb import BdbQuit
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ class UserMetric(NamedTuple):
         """
         try:
             value = float(self.function(logits, labels))
+        except BdbQuit:  # the user has left the debugger
+            raise
         except Exception as error:  # any error of user code
             reason, location = short_reason(error), failure_location(error, self.place)
             raise TrialError(f"metric {self.name} ({location}) fails ({reason})").with_details(

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import sys
+from bdb import BdbQuit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,63 @@ def test_a_metric_that_fails_is_refused_before_the_start(tmp_path: Path) -> None
     exit_code, output = call("sweep", *words, "--set", "search.objective=validation/my/bad")
     output = " ".join(output.split())
     assert exit_code == 2 and "failing.py:5" in output and "ZeroDivisionError" in output
+
+
+DEBUGGED = """
+import numpy as np
+import torch
+import orchestrator as od
+
+
+@od.metric("m", direction="maximize")
+def metric(logits, labels):
+    {metric}
+    return 1.0
+
+
+@od.network("n")
+def network(classes, shape):
+    {network}
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))
+
+
+@od.dataset("d")
+def dataset():
+    {dataset}
+    part = (np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 4)
+    return {{"train": part, "test": part}}
+
+
+@od.transform("t")
+def transform(image, generator):
+    {transform}
+    return image
+"""
+
+
+@pytest.mark.parametrize("kind", ["metric", "network", "dataset", "transform"])
+def test_leaving_a_debugger_in_user_code_interrupts_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def leave() -> None:
+        raise BdbQuit
+
+    monkeypatch.setattr(sys, "breakpointhook", leave)
+    lines = dict.fromkeys(("metric", "network", "dataset", "transform"), "pass")
+    file = tmp_path / "debugged.py"
+    file.write_text(DEBUGGED.format(**lines | {kind: "breakpoint()"}))
+    pairs = (
+        "data={name: my/d, augmentation: my/t}",
+        "student.name=my/n",
+        "method.name=kd",
+        "search.objective=validation/my/m",
+        "teacher.training={epochs: 1, batch_size: 8}",
+        "training={epochs: 1, batch_size: 8}",
+    )
+    words = [word for pair in pairs for word in ("--set", pair)]
+    words += ["--code", str(file), "--store", str(tmp_path / "store")]
+    exit_code, output = call("train", "--local", *words)
+    assert exit_code == 130, output
 
 
 def test_settings_of_data_are_checked(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_an_object_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
         def uses_file(logits: Any, labels: Any) -> Any:
             return logits.sum() * opened.fileno()
 
-        with refused("--processes", allowed=(1, 1)):
+        with refused("processes", allowed=(1, 1)):
             LocalPool(2, load(None, []).resources)
     finally:
         unload_all()
@@ -276,7 +276,7 @@ def test_a_process_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatc
     from orchestrator.cluster import local_pool
 
     monkeypatch.setattr(local_pool, "WORKER", "orchestrator.no_such_module")
-    with Pool() as own, refused("--processes", error=PreflightError):
+    with Pool() as own, refused("processes", error=PreflightError):
         own.pool.next_event(120)
 
 
@@ -307,7 +307,7 @@ def test_a_debugger_in_another_process_fails_the_trial(specify: Any) -> None:
             report = own.pool.next_report("trial", 120)
     finally:
         unload_all()
-    assert isinstance(report, TrialFailure) and "--processes 1" in report.message
+    assert isinstance(report, TrialFailure) and "run in one process" in report.message
     assert not own.notes, "it is not retried"
 
 
