@@ -1,7 +1,7 @@
 """MobileNetV2 at half width for small images (Sandler et al. 2018, arXiv 1801.04381).
 
-Tensors, order and initial values are those of RepDistiller (`models/mobilenetv2.py`, `mobile_half`):
-ReLU instead of ReLU6, no dropout, and a side that is halved four times.
+Tensors, order and initial values are those of RepDistiller (`models/mobilenetv2.py`): ReLU instead
+of ReLU6, no dropout, and a side that is halved four times.
 """
 
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """VGG networks for small images: batch norm, and no hidden linear layers.
 
-Tensors, order and initial values are those of RepDistiller (`models/vgg.py`, its `vgg8` to `vgg19`).
+Tensors, order and initial values are those of RepDistiller (`models/vgg.py`, with batch norm).
 The networks are those of Simonyan and Zisserman 2015 (arXiv 1409.1556), and a shallower one.
 """
 
@@ -9,6 +9,7 @@ from functools import partial
 from torch import nn
 
 from methods import Settings
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.network import Network, Shape, kaiming, small_head
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the five blocks
@@ -20,6 +21,7 @@ CONVOLUTIONS: dict[str, tuple[int, int, int, int, int]] = {
     "vgg16": (2, 2, 3, 3, 3),
     "vgg19": (2, 2, 4, 4, 4),
 }
+_SMALLEST_SIDE = 8  # which three poolings make 1
 # From this side on, the fourth block too is followed by a pooling.
 _LARGE_SIDE = 64
 
@@ -44,7 +46,16 @@ def vgg(name: str, settings: Settings, classes: int, shape: Shape) -> Network:
         settings: Unused: these networks have no settings.
         classes: Number of classes K.
         shape: (channels, height, width) of the inputs.
+
+    Raises:
+        ConfigurationError: A side has less than 8 pixels.
     """
+    if min(shape[1:]) < _SMALLEST_SIDE:
+        size = "x".join(map(str, shape[1:]))
+        raise ConfigurationError(
+            f"network {name} cannot be used for images of {size} pixels: give an input_size of "
+            f"at least {_SMALLEST_SIDE}, or choose another network"
+        ).with_details("input_size", shape, _SMALLEST_SIDE)
     poolings = 4 if min(shape[1:]) >= _LARGE_SIDE else 3
     layers: list[nn.Module] = []
     stages, inputs = list[str](), shape[0]
