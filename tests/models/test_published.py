@@ -1,6 +1,7 @@
 """Test the networks of the published benchmarks against definitions of their own, and counts."""
 
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,9 @@ COUNTS = {
     "mobilenet_v2_half": 812_836,
     "resnet50": 23_705_252,
 }
-# Parameters for 1,000 classes: torchvision's table of weights for the ResNets, timm's
-# results-imagenet.csv in millions for the others (4.23, 5.72 and 22.06). Those of MobileNet V1 are
-# the 4.2 million of Howard et al. 2017, table 8; those of DeiT 5 million in Touvron et al. 2021,
-# table 1, and 22 million in Touvron et al. 2022 (DeiT III), table 3.
+# Parameters for 1,000 classes. Those of the ResNets are in torchvision's table of weights; those of
+# the others are the 4.2 million of Howard et al. 2017 (table 8), and the 5 and 22 million of Touvron
+# et al. 2021 (table 1). count_mobilenet_v1 and count_vit add them up from the layers.
 IMAGENET = {
     "timm/mobilenetv1_100": 4_231_976,
     "timm/deit_tiny_patch16_224": 5_717_416,
@@ -91,6 +91,29 @@ def test_parameters_of_the_networks_for_imagenet(name: str) -> None:
         pytest.importorskip("timm")
     network = build_on_meta(name, 1000, (3, 224, 224), {})
     assert count_parameters(network) == IMAGENET[name]
+
+
+def count_vit(width: int, positions: int, has_layer_scale: bool) -> int:
+    """Count 16x16 patches, 12 blocks of attention and a perceptron of four widths, and the head."""
+    block = 12 * width**2 + 13 * width + (2 * width if has_layer_scale else 0)
+    tokens = (3 * 16 * 16 + 1) * width + width + positions * width
+    return tokens + 12 * block + 2 * width + 1000 * width + 1000
+
+
+def count_mobilenet_v1() -> int:
+    """Count a 3x3 stem and 13 depth-wise separable layers, each with two batch norms."""
+    channels = (32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
+    layers = sum(
+        11 * inputs + inputs * outputs + 2 * outputs for inputs, outputs in pairwise(channels)
+    )
+    return 27 * 32 + 2 * 32 + layers + 1024 * 1000 + 1000
+
+
+def test_counts_for_imagenet_are_those_of_the_papers_layers() -> None:
+    assert count_mobilenet_v1() == IMAGENET["timm/mobilenetv1_100"]
+    assert count_vit(192, 197, has_layer_scale=False) == IMAGENET["timm/deit_tiny_patch16_224"]
+    # DeiT III adds layer scale, and has no position of the class token (Touvron et al. 2022)
+    assert count_vit(384, 196, has_layer_scale=True) == IMAGENET["timm/deit3_small_patch16_224"]
 
 
 @every_network
