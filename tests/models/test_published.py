@@ -37,8 +37,8 @@ COUNTS = {
     "resnet50": 23_705_252,
 }
 # Parameters for 1,000 classes. Those of the ResNets are in torchvision's table of weights; those of
-# the others are the 4.2 million of Howard et al. 2017 (table 8), and the 5 and 22 million of Touvron
-# et al. 2021 (table 1). count_mobilenet_v1 and count_vit add them up from the layers.
+# the others are the 4.2 million of Howard et al. 2017 (table 8), and the 5 and 22 million of
+# Touvron et al. 2021 (table 1). count_mobilenet_v1 and count_vit add them up from the layers.
 IMAGENET = {
     "timm/mobilenetv1_100": 4_231_976,
     "timm/deit_tiny_patch16_224": 5_717_416,
