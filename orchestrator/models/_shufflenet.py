@@ -22,7 +22,8 @@ V2_FEATURES = 1024
 
 def shuffle_channels(inputs: Tensor, groups: int) -> Tensor:
     """Return (B, C, H, W) with channel g C/groups + c moved to c groups + g."""
-    return inputs.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    grouped: Tensor = inputs.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
+    return grouped.transpose(1, 2).flatten(1, 2)
 
 
 class GroupedUnit(nn.Module):

@@ -202,8 +202,8 @@ def run_shuffle_v2(net: Any, images: Tensor) -> tuple[Maps, Tensor]:
 
 def mobilenet_v2_half(classes: int) -> nn.Module:
     """Sandler et al. 2018, table 2, half of the channels except the last, and other strides."""
-    table = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2))
-    table += ((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    table = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2)]
+    table += [(6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 
     def block(inputs: int, outputs: int, stride: int, expansion: int) -> Tree:
         inner = inputs * expansion
