@@ -247,15 +247,18 @@ class Side:
             text=True,
         )
 
-    def epoch(self) -> list[float]:
+    def epoch(self, request: str = "go") -> list[float]:
         """Request an epoch, and return the seconds that the child reports.
+
+        Args:
+            request: The line that the child reads.
 
         Raises:
             MissingSideError: The child cannot run here.
             SystemExit: The child has ended.
         """
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write("go\n")
+        self.process.stdin.write(f"{request}\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("epoch "):

@@ -1,9 +1,15 @@
-"""Test the pure functions of the benchmarks of a sweep's time line and of small networks."""
+"""Test the functions of the benchmarks of a sweep's time line, small networks, pairs and stacks."""
+
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import small, startup
+from benchmarks import fused, pairs, small, startup
+from benchmarks.common import make_result
+from orchestrator.config.loader import load
+from orchestrator.models.build import MODELS
 
 LINES = [
     (1.0, "startup: 2 x 16 epochs of kd on digits"),
@@ -98,3 +104,79 @@ def test_clock_divides_a_turn_into_steps_and_the_rest(
     word, *values = capsys.readouterr().out.split()
     # an epoch's steps take one reading; the rest of its time is beside them
     assert word == "epoch" and float(values[0]) == 2 / 2 / 4
+
+
+def test_fused_students_train_as_one_by_one() -> None:
+    differences = fused.compare_students(
+        "resnet8", 2, steps=2, batch=3, device=torch.device("cpu"), dtype=torch.float64
+    )
+    assert differences.losses < 1e-12 and differences.state < 1e-9
+
+
+def test_fused_students_update_their_own_statistics() -> None:
+    device, dtype = torch.device("cpu"), torch.float64
+    networks = fused.make_students("resnet8", 2, device, dtype)
+    before = {name: each.clone() for name, each in networks[0].state_dict().items()}
+    stack = fused.Fused(networks)
+    losses = stack.step(fused.draw_batches(2, 4, 0, device, dtype))
+    state = stack.state()
+    assert losses.shape == (2,) and state.keys() == before.keys()
+    assert all(not each[0].equal(before[name]) for name, each in state.items())
+    means = state["body.1.running_mean"]
+    assert not means[0].equal(means[1]), "each student has batches of its own"
+    assert state["body.1.num_batches_tracked"].tolist() == [1, 1]
+    assert networks[0].state_dict()["body.1.running_mean"].equal(before["body.1.running_mean"])
+
+
+def test_difference_is_relative_to_the_largest_value() -> None:
+    expected = torch.tensor([1.0, -4.0])
+    assert fused.largest_difference(torch.tensor([1.0, -3.0]), expected) == 0.25
+    noise = torch.tensor([1e-17])
+    assert fused.largest_difference(noise, torch.zeros(1)) == pytest.approx(1e-14)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "unit", "expected"),
+    [
+        (2e-5, 1e-5, "relative", True),
+        (float("nan"), 1e-5, "relative", True),
+        (1e-6, 1e-5, "relative", False),
+        (2e-5, None, "relative", False),
+        (9.0, 1.0, "images/s", False),
+    ],
+)
+def test_tolerance_applies_to_differences_alone(
+    value: float, limit: float | None, unit: str, expected: bool
+) -> None:
+    assert fused.exceeds(make_result("case", value, unit, limit)) is expected
+
+
+def test_rows_of_pairs_compare_variants_with_the_first_and_processes_with_one() -> None:
+    one, two = small.Seconds(0.004, 0.1, 2.0), small.Seconds(0.002, 0.1, 1.0)
+    slowed = small.Seconds(0.003, 0.1, 1.6)
+    turns: dict[str | int, list[list[small.Seconds]]] = {
+        "eager": [[one]],
+        "step": [[two]],
+        2: [[slowed, slowed]],
+    }
+    eager, step, processes = pairs.make_rows("a-b", turns, images=640)
+    assert (eager.case, eager.ours, eager.theirs, eager.unit) == (
+        "a-b: step, eager",
+        4.0,
+        None,
+        "ms",
+    )
+    assert (step.ours, step.theirs, step.ratio) == (2.0, 4.0, 2.0)
+    assert processes.case == "a-b: 2 processes, step" and processes.unit == "images/s"
+    assert (processes.ours, processes.theirs, processes.ratio) == (800.0, 640.0, 1.25)
+
+
+def test_pairs_are_of_known_networks_and_settings() -> None:
+    for pair in pairs.PAIRS:
+        assert set(pair.split("-")) <= set(MODELS)
+    assert set(fused.NETWORKS) <= set(MODELS)
+    options = Namespace(data=None, precision="float32")
+    configuration = load(None, pairs.settings(Path("data"), pairs.PAIRS[0], "step", options))
+    training = configuration.training
+    assert (training.compile, training.learning_rate) == ("step", 0.05)
+    assert (training.epochs, list(training.milestones)) == (pairs.EPOCHS, [150, 180, 210])

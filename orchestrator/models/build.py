@@ -8,10 +8,14 @@ from methods import Settings, SettingsError
 from orchestrator.core.errors import ConfigurationError, UserError, suggest_name
 from orchestrator.models import _cifar_resnet as cifar_resnet
 from orchestrator.models import _hf as hf
+from orchestrator.models import _mobilenet as mobilenet
+from orchestrator.models import _shufflenet as shufflenet
 from orchestrator.models import _simple as simple
 from orchestrator.models import _timm as timm
 from orchestrator.models import _torchvision_models as torchvision_models
 from orchestrator.models import _torchvision_names as torchvision_names
+from orchestrator.models import _vgg as vgg
+from orchestrator.models import _wide_resnet as wide_resnet
 from orchestrator.models._builder import Builder as Builder
 from orchestrator.models.input_adapter import KEYS, Statistics, adapted_shape, build_adapter
 from orchestrator.models.meta import meta_device
@@ -22,6 +26,11 @@ MODELS: dict[str, Builder] = {
     "cnn": Builder(simple.cnn, simple.CNNSettings),
     "separable_cnn": Builder(simple.separable_cnn, simple.SeparableCNNSettings),
     **{name: Builder(make) for name, make in cifar_resnet.BUILDERS.items()},
+    **{name: Builder(make) for name, make in wide_resnet.BUILDERS.items()},
+    **{name: Builder(make) for name, make in vgg.BUILDERS.items()},
+    "shuffle_v1": Builder(shufflenet.shuffle_v1),
+    "shuffle_v2": Builder(shufflenet.shuffle_v2),
+    "mobilenet_v2_half": Builder(mobilenet.mobilenet_v2_half),
     **{name: Builder(make) for name, make in torchvision_models.BUILDERS.items()},
 }
 # prefix of a name -> a function that returns the builder of the rest

@@ -123,6 +123,17 @@ def kaiming(body: nn.Module) -> nn.Module:
     return body
 
 
+def small_head(features: int, classes: int) -> nn.Linear:
+    """Return a linear head with weights of standard deviation 0.01 and a bias of zero.
+
+    Source: `models/vgg.py` and `models/mobilenetv2.py` of RepDistiller.
+    """
+    head = nn.Linear(features, classes)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head
+
+
 def convolution(
     inputs: int, outputs: int, stride: int = 1, side: int = 3, groups: int = 1
 ) -> nn.Conv2d:

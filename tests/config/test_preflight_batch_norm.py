@@ -18,6 +18,7 @@ def check(*pairs: str, searching: bool = False, fits_teacher: bool = True, side:
 CASES = [
     *(("mlp", 32), ("cnn", 32), ("cnn", 4), ("separable_cnn", 8), ("resnet8", 32), ("resnet8", 4)),
     *(("resnet18", 64), ("resnet18", 8), ("mobilenet_v2", 32), ("mobilenet_v2", 8)),
+    *(("vgg8", 32), ("vgg8", 8), ("shuffle_v2", 32), ("shuffle_v2", 8), ("wrn_16_1", 4)),
 ]
 
 

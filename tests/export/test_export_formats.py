@@ -18,6 +18,8 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.export.check import compare_logits
 from orchestrator.export.formats import FORMATS, Predictions, load_onnx, load_program, read_plain
 from orchestrator.models._cifar_resnet import DEPTHS
+from orchestrator.models._vgg import CONVOLUTIONS
+from orchestrator.models._wide_resnet import SIZES
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
 from tests.families import SMALL, trained
@@ -44,7 +46,8 @@ def same(
 
 def test_every_network_is_of_a_family_that_is_looked_at() -> None:
     # the last ones are only deeper or wider
-    assert set(MODELS) == set(SMALL) | set(DEPTHS) | {"resnet34", "resnet50"}
+    deeper = {*DEPTHS, *SIZES, *CONVOLUTIONS, "resnet34", "resnet50"}
+    assert set(MODELS) == set(SMALL) | deeper
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,13 @@ def test_ranks_have_the_batch_norm_of_one_whole_batch() -> None:
                 assert torch.allclose(found[kind][name], value, rtol=1e-9, atol=1e-9), (kind, name)
 
 
-@pytest.mark.parametrize("name", ["cnn", "separable_cnn", "resnet8", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cnn", "separable_cnn", "resnet8", "resnet18", "mobilenet_v2"),
+        *("wrn_16_1", "vgg8", "shuffle_v1", "shuffle_v2", "mobilenet_v2_half"),
+    ],
+)
 def test_every_batch_norm_is_replaced_and_nothing_else_changes(name: str) -> None:
     torch.manual_seed(0)
     made = build(name, 5, (3, 32, 32), {})

@@ -13,9 +13,10 @@ from methods.settings import allowed_values
 from orchestrator.extensions.network_checks import network_checks
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
+from tests.families import mark_networks
 from tests.refusal import refused
 
-every_model = pytest.mark.parametrize("name", MODELS)
+every_model = pytest.mark.parametrize("name", mark_networks())
 # test_traceable.py tests the export
 CHECKS = [name for name in network_checks("mlp", 10, (3, 16, 16)) if name != "export"]
 RESNETS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
@@ -76,7 +77,8 @@ def test_logits_are_linear_in_the_features(name: str) -> None:
     torch.testing.assert_close(output.logits, expected)
 
 
-@pytest.mark.parametrize(("name", "check"), [(name, check) for name in MODELS for check in CHECKS])
+@every_model
+@pytest.mark.parametrize("check", CHECKS)
 def test_network_passes_the_check(name: str, check: str) -> None:
     network_checks(name, 10, (3, 16, 16))[check]()
 

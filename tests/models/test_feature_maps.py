@@ -5,11 +5,19 @@ import torch
 
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.feature_maps import map_shapes, recorded_maps
+from tests.families import DEEPER
 
 SHAPE = (3, 32, 32)
 SETTINGS = {"mlp": {"width": 12}, "cnn": {"width": 4}, "separable_cnn": {"width": 4}}
-LARGE = ("resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
+LARGE = ("resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50", *DEEPER)
 NETWORKS = [name for name in MODELS if name not in LARGE]
+# layers follow the last stage of these
+FOLLOWED = {
+    "mobilenet_v2": (320, 4, 4),
+    "mobilenet_v2_half": (160, 2, 2),
+    "shuffle_v2": (464, 4, 4),
+    "wrn_16_1": (64, 8, 8),
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -20,8 +28,8 @@ def test_last_map_of_a_network_averages_to_its_features(name: str) -> None:
     with torch.no_grad(), recorded_maps(network, [last]) as maps:
         features = network(torch.randn(2, *SHAPE)).features
     pooled = maps[last].mean(dim=(2, 3))
-    if name == "mobilenet_v2":  # a convolution follows its last stage
-        assert maps[last].shape[1:] == (320, 4, 4)
+    if name in FOLLOWED:
+        assert maps[last].shape[1:] == FOLLOWED[name]
     else:
         torch.testing.assert_close(pooled, features)
 

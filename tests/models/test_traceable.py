@@ -13,12 +13,13 @@ from orchestrator.models._torchvision_models import PARTS
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
 from orchestrator.training._compilation import compile_in_place
+from tests.families import DEEPER, mark_networks
 
 CLASSES = 7
 # A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. Both repeat the block of
 # resnet8, resnet32x4 that of resnet8x4, and resnet34 that of resnet18. resnet50 has equal layers.
-LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
-REPEATED = set(LONG) - {"resnet50"}  # the blocks of the others are exported too
+LONG = {"resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50"}
+REPEATED = {*LONG, *DEEPER} - {"resnet50"}  # the blocks of the others are exported too
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +70,7 @@ def step(network: nn.Module, inputs: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in MODELS],
-)
+@pytest.mark.parametrize("name", mark_networks(REPEATED))
 def test_exported_network_supports_other_batch_sizes(name: str) -> None:
     network = made(name).eval()
     dynamic = {"inputs": {0: torch.export.Dim("batch")}}
@@ -85,7 +83,7 @@ def test_exported_network_supports_other_batch_sizes(name: str) -> None:
         torch.testing.assert_close(found.features, expected.features)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in LONG])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in {*LONG, *DEEPER}])
 def test_compiled_network_trains_the_same_step(name: str) -> None:
     eager, compiled = made(name), made(name)
     keys = list(eager.state_dict())
