@@ -14,6 +14,7 @@ __all__ = [
     "influence_actors",
     "key_fields",
     "loader",
+    "method_fields",
     "method_settings",
     "method_variants",
     "network_schema",

@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.config.conditional_space import iterate_branches
 from orchestrator.config.key_fields import METHOD_SECTION, find_key, find_section, numeric_type
+from orchestrator.config.method_fields import setting_fields
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_schema import SearchRange
 from orchestrator.config.trial import network_key
@@ -94,9 +95,7 @@ def name_in_space(key: str, method: str) -> str | None:
 
 def has_setting(method: str, name: str) -> bool:
     """Return whether a method has a setting."""
-    from methods import METHODS  # imports torch
-
-    return method in METHODS and name in METHODS[method].Settings.model_fields
+    return name in (setting_fields(method) or {})
 
 
 def list_changes(configuration: Configuration, method: str) -> dict[str, SearchRange]:
@@ -212,11 +211,13 @@ def find_field(configuration: Configuration, method: str, name: str) -> FieldInf
     Raises:
         ConfigurationError: There is no such parameter, or it is a section.
     """
-    from orchestrator.models.build import network_settings, setting_type  # imports torch
-
     section, dot, setting = name.rpartition(".")
+    if not dot and (found := (setting_fields(method) or {}).get(name)):
+        return found
     networks = {network_key(key): each.network for key, each in configuration.students.items()}
     if section in networks and setting not in Network.model_fields:
+        from orchestrator.models.build import network_settings, setting_type  # imports torch
+
         searched = list_searched_keys(configuration)
         open_networks = []
         for network in searched.get(f"{section}.name", (networks[section].name,)):

@@ -20,6 +20,7 @@ from orchestrator.config.changed_space import (
 )
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.extra_space import get_configured_value
+from orchestrator.config.method_fields import setting_default
 from orchestrator.config.schema import Choice, Configuration
 from orchestrator.config.trial import METHOD, SEED, Parameters
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -352,10 +353,8 @@ def _default_value(configuration: Configuration, method: str, name: str, point: 
     This is the default of a setting of the method, the point's learning rate for a peer, and the
     configured value of any other key.
     """
-    from methods import METHODS  # imports torch
-
     if "." not in name:
-        return METHODS[method].Settings.model_fields[name].default
+        return setting_default(method, name)
     if name in map(peer_rate, configuration.peers):
         name = "training.learning_rate"
     return point[name] if name in point else get_configured_value(configuration, name)

@@ -1,0 +1,63 @@
+"""Call the function that `call_in_child` sends to this process."""
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from orchestrator.core.child_process import END_S, Failure, Note, Result
+from orchestrator.core.errors import INTERRUPTED, OK, short_reason
+from orchestrator.core.privacy import keep_private
+
+
+def main() -> int:
+    """Call the function of the parent process; return the exit code.
+
+    The arguments are the descriptor of the pipe to the parent, and the name of its program.
+    """
+    keep_private()
+    connection = Connection(int(sys.argv[1]))
+    sys.argv[:] = sys.argv[2:]  # messages name the program
+    try:
+        function = connection.recv()
+        threading.Thread(target=_watch, args=(connection,), name="parent", daemon=True).start()
+        try:
+            message: Result | Failure = Result(function(lambda text: connection.send(Note(text))))
+        except Exception as error:
+            message = _picklable(Failure.of(error))
+        connection.send(message)
+    except (EOFError, ConnectionError, KeyboardInterrupt):  # the parent has closed the pipe
+        return INTERRUPTED
+    return OK
+
+
+def _watch(connection: Connection) -> None:
+    """Interrupt the function when the parent closes the pipe, and end the process soon after."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(END_S)
+    os._exit(INTERRUPTED)
+
+
+def _picklable(failure: Failure) -> Failure:
+    """Return the failure, with another error if this one cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(failure))
+    except Exception as error:  # the classes of libraries fail in many ways
+        other = RuntimeError(short_reason(failure.error))
+        other.__notes__ = [*failure.error.__notes__, short_reason(error)]
+        return Failure(other)
+    return failure
+
+
+if __name__ == "__main__":
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)  # without a teardown of torch
