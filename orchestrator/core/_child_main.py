@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -10,7 +9,7 @@ import time
 from multiprocessing.connection import Connection
 
 from orchestrator.core.child_process import END_S, Failure, Note, Result
-from orchestrator.core.errors import INTERRUPTED, OK, short_reason
+from orchestrator.core.errors import INTERRUPTED, OK
 from orchestrator.core.privacy import keep_private
 
 
@@ -28,7 +27,7 @@ def main() -> int:
         try:
             message: Result | Failure = Result(function(lambda text: connection.send(Note(text))))
         except Exception as error:
-            message = _picklable(Failure.of(error))
+            message = Failure.of(error)
         connection.send(message)
     except (EOFError, ConnectionError, KeyboardInterrupt):  # the parent has closed the pipe
         return INTERRUPTED
@@ -42,17 +41,6 @@ def _watch(connection: Connection) -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     time.sleep(END_S)
     os._exit(INTERRUPTED)
-
-
-def _picklable(failure: Failure) -> Failure:
-    """Return the failure, with another error if this one cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(failure))
-    except Exception as error:  # the classes of libraries fail in many ways
-        other = RuntimeError(short_reason(failure.error))
-        other.__notes__ = [*failure.error.__notes__, short_reason(error)]
-        return Failure(other)
-    return failure
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from orchestrator.core.errors import PreflightError
+from orchestrator.core.errors import PreflightError, UserError, short_reason
 from orchestrator.core.signals import remaining_timeout
 
 T = TypeVar("T")
@@ -46,8 +46,15 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Return the failure with an error whose note is the traceback of this process."""
-        error.add_note(f"in a child process:\n{''.join(traceback.format_exception(error))}")
+        """Return the failure with an error whose note is the traceback of this process.
+
+        An error of another class than `UserError` becomes a RuntimeError: classes of libraries may
+        not be picklable.
+        """
+        note = f"in a child process:\n{''.join(traceback.format_exception(error))}"
+        if not isinstance(error, UserError):
+            error = RuntimeError(short_reason(error))
+        error.add_note(note)
         return cls(error)
 
 
@@ -59,7 +66,8 @@ def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable
         note: Receives the notes of the function while it runs.
 
     Raises:
-        Exception: The error of the function.
+        UserError: The error of the function.
+        RuntimeError: The function has raised another error.
         PreflightError: The child has ended without a result.
     """
     connection, other_end = Pipe()

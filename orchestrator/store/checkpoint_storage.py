@@ -22,8 +22,8 @@ from orchestrator.store.store import Store, replacing
 if TYPE_CHECKING:  # it imports torch
     from orchestrator.core.context import TrialContext
 
-# figures are drawn from these, possibly much later
-LIGHT = ("trace.safetensors", "shown.safetensors", "progress.json")
+FIGURE_DATA = ("trace", "shown")  # figures are drawn from these, possibly much later
+LIGHT = (*(f"{name}.safetensors" for name in FIGURE_DATA), "progress.json")
 BEFORE = f"{CHECKPOINT}.old"  # the previous checkpoint, during a replacement or after a crash in it
 LATEST = "latest.json"
 NUM_KEPT = 2  # checkpoints of a trial in the remote store
