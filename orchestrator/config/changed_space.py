@@ -7,8 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.conditional_space import iterate_branches
+from orchestrator.config.declarations import received, setting_fields
 from orchestrator.config.key_fields import METHOD_SECTION, find_key, find_section, numeric_type
-from orchestrator.config.method_fields import setting_fields
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_schema import SearchRange
 from orchestrator.config.trial import network_key
@@ -185,7 +185,12 @@ def _added_type(
     configuration: Configuration, method: str, name: str, change: SearchRange
 ) -> type | None:
     """Return the numeric type of an added range; None for choices."""
-    return None if change.choices else numeric_type(find_field(configuration, method, name))
+    if change.choices:
+        return None
+    known = received()
+    if known and name in known.numbers:
+        return known.numbers[name]
+    return numeric_type(find_field(configuration, method, name))
 
 
 def _suggest_added(trial: Trial, name: str, change: SearchRange, kind: type | None) -> None:

@@ -7,8 +7,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from orchestrator.config.declarations import setting_fields
 from orchestrator.config.fields import Choice, list_types
-from orchestrator.config.method_fields import setting_fields
 from orchestrator.config.schema import LETTERS, Configuration, Teacher
 from orchestrator.core.errors import ConfigurationError, suggest_name
 

@@ -19,8 +19,8 @@ from orchestrator.config.changed_space import (
     name_in_space,
 )
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
+from orchestrator.config.declarations import setting_fields
 from orchestrator.config.extra_space import get_configured_value
-from orchestrator.config.method_fields import setting_default
 from orchestrator.config.schema import Choice, Configuration
 from orchestrator.config.trial import METHOD, SEED, Parameters
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -354,7 +354,7 @@ def _default_value(configuration: Configuration, method: str, name: str, point: 
     configured value of any other key.
     """
     if "." not in name:
-        return setting_default(method, name)
+        return (setting_fields(method) or {})[name].default
     if name in map(peer_rate, configuration.peers):
         name = "training.learning_rate"
     return point[name] if name in point else get_configured_value(configuration, name)

@@ -28,6 +28,7 @@ def main() -> int:
             message: Result | Failure = Result(function(lambda text: connection.send(Note(text))))
         except Exception as error:
             message = Failure.of(error)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe next
         connection.send(message)
     except (EOFError, ConnectionError, KeyboardInterrupt):  # the parent has closed the pipe
         return INTERRUPTED

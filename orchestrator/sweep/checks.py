@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.method_fields import list_fields, receive_fields
+from orchestrator.config.declarations import Declarations, collect, receive
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.child_process import call_in_child
@@ -62,14 +62,15 @@ def run_check(check: Check, kind: str, local_processes: int, note: Note) -> Chec
             import orchestrator.sweep.space_snapshot  # noqa: F401
         return check(note)
     with _importing_driver(kind):
-        checked, fields = call_in_child(partial(_check_with_fields, check), note)
-    receive_fields(fields)
+        checked, declarations = call_in_child(partial(_check_and_collect, check, kind), note)
+    receive(declarations)
     return checked
 
 
-def _check_with_fields(check: Check, note: Note) -> tuple[CheckedRun, dict[str, Any]]:
-    """Return the result of a check, and what this process knows of the methods."""
-    return check(note), list_fields()
+def _check_and_collect(check: Check, kind: str, note: Note) -> tuple[CheckedRun, Declarations]:
+    """Return the result of a check, and what the driver needs of the methods and networks."""
+    checked = check(note)
+    return checked, collect(checked.configuration, kind)
 
 
 @contextlib.contextmanager
