@@ -55,7 +55,7 @@ def _weigh_classes(data: Data, class_sizes: Sequence[int]) -> NDArray[np.float32
     if isinstance(data.class_weights, tuple):
         return np.array(data.class_weights, dtype=np.float32)
     sizes = np.array(class_sizes, dtype=np.float64)
-    balanced = sizes.sum() / (len(sizes) * np.maximum(sizes, 1))
+    balanced: NDArray[np.float64] = sizes.sum() / (len(sizes) * np.maximum(sizes, 1))
     return balanced.astype(np.float32)
 
 
