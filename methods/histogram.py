@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 BINS = 20  # of equal width over [0, 1]
-WEIGHT_RANGE = 4.0  # bins of a weight histogram cover [0, this]; the last one counts all above, too
 
 
 class Histogram(nn.Module):

@@ -1,5 +1,6 @@
 """Test what is imported, and when: in a fresh process, before anything asks for it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,45 @@ from orchestrator.training.execute import execute
 assert callable(execute) and "torch" in sys.modules
 print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
 """
+DRIVER = """
+import json, sys
+if sys.argv[2] == "here":
+    import torch
+from orchestrator.config.examples import DEFAULT
+from orchestrator.config.loader import load
+from orchestrator.config.trial import apply
+from orchestrator.store.store import Store
+from orchestrator.sweep.runs import create_run, resolve_run
+
+pairs = [
+    "search.trials=9",
+    "search.space={temperature: {low: 2, high: 3}, training.weight_decay: {low: 0.1, high: 0.2}, "
+    "student.width: {low: 4, high: 8}}",
+    "search.extra_space={training.momentum: [0.8, 0.9]}",
+    "search.points=[{method.name: kd, temperature: 2.5}]",
+    "resources.address=local",
+]
+store = Store.open(sys.argv[1])
+configuration, folder = resolve_run(store, load(DEFAULT, pairs), "sweep", "driver", 0)
+notes = []
+sweep, prepared = create_run(store, configuration, folder, "sweep", 0, notes.append)
+
+import orchestrator.cluster.groups, orchestrator.reporting.terminal.progress
+import orchestrator.sweep._tune_runner, orchestrator.sweep.driver, orchestrator.tracking.tracker
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._reconcile import create_trial
+from orchestrator.teacher import fit
+
+study, drawn = open_study(folder, sweep.configuration, resume=False), []
+for number in range(9):
+    trial = create_trial(study, sweep.configuration)
+    drawn.append(apply(sweep.configuration, trial.params).plain())
+    study.tell(trial.number, number / 10)
+assert not fit.card(prepared.facts.teacher)
+facts = [prepared.facts.influence_actors, prepared.facts.uses_teacher]
+facts += [prepared.facts.teacher.name, prepared.teacher_access.words.split(",")[1:]]
+print(json.dumps(["torch" in sys.modules, drawn, facts, sweep.described, notes]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -93,3 +133,18 @@ def test_a_library_is_imported_when_it_is_used(program: str, late: str, tmp_path
     assert lines[-1] == ""
     if program in (FIRST_LINE, FIRST_LINE_OF_RESUME):
         assert lines[:-1] == ["checking first: cross_entropy, kd, akd on digits"]
+
+
+def test_the_driver_of_a_sweep_draws_the_same_trials_without_torch(tmp_path: Path) -> None:
+    """A child process checks the sweep, unless the driver has torch already."""
+    found = {}
+    for mode in ("here", "child"):
+        run = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(tmp_path / mode), mode],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        has_torch, *found[mode] = json.loads(run.stdout)
+        assert has_torch == (mode == "here")
+    assert found["child"] == found["here"]

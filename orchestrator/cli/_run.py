@@ -26,7 +26,7 @@ from orchestrator.sweep.runs import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.preflight.preflight import Prepared
+    from orchestrator.sweep.preflight.prepared import Prepared
 
 console = Console()
 

@@ -47,10 +47,15 @@ class FileRendezvous(BackendConfig):
 
     @property
     def train_func_context(self) -> Any:
-        """Return the context in which Ray runs the training function of a TorchConfig."""
-        from ray.train.torch.config import TorchConfigContextManager
+        """Return the function that gives the context of the training function."""
+        return training_context
 
-        return TorchConfigContextManager
+
+def training_context() -> Any:
+    """Return the context in which Ray runs the training function of a TorchConfig."""
+    from ray.train.torch.config import TorchConfigContextManager
+
+    return TorchConfigContextManager()
 
 
 class _FileBackend(Backend):

@@ -1,18 +1,21 @@
-"""Run Ray Train without the processes and imports that a warm worker group never uses."""
+"""Run Ray Train without the processes and imports that a warm worker group never uses.
+
+It imports no torch, which the driver of a sweep does not need.
+"""
 
 import contextlib
 from typing import Any
 
 import ray
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.cluster._lean_controller import FixedWorkers
 from orchestrator.cluster._placement_groups import CONNECTION_ERRORS
 
 
-class LeanTrainer(TorchTrainer):
-    """TorchTrainer without the actors that a warm group never uses.
+class LeanTrainer(DataParallelTrainer):
+    """Base of Ray's TorchTrainer without the actors that a warm group never uses.
 
     Each of them is a process that delays the start by a second or two. The data set manager serves
     Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller

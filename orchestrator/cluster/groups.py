@@ -18,7 +18,6 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster._influence_actor import InfluenceActor
 from orchestrator.cluster._lean_trainer import LeanTrainer
 from orchestrator.cluster._placement_groups import (
     PlacementGroupCallback,
@@ -26,7 +25,7 @@ from orchestrator.cluster._placement_groups import (
     remove_run_placement_group,
 )
 from orchestrator.cluster._rendezvous import torch_config
-from orchestrator.cluster._worker import serve
+from orchestrator.cluster._worker_entry import serve
 from orchestrator.cluster.connect import alive_nodes, free_nodes, is_head_responsive, running_actors
 from orchestrator.cluster.dispatcher_client import (
     NAMESPACE,
@@ -45,6 +44,7 @@ CALL_S = 10.0
 SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
 PROCESSES = 2  # of a group that start at a time: its controller and its worker
 RESUME_HINT = ": restore the cluster, then continue with `--resume`"
+INFLUENCE_ACTOR = "InfluenceActor"  # the class, whose module imports torch
 RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
 
@@ -138,7 +138,7 @@ class _RayCluster:
         return ClusterSnapshot(
             alive_nodes(),
             free_nodes(),
-            running_actors(InfluenceActor.__name__) if self.plan.influence_needs else 0,
+            running_actors(INFLUENCE_ACTOR) if self.plan.influence_needs else 0,
         )
 
     def list_serving_groups(self) -> set[int]:
@@ -202,7 +202,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> LeanTrainer:
     return LeanTrainer(
         # a function without parameters: the controller would unpickle a configuration
         partial(serve, settings),
-        torch_config=torch_config(backend, folder),
+        backend_config=torch_config(backend, folder),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,
             use_gpu="GPU" in plan.mean,

@@ -88,7 +88,7 @@ def _trainer(folder: Path) -> LeanTrainer:
     return LeanTrainer(
         _run_worker,
         train_loop_config={},
-        torch_config=torch_config("gloo", folder),
+        backend_config=torch_config("gloo", folder),
         scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker=WORKER_RESOURCES),
         run_config=RunConfig(
             name=f"probe-{uuid.uuid4().hex[:8]}",

@@ -7,6 +7,7 @@ __all__ = [
     "checkpoints",
     "conditional_space",
     "data_schema",
+    "declarations",
     "distinct",
     "examples",
     "extra_space",

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.conditional_space import iterate_branches
+from orchestrator.config.declarations import received, setting_fields
 from orchestrator.config.key_fields import METHOD_SECTION, find_key, find_section, numeric_type
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.search_schema import SearchRange
@@ -94,9 +95,7 @@ def name_in_space(key: str, method: str) -> str | None:
 
 def has_setting(method: str, name: str) -> bool:
     """Return whether a method has a setting."""
-    from methods import METHODS  # imports torch
-
-    return method in METHODS and name in METHODS[method].Settings.model_fields
+    return name in (setting_fields(method) or {})
 
 
 def list_changes(configuration: Configuration, method: str) -> dict[str, SearchRange]:
@@ -186,7 +185,12 @@ def _added_type(
     configuration: Configuration, method: str, name: str, change: SearchRange
 ) -> type | None:
     """Return the numeric type of an added range; None for choices."""
-    return None if change.choices else numeric_type(find_field(configuration, method, name))
+    if change.choices:
+        return None
+    known = received()
+    if known and name in known.numbers:
+        return known.numbers[name]
+    return numeric_type(find_field(configuration, method, name))
 
 
 def _suggest_added(trial: Trial, name: str, change: SearchRange, kind: type | None) -> None:
@@ -212,11 +216,13 @@ def find_field(configuration: Configuration, method: str, name: str) -> FieldInf
     Raises:
         ConfigurationError: There is no such parameter, or it is a section.
     """
-    from orchestrator.models.build import network_settings, setting_type  # imports torch
-
     section, dot, setting = name.rpartition(".")
+    if not dot and (found := (setting_fields(method) or {}).get(name)):
+        return found
     networks = {network_key(key): each.network for key, each in configuration.students.items()}
     if section in networks and setting not in Network.model_fields:
+        from orchestrator.models.build import network_settings, setting_type  # imports torch
+
         searched = list_searched_keys(configuration)
         open_networks = []
         for network in searched.get(f"{section}.name", (networks[section].name,)):

@@ -3,12 +3,13 @@
 These keys are searched in addition to the space of every method.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from math import prod
 from typing import Any
 
 from orchestrator.config.changed_space import list_searched_keys
+from orchestrator.config.declarations import received
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
@@ -157,19 +158,24 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     Without a configured value, this is the default of a network's setting, or the value in student
     a's recipe.
     """
-    from orchestrator.models.build import (
-        all_settings,
-    )  # imports torch, which `status` does not need
-
     section, _, name = key.rpartition(".")
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
-            known = all_settings(network.name, network.settings)
+            known = _network_values(section, network)
             # None: a setting of another network that may be chosen
-            return (known | {"name": network.name}).get(name)
+            return {**known, "name": network.name}.get(name)
         if section == f"peers.{letter}.training":
             return getattr(training, name)
     return getattr(configuration.training, name)
+
+
+def _network_values(section: str, network: Network) -> Mapping[str, Any]:
+    """Return all settings of the network of a section, with their defaults."""
+    if known := received():
+        return known.networks[section]
+    from orchestrator.models.build import all_settings  # imports torch: `status` does not need it
+
+    return all_settings(network.name, network.settings)
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:

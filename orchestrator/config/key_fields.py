@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from orchestrator.config.declarations import setting_fields
 from orchestrator.config.fields import Choice, list_types
 from orchestrator.config.schema import LETTERS, Configuration, Teacher
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -62,11 +63,10 @@ def find_key(configuration: Configuration, key: str) -> Key:
     Raises:
         ConfigurationError: The key does not exist.
     """
-    from methods import METHODS  # imports torch
-
     first, *rest = key.split(".")
-    if first in METHODS:
-        fields = METHODS[first].Settings.model_fields
+    if (fields := setting_fields(first)) is not None:
+        from methods import METHODS  # imports torch
+
         current = Key(first, None, METHODS[first].Settings, fields=fields, chosen=f"method {first}")
         path = first
     else:

@@ -19,6 +19,7 @@ from orchestrator.config.changed_space import (
     name_in_space,
 )
 from orchestrator.config.conditional_space import SpaceBranch, list_branches
+from orchestrator.config.declarations import setting_fields
 from orchestrator.config.extra_space import get_configured_value
 from orchestrator.config.schema import Choice, Configuration
 from orchestrator.config.trial import METHOD, SEED, Parameters
@@ -352,10 +353,8 @@ def _default_value(configuration: Configuration, method: str, name: str, point: 
     This is the default of a setting of the method, the point's learning rate for a peer, and the
     configured value of any other key.
     """
-    from methods import METHODS  # imports torch
-
     if "." not in name:
-        return METHODS[method].Settings.model_fields[name].default
+        return (setting_fields(method) or {})[name].default
     if name in map(peer_rate, configuration.peers):
         name = "training.learning_rate"
     return point[name] if name in point else get_configured_value(configuration, name)

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from methods.feature_maps import MapShape
 from orchestrator.config.schema import Configuration, Resources, Teacher
+
+if TYPE_CHECKING:  # it imports torch
+    from methods.feature_maps import MapShape
 
 BYTES = {"float16": 2, "float32": 4}
 
@@ -59,12 +62,12 @@ def neighbours_bytes(samples: int, neighbours: int) -> int:
     return samples * neighbours * (4 + 4)
 
 
-def map_bytes(teacher: Teacher, samples: int, shapes: Iterable[MapShape]) -> int:
+def map_bytes(teacher: Teacher, samples: int, shapes: Iterable["MapShape"]) -> int:
     """Return the bytes on disk of the teacher's feature maps on the clean view."""
     return samples * sum(math.prod(shape) for shape in shapes) * BYTES[teacher.dtype]
 
 
-def maps_fit(teacher: Teacher, samples: int, shapes: Iterable[MapShape]) -> bool:
+def maps_fit(teacher: Teacher, samples: int, shapes: Iterable["MapShape"]) -> bool:
     """Return whether feature maps are cached: they take at most half of `teacher.cache_gib`."""
     return map_bytes(teacher, samples, shapes) <= teacher.cache_gib * 2**30 / 2
 

@@ -3,6 +3,7 @@
 __all__ = [
     "allocator",
     "callable_module",
+    "child_process",
     "context",
     "debugging",
     "disk",

@@ -1,16 +1,18 @@
 """Balance classes: weights of the classes, and draws of equally many samples of each."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data._streams import Stream, open_stream
 from orchestrator.data.dataset import DataSummary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def require_class_weights(data: Data, classes: int) -> None:
@@ -27,7 +29,7 @@ def require_class_weights(data: Data, classes: int) -> None:
         ).with_details("data.class_weights", weights, f"{classes} weights")
 
 
-def compute_class_weights(data: Data, class_sizes: Sequence[int]) -> Tensor | None:
+def compute_class_weights(data: Data, class_sizes: Sequence[int]) -> "Tensor | None":
     """Return the weight of each class, (K,) float32; None without `data.class_weights`.
 
     The balanced weight is n / (K n_k) for the n_k of n labelled training samples: every class has
@@ -40,19 +42,27 @@ def compute_class_weights(data: Data, class_sizes: Sequence[int]) -> Tensor | No
     Raises:
         ConfigurationError: The number of listed weights is not that of the classes.
     """
+    import torch  # the explanation of a run does not need it
+
+    weights = _weigh_classes(data, class_sizes)
+    return None if weights is None else torch.from_numpy(weights)
+
+
+def _weigh_classes(data: Data, class_sizes: Sequence[int]) -> NDArray[np.float32] | None:
     if data.class_weights is None:
         return None
     require_class_weights(data, len(class_sizes))
     if isinstance(data.class_weights, tuple):
-        return torch.tensor(data.class_weights, dtype=torch.float32)
-    sizes = torch.tensor(class_sizes, dtype=torch.float64)
-    return (sizes.sum() / (len(sizes) * sizes.clamp(min=1))).float()
+        return np.array(data.class_weights, dtype=np.float32)
+    sizes = np.array(class_sizes, dtype=np.float64)
+    balanced: NDArray[np.float64] = sizes.sum() / (len(sizes) * np.maximum(sizes, 1))
+    return balanced.astype(np.float32)
 
 
 def explain_balance(data: Data, summary: DataSummary) -> dict[str, str]:
     """Return the lines of a plan about class weights and balanced draws, by their titles."""
     lines, sizes = {}, summary.class_sizes
-    weights = compute_class_weights(data, sizes)
+    weights = _weigh_classes(data, sizes)
     if weights is not None:
         low, high = int(weights.argmin()), int(weights.argmax())
         kind = "balanced" if data.class_weights == "balanced" else "given"

@@ -3,16 +3,17 @@
 from bdb import BdbQuit
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from orchestrator.core.errors import ConfigurationError, short_reason, suggest_name
 from orchestrator.core.user_code import failure_location
 from orchestrator.data._streams import Stream, open_stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Function = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 
@@ -43,6 +44,8 @@ class Transform:
         Raises:
             ConfigurationError: The function fails, or returns something else.
         """
+        from torch import Tensor
+
         generator = open_stream(seed, view, Stream.USER_TRANSFORM, index)
         try:
             result: Any = self.function(image.copy(), generator)
@@ -74,7 +77,7 @@ class Transform:
 TRANSFORMS: dict[str, Transform] = {}
 
 
-def transform_batch(name: str, seed: int, images: Tensor, samples: Tensor) -> Tensor:
+def transform_batch(name: str, seed: int, images: "Tensor", samples: "Tensor") -> "Tensor":
     """Return augmented images.
 
     Args:
@@ -86,6 +89,8 @@ def transform_batch(name: str, seed: int, images: Tensor, samples: Tensor) -> Te
     Returns:
         (B, H, W, C) uint8, on the device of the images.
     """
+    import torch
+
     transform, device = TRANSFORMS[name], images.device
     pixels = images.cpu().numpy()
     changed = [

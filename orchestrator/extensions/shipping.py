@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.extensions.decorators import register_again
 from orchestrator.extensions.loading import load_code, load_sources, loaded_files, loaded_plugins
 from orchestrator.extensions.registry import ENTRIES, Origin
 
@@ -62,6 +61,8 @@ def unpack_code(shipment: Shipment) -> None:
     Raises:
         ConfigurationError: The code cannot be loaded here.
     """
+    from orchestrator.extensions.decorators import register_again  # imports torch
+
     load_code((), shipment.plugins)
     load_sources(shipment.sources)
     for each in shipment.objects:

@@ -5,6 +5,7 @@ __all__ = [
     "build",
     "checkpoint_files",
     "feature_maps",
+    "file_fingerprint",
     "input_adapter",
     "meta",
     "module_weights",

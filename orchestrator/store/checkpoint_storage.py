@@ -12,16 +12,18 @@ import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE, SNAPSHOTS, TrialSpec
 from orchestrator.core import disk
-from orchestrator.core.context import TrialContext
 from orchestrator.store.remote import Heartbeat, Remote, has_name_in
 from orchestrator.store.store import Store, replacing
 
-# figures are drawn from these, possibly much later
-LIGHT = ("trace.safetensors", "shown.safetensors", "progress.json")
+if TYPE_CHECKING:  # it imports torch
+    from orchestrator.core.context import TrialContext
+
+FIGURE_DATA = ("trace", "shown")  # figures are drawn from these, possibly much later
+LIGHT = (*(f"{name}.safetensors" for name in FIGURE_DATA), "progress.json")
 BEFORE = f"{CHECKPOINT}.old"  # the previous checkpoint, during a replacement or after a crash in it
 LATEST = "latest.json"
 NUM_KEPT = 2  # checkpoints of a trial in the remote store
@@ -39,7 +41,7 @@ class LocalCheckpoint:
         """Return the folders that may hold a checkpoint, newest first."""
         return [path for path in (self.trial / CHECKPOINT, self.trial / BEFORE) if path.is_dir()]
 
-    def run_on_all_ranks(self, context: TrialContext, action: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, context: "TrialContext", action: Callable[[], T]) -> T:
         """Return the result of `action` on this rank. All ranks must call this together."""
         return action()
 
@@ -52,7 +54,7 @@ class LocalCheckpoint:
         yield from self.folders
 
     @contextlib.contextmanager
-    def writing(self, context: TrialContext, epoch: int) -> Iterator[Path]:
+    def writing(self, context: "TrialContext", epoch: int) -> Iterator[Path]:
         """Yield a folder for the files of this rank; it becomes the checkpoint.
 
         All ranks enter the block together. Rank 0 renames the folder when it leaves the block, so
@@ -105,7 +107,7 @@ class RemoteCheckpoint(LocalCheckpoint):
         super().__init__(trial)
         self.uri, self.name, self.remote = uri, trial.relative_to(root).as_posix(), Remote(uri)
 
-    def run_on_all_ranks(self, context: TrialContext, action: Callable[[], T]) -> T:
+    def run_on_all_ranks(self, context: "TrialContext", action: Callable[[], T]) -> T:
         """Return the result of `action` on this rank. All ranks must call this together.
 
         All ranks wait and retry while the store does not respond.
@@ -124,7 +126,7 @@ class RemoteCheckpoint(LocalCheckpoint):
                     yield folder
 
     @contextlib.contextmanager
-    def writing(self, context: TrialContext, epoch: int) -> Iterator[Path]:
+    def writing(self, context: "TrialContext", epoch: int) -> Iterator[Path]:
         """Yield a folder for the files of this rank; the uploaded files become the checkpoint.
 
         All ranks upload when they leave the block. Rank 0 then names the checkpoint as the newest.

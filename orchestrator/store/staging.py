@@ -4,15 +4,18 @@ A store in a folder needs no staging: all nodes see it.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core import disk
-from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.remote import Heartbeat, Remote, local_folder
 from orchestrator.store.store import Store, replacing
+
+if TYPE_CHECKING:  # it imports torch
+    from orchestrator.core.context import TrialContext
 
 POLL_S = 1.0
 # the file that is uploaded last, by field of the specification
@@ -45,7 +48,7 @@ def publish(store: Store, folder: Path, mark: str) -> None:
         ).with_details("--store", store.uri, "a writable store with free space") from error
 
 
-def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
+def stage_on_node(spec: TrialSpec, context: "TrialContext") -> TrialSpec:
     """Download data and teacher to this node; return the specification with the local folders.
 
     All ranks must call this together. They wait and retry while the store does not respond.

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.plan import plan_groups
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import trial_name
@@ -28,6 +27,7 @@ def open_own_groups(
     local_processes: int,
     display: StepDisplay,
     note: Callable[[str], None],
+    num_influence_actors: int,
 ) -> contextlib.AbstractContextManager[SharedGroups]:
     """Open worker groups for the trials of one sweep or training."""
     return open_dispatcher(
@@ -39,7 +39,7 @@ def open_own_groups(
         display,
         note,
         lambda: sweep.num_trials - sweep.count_ended(),
-        count_influence_actors(sweep.configuration, sweep.kind),
+        num_influence_actors,
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.method_variants import build_all_variants
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.store.records import Sweep
 from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
@@ -38,10 +37,10 @@ def report_teacher(
 def worse_than_student(sweep: Sweep, data: Path) -> str:
     """Return a warning if a sweep's teacher is worse than the best student, else an empty text.
 
-    If no method of the sweep uses the teacher, there is no warning.
+    A method of the sweep must use the teacher.
     """
     best, quality = sweep.best(), read_quality(sweep.folder)
-    if best is None or best.state != "complete" or quality is None or not _uses_teacher(sweep):
+    if best is None or best.state != "complete" or quality is None:
         return ""
     accuracies = [
         value
@@ -53,10 +52,3 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
     return quality.student_warning(
         max(accuracies), best.number, read_summary(data).sizes.validation
     )
-
-
-def _uses_teacher(sweep: Sweep) -> bool:
-    needs = [
-        method.needs for method in build_all_variants(sweep.configuration, sweep.kind == "sweep")
-    ]
-    return any(each.teacher or each.features for each in needs)

@@ -4,10 +4,8 @@ from collections.abc import Iterable
 
 import optuna
 
-from methods import METHODS, SettingsError
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.reports import EpochRecord
 from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
@@ -58,19 +56,12 @@ class TrialSearch:
         self.events.start(trial)
 
     def configure(self, trial: Trial) -> Configuration:
-        """Return the configuration of a trial.
+        """Return the configuration of a trial; its worker checks the settings of the method.
 
         Raises:
             ConfigurationError: A setting does not fit; the message says which.
         """
-        configuration = apply(self.configuration, trial.settings)
-        try:
-            METHODS[configuration.method.name].Settings.build(configuration.method.settings)
-        except SettingsError as error:
-            raise ConfigurationError(str(error)).with_details(
-                "method", configuration.method.settings
-            ) from error
-        return configuration
+        return apply(self.configuration, trial.settings)
 
     def report(self, trial: Trial, records: Iterable[EpochRecord]) -> None:
         """Record finished epochs of a trial; those that were reported before are ignored."""

@@ -29,6 +29,7 @@ from orchestrator.sweep._backends import SharedGroups, open_own_groups, use_shar
 from orchestrator.sweep._teacher_warnings import report_teacher, worse_than_student
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.sweep.events import Events, RunDisplay, StepDisplay
+from orchestrator.sweep.run_facts import RunFacts, find_facts
 from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
@@ -49,6 +50,7 @@ def run_sweep(
     resume: bool = False,
     shared_groups: SharedGroups | None = None,
     ship: "ExportProgram | None" = None,
+    facts: RunFacts | None = None,
 ) -> None:
     """Run a sweep to its end on prepared data.
 
@@ -62,6 +64,7 @@ def run_sweep(
         resume: Reconcile the records first. If the sweep has finished, send them to MLflow.
         shared_groups: Worker groups of the caller; without them the sweep starts its own.
         ship: Exports a student, so that the best one can be registered in MLflow.
+        facts: Facts of the run; None: they are found here, which imports torch.
 
     Raises:
         PreflightError: No worker can train now. The sweep is interrupted and can be resumed.
@@ -93,6 +96,7 @@ def run_sweep(
                 resume,
                 shared_groups,
                 ship,
+                facts or find_facts(store, sweep.configuration, sweep.kind, data),
             )
 
 
@@ -168,6 +172,7 @@ def _run_trials_and_track(
     resume: bool,
     shared_groups: SharedGroups | None,
     ship: "ExportProgram | None",
+    facts: RunFacts,
 ) -> None:
     from orchestrator.tracking.tracker import Tracker
 
@@ -183,19 +188,21 @@ def _run_trials_and_track(
         opened = (
             use_shared_groups(shared_groups, sweep)
             if shared_groups
-            else open_own_groups(store, sweep, local_processes, display, events.note)
+            else open_own_groups(
+                store, sweep, local_processes, display, events.note, facts.influence_actors
+            )
         )
         with report_waits(events.note), stoppable(), opened as dispatcher:
             if sweep.kind == "sweep" and not local_processes:
                 threading.Thread(target=_import_tune, name="import", daemon=True).start()
             folders = _prepare_folders(
-                sweep, store, data, teacher_access, dispatcher[0], display, events, tracker
+                sweep, store, data, teacher_access, facts, dispatcher[0], display, events, tracker
             )
             ended = _train_trials(
                 sweep, store, dispatcher, events, folders, local_processes, resume, started
             )
             result = "finished" if sweep.ranked() and not ended else "failed"
-            if warning := worse_than_student(sweep, data):
+            if facts.uses_teacher and (warning := worse_than_student(sweep, data)):
                 events.note(warning)
             if sweep.count_ended() == len(sweep.trials):
                 state = result  # whatever happens while Ray ends
@@ -304,6 +311,7 @@ def _prepare_folders(
     store: Store,
     data: Path,
     teacher_access: TeacherAccess | None,
+    facts: RunFacts,
     dispatcher_client: TrialDispatcher,
     display: RunDisplay,
     events: Events,
@@ -314,7 +322,12 @@ def _prepare_folders(
     if sweep.configuration.teacher:
         display.preparing("preparing the teacher")
         folder, card, seconds = acquire_teacher(
-            store, sweep.configuration, data, dispatcher_client, display.teacher_epoch
+            store,
+            sweep.configuration,
+            data,
+            dispatcher_client,
+            display.teacher_epoch,
+            facts.teacher,
         )
         assert teacher_access is not None
         TEACHER.keep(sweep.folder / CARD, card)

@@ -3,7 +3,6 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,18 +14,17 @@ from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import list_methods, with_single_method
-from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.debugging import before_breakpoint
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.signals import defer_signals
-from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep.checks import check_new, check_resume, run_check
 
 if TYPE_CHECKING:
     from orchestrator.export.settings import ExportSettings
     from orchestrator.reporting.terminal.progress import Display
-    from orchestrator.sweep.preflight.preflight import Prepared
+    from orchestrator.sweep.preflight.prepared import Prepared
 
 
 def count_local_processes(local: bool, processes: int | None, option: str, flag: str) -> int:
@@ -141,15 +139,9 @@ def create_run(
         local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         note: Receives messages about behaviour that the user may not expect.
     """
-    with defer_signals():  # libraries do not survive an interrupted import
-        from orchestrator.sweep.preflight.preflight import prepare_run
-        from orchestrator.sweep.space_snapshot import describe_sweep
-
-    prepared = prepare_run(store, configuration, kind, local_processes, note)
-    for sentence in describe_yielded(configuration, kind):
-        note(sentence)
-    described = describe_sweep(prepared.configuration, kind, prepared.data)
-    return Sweep.create(folder, prepared.configuration, kind, described), prepared
+    check = partial(check_new, store, configuration, kind, local_processes)
+    checked = run_check(check, kind, local_processes, note)
+    return Sweep.create(folder, checked.configuration, kind, checked.described), checked.prepared
 
 
 def prepare_resume(
@@ -179,29 +171,21 @@ def prepare_resume(
         subject: The option or argument that names the run, the begin of messages; "" for that of
             the command line.
     """
-    from orchestrator.config.distinct import limit_trials
-    from orchestrator.sweep.changed_configuration import change_configuration, require_same
-    from orchestrator.sweep.preflight.preflight import prepare_run
-    from orchestrator.sweep.space_snapshot import describe_sweep, described_space
-    from orchestrator.teacher.moved import carry_teacher_over
-
-    subject = subject or f"--resume {sweep.name}"
-    require_code(sweep.described.get(CODE, {}), subject, sweep.configuration)
-    sweep.configuration = change_configuration(
-        sweep, trials, time_budget_s, file, address, pairs, subject
+    check = partial(
+        check_resume,
+        store,
+        sweep,
+        trials,
+        time_budget_s,
+        file,
+        address,
+        pairs,
+        local_processes,
+        subject or f"--resume {sweep.name}",
     )
-    reduced = ""
-    if sweep.kind == "sweep":
-        sweep.configuration, reduced = limit_trials(
-            sweep.configuration, num_existing=len(sweep.trials)
-        )
-    require_same(sweep, described_space(sweep.configuration, sweep.kind), subject)
-    prepared = prepare_run(store, sweep.configuration, sweep.kind, local_processes, note)
-    snapshot = describe_sweep(prepared.configuration, sweep.kind, prepared.data)
-    require_same(sweep, snapshot, subject)
-    carry_teacher_over(store, sweep.folder, prepared.configuration, prepared.data)
-    sweep.described = sweep.described | snapshot
-    return replace(prepared, note=reduced)
+    checked = run_check(check, sweep.kind, local_processes, note)
+    sweep.configuration, sweep.described = checked.configuration, checked.described
+    return checked.prepared
 
 
 def execute_run(
@@ -239,6 +223,7 @@ def execute_run(
             local_processes,
             resume,
             ship=partial(_export_program, store, sweep.name),
+            facts=prepared.facts,
         )
     return display
 

@@ -76,6 +76,7 @@ def acquire_teacher(
     data: Path,
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
+    folder: Path | None = None,
 ) -> tuple[Path, TeacherCard, float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
@@ -88,6 +89,7 @@ def acquire_teacher(
         data: The folder of the prepared data.
         dispatcher_client: The backend that trains and evaluates.
         on_epoch: Called with the epoch and its metrics after every epoch of the fitting.
+        folder: The `teacher_folder`; None: it is found here, which imports torch.
 
     Returns:
         The folder, the card, and the seconds that this call took.
@@ -98,7 +100,7 @@ def acquire_teacher(
         PreflightError: Another run holds the teacher's lock for `resources.heartbeat_timeout_s`.
     """
     start = time.monotonic()
-    folder = fit.teacher_folder(store, configuration, data)
+    folder = folder or fit.teacher_folder(store, configuration, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not fit.card(folder):
         with _hold_lock(folder, configuration, "fit"):

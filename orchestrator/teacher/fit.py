@@ -1,4 +1,7 @@
-"""Define the fingerprint, the fitting trial and the folder of a configured teacher."""
+"""Define the fingerprint, the fitting trial and the folder of a configured teacher.
+
+What the driver of a run needs after the checks imports no torch.
+"""
 
 import hashlib
 import json
@@ -6,22 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from orchestrator.config.schema import Choice, Configuration, Teacher
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.data.user_transforms import transform_code
-from orchestrator.data.views import Views
-from orchestrator.models.build import build_for_data, identify, network_code
-from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
+from orchestrator.models.file_fingerprint import fingerprint_file
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
-from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
-from orchestrator.teacher.frozen import WEIGHTS, read_teacher
+from orchestrator.teacher.card import CARD, TEACHER, WEIGHTS, TeacherCard
 
 
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
@@ -38,6 +37,8 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     Returns:
         16 hexadecimal digits.
     """
+    from orchestrator.models.build import identify  # imports torch
+
     teacher, workers = configuration.teacher, configuration.resources.workers
     assert teacher is not None
     recipe: dict[str, Any] = teacher.model_dump(
@@ -78,6 +79,8 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
 
 def _user_code(teacher: Teacher, augmentation: str) -> dict[str, str]:
     """Return the identities of the user code that determines a teacher; empty for most teachers."""
+    from orchestrator.models.build import network_code
+
     code = {
         "network": network_code(teacher.network.name),
         "augmentation": transform_code(augmentation),
@@ -89,7 +92,7 @@ def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Pa
     """Return the folder of the configured teacher, which may not exist yet."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
-    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
+    policy = resolve_augmentation(configuration.data, name=dataset.name)
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
@@ -110,6 +113,8 @@ def card(folder: Path) -> TeacherCard | None:
 
 def damage(folder: Path) -> DamagedRecordError | None:
     """Return the damage of the teacher in the folder; None if it is usable or does not exist."""
+    from orchestrator.teacher.frozen import read_teacher
+
     try:
         if teacher_exists(folder):
             read_teacher(folder)
@@ -129,6 +134,9 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     Raises:
         ConfigurationError: The weights do not fit the network or the data.
     """
+    from orchestrator.models.build import build_for_data
+    from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
+
     dataset = Dataset.open(data)
     try:
         network = build_for_data(teacher.network, dataset)
@@ -216,7 +224,7 @@ def adopt_fitted(
             f"the teacher's weights are not in {weights_file}: the store must be a folder that all "
             f"nodes share, or a URI"
         ).with_details("--store", str(weights_file), "a folder that all nodes share, or a URI")
-    weights = network_fingerprint(load_file(weights_file))
+    weights = fingerprint_file(weights_file)
     record = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
     disk.retry_while_disk_full(lambda: _copy_weights(weights_file, record, folder), folder)
     shutil.rmtree(_fitting(folder), ignore_errors=True)

@@ -18,8 +18,8 @@ from orchestrator.models.network import head_tensors, with_exact_head
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
+from orchestrator.teacher.card import WEIGHTS as WEIGHTS
 
-WEIGHTS = "weights.safetensors"
 FIT = "fit it again with a lower teacher.training.learning_rate"
 GIVE = "give other teacher.network.weights"
 TEACH = "lower the rate at which the method trains the teacher"

@@ -6,7 +6,7 @@ from pathlib import Path
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import Dataset, read_summary
-from orchestrator.data.views import Views
+from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.store.store import Store, replacing
 from orchestrator.teacher import fit
 from orchestrator.teacher.card import CARD, TEACHER
@@ -33,7 +33,7 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     except (ConfigurationError, KeyError):
         return  # the sweep was interrupted before it wrote a summary
     dataset = Dataset.open(data)
-    policy = Views.from_config(dataset, configuration.data, configuration.seed).policy
+    policy = resolve_augmentation(configuration.data, name=dataset.name)
     old, new = (
         store.teachers / fit.fingerprint(configuration, each, policy)
         for each in (before, dataset.fingerprint)

@@ -33,13 +33,12 @@ from torch import Tensor
 from orchestrator.config.trial import CHECKPOINT, student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.checkpoint_storage import CheckpointStorage, LocalCheckpoint
+from orchestrator.store.checkpoint_storage import FIGURE_DATA, CheckpointStorage, LocalCheckpoint
 from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, Progress, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method")
-FIGURE_DATA = ("trace", "shown")
 BEST, OPTIMIZER = "best.safetensors", "optimizer.pt"
 CHUNK_BYTES = 2**22
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import re
 
 STOPPED_EPOCH = "stopped_epoch"
+WEIGHT_RANGE = 4.0  # bins of a weight histogram cover [0, this]; the last one counts all above, too
 # Metric -> unit and description; `*` stands for one part of a name.
 QUALITY = {
     "accuracy": ("share", "samples with a correctly predicted class"),

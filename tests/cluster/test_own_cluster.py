@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 
 from orchestrator.cluster import own_cluster
 from orchestrator.cluster._file_rendezvous import FileRendezvous, rendezvous_file
-from orchestrator.cluster._rendezvous import torch_config
+from orchestrator.cluster._rendezvous import RayRendezvous, _torch_config, torch_config
 from orchestrator.cluster.connect import connect_to_ray
 from orchestrator.cluster.own_cluster import READY, OwnCluster, start_early, take_cluster
 from orchestrator.core.errors import PreflightError
@@ -182,7 +182,18 @@ def test_workers_on_loopback_use_a_rendezvous_file(
     )
     for address in ("10.0.0.1:6379", "head.cluster:6379"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert type(torch_config("nccl", tmp_path)) is TorchConfig
+        assert torch_config("nccl", tmp_path) == RayRendezvous("nccl")
+
+
+def test_elsewhere_workers_connect_as_with_ray() -> None:
+    ours, rays = RayRendezvous("nccl"), TorchConfig(backend="nccl")
+    assert _torch_config(ours) == rays
+    assert isinstance(ours.train_func_context(), rays.train_func_context)
+    steps = {name for name in vars(rays.backend_cls) if name.startswith("on_")}
+    assert steps <= vars(ours.backend_cls).keys()
+    assert ours.backend_cls.share_cuda_visible_devices == (
+        rays.backend_cls.share_cuda_visible_devices
+    )
 
 
 @pytest.mark.parametrize("name", ["plain", "my%20runs", "a?b", "a#b", "it's"])

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 
-from methods.histogram import WEIGHT_RANGE
 from orchestrator.config.loader import load
 from orchestrator.reporting.figures import _classes as classes
 from orchestrator.reporting.figures import _epochs as epochs
@@ -22,6 +21,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.training.metric_names import WEIGHT_RANGE
 from tests.tracking.test_figures import lines, traced, write
 
 Arrays = dict[str, NDArray[Any]]

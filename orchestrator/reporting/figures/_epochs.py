@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from methods.histogram import WEIGHT_RANGE
 from orchestrator.reporting.figures._figure import (
     BLACK,
     BLUE,
@@ -24,6 +23,7 @@ from orchestrator.reporting.figures._figure import (
     limits,
     set_log_scale,
 )
+from orchestrator.training.metric_names import WEIGHT_RANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -27,7 +27,7 @@ from orchestrator.reporting.figures._epochs import (
 )
 from orchestrator.reporting.figures._figure import SKY, VERMILLION, Array, create_axis
 from orchestrator.reporting.figures._samples import influence, retrieved
-from orchestrator.training.checkpoint import FIGURE_DATA
+from orchestrator.store.checkpoint_storage import FIGURE_DATA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

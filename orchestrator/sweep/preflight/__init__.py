@@ -1,3 +1,3 @@
 """Check a configuration before anything expensive starts."""
 
-__all__ = ["configuration", "preflight"]
+__all__ = ["configuration", "preflight", "prepared"]

@@ -1,7 +1,7 @@
 """Refuse invalid runs before anything expensive starts, and print the plan of `--dry-run`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ from orchestrator.sweep.preflight.configuration import (
     feature_width,
     require_copies,
 )
+from orchestrator.sweep.preflight.prepared import Prepared as Prepared
+from orchestrator.sweep.run_facts import find_facts
 from orchestrator.teacher import fit
 from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
@@ -76,20 +78,6 @@ from orchestrator.training.capabilities.memory_bank_checks import (
 )
 from orchestrator.training.capabilities.sample_weights_checks import check_memory
 from orchestrator.training.metrics import check_user_metrics
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Start values of a run, settled by the checks.
-
-    `data` is the folder of the prepared data. `teacher_access` is None without a teacher. `note`
-    explains how the configuration differs from the requested one.
-    """
-
-    data: Path
-    teacher_access: TeacherAccess | None
-    configuration: Configuration
-    note: str = ""
 
 
 def prepare_run(
@@ -132,7 +120,8 @@ def prepare_run(
     if teacher_access and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": teacher_access.mode})
         configuration = configuration.model_copy(update={"teacher": teacher})
-    return Prepared(folder, teacher_access, configuration, reduced)
+    facts = None if kind == "teacher" else find_facts(store, configuration, kind, folder)
+    return Prepared(folder, teacher_access, configuration, reduced, facts)
 
 
 def show_plan(

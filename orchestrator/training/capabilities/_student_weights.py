@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from methods.histogram import BINS, WEIGHT_RANGE
+from methods.histogram import BINS
 from methods.sample_weighting import WeightingPlan
 from methods.sample_weights import auc
 from orchestrator.config.trial import TrialSpec
@@ -23,6 +23,7 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training.capabilities._displayed_samples import collect_samples
+from orchestrator.training.metric_names import WEIGHT_RANGE
 from orchestrator.training.sample_weighting import (
     SampleWeighting,
     Snapshot,
