@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
-    from orchestrator.export.settings import ExportSettings
     from orchestrator.reporting.terminal.progress import Display
     from orchestrator.sweep.preflight.preflight import Prepared
 
@@ -231,23 +229,9 @@ def execute_run(
         if prepared.note:
             Events(sweep, [display]).note(prepared.note)
         run_sweep(
-            sweep,
-            store,
-            prepared.data,
-            prepared.teacher_access,
-            display,
-            local_processes,
-            resume,
-            ship=partial(_export_program, store, sweep.name),
+            sweep, store, prepared.data, prepared.teacher_access, display, local_processes, resume
         )
     return display
-
-
-def _export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> "ExportSettings":
-    """Export a student as a program; its modules are imported at the end of a run."""
-    from orchestrator.export.export import export_program
-
-    return export_program(store, name, trial, letter, to)
 
 
 def has_unfinished_trials(sweep: Sweep) -> bool:

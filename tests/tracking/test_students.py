@@ -11,8 +11,8 @@ from orchestrator.config.loader import load
 from orchestrator.reporting.figures import trial as figures
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.tracking._runs import RUN_IDS, tracking_uri
-from orchestrator.tracking._values import split_by_run
+from orchestrator.tracking._runs import RUN_IDS
+from orchestrator.tracking._values import split_by_run, tracking_uri
 from orchestrator.tracking.tracker import Tracker
 from tests.pairs import metrics_of, peer_method
 from tests.tracking.test_figures import class_arrays, traced, unsure, write
