@@ -81,6 +81,9 @@ class Sender:
         self.given_up = threading.Event()
         self.note_times: dict[str, float] = {}
         self.out = self.failing = False  # whether an outage, or a failure, was reported
+        self.prepared = False
+        self.writes: Lane  # set by `open`
+        self.files: Lane
 
     def close(self) -> None:
         """End after the last write; no more writes are added."""
@@ -92,34 +95,40 @@ class Sender:
         self.given_up.set()
         self.wake.set()
 
-    def run(self) -> None:
-        """Send writes until `close` and the last of them, or until `give_up`."""
+    def open(self) -> None:
+        """Open the queues; wait until no other process sends from them."""
         outboxes = [
             OutboxReader(self.folder / name, recovered)
             for name, recovered in zip((OUTBOX, FILES), self.recovered, strict=True)
         ]
         self.writes, self.files = Lane(outboxes[0]), Lane(outboxes[1], files=True)
-        try:
-            self._run()
-        finally:
-            for outbox in outboxes:
-                outbox.close()
 
-    def _run(self) -> None:
-        prepared = hurried = False
-        while not self.given_up.is_set():
+    def release(self) -> None:
+        """Close the queues, so that another process can send from them."""
+        self.writes.outbox.close()
+        self.files.outbox.close()
+
+    def run(self) -> None:
+        """Send writes until `close` or `give_up`."""
+        while not (self.given_up.is_set() or self.closing.is_set()):
             self.wake.clear()
-            if self.closing.is_set() and not hurried:
-                hurried, self.writes.due, self.files.due = True, 0.0, 0.0
             if self._send_next(self.writes) | self._send_next(self.files):
                 continue
-            if hurried and not (self.writes.outbox.peek() or self.files.outbox.peek()):
-                return
-            if self.client and not (prepared or hurried):
-                prepared = True
+            if self.client and not self.prepared:
+                self.prepared = True
                 self.prepare()
                 continue
             self.wake.wait(POLL_S)
+
+    def finish(self) -> None:
+        """Send the last writes, after `run`; return early at `give_up`."""
+        self.writes.due = self.files.due = 0.0
+        while not self.given_up.is_set():
+            if self._send_next(self.writes) | self._send_next(self.files):
+                continue
+            if not (self.writes.outbox.peek() or self.files.outbox.peek()):
+                return
+            self.given_up.wait(POLL_S)
 
     def _send_next(self, lane: Lane) -> bool:
         """Send the next writes of a queue. Return False if nothing can be sent now."""
@@ -198,8 +207,8 @@ class Sender:
             return
         longest = RETRY_S if self.closing.is_set() else LONGEST_RETRY_S
         lane.due = time.monotonic() + min(RETRY_S * 2 ** min(lane.tries - 1, 10), longest)
-        self._report_failing()
         self._explain(lane, kind, error)
+        self._report_failing()  # the driver may end this process at once
 
     def _is_reachable(self) -> bool:
         """Return whether MLflow answers requests at all.

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +28,7 @@ from orchestrator.tracking.model_registry import import_compiler
 if TYPE_CHECKING:
     from orchestrator.export.settings import ExportSettings
 
-NICENESS = 10  # trials come first
+NICENESS = 10  # trials come first, until the last one has ended
 PARENT_CHECK_S = 1.0
 Build = Callable[[Setup, Any, Callable[[Message], None]], Sender]
 
@@ -39,9 +40,8 @@ def main() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the driver ends this process
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICENESS)
     connection, driver = Connection(int(sys.argv[1])), int(sys.argv[2])
-    serve(connection, driver, abandon=lambda: os._exit(1))
+    serve(connection, driver, lambda: os._exit(1), niceness=NICENESS)
     os._exit(0)  # without the teardown of libraries, which takes half a second
 
 
@@ -50,6 +50,7 @@ def serve(
     driver: int,
     abandon: Callable[[], None] = lambda: None,
     build: Build | None = None,
+    niceness: int = 0,
 ) -> None:
     """Send the writes of a run.
 
@@ -59,6 +60,8 @@ def serve(
         abandon: Called when the driver has ended.
         build: Builds the sender from the setup, the objects of a notebook and the function that
             sends messages; None for one that writes to MLflow.
+        niceness: Added to the niceness of this process until the driver waits for it. Only
+            threads are changed (on Linux), because a process may not take it back.
     """
     try:
         setup = decode(connection.recv_bytes())
@@ -76,7 +79,23 @@ def serve(
     threading.Thread(
         target=_receive, args=(connection, driver, sender, abandon), name="driver", daemon=True
     ).start()
-    sender.run()
+    sender.open()
+    try:
+        _run_nicely(sender, niceness)
+        sender.finish()
+    finally:
+        sender.release()
+
+
+def _run_nicely(sender: Sender, niceness: int) -> None:
+    """Run a sender until the driver closes the queues; raise its error."""
+
+    def run() -> None:
+        os.nice(niceness)
+        sender.run()
+
+    with ThreadPoolExecutor(1, "sender") as thread:
+        thread.submit(run).result()
 
 
 def build_sender(setup: Setup, objects: Any, report: Callable[[Message], None]) -> Sender:

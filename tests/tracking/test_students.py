@@ -34,7 +34,7 @@ def tracked(sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log one epoch of each trial and its end, as a driver does."""
     tracker = Tracker(Store(sweep.folder.parent.parent), sweep)
     for trial in trials:
-        sweep.trials[trial.number] = trial
+        sweep.save_trial(trial)
         tracker.trial_started(trial)
         if trial.metrics:
             tracker.trial_reported(trial, trial.epochs, trial.metrics)
