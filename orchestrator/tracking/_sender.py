@@ -82,7 +82,8 @@ class Sender:
         self.note_times: dict[str, float] = {}
         self.out = self.failing = False  # whether an outage, or a failure, was reported
         self.prepared = False
-        self.writes: Lane  # set by `open`
+        self.outboxes: list[OutboxReader] = []
+        self.writes: Lane  # set by `run`
         self.files: Lane
 
     def close(self) -> None:
@@ -95,21 +96,20 @@ class Sender:
         self.given_up.set()
         self.wake.set()
 
-    def open(self) -> None:
+    def _open(self) -> None:
         """Open the queues; wait until no other process sends from them."""
-        outboxes = [
-            OutboxReader(self.folder / name, recovered)
-            for name, recovered in zip((OUTBOX, FILES), self.recovered, strict=True)
-        ]
-        self.writes, self.files = Lane(outboxes[0]), Lane(outboxes[1], files=True)
+        for name, recovered in zip((OUTBOX, FILES), self.recovered, strict=True):
+            self.outboxes.append(OutboxReader(self.folder / name, recovered))
+        self.writes, self.files = Lane(self.outboxes[0]), Lane(self.outboxes[1], files=True)
 
     def release(self) -> None:
         """Close the queues, so that another process can send from them."""
-        self.writes.outbox.close()
-        self.files.outbox.close()
+        for outbox in self.outboxes:
+            outbox.close()
 
     def run(self) -> None:
         """Send writes until `close` or `give_up`."""
+        self._open()
         while not (self.given_up.is_set() or self.closing.is_set()):
             self.wake.clear()
             if self._send_next(self.writes) | self._send_next(self.files):

@@ -20,10 +20,8 @@ from orchestrator.extensions.shipping import Shipment, unpack_code
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import SWEEP, TRIAL, TRIAL_FILE, Sweep
 from orchestrator.store.store import Store
-from orchestrator.tracking._runs import Runs
 from orchestrator.tracking._sender import Sender
 from orchestrator.tracking._writer_messages import Close, Message, Note, Setup, decode, encode
-from orchestrator.tracking.model_registry import import_compiler
 
 if TYPE_CHECKING:
     from orchestrator.export.settings import ExportSettings
@@ -75,27 +73,17 @@ def serve(
         with contextlib.suppress(OSError):  # the driver has ended, which `receive` notices
             connection.send_bytes(encode(message))
 
-    sender = (build or build_sender)(setup, objects, report)
-    threading.Thread(
-        target=_receive, args=(connection, driver, sender, abandon), name="driver", daemon=True
-    ).start()
-    sender.open()
-    try:
-        _run_nicely(sender, niceness)
-        sender.finish()
-    finally:
-        sender.release()
-
-
-def _run_nicely(sender: Sender, niceness: int) -> None:
-    """Run a sender until the driver closes the queues; raise its error."""
-
-    def run() -> None:
-        os.nice(niceness)
-        sender.run()
-
-    with ThreadPoolExecutor(1, "sender") as thread:
-        thread.submit(run).result()
+    with ThreadPoolExecutor(1, "sender", os.nice, (niceness,)) as thread:
+        sender = thread.submit(build or build_sender, setup, objects, report).result()
+        receiver = threading.Thread(
+            target=_receive, args=(connection, driver, sender, abandon), name="driver", daemon=True
+        )
+        receiver.start()
+        try:
+            thread.submit(sender.run).result()
+            sender.finish()
+        finally:
+            sender.release()
 
 
 def build_sender(setup: Setup, objects: Any, report: Callable[[Message], None]) -> Sender:
@@ -106,6 +94,10 @@ def build_sender(setup: Setup, objects: Any, report: Callable[[Message], None]) 
         objects: The objects of a notebook, or the error that occurred when they were received.
         report: Receives the messages for the driver.
     """
+    # torch and the figures, which take a second
+    from orchestrator.tracking._runs import Runs
+    from orchestrator.tracking.model_registry import import_compiler
+
     sys.argv[:1] = [setup.program]
     folder = Path(setup.folder)
     record, _ = SWEEP.parse(setup.record.encode(), folder)
